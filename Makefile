@@ -1,0 +1,54 @@
+# Benchmark of mixup methods in multimodal sentiment analysis. `make help` lists the targets.
+
+PROFILE ?= quick
+STUDY ?= $(PROFILE)
+DATA_ROOT ?=
+JOBS ?=
+ARGS ?=
+MINUTES ?= 15
+
+PYTHON := .venv/bin/python
+export MLFLOW_DISABLE_TELEMETRY := true
+export RAY_USAGE_STATS_ENABLED := 0
+
+SETTINGS = profile=$(PROFILE) 'study=$(STUDY)' \
+	$(if $(DATA_ROOT),'data_root=$(DATA_ROOT)') $(if $(JOBS),jobs=$(JOBS)) $(ARGS)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup benchmark report ui lint test test-slow soak
+
+help: ## every target, a line each
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@echo "Variables: PROFILE=quick|paper STUDY=name DATA_ROOT=dir JOBS=n ARGS='KEY=VALUE ...'"
+
+setup: .venv/.ready ## make .venv (the other targets call it when needed)
+
+.venv/.ready: pyproject.toml
+	python3 -m venv .venv
+	$(PYTHON) -m pip install -q --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+benchmark: .venv/.ready ## run the profile's matrix, resume it, build its report (default: the quick look)
+	@$(PYTHON) -m harness.benchmark $(SETTINGS)
+
+report: .venv/.ready ## rebuild tables from what MLflow holds; trains nothing
+	@$(PYTHON) -m reports.build 'study=$(STUDY)' $(ARGS)
+
+ui: .venv/.ready ## the MLflow UI on 127.0.0.1:5000
+	@test -f var/mlflow.db || { echo "There are no results yet; 'make benchmark' makes some."; exit 1; }
+	@echo "Open http://127.0.0.1:5000/#/experiments and choose a study; stop with Ctrl-C."
+	@$(PYTHON) -m mlflow ui --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///var/mlflow.db
+
+lint: .venv/.ready ## ruff and mypy
+	@$(PYTHON) -m ruff check .
+	@$(PYTHON) -m ruff format --check .
+	@$(PYTHON) -m mypy
+
+test: lint ## the fast tests (minutes)
+	@$(PYTHON) -m pytest -m "not slow and not soak" -n 2
+
+test-slow: .venv/.ready ## the slow tests
+	@$(PYTHON) -m pytest -m slow
+
+soak: .venv/.ready ## kill drivers and workers at random for MINUTES=15, then count every cell
+	@MINUTES=$(MINUTES) $(PYTHON) tests/soak.py
