@@ -1,0 +1,1 @@
+"""The protocol of the benchmark, written once; it knows no method and no backbone by name."""

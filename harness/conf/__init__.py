@@ -1,0 +1,1 @@
+"""Values of the configuration, composed by Hydra; their types stand in `harness.schema`."""

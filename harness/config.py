@@ -1,0 +1,234 @@
+"""From the command line to a typed configuration: Hydra composes, one small function guards it.
+
+Hydra's Compose API puts together `harness/conf` (config, datasets, launcher, profile); the types come from
+`harness.schema` and from the dataclasses of the methods and backbones; overrides of the form ``KEY=VALUE``
+are applied last. Text keys (names, paths, URIs) take their value as it stands.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_module
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from backbones import BACKBONES
+from harness.errors import UserError, unknown
+from harness.schema import Config, DatasetConfig, ReportConfig
+from methods import METHODS
+
+GROUPS = {"profile": ("quick", "paper"), "launcher": ("inline", "processes")}
+TEXT_KEYS = re.compile(
+    r"study|var_dir|data_root|out|predictions|tracking\.uri|ledger\.uri|dataset\.[^.]+\.(path|file_\w+)"
+)
+NAME_LISTS = ("methods", "backbones", "datasets")
+VALUE_LISTS = ("seeds", "occlusion.ratios", "occlusion.protocols", "occlusion.train_ratios")
+KEY = re.compile(r"[A-Za-z_][\w-]*(\.[\w-]+)*")
+BRACKETS = {"{": "}", "[": "]", "(": ")"}
+SCALARS = (str, int, float, type(None))
+READABLE = "a number, true, false, null, a name, or a list of them like [1,2] is needed"
+
+
+def load_benchmark(arguments: Sequence[str]) -> Config:
+    """Compose the benchmark's configuration; raises UserError."""
+    pairs = parse(arguments)
+    chosen = {key: value for key, value in pairs if key in GROUPS}
+    for key, value in chosen.items():
+        if value not in GROUPS[key]:
+            raise unknown(key, value, GROUPS[key])
+    with initialize_config_module("harness.conf", version_base="1.3"):
+        composed = compose("config", [f"{key}={value}" for key, value in chosen.items()])
+    schema = OmegaConf.structured(Config)
+    for name, method in METHODS.items():
+        schema.method[name] = _writable(method.Settings())
+    for name, backbone in BACKBONES.items():
+        schema.backbone[name] = _writable(backbone.Settings())
+    for name in composed.dataset:
+        schema.dataset[name] = DatasetConfig()
+    OmegaConf.set_struct(schema, True)
+    config = OmegaConf.merge(schema, composed)
+    apply(config, [(key, value) for key, value in pairs if key not in GROUPS])
+    config.study = config.study or chosen.get("profile", "benchmark")
+    return config
+
+
+def load_report(arguments: Sequence[str]) -> ReportConfig:
+    """Compose the configuration of the report commands; raises UserError."""
+    config = OmegaConf.structured(ReportConfig)
+    apply(config, parse(arguments))
+    if not config.study:
+        raise UserError("Which study? Give study=NAME.")
+    return config
+
+
+def parse(arguments: Sequence[str]) -> list[tuple[str, str]]:
+    """Split ``KEY=VALUE`` arguments; refuses Hydra's prefixes, its own settings and interpolations."""
+    pairs = []
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals or not KEY.fullmatch(key):
+            raise UserError(
+                f"Cannot read {argument!r}; settings are given as KEY=VALUE, e.g. seeds=[1111,1112]."
+            )
+        if key == "hydra" or key.startswith("hydra."):
+            raise UserError(f"{key!r} is no setting of this program; Hydra's own settings cannot be changed.")
+        if "${" in value:
+            raise UserError(f"{argument!r} holds '${{...}}'; interpolations are not allowed in settings.")
+        pairs.append((key, value))
+    return pairs
+
+
+def apply(config: DictConfig, pairs: Iterable[tuple[str, str]]) -> None:
+    """Set values in a typed configuration; a new dataset name makes a new dataset."""
+    for key, text in pairs:
+        parts = key.split(".")
+        if parts[0] == "dataset" and len(parts) > 2 and "dataset" in config:
+            with open_dict(config.dataset):
+                config.dataset.setdefault(parts[1], DatasetConfig())
+        _check_key(config, parts)
+        value = text if TEXT_KEYS.fullmatch(key) else parse_value(key, text)
+        if not _is_plain(value):
+            raise UserError(f"{key}={text!r} cannot be read; {READABLE}.")
+        try:
+            OmegaConf.update(config, key, value, merge=True)
+        except (OmegaConfBaseException, ValueError) as error:
+            raise UserError(f"{key}={text!r} does not fit: {_first_line(error)}.") from None
+
+
+def parse_value(key: str, text: str) -> Any:
+    """Read a value in Hydra's grammar; list keys also as ``a`` or ``a,b``, split at top-level commas."""
+    if key not in NAME_LISTS + VALUE_LISTS or text.strip() == "null":
+        return _grammar(key, text)
+    elements = split_list(key, text)
+    return elements if key in NAME_LISTS else [_grammar(key, element) for element in elements]
+
+
+def split_list(key: str, text: str) -> list[str]:
+    """Split ``a``, ``a,b`` or ``[a,b]`` at the commas outside of brackets and quotes; raises UserError."""
+    inner = text.strip()
+    if inner.startswith("[") and inner.endswith("]"):
+        inner = inner[1:-1]
+    parts = _split_commas(inner)
+    if parts is None:
+        raise UserError(f"{key}={text!r} has a bracket or quote without its partner; write {key}=[a,b].")
+    elements = [_unquoted(part.strip()) for part in parts]
+    if elements == [""]:
+        return []
+    if "" in elements:
+        raise UserError(f"{key}={text!r} has an empty element; write {key}=[a,b].")
+    return elements
+
+
+def split_variant(text: str) -> tuple[str, dict[str, Any]]:
+    """Split ``name{key:value}`` into the name and its settings; raises UserError."""
+    name, brace, rest = text.partition("{")
+    if not brace:
+        return name, {}
+    try:
+        settings = _grammar("methods", brace + rest)
+    except UserError:
+        settings = None
+    if not isinstance(settings, dict) or not all(_is_plain(value) for value in settings.values()):
+        raise UserError(f"Cannot read the variant {text!r}; write it like 'ms_mix{{delta:0.4,alpha:1}}'.")
+    return name.strip(), {str(key): value for key, value in settings.items()}
+
+
+def settings_of(config: DictConfig, kind: str, name: str, changes: dict[str, Any]) -> Any:
+    """The frozen settings of a method or backbone with some changed; raises UserError."""
+    node = config[kind][name]
+    for key in changes:
+        if key not in node:
+            raise unknown(f"setting of {kind} {name}", key, node.keys())
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(node, changes))
+    except (OmegaConfBaseException, ValueError) as error:
+        raise UserError(f"{kind}.{name}: {_first_line(error)}.") from None
+
+
+def path_of(text: str) -> Path:
+    """A path as given, with a leading ``~/`` expanded."""
+    return Path(text).expanduser() if text.startswith("~/") else Path(text)
+
+
+def _writable(settings: Any) -> DictConfig:
+    # A frozen dataclass arrives read-only; its node must take overrides, `to_object` freezes it again.
+    node = OmegaConf.structured(settings)
+    OmegaConf.set_readonly(node, False)
+    return node
+
+
+def _check_key(config: DictConfig, parts: list[str]) -> None:
+    node: Any = config
+    for depth, part in enumerate(parts):
+        prefix = ".".join(parts[:depth])
+        if not isinstance(node, DictConfig):
+            raise UserError(f"{prefix} is a single setting, so it has no {part!r}.")
+        if part not in node:
+            raise _unknown_key(config, ".".join(parts[: depth + 1]), prefix, [str(key) for key in node])
+        node = node[part]
+    if isinstance(node, DictConfig):
+        raise UserError(
+            f"{'.'.join(parts)} is a group of settings ({', '.join(node.keys())}); set one of them."
+        )
+
+
+def _unknown_key(config: DictConfig, key: str, prefix: str, allowed: list[str]) -> UserError:
+    groups = GROUPS if "launcher" in config else {}
+    if key in groups:
+        return UserError(f"{key} is chosen as a whole, as in {key}={GROUPS[key][0]}.")
+    if prefix:
+        return unknown("setting", key, [f"{prefix}.{name}" for name in allowed])
+    return unknown("setting", key, {*allowed, *groups})
+
+
+def _split_commas(text: str) -> list[str] | None:
+    """Split at the commas outside of brackets and quotes; None where one of those lacks its partner."""
+    parts, closing, quote = [""], "", ""
+    for character in text:
+        if quote:
+            quote = quote.replace(character, "")
+        elif character in "'\"":
+            quote = character
+        elif character in BRACKETS:
+            closing += BRACKETS[character]
+        elif character in BRACKETS.values():
+            if not closing.endswith(character):
+                return None
+            closing = closing[:-1]
+        elif character == "," and not closing:
+            parts.append("")
+            continue
+        parts[-1] += character
+    return None if quote or closing else parts
+
+
+def _unquoted(text: str) -> str:
+    quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+    return text[1:-1].strip() if quoted else text
+
+
+def _grammar(key: str, text: str) -> Any:
+    try:
+        override = OverridesParser.create().parse_override(f"value={text}")
+        several, value = override.is_sweep_override(), override.value()
+    except HydraException:
+        raise UserError(f"{key}={text!r} cannot be read; {READABLE}.") from None
+    if several:
+        raise UserError(f"{key}={text!r} gives several values; one is expected.")
+    return value
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is a scalar or a flat list of scalars; "???" would mean "missing" to OmegaConf."""
+    elements = value if isinstance(value, list) else [value]
+    return all(isinstance(element, SCALARS) and element != "???" for element in elements)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__

@@ -1,0 +1,1 @@
+"""Safe reading of MMSA files, synthetic stand-ins, batches and occlusion."""

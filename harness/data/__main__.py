@@ -1,0 +1,62 @@
+"""``python -m harness.data check|synth``: look at an MMSA file, or write a synthetic one.
+
+Exit status: 0 done; 2 the request is wrong or the file is unusable (one sentence on standard error).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from harness.errors import UserError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m harness.data", description=__doc__, allow_abbrev=False)
+    commands = parser.add_subparsers(required=True, metavar="check|synth")
+    check = commands.add_parser("check", help="shapes, lengths, NaN and inf, label range, splits of a file")
+    check.add_argument("file", metavar="FILE", help="a pickle in MMSA's format")
+    check.add_argument("--label-scale", type=float, default=3.0, help="labels lie in [-S, S]", metavar="S")
+    check.set_defaults(run=_check)
+    synth = commands.add_parser("synth", help="write a synthetic dataset as a pickle in MMSA's format")
+    synth.add_argument("name", metavar="NAME", help="synthetic_mosi, synthetic_mosei or synthetic_sims")
+    synth.add_argument("--size", default="quick", help="quick or full", metavar="SIZE")
+    synth.add_argument("--out", required=True, help="the file to write", metavar="FILE")
+    synth.add_argument("--clips", type=int, help="clips over all three splits", metavar="N")
+    synth.add_argument("--aligned", action="store_true", help="audio and vision aligned to the words")
+    synth.add_argument("--seed", type=int, default=0, help="of the generator", metavar="N")
+    synth.add_argument("--force", action="store_true", help="overwrite an existing file")
+    synth.set_defaults(run=_synth)
+    return parser
+
+
+def _check(options: argparse.Namespace) -> None:
+    from harness.data.mmsa import read_mmsa, summary_lines
+
+    print("\n".join(summary_lines(read_mmsa(options.file, options.label_scale))))
+
+
+def _synth(options: argparse.Namespace) -> None:
+    from harness.data.export import export
+    from harness.data.synthetic import SyntheticSettings
+
+    settings = SyntheticSettings(options.name, options.size, options.clips, options.aligned, options.seed)
+    export(settings, options.out, options.force)
+    clips = ", ".join(f"{count} {split}" for split, count in settings.split_sizes().items())
+    print(f"{options.out}: {settings.name}, size {settings.size}, seed {settings.seed}, clips: {clips}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

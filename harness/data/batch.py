@@ -1,0 +1,79 @@
+"""What flows into a backbone: a `Dataset` of three `Split`s on the host, and the `Batch` taken from one.
+
+Sequences are left-aligned and padded with zeros to the dataset's fixed length ``T_m``; ``lengths`` says
+how many leading steps are valid (at least 1). Labels are in the dataset's own range ``[-s, s]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+MODALITIES = ("text", "audio", "vision")
+SPLITS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split on the host (arrays may be memory-mapped, so they are read-only).
+
+    Shape:
+        ids: (N,) unicode. features[m]: (N, T_m, D_m) float32, finite, zero from ``lengths`` on.
+        lengths[m]: (N,) int64, 1 <= length <= T_m. labels: (N,) float32 in [-s, s].
+        tokens: (N, 3, T_text) int64 (ids, attention mask, segment ids), left-aligned, or None.
+    """
+
+    ids: np.ndarray
+    features: Mapping[str, np.ndarray]
+    lengths: Mapping[str, np.ndarray]
+    labels: np.ndarray
+    tokens: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The three splits, the label range ``[-label_scale, label_scale]`` and what cleaning did (sentences)."""
+
+    splits: Mapping[str, Split]
+    label_scale: float
+    notes: tuple[str, ...] = ()
+
+    def widths(self) -> dict[str, int]:
+        """Feature width D_m of each modality."""
+        return {m: int(self.splits["train"].features[m].shape[2]) for m in MODALITIES}
+
+    def steps(self) -> dict[str, int]:
+        """Padded length T_m of each modality."""
+        return {m: int(self.splits["train"].features[m].shape[1]) for m in MODALITIES}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some clips on the training device.
+
+    Shape:
+        features[m]: (B, T_m, D_m) float32. lengths[m]: (B,) int64. labels: (B,) float32.
+        tokens: (B, 3, T_text) int64 or None.
+        dropped[m]: (B, T_m) bool, steps that occlusion removed; an absent modality lost nothing.
+    """
+
+    features: Mapping[str, Tensor]
+    lengths: Mapping[str, Tensor]
+    labels: Tensor
+    tokens: Tensor | None = None
+    dropped: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def valid_steps(lengths: Tensor, steps: int) -> Tensor:
+    """Mask of valid steps. Shape: lengths (B,) -> (B, steps) bool."""
+    return torch.arange(steps, device=lengths.device) < lengths[:, None]

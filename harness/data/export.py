@@ -1,0 +1,95 @@
+"""Synthetic datasets in the format of MMSA's files, for our reader and any other tool that takes them."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from harness.data.batch import MODALITIES, SPLITS
+from harness.data.synthetic import make_features, make_tokens, make_words
+from harness.data.synthetic_clips import SyntheticSettings, make_clips
+from harness.errors import UserError
+
+PROTOCOL = 4
+
+
+def raw_mmsa(settings: SyntheticSettings) -> dict[str, dict[str, Any]]:
+    """Make the clips of `generate` as an MMSA dictionary: train, valid, test -> key -> array or list.
+
+    Audio still holds the few -inf and NaN. ``audio_lengths`` and ``vision_lengths`` (lists of int) are there
+    unless the data are aligned, labels per modality (``regression_labels_T`` and so on) for SIMS only.
+    """
+    return {split: _split(settings, split) for split in SPLITS}
+
+
+def export(settings: SyntheticSettings, path: str | Path, force: bool = False) -> None:
+    """Write `raw_mmsa` as a pickle (protocol 4), whole or not at all; creates the folders above it.
+
+    Raises UserError where the file exists (unless ``force``), is a folder, or cannot be written.
+    """
+    with _replacing(Path(path), force) as file:
+        pickler = pickle.Pickler(file, protocol=PROTOCOL)
+        # Without its memo the pickler keeps no second copy of every array until the end.
+        pickler.fast = True
+        pickler.dump(raw_mmsa(settings))
+
+
+@contextmanager
+def _replacing(path: Path, force: bool) -> Iterator[BinaryIO]:
+    """Open a temporary file beside ``path`` that takes its place at the end, or goes when anything fails."""
+    temporary = path.parent / f".{uuid.uuid4().hex}.tmp"
+    try:
+        if path.is_dir():
+            raise UserError(f"{str(path)!r} is a folder; the name of a file to write is needed.")
+        if path.exists() and not force:
+            raise UserError(f"{str(path)!r} exists; choose another name, or overwrite it with --force.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"{str(path)!r} cannot be written: {error.strerror or error}.") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def _split(settings: SyntheticSettings, split: str) -> dict[str, Any]:
+    clips = make_clips(settings, split)
+    words = make_words(settings, split, clips)
+    entry: dict[str, Any] = {
+        "raw_text": np.array([_sentence(row) for row in words]),
+        "id": clips.ids,
+        **make_features(settings, split, clips),
+        "text_bert": make_tokens(settings, clips, words),
+        "annotations": np.array(["Negative", "Neutral", "Positive"])[_polarity(clips.labels)],
+        "classification_labels": _polarity(clips.labels).astype(np.float32),
+        "regression_labels": clips.labels,
+    }
+    if not settings.aligned:
+        for k, modality in enumerate(MODALITIES[1:], start=1):
+            entry[f"{modality}_lengths"] = clips.lengths[:, k].tolist()
+    if settings.facts.unimodal is not None:
+        for k, letter in enumerate("TAV"):
+            own = np.ascontiguousarray(clips.unimodal[:, k])
+            entry[f"regression_labels_{letter}"] = own
+            entry[f"classification_labels_{letter}"] = _polarity(own).astype(np.float32)
+    return entry
+
+
+def _polarity(labels: np.ndarray) -> np.ndarray:
+    """0, 1, 2 for negative, zero and positive labels. (N,) -> (N,) int."""
+    return np.sign(labels).astype(np.int64) + 1
+
+
+def _sentence(words: np.ndarray) -> str:
+    return " ".join(f"word{word}" for word in words[words > 0])

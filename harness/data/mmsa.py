@@ -1,0 +1,338 @@
+"""Read an MMSA feature file: check it, clean what the reference cleans, left-align it, and say what was done.
+
+The format (github.com/thuiar/MMSA): a pickled dict train/valid/test -> dict of text, audio, vision
+(clips, steps, width), regression_labels (clips,), and optionally id, text_bert (clips, 3, steps: token ids,
+attention mask, segment ids), audio_lengths and vision_lengths. Other keys are ignored.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, SupportsInt
+
+import numpy as np
+
+from harness.data.batch import MODALITIES, SPLITS, Dataset, Split
+from harness.data.spans import find_starts, move_left, span
+from harness.data.unpickle import load_pickle
+from harness.errors import UserError, nearest
+
+LABELS = "regression_labels"
+LABEL_TOLERANCE = 1e-4
+VIDEO_SEPARATOR = "$_$"
+_OTHER_SPLIT_NAMES = {"train": ("training",), "valid": ("val", "dev", "validation"), "test": ("testing",)}
+_MOST_TOKENS = 2**31 - 1
+
+# (modality, what was cleaned, unit) -> the counts by split
+_Notes = dict[tuple[str, str, str], list[str]]
+
+
+@dataclass(frozen=True)
+class _Span:
+    """The valid steps of N sequences of ``steps`` steps. Shape: starts, lengths (N,)."""
+
+    starts: np.ndarray
+    lengths: np.ndarray
+    steps: int
+
+    def covers(self, starts: np.ndarray, stops: np.ndarray, steps: int) -> bool:
+        """Whether other sequences, of as many steps, lie within these everywhere (empty ones do)."""
+        inside = (starts >= self.starts) & (stops <= self.starts + self.lengths)
+        return steps == self.steps and bool((inside | (stops == 0)).all())
+
+
+@dataclass
+class _Source:
+    """One split as the file has it; keys are taken out when read, so that their memory is given back."""
+
+    file: str
+    split: str
+    content: dict[Any, Any]
+    notes: _Notes
+
+    def wrong(self, key: str, what: str) -> UserError:
+        """The sentence about a key."""
+        return UserError(f"{self.file}: {self.split}/{key} {what}.")
+
+    def note(self, modality: str, what: str, count: SupportsInt, unit: str = "clips") -> None:
+        """Note that something was cleaned, if anything was."""
+        if int(count):
+            self.notes.setdefault((modality, what, unit), []).append(f"{self.split} {int(count)}")
+
+    def take(self, key: str) -> np.ndarray:
+        """The numbers under a key, as an array of any real dtype."""
+        if key not in self.content:
+            names = [str(name) for name in self.content]
+            raise UserError(
+                f"{self.file}: split {self.split!r} has no {key!r}; found: {', '.join(names) or 'nothing'}."
+                f"{nearest(key, names)}"
+            )
+        try:
+            array = np.asarray(self.content.pop(key))
+            array = np.array(array.tolist()) if array.dtype.kind == "O" else array
+        except (ValueError, TypeError, OverflowError):
+            raise self.wrong(key, "does not form an array; its clips must have equal shapes") from None
+        if array.dtype.kind not in "biuf":
+            raise self.wrong(key, f"holds no numbers but {array.dtype.name}")
+        return array
+
+
+def _common_keys(raw: object, file: str) -> dict[str, dict[Any, Any]]:
+    """The content of the three splits."""
+    if not isinstance(raw, dict):
+        raise UserError(f"{file} holds a {type(raw).__name__}; a dict of {', '.join(SPLITS)} is needed.")
+    found = [str(name) for name in raw]
+    for split in SPLITS:
+        if split not in raw:
+            others = [name for name in _OTHER_SPLIT_NAMES[split] if name in raw]
+            hint = f"; rename {others[0]!r} to {split!r}." if others else f".{nearest(split, found)}"
+            raise UserError(f"{file} has no split {split!r}; found: {', '.join(found) or 'nothing'}{hint}")
+        if not isinstance(raw[split], dict) or not raw[split]:
+            what = f"a {type(raw[split]).__name__}" if raw[split] else "empty"
+            raise UserError(
+                f"{file}: split {split!r} is {what}; a dict with {LABELS} and features is needed."
+            )
+    return {split: dict(raw[split]) for split in SPLITS}
+
+
+def _read_labels(source: _Source, label_scale: float) -> np.ndarray:
+    """Labels as (N,) float32, checked against the range."""
+    array = source.take(LABELS)
+    if array.ndim != 1 and array.shape[1:] != (1,):
+        raise source.wrong(LABELS, f"has shape {array.shape}; (clips,) is needed")
+    labels = array.reshape(-1).astype(np.float64)
+    if len(labels) == 0:
+        raise UserError(f"{source.file}: split {source.split!r} is empty; every split needs a clip.")
+    if not np.isfinite(labels).all():
+        raise source.wrong(LABELS, f"holds {labels[~np.isfinite(labels)][0]}; labels must be finite")
+    worst = labels[np.abs(labels).argmax()]
+    if abs(worst) > label_scale + LABEL_TOLERANCE:
+        allowed = f"[-{label_scale:g}, {label_scale:g}]"
+        raise source.wrong(LABELS, f"holds {worst:g}, outside {allowed}; set label_scale to the data's range")
+    return np.clip(labels, -label_scale, label_scale).astype(np.float32)
+
+
+def _read_ids(source: _Source, clips: int) -> np.ndarray:
+    """Clip ids as (N,) unicode, without repetition."""
+    given = source.content.pop("id", None)
+    if given is None:
+        source.note("id", "is missing, so clips are numbered", clips)
+        return np.array([f"{source.split}_{row}" for row in range(clips)])
+    values = given.reshape(-1).tolist() if isinstance(given, np.ndarray) else given
+    if not isinstance(values, (list, tuple)) or len(values) != clips:
+        count = len(values) if isinstance(values, (list, tuple)) else "no list of"
+        raise source.wrong("id", f"holds {count} names for {clips} clips")
+    strange = [value for value in values if not isinstance(value, (str, bytes, int, float, np.generic))]
+    if strange:
+        raise source.wrong("id", f"holds a {type(strange[0]).__name__}; names must be text or numbers")
+    ids = np.array([v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v) for v in values])
+    names, counts = np.unique(ids, return_counts=True)
+    if len(names) < clips:
+        raise source.wrong("id", f"names {str(names[counts.argmax()])!r} {counts.max()} times")
+    return ids
+
+
+def _whole(source: _Source, key: str, array: np.ndarray, most: int) -> np.ndarray:
+    """The array as int64, if it holds whole numbers from 0 to `most`."""
+    bad = ~((array >= 0) & (array <= most) & (array == np.floor(array)))
+    if bad.any():
+        raise source.wrong(key, f"holds {array[bad][0]}; whole numbers from 0 to {most} are allowed")
+    return array.astype(np.int64)
+
+
+def _read_lengths(source: _Source, modality: str, clips: int, steps: int) -> np.ndarray | None:
+    """The given number of valid steps of each clip as (N,) int64, 0 taken as 1; None where not given."""
+    key = f"{modality}_lengths"
+    if source.content.get(key) is None:
+        return None
+    array = source.take(key)
+    if array.size != clips or array.shape[:1] != (clips,):
+        raise source.wrong(key, f"has shape {array.shape} for {clips} clips")
+    lengths = _whole(source, key, array.reshape(-1), steps)
+    source.note(modality, "had lengths of 0, taken as 1", (lengths == 0).sum())
+    return np.maximum(lengths, 1)
+
+
+def _read_tokens(source: _Source, clips: int, steps: int) -> np.ndarray | None:
+    """Token ids, attention mask and segment ids as (N, 3, T) int64 with T <= steps; None where not given."""
+    key = "text_bert"
+    if source.content.get(key) is None:
+        return None
+    array = source.take(key)
+    if array.ndim != 3 or array.shape[:2] != (clips, 3) or array.shape[2] == 0:
+        raise source.wrong(key, f"has shape {array.shape}; ({clips}, 3, steps) is needed")
+    if array.shape[2] > steps:
+        raise source.wrong(key, f"has {array.shape[2]} steps, more than the {steps} of text")
+    _whole(source, f"{key} attention mask", array[:, 1], 1)
+    return _whole(source, key, array, _MOST_TOKENS)
+
+
+def _read_array(source: _Source, modality: str, clips: int) -> np.ndarray:
+    """The features as a fresh (N, T, D) float32 array, contents as given."""
+    array = source.take(modality)
+    if len(array.shape) == 2:
+        source.note(modality, "had no time axis, taken as one step", len(array))
+        array = array[:, None, :]
+    if array.ndim != 3 or 0 in array.shape[1:]:
+        raise source.wrong(modality, f"has shape {array.shape}; (clips, steps, width) is needed")
+    if len(array) != clips:
+        raise source.wrong(modality, f"holds {len(array)} clips, but {LABELS} {clips}")
+    with np.errstate(over="ignore"):
+        return np.array(array, dtype=np.float32, order="C")
+
+
+def _clean(source: _Source, modality: str, values: np.ndarray, inside: np.ndarray) -> None:
+    """Set non-finite values to 0 in place. Shape: values (N, T, D), inside (N, T) bool."""
+    finite = np.isfinite(values)
+    if not finite.all():
+        if not (finite.any(axis=2) & inside).any():
+            raise source.wrong(modality, "holds no finite value in any valid step")
+        for name, test in (("-inf", np.isneginf), ("+inf", np.isposinf), ("NaN", np.isnan)):
+            source.note(modality, f"held {name}, set to 0", np.count_nonzero(test(values)), "values")
+        np.copyto(values, 0, where=~finite)
+    if not values.any():
+        source.note(modality, "is all zeros: a missing modality", len(values))
+
+
+def _text_span(source: _Source, tokens: np.ndarray, occupied: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Starts and lengths of the text by its attention mask; moves the tokens to the left in place."""
+    starts, stops = span(tokens[:, 1] == 1)
+    source.note("text", "had empty attention masks, taken as length 1", (stops == 0).sum())
+    lengths = np.maximum(stops - starts, 1)
+    move_left(tokens.transpose(0, 2, 1), starts, lengths)
+    same_steps = tokens.shape[2] == occupied.shape[1]
+    return (starts if same_steps else find_starts(occupied, lengths)), lengths
+
+
+def _feature_span(
+    source: _Source, modality: str, occupied: np.ndarray, text: _Span | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Starts and lengths by the given lengths, the text's where aligned with it, or the non-zero steps."""
+    lengths = _read_lengths(source, modality, *occupied.shape)
+    if lengths is not None:
+        return find_starts(occupied, lengths), lengths
+    starts, stops = span(occupied)
+    if text is not None and text.covers(starts, stops, occupied.shape[1]):
+        # A word without sound or picture is a step all the same.
+        return text.starts, text.lengths
+    source.note(modality, "had clips without a non-zero step, taken as length 1", (stops == 0).sum())
+    return starts, np.maximum(stops - starts, 1)
+
+
+def _align(
+    source: _Source, modality: str, values: np.ndarray, tokens: np.ndarray | None, text: _Span | None
+) -> _Span:
+    """Left-align and clean features (N, T, D) in place, tokens too; return where the steps were."""
+    steps = np.arange(values.shape[1])
+    occupied = np.any(values, axis=2)  # NaN and infinity count as non-zero: they are steps of the clip
+    if modality == "text" and tokens is not None:
+        starts, lengths = _text_span(source, tokens, occupied)
+    else:
+        starts, lengths = _feature_span(source, modality, occupied, text)
+    outside = (steps < starts[:, None]) | (steps >= (starts + lengths)[:, None])
+    source.note(modality, "was padded in front, moved to the left", np.count_nonzero(starts))
+    source.note(modality, "had non-zero padding, set to 0", (occupied & outside).any(axis=1).sum())
+    move_left(values, starts, lengths)
+    _clean(source, modality, values, steps < lengths[:, None])
+    return _Span(starts, lengths, len(steps))
+
+
+def _read_split(source: _Source, label_scale: float) -> Split:
+    labels = _read_labels(source, label_scale)
+    ids = _read_ids(source, len(labels))
+    features = {m: _read_array(source, m, len(labels)) for m in MODALITIES}
+    tokens = _read_tokens(source, len(labels), features["text"].shape[1])
+    text = _align(source, "text", features["text"], tokens, None)
+    by_mask = text if tokens is not None else None
+    spans = {m: _align(source, m, features[m], None, by_mask) for m in MODALITIES[1:]}
+    lengths = {"text": text.lengths, **{m: spans[m].lengths for m in spans}}
+    return Split(ids, features, lengths, labels, tokens)
+
+
+def _check_widths(splits: Mapping[str, Split], file: str) -> None:
+    for modality in MODALITIES:
+        widths = {split: splits[split].features[modality].shape[2] for split in SPLITS}
+        if len(set(widths.values())) > 1:
+            listed = ", ".join(f"{split} {width}" for split, width in widths.items())
+            raise UserError(f"{file}: the width of {modality} differs between splits ({listed}).")
+
+
+def _check_leakage(splits: Mapping[str, Split], file: str) -> None:
+    seen: dict[str, str] = {}
+    for split in SPLITS:
+        names = splits[split].ids.tolist()
+        for name in names:
+            if name in seen:
+                raise UserError(f"{file}: clip {name!r} is in both {seen[name]!r} and {split!r}.")
+        seen.update(dict.fromkeys(names, split))
+
+
+def _pad(array: np.ndarray, steps: int, axis: int) -> np.ndarray:
+    missing = [(0, 0)] * array.ndim
+    missing[axis] = (0, steps - array.shape[axis])
+    return np.pad(array, missing) if missing[axis][1] else array
+
+
+def _equal_steps(splits: Mapping[str, Split], sources: Mapping[str, _Source]) -> dict[str, Split]:
+    """Pad every split to the longest T_m of the three; tokens are kept for all splits or none."""
+    steps = {m: max(split.features[m].shape[1] for split in splits.values()) for m in MODALITIES}
+    with_tokens = all(split.tokens is not None for split in splits.values())
+    padded = {}
+    for name, split in splits.items():
+        features = {m: _pad(split.features[m], steps[m], 1) for m in MODALITIES}
+        for m in MODALITIES:
+            is_padded = features[m] is not split.features[m]
+            sources[name].note(m, f"was padded to {steps[m]} steps", is_padded * len(split))
+        tokens = split.tokens if with_tokens else None
+        if tokens is not split.tokens:
+            sources[name].note("text_bert", "is not in every split, so it is left out", len(split))
+        tokens = None if tokens is None else _pad(tokens, steps["text"], 2)
+        padded[name] = replace(split, features=features, tokens=tokens)
+    return padded
+
+
+def read_mmsa(path: str | Path, label_scale: float) -> Dataset:
+    """Read an MMSA pickle whose labels lie in [-label_scale, label_scale]; `notes` say what was cleaned.
+
+    The valid steps of text are those of its attention mask, of audio and vision those that `*_lengths`
+    give; without these, those of the text where they are aligned with it (as many steps, and nothing outside
+    of the mask), else from the first to the last non-zero step. Non-finite values become 0.
+
+    Raises:
+        UserError: the file cannot be used as it is (one sentence: where, what was found, what is allowed).
+    """
+    file = repr(str(path))
+    if not (math.isfinite(label_scale) and label_scale > 0):
+        raise UserError(f"label_scale is {label_scale}; it must be a positive number.")
+    contents = _common_keys(load_pickle(path), file)
+    notes: _Notes = {}
+    sources = {split: _Source(file, split, contents[split], notes) for split in SPLITS}
+    splits = {split: _read_split(source, label_scale) for split, source in sources.items()}
+    _check_widths(splits, file)
+    _check_leakage(splits, file)
+    splits = _equal_steps(splits, sources)
+    sentences = (f"{m} {what} ({unit}: {', '.join(counts)})." for (m, what, unit), counts in notes.items())
+    return Dataset(splits, float(label_scale), tuple(sentences))
+
+
+def summary_lines(dataset: Dataset) -> list[str]:
+    """A description for people: per split its clips, videos, labels and modalities, then the notes."""
+    lines = []
+    for name, split in dataset.splits.items():
+        videos = {clip.split(VIDEO_SEPARATOR)[0] for clip in split.ids.tolist()}
+        y = split.labels.astype(np.float64)
+        lines.append(
+            f"{name}: {len(split)} clips of {len(videos)} videos; labels {y.min():g} to {y.max():g}, "
+            f"mean {y.mean():.3f}, std {y.std():.3f}"
+        )
+        for m in MODALITIES:
+            values, lengths = split.features[m], split.lengths[m]
+            filled = np.any(values, axis=(1, 2)).mean()
+            lines.append(
+                f"  {m:<6} {values.shape[1]} x {values.shape[2]}; length min {lengths.min()}, "
+                f"median {np.median(lengths):g}, max {lengths.max()}; non-zero clips {filled:.1%}"
+            )
+    return lines + [f"note: {note}" for note in dataset.notes]

@@ -1,0 +1,102 @@
+"""Occlusion: random missing input features, in nested masks that depend on the clip alone.
+
+Every clip, modality and step has its own number u in [0, 1), and a step is dropped where u < ratio. So
+what is missing at 0.3 is missing at 0.5, and no mask depends on batch size, order, method or cell seed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from harness.data.batch import MODALITIES, Batch, valid_steps
+
+UNK_ID = 100  # [UNK] in the vocabularies of bert-base-uncased and bert-base-chinese
+GRANULARITIES = ("frame", "entry")
+
+
+def _scramble(x: np.ndarray) -> np.ndarray:
+    """The finaliser of splitmix64 (Steele, Lea and Flood, OOPSLA 2014): uint64 -> uint64, elementwise."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+class MaskField:
+    """The numbers u of one split; a hash of (dataset, split, seed, clip id, modality, step), so no state.
+
+    Training masks also take the epoch, so that they are fresh in each.
+    """
+
+    def __init__(self, dataset: str, split: str, seed: int, ids: np.ndarray):
+        def key(clip: str, modality: str) -> int:
+            text = json.dumps([dataset, split, seed, str(clip), modality])
+            return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+
+        self.keys = {m: np.array([key(clip, m) for clip in ids], np.uint64) for m in MODALITIES}
+
+    def draw(self, modality: str, index: np.ndarray, shape: tuple[int, ...], epoch: int | None) -> Tensor:
+        """Draw u for some clips. Shape: index (B,), ``shape`` = (T,) or (T, D) -> (B, *shape) float32."""
+        golden = np.uint64(0x9E3779B97F4A7C15)
+        keys = self.keys[modality][index]
+        if epoch is not None:
+            keys = _scramble(keys + np.full(1, epoch + 1, np.uint64) * golden)
+        steps = np.arange(1, np.prod(shape, dtype=int) + 1, dtype=np.uint64) * golden
+        bits = _scramble(keys[:, None] + steps) >> np.uint64(40)
+        return torch.from_numpy((bits.astype(np.float32) * np.float32(2**-24)).reshape(-1, *shape))
+
+    def of(
+        self, batch: Batch, index: np.ndarray, granularity: str = "frame", epoch: int | None = None
+    ) -> dict[str, Tensor]:
+        """u for a batch, on its device: a tensor per modality, and "tokens" where the batch has tokens."""
+        field = {}
+        for m in MODALITIES:
+            shape = tuple(batch.features[m].shape[1:])
+            field[m] = self.draw(m, index, shape if granularity == "entry" else shape[:1], epoch)
+        if batch.tokens is not None:
+            field["tokens"] = self.draw("text", index, (batch.tokens.shape[2],), epoch)
+        return {m: u.to(batch.labels.device, non_blocking=True) for m, u in field.items()}
+
+
+def occlude(batch: Batch, ratio: float, field: Mapping[str, Tensor], unk_id: int = UNK_ID) -> Batch:
+    """Drop the valid steps (or entries) where u < ratio; a pure function.
+
+    Dropped features become 0; dropped tokens become ``unk_id``, but for the first and last valid one
+    ([CLS] and [SEP]), and their attention mask stays. Padding is untouched.
+
+    Shape:
+        field[m]: (B, T_m) drops whole steps, (B, T_m, D_m) single entries; field["tokens"]: (B, T_text).
+    """
+    if ratio == 0:
+        return batch
+    features, dropped = {}, {}
+    for m in MODALITIES:
+        values = batch.features[m]
+        valid = valid_steps(batch.lengths[m], values.shape[1])
+        drop = field[m] < ratio
+        if drop.ndim == 2:
+            dropped[m] = drop & valid
+            features[m] = values.masked_fill(dropped[m][..., None], 0)
+        else:
+            features[m] = values.masked_fill(drop & valid[..., None], 0)
+    tokens = batch.tokens
+    if tokens is not None:
+        tokens = torch.stack(
+            [_occlude_ids(batch, field["tokens"] < ratio, unk_id), tokens[:, 1], tokens[:, 2]], 1
+        )
+    return replace(batch, features=features, dropped=dropped, tokens=tokens)
+
+
+def _occlude_ids(batch: Batch, drop: Tensor, unk_id: int) -> Tensor:
+    """Token ids (B, T) with the dropped ones, except the first and last valid, replaced by ``unk_id``."""
+    assert batch.tokens is not None
+    ids, attention = batch.tokens[:, 0], batch.tokens[:, 1]
+    position = torch.arange(ids.shape[1], device=ids.device)
+    inner = (position > 0) & (position < attention.sum(1)[:, None] - 1)
+    return ids.masked_fill(drop & inner, unk_id)

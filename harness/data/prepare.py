@@ -1,0 +1,120 @@
+"""From a dataset's configuration to a stored, memory-mappable dataset with a fingerprint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from harness.config import path_of
+from harness.data.mmsa import read_mmsa
+from harness.data.store import file_fingerprint, load_dataset, save_dataset
+from harness.data.synthetic import SyntheticSettings, generate, synthetic_fingerprint
+from harness.errors import UserError, unknown
+from harness.schema import LABEL_SCALES, METRICS_OF, DatasetConfig
+
+# To be raised with any change of what the reader makes of the same bytes.
+READER_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A dataset ready for training: its resolved configuration and the folder workers map it from."""
+
+    name: str
+    like: str
+    metrics: str
+    label_scale: float
+    fingerprint: str
+    folder: Path
+    source: str
+    synthetic: bool
+    notes: tuple[str, ...]
+
+
+def prepare(name: str, config: DatasetConfig, size: str, data_root: str | None, cache: Path) -> Prepared:
+    """Read or generate a dataset unless the cache holds it; raises UserError."""
+    metrics, scale = _scoring(name, config)
+    synthetic = config.synthetic and config.path is None
+    if synthetic:
+        settings = SyntheticSettings(name, config.size or size, config.clips, config.aligned, config.seed)
+        source = f"synthetic stand-in data, size {settings.size}, generator seed {settings.seed}"
+        fingerprint = synthetic_fingerprint(settings)
+        if scale != settings.facts.label_scale:
+            raise UserError(
+                f"dataset.{name}.label_scale={scale:g} does not fit; its labels lie within "
+                f"{settings.facts.label_scale:g} of 0."
+            )
+        folder = _folder(cache, name, fingerprint)
+        if not folder.exists():
+            _generate(settings, folder)
+    else:
+        path = _file(name, config, data_root)
+        source, fingerprint = str(path), file_fingerprint(path, cache / "fingerprints.json")
+        folder = _folder(cache, name, f"{fingerprint}-{scale}-{READER_VERSION}")
+        if not folder.exists():
+            save_dataset(read_mmsa(path, scale), folder)
+    dataset = load_dataset(folder)
+    notes = dataset.notes
+    return Prepared(name, config.like, metrics, scale, fingerprint, folder, source, synthetic, notes)
+
+
+def _scoring(name: str, config: DatasetConfig) -> tuple[str, float]:
+    """The kind of metrics and the label range."""
+    if config.like not in METRICS_OF:
+        raise unknown(f"value of dataset.{name}.like", config.like, METRICS_OF)
+    metrics = METRICS_OF[config.like] if config.metrics is None else config.metrics
+    if metrics not in METRICS_OF.values():
+        raise unknown(f"value of dataset.{name}.metrics", metrics, METRICS_OF.values())
+    scale = LABEL_SCALES[config.like] if config.label_scale is None else config.label_scale
+    if not 0 < scale < float("inf"):
+        raise UserError(f"dataset.{name}.label_scale must be a positive number, however: {scale}.")
+    return metrics, scale
+
+
+def _generate(settings: SyntheticSettings, folder: Path) -> None:
+    """Generate into the cache: the data, and beside them the truth, which nothing that trains reads."""
+    try:
+        # First, so that a folder without the right to write is found before the work.
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        dataset, truth = generate(settings)
+        np.savez(folder.with_name(f"{folder.name}.truth.npz"), allow_pickle=False, **_flat(truth))
+    except OSError as error:
+        raise UserError(
+            f"The data cache {str(folder.parent)!r} cannot be written: {error.strerror or error}."
+        ) from error
+    save_dataset(dataset, folder)
+
+
+def _folder(cache: Path, name: str, key: str) -> Path:
+    head, _, rest = key.partition("-")
+    return cache / "data" / "-".join(filter(None, (name, head[:16], rest)))
+
+
+def _flat(truth: dict[str, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {f"{split}/{key}": array for split, arrays in truth.items() for key, array in arrays.items()}
+
+
+def _file(name: str, config: DatasetConfig, data_root: str | None) -> Path:
+    for key in ("size", "clips"):
+        if getattr(config, key) is not None:
+            raise UserError(f"dataset.{name}.{key} is for synthetic data; {name!r} is read from a file.")
+    if config.path is not None:
+        path = path_of(config.path)
+    else:
+        kind = "aligned" if config.aligned else "unaligned"
+        file = config.file_aligned if config.aligned else config.file_unaligned
+        if file is None:
+            raise UserError(f"Dataset {name!r} has no {kind} file; give dataset.{name}.path=FILE.")
+        if data_root is None:
+            remedy = f"give data_root=DIR with {file} below it, or dataset.{name}.path=FILE"
+            raise UserError(f"Dataset {name!r} has no place yet; {remedy}.")
+        path = path_of(data_root) / file
+    try:
+        found = path.is_file()
+    except OSError as error:
+        raise UserError(f"Dataset {name!r}: {str(path)!r} cannot be read: {error.strerror}.") from error
+    if not found:
+        raise UserError(f"Dataset {name!r}: there is no file {str(path)!r}.")
+    return path

@@ -1,0 +1,166 @@
+"""The cleaned dataset on disk, as plain .npy files that worker processes map into memory together."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.data.batch import MODALITIES, SPLITS, Dataset, Split
+from harness.errors import UserError
+
+FORMAT = 1
+META = "meta.json"
+
+
+def _arrays(split: Split) -> dict[str, np.ndarray]:
+    """All arrays of a split under the names that their files have."""
+    arrays = {"ids": split.ids, "labels": split.labels}
+    arrays |= {f"features_{m}": split.features[m] for m in MODALITIES}
+    arrays |= {f"lengths_{m}": split.lengths[m] for m in MODALITIES}
+    return arrays if split.tokens is None else arrays | {"tokens": split.tokens}
+
+
+def _temporary(path: Path) -> Path:
+    """A name beside `path` that nobody else has."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+
+
+def _write_synced(file: Path, text: str) -> None:
+    with file.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _write(dataset: Dataset, folder: Path) -> None:
+    """Write the arrays, then the meta file that describes them."""
+    files: dict[str, dict[str, Any]] = {}
+    for split_name, split in dataset.splits.items():
+        for array_name, array in _arrays(split).items():
+            name = f"{split_name}_{array_name}.npy"
+            np.save(folder / name, array, allow_pickle=False)
+            files[name] = {"shape": list(array.shape), "dtype": array.dtype.str}
+    meta = {
+        "format": FORMAT,
+        "label_scale": dataset.label_scale,
+        "notes": list(dataset.notes),
+        "files": files,
+    }
+    _write_synced(folder / META, json.dumps(meta, indent=1))
+
+
+def save_dataset(dataset: Dataset, folder: str | Path) -> None:
+    """Write a dataset to a new folder, as a whole or not at all; a folder that is there already stays.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    folder = Path(folder)
+    if (folder / META).exists():
+        return
+    temporary = _temporary(folder)
+    try:
+        temporary.mkdir(parents=True)
+        _write(dataset, temporary)
+        temporary.rename(folder)
+    except OSError as error:
+        # Another process that wrote the same folder first has won the race, and its files will do.
+        if not (folder / META).exists():
+            reason = error.strerror or error
+            raise UserError(f"The data cache {str(folder)!r} cannot be written: {reason}.") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _load_array(folder: Path, name: str, expected: dict[str, Any]) -> np.ndarray:
+    # Copy on write: PyTorch warns of read-only arrays, and the files stay untouched all the same.
+    array = np.load(folder / name, mmap_mode="c", allow_pickle=False)
+    if list(array.shape) != expected["shape"] or array.dtype.str != expected["dtype"]:
+        raise ValueError(f"{name} is not the array that {META} lists")
+    return array
+
+
+def _load_split(folder: Path, split: str, files: dict[str, dict[str, Any]]) -> Split:
+    prefix = f"{split}_"
+    names = [name for name in files if name.startswith(prefix)]
+    arrays = {
+        name.removeprefix(prefix).removesuffix(".npy"): _load_array(folder, name, files[name])
+        for name in names
+    }
+    return Split(
+        ids=np.array(arrays["ids"]),
+        features={m: arrays[f"features_{m}"] for m in MODALITIES},
+        lengths={m: arrays[f"lengths_{m}"] for m in MODALITIES},
+        labels=arrays["labels"],
+        tokens=arrays.get("tokens"),
+    )
+
+
+def load_dataset(folder: str | Path) -> Dataset:
+    """Map a dataset of `save_dataset` into memory; writing to its arrays does not change the files.
+
+    Raises:
+        UserError: a file is missing, cut short or from another version; says to delete the folder.
+    """
+    folder = Path(folder)
+    try:
+        meta = json.loads((folder / META).read_text(encoding="utf-8"))
+        if meta["format"] != FORMAT:
+            raise ValueError(f"format {meta['format']} instead of {FORMAT}")
+        splits = {split: _load_split(folder, split, meta["files"]) for split in SPLITS}
+        return Dataset(splits, float(meta["label_scale"]), tuple(meta["notes"]))
+    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(
+            f"The data cache {str(folder)!r} is damaged ({reason}); delete that folder and run again."
+        ) from error
+
+
+def _read_fingerprints(cache_file: Path) -> dict[str, Any]:
+    """The cached fingerprints; none where the file is missing or damaged."""
+    try:
+        cached = json.loads(cache_file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return cached if isinstance(cached, dict) else {}
+
+
+def _write_fingerprints(cache_file: Path, cached: dict[str, Any]) -> None:
+    """Replace the cache file at once; without the right to write, the next call hashes again."""
+    temporary = _temporary(cache_file)
+    with contextlib.suppress(OSError):
+        cache_file.parent.mkdir(parents=True, exist_ok=True)
+        _write_synced(temporary, json.dumps(cached, indent=1))
+        temporary.replace(cache_file)
+    with contextlib.suppress(OSError):
+        temporary.unlink(missing_ok=True)
+
+
+def file_fingerprint(path: str | Path, cache_file: Path) -> str:
+    """Return the sha256 of a file's bytes, remembered by its absolute path, size and modification time.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    path = Path(path).absolute()
+    try:
+        with path.open("rb") as file:
+            state = os.fstat(file.fileno())
+            stamp = [state.st_size, state.st_mtime_ns]
+            cached = _read_fingerprints(cache_file)
+            entry = cached.get(str(path))
+            if isinstance(entry, dict) and entry.get("stamp") == stamp and "sha256" in entry:
+                return str(entry["sha256"])
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{str(path)!r} cannot be read: {error.strerror or error}.") from error
+    _write_fingerprints(cache_file, cached | {str(path): {"stamp": stamp, "sha256": digest}})
+    return digest

@@ -1,0 +1,33 @@
+"""The one exception that means "the request is wrong": one sentence for the user, exit status 2."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+
+class UserError(Exception):
+    """What was given, what is allowed and the nearest name, as one sentence; commands exit with 2."""
+
+
+class StoreError(Exception):
+    """A store did not answer or could not write, for longer than the driver waits; the sentence says why."""
+
+
+def nearest(given: str, allowed: Iterable[str]) -> str:
+    """Return ``" Did you mean 'x'?"`` for the closest allowed name, or an empty string."""
+    close = difflib.get_close_matches(given, list(allowed), n=1, cutoff=0.5)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def unknown(kind: str, given: str, allowed: Iterable[str]) -> UserError:
+    """Build the error for a name that is not in a list of allowed names."""
+    names = sorted(allowed)
+    return UserError(f"Unknown {kind} {given!r}; allowed: {', '.join(names)}.{nearest(given, names)}")
+
+
+def check(settings: Any, name: str, holds: bool, allowed: str) -> None:
+    """Raise a ValueError with the setting, its value and what is allowed, unless the condition holds."""
+    if not holds:
+        raise ValueError(f"{name} must be {allowed}, however: {name}={getattr(settings, name)!r}")
