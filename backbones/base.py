@@ -1,0 +1,135 @@
+"""The contract of a backbone: embed, encode, fuse, head, and the training rules the one loop obeys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from math import inf
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+from torch import Tensor, nn
+
+from harness.data.batch import MODALITIES, Batch
+from harness.errors import check
+from harness.latents import Latents
+
+CRITERIA = ("l1", "mse")
+OPTIMIZERS = ("adam", "adamw")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a backbone must know of a dataset: feature widths D_m, padded lengths T_m, label range s."""
+
+    widths: Mapping[str, int]
+    steps: Mapping[str, int]
+    label_scale: float
+
+
+@dataclass(frozen=True)
+class BackboneSettings:
+    """Training rules common to all backbones; a field left at None takes the published value.
+
+    criterion: "l1" | "mse", the task loss. optimizer: "adam" | "adamw". early_stop: epochs without a
+    lower validation task loss. max_epochs: a bound; the reference trains until early stopping.
+    """
+
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    weight_decay: float | None = None
+    criterion: str = "l1"
+    optimizer: str = "adam"
+    early_stop: int = 8
+    max_epochs: int = 200
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "early_stop", "max_epochs"):
+            value = getattr(self, name)
+            check(self, name, value is None or value >= 1, "at least 1")
+        check(self, "criterion", self.criterion in CRITERIA, f"one of {', '.join(CRITERIA)}")
+        check(self, "optimizer", self.optimizer in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}")
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if f.name.endswith(("_rate", "_lr", "_decay")):
+                check(self, f.name, value is None or 0 <= value < inf, ">= 0 and finite")
+            if f.name.endswith("_dropout"):
+                check(self, f.name, value is None or 0 <= value < 1, "in [0, 1)")
+            if f.name.endswith(("_hidden", "_out", "_dim", "rank")):
+                check(self, f.name, value is None or value >= 1, "at least 1")
+
+
+class Fused(NamedTuple):
+    """Output of `Backbone.fuse`: representation (B, R) and the auxiliary loss on the clean rows (scalar)."""
+
+    representation: Tensor
+    auxiliary: Tensor | None = None
+
+
+class Backbone(nn.Module):
+    """A fusion model in four steps. Subclasses define the class attributes and the four steps.
+
+    Class attributes:
+        name, title, citation: registry key, name in tables, paper.
+        Settings: the frozen dataclass of its settings.
+        published: per kind of dataset ("mosi", "mosei", "sims") the values of the None fields.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    citation: ClassVar[str]
+    Settings: ClassVar[type[BackboneSettings]] = BackboneSettings
+    published: ClassVar[Mapping[str, Mapping[str, Any]]]
+
+    def __init__(self, settings: Any, sizes: Sizes):
+        super().__init__()
+        self.settings = settings
+        self.sizes = sizes
+
+    @property
+    def latent_widths(self) -> dict[str, int]:
+        """Width of each modality's latents at the mix point (layer 1)."""
+        raise NotImplementedError(f"{type(self).__name__} does not state its latent widths")
+
+    def embed(self, batch: Batch) -> Latents:
+        """Layer 0: the input sequences. Shape: values[m] (B, T_m, D_m) with lengths."""
+        kept = {m: ~dropped for m, dropped in batch.dropped.items()}
+        return Latents(batch.features, batch.lengths, kept)
+
+    def encode(self, inputs: Latents) -> Latents:
+        """Layer 1, the mix point: inputs of `embed` -> latents."""
+        raise NotImplementedError(f"{type(self).__name__} does not encode")
+
+    def fuse(self, latents: Latents, n_clean: int) -> Fused:
+        """Layer 2: latents (B, ...) -> (B, R); auxiliary losses see the first n_clean rows only."""
+        raise NotImplementedError(f"{type(self).__name__} does not fuse")
+
+    def head(self, representation: Tensor) -> Tensor:
+        """Prediction in label units. Shape: (B, R) -> (B,)."""
+        raise NotImplementedError(f"{type(self).__name__} has no head")
+
+    def forward(self, batch: Batch) -> Tensor:
+        """All four steps without mixing. Shape: B clips -> (B,)."""
+        return self.head(self.fuse(self.encode(self.embed(batch)), len(batch)).representation)
+
+    def max_mixed_per_batch(self, batch_size: int) -> int | None:
+        """The most mixed examples that the fusion should be given at once; None: any number."""
+        return None
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Optimizer groups; the first is the main one, which also takes a method's own parameters."""
+        return [{"params": [p for p in self.parameters() if p.requires_grad]}]
+
+
+S = TypeVar("S", bound=BackboneSettings)
+
+
+def resolve_settings(backbone: type[Backbone], settings: S, like: str) -> S:
+    """Fill the fields left at None with the published values for datasets like "mosi", "mosei" or "sims"."""
+    published = backbone.published[like]
+    filled = {f.name: published[f.name] for f in fields(settings) if getattr(settings, f.name) is None}
+    return replace(settings, **filled)
+
+
+def by_modality(text: Any, audio: Any, vision: Any) -> dict[str, Any]:
+    """Pair three values with the modalities, in the order used everywhere."""
+    return dict(zip(MODALITIES, (text, audio, vision), strict=True))

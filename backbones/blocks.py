@@ -1,0 +1,115 @@
+"""Layers that several backbones share."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from harness.latents import Latents
+
+POOLS = ("padded_mean", "masked_mean", "kept_mean")
+PADDINGS = ("valid", "reference")
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """BatchNorm1d that uses its running statistics for a training batch of one example.
+
+    Shape: (B, D) -> (B, D). A single example has no variance; `nn.BatchNorm1d` refuses it.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise; see the class."""
+        if self.training and len(x) == 1:
+            return F.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
+            )
+        return super().forward(x)
+
+
+def time_mean(inputs: Latents, modality: str, pool: str) -> Tensor:
+    """Mean over time. Shape: (B, T, D) -> (B, D).
+
+    pool: "padded_mean" divides by T (padding counts as zeros, as behind the published numbers),
+    "masked_mean" by the length, "kept_mean" by the number of steps that occlusion left (0 if none).
+    """
+    values = inputs.values[modality]
+    if pool == "padded_mean":
+        return values.mean(1)
+    count = inputs.lengths[modality]
+    if pool == "kept_mean" and modality in inputs.kept:
+        valid = inputs.valid(modality)
+        assert valid is not None
+        count = (inputs.kept[modality] & valid).sum(1)
+    return values.sum(1) / count.clamp_min(1)[:, None]
+
+
+def at_last_step(states: Tensor, lengths: Tensor, padding: str) -> Tensor:
+    """The state at the last valid step ("valid"), or at the padded end ("reference"). (B, T, H) -> (B, H)."""
+    if padding == "reference":
+        return states[:, -1]
+    return states[torch.arange(len(states), device=states.device), lengths - 1]
+
+
+class MeanSubnet(nn.Module):
+    """The audio and vision sub-network of TFN and LMF: BatchNorm, dropout, three linear layers with ReLU.
+
+    Shape: (B, width) -> (B, hidden).
+    """
+
+    def __init__(self, width: int, hidden: int, dropout: float):
+        super().__init__()
+        self.norm = BatchNorm(width)
+        self.dropout = nn.Dropout(dropout)
+        self.layers = nn.ModuleList(
+            [nn.Linear(width, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, hidden)]
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, width) -> (B, hidden)."""
+        x = self.dropout(self.norm(x))
+        for layer in self.layers:
+            x = F.relu(layer(x))
+        return x
+
+
+class TextSubnet(nn.Module):
+    """The text sub-network of TFN and LMF: one-layer LSTM, its state at the last valid step, linear.
+
+    Shape: (B, T, width), lengths (B,) -> (B, out).
+    """
+
+    def __init__(self, width: int, hidden: int, out: int, padding: str):
+        super().__init__()
+        self.lstm = nn.LSTM(width, hidden, batch_first=True)
+        self.linear = nn.Linear(hidden, out)
+        self.padding = padding
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """(B, T, width) -> (B, out)."""
+        # NOTE[DIFF] the reference reads the padded end of the sequence; `padding: reference` restores it.
+        return self.linear(at_last_step(self.lstm(x)[0], lengths, self.padding))
+
+
+class SubNetworks(nn.Module):
+    """The three sub-networks of TFN and LMF. Shape: inputs (B, T_m, D_m) -> vectors (B, h_m)."""
+
+    def __init__(self, text: TextSubnet, audio: MeanSubnet, vision: MeanSubnet, pool: str):
+        super().__init__()
+        self.text, self.audio, self.vision = text, audio, vision
+        self.pool = pool
+
+    def forward(self, inputs: Latents) -> Latents:
+        """Encode each modality on its own."""
+        return Latents(
+            {
+                "text": self.text(inputs.values["text"], inputs.lengths["text"]),
+                "audio": self.audio(time_mean(inputs, "audio", self.pool)),
+                "vision": self.vision(time_mean(inputs, "vision", self.pool)),
+            }
+        )
+
+
+def with_one(x: Tensor) -> Tensor:
+    """Prepend the constant 1 that keeps the lower-order terms of a tensor product. (B, D) -> (B, D + 1)."""
+    return F.pad(x, (1, 0), value=1.0)

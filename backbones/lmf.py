@@ -1,0 +1,129 @@
+"""LMF: Low-rank Multimodal Fusion (Liu et al., ACL 2018, arXiv 1806.00064).
+
+What it computes: the sub-networks of TFN with text_out = text_hidden / 2; then, in place of the outer
+product's weights, rank-r factors W^m (r, h_m + 1, 1) per modality: the product over modalities of
+(1, z^m) W^m gives r numbers per clip, whose weighted sum plus a bias is the prediction.
+
+Mix point (layer 1): the sub-networks' outputs (B, h_m), before the 1 is prepended. Layer 2: the weighted
+rank products (B, 1); the head adds the bias.
+Losses: L1 on the label. Optimizer: Adam, factor_lr for the factors; early stopping after 8 epochs.
+Defaults per dataset: MMSA's config_regression.json (thuiar/MMSA, commit a94e65d). It has no dropout after
+the mix point: the post-fusion dropout of the reference is defined and never used.
+
+NOTE[DIFF] text is read at the last valid step, not at the padded end (`padding: reference` restores it).
+NOTE[DIFF] the fusion weights and bias are trained; the reference leaves them out of its optimizer.
+NOTE[DIFF] max_epochs = 200 bounds what the reference leaves to early stopping.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from backbones.base import Backbone, BackboneSettings, Fused, Sizes, by_modality
+from backbones.blocks import PADDINGS, POOLS, MeanSubnet, SubNetworks, TextSubnet, with_one
+from harness.data.batch import MODALITIES
+from harness.errors import check
+from harness.latents import Latents
+
+
+@dataclass(frozen=True)
+class LMFSettings(BackboneSettings):
+    """Settings of LMF; None: the published value for the dataset.
+
+    *_hidden: widths (text_out is half of text_hidden). rank: r. *_dropout: probabilities. factor_lr: learning
+    rate of the factors. pool: "padded_mean" | "masked_mean" | "kept_mean" over audio and vision. padding:
+    "valid" | "reference", where text is read.
+    """
+
+    text_hidden: int | None = None
+    audio_hidden: int | None = None
+    vision_hidden: int | None = None
+    rank: int | None = None
+    audio_dropout: float | None = None
+    vision_dropout: float | None = None
+    factor_lr: float | None = None
+    pool: str = "padded_mean"
+    padding: str = "valid"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self, "text_hidden", self.text_hidden is None or self.text_hidden >= 2, "at least 2")
+        check(self, "pool", self.pool in POOLS, f"one of {', '.join(POOLS)}")
+        check(self, "padding", self.padding in PADDINGS, f"one of {', '.join(PADDINGS)}")
+
+
+def _published(hidden: tuple[int, int, int], dropout: float, rank: int, batch_size: int,
+               rates: tuple[float, float], weight_decay: float) -> dict[str, Any]:  # fmt: skip
+    return {
+        **{f"{m}_hidden": h for m, h in by_modality(*hidden).items()},
+        "audio_dropout": dropout,
+        "vision_dropout": dropout,
+        "rank": rank,
+        "batch_size": batch_size,
+        "learning_rate": rates[0],
+        "factor_lr": rates[1],
+        "weight_decay": weight_decay,
+    }
+
+
+class LMF(Backbone):
+    """Low-rank Multimodal Fusion; the module's docstring is its card."""
+
+    name = "lmf"
+    title = "LMF"
+    citation = "Liu et al., Efficient Low-rank Multimodal Fusion with Modality-Specific Factors, ACL 2018"
+    Settings = LMFSettings
+    published = {
+        "mosi": _published((128, 16, 128), 0.3, 3, 64, (0.001, 0.001), 0.005),
+        "mosei": _published((128, 16, 128), 0.2, 4, 32, (0.001, 0.001), 0.001),
+        "sims": _published((64, 16, 64), 0.2, 4, 64, (0.002, 0.0005), 0.005),
+    }
+
+    def __init__(self, settings: LMFSettings, sizes: Sizes):
+        super().__init__(settings, sizes)
+        s: Any = settings  # resolved: no field is None
+        width = sizes.widths
+        self.subnets = SubNetworks(
+            TextSubnet(width["text"], s.text_hidden, s.text_hidden // 2, s.padding),
+            MeanSubnet(width["audio"], s.audio_hidden, s.audio_dropout),
+            MeanSubnet(width["vision"], s.vision_hidden, s.vision_dropout),
+            s.pool,
+        )
+        self.factors = nn.ParameterDict(
+            {m: torch.empty(s.rank, h + 1, 1) for m, h in self.latent_widths.items()}
+        )
+        self.weights = nn.Parameter(torch.empty(1, s.rank))
+        self.bias = nn.Parameter(torch.zeros(1, 1))
+        for parameter in (*self.factors.values(), self.weights):
+            nn.init.xavier_normal_(parameter)
+
+    @property
+    def latent_widths(self) -> dict[str, int]:
+        """Width of each modality's vector."""
+        s = self.settings
+        return by_modality(s.text_hidden // 2, s.audio_hidden, s.vision_hidden)
+
+    def encode(self, inputs: Latents) -> Latents:
+        """(B, T_m, D_m) -> (B, h_m)."""
+        return self.subnets(inputs)
+
+    def fuse(self, latents: Latents, n_clean: int) -> Fused:
+        """(B, h_m) -> (B, 1)."""
+        product: Any = 1.0
+        for m in MODALITIES:
+            product = product * (with_one(latents.values[m]) @ self.factors[m])  # (r, B, 1)
+        return Fused((self.weights @ product[..., 0]).T)
+
+    def head(self, representation: Tensor) -> Tensor:
+        """(B, 1) -> (B,)."""
+        return (representation + self.bias)[:, 0]
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The factors have a learning rate of their own."""
+        factors = set(self.factors.values())
+        main = [p for p in self.parameters() if p not in factors]
+        return [{"params": main}, {"params": list(self.factors.values()), "lr": self.settings.factor_lr}]

@@ -1,0 +1,205 @@
+"""The contract of a method: `draw` (random numbers, on the host) and `forward` (mixed examples).
+
+The training loop draws with a generator seeded by (seed, "mixing", epoch, step), calls the method with the
+draw on the device, passes clean and mixed latents through the fusion at once, and owns every loss. Labels
+and latents are interpolated in one place, `interpolate`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from math import inf
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from torch import Tensor, nn
+
+from harness.errors import check
+from harness.latents import Latents
+
+MODES = ("append", "replace")
+MIX_LOSSES = ("backbone", "mse")
+
+
+@dataclass(frozen=True)
+class MethodSettings:
+    """Settings of every method.
+
+    xi1 (paper: \\xi_1): weight of the mixed loss, >= 0. mode: "append" adds the mixed loss to the clean one,
+    "replace" trains on the mixed examples alone. mix_loss: "backbone" | "mse", criterion on mixed examples.
+    """
+
+    xi1: float = 0.7
+    mode: str = "append"
+    mix_loss: str = "backbone"
+
+    def __post_init__(self) -> None:
+        check(self, "xi1", 0 <= self.xi1 < inf, ">= 0 and finite")
+        check(self, "mode", self.mode in MODES, f"one of {', '.join(MODES)}")
+        check(self, "mix_loss", self.mix_loss in MIX_LOSSES, f"one of {', '.join(MIX_LOSSES)}")
+
+
+class Draw(NamedTuple):
+    """What `Method.draw` decided: the layer to mix at (0, 1, 2) and arrays for `Method.forward`."""
+
+    layer: int
+    arrays: Mapping[str, np.ndarray]
+
+
+class Network(NamedTuple):
+    """The rest of the network, for methods that need it: latents -> prediction (B,), and the task criterion.
+
+    ``criterion(prediction, target)`` gives a loss per example, (B,).
+    """
+
+    predict: Callable[[Latents], Tensor]
+    criterion: Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """The mixed examples of one batch, and all that recomputes and diagnoses them.
+
+    Shape:
+        latents: n rows. labels: (n,). penalty: scalar. indices: (n, k) int64, members of each mixture.
+        weights[m]: (n, k), or (n, k, ...) where single features have their own; label_weights: (n, k).
+        counted: (n,) bool, which rows count in the loss, or None for all.
+    """
+
+    latents: Latents
+    labels: Tensor
+    penalty: Tensor
+    indices: Tensor
+    weights: Mapping[str, Tensor]
+    label_weights: Tensor
+    counted: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def first(self, n: int) -> Mixed:
+        """The same with at most n mixed examples."""
+        parts = (self.latents.values, self.latents.lengths, self.latents.kept)
+        values, lengths, kept = ({m: x[:n] for m, x in part.items()} for part in parts)
+        return replace(
+            self,
+            latents=Latents(values, lengths, kept),
+            labels=self.labels[:n],
+            indices=self.indices[:n],
+            weights={m: w[:n] for m, w in self.weights.items()},
+            label_weights=self.label_weights[:n],
+            counted=None if self.counted is None else self.counted[:n],
+        )
+
+
+class Method(nn.Module):
+    """A way to make mixed examples. Subclasses set the class attributes and define `draw` and `forward`.
+
+    A method holds no optimizer, loop, device call, logger or dataset name; its learnable parts are ordinary
+    submodules. It is called in training only.
+
+    Class attributes:
+        name, title, citation: registry key, name in reports, paper. Settings: its frozen dataclass.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    citation: ClassVar[str]
+    Settings: ClassVar[type[MethodSettings]] = MethodSettings
+
+    def __init__(self, settings: Any, widths: Mapping[str, int], label_scale: float):
+        """Args: its settings, the latents' width D_m per modality at layer 1, and the label range s."""
+        super().__init__()
+        self.settings = settings
+        self.widths = dict(widths)
+        self.label_scale = label_scale
+
+    def draw(self, generator: np.random.Generator, labels: np.ndarray) -> Draw | None:
+        """Draw pairs and weights for a batch; None: nothing is mixed. Shape: labels (B,)."""
+        raise NotImplementedError(f"{type(self).__name__} does not draw")
+
+    def forward(
+        self, latents: Latents, labels: Tensor, draw: Mapping[str, Tensor], network: Network | None = None
+    ) -> Mixed:
+        """Mix: a deterministic function of latents (B rows), labels (B,) and the drawn arrays."""
+        raise NotImplementedError(f"{type(self).__name__} does not mix")
+
+
+def interpolate(values: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
+    """Convex combinations of rows: the one place in the project that interpolates.
+
+    Shape: values (B, ...), indices (n, k), weights (n, k) or (n, k, ...) broadcasting over the rest ->
+    (n, ...). A weight of exactly 1 gives a bit-exact copy (of finite values).
+    """
+    if weights.ndim == 2 and indices.shape[1] > 2:
+        # Gathering (n, k, ...) would hold k copies of the batch; a sparse-in-spirit matrix needs one.
+        matrix = weights.new_zeros(len(indices), len(values)).scatter_add(1, indices, weights)
+        rows = values.reshape(len(values), -1)
+        return (matrix.to(values.dtype) @ rows).view(len(indices), *values.shape[1:])
+    weights = weights.view(*weights.shape, *[1] * (values.ndim + 1 - weights.ndim)).to(values.dtype)
+    mixed = weights[:, 0] * values[indices[:, 0]]
+    for member in range(1, indices.shape[1]):
+        mixed = mixed + weights[:, member] * values[indices[:, member]]
+    return mixed
+
+
+def mix(
+    latents: Latents,
+    labels: Tensor,
+    indices: Tensor,
+    weights: Tensor | Mapping[str, Tensor],
+    label_weights: Tensor | None = None,
+) -> Mixed:
+    """Build the mixed examples from members and weights (one tensor for all modalities, or one for each).
+
+    Mixed sequences are as long as their longest member with a positive weight; a step counts as kept where
+    any such member kept it.
+
+    Shape: indices (n, k); weights (n, k); label_weights (n, k), by default the common weights.
+    """
+    if isinstance(weights, Tensor):
+        label_weights = weights if label_weights is None else label_weights
+        weights = dict.fromkeys(latents.values, weights)
+    assert label_weights is not None, "weights per modality need weights for the label"
+    for w in (*weights.values(), label_weights):
+        _assert_convex(w)
+    mixed = Latents(
+        {m: interpolate(values, indices, weights[m]) for m, values in latents.values.items()},
+        {m: (x[indices] * _present(weights[m])).amax(1) for m, x in latents.lengths.items()},
+        {m: (x[indices] & _present(weights[m])[..., None]).any(1) for m, x in latents.kept.items()},
+    )
+    mixed_labels = interpolate(labels, indices, label_weights)
+    return Mixed(mixed, mixed_labels, labels.new_zeros(()), indices, weights, label_weights)
+
+
+def _present(weights: Tensor) -> Tensor:
+    """Which members have any positive weight. Shape: (n, k, ...) -> (n, k) bool."""
+    return (weights > 0).flatten(2).any(2) if weights.ndim > 2 else weights > 0
+
+
+def _assert_convex(weights: Tensor) -> None:
+    """Weights lie in [0, 1] and sum to 1. Checked on the CPU only: on CUDA it would wait for the device."""
+    if weights.device.type == "cpu" and weights.numel():
+        w = weights.detach()
+        # NaN passes: it comes from a diverged network, and the loop reports its loss.
+        assert not bool(((w < 0) | (w > 1)).any()), "a mixing weight lies outside [0, 1]"
+        assert not bool(((w.sum(1) - 1).abs() > 1e-5).any()), "mixing weights do not sum to 1"
+
+
+def pair_weights(lam: np.ndarray) -> np.ndarray:
+    """Weights (n, 2) = (lambda, 1 - lambda) in float32. Shape: (n,) -> (n, 2)."""
+    lam = lam.astype(np.float32)
+    return np.stack([lam, 1 - lam], 1)
+
+
+def draw_beta(generator: np.random.Generator, alpha: float, n: int) -> np.ndarray:
+    """n draws of Beta(alpha, alpha); alpha = 0 is the limit: 0 or 1 with probability 1/2. Shape: (n,)."""
+    if alpha == 0:
+        return generator.integers(0, 2, n).astype(np.float64)
+    return generator.beta(alpha, alpha, n)
+
+
+def draw_permutation_pairs(generator: np.random.Generator, n: int) -> np.ndarray:
+    """Each example with a partner from one in-batch permutation, fixed points allowed. Shape: (n, 2)."""
+    return np.stack([np.arange(n), generator.permutation(n)], 1)

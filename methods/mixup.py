@@ -1,0 +1,72 @@
+"""mixup: convex combinations of inputs (Zhang et al., ICLR 2018, arXiv 1710.09412).
+
+How to use: `methods=[mixup]`. Inputs of every modality and the labels are mixed with one permutation:
+    lambda ~ Beta(alpha, alpha),  x~ = lambda x_i + (1 - lambda) x_j,  y~ = lambda y_i + (1 - lambda) y_j
+at layer 0 (after the text encoder, so with a BERT text encoder its output is mixed: tokens cannot be).
+Suggested settings: alpha = 1.0, one lambda per batch (the authors' code, facebookresearch/mixup-cifar10).
+When it hurts: unaligned sequences are averaged step by step, so a burst in one clip meets whatever the other
+does at that moment; the encoder runs twice.
+Attribution: the authors' code was read for its draws; nothing is taken over.
+
+NOTE[DIFF] `mode: append` by default for all methods, so that they have the same number of loss terms; the
+authors train on mixed examples alone (`mode: replace`).
+NOTE[DIFF] labels are mixed as one target; the authors mix two cross-entropies, which is the same for them
+and is not under L1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import inf
+
+import numpy as np
+from torch import Tensor
+
+from harness.errors import check
+from harness.latents import Latents
+from methods.base import (
+    Draw,
+    Method,
+    MethodSettings,
+    Mixed,
+    Network,
+    draw_beta,
+    draw_permutation_pairs,
+    mix,
+    pair_weights,
+)
+
+
+@dataclass(frozen=True)
+class MixupSettings(MethodSettings):
+    """alpha (paper: \\alpha): of Beta(alpha, alpha), >= 0. per_sample: a lambda for each example."""
+
+    alpha: float = 1.0
+    per_sample: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self, "alpha", 0 <= self.alpha < inf, ">= 0 and finite")
+
+
+class Mixup(Method):
+    """Mixing of inputs; the module's docstring is its card."""
+
+    name = "mixup"
+    title = "Mixup"
+    citation = "Zhang et al., mixup: Beyond Empirical Risk Minimization, ICLR 2018"
+    Settings = MixupSettings
+
+    def draw(self, generator: np.random.Generator, labels: np.ndarray) -> Draw:
+        """Pairs from one permutation; one lambda per batch or per example."""
+        n = len(labels)
+        lam = draw_beta(generator, self.settings.alpha, n if self.settings.per_sample else 1)
+        weights = pair_weights(np.broadcast_to(lam, n))
+        return Draw(0, {"indices": draw_permutation_pairs(generator, n), "weights": weights})
+
+    def forward(
+        self, latents: Latents, labels: Tensor, draw: Mapping[str, Tensor], network: Network | None = None
+    ) -> Mixed:
+        """The same pairs and weights for every modality and the label."""
+        return mix(latents, labels, draw["indices"], draw["weights"])
