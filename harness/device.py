@@ -1,0 +1,56 @@
+"""Splits as tensors, and batches by index."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from harness.data.batch import MODALITIES, Batch, Split
+
+
+class ResidentSplit:
+    """One split where training reads it.
+
+    resident: "device" keeps it on the device, "host" in host memory (batches are copied as they are
+    taken), "auto" on the device where it fits into a third of the free memory. On the CPU both are the same,
+    and memory-mapped arrays stay mapped, so that workers share one copy.
+    """
+
+    def __init__(self, split: Split, device: torch.device, resident: str = "auto") -> None:
+        self.split = split
+        self.device = device
+        home = device if _on_device(split, device, resident) else torch.device("cpu")
+        self.features = {m: torch.from_numpy(split.features[m]).to(home) for m in MODALITIES}
+        self.lengths = {
+            m: torch.from_numpy(np.ascontiguousarray(split.lengths[m])).to(home) for m in MODALITIES
+        }
+        self.labels = torch.from_numpy(np.ascontiguousarray(split.labels)).to(home)
+        self.tokens = None if split.tokens is None else torch.from_numpy(split.tokens).to(home)
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def take(self, index: np.ndarray) -> Batch:
+        """The clips at ``index`` (B,), as a batch on the device."""
+        rows = torch.from_numpy(index).to(self.labels.device, non_blocking=True)
+
+        def pick(tensor: Tensor) -> Tensor:
+            chosen = tensor.index_select(0, rows)
+            if chosen.device.type != self.device.type:
+                chosen = chosen.pin_memory()
+            return chosen.to(self.device, non_blocking=True)
+
+        return Batch(
+            {m: pick(x) for m, x in self.features.items()},
+            {m: pick(x) for m, x in self.lengths.items()},
+            pick(self.labels),
+            None if self.tokens is None else pick(self.tokens),
+        )
+
+
+def _on_device(split: Split, device: torch.device, resident: str) -> bool:
+    if device.type != "cuda" or resident != "auto":
+        return resident != "host"
+    size = sum(x.nbytes for x in split.features.values())
+    return size < torch.cuda.mem_get_info(device)[0] / 3

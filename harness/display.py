@@ -1,0 +1,133 @@
+"""What a person sees of a running study: a progress bar on a terminal, a line per cell elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from harness.driver import Summary
+from harness.matrix import Cell
+from harness.plan import Plan
+from harness.tracking import Run
+
+
+class LiveDisplay:
+    """Progress with the time left, by the pace of the cells trained so far."""
+
+    def __init__(self, console: Console, slots: int) -> None:
+        self.console, self.slots = console, slots
+        self.total = self.done = self.begun_with = 0
+        self.since = time.monotonic()
+        self.progress = Progress(
+            TextColumn("cells"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
+            TextColumn("{task.fields[now]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.task = self.progress.add_task("cells", total=None, left="", now="")
+
+    def __enter__(self) -> LiveDisplay:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def begin(self, total: int, done: int) -> None:
+        """Show where the study stands."""
+        self.total, self.done, self.begun_with, self.since = total, done, done, time.monotonic()
+        self.progress.update(self.task, total=total, completed=done)
+
+    def started(self, cell: Cell) -> None:
+        """Name the cell that started last."""
+        self.progress.update(self.task, now=escape(cell.run_name))
+
+    def ended(self, cell: Cell, note: str) -> None:
+        """Count a cell, and say what went wrong with it."""
+        self.done += 1
+        left = f"{self._left_s():.0f} s left" if self.done < self.total else ""
+        self.progress.update(self.task, completed=self.done, left=left)
+        if note:
+            self.console.print(f"[red]failed[/red] {escape(cell.run_name)}: {escape(note)}", soft_wrap=True)
+        elif not self.console.is_terminal:
+            self.console.print(f"{self.done}/{self.total} {escape(cell.run_name)} {left}", soft_wrap=True)
+
+    def waiting(self, count: int) -> None:
+        """Say that other drivers hold what is left."""
+        self.progress.update(self.task, now=f"waiting for {count} cells of other drivers")
+
+    def trouble(self, reason: str, wait_s: float) -> None:
+        """Say that a store does not answer and will be asked again."""
+        sentence = f"Waiting {wait_s:.0f} s, then trying again: {reason}."
+        self.console.print(escape(sentence), style="yellow", soft_wrap=True)
+
+    def _left_s(self) -> float:
+        pace = (time.monotonic() - self.since) / max(1, self.done - self.begun_with)
+        return pace * (self.total - self.done)
+
+
+def closing_table(plan: Plan, runs: Mapping[str, Run]) -> Table:
+    """Test MAE and correlation, mean ± standard deviation over seeds, a row per training condition."""
+    synthetic = " (synthetic stand-in data)" if any(d.synthetic for d in plan.datasets.values()) else ""
+    table = Table(title=escape(f"Study {plan.study}: clean test split{synthetic}"), title_justify="left")
+    conditions = _by_condition(plan.cells, runs)
+    occluded = any(cell.train_ratio for cell in plan.cells)
+    for column in ("dataset", "backbone", "method", *(["trained at ratio"] if occluded else [])):
+        table.add_column(column)
+    for column in ("seeds", "MAE ↓", "corr ↑"):
+        table.add_column(column, justify="right")
+    previous: tuple[str, ...] = ()
+    for key, found in conditions.items():
+        if previous and key[:2] != previous[:2]:
+            table.add_section()
+        names = key if occluded else key[:3]
+        values = [
+            mean_and_spread([run.metrics.get(f"test/{m}", np.nan) for run in found]) for m in ("mae", "corr")
+        ]
+        table.add_row(*(escape(name) for name in names), str(len(found)), *values)
+        previous = key
+    return table
+
+
+def _by_condition(cells: Iterable[Cell], runs: Mapping[str, Run]) -> dict[tuple[str, ...], list[Run]]:
+    """Runs that differ in the seed alone, by (dataset, backbone, method, training ratio)."""
+    groups: dict[tuple[str, ...], list[Run]] = {}
+    for cell in cells:
+        key = (cell.dataset, cell.backbone, cell.method_label, f"{cell.train_ratio:g}")
+        found = groups.setdefault(key, [])
+        if cell.cell_id in runs:
+            found.append(runs[cell.cell_id])
+    return groups
+
+
+def mean_and_spread(values: Iterable[float]) -> str:
+    """Mean ± standard deviation of the defined values; says how many are undefined."""
+    array = np.array(list(values), float)
+    defined = array[np.isfinite(array)]
+    mark = f" ({len(array) - len(defined)} undefined)" if len(defined) < len(array) else ""
+    if not len(defined):
+        return f"–{mark}"
+    spread = f" ± {defined.std(ddof=1):.3f}" if len(defined) > 1 else ""
+    return f"{defined.mean():.3f}{spread}{mark}"
+
+
+def failure_table(summary: Summary) -> Table:
+    """The cells without a result, each with its reason."""
+    table = Table(
+        title=f"{len(summary.failed)} of {summary.total} cells have no result", title_justify="left"
+    )
+    table.add_column("cell")
+    table.add_column("reason", overflow="fold")
+    for cell, reason in summary.failed.values():
+        table.add_row(escape(cell.run_name), escape(reason))
+    return table

@@ -1,0 +1,119 @@
+"""Where cells are trained: in this process, or in a pool of worker processes.
+
+A launcher takes jobs and hands outcomes back in the order in which they end. It knows nothing of what a job
+does: ``work`` is a module-level function from a `Job` to a result.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from harness.errors import UserError, unknown
+
+
+@dataclass(frozen=True)
+class Job:
+    """One cell to train.
+
+    data: path of the folder that holds the stored dataset. device: "cpu", "cuda", "cuda:1".
+    resident: where the dataset's tensors live, "auto", "device" or "host". checkpoint: file of a state to
+    go on from, if it is there; checkpoint_s: least time between two writes of it, None: it is not written.
+    """
+
+    cell: Any
+    data: str
+    device: str
+    resident: str = "auto"
+    checkpoint: str | None = None
+    checkpoint_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended: ``result`` is what ``work`` returned, or ``error`` says in one line why there is none.
+
+    traceback: the full text behind ``error``; None where there is none (a worker that died).
+    """
+
+    job: Job
+    result: Any | None
+    error: str | None = None
+    traceback: str | None = None
+
+
+Work = Callable[[Job], Any]
+
+
+class Launcher(Protocol):
+    """What the driver sees of a pool; ``slots`` is how many jobs may be in flight."""
+
+    slots: int
+
+    def submit(self, job: Job) -> None:
+        """Take a job; at most ``slots`` may be in flight."""
+
+    def wait(self, timeout_s: float) -> list[Outcome]:
+        """Outcomes that came in, at least one unless ``timeout_s`` went by."""
+
+    def close(self) -> None:
+        """End all workers at once; jobs in flight are lost."""
+
+
+class Attempt(NamedTuple):
+    """The part of an `Outcome` that a worker knows."""
+
+    result: Any | None
+    error: str | None = None
+    traceback: str | None = None
+
+
+def attempt(action: Callable[[], Any]) -> Attempt:
+    """Call ``action``; whatever it raises, except `KeyboardInterrupt`, becomes the reason."""
+    try:
+        return Attempt(action())
+    except (Exception, SystemExit) as error:
+        return Attempt(None, describe(error), traceback.format_exc())
+
+
+def describe(error: BaseException) -> str:
+    """One line for people; the name of the exception is left out where the sentence is meant for the user."""
+    lines = str(error).strip().splitlines()
+    if isinstance(error, UserError) and lines:
+        return lines[0]
+    name = type(error).__name__
+    return f"{name}: {lines[0]}" if lines else name
+
+
+def _inline(jobs: int | None, work: Work) -> Launcher:
+    from harness.launchers.inline import InlineLauncher
+
+    return InlineLauncher(work)
+
+
+def _processes(jobs: int | None, work: Work) -> Launcher:
+    from harness.launchers.processes import ProcessLauncher, usable_cores
+
+    return ProcessLauncher(usable_cores() if jobs is None else jobs, work)
+
+
+LAUNCHERS: dict[str, Callable[[int | None, Work], Launcher]] = {"inline": _inline, "processes": _processes}
+
+
+def make_launcher(name: str, jobs: int | None, work: Work) -> Launcher:
+    """Build a launcher by name.
+
+    Args:
+        jobs: how many cells at once; None means the number of usable cores. "inline" has always one.
+        work: a module-level function of an importable module.
+
+    Raises:
+        UserError: an unknown name, or fewer than one job.
+    """
+    if name not in LAUNCHERS:
+        raise unknown("launcher", name, LAUNCHERS)
+    if jobs is not None and jobs < 1:
+        raise UserError(f"At least one job at a time is needed; given: jobs={jobs}.")
+    return LAUNCHERS[name](jobs, work)

@@ -1,0 +1,34 @@
+"""One cell after the other in this process: simplest to debug, slowest to finish."""
+
+from __future__ import annotations
+
+import time
+
+from harness.launchers import Job, Outcome, Work, attempt
+
+
+class InlineLauncher:
+    """Runs the submitted job inside `wait`, which therefore may take longer than its timeout."""
+
+    slots = 1
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._job: Job | None = None
+
+    def submit(self, job: Job) -> None:
+        """Keep the job for `wait`."""
+        assert self._job is None, "one job at a time"
+        self._job = job
+
+    def wait(self, timeout_s: float) -> list[Outcome]:
+        """Run the kept job to its end; sleep if there is none. `KeyboardInterrupt` passes through."""
+        job, self._job = self._job, None
+        if job is None:
+            time.sleep(timeout_s)
+            return []
+        return [Outcome(job, *attempt(lambda: self._work(job)))]
+
+    def close(self) -> None:
+        """Drop the kept job."""
+        self._job = None

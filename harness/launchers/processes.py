@@ -1,0 +1,214 @@
+"""A pool of spawned worker processes in which a dead worker costs only its cell.
+
+Workers are started when they are needed, live over many jobs and hold no state between them. Each watches a
+lifeline, a pipe whose other end only the driver holds, and leaves when the driver is gone. The worker's
+side imports nothing heavy before it watches.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+import types
+from collections.abc import Iterator
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
+from multiprocessing.connection import wait as wait_for
+from typing import Any
+
+from harness.launchers import Attempt, Job, Outcome, Work, attempt, describe
+
+CONTEXT = multiprocessing.get_context("spawn")
+WORKER_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    # glibc gives large blocks back to the system at once and takes them anew, page by page, at every step:
+    # a third of a TFN step's time at MOSI size. Kept, they are used again. Other systems ignore these.
+    "MALLOC_MMAP_THRESHOLD_": str(2**31),
+    "MALLOC_TRIM_THRESHOLD_": str(2**32),
+}
+GRACE_S = 1.0
+
+
+class ProcessLauncher:
+    """Runs up to ``slots`` jobs at once, each in a process of its own."""
+
+    def __init__(self, slots: int, work: Work) -> None:
+        self.slots = slots
+        self._work = f"{work.__module__}:{work.__qualname__}"
+        assert attempt(lambda: _resolve(self._work)).result is work, f"workers cannot import {self._work}"
+        self._workers: list[_Worker] = []
+        self._unsent: list[Outcome] = []
+        self._lifeline, self._life = CONTEXT.Pipe(duplex=False)
+
+    def submit(self, job: Job) -> None:
+        """Hand the job to an idle worker, or to a new one."""
+        try:
+            payload = pickle.dumps(job)
+        except Exception as error:
+            self._unsent.append(Outcome(job, None, f"the job cannot be sent to a worker: {describe(error)}"))
+            return
+        self._idle_worker().take(job, payload)
+
+    def wait(self, timeout_s: float) -> list[Outcome]:
+        """Outcomes that came in; a worker that died gives one too, and a later job gets a fresh worker."""
+        outcomes, self._unsent = self._unsent, []
+        busy = [worker for worker in self._workers if worker.job is not None]
+        handles = [handle for worker in busy for handle in (worker.channel, worker.process.sentinel)]
+        ready = wait_for(handles, 0 if outcomes else timeout_s)
+        for worker in busy:
+            # A process forked by the job keeps the sentinel from firing, so the system is asked as well.
+            if worker.channel in ready or not worker.process.is_alive():
+                outcomes.append(worker.collect())
+        self._workers = [worker for worker in self._workers if not worker.dead]
+        return outcomes
+
+    def close(self) -> None:
+        """End all workers: terminate, then kill what is left after a second."""
+        self._life.close()
+        self._lifeline.close()
+        workers, self._workers = self._workers, []
+        for worker in workers:
+            worker.process.terminate()
+        deadline = time.monotonic() + GRACE_S
+        for worker in workers:
+            worker.end(max(0.0, deadline - time.monotonic()))
+
+    def _idle_worker(self) -> _Worker:
+        for worker in [worker for worker in self._workers if worker.job is None]:
+            if worker.process.is_alive():
+                return worker
+            worker.end(0.0)
+            self._workers.remove(worker)
+        assert len(self._workers) < self.slots, "no free slot"
+        self._workers.append(_Worker(self._lifeline, self._work))
+        return self._workers[-1]
+
+
+class _Worker:
+    """The driver's side of one worker process."""
+
+    def __init__(self, lifeline: Connection, work: str) -> None:
+        self.job: Job | None = None
+        self.dead = False
+        self.channel, theirs = CONTEXT.Pipe()
+        self.process = CONTEXT.Process(target=_serve, args=(lifeline, theirs, work), daemon=True)
+        with _starting():
+            self.process.start()
+        # While the driver held this end too, the death of the worker would not end the channel.
+        theirs.close()
+
+    def take(self, job: Job, payload: bytes) -> None:
+        self.job = job
+        with contextlib.suppress(OSError):  # Died meanwhile: `collect` finds it so.
+            self.channel.send_bytes(payload)
+
+    def collect(self) -> Outcome:
+        """The outcome of the job, which has ended or lost its process."""
+        job, self.job = self.job, None
+        assert job is not None
+        payload = self._receive()
+        if payload is None:
+            self.dead = True
+            return Outcome(job, None, f"worker died ({_cause_of_death(self.end(GRACE_S))})")
+        received = attempt(lambda: Attempt(*pickle.loads(payload)))  # noqa: S301  (written by our worker)
+        done = received if received.result is None else received.result
+        if done.error is not None and "CUDA" in done.error:
+            # An error on the device leaves a context in which every later job would fail too.
+            self.dead = True
+            self.end(0.0)
+        return Outcome(job, done.result, done.error, done.traceback)
+
+    def _receive(self) -> bytes | None:
+        try:
+            # It may keep the channel open, too: never block.
+            return self.channel.recv_bytes() if self.channel.poll(0) else None
+        except (EOFError, OSError):
+            return None
+
+    def end(self, grace_s: float) -> int:
+        """Wait, kill if need be, and free what the process held; returns its exit code."""
+        self.process.join(grace_s)
+        if self.process.exitcode is None:
+            self.process.kill()
+            self.process.join()
+        code = self.process.exitcode
+        self.channel.close()
+        self.process.close()
+        return int(code or 0)
+
+
+def usable_cores() -> int:
+    """Number of cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _cause_of_death(code: int) -> str:
+    if code >= 0:
+        return f"exit status {code}"
+    if -code == signal.SIGKILL:
+        return f"signal {-code}: killed; often out of memory"
+    return f"signal {-code}: {signal.strsignal(-code)}"
+
+
+@contextlib.contextmanager
+def _starting() -> Iterator[None]:
+    """What a worker inherits: one thread in the maths libraries, Ctrl-C blocked, no main module to import.
+
+    The driver's main module would be imported anew in each worker, before anything watches the lifeline.
+    """
+    # Its start would unblock Ctrl-C again.
+    resource_tracker.ensure_running()
+    environment = {name: os.environ.get(name) for name in WORKER_ENVIRONMENT}
+    main = sys.modules["__main__"]
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    os.environ.update(WORKER_ENVIRONMENT)
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+        for name, value in environment.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _serve(lifeline: Connection, channel: Connection, work: str) -> None:
+    """Run jobs until the channel ends (the worker's side)."""
+    threading.Thread(target=_leave_with_driver, args=(lifeline,), daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with contextlib.suppress(EOFError, OSError):  # The driver is gone, or has closed the pool.
+        while True:
+            channel.send_bytes(_packed(_answer(channel.recv_bytes(), work)))
+
+
+def _answer(payload: bytes, work: str) -> Attempt:
+    # Importing the work and reading the job may fail as well; then that is the job's reason.
+    return attempt(lambda: _resolve(work)(pickle.loads(payload)))  # noqa: S301  (written by our driver)
+
+
+def _leave_with_driver(lifeline: Connection) -> None:
+    lifeline.poll(None)
+    os._exit(1)
+
+
+def _packed(done: Attempt) -> bytes:
+    packed = attempt(lambda: pickle.dumps(tuple(done)))
+    if packed.result is not None:
+        return bytes(packed.result)
+    return pickle.dumps((None, f"the result cannot be sent to the driver: {packed.error}", packed.traceback))
+
+
+def _resolve(name: str) -> Any:
+    module, _, function = name.partition(":")
+    return getattr(importlib.import_module(module), function)

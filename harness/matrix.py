@@ -1,0 +1,101 @@
+"""Cells: one training each, identified by everything that can change its numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from backbones.base import BackboneSettings
+from methods.base import MethodSettings
+
+# Bumped by hand whenever the arithmetic changes, so that old and new numbers never mix.
+RESULTS_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training and its evaluations.
+
+    dataset, metrics ("mosi" | "mosei" | "sims"), label_scale, fingerprint: the data. *_settings: resolved,
+    no field is None. ratios: occlusion ratios of the test split, ascending. train_ratio: occlusion of the
+    training split. max_batches: bound on training and evaluation batches, or None. threads: CPU threads.
+    """
+
+    dataset: str
+    metrics: str
+    label_scale: float
+    fingerprint: str
+    backbone: str
+    backbone_settings: BackboneSettings
+    method: str
+    method_settings: MethodSettings
+    seed: int
+    ratios: tuple[float, ...] = (0.0,)
+    train_ratio: float = 0.0
+    granularity: str = "frame"
+    mask_seed: int = 0
+    max_batches: int | None = None
+    threads: int = 1
+    deterministic: bool = True
+    results_version: int = RESULTS_VERSION
+
+    @cached_property
+    def cell_id(self) -> str:
+        """Hash of all fields, 16 hex digits."""
+        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def protocol(self) -> str:
+        """The occlusion protocol: "train" where the training split is occluded, else "test"."""
+        return "train" if self.train_ratio else "test"
+
+    @property
+    def variant(self) -> dict[str, Any]:
+        """The method's settings that differ from its defaults."""
+        return differences(self.method_settings)
+
+    @property
+    def method_label(self) -> str:
+        """The method with what differs, e.g. ``ms_mix{delta:0.4}``."""
+        return self.method + readable_settings(self.variant)
+
+    @property
+    def run_name(self) -> str:
+        """A name that a person can read, e.g. ``synthetic_mosi/tfn/ms_mix/seed1111``."""
+        occluded = f"/train_r{ratio_text(self.train_ratio)}" if self.train_ratio else ""
+        return f"{self.dataset}/{self.backbone}/{self.method_label}/seed{self.seed}{occluded}"
+
+
+def differences(settings: Any) -> dict[str, Any]:
+    """The fields of a dataclass that differ from their defaults."""
+    default = type(settings)()
+    pairs = ((f.name, getattr(settings, f.name)) for f in dataclasses.fields(settings))
+    return {name: value for name, value in pairs if value != getattr(default, name)}
+
+
+def readable_settings(settings: dict[str, Any]) -> str:
+    """Settings as text, e.g. ``{delta:0.4,sig:false}``; empty for none."""
+    if not settings:
+        return ""
+
+    def written(value: Any) -> str:
+        return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+    return "{" + ",".join(f"{name}:{written(value)}" for name, value in sorted(settings.items())) + "}"
+
+
+def ratio_text(ratio: float) -> str:
+    """A ratio with two decimals, or more where two would change it."""
+    short = f"{ratio:.2f}"
+    return short if float(short) == ratio else repr(ratio)
+
+
+def unique(cells: Iterable[Cell]) -> list[Cell]:
+    """The cells in order, each once."""
+    return list({cell.cell_id: cell for cell in cells}.values())

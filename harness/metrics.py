@@ -1,0 +1,164 @@
+"""Regression outputs and labels -> the scores of sentiment analysis, unrounded.
+
+The definitions are those of MMSA's ``metricsTop`` (github.com/thuiar/MMSA), so that numbers compare with
+published ones. A score that the data leave undefined is NaN together with the reason.
+
+NOTE[DIFF]: MMSA rounds every score to four digits before it averages over seeds; here nothing is rounded.
+NOTE[DIFF]: MMSA returns NaN for the correlation of constants, or noise where rounding makes them differ in
+the last bits; here both are undefined, with a reason.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.errors import unknown
+
+_MOSI = ("acc2_has0", "f1_has0", "acc2_non0", "f1_non0", "acc5", "acc7", "mae", "corr")
+_SIMS = ("acc2", "acc3", "acc5", "f1", "mae", "corr")
+_LOWER_IS_BETTER = ("mae", "loss")
+
+METRICS: dict[str, tuple[str, ...]] = {"mosi": _MOSI, "mosei": _MOSI, "sims": _SIMS}
+"""The scores of each kind of data set, in the order of the tables."""
+
+DIRECTION: dict[str, int] = {
+    name: -1 if name in _LOWER_IS_BETTER else 1 for name in dict.fromkeys((*_MOSI, *_SIMS, "loss"))
+}
+"""+1 where higher is better, -1 where lower is better."""
+
+# Upper bounds of all classes but the last; a value on a bound belongs to the class below it.
+_SIMS_EDGES: dict[str, tuple[float, ...]] = {
+    "acc2": (0.0,),
+    "acc3": (-0.1, 0.1),
+    "acc5": (-0.7, -0.1, 0.1, 0.7),
+}
+
+# The same clip differs by about this much, relatively, between float32 batches of other composition.
+_SPREAD_OF_NOISE = 1e-6
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Every metric of the kind by name; those in ``undefined`` are NaN and carry a sentence that says why."""
+
+    values: dict[str, float]
+    undefined: dict[str, str]
+
+
+def score(kind: str, predictions: np.ndarray, labels: np.ndarray) -> Scores:
+    """Compute the scores ``METRICS[kind]``.
+
+    Shape:
+        predictions, labels: (N,), N >= 1, any real dtype, in the data set's own label range.
+
+    Raises:
+        UserError: for an unknown kind.
+        ValueError: if the arrays do not have this shape or hold a value that is not finite.
+    """
+    if kind not in METRICS:
+        raise unknown("kind of metrics", kind, METRICS)
+    predictions = _checked("predictions", predictions)
+    labels = _checked("labels", labels)
+    if predictions.shape != labels.shape:
+        raise ValueError(f"{len(predictions)} predictions cannot be scored against {len(labels)} labels")
+    return _score_sims(predictions, labels) if kind == "sims" else _score_mosi(predictions, labels)
+
+
+def _checked(name: str, values: np.ndarray) -> np.ndarray:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or array.size == 0:
+        raise ValueError(f"{name} must have the shape (N,) with N >= 1, however: {array.shape}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} must be finite, however: {np.count_nonzero(~np.isfinite(array))} are not")
+    return array
+
+
+def _score_mosi(predictions: np.ndarray, labels: np.ndarray) -> Scores:
+    undefined: dict[str, str] = {}
+    values = {
+        "acc2_has0": _accuracy(labels >= 0, predictions >= 0),
+        "f1_has0": _weighted_f1(labels >= 0, predictions >= 0),
+    }
+    rated = labels != 0
+    if rated.any():
+        values["acc2_non0"] = _accuracy(labels[rated] > 0, predictions[rated] > 0)
+        values["f1_non0"] = _weighted_f1(labels[rated] > 0, predictions[rated] > 0)
+    else:
+        for name in ("acc2_non0", "f1_non0"):
+            values[name] = math.nan
+            undefined[name] = "No label differs from 0, so no clip is left to classify."
+    values["acc5"] = _accuracy(_rounded(labels, 2), _rounded(predictions, 2))
+    values["acc7"] = _accuracy(_rounded(labels, 3), _rounded(predictions, 3))
+    return _with_regression(values, undefined, predictions, labels)
+
+
+def _score_sims(predictions: np.ndarray, labels: np.ndarray) -> Scores:
+    predictions, labels = np.clip(predictions, -1, 1), np.clip(labels, -1, 1)
+    values = {
+        name: _accuracy(_binned(labels, edges), _binned(predictions, edges))
+        for name, edges in _SIMS_EDGES.items()
+    }
+    edges = _SIMS_EDGES["acc2"]
+    values["f1"] = _weighted_f1(_binned(labels, edges) == 1, _binned(predictions, edges) == 1)
+    return _with_regression(values, {}, predictions, labels)
+
+
+def _with_regression(
+    values: dict[str, float], undefined: dict[str, str], predictions: np.ndarray, labels: np.ndarray
+) -> Scores:
+    values["mae"] = float(np.abs(predictions - labels).mean())
+    reason = _why_no_correlation(predictions, labels)
+    values["corr"] = math.nan if reason else _correlation(predictions, labels)
+    return Scores(values, {**undefined, "corr": reason} if reason else undefined)
+
+
+def _accuracy(truth: np.ndarray, guess: np.ndarray) -> float:
+    return float((truth == guess).mean())
+
+
+def _weighted_f1(truth: np.ndarray, guess: np.ndarray) -> float:
+    """F1 of each of the two classes, weighted by how often the class is true. Shape: (N,) bool both."""
+    total = 0.0
+    for positive in (False, True):
+        support = int((truth == positive).sum())
+        found = int(((truth == positive) & (guess == positive)).sum())
+        claimed = int((guess == positive).sum())
+        total += support * (2 * found / (support + claimed)) if support else 0.0
+    return total / len(truth)
+
+
+def _rounded(values: np.ndarray, limit: int) -> np.ndarray:
+    """Integer classes after clipping to [-limit, limit]; halves go to the even integer."""
+    return np.round(np.clip(values, -limit, limit))
+
+
+def _binned(values: np.ndarray, edges: tuple[float, ...]) -> np.ndarray:
+    """Class indices for right-closed bins."""
+    # Labels are stored as float32, in which 0.1 is not the 0.1 of float64: both sides must be float32.
+    return np.searchsorted(np.array(edges, dtype=np.float32), values.astype(np.float32), side="left")
+
+
+def _why_no_correlation(predictions: np.ndarray, labels: np.ndarray) -> str:
+    if len(labels) < 2:
+        return "A correlation needs at least two clips."
+    for name, values in (("predictions", predictions), ("labels", labels)):
+        low, high = float(values.min()), float(values.max())
+        if high - low < _SPREAD_OF_NOISE * max(1.0, abs(low), abs(high)):
+            return f"All {name} are the same ({(low + high) / 2:.4g}), so there is nothing to correlate."
+    return ""
+
+
+def _correlation(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Pearson's r of two arrays that are not constant."""
+    first, second = _centred(predictions), _centred(labels)
+    norms = np.linalg.norm(first) * np.linalg.norm(second)
+    return float(np.clip(first @ second / norms, -1, 1))
+
+
+def _centred(values: np.ndarray) -> np.ndarray:
+    """Deviations from the mean, the largest of size 1, so that no square overflows."""
+    deviations = values - values.mean()
+    return deviations / np.abs(deviations).max()

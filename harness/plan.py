@@ -1,0 +1,213 @@
+"""From a configuration to the cells of a study: every name and number is checked before anything runs."""
+
+from __future__ import annotations
+
+import itertools
+import unicodedata
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from backbones import BACKBONES
+from backbones.base import resolve_settings
+from harness.config import path_of, settings_of, split_variant
+from harness.data.occlusion import GRANULARITIES
+from harness.data.prepare import Prepared, prepare
+from harness.data.store import load_dataset
+from harness.data.synthetic_facts import SIZES
+from harness.errors import UserError, nearest, unknown
+from harness.launchers import LAUNCHERS
+from harness.matrix import Cell, unique
+from harness.schema import Config, OcclusionConfig
+from methods import METHODS
+
+PROTOCOLS = ("test", "train")
+MAX_STUDY_BYTES = 200  # it names a folder, and file systems allow 255 bytes
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study's cells in order, and its datasets by name."""
+
+    study: str
+    cells: tuple[Cell, ...]
+    datasets: dict[str, Prepared]
+
+
+def make_plan(config: Any) -> Plan:
+    """Check the request, prepare its datasets and list its cells; raises UserError."""
+    _check(config)
+    backbones = {name: settings_of(config, "backbone", name, {}) for name in config.backbones}
+    methods = [_method(config, text) for text in config.methods]
+    occlusions = list(_occlusions(config.occlusion))
+    cache = path_of(config.var_dir) / "cache"
+    datasets = {
+        name: prepare(name, config.dataset[name], config.size, config.data_root, cache)
+        for name in config.datasets
+    }
+    product = itertools.product(datasets.values(), backbones.items(), methods, occlusions, config.seeds)
+    cells = (_cell(config, *combination) for combination in product)
+    return Plan(config.study, tuple(unique(cells)), datasets)
+
+
+def resolve_device(name: str) -> str:
+    """The torch device for ``auto``, ``cpu`` or ``cuda``; raises UserError where there is no GPU."""
+    import torch
+
+    if name not in ("auto", "cpu", "cuda"):
+        raise unknown("device", name, ("auto", "cpu", "cuda"))
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            "device=cuda was asked for, but PyTorch sees no GPU here; use device=cpu or device=auto."
+        )
+    return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def _check(config: Config) -> None:
+    for kind in ("datasets", "backbones", "methods", "seeds"):
+        if not getattr(config, kind):
+            raise UserError(f"{kind} is empty; at least one is needed.")
+    _check_datasets(config)
+    _known("backbone", config.backbones, BACKBONES)
+    _known("method", [split_variant(text)[0] for text in config.methods], METHODS)
+    occlusion = config.occlusion
+    _known("occlusion protocol", occlusion.protocols, PROTOCOLS)
+    _known("granularity", [occlusion.granularity], GRANULARITIES)
+    for ratio in [*occlusion.ratios, *(occlusion.train_ratios or [])]:
+        if not 0 <= ratio <= 1:
+            raise UserError(f"An occlusion ratio must lie in [0, 1], however: {ratio}.")
+    if not occlusion.ratios or not occlusion.protocols:
+        raise UserError("occlusion.ratios and occlusion.protocols need at least one value each.")
+    if not list(_occlusions(occlusion)):
+        raise UserError("occlusion.protocols=[train] needs at least one ratio in occlusion.train_ratios.")
+    bounds: dict[str, tuple[float | None, int]] = {
+        "cell.threads": (config.cell.threads, 1),
+        "cell.checkpoint_s": (config.cell.checkpoint_s, 0),
+        "jobs": (config.jobs, 1),
+    }
+    bounds |= {f"train.{k}": (getattr(config.train, k), 1) for k in ("max_epochs", "patience", "max_batches")}
+    for key, (value, least) in bounds.items():
+        if value is not None and not value >= least:
+            raise UserError(f"{key} must be at least {least}, however: {value}.")
+    _known("value of retry", [config.retry or "diverged"], ["diverged"])
+    _known("value of data.resident", [config.data.resident], ["auto", "device", "host"])
+    _known("launcher", [config.launcher.name], LAUNCHERS)
+    _known("size", [config.size], SIZES)
+    if not config.var_dir:
+        raise UserError("var_dir is empty; give the folder for results, as in var_dir=var.")
+    _check_study(config.study or "")
+
+
+def _check_datasets(config: Config) -> None:
+    for name in config.datasets:
+        if name not in config.dataset:
+            choice = f"choose one of {', '.join(sorted(config.dataset))}"
+            raise UserError(
+                f"Unknown dataset {name!r}; give dataset.{name}.path=FILE or {choice}."
+                f"{nearest(name, config.dataset)}"
+            )
+
+
+def _check_study(name: str) -> None:
+    # Control characters and what stands for undecodable bytes: a name must show and be stored everywhere.
+    strange = [c for c in name if c in "/\\" or unicodedata.category(c) in ("Cc", "Cs")]
+    too_long = len(name.encode(errors="surrogatepass")) > MAX_STUDY_BYTES
+    if not name.strip() or name in (".", "..") or strange or too_long:
+        allowed = f"up to {MAX_STUDY_BYTES} bytes without /, \\ and control characters"
+        raise UserError(f"study={name!r} is no name for a study; use {allowed}.")
+
+
+def _known(kind: str, given: Iterable[str], allowed: Iterable[str]) -> None:
+    for name in given:
+        if name not in allowed:
+            raise unknown(kind, name, allowed)
+
+
+def _method(config: Any, text: str) -> tuple[str, Any]:
+    name, changes = split_variant(text)
+    return name, settings_of(config, "method", name, changes)
+
+
+def _occlusions(config: OcclusionConfig) -> Iterator[tuple[tuple[float, ...], float]]:
+    """Pairs of (ratios to evaluate, ratio to train at); ratio 0 of protocol "train" is the clean training."""
+    ratios = _ascending(config.ratios)
+    train_ratios = ratios if config.train_ratios is None else _ascending(config.train_ratios)
+    tested = ratios if "test" in config.protocols else []
+    if "train" in config.protocols and 0.0 in ratios + train_ratios:
+        tested = _ascending([0.0, *tested])
+    if tested:
+        yield tuple(tested), 0.0
+    if "train" in config.protocols:
+        yield from (((0.0,), ratio) for ratio in train_ratios if ratio > 0)
+
+
+def _ascending(ratios: Iterable[float]) -> list[float]:
+    # Adding 0 makes 0 of -0, which would be another cell.
+    return sorted({float(ratio) + 0.0 for ratio in ratios})
+
+
+def _cell(
+    config: Any,
+    data: Prepared,
+    backbone: tuple[str, Any],
+    method: tuple[str, Any],
+    occlusion: tuple[tuple[float, ...], float],
+    seed: int,
+) -> Cell:
+    name, settings = backbone
+    settings = resolve_settings(BACKBONES[name], settings, data.like)
+    if config.train.max_epochs is not None:
+        settings = replace(settings, max_epochs=config.train.max_epochs)
+    if config.train.patience is not None:
+        settings = replace(settings, early_stop=config.train.patience)
+    return Cell(
+        dataset=data.name,
+        metrics=data.metrics,
+        label_scale=data.label_scale,
+        fingerprint=data.fingerprint,
+        backbone=name,
+        backbone_settings=settings,
+        method=method[0],
+        method_settings=method[1],
+        seed=seed,
+        ratios=occlusion[0],
+        train_ratio=occlusion[1],
+        granularity=config.occlusion.granularity,
+        mask_seed=config.occlusion.mask_seed,
+        max_batches=config.train.max_batches,
+        threads=config.cell.threads,
+        deterministic=config.deterministic,
+    )
+
+
+def describe(plan: Plan) -> str:
+    """One paragraph for the study's page: what was asked for."""
+
+    def names(values: Iterable[str]) -> str:
+        return ", ".join(dict.fromkeys(values))
+
+    cells = plan.cells
+    stand_in = any(data.synthetic for data in plan.datasets.values())
+    synthetic = " on synthetic stand-in data" if stand_in else ""
+    return (
+        f"Mixup in multimodal sentiment analysis{synthetic}: {len(cells)} cells. "
+        f"Datasets: {names(c.dataset for c in cells)}. Backbones: {names(c.backbone for c in cells)}. "
+        f"Methods: {names(c.method_label for c in cells)}. Seeds: {names(str(c.seed) for c in cells)}. "
+        f"Tests at occlusion ratios {names(str(r) for c in cells for r in c.ratios)}."
+    )
+
+
+def describe_datasets(plan: Plan) -> list[dict[str, Any]]:
+    """What was trained on: a dict per dataset, with its clips per split."""
+    described = []
+    for data in plan.datasets.values():
+        splits = load_dataset(data.folder).splits
+        facts = {k: v for k, v in vars(data).items() if k != "folder"}
+        described.append({**facts, "clips": {name: len(split) for name, split in splits.items()}})
+    return described
+
+
+def var_path(config: Any) -> Path:
+    """The folder for databases, artifacts, reports and cache."""
+    return path_of(config.var_dir)

@@ -1,0 +1,72 @@
+"""What a worker does with a job: load the data, set the threads, train, measure."""
+
+from __future__ import annotations
+
+import re
+import resource
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from harness.checkpoint import Checkpoint, identity_of
+from harness.data.store import load_dataset
+from harness.launchers import Job
+from harness.result import Result
+from harness.train import Diverged, train
+
+
+def run_job(job: Job) -> Result:
+    """Train and evaluate ``job.cell``; a divergence is a result, any other failure an exception."""
+    cell = job.cell
+    device = torch.device(job.device)
+    torch.set_num_threads(cell.threads)
+    if device.type == "cuda":
+        # On the CPU the operations used are deterministic, and the call imports the compiler (seconds).
+        torch.use_deterministic_algorithms(cell.deterministic, warn_only=True)
+        torch.backends.cudnn.benchmark = False
+    started, cpu_started = time.perf_counter(), time.process_time()
+    _reset_peak_memory(device)
+    try:
+        result = train(cell, load_dataset(Path(job.data)), device, job.resident, _checkpoint(job, device))
+    except Diverged as error:
+        result = Result("diverged", reason=str(error))
+    measured = {
+        "wall_s": time.perf_counter() - started,
+        "cpu_s": time.process_time() - cpu_started,
+        "peak_memory_mb": _peak_memory_mb(device),
+    }
+    environment = {**result.environment, "device": _device_name(device), "torch": torch.__version__}
+    return replace(result, cell={**result.cell, **measured}, environment=environment)
+
+
+def _checkpoint(job: Job, device: torch.device) -> Checkpoint | None:
+    if job.checkpoint is None:
+        return None
+    return Checkpoint(Path(job.checkpoint), job.checkpoint_s, identity_of(job.cell, device))
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def _reset_peak_memory(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return  # Elsewhere than on Linux the peak is the process's, not the cell's.
+
+
+def _peak_memory_mb(device: torch.device) -> float:
+    """Peak memory since the reset: allocated on CUDA, resident of this process on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    try:
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    except OSError:
+        found = None
+    return (int(found[1]) if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / 2**10
