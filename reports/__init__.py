@@ -1,0 +1,1 @@
+"""MLflow runs -> one tidy frame -> statistics -> tables, figures and pages."""

@@ -1,0 +1,77 @@
+"""``python -m reports.export study=NAME out=FILE.csv predictions=FILE.parquet``: all numbers, unrounded."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from harness.tracking import Tracker
+
+
+def load_predictions(tracker: Tracker) -> pd.DataFrame:
+    """A row per test clip, cell and occlusion ratio, in the order of the cells' ids."""
+    import pandas as pd
+
+    columns = ["cell_id", "id", "occlusion_protocol", "occlusion_ratio", "label", "prediction"]
+    frames = []
+    for cell_id, run in sorted(tracker.complete().items()):
+        stored = tracker.load(run).predictions
+        assert stored is not None, f"run {run.run_id} is complete and has no predictions"
+        protocol = run.tags["occlusion_protocol"]
+        for ratio, values in sorted(stored.values.items()):
+            shown = float(run.tags["train_ratio"]) if protocol == "train" else ratio
+            rows = {"id": stored.ids, "label": stored.labels, "prediction": values}
+            frames.append(
+                pd.DataFrame(rows).assign(cell_id=cell_id, occlusion_protocol=protocol, occlusion_ratio=shown)
+            )
+    return pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame(columns=columns)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status (2: the request is wrong)."""
+    from harness.config import load_report, path_of
+    from harness.errors import StoreError, UserError
+    from harness.tracking import Tracker
+    from reports.frame import load_frame
+
+    try:
+        config = load_report(sys.argv[1:] if arguments is None else arguments)
+        if config.out is None and config.predictions is None:
+            raise UserError("Nothing to export; give out=FILE.csv, predictions=FILE.parquet or both.")
+        tracker = Tracker(config.tracking.uri, path_of(config.var_dir), str(config.study), create=False)
+        if config.out is not None:
+            frame = load_frame(tracker)
+            _write(path_of(config.out), lambda path: frame.to_csv(path, index=False, na_rep="nan"))
+            print(f"{config.out}: {len(frame)} numbers of {frame['cell_id'].nunique()} cells")
+        if config.predictions is not None:
+            predictions = load_predictions(tracker)
+            _write(path_of(config.predictions), lambda path: predictions.to_parquet(path, index=False))
+            print(f"{config.predictions}: {len(predictions)} predictions")
+    except (UserError, StoreError) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _write(path: Path, write: Callable[[Path], None]) -> None:
+    """Write a file as a whole or not at all; raises UserError where it cannot be written."""
+    from harness.errors import UserError
+
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(temporary)
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"{str(path)!r} cannot be written: {error.strerror or error}.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

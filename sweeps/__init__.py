@@ -1,0 +1,1 @@
+"""Search spaces (data) and the Optuna driver; empty as yet."""
