@@ -1,0 +1,66 @@
+"""Shared fixtures, and the rule that a skip must be on the short written list when CI runs."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+ALLOWED_SKIPS = Path(__file__).with_name("allowed_skips.txt")
+
+
+def pytest_terminal_summary(terminalreporter, exitstatus, config):
+    """Name every skip whose reason is not listed."""
+    for reason in _unlisted(terminalreporter):
+        terminalreporter.write_line(f"SKIP NOT ON THE LIST ({ALLOWED_SKIPS.name}): {reason}", red=True)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session, exitstatus):
+    """Fail the session in CI for such a skip."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("CI") and reporter and not exitstatus and _unlisted(reporter):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def _unlisted(reporter):
+    lines = ALLOWED_SKIPS.read_text().splitlines()
+    allowed = {line.strip() for line in lines if line.strip() and not line.startswith("#")}
+    reasons = {report.longrepr[2].removeprefix("Skipped: ") for report in reporter.stats.get("skipped", [])}
+    return sorted(reasons - allowed)
+
+
+@pytest.fixture(scope="session")
+def store_template(tmp_path_factory):
+    """An MLflow database with its tables: creating one takes seconds, copying it does not."""
+    from harness.databases import create_sqlite
+    from harness.tracking import _migrate
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    create_sqlite(path, _migrate)
+    return path
+
+
+@pytest.fixture
+def var_dir(tmp_path, store_template):
+    """A fresh var_dir with an empty store."""
+    folder = tmp_path / "var"
+    folder.mkdir()
+    shutil.copy(store_template, folder / "mlflow.db")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def postgres_server():
+    """A PostgreSQL server of this session; where it cannot run, the tests that need it fail."""
+    from postgres import Server
+
+    server = Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def postgres(postgres_server):
+    """A function that creates an empty database and returns its address."""
+    return postgres_server.create

@@ -1,0 +1,157 @@
+"""``python -m harness.data``: what it prints, what it writes, and how it refuses."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.data.__main__ import main
+
+
+def files_below(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """The one sentence on standard error of a command that ends with status 2 and prints nothing else."""
+    assert main([str(argument) for argument in arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+    return err
+
+
+def test_synth_then_check(tmp_path, capsys):
+    file = tmp_path / "new" / "folders" / "data = [1], ü.pkl"
+    assert main(["synth", "synthetic_sims", "--out", str(file), "--clips", "40", "--seed", "5"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1
+    assert all(part in said for part in (str(file), "synthetic_sims", "seed 5", "train", "valid", "test"))
+    assert files_below(tmp_path) == ["new/folders/data = [1], ü.pkl"]
+    assert main(["check", str(file), "--label-scale", "1"]) == 0
+    assert "train" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("size", ["quick", "full"])
+@pytest.mark.parametrize("aligned", [False, True])
+def test_the_options_reach_the_file(size, aligned, tmp_path):
+    file = tmp_path / "data.pkl"
+    options = ["--size", size, "--out", str(file), "--clips", "15", *(["--aligned"] if aligned else [])]
+    assert main(["synth", "synthetic_mosi", *options]) == 0
+    data = pickle.loads(file.read_bytes())
+    text, audio = (12, 20) if size == "quick" else (50, 375)
+    assert sum(len(split["id"]) for split in data.values()) == 15
+    assert data["train"]["text"].shape[1] == text
+    assert data["train"]["audio"].shape[1] == (text if aligned else audio)
+    assert ("audio_lengths" in data["train"]) != aligned
+
+
+def test_the_same_command_writes_the_same_bytes(tmp_path):
+    for name in ("a", "b"):
+        assert main(["synth", "synthetic_mosi", "--clips", "30", "--out", str(tmp_path / name)]) == 0
+    assert (
+        main(["synth", "synthetic_mosi", "--clips", "30", "--out", str(tmp_path / "c"), "--seed", "1"]) == 0
+    )
+    a, b, c = ((tmp_path / name).read_bytes() for name in "abc")
+    assert a == b != c
+
+
+def test_an_existing_file_is_kept_unless_forced(tmp_path, capsys):
+    file = tmp_path / "data.pkl"
+    file.write_text("precious")
+    said = refused(capsys, "synth", "synthetic_mosi", "--clips", 12, "--out", file)
+    assert str(file) in said
+    assert "--force" in said
+    assert file.read_text() == "precious"
+    assert main(["synth", "synthetic_mosi", "--clips", "12", "--out", str(file), "--force"]) == 0
+    assert set(pickle.loads(file.read_bytes())) == {"train", "valid", "test"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["synthetic_simz"], ["'synthetic_simz'", "Did you mean 'synthetic_sims'"]),
+        (["mosi"], ["'mosi'", "synthetic_mosi"]),
+        (["synthetic_mosi", "--size", "fulll"], ["'fulll'", "'full'"]),
+        (["synthetic_mosi", "--clips", "3"], ["3", "12"]),
+        (["synthetic_mosi", "--seed", "-1"], ["-1"]),
+    ],
+)
+def test_a_wrong_request_writes_nothing(arguments, words, tmp_path, capsys):
+    said = refused(capsys, "synth", *arguments, "--out", tmp_path / "data.pkl")
+    assert all(word in said for word in words)
+    assert files_below(tmp_path) == []
+
+
+def test_unwritable_places_are_named(tmp_path, capsys, monkeypatch):
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path, tmp_path / "file" / "data.pkl", tmp_path / ("x" * 300)):
+        assert str(place) in refused(capsys, "synth", "synthetic_mosi", "--clips", 12, "--out", place)
+
+    def denied(*_arguments: object, **_options: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", denied)
+    said = refused(capsys, "synth", "synthetic_mosi", "--clips", 12, "--out", tmp_path / "data.pkl")
+    assert "Permission denied" in said
+    assert files_below(tmp_path) == ["file"]
+
+
+def test_a_failure_in_the_middle_leaves_the_old_file_and_nothing_else(tmp_path, capsys, monkeypatch):
+    file = tmp_path / "data.pkl"
+    file.write_text("precious")
+
+    class Full:
+        def __init__(self, out, protocol):
+            out.write(b"half")
+
+        def dump(self, _data):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pickle, "Pickler", Full)
+    said = refused(capsys, "synth", "synthetic_mosi", "--clips", 12, "--out", file, "--force")
+    assert "No space left" in said
+    assert file.read_text() == "precious"
+    assert files_below(tmp_path) == ["data.pkl"]
+
+
+def test_check_refuses_what_cannot_be_used(tmp_path, capsys):
+    file = tmp_path / "data.pkl"
+    assert main(["synth", "synthetic_mosi", "--clips", "60", "--out", str(file)]) == 0
+    capsys.readouterr()
+    assert "missing.pkl" in refused(capsys, "check", tmp_path / "missing.pkl")
+    refused(capsys, "check", file, "--label-scale", 1)
+    (tmp_path / "text.pkl").write_text("hello")
+    assert "text.pkl" in refused(capsys, "check", tmp_path / "text.pkl")
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["chek"], ["check"], ["synth", "synthetic_mosi"], ["check", "a", "b"]]
+)
+def test_usage_errors_end_with_status_2(arguments, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    assert left.value.code == 2
+    assert "usage" in capsys.readouterr().err
+
+
+def test_the_module_runs_as_a_command_and_helps_without_torch(tmp_path):
+    run = [sys.executable, "-m", "harness.data"]
+    helped = subprocess.run([*run, "--help"], capture_output=True, text=True, check=True)
+    assert "check" in helped.stdout
+    assert "synth" in helped.stdout
+    wrong = subprocess.run(
+        [*run, "synth", "synthetic_moso", "--out", tmp_path / "x"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith("Unknown synthetic dataset 'synthetic_moso'")
+    code = "import harness.data.__main__, sys; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

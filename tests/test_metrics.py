@@ -1,0 +1,258 @@
+"""The scores against a slow second implementation, scikit-learn and SciPy, and numbers worked out by hand."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from scipy.stats import pearsonr
+from sklearn.metrics import accuracy_score, f1_score
+
+from harness.errors import UserError
+from harness.metrics import DIRECTION, METRICS, score
+
+# Values on, just below and just above every bound, as the float32 that files and models hold.
+EDGES = [0.0, -0.0, 0.1, -0.1, 0.7, -0.7, 1.0, -1.0, 0.5, -0.5, 1.5, -1.5, 2.0, 2.5, -2.5, 3.0, -3.0, 3.5]
+BESIDE = [float(np.nextafter(np.float32(edge), np.float32(side))) for edge in EDGES for side in (-9, 9)]
+NUMBERS = st.one_of(
+    st.sampled_from([float(np.float32(edge)) for edge in EDGES] + BESIDE), st.floats(-4, 4, width=32)
+)
+
+
+@st.composite
+def pairs(draw, dtypes=(np.float32, np.float64)):
+    count = draw(st.integers(1, 12))
+    dtype = draw(st.sampled_from(dtypes))
+    return tuple(draw(arrays.arrays(dtype, count, elements=NUMBERS)) for _ in range(2))
+
+
+def plain_f1(truth, guess):
+    total = 0.0
+    for positive in (False, True):
+        hits = sum(1 for t, g in zip(truth, guess, strict=True) if t == positive and g == positive)
+        wrong = sum(1 for t, g in zip(truth, guess, strict=True) if t != positive and g == positive)
+        missed = sum(1 for t, g in zip(truth, guess, strict=True) if t == positive and g != positive)
+        if hits:
+            precision, recall = hits / (hits + wrong), hits / (hits + missed)
+            total += (hits + missed) * 2 * precision * recall / (precision + recall)
+    return total / len(truth)
+
+
+def plain_accuracy(truth, guess):
+    return sum(1 for t, g in zip(truth, guess, strict=True) if t == g) / len(truth)
+
+
+def half_to_even(value):
+    below = math.floor(value)
+    if value - below == 0.5:
+        return below if below % 2 == 0 else below + 1
+    return below if value - below < 0.5 else below + 1
+
+
+def clipped(values, limit):
+    return [min(max(value, -limit), limit) for value in values]
+
+
+def plain_corr(first, second):
+    """Pearson's r, or NaN where one side is constant up to float32 noise."""
+    for values in (first, second):
+        if len(values) < 2 or max(values) - min(values) < 1e-6 * max([1.0, *map(abs, values)]):
+            return math.nan
+    centred = [[value - math.fsum(values) / len(values) for value in values] for values in (first, second)]
+    inner = [math.fsum(a * b for a, b in zip(*sides, strict=True)) for sides in (centred, [centred[0]] * 2)]
+    return inner[0] / math.sqrt(inner[1] * math.fsum(b * b for b in centred[1]))
+
+
+def plain_mosi(predictions, labels):
+    has0 = [label >= 0 for label in labels], [guess >= 0 for guess in predictions]
+    rated = [(label > 0, guess > 0) for label, guess in zip(labels, predictions, strict=True) if label != 0]
+    non0 = [label for label, _ in rated], [guess for _, guess in rated]
+    values = {"acc2_has0": plain_accuracy(*has0), "f1_has0": plain_f1(*has0)}
+    values["acc2_non0"] = plain_accuracy(*non0) if rated else math.nan
+    values["f1_non0"] = plain_f1(*non0) if rated else math.nan
+    for name, limit in (("acc5", 2), ("acc7", 3)):
+        classes = ([half_to_even(v) for v in clipped(side, limit)] for side in (labels, predictions))
+        values[name] = plain_accuracy(*classes)
+    return values, predictions, labels
+
+
+def plain_class(value, edges):
+    """How many bounds the value exceeds, everything read as float32."""
+    return sum(1 for edge in edges if np.float32(value) > np.float32(edge))
+
+
+def plain_sims(predictions, labels):
+    predictions, labels = clipped(predictions, 1), clipped(labels, 1)
+    values = {}
+    for name, edges in (("acc2", [0]), ("acc3", [-0.1, 0.1]), ("acc5", [-0.7, -0.1, 0.1, 0.7])):
+        sides = [[plain_class(value, edges) for value in side] for side in (labels, predictions)]
+        values[name] = plain_accuracy(*sides)
+        if name == "acc2":
+            values["f1"] = plain_f1(*sides)
+    return values, predictions, labels
+
+
+def plain_score(kind, predictions, labels):
+    plain = plain_sims if kind == "sims" else plain_mosi
+    values, predictions, labels = plain(predictions.tolist(), labels.tolist())
+    errors = [abs(guess - label) for guess, label in zip(predictions, labels, strict=True)]
+    return {**values, "mae": math.fsum(errors) / len(errors), "corr": plain_corr(predictions, labels)}
+
+
+@pytest.mark.parametrize("kind", METRICS)
+@given(pair=pairs())
+@example(pair=(np.float32([0.1, -0.1, 0.7, -0.7, 0]), np.float32([0.1, -0.1, 0.7, -0.7, -0.0])))
+@example(pair=(np.array([0.1, -0.1, 0.7, -0.7]), np.float32([0.1, -0.1, 0.7, -0.7])))
+@example(pair=(np.float32([0.5, 1.5, 2.5, -0.5, -2.5]), np.float32([0, 2, 2, 0, -2])))
+@settings(deadline=None)
+def test_equals_the_definitions_computed_one_by_one(kind, pair):
+    scores = score(kind, *pair)
+    assert list(scores.values) == list(METRICS[kind])
+    expected = plain_score(kind, *pair)
+    for name, value in scores.values.items():
+        assert value == pytest.approx(expected[name], rel=1e-6, abs=1e-6, nan_ok=True), name
+    assert set(scores.undefined) == {name for name, value in scores.values.items() if math.isnan(value)}
+
+
+@given(pair=pairs())
+@settings(deadline=None)
+@pytest.mark.filterwarnings("ignore")
+def test_equals_scikit_learn_and_scipy(pair):
+    predictions, labels = pair
+    scores = score("mosi", predictions, labels).values
+    assert scores["acc2_has0"] == pytest.approx(accuracy_score(labels >= 0, predictions >= 0))
+    assert scores["f1_has0"] == pytest.approx(f1_score(labels >= 0, predictions >= 0, average="weighted"))
+    rated = labels != 0
+    if rated.any():
+        sides = labels[rated] > 0, predictions[rated] > 0
+        assert scores["acc2_non0"] == pytest.approx(accuracy_score(*sides))
+        assert scores["f1_non0"] == pytest.approx(f1_score(*sides, average="weighted"))
+    if not math.isnan(scores["corr"]):
+        sides = predictions.astype(np.float64), labels.astype(np.float64)
+        assert scores["corr"] == pytest.approx(pearsonr(*sides).statistic, abs=1e-6)
+    positive = [np.clip(side, -1, 1) > 0 for side in (labels, predictions)]
+    sims = score("sims", predictions, labels).values
+    assert sims["f1"] == pytest.approx(f1_score(*positive, average="weighted"))
+
+
+@pytest.mark.parametrize("kind", METRICS)
+@given(pair=pairs(), seed=st.integers(0, 99))
+@settings(deadline=None, max_examples=30)
+def test_order_of_the_clips_does_not_matter(kind, pair, seed):
+    shuffled = np.random.default_rng(seed).permutation(len(pair[0]))
+    first, second = score(kind, *pair), score(kind, *(side[shuffled] for side in pair))
+    assert second.values == pytest.approx(first.values, nan_ok=True)
+    assert set(second.undefined) == set(first.undefined)
+
+
+def test_mosi_by_hand():
+    labels = np.float32([-2.6, 0, 0.4, 2])
+    predictions = np.float32([-3.4, -0.2, 0.6, 1.5])
+    scores = score("mosi", predictions, labels).values
+    assert scores["acc2_has0"] == 3 / 4  # the label 0 counts as positive, its prediction is negative
+    assert scores["f1_has0"] == pytest.approx((1 * (2 / 3) + 3 * (4 / 5)) / 4)
+    assert scores["acc2_non0"] == scores["f1_non0"] == 1
+    assert scores["acc5"] == 3 / 4  # -2 = -2, 0 = -0, 0 != 1, 2 = 2
+    assert scores["acc7"] == 3 / 4  # -3 = -3 after clipping
+    assert scores["mae"] == pytest.approx((0.8 + 0.2 + 0.2 + 0.5) / 4)
+
+
+def test_sims_by_hand():
+    labels = np.float32([-0.8, 0, 0.2, 1, 0.1])
+    predictions = np.float32([-1.4, 0, 0.1, 0.8, -0.1])
+    scores = score("sims", predictions, labels).values
+    assert scores["acc2"] == 4 / 5  # 0 is negative on both sides, the last clip is wrong
+    assert scores["acc3"] == 3 / 5  # 0.1 is neutral, -0.1 negative
+    assert scores["acc5"] == 3 / 5
+    assert scores["f1"] == pytest.approx((2 * (4 / 5) + 3 * (4 / 5)) / 5)
+    assert scores["mae"] == pytest.approx((0.2 + 0 + 0.1 + 0.2 + 0.2) / 5)  # -1.4 counts as -1
+
+
+def test_true_labels_come_first_in_the_weighted_f1():
+    labels, predictions = np.array([1.0, 1, 1, -1]), np.array([1.0, 1, 1, 1])
+    assert score("mosi", predictions, labels).values["f1_has0"] == pytest.approx(3 / 4 * 6 / 7)
+    assert score("mosi", labels, predictions).values["f1_has0"] == pytest.approx(6 / 7)
+
+
+@pytest.mark.parametrize("kind", METRICS)
+def test_perfect_predictions(kind):
+    labels = np.float32([-1, -0.6, 0, 0.2, 0.8, 1])
+    perfect = score(kind, labels, labels)
+    assert perfect.values == pytest.approx({name: 0 if name == "mae" else 1 for name in METRICS[kind]})
+    assert not perfect.undefined
+
+
+@pytest.mark.parametrize("kind", METRICS)
+@pytest.mark.parametrize(
+    ("predictions", "labels", "word"),
+    [
+        ([0.3, 0.3, 0.3], [0.1, -0.5, 0.2], "predictions"),
+        ([0.3, 0.3 + 3e-7, 0.3 - 3e-7], [0.1, -0.5, 0.2], "predictions"),
+        ([0.1, -0.5, 0.2], [0.4, 0.4, 0.4], "labels"),
+        ([0.1], [0.4], "two"),
+    ],
+)
+def test_correlation_without_spread_is_undefined(kind, predictions, labels, word):
+    scores = score(kind, np.float32(predictions), np.float32(labels))
+    assert math.isnan(scores.values["corr"])
+    assert list(scores.undefined) == ["corr"]
+    assert word in scores.undefined["corr"]
+
+
+def test_noise_is_relative_to_large_predictions_only():
+    labels = np.array([0.1, -0.5, 0.2])
+    assert "corr" in score("mosi", np.array([100.0, 100.00005, 100.0]), labels).undefined
+    assert "corr" not in score("mosi", np.array([1e-5, 2e-5, 4e-5]), labels).undefined
+
+
+def test_predictions_beyond_the_sims_range_are_constant_after_clipping():
+    assert "corr" in score("sims", np.array([1.2, 3, 1]), np.array([0.1, 0.5, -1])).undefined
+
+
+def test_labels_that_are_all_zero_leave_the_non_zero_scores_undefined():
+    scores = score("mosi", np.array([0.1, -0.2]), np.array([0.0, -0.0]))
+    assert set(scores.undefined) == {"acc2_non0", "f1_non0", "corr"}
+    assert scores.values["acc2_has0"] == 1 / 2
+    assert all(reason.endswith(".") for reason in scores.undefined.values())
+
+
+def test_huge_predictions_do_not_overflow():
+    scores = score("mosi", np.array([1e200, -1e200, 0]), np.float32([1, -1, 0]))
+    assert scores.values["corr"] == pytest.approx(1)
+    assert math.isfinite(scores.values["mae"])
+
+
+def test_half_precision_is_accumulated_in_double():
+    labels = np.zeros(5000, dtype=np.float16)
+    labels[0] = 1
+    scores = score("mosi", np.full(5000, 0.1, dtype=np.float16), labels)
+    expected = (4999 * float(np.float16(0.1)) + 1 - float(np.float16(0.1))) / 5000
+    assert scores.values["mae"] == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("predictions", "labels"),
+    [
+        ([0.1, math.nan], [0, 1]),
+        ([0.1, math.inf], [0, 1]),
+        ([0.1, 0.2], [0, math.nan]),
+        ([], []),
+        ([0.1, 0.2], [0]),
+        ([[0.1], [0.2]], [0, 1]),
+    ],
+)
+def test_unusable_arrays_are_refused(predictions, labels):
+    with pytest.raises(ValueError, match=r"predictions|labels"):
+        score("mosi", np.array(predictions, dtype=float), np.array(labels, dtype=float))
+
+
+def test_unknown_kind_names_the_nearest():
+    with pytest.raises(UserError, match="'mosi'"):
+        score("mossi", np.zeros(2), np.zeros(2))
+
+
+def test_every_metric_has_a_direction():
+    assert {name for names in METRICS.values() for name in names} | {"loss"} == set(DIRECTION)
+    assert {name for name, sign in DIRECTION.items() if sign == -1} == {"mae", "loss"}

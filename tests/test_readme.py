@@ -1,0 +1,61 @@
+"""The README's commands are run, and what it names exists."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from backbones import BACKBONES
+from harness.benchmark import main as benchmark
+from harness.data.__main__ import main as data
+from methods import METHODS
+from reports.export import main as export
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+COMMANDS = {"harness.benchmark": benchmark, "harness.data": data, "reports.export": export}
+SMALL = [
+    *("seeds=[1111]", "backbones=[lmf]", "methods=[none,mixup]", "datasets=[synthetic_mosi]"),
+    *("train.max_epochs=1", "launcher=inline", "size=quick"),
+]
+
+
+def marked_commands():
+    blocks = re.findall(r"<!-- run by tests/test_readme.py -->\n```sh\n(.*?)```", README, re.DOTALL)
+    return [shlex.split(line)[2:] for block in blocks for line in block.splitlines()]
+
+
+def test_marked_commands_run(var_dir, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert data(["synth", "synthetic_mosi", "--out", "my_features.pkl", "--clips", "60"]) == 0
+    commands = marked_commands()
+    assert len(commands) >= 5
+    for module, *arguments in commands:
+        if module != "harness.data":
+            arguments.append(f"var_dir={var_dir}")
+        if module == "harness.benchmark":
+            chosen = {argument.split("=")[0] for argument in arguments}
+            arguments += [setting for setting in SMALL if setting.split("=")[0] not in chosen]
+        assert COMMANDS[module](arguments) == 0, arguments
+    assert (tmp_path / "numbers.csv").exists()
+    assert (tmp_path / "clips.parquet").exists()
+
+
+def test_every_make_target_named_exists():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"(?:`|^)make ([a-z-]+)", README, re.MULTILINE))
+    assert named
+    assert named <= targets
+
+
+@pytest.mark.parametrize("registry", [METHODS, BACKBONES])
+def test_every_method_and_backbone_is_listed(registry):
+    for name in registry:
+        assert f"`{name}`" in README
+
+
+def test_links_lead_somewhere():
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
+    assert links
+    assert all((ROOT / link).exists() for link in links)

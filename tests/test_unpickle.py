@@ -1,0 +1,422 @@
+"""Pickles that carry code are refused and nothing of them runs; arrays of every usual make come through."""
+
+import collections
+import contextlib
+import copyreg
+import os
+import pickle
+import re
+import struct
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+
+from harness.data.unpickle import load_pickle
+from harness.errors import UserError
+
+PROTOCOLS = (2, 3, 4, 5)
+
+
+def read(content):
+    """Read the bytes of a pickle through a file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "file.pkl"
+        path.write_bytes(content)
+        return load_pickle(path)
+
+
+def text(value):
+    encoded = str(value).encode()
+    return pickle.BINUNICODE + struct.pack("<I", len(encoded)) + encoded
+
+
+def with_old_numpy_names(content):
+    """Spell numpy's modules as numpy 1 did, in a pickle of at most one frame."""
+    content = re.sub(
+        rb"\x8c(.)numpy\._core", lambda m: b"\x8c" + bytes([m[1][0] - 1]) + b"numpy.core", content, flags=re.S
+    )
+    content = content.replace(b"numpy._core", b"numpy.core")
+    if content[2:3] == pickle.FRAME:
+        content = content[:3] + struct.pack("<Q", len(content) - 11) + content[11:]
+    return content
+
+
+class Call:
+    """Pickles as a call of a function."""
+
+    def __init__(self, function, *arguments):
+        self.parts = (function, arguments)
+
+    def __reduce__(self):
+        return self.parts
+
+    def __call__(self):
+        raise AssertionError("only callable so that it may stand for a function")
+
+
+class Touch:
+    """A class that leaves a mark when it is made or given a state."""
+
+    def __new__(cls, *paths):
+        for path in paths:
+            Path(path).touch()
+        return super().__new__(cls)
+
+    def __getnewargs__(self):
+        return (self.path,)
+
+
+class TouchState(Touch):
+    def __getnewargs__(self):
+        return ()
+
+    def __setstate__(self, state):
+        Path(state["path"]).touch()
+
+
+class TouchItems(list):
+    """A list that leaves a mark when it is filled."""
+
+    def append(self, path):
+        Path(path).touch()
+
+    def extend(self, paths):
+        Path(paths[0]).touch()
+
+
+def instance(cls, path):
+    value = cls()
+    value.path = str(path)
+    return value
+
+
+def filled(path):
+    value = TouchItems()
+    list.append(value, str(path))
+    return value
+
+
+def object_array(path):
+    array = np.empty(2, dtype=object)
+    array[1] = Call(os.mkdir, str(path))
+    return array
+
+
+OBJECTS = {
+    "os.system": lambda path: Call(os.system, f"touch '{path}'"),
+    "eval": lambda path: Call(eval, f"open({str(path)!r}, 'w').close()"),
+    "exec": lambda path: Call(exec, f"open({str(path)!r}, 'w').close()"),
+    "open": lambda path: Call(open, str(path), "w"),
+    "getattr": lambda path: Call(Call(getattr, Path, "touch"), path),
+    "numpy.save": lambda path: Call(np.save, f"{path}", 1),
+    "numpy.memmap": lambda path: Call(np.memmap, str(path), "u1", "w+", 0, (1,)),
+    "in an array": object_array,
+    "in a dict": lambda path: {"train": {"text": Call(os.mkdir, str(path))}},
+    "in a key": lambda path: {("a", Call(os.mkdir, str(path))): 1},
+    "in a set": lambda path: {Call(os.mkdir, str(path))},
+    "in an OrderedDict": lambda path: collections.OrderedDict(a=Call(os.mkdir, str(path))),
+    "a class": lambda path: Call(Touch, str(path)),
+    "__new__": lambda path: instance(Touch, path),
+    "__setstate__": lambda path: instance(TouchState, path),
+    "list subclass": filled,
+    "nested pickle": lambda path: Call(pickle.loads, pickle.dumps(Call(os.mkdir, str(path)))),
+}
+PROGRAMS = {
+    "INST": lambda path: b"\x80\x02(" + text(path) + b"ios\nmkdir\n.",
+    "OBJ": lambda path: b"\x80\x02(ctest_unpickle\nTouch\n" + text(path) + b"o.",
+    "NEWOBJ_EX": lambda path: (
+        b"\x80\x04" + text("test_unpickle") + text("Touch") + b"\x93" + text(path) + b"\x85}\x92."
+    ),
+    "dotted name": lambda path: (
+        b"\x80\x04" + text("pathlib") + text("os.mkdir") + b"\x93" + text(path) + b"\x85R."
+    ),
+    "dotted numpy name": lambda path: (
+        b"\x80\x04" + text("numpy._core.records") + text("os.mkdir") + b"\x93" + text(path) + b"\x85R."
+    ),
+    "extension": lambda path: b"\x80\x02\x82\xf0" + text(path) + b"\x85R.",
+    "python 2 name": lambda path: (
+        b"\x80\x02c__builtin__\neval\n" + text(f"__import__('os').mkdir({str(path)!r})") + b"\x85R."
+    ),
+    "after a dict": lambda path: b"\x80\x02}0cos\nmkdir\n" + text(path) + b"\x85R.",
+    "second pickle's frame": lambda path: (
+        b"\x80\x04\x95" + struct.pack("<Q", 1) + b"]" + b"0cos\nmkdir\n" + text(path) + b"\x85R."
+    ),
+}
+
+
+@pytest.fixture
+def extension():
+    copyreg.add_extension("os", "mkdir", 240)
+    yield
+    copyreg.remove_extension("os", "mkdir", 240)
+    copyreg.clear_extension_cache()
+
+
+def assert_runs_elsewhere_but_not_here(content, mark):
+    with contextlib.suppress(Exception):
+        pickle.loads(content)
+    assert any(mark.parent.iterdir()), "the attack does not work, so this test would show nothing"
+    for left in list(mark.parent.iterdir()):
+        left.rmdir() if left.is_dir() else left.unlink()
+    with pytest.raises(UserError, match="was refused: its pickle asks for"):
+        read(content)
+    assert not any(mark.parent.iterdir())
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("attack", OBJECTS)
+def test_objects_that_run_code_are_refused(attack, protocol, tmp_path):
+    mark = tmp_path / "mark"
+    assert_runs_elsewhere_but_not_here(pickle.dumps(OBJECTS[attack](mark), protocol), mark)
+
+
+@pytest.mark.parametrize("attack", PROGRAMS)
+def test_programs_that_run_code_are_refused(attack, tmp_path, extension):
+    mark = tmp_path / "mark"
+    assert_runs_elsewhere_but_not_here(PROGRAMS[attack](mark), mark)
+
+
+NDARRAY = b"cnumpy\nndarray\n"
+EMPTY = b"cnumpy._core.multiarray\n_reconstruct\n" + NDARRAY + b"K\x00\x85C\x01b\x87R"
+OBJECT_DTYPE = (
+    b"cnumpy\ndtype\n"
+    + text("O8")
+    + b"\x89\x88\x87R(K\x03"
+    + text("|")
+    + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK"
+)
+FLOAT_DTYPE = b"cnumpy\ndtype\n" + text("f8") + b"\x89\x88\x87R"
+DEEP = b")" + b"\x85" * 200_000
+REFUSED = {
+    "the name": (b"cos\nsystem\n.", "'os.system'"),
+    "persistent id": (b"Pos.system\n.", "BINPERSID|PERSID"),
+    "binary persistent id": (text("os.system") + b"Q.", "BINPERSID"),
+    "reconstructor": (b"ccopyreg\n_reconstructor\n.", "copyreg._reconstructor"),
+    "numpy.load": (b"cnumpy\nload\n.", "'numpy.load'"),
+    "numpy.testing": (b"cnumpy.testing._private.utils\nrunstring\n.", "runstring"),
+    "numpy.core alias": (b"cnumpy.core.multiarray\nfromfile\n.", "fromfile"),
+    "attribute of ndarray": (text("numpy") + text("ndarray.tofile") + b"\x93.", "numpy.ndarray.tofile"),
+    "dtype attribute": (text("numpy") + text("dtype.__class__") + b"\x93.", "numpy.dtype.__class__"),
+    "other codec": (b"c_codecs\nencode\n" + text("a") + text("rot13") + b"\x86R.", "rot13"),
+    "other array class": (
+        b"cnumpy._core.multiarray\n_reconstruct\ncnumpy\ndtype\nK\x00\x85C\x01b\x87R.",
+        "another class",
+    ),
+    "call of ndarray": (NDARRAY + b"K\x05\x85\x85R.", "ndarray"),
+    "call of text": (text("numpy") + b")R.", "call of str"),
+    "state of a name": (NDARRAY + b"}" + text("shape") + b"K\x01sb.", "state"),
+    "state of a dict": (b"}}b.", "state"),
+    "second state": (
+        EMPTY + b"(K\x01K\x01\x85" + FLOAT_DTYPE + b"\x89C\x08" + bytes(8) + b"tb)b.",
+        "state for a ndarray",
+    ),
+    "items of a name": (NDARRAY + b"K\x01K\x02s.", "items"),
+    "pointers as objects": (
+        EMPTY + b"(K\x01K\x01\x85" + OBJECT_DTYPE + b"\x00tb\x89C\x08AAAAAAAAtb.",
+        "without their list",
+    ),
+    "object scalar": (
+        b"cnumpy._core.multiarray\nscalar\n" + OBJECT_DTYPE + b"\x00tbC\x01A\x86R.",
+        "scalar of an object",
+    ),
+    "objects from a buffer": (
+        b"cnumpy._core.numeric\n_frombuffer\n(C\x01A"
+        + OBJECT_DTYPE
+        + b"\x00tbK\x01\x85"
+        + text("C")
+        + b"tR.",
+        "frombuffer of objects",
+    ),
+    "structured dtype": (b"cnumpy\ndtype\n" + text("O,f8") + b"\x89\x88\x87R.", "O,f8"),
+    "void dtype": (b"cnumpy\ndtype\n" + text("V8") + b"\x89\x88\x87R.", "V8"),
+    "dtype fields": (FLOAT_DTYPE + b"(K\x03" + text("<") + b"N)}K\x08K\x01K\x00tb.", "fields"),
+    "shape too large": (
+        EMPTY + b"(K\x01J\xff\xff\xff\x7f\x85" + FLOAT_DTYPE + b"\x89C\x08" + bytes(8) + b"tb.",
+        "2147483647",
+    ),
+    "negative shape": (
+        EMPTY + b"(K\x01J\xff\xff\xff\xff\x85" + FLOAT_DTYPE + b"\x89C\x08" + bytes(8) + b"tb.",
+        "strange shape",
+    ),
+    "large bytearray": (b"cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R.", "int"),
+    "deep key": (b"}" + DEEP + b"K\x01s.", "as key"),
+    "deep member": (b"\x8f(" + DEEP + b"\x90.", "as key"),
+    "array as key": (b"}" + EMPTY + b"K\x01s.", "as key"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_anything_else_is_refused_by_its_name(case):
+    program, named = REFUSED[case]
+    with pytest.raises(UserError, match=named) as caught:
+        read(b"\x80\x04" + program)
+    assert "was refused: its pickle asks for" in str(caught.value)
+    assert "only numpy arrays and plain containers are allowed." in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_cached_extension_is_refused(extension, tmp_path):
+    content = b"\x80\x02\x82\xf0" + text(tmp_path / "mark") + b"\x85R."
+    with contextlib.suppress(Exception):
+        pickle._loads(content)
+    assert (tmp_path / "mark").exists()
+    (tmp_path / "mark").rmdir()
+    with pytest.raises(UserError, match="EXT1"):
+        read(content)
+
+
+DAMAGED = {
+    "empty": (b"", "is empty"),
+    "text": (b"text,audio\n1,2\n", "is not a pickle"),
+    "numpy file": (b"\x93NUMPY\x01\x00", "is not a pickle"),
+    "protocol 0": (pickle.dumps([1.0], 0), "is not a pickle"),
+    "protocol 9": (b"\x80\x09].", "is not a pickle"),
+    "only the head": (b"\x80\x04", "ends too early"),
+    "head cut": (b"\x80", "is not a pickle"),
+    "no stop": (b"\x80\x04]", "ends too early"),
+    "empty stack": (b"\x80\x04.", "is not a readable pickle"),
+    "wrong arguments": (b"\x80\x04cnumpy\ndtype\n)R.", "is not a readable pickle"),
+    "unknown instruction": (b"\x80\x04\xff.", "is not a readable pickle"),
+    "missing memo": (b"\x80\x04h\x07.", "is not a readable pickle"),
+    "huge bytes": (b"\x80\x04\x8e" + struct.pack("<Q", 2**40) + b".", "ends too early"),
+    "huge bytearray": (b"\x80\x05\x96" + struct.pack("<Q", 2**40) + b".", "ends too early"),
+    "huge frame": (b"\x80\x04\x95" + struct.pack("<Q", 2**40) + b".", "ends too early"),
+    "huge number": (b"\x80\x04\x8b" + struct.pack("<i", 2**31 - 1) + b".", "ends too early"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_damaged_files_get_one_sentence(case):
+    content, message = DAMAGED[case]
+    with pytest.raises(UserError, match=message):
+        read(content)
+
+
+def test_a_huge_memo_index_costs_nothing():
+    assert read(b"\x80\x04]r\xff\xff\xff\xff.") == []
+
+
+def test_paths_that_are_no_readable_file(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").write_bytes(b"")
+    for name, message in {"missing": "There is no file", ".": "not a file", "pipe": "not a file"}.items():
+        with pytest.raises(UserError, match=message):
+            load_pickle(tmp_path / name)
+
+    def denied(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", denied)
+    with pytest.raises(UserError, match="file' cannot be read: Permission denied"):
+        load_pickle(tmp_path / "file")
+
+
+DTYPES = st.one_of(
+    npst.floating_dtypes(),
+    npst.integer_dtypes(),
+    npst.unsigned_integer_dtypes(),
+    npst.boolean_dtypes(),
+    npst.complex_number_dtypes(sizes=(64, 128)),
+    npst.unicode_string_dtypes(max_len=5),
+    npst.byte_string_dtypes(max_len=5),
+)
+ARRAYS = npst.arrays(DTYPES, npst.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4))
+
+
+@settings(deadline=None)
+@given(ARRAYS, st.sampled_from(PROTOCOLS), st.booleans(), st.sampled_from(["C", "F", "strided", "moved"]))
+def test_arrays_come_through(array, protocol, old_names, layout):
+    if layout == "F":
+        array = np.asfortranarray(array)
+    elif layout == "strided" and array.ndim:
+        array = array[::2]
+    elif layout == "moved" and array.ndim == 3:
+        array = array.transpose(1, 0, 2)
+    content = pickle.dumps({"a": array, "again": array}, protocol)
+    result = read(with_old_numpy_names(content) if old_names else content)
+    assert result["a"] is result["again"]
+    assert result["a"].dtype == pickle.loads(content)["a"].dtype
+    np.testing.assert_array_equal(result["a"], array)
+
+
+def test_old_numpy_names_are_really_tested():
+    for protocol in PROTOCOLS:
+        content = with_old_numpy_names(pickle.dumps(np.ones(2), protocol))
+        assert b"numpy.core." in content
+        assert b"numpy._core" not in content
+
+
+LEAVES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(allow_nan=False),
+    st.text(),
+    st.binary(),
+    st.complex_numbers(allow_nan=False),
+    st.builds(bytearray, st.binary(max_size=9)),
+    st.sampled_from(
+        [np.float32(1.5), np.int64(3), np.bool_(True), np.str_(""), np.str_("id"), np.bytes_(b"x")]
+    ),
+)
+KEYS = st.one_of(st.text(), st.integers(), st.binary(), st.tuples(st.text(), st.integers()))
+PLAIN = st.recursive(
+    LEAVES,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4),
+        st.tuples(inner, inner),
+        st.dictionaries(KEYS, inner, max_size=4),
+        st.builds(collections.OrderedDict, st.dictionaries(st.text(), inner, max_size=3)),
+        st.sets(KEYS, max_size=3),
+        st.frozensets(KEYS, max_size=3),
+    ),
+    max_leaves=10,
+)
+
+
+@settings(deadline=None)
+@given(PLAIN, st.sampled_from(PROTOCOLS))
+def test_plain_containers_come_through(value, protocol):
+    result = read(pickle.dumps(value, protocol))
+    assert result == value
+    assert type(result) is type(value)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_object_arrays_and_large_arrays_come_through(protocol):
+    names = np.array([["a$_$1", None], ["b", 2.5]], dtype=object)
+    strings = np.array(["one", "a longer text than fits inline"], dtype=np.dtypes.StringDType())
+    large = np.arange(200_000, dtype=np.float16).reshape(100, -1)
+    empty = np.empty((0, 3), dtype=object)
+    result = read(pickle.dumps([names, strings, large, empty, large.T], protocol))
+    assert result[0].dtype == object
+    assert result[0].tolist() == names.tolist()
+    assert result[1].tolist() == strings.tolist()
+    np.testing.assert_array_equal(result[2], large)
+    assert result[3].shape == (0, 3)
+    np.testing.assert_array_equal(result[4], large.T)
+
+
+def test_python_2_strings_are_text_and_bytes_of_arrays():
+    values = np.array([1.0, -2.0])
+    program = EMPTY + b"(K\x01K\x02\x85" + FLOAT_DTYPE + b"\x89U\x10" + values.tobytes() + b"tb."
+    np.testing.assert_array_equal(read(b"\x80\x02" + program.replace(b"C\x01b", b"U\x01b")), values)
+
+
+SAMPLE = {"train": {"text": np.ones((2, 3), np.float16), "id": np.array(["a", "b"], object), "n": [1, 2.5]}}
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.sampled_from(PROTOCOLS), st.data())
+def test_damage_never_leads_to_another_exception(protocol, data):
+    content = bytearray(pickle.dumps(SAMPLE, protocol))
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    content = content[: data.draw(st.integers(0, len(content)))]
+    with contextlib.suppress(UserError):
+        read(bytes(content))
