@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from math import inf
 from typing import Any, ClassVar, NamedTuple, TypeVar
@@ -15,6 +15,8 @@ from harness.latents import Latents
 
 CRITERIA = ("l1", "mse")
 OPTIMIZERS = ("adam", "adamw")
+SCHEDULES = ("constant", "plateau", "warmup_cosine")
+PADDINGS = ("valid", "reference")
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,11 @@ class BackboneSettings:
 
     criterion: "l1" | "mse", the task loss. optimizer: "adam" | "adamw". early_stop: epochs without a
     lower validation task loss. max_epochs: a bound; the reference trains until early stopping.
+    schedule: of all learning rates, "constant", "plateau" (a tenth after plateau_patience epochs without a
+    lower validation task loss) or "warmup_cosine" (linear over the first warmup * max_epochs epochs, then a
+    cosine to the last). gradient_accumulation: batches whose gradients are summed for one step. grad_clip:
+    bound of each entry of the gradient; max_grad_norm: bound of its norm; 0: none, both applied after every
+    batch. padding: "valid": sequences are read up to their lengths, "reference": padding included.
     """
 
     batch_size: int | None = None
@@ -41,20 +48,30 @@ class BackboneSettings:
     optimizer: str = "adam"
     early_stop: int = 8
     max_epochs: int = 200
+    schedule: str = "constant"
+    plateau_patience: int | None = 5
+    warmup: float = 0.1
+    gradient_accumulation: int | None = 1
+    grad_clip: float | None = 0.0
+    max_grad_norm: float = 0.0
+    padding: str = "valid"
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "early_stop", "max_epochs"):
+        for name in ("batch_size", "early_stop", "max_epochs", "plateau_patience", "gradient_accumulation"):
             value = getattr(self, name)
             check(self, name, value is None or value >= 1, "at least 1")
+        check(self, "schedule", self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}")
+        check(self, "warmup", 0 <= self.warmup < 1, "in [0, 1)")
+        check(self, "padding", self.padding in PADDINGS, f"one of {', '.join(PADDINGS)}")
         check(self, "criterion", self.criterion in CRITERIA, f"one of {', '.join(CRITERIA)}")
         check(self, "optimizer", self.optimizer in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}")
         for f in fields(self):
             value = getattr(self, f.name)
-            if f.name.endswith(("_rate", "_lr", "_decay")):
+            if f.name.endswith(("_rate", "_lr", "_decay", "_clip", "_norm", "_weight")):
                 check(self, f.name, value is None or 0 <= value < inf, ">= 0 and finite")
             if f.name.endswith("_dropout"):
                 check(self, f.name, value is None or 0 <= value < 1, "in [0, 1)")
-            if f.name.endswith(("_hidden", "_out", "_dim", "rank")):
+            if f.name.endswith(("_hidden", "_out", "_dim", "_heads", "_layers", "_kernel", "rank")):
                 check(self, f.name, value is None or value >= 1, "at least 1")
 
 
@@ -72,6 +89,7 @@ class Backbone(nn.Module):
         name, title, citation: registry key, name in tables, paper.
         Settings: the frozen dataclass of its settings.
         published: per kind of dataset ("mosi", "mosei", "sims") the values of the None fields.
+        text_layers: how many of a text encoder's last layers `encode` takes, side by side (oldest first).
     """
 
     name: ClassVar[str]
@@ -79,11 +97,14 @@ class Backbone(nn.Module):
     citation: ClassVar[str]
     Settings: ClassVar[type[BackboneSettings]] = BackboneSettings
     published: ClassVar[Mapping[str, Mapping[str, Any]]]
+    text_layers: ClassVar[int] = 1
 
     def __init__(self, settings: Any, sizes: Sizes):
         super().__init__()
         self.settings = settings
         self.sizes = sizes
+        # Set by whoever builds the network; None: text comes as features.
+        self.text_encoder: Callable[[Batch], Tensor] | None = None
 
     @property
     def latent_widths(self) -> dict[str, int]:
@@ -91,9 +112,16 @@ class Backbone(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} does not state its latent widths")
 
     def embed(self, batch: Batch) -> Latents:
-        """Layer 0: the input sequences. Shape: values[m] (B, T_m, D_m) with lengths."""
+        """Layer 0: the input sequences, text through its encoder where there is one.
+
+        Shape: values[m] (B, T_m, D_m) with lengths; text (B, T, text_layers * D) from an encoder.
+        """
         kept = {m: ~dropped for m, dropped in batch.dropped.items()}
-        return Latents(batch.features, batch.lengths, kept)
+        if self.text_encoder is None:
+            return Latents(batch.features, batch.lengths, kept)
+        # A dropped token is another token, whose state is kept.
+        kept.pop("text", None)
+        return Latents({**batch.features, "text": self.text_encoder(batch)}, batch.lengths, kept)
 
     def encode(self, inputs: Latents) -> Latents:
         """Layer 1, the mix point: inputs of `embed` -> latents."""
@@ -117,7 +145,11 @@ class Backbone(nn.Module):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Optimizer groups; the first is the main one, which also takes a method's own parameters."""
-        return [{"params": [p for p in self.parameters() if p.requires_grad]}]
+        return [{"params": [p for _, p in self.own_parameters() if p.requires_grad]}]
+
+    def own_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """All parameters by name, but for the text encoder's."""
+        return [(name, p) for name, p in self.named_parameters() if not name.startswith("text_encoder.")]
 
 
 S = TypeVar("S", bound=BackboneSettings)

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from harness.latents import Latents
 
 POOLS = ("padded_mean", "masked_mean", "kept_mean")
-PADDINGS = ("valid", "reference")
 
 
 class BatchNorm(nn.BatchNorm1d):

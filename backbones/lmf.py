@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from backbones.base import Backbone, BackboneSettings, Fused, Sizes, by_modality
-from backbones.blocks import PADDINGS, POOLS, MeanSubnet, SubNetworks, TextSubnet, with_one
+from backbones.blocks import POOLS, MeanSubnet, SubNetworks, TextSubnet, with_one
 from harness.data.batch import MODALITIES
 from harness.errors import check
 from harness.latents import Latents
@@ -35,8 +35,7 @@ class LMFSettings(BackboneSettings):
     """Settings of LMF; None: the published value for the dataset.
 
     *_hidden: widths (text_out is half of text_hidden). rank: r. *_dropout: probabilities. factor_lr: learning
-    rate of the factors. pool: "padded_mean" | "masked_mean" | "kept_mean" over audio and vision. padding:
-    "valid" | "reference", where text is read.
+    rate of the factors. pool: "padded_mean" | "masked_mean" | "kept_mean" over audio and vision.
     """
 
     text_hidden: int | None = None
@@ -47,13 +46,11 @@ class LMFSettings(BackboneSettings):
     vision_dropout: float | None = None
     factor_lr: float | None = None
     pool: str = "padded_mean"
-    padding: str = "valid"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check(self, "text_hidden", self.text_hidden is None or self.text_hidden >= 2, "at least 2")
         check(self, "pool", self.pool in POOLS, f"one of {', '.join(POOLS)}")
-        check(self, "padding", self.padding in PADDINGS, f"one of {', '.join(PADDINGS)}")
 
 
 def _published(hidden: tuple[int, int, int], dropout: float, rank: int, batch_size: int,
@@ -125,5 +122,5 @@ class LMF(Backbone):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The factors have a learning rate of their own."""
         factors = set(self.factors.values())
-        main = [p for p in self.parameters() if p not in factors]
+        main = [p for _, p in self.own_parameters() if p not in factors]
         return [{"params": main}, {"params": list(self.factors.values()), "lr": self.settings.factor_lr}]

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones.base import Backbone, BackboneSettings, Fused, Sizes, by_modality
-from backbones.blocks import PADDINGS, POOLS, MeanSubnet, SubNetworks, TextSubnet, with_one
+from backbones.blocks import POOLS, MeanSubnet, SubNetworks, TextSubnet, with_one
 from harness.errors import check
 from harness.latents import Latents
 
@@ -37,7 +37,7 @@ class TFNSettings(BackboneSettings):
     """Settings of TFN; None: the published value for the dataset.
 
     *_hidden, text_out, post_fusion_dim: widths. *_dropout: probabilities. pool: "padded_mean" |
-    "masked_mean" | "kept_mean" over audio and vision. padding: "valid" | "reference", where text is read.
+    "masked_mean" | "kept_mean" over audio and vision.
     """
 
     text_hidden: int | None = None
@@ -49,12 +49,10 @@ class TFNSettings(BackboneSettings):
     vision_dropout: float | None = None
     fusion_dropout: float | None = None
     pool: str = "padded_mean"
-    padding: str = "valid"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check(self, "pool", self.pool in POOLS, f"one of {', '.join(POOLS)}")
-        check(self, "padding", self.padding in PADDINGS, f"one of {', '.join(PADDINGS)}")
 
 
 def _published(hidden: tuple[int, int, int], text_out: int, post: int, dropouts: tuple[float, float, float],

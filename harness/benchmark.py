@@ -11,6 +11,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from harness.interrupts import ignore_interrupts
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -44,7 +46,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(HELP)
         return 0
     from harness.errors import StoreError, UserError
-    from harness.interrupts import ignore_interrupts
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -164,4 +165,7 @@ def _report(plan: Plan, tracker: Tracker, complete: Mapping[str, Run]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    # Python's own end takes a while, and a signal then would replace the status of what is done.
+    ignore_interrupts()
+    sys.exit(status)

@@ -28,6 +28,7 @@ from harness.latents import Latents, concatenate
 from harness.matrix import Cell, ratio_text
 from harness.metrics import score
 from harness.result import Predictions, Result
+from harness.schedule import learning_rate
 from harness.seeds import generator_for, seed_for
 from methods import METHODS
 from methods.base import Draw, Method, MethodSettings, Mixed, Network
@@ -86,6 +87,9 @@ def train(
     started -= training.train_s
     for epoch in range(training.epoch + 1, rules.max_epochs + 1):
         epoch_started = time.perf_counter()
+        for group in training.optimizer.param_groups:
+            valid_losses = training.curves.get("valid_loss", [])
+            group["lr"] = learning_rate(rules, group["initial_lr"], valid_losses)
         losses = train_epoch(cell, backbone, training.method, training.optimizer, splits, epoch)
         valid_loss = task_loss(backbone, *predict(cell, backbone, splits, "valid"))
         measured = {**losses, "valid_loss": valid_loss, "epoch_s": time.perf_counter() - epoch_started}
@@ -146,8 +150,13 @@ def make_optimizer(backbone: Backbone, method: Method) -> torch.optim.Optimizer:
     rules = backbone.settings
     groups = backbone.parameter_groups()
     groups[0]["params"] = [*groups[0]["params"], *method.parameters()]
-    optimizer: Any = OPTIMIZERS[rules.optimizer]
-    return optimizer(groups, lr=rules.learning_rate, weight_decay=rules.weight_decay, fused=True)
+    kind: Any = OPTIMIZERS[rules.optimizer]
+    optimizer: torch.optim.Optimizer = kind(
+        groups, lr=rules.learning_rate, weight_decay=rules.weight_decay, fused=True
+    )
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]
+    return optimizer
 
 
 def train_epoch(
@@ -163,8 +172,10 @@ def train_epoch(
     method.train()
     split, field = splits.resident["train"], splits.fields["train"]
     order = generator_for(cell.seed, "order", epoch).permutation(len(split))
-    steps = []
-    for step, index in enumerate(batches(order, backbone.settings.batch_size)[: cell.max_batches], 1):
+    rules, steps = backbone.settings, []
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    indices = batches(order, rules.batch_size)[: cell.max_batches]
+    for step, index in enumerate(indices, 1):
         batch = split.take(index)
         if cell.train_ratio:
             batch = occlude(batch, cell.train_ratio, field.of(batch, index, cell.granularity, epoch))
@@ -172,9 +183,15 @@ def train_epoch(
         # Reseeded each step, so that dropout on the clean rows of encode is the same for every method.
         torch.manual_seed(seed_for(cell.seed, "dropout", epoch, step))
         losses = step_losses(backbone, method, batch, draw)
-        optimizer.zero_grad(set_to_none=True)
         losses.total.backward()
-        optimizer.step()
+        if rules.grad_clip:
+            nn.utils.clip_grad_value_(parameters, rules.grad_clip)
+        if rules.max_grad_norm:
+            nn.utils.clip_grad_norm_(parameters, rules.max_grad_norm)
+        # NOTE[DIFF] the reference throws an epoch's last incomplete group of batches away.
+        if step % rules.gradient_accumulation == 0 or step == len(indices):
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         steps.append(torch.stack(losses).detach())
     table = torch.stack(steps).double().cpu()
     finite = table.isfinite().all(1)

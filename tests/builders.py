@@ -1,10 +1,13 @@
 """What the tests of methods, backbones and training steps are made from."""
 
 from collections.abc import Callable
-from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import torch
+from omegaconf import OmegaConf
+
+import harness.conf
 
 from backbones import BACKBONES
 from backbones.base import Backbone, Sizes, by_modality, resolve_settings
@@ -113,13 +116,9 @@ def make_backbone(name: str, sizes: Sizes, seed: int = 0, like: str = "mosi", **
 
 
 def small_backbone(name: str, sizes: Sizes, seed: int = 0, **settings) -> Backbone:
-    """A backbone with narrow layers, so that its tests take milliseconds."""
-    kind = BACKBONES[name]
-    published = resolve_settings(kind, kind.Settings(), "mosi")
-    widths = {
-        f.name: getattr(published, f.name) for f in fields(published) if f.name.endswith(("_hidden", "_out"))
-    }
-    return make_backbone(name, sizes, seed, **{key: min(w, 16) for key, w in widths.items()} | settings)
+    """A backbone with the quick profile's narrow layers, so that its tests take milliseconds."""
+    quick = OmegaConf.load(Path(harness.conf.__file__).parent / "profile" / "quick.yaml")
+    return make_backbone(name, sizes, seed, **dict(quick.backbone.get(name, {})) | settings)
 
 
 def same_bits(a: object, b: object) -> bool:
