@@ -116,7 +116,7 @@ class Backbone(nn.Module):
 
         Shape: values[m] (B, T_m, D_m) with lengths; text (B, T, text_layers * D) from an encoder.
         """
-        kept = {m: ~dropped for m, dropped in batch.dropped.items()}
+        kept = {m: ~dropped for m, dropped in batch.dropped.items() if m != "tokens"}
         if self.text_encoder is None:
             return Latents(batch.features, batch.lengths, kept)
         # A dropped token is another token, whose state is kept.

@@ -32,6 +32,8 @@ Runs methods x backbones x datasets x seeds, skips what is done, and builds the 
   datasets=[mosi] data_root=DIR     MMSA files below DIR
   datasets=[mine] dataset.mine.path=FILE dataset.mine.label_scale=3 dataset.mine.metrics=mosi
   backbones=[tfn] methods=[none,ms_mix] seeds=[1111,1112] study=NAME
+  text=bert bert.model=DIR bert.finetune=true|false
+                                    text through a pretrained encoder instead of features
   occlusion.ratios=[0,0.5] occlusion.protocols=[test,train]
   launcher=inline|processes jobs=N device=auto|cpu|cuda var_dir=DIR
   method.NAME.KEY=VALUE backbone.NAME.KEY=VALUE
@@ -126,15 +128,19 @@ def _train(
     from harness.ledger import Ledger
     from harness.provenance import provenance
     from harness.spool import Spool
+    from harness.text import text_states
     from harness.writer import Writer
 
     checkpoints = tracker.folder("checkpoints").absolute()
     folders = {name: str(data.folder.absolute()) for name, data in plan.datasets.items()}
+    text_model = None if plan.text_model is None else str(plan.text_model.folder.absolute())
+    states = text_states(plan, device, config.cell.threads, tracker.var_dir / "cache", display.say)
 
     def job_of(cell: Cell) -> Job:
         checkpoint = str(checkpoints / f"{cell.cell_id}.npz")
         resident, checkpoint_s = config.data.resident, config.cell.checkpoint_s
-        return Job(cell, folders[cell.dataset], device, resident, checkpoint, checkpoint_s)
+        text = text_model, states.get((cell.dataset, cell.backbone))
+        return Job(cell, folders[cell.dataset], device, resident, checkpoint, checkpoint_s, *text)
 
     uri = config.ledger.uri or sqlite_uri(tracker.var_dir / "ledger.db")
     with Ledger(uri, plan.study, beat_s=config.ledger.beat_s, stale_s=config.ledger.stale_s) as ledger:

@@ -25,7 +25,7 @@ from methods import METHODS
 
 GROUPS = {"profile": ("quick", "paper"), "launcher": ("inline", "processes")}
 TEXT_KEYS = re.compile(
-    r"study|var_dir|data_root|out|predictions|tracking\.uri|ledger\.uri|dataset\.[^.]+\.(path|file_\w+)"
+    r"study|var_dir|data_root|out|predictions|bert\.model|tracking\.uri|ledger\.uri|dataset\.[^.]+\.(path|file_\w+)"
 )
 NAME_LISTS = ("methods", "backbones", "datasets")
 VALUE_LISTS = ("seeds", "occlusion.ratios", "occlusion.protocols", "occlusion.train_ratios")

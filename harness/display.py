@@ -68,7 +68,10 @@ class LiveDisplay:
 
     def trouble(self, reason: str, wait_s: float) -> None:
         """Say that a store does not answer and will be asked again."""
-        sentence = f"Waiting {wait_s:.0f} s, then trying again: {reason}."
+        self.say(f"Waiting {wait_s:.0f} s, then trying again: {reason}.")
+
+    def say(self, sentence: str) -> None:
+        """Print a sentence above the progress."""
         self.console.print(escape(sentence), style="yellow", soft_wrap=True)
 
     def _left_s(self) -> float:
@@ -103,7 +106,7 @@ def _by_condition(cells: Iterable[Cell], runs: Mapping[str, Run]) -> dict[tuple[
     """Runs that differ in the seed alone, by (dataset, backbone, method, training ratio)."""
     groups: dict[tuple[str, ...], list[Run]] = {}
     for cell in cells:
-        key = (cell.dataset, cell.backbone, cell.method_label, f"{cell.train_ratio:g}")
+        key = (cell.dataset, cell.backbone_label, cell.method_label, f"{cell.train_ratio:g}")
         found = groups.setdefault(key, [])
         if cell.cell_id in runs:
             found.append(runs[cell.cell_id])

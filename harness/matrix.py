@@ -11,10 +11,12 @@ from functools import cached_property
 from typing import Any
 
 from backbones.base import BackboneSettings
+from backbones.text import TextSettings
 from methods.base import MethodSettings
 
 # Bumped by hand whenever the arithmetic changes, so that old and new numbers never mix.
 RESULTS_VERSION = 1
+FEATURES = TextSettings()
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,9 @@ class Cell:
     """One training and its evaluations.
 
     dataset, metrics ("mosi" | "mosei" | "sims"), label_scale, fingerprint: the data. *_settings: resolved,
-    no field is None. ratios: occlusion ratios of the test split, ascending. train_ratio: occlusion of the
-    training split. max_batches: bound on training and evaluation batches, or None. threads: CPU threads.
+    no field is None. text: how text enters the backbone. ratios: occlusion ratios of the test split,
+    ascending. train_ratio: occlusion of the training split. max_batches: bound on training and evaluation
+    batches, or None. threads: CPU threads.
     """
 
     dataset: str
@@ -35,6 +38,7 @@ class Cell:
     method: str
     method_settings: MethodSettings
     seed: int
+    text: TextSettings = FEATURES
     ratios: tuple[float, ...] = (0.0,)
     train_ratio: float = 0.0
     granularity: str = "frame"
@@ -61,6 +65,11 @@ class Cell:
         return differences(self.method_settings)
 
     @property
+    def backbone_label(self) -> str:
+        """The backbone with its text encoder, e.g. ``misa[bert]``."""
+        return self.backbone + self.text.label
+
+    @property
     def method_label(self) -> str:
         """The method with what differs, e.g. ``ms_mix{delta:0.4}``."""
         return self.method + readable_settings(self.variant)
@@ -69,7 +78,7 @@ class Cell:
     def run_name(self) -> str:
         """A name that a person can read, e.g. ``synthetic_mosi/tfn/ms_mix/seed1111``."""
         occluded = f"/train_r{ratio_text(self.train_ratio)}" if self.train_ratio else ""
-        return f"{self.dataset}/{self.backbone}/{self.method_label}/seed{self.seed}{occluded}"
+        return f"{self.dataset}/{self.backbone_label}/{self.method_label}/seed{self.seed}{occluded}"
 
 
 def differences(settings: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from backbones import BACKBONES
 from backbones.base import resolve_settings
+from backbones.text import ENCODERS, TextSettings
 from harness.config import path_of, settings_of, split_variant
 from harness.data.occlusion import GRANULARITIES
 from harness.data.prepare import Prepared, prepare
@@ -20,6 +21,7 @@ from harness.errors import UserError, nearest, unknown
 from harness.launchers import LAUNCHERS
 from harness.matrix import Cell, unique
 from harness.schema import Config, OcclusionConfig
+from harness.text import TextModel, check_tokens, find_model
 from methods import METHODS
 
 PROTOCOLS = ("test", "train")
@@ -33,6 +35,7 @@ class Plan:
     study: str
     cells: tuple[Cell, ...]
     datasets: dict[str, Prepared]
+    text_model: TextModel | None = None
 
 
 def make_plan(config: Any) -> Plan:
@@ -46,9 +49,10 @@ def make_plan(config: Any) -> Plan:
         name: prepare(name, config.dataset[name], config.size, config.data_root, cache)
         for name in config.datasets
     }
+    text, text_model = _text(config, datasets.values(), cache)
     product = itertools.product(datasets.values(), backbones.items(), methods, occlusions, config.seeds)
-    cells = (_cell(config, *combination) for combination in product)
-    return Plan(config.study, tuple(unique(cells)), datasets)
+    cells = (replace(_cell(config, *combination), text=text) for combination in product)
+    return Plan(config.study, tuple(unique(cells)), datasets, text_model)
 
 
 def resolve_device(name: str) -> str:
@@ -97,6 +101,23 @@ def _check(config: Config) -> None:
     if not config.var_dir:
         raise UserError("var_dir is empty; give the folder for results, as in var_dir=var.")
     _check_study(config.study or "")
+
+
+def _text(config: Any, datasets: Iterable[Prepared], cache: Path) -> tuple[TextSettings, TextModel | None]:
+    """How text enters, and the pretrained model for it, which can read all datasets."""
+    _known("value of text", [config.text], ENCODERS)
+    if config.text == "features":
+        return TextSettings(), None
+    bert = config.bert
+    try:
+        TextSettings(config.text, "", bert.finetune, bert.learning_rate)
+    except ValueError as error:
+        raise UserError(f"bert.{error}.") from None
+    model = find_model(bert.model, cache)
+    for data in datasets:
+        check_tokens(data, model)
+    rate = bert.learning_rate if bert.finetune else 0.0
+    return TextSettings(config.text, model.fingerprint, bert.finetune, rate), model
 
 
 def _check_datasets(config: Config) -> None:
@@ -192,7 +213,7 @@ def describe(plan: Plan) -> str:
     synthetic = " on synthetic stand-in data" if stand_in else ""
     return (
         f"Mixup in multimodal sentiment analysis{synthetic}: {len(cells)} cells. "
-        f"Datasets: {names(c.dataset for c in cells)}. Backbones: {names(c.backbone for c in cells)}. "
+        f"Datasets: {names(c.dataset for c in cells)}. Backbones: {names(c.backbone_label for c in cells)}. "
         f"Methods: {names(c.method_label for c in cells)}. Seeds: {names(str(c.seed) for c in cells)}. "
         f"Tests at occlusion ratios {names(str(r) for c in cells for r in c.ratios)}."
     )

@@ -16,7 +16,7 @@ PLATEAU_LEAST = 1e-8  # smaller changes of a learning rate are not made
 
 
 def learning_rate(rules: BackboneSettings, base: float, valid_losses: Sequence[float]) -> float:
-    """The rate of the epoch after those with these validation losses; ``base`` is the optimizer group's own."""
+    """The rate of the epoch after these validation losses, from ``base``, the optimizer group's own."""
     if rules.schedule == "plateau":
         return _after_plateaus(base, valid_losses, rules.plateau_patience)
     if rules.schedule == "warmup_cosine":

@@ -67,6 +67,15 @@ class DataConfig:
 
 
 @dataclass
+class BertConfig:
+    """The pretrained text encoder of ``text=bert``; model: a Hugging Face directory or name."""
+
+    model: str | None = None
+    finetune: bool = True
+    learning_rate: float = 2e-5
+
+
+@dataclass
 class UriConfig:
     """Address of a database or server; None: SQLite under var_dir."""
 
@@ -107,6 +116,8 @@ class Config:
     methods: list[str] = field(default_factory=list)
     seeds: list[int] = field(default_factory=list)
     size: str = "quick"
+    text: str = "features"
+    bert: BertConfig = field(default_factory=BertConfig)
     jobs: int | None = None
     device: str = "auto"
     deterministic: bool = True

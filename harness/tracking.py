@@ -283,7 +283,7 @@ def cell_tags(cell: Cell) -> dict[str, str]:
         "cell_id": cell.cell_id,
         "dataset": cell.dataset,
         "metrics": cell.metrics,
-        "backbone": cell.backbone,
+        "backbone": cell.backbone_label,
         "method": cell.method,
         "variant": cell.method_label,
         "settings": json.dumps(cell.variant, sort_keys=True),

@@ -7,11 +7,9 @@ occlusion ratio. Within an epoch nothing waits for the device.
 
 from __future__ import annotations
 
-import functools
-import logging
 import time
-from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,42 +18,26 @@ from torch import Tensor, nn
 
 from backbones import BACKBONES
 from backbones.base import Backbone, Sizes
+from backbones.text import FrozenText, TextEncoder, load_model
 from harness.checkpoint import Checkpoint, Training
-from harness.data.batch import SPLITS, Batch, Dataset
+from harness.data.batch import SPLITS, Dataset
 from harness.data.occlusion import MaskField, occlude
 from harness.device import ResidentSplit
-from harness.latents import Latents, concatenate
 from harness.matrix import Cell, ratio_text
 from harness.metrics import score
 from harness.result import Predictions, Result
 from harness.schedule import learning_rate
 from harness.seeds import generator_for, seed_for
+from harness.step import CRITERIA, Losses, step_losses
 from methods import METHODS
-from methods.base import Draw, Method, MethodSettings, Mixed, Network
+from methods.base import Method
 
 EVALUATION_BATCH = 256
-LOGGER = logging.getLogger(__name__)
-
-Criterion = Callable[[Tensor, Tensor], Tensor]
-CRITERIA: dict[str, Criterion] = {
-    "l1": lambda prediction, target: (prediction - target).abs(),
-    "mse": lambda prediction, target: (prediction - target).square(),
-}
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
 class Diverged(Exception):
     """A loss or a weight became NaN or infinite: the message says at which epoch and step."""
-
-
-class Losses(NamedTuple):
-    """The losses of one step, scalars: total is what is back-propagated."""
-
-    total: Tensor
-    task: Tensor
-    mixed: Tensor
-    penalty: Tensor
-    auxiliary: Tensor
 
 
 class Splits(NamedTuple):
@@ -71,8 +53,9 @@ def train(
     device: torch.device,
     resident: str = "auto",
     checkpoint: Checkpoint | None = None,
+    text_model: Path | None = None,
 ) -> Result:
-    """Train one cell and evaluate it; raises `Diverged`.
+    """Train one cell and evaluate it; raises `Diverged`. text_model: folder of a pretrained text encoder.
 
     With a checkpoint, the training goes on from where an earlier attempt left it, to the same bits. Its
     train_s counts all attempts, those that were cut off up to their last checkpoint.
@@ -82,7 +65,7 @@ def train(
         {name: ResidentSplit(dataset.splits[name], device, resident) for name in SPLITS},
         {name: MaskField(cell.dataset, name, cell.mask_seed, dataset.splits[name].ids) for name in SPLITS},
     )
-    training = begin(cell, dataset, device, checkpoint)
+    training = begin(cell, dataset, device, checkpoint, text_model)
     backbone, rules, resumed_after = training.backbone, training.backbone.settings, training.epoch
     started -= training.train_s
     for epoch in range(training.epoch + 1, rules.max_epochs + 1):
@@ -110,7 +93,7 @@ def train(
         "best_epoch": training.best_epoch,
         "train_s": time.perf_counter() - started,
         "epoch_s": float(np.median(training.curves["epoch_s"])),
-        "parameter_count": sum(p.numel() for p in backbone.parameters()),
+        "parameter_count": sum(p.numel() for _, p in backbone.own_parameters()),
         "method_parameter_count": sum(p.numel() for p in training.method.parameters()),
     }
     values = {name: float(number) for name, number in numbers.items()}
@@ -119,11 +102,18 @@ def train(
     return replace(result, environment=resumed)
 
 
-def begin(cell: Cell, dataset: Dataset, device: torch.device, checkpoint: Checkpoint | None) -> Training:
+def begin(
+    cell: Cell,
+    dataset: Dataset,
+    device: torch.device,
+    checkpoint: Checkpoint | None,
+    text_model: Path | None = None,
+) -> Training:
     """A training at its start, or where its checkpoint left it."""
     state = None if checkpoint is None else checkpoint.load()
-    backbone, method = build(cell, dataset, device)
-    training = Training(backbone, method, make_optimizer(backbone, method), _copy(backbone))
+    backbone, method = build(cell, dataset, device, text_model)
+    optimizer = make_optimizer(backbone, method, cell.text.learning_rate)
+    training = Training(backbone, method, optimizer, _copy(backbone))
     if checkpoint is None or state is None:
         return training
     try:
@@ -131,25 +121,41 @@ def begin(cell: Cell, dataset: Dataset, device: torch.device, checkpoint: Checkp
     # Written by code with other layers, say; what was restored before it failed must go.
     except Exception as error:
         checkpoint.reject(error)
-        return begin(cell, dataset, device, None)
+        return begin(cell, dataset, device, None, text_model)
     return training
 
 
-def build(cell: Cell, dataset: Dataset, device: torch.device) -> tuple[Backbone, Method]:
+def build(
+    cell: Cell, dataset: Dataset, device: torch.device, text_model: Path | None = None
+) -> tuple[Backbone, Method]:
     """Initialise backbone and method from streams of their own, so that no method changes the backbone."""
-    sizes = Sizes(dataset.widths(), dataset.steps(), cell.label_scale)
+    kind, widths = BACKBONES[cell.backbone], dataset.widths()
+    text: TextEncoder | FrozenText | None = None
+    if cell.text.encoder == "bert":
+        assert text_model is not None, "text=bert needs the folder of its model"
+        if cell.text.finetune:
+            text = TextEncoder(load_model(text_model), kind.text_layers)
+            widths["text"] = text.width
+        else:
+            text = FrozenText(text_model, kind.text_layers, device)
+            widths["text"] //= kind.text_layers
     torch.manual_seed(seed_for(cell.seed, "init"))
-    backbone = BACKBONES[cell.backbone](cell.backbone_settings, sizes)
+    backbone = kind(cell.backbone_settings, Sizes(widths, dataset.steps(), cell.label_scale))
+    backbone.text_encoder = text
     torch.manual_seed(seed_for(cell.seed, "method_init"))
     method = METHODS[cell.method](cell.method_settings, backbone.latent_widths, cell.label_scale)
     return backbone.to(device), method.to(device)
 
 
-def make_optimizer(backbone: Backbone, method: Method) -> torch.optim.Optimizer:
-    """The backbone's optimizer; a method's own parameters join the main group."""
+def make_optimizer(
+    backbone: Backbone, method: Method, text_learning_rate: float = 0.0
+) -> torch.optim.Optimizer:
+    """The backbone's optimizer; a method's own parameters join the main group, a text encoder has its own."""
     rules = backbone.settings
     groups = backbone.parameter_groups()
     groups[0]["params"] = [*groups[0]["params"], *method.parameters()]
+    if isinstance(backbone.text_encoder, nn.Module):
+        groups.append({"params": list(backbone.text_encoder.parameters()), "lr": text_learning_rate})
     kind: Any = OPTIMIZERS[rules.optimizer]
     optimizer: torch.optim.Optimizer = kind(
         groups, lr=rules.learning_rate, weight_decay=rules.weight_decay, fused=True
@@ -219,88 +225,6 @@ def batches(order: np.ndarray, size: int) -> list[np.ndarray]:
     if cuts and len(order) - cuts[-1] == 1:
         cuts.pop()
     return np.split(order, cuts)
-
-
-def step_losses(backbone: Backbone, method: Method, batch: Batch, draw: Draw | None) -> Losses:
-    """Embed, encode, mix at the drawn layer, fuse clean and mixed at once, and weigh the losses."""
-    n = len(batch)
-    inputs = backbone.embed(batch)
-    latents = backbone.encode(inputs)
-    mixed = None
-    if draw is not None and draw.layer < 2:
-        mixed = _mix(backbone, method, latents if draw.layer else inputs, batch.labels, draw)
-        mixed_latents = mixed.latents if draw.layer else _encode_apart(backbone, mixed.latents)
-        latents = concatenate(latents, mixed_latents)
-    representation, auxiliary = backbone.fuse(latents, n)
-    if draw is not None and draw.layer == 2:
-        mixed = _mix(backbone, method, Latents({"fused": representation}), batch.labels, draw)
-        representation = torch.cat([representation, mixed.latents.values["fused"]])
-    prediction = backbone.head(representation)
-    zero = batch.labels.new_zeros(())
-    criterion = CRITERIA[backbone.settings.criterion]
-    return _weigh(
-        method.settings,
-        criterion(prediction[:n], batch.labels).mean(),
-        zero if mixed is None else mixed_loss(prediction[n:], mixed, method.settings.mix_loss, criterion),
-        zero if auxiliary is None else auxiliary,
-        mixed,
-    )
-
-
-def _mix(backbone: Backbone, method: Method, latents: Latents, labels: Tensor, draw: Draw) -> Mixed:
-    """Call the method with its draw on the device; cap the number of mixed examples."""
-    device = labels.device
-    arrays = {k: torch.from_numpy(a).to(device, non_blocking=True) for k, a in draw.arrays.items()}
-    network = Network(
-        lambda z: backbone.head(backbone.fuse(z, len(z)).representation),
-        CRITERIA[backbone.settings.criterion],
-    )
-    mixed: Mixed = method(latents, labels, arrays, network)
-    most = backbone.max_mixed_per_batch(len(labels))
-    if most is not None and len(mixed) > most:
-        _warn_of_cap(backbone.name, most, len(mixed))
-        mixed = mixed.first(most)
-    return mixed
-
-
-@functools.cache
-def _warn_of_cap(backbone: str, most: int, given: int) -> None:
-    """Say it once, not at every step."""
-    LOGGER.warning("%s fuses %d of %d mixed examples", backbone, most, given)
-
-
-def _encode_apart(backbone: Backbone, inputs: Latents) -> Latents:
-    """Encode mixed inputs without moving running statistics, which come from clean examples alone."""
-    norms = [m for m in backbone.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    for norm in norms:
-        norm.track_running_stats = False
-    try:
-        return backbone.encode(inputs)
-    finally:
-        for norm in norms:
-            norm.track_running_stats = True
-
-
-def mixed_loss(prediction: Tensor, mixed: Mixed, mix_loss: str, criterion: Criterion) -> Tensor:
-    """Mean loss on the mixed examples that count; 0 where none does. Shape: (n,) -> scalar."""
-    loss = (CRITERIA["mse"] if mix_loss == "mse" else criterion)(prediction, mixed.labels)
-    if mixed.counted is not None:
-        return (loss * mixed.counted).sum() / mixed.counted.sum().clamp_min(1)
-    return loss.sum() / max(len(mixed), 1)
-
-
-def _weigh(
-    settings: MethodSettings, task: Tensor, mixed: Tensor, auxiliary: Tensor, made: Mixed | None
-) -> Losses:
-    """Total loss: append: task + xi1 * mixed; replace: mixed, or task where nothing was mixed; + the rest."""
-    penalty = task.new_zeros(()) if made is None else made.penalty
-    if settings.mode == "append":
-        total = task + settings.xi1 * mixed
-    elif made is None or not len(made):
-        total = task
-    else:
-        total = mixed if made.counted is None else torch.where(made.counted.any(), mixed, task)
-    return Losses(total + penalty + auxiliary, task, mixed, penalty, auxiliary)
 
 
 @torch.inference_mode()

@@ -12,6 +12,7 @@ import torch
 
 from harness.checkpoint import Checkpoint, identity_of
 from harness.data.store import load_dataset
+from harness.data.text import with_text
 from harness.launchers import Job
 from harness.result import Result
 from harness.train import Diverged, train
@@ -29,7 +30,9 @@ def run_job(job: Job) -> Result:
     started, cpu_started = time.perf_counter(), time.process_time()
     _reset_peak_memory(device)
     try:
-        result = train(cell, load_dataset(Path(job.data)), device, job.resident, _checkpoint(job, device))
+        dataset = with_text(load_dataset(Path(job.data)), cell.text, _path(job.text_states))
+        checkpoint, text_model = _checkpoint(job, device), _path(job.text_model)
+        result = train(cell, dataset, device, job.resident, checkpoint, text_model)
     except Diverged as error:
         result = Result("diverged", reason=str(error))
     measured = {
@@ -45,6 +48,10 @@ def _checkpoint(job: Job, device: torch.device) -> Checkpoint | None:
     if job.checkpoint is None:
         return None
     return Checkpoint(Path(job.checkpoint), job.checkpoint_s, identity_of(job.cell, device))
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text)
 
 
 def _device_name(device: torch.device) -> str:

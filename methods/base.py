@@ -19,7 +19,7 @@ from harness.errors import check
 from harness.latents import Latents
 
 MODES = ("append", "replace")
-MIX_LOSSES = ("backbone", "mse")
+MIX_LOSSES = ("backbone", "mse", "split_mse")
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class MethodSettings:
     """Settings of every method.
 
     xi1 (paper: \\xi_1): weight of the mixed loss, >= 0. mode: "append" adds the mixed loss to the clean one,
-    "replace" trains on the mixed examples alone. mix_loss: "backbone" | "mse", criterion on mixed examples.
+    "replace" trains on the mixed examples alone. mix_loss: criterion on mixed examples, "backbone" | "mse" on
+    the mixed label, or "split_mse", the weighted sum of the squared errors to the members' labels.
     """
 
     xi1: float = 0.7
@@ -50,6 +51,7 @@ class Draw(NamedTuple):
 class Network(NamedTuple):
     """The rest of the network, for methods that need it: latents -> prediction (B,), and the task criterion.
 
+    ``predict`` runs in eval mode, so it draws nothing and moves no running statistics.
     ``criterion(prediction, target)`` gives a loss per example, (B,).
     """
 

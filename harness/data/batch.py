@@ -62,6 +62,7 @@ class Batch:
         features[m]: (B, T_m, D_m) float32. lengths[m]: (B,) int64. labels: (B,) float32.
         tokens: (B, 3, T_text) int64 or None.
         dropped[m]: (B, T_m) bool, steps that occlusion removed; an absent modality lost nothing.
+        dropped["tokens"]: (B, T_text) bool, tokens that occlusion replaced.
     """
 
     features: Mapping[str, Tensor]

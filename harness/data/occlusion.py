@@ -49,7 +49,7 @@ class MaskField:
             keys = _scramble(keys + np.full(1, epoch + 1, np.uint64) * golden)
         steps = np.arange(1, np.prod(shape, dtype=int) + 1, dtype=np.uint64) * golden
         bits = _scramble(keys[:, None] + steps) >> np.uint64(40)
-        return torch.from_numpy((bits.astype(np.float32) * np.float32(2**-24)).reshape(-1, *shape))
+        return torch.from_numpy((bits.astype(np.float32) * np.float32(2**-24)).reshape(len(index), *shape))
 
     def of(
         self, batch: Batch, index: np.ndarray, granularity: str = "frame", epoch: int | None = None
@@ -87,16 +87,13 @@ def occlude(batch: Batch, ratio: float, field: Mapping[str, Tensor], unk_id: int
             features[m] = values.masked_fill(drop & valid[..., None], 0)
     tokens = batch.tokens
     if tokens is not None:
-        tokens = torch.stack(
-            [_occlude_ids(batch, field["tokens"] < ratio, unk_id), tokens[:, 1], tokens[:, 2]], 1
-        )
+        dropped["tokens"] = (field["tokens"] < ratio) & _inner_tokens(tokens)
+        ids = tokens[:, 0].masked_fill(dropped["tokens"], unk_id)
+        tokens = torch.stack([ids, tokens[:, 1], tokens[:, 2]], 1)
     return replace(batch, features=features, dropped=dropped, tokens=tokens)
 
 
-def _occlude_ids(batch: Batch, drop: Tensor, unk_id: int) -> Tensor:
-    """Token ids (B, T) with the dropped ones, except the first and last valid, replaced by ``unk_id``."""
-    assert batch.tokens is not None
-    ids, attention = batch.tokens[:, 0], batch.tokens[:, 1]
-    position = torch.arange(ids.shape[1], device=ids.device)
-    inner = (position > 0) & (position < attention.sum(1)[:, None] - 1)
-    return ids.masked_fill(drop & inner, unk_id)
+def _inner_tokens(tokens: Tensor) -> Tensor:
+    """Mask of the valid tokens but the first and the last. Shape: (B, 3, T) -> (B, T) bool."""
+    position = torch.arange(tokens.shape[2], device=tokens.device)
+    return (position > 0) & (position < tokens[:, 1].sum(1)[:, None] - 1)

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,16 +65,26 @@ def save_dataset(dataset: Dataset, folder: str | Path) -> None:
         UserError: the folder cannot be written.
     """
     folder = Path(folder)
-    if (folder / META).exists():
-        return
+    if not folder.exists():
+        with new_folder(folder) as temporary:
+            _write(dataset, temporary)
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Give a temporary folder to fill, which becomes ``folder`` at the end, as a whole or not at all.
+
+    Raises:
+        UserError: it cannot be written.
+    """
     temporary = _temporary(folder)
     try:
         temporary.mkdir(parents=True)
-        _write(dataset, temporary)
+        yield temporary
         temporary.rename(folder)
     except OSError as error:
         # Another process that wrote the same folder first has won the race, and its files will do.
-        if not (folder / META).exists():
+        if not folder.exists():
             reason = error.strerror or error
             raise UserError(f"The data cache {str(folder)!r} cannot be written: {reason}.") from error
     finally:

@@ -21,6 +21,7 @@ class Job:
     data: path of the folder that holds the stored dataset. device: "cpu", "cuda", "cuda:1".
     resident: where the dataset's tensors live, "auto", "device" or "host". checkpoint: file of a state to
     go on from, if it is there; checkpoint_s: least time between two writes of it, None: it is not written.
+    text_model: folder of a pretrained text encoder; text_states: folder of its states, where it is frozen.
     """
 
     cell: Any
@@ -29,6 +30,8 @@ class Job:
     resident: str = "auto"
     checkpoint: str | None = None
     checkpoint_s: float | None = None
+    text_model: str | None = None
+    text_states: str | None = None
 
 
 @dataclass(frozen=True)

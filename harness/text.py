@@ -1,0 +1,148 @@
+"""Pretrained text encoders: found, checked against the data, and run once over it where they are frozen."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from backbones import BACKBONES
+from backbones.text import encode_tokens, load_model
+from harness.config import path_of
+from harness.data.batch import SPLITS, Split
+from harness.data.prepare import Prepared
+from harness.data.store import file_fingerprint, load_dataset, new_folder
+from harness.errors import UserError
+
+if TYPE_CHECKING:
+    from harness.plan import Plan
+
+BATCH = 64
+MODEL_FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "*.bin")
+
+
+@dataclass(frozen=True)
+class TextModel:
+    """A Hugging Face directory: where it is, a hash of its files, and what its configuration says."""
+
+    folder: Path
+    fingerprint: str
+    config: Any
+
+
+def find_model(name: str | None, cache: Path) -> TextModel:
+    """The pretrained model of a directory or a name on the Hugging Face hub; raises UserError."""
+    if not name:
+        raise UserError("text=bert needs a model; give bert.model=DIR, a Hugging Face directory or name.")
+    try:
+        from transformers import AutoConfig
+    except ImportError:
+        raise UserError(
+            "text=bert needs the package transformers; install it with pip install 'msa-mixup-bench[bert]'."
+        ) from None
+    folder = path_of(name)
+    if not folder.is_dir():
+        folder = _download(name)
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        if getattr(config, "is_encoder_decoder", False) or not hasattr(config, "hidden_size"):
+            raise UserError(f"bert.model={name!r} is a {config.model_type}; an encoder like BERT is needed.")
+        # Tried here once, rather than failing in every cell.
+        load_model(folder)
+    except UserError:
+        raise
+    # A damaged or foreign file fails in many ways, those of each of the formats.
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0].rstrip(".")
+        raise UserError(f"bert.model={name!r} cannot be used as a Hugging Face model: {reason}.") from None
+    return TextModel(folder, _fingerprint(folder, cache), config)
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(MODEL_FILES)))
+    # No network, no such name, not a name at all: the hub's client has an exception for each.
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0].rstrip(".")
+        raise UserError(
+            f"bert.model={name!r} is neither a directory nor a model that can be had from the "
+            f"Hugging Face hub ({type(error).__name__}: {reason})."
+        ) from None
+
+
+def _fingerprint(folder: Path, cache: Path) -> str:
+    """A hash over the names and bytes of the model's and the tokenizer's files."""
+    files = sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern)})
+    digests = [(path.name, file_fingerprint(path, cache / "fingerprints.json")) for path in files]
+    return hashlib.sha256(repr(digests).encode()).hexdigest()
+
+
+def check_tokens(data: Prepared, model: TextModel) -> None:
+    """Raise UserError unless the model can read the dataset's tokens."""
+    for name, split in load_dataset(data.folder).splits.items():
+        if split.tokens is None:
+            raise UserError(f"text=bert needs tokens, but dataset {data.name!r} has no text_bert.")
+        ids, _, segments = split.tokens.transpose(1, 0, 2)
+        steps, most = split.tokens.shape[2], getattr(model.config, "max_position_embeddings", None)
+        if most is not None and steps > most:
+            raise UserError(f"Dataset {data.name!r} has {steps} tokens per clip; the model reads {most}.")
+        for kind, values, size in (
+            ("token ids", ids, model.config.vocab_size),
+            ("segment ids", segments, getattr(model.config, "type_vocab_size", None) or 1),
+        ):
+            if values.min() < 0 or values.max() >= size:
+                raise UserError(
+                    f"Dataset {data.name!r} has {kind} from {values.min()} to {values.max()} in its {name} "
+                    f"split; the model at {str(model.folder)!r} knows 0 to {size - 1}: was the text "
+                    "tokenized for another model?"
+                )
+
+
+def text_states(
+    plan: Plan, device: str, threads: int, cache: Path, say: Callable[[str], None]
+) -> dict[tuple[str, str], str]:
+    """Folders of a frozen encoder's states by (dataset, backbone), computed where they are missing."""
+    if plan.text_model is None or plan.cells[0].text.finetune:
+        return {}
+    found = {}
+    for dataset, backbone in dict.fromkeys((cell.dataset, cell.backbone) for cell in plan.cells):
+        data, n_layers = plan.datasets[dataset], BACKBONES[backbone].text_layers
+        # Device and threads may change the last bits.
+        key = f"{data.folder.name}-{plan.text_model.fingerprint[:16]}-{n_layers}-{device}-{threads}"
+        folder = cache / "text" / key
+        if not folder.exists():
+            say(f"{dataset}: running the frozen text encoder over all clips, once.")
+            _write_states(data, plan.text_model, n_layers, torch.device(device), threads, folder)
+        found[dataset, backbone] = str(folder.absolute())
+    return found
+
+
+def _write_states(
+    data: Prepared, model: TextModel, n_layers: int, device: torch.device, threads: int, folder: Path
+) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        encoder = load_model(model.folder).eval().to(device)
+        splits = load_dataset(data.folder).splits
+        with new_folder(folder) as temporary:
+            for name in SPLITS:
+                states = _states(encoder, splits[name], n_layers, device)
+                np.save(temporary / f"{name}.npy", states, allow_pickle=False)
+    finally:
+        torch.set_num_threads(before)
+
+
+@torch.inference_mode()
+def _states(encoder: Any, split: Split, n_layers: int, device: torch.device) -> np.ndarray:
+    """Shape: tokens (N, 3, T) -> (N, T, n_layers * width)."""
+    tokens = torch.from_numpy(split.tokens)
+    parts = [encode_tokens(encoder, part.to(device), n_layers).cpu() for part in tokens.split(BATCH)]
+    return torch.cat(parts).numpy()
