@@ -65,7 +65,7 @@ def save_dataset(dataset: Dataset, folder: str | Path) -> None:
         UserError: the folder cannot be written.
     """
     folder = Path(folder)
-    if not folder.exists():
+    if not folder.is_dir():
         with new_folder(folder) as temporary:
             _write(dataset, temporary)
 
@@ -84,7 +84,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
         temporary.rename(folder)
     except OSError as error:
         # Another process that wrote the same folder first has won the race, and its files will do.
-        if not folder.exists():
+        if not folder.is_dir():
             reason = error.strerror or error
             raise UserError(f"The data cache {str(folder)!r} cannot be written: {reason}.") from error
     finally:
