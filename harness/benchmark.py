@@ -34,6 +34,7 @@ Runs methods x backbones x datasets x seeds, skips what is done, and builds the 
   backbones=[tfn] methods=[none,ms_mix] seeds=[1111,1112] study=NAME
   text=bert bert.model=DIR bert.finetune=true|false
                                     text through a pretrained encoder instead of features
+  matrix=ablation                   ms_mix with every combination of SASS, SIG and SAL
   occlusion.ratios=[0,0.5] occlusion.protocols=[test,train]
   launcher=inline|processes jobs=N device=auto|cpu|cuda var_dir=DIR
   method.NAME.KEY=VALUE backbone.NAME.KEY=VALUE

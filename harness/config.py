@@ -7,6 +7,7 @@ are applied last. Text keys (names, paths, URIs) take their value as it stands.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from backbones import BACKBONES
 from harness.errors import UserError, unknown
+from harness.matrix import method_label
 from harness.schema import Config, DatasetConfig, ReportConfig
 from methods import METHODS
 
@@ -27,6 +29,7 @@ GROUPS = {"profile": ("quick", "paper"), "launcher": ("inline", "processes")}
 TEXT_KEYS = re.compile(
     r"study|var_dir|data_root|out|predictions|bert\.model|tracking\.uri|ledger\.uri|dataset\.[^.]+\.(path|file_\w+)"
 )
+MATRICES = ("full", "ablation")
 NAME_LISTS = ("methods", "backbones", "datasets")
 VALUE_LISTS = ("seeds", "occlusion.ratios", "occlusion.protocols", "occlusion.train_ratios")
 KEY = re.compile(r"[A-Za-z_][\w-]*(\.[\w-]+)*")
@@ -55,7 +58,27 @@ def load_benchmark(arguments: Sequence[str]) -> Config:
     config = OmegaConf.merge(schema, composed)
     apply(config, [(key, value) for key, value in pairs if key not in GROUPS])
     config.study = config.study or chosen.get("profile", "benchmark")
+    if config.matrix not in MATRICES:
+        raise unknown("matrix", config.matrix, MATRICES)
+    if config.matrix == "ablation":
+        asked = any(key == "methods" for key, _ in pairs)
+        config.methods = ablation(config.methods if asked else ["ms_mix"])
     return config
+
+
+def ablation(methods: Iterable[str]) -> list[str]:
+    """Every combination of the components of methods, all of them on first; raises UserError."""
+    found = []
+    for method in methods:
+        name, changes = split_variant(method)
+        components = METHODS[name].Settings.components if name in METHODS else ()
+        if not components:
+            able = [key for key, value in METHODS.items() if value.Settings.components]
+            raise unknown("method with components to switch off, for matrix=ablation,", name, able)
+        for states in itertools.product((True, False), repeat=len(components)):
+            switched = {c: False for c, on in zip(components, states, strict=True) if not on}
+            found.append(method_label(name, {**changes, **switched}, components))
+    return list(dict.fromkeys(found))
 
 
 def load_report(arguments: Sequence[str]) -> ReportConfig:
@@ -126,17 +149,39 @@ def split_list(key: str, text: str) -> list[str]:
 
 
 def split_variant(text: str) -> tuple[str, dict[str, Any]]:
-    """Split ``name{key:value}`` into the name and its settings; raises UserError."""
-    name, brace, rest = text.partition("{")
+    """Split ``name[component,...]{key:value}`` into the name and its settings; raises UserError.
+
+    Components of the method that the square brackets do not name are switched off.
+    """
+    head, brace, rest = text.partition("{")
+    name, bracket, named = head.partition("[")
+    name, switched = name.strip(), {}
+    if bracket and name in METHODS:
+        switched = _components(text, name, named.strip())
+    elif bracket:
+        raise unknown("method", name, METHODS)
     if not brace:
-        return name, {}
+        return name, switched
     try:
         settings = _grammar("methods", brace + rest)
     except UserError:
         settings = None
     if not isinstance(settings, dict) or not all(_is_plain(value) for value in settings.values()):
         raise UserError(f"Cannot read the variant {text!r}; write it like 'ms_mix{{delta:0.4,alpha:1}}'.")
-    return name.strip(), {str(key): value for key, value in settings.items()}
+    return name, {**switched, **{str(key): value for key, value in settings.items()}}
+
+
+def _components(text: str, method: str, named: str) -> dict[str, Any]:
+    """The components to be switched off, from ``a,b]``, those that stay on."""
+    components = METHODS[method].Settings.components
+    if not components or not named.endswith("]"):
+        example = f"like '{method}[{','.join(components[:2])}]'" if components else f"as {method!r}"
+        raise UserError(f"Cannot read the variant {text!r}; write it {example}.")
+    on = [name.strip() for name in named[:-1].split(",") if name.strip()]
+    for name in on:
+        if name not in components:
+            raise unknown(f"component of {method}", name, components)
+    return {name: False for name in components if name not in on}
 
 
 def settings_of(config: DictConfig, kind: str, name: str, changes: dict[str, Any]) -> Any:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,6 +18,8 @@ from methods.base import MethodSettings
 # Bumped by hand whenever the arithmetic changes, so that old and new numbers never mix.
 RESULTS_VERSION = 1
 FEATURES = TextSettings()
+# Reads as a text again; not as a number, a truth value or nothing.
+PLAIN_WORD = re.compile(r"(?!(?:true|false|null|nan|inf)$)[a-z][a-z_]*")
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,8 @@ class Cell:
 
     @property
     def method_label(self) -> str:
-        """The method with what differs, e.g. ``ms_mix{delta:0.4}``."""
-        return self.method + readable_settings(self.variant)
+        """The method with what differs, see `method_label`."""
+        return method_label(self.method, self.variant, self.method_settings.components)
 
     @property
     def run_name(self) -> str:
@@ -88,12 +91,26 @@ def differences(settings: Any) -> dict[str, Any]:
     return {name: value for name, value in pairs if value != getattr(default, name)}
 
 
-def readable_settings(settings: dict[str, Any]) -> str:
+def method_label(method: str, changes: Mapping[str, Any], components: Sequence[str]) -> str:
+    """A method with what differs, as one writes it on the command line: ``ms_mix[sass,sig]{delta:0.4}``.
+
+    In square brackets stand the components that are on, where any is off.
+    """
+    on = [name for name in components if changes.get(name, True)]
+    if len(on) == len(components):
+        return method + readable_settings(changes)
+    rest = {name: value for name, value in changes.items() if name not in components}
+    return f"{method}[{','.join(on)}]{readable_settings(rest)}"
+
+
+def readable_settings(settings: Mapping[str, Any]) -> str:
     """Settings as text, e.g. ``{delta:0.4,sig:false}``; empty for none."""
     if not settings:
         return ""
 
     def written(value: Any) -> str:
+        if isinstance(value, str) and PLAIN_WORD.fullmatch(value):
+            return value
         return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
     return "{" + ",".join(f"{name}:{written(value)}" for name, value in sorted(settings.items())) + "}"

@@ -111,6 +111,7 @@ class Config:
     study: str | None = None
     var_dir: str = "var"
     data_root: str | None = None
+    matrix: str = "full"
     datasets: list[str] = field(default_factory=list)
     backbones: list[str] = field(default_factory=list)
     methods: list[str] = field(default_factory=list)

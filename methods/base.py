@@ -26,11 +26,14 @@ MIX_LOSSES = ("backbone", "mse", "split_mse")
 class MethodSettings:
     """Settings of every method.
 
+    components: names of boolean settings that switch its parts, all on by default; for ablations.
+
     xi1 (paper: \\xi_1): weight of the mixed loss, >= 0. mode: "append" adds the mixed loss to the clean one,
     "replace" trains on the mixed examples alone. mix_loss: criterion on mixed examples, "backbone" | "mse" on
     the mixed label, or "split_mse", the weighted sum of the squared errors to the members' labels.
     """
 
+    components: ClassVar[tuple[str, ...]] = ()
     xi1: float = 0.7
     mode: str = "append"
     mix_loss: str = "backbone"

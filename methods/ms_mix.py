@@ -46,6 +46,7 @@ class MSMixSettings(MethodSettings):
     attention: "tokens" | "batch". xi2 (paper: \\xi_2), beta: weights of L_SAL, >= 0.
     """
 
+    components = ("sass", "sig", "sal")
     sass: bool = True
     sig: bool = True
     sal: bool = True

@@ -16,7 +16,9 @@ from typing import Any
 
 import pandas as pd
 
+from harness.matrix import method_label
 from harness.metrics import DIRECTION, METRICS
+from methods import METHODS
 from reports.stats import check_frame, summarise
 
 _CONDITIONS = ("occlusion_protocol", "occlusion_ratio")
@@ -102,14 +104,9 @@ def to_latex(numbers: pd.DataFrame, title: str) -> str:
 
 
 def method_name(method: str, settings: str) -> str:
-    """Name a variant as one writes it on the command line: ``ms_mix{delta:0.4,sal:false}``."""
-    chosen = json.loads(settings)
-    shown = ",".join(f"{key}:{_plain(value)}" for key, value in sorted(chosen.items()))
-    return f"{method}{{{shown}}}" if chosen else method
-
-
-def _plain(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+    """The name of a method or variant, as one writes it on the command line. settings: JSON."""
+    components = METHODS[method].Settings.components if method in METHODS else ()
+    return method_label(method, json.loads(settings), components)
 
 
 def _numbers(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 
@@ -224,6 +225,41 @@ def test_a_variant_is_one_element():
     assert list(config.methods) == ["ms_mix{delta:0.4,alpha:1}", "none"]
     assert split_variant(config.methods[0]) == ("ms_mix", {"delta": 0.4, "alpha": 1})
     assert split_variant("none") == split_variant("none{}") == ("none", {})
+
+
+def test_components_in_square_brackets_are_those_that_are_on():
+    assert split_variant("ms_mix[sass, sig]{delta:0.4}") == ("ms_mix", {"sal": False, "delta": 0.4})
+    assert split_variant("ms_mix[]") == ("ms_mix", {"sass": False, "sig": False, "sal": False})
+    assert split_variant("ms_mix[sal,sig,sass]") == ("ms_mix", {})
+    assert list(changed("methods=[ms_mix[sass,sig],none]").methods) == ["ms_mix[sass,sig]", "none"]
+    for text, sentence in {
+        "ms_mix[sas]": "Did you mean 'sass'?",
+        "none[x]": "write it as 'none'",
+        "ms_mix[sass": "write it like 'ms_mix[sass,sig]'",
+        "mx_mix[sass]": "Did you mean 'ms_mix'?",
+    }.items():
+        with pytest.raises(UserError) as caught:
+            split_variant(text)
+        assert sentence in one_line(caught.value)
+
+
+def test_the_ablation_is_every_combination_of_the_components():
+    given = load_benchmark(["matrix=ablation", "profile=quick"]).methods
+    found = [settings_of(DEFAULT, "method", *split_variant(method)) for method in given]
+    states = [(s.sass, s.sig, s.sal) for s in found]
+    assert given[0] == "ms_mix"
+    assert sorted(states) == sorted(itertools.product((True, False), repeat=3))
+    assert all(dataclasses.replace(s, sass=True, sig=True, sal=True) == found[0] for s in found)
+    varied = load_benchmark(["matrix=ablation", "methods=[ms_mix{delta:0.4}]"]).methods
+    assert len(varied) == 8
+    assert all(split_variant(method)[1]["delta"] == 0.4 for method in varied)
+    for arguments, sentence in {
+        ("matrix=ablation", "methods=[none]"): "'none'; allowed: ",
+        ("matrix=ablated",): "Did you mean 'ablation'?",
+    }.items():
+        with pytest.raises(UserError) as caught:
+            load_benchmark(arguments)
+        assert sentence in one_line(caught.value)
 
 
 @settings(deadline=None)

@@ -183,14 +183,15 @@ def test_run_names():
     assert trained.protocol == "train"
     variant = METHODS["ms_mix"].Settings(delta=0.4, sig=False)
     found = dataclasses.replace(CELL, method="ms_mix", method_settings=variant)
-    assert found.run_name == "mosi/tfn/ms_mix{delta:0.4,sig:false}/seed1111"
+    assert found.run_name == "mosi/tfn/ms_mix[sass,sal]{delta:0.4}/seed1111"
     assert found.variant == {"delta": 0.4, "sig": False}
 
 
 def test_readable_settings():
     assert readable_settings({}) == ""
     assert readable_settings({"b": 1, "a": 0.5}) == "{a:0.5,b:1}"
-    assert readable_settings({"layers": [0, 1], "mode": "replace"}) == '{layers:[0,1],mode:"replace"}'
+    assert readable_settings({"layers": [0, 1], "mode": "replace"}) == "{layers:[0,1],mode:replace}"
+    assert readable_settings({"a": "null", "b": "1", "c": "x y"}) == '{a:"null",b:"1",c:"x y"}'
 
 
 def test_differences_are_what_is_not_the_default():
@@ -222,7 +223,7 @@ def test_a_readable_variant_can_be_given_back_to_the_command(name, given_setting
 
 VARIANTS = (
     "ms_mix ms_mix{delta:0.4,sal:false,mode:replace} manifold_mixup{layers:[0,2],alpha:0.5} "
-    "none{mix_loss:mse} mixup{per_sample:true,xi1:0}"
+    "none{mix_loss:mse} mixup{per_sample:true,xi1:0} ms_mix[sass,sal] ms_mix[] ms_mix[sig]{alpha:1}"
 )
 
 

@@ -262,7 +262,7 @@ def test_line_breaks_in_names_do_not_break_the_table():
     [
         ("{}", "ms_mix"),
         ('{"delta": 0.4}', "ms_mix{delta:0.4}"),
-        ('{"sal": false, "alpha": 1}', "ms_mix{alpha:1,sal:false}"),
+        ('{"sal": false, "alpha": 1}', "ms_mix[sass,sig]{alpha:1}"),
         ('{"mode": "hard", "xi": [1, 2], "head": null}', "ms_mix{head:null,mode:hard,xi:[1,2]}"),
     ],
 )

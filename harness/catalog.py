@@ -1,0 +1,84 @@
+"""``python -m harness.catalog [--markdown]``: every method and backbone with file, paper and settings.
+
+With ``--markdown`` the tables of the README.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import re
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from backbones import BACKBONES
+from harness.matrix import readable_settings
+from methods import METHODS
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the catalogue; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m harness.catalog", description=__doc__, allow_abbrev=False
+    )
+    parser.add_argument("--markdown", action="store_true", help="the tables of the README")
+    make = markdown if parser.parse_args(arguments).markdown else text
+    print("\n".join(make()))
+    return 0
+
+
+def text() -> Iterator[str]:
+    """Lines for a terminal: a block per entry, its settings with their defaults."""
+    for kind, registry in (("METHODS", METHODS), ("BACKBONES", BACKBONES)):
+        yield from (kind, "")
+        for name, entry in registry.items():
+            settings = defaults(entry)
+            yield f"{name}  {entry.title}: {summary(entry)}"
+            yield f"  file      {file_of(entry)}"
+            yield f"  paper     {entry.citation}"
+            yield from _wrapped("settings", {k: v for k, v in settings.items() if v is not None})
+            for like, values in getattr(entry, "published", {}).items():
+                yield from _wrapped(like, values)
+            yield ""
+
+
+def _wrapped(title: str, settings: dict[str, Any]) -> list[str]:
+    line = readable_settings(settings).strip("{}").replace(",", ", ") or "none"
+    return textwrap.wrap(f"  {title:<9} {line}", 110, subsequent_indent=" " * 12, break_long_words=False)
+
+
+def markdown() -> Iterator[str]:
+    """Lines of two Markdown tables."""
+    for heading, registry in (("method", METHODS), ("backbone", BACKBONES)):
+        yield from (f"| {heading} | what it is | paper |", "|---|---|---|")
+        for name, entry in registry.items():
+            yield f"| [`{name}`]({file_of(entry)}) | {summary(entry)} | {entry.citation} |"
+        yield ""
+
+
+def summary(entry: type[Any]) -> str:
+    """What the first line of its card says after the name, without the source in brackets."""
+    card = inspect.getdoc(sys.modules[entry.__module__]) or entry.title
+    return re.sub(r" \(.*\)", "", card.splitlines()[0].partition(": ")[2]).rstrip(".")
+
+
+def file_of(entry: type[Any]) -> str:
+    """Its file, from the top of the project where it lies below it."""
+    path = Path(inspect.getfile(entry)).resolve()
+    return (path.relative_to(ROOT) if path.is_relative_to(ROOT) else path).as_posix()
+
+
+def defaults(entry: type[Any]) -> dict[str, Any]:
+    """The default of each setting; None: the published value for the dataset."""
+    settings = entry.Settings()
+    return {f.name: getattr(settings, f.name) for f in fields(settings)}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
