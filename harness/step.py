@@ -18,6 +18,7 @@ from methods.base import Draw, Method, MethodSettings, Mixed, Network
 LOGGER = logging.getLogger(__name__)
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
+Watch = Callable[[Mixed, Latents, Tensor], None]
 CRITERIA: dict[str, Criterion] = {
     "l1": lambda prediction, target: (prediction - target).abs(),
     "mse": lambda prediction, target: (prediction - target).square(),
@@ -34,20 +35,29 @@ class Losses(NamedTuple):
     auxiliary: Tensor
 
 
-def step_losses(backbone: Backbone, method: Method, batch: Batch, draw: Draw | None) -> Losses:
-    """Embed, encode, mix at the drawn layer, fuse clean and mixed at once, and weigh the losses."""
+def step_losses(
+    backbone: Backbone, method: Method, batch: Batch, draw: Draw | None, watch: Watch | None = None
+) -> Losses:
+    """Embed, encode, mix at the drawn layer, fuse clean and mixed at once, and weigh the losses.
+
+    watch: told of the mixed examples, the latents that they were made from, and the clean labels.
+    """
     n = len(batch)
     inputs = backbone.embed(batch)
     latents = backbone.encode(inputs)
-    mixed = None
+    mixed, source = None, latents
     if draw is not None and draw.layer < 2:
-        mixed = _mix(backbone, method, latents if draw.layer else inputs, batch.labels, draw)
+        source = latents if draw.layer else inputs
+        mixed = _mix(backbone, method, source, batch.labels, draw)
         mixed_latents = mixed.latents if draw.layer else _encode_apart(backbone, mixed.latents)
         latents = concatenate(latents, mixed_latents)
     representation, auxiliary = backbone.fuse(latents, n)
     if draw is not None and draw.layer == 2:
-        mixed = _mix(backbone, method, Latents({"fused": representation}), batch.labels, draw)
+        source = Latents({"fused": representation})
+        mixed = _mix(backbone, method, source, batch.labels, draw)
         representation = torch.cat([representation, mixed.latents.values["fused"]])
+    if watch is not None and mixed is not None:
+        watch(mixed, source, batch.labels)
     prediction = backbone.head(representation)
     zero, choice = batch.labels.new_zeros(()), method.settings.mix_loss
     criterion = CRITERIA[backbone.settings.criterion]

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 import logging
+import math
 import os
 import socket
 import tempfile
@@ -271,7 +272,8 @@ class Tracker:
         flat |= {f"cell/{name}": v for name, v in result.cell.items()}
         metrics = [Metric(name, value, now, 0) for name, value in flat.items()]
         for name, values in result.curves.items():
-            metrics += [Metric(f"epoch/{name}", value, now, step) for step, value in enumerate(values, 1)]
+            points = [(step, value) for step, value in enumerate(values, 1) if not math.isnan(value)]
+            metrics += [Metric(f"epoch/{name}", value, now, step) for step, value in points]
         for start in range(0, len(metrics), METRICS_PER_CALL):
             self.client.log_batch(run_id, metrics=metrics[start : start + METRICS_PER_CALL])
 

@@ -23,6 +23,7 @@ from harness.checkpoint import Checkpoint, Training
 from harness.data.batch import SPLITS, Dataset
 from harness.data.occlusion import MaskField, occlude
 from harness.device import ResidentSplit
+from harness.diagnostics import Diagnostics
 from harness.matrix import Cell, ratio_text
 from harness.metrics import score
 from harness.result import Predictions, Result
@@ -76,8 +77,7 @@ def train(
         losses = train_epoch(cell, backbone, training.method, training.optimizer, splits, epoch)
         valid_loss = task_loss(backbone, *predict(cell, backbone, splits, "valid"))
         measured = {**losses, "valid_loss": valid_loss, "epoch_s": time.perf_counter() - epoch_started}
-        for name, value in measured.items():
-            training.curves.setdefault(name, []).append(value)
+        _record(training.curves, epoch, measured)
         if not np.isfinite(valid_loss):
             raise Diverged(f"the validation loss is {valid_loss} after epoch {epoch}")
         if valid_loss < training.best_loss:
@@ -100,6 +100,12 @@ def train(
     result = final_result(cell, backbone, splits, values, training.curves)
     resumed = {"resumed_after_epoch": str(resumed_after)} if resumed_after else {}
     return replace(result, environment=resumed)
+
+
+def _record(curves: dict[str, list[float]], epoch: int, measured: dict[str, float]) -> None:
+    """Add an epoch to the curves; a number that an epoch lacks is NaN there."""
+    for name in dict.fromkeys([*curves, *measured]):
+        curves.setdefault(name, [float("nan")] * (epoch - 1)).append(measured.get(name, float("nan")))
 
 
 def begin(
@@ -173,12 +179,12 @@ def train_epoch(
     splits: Splits,
     epoch: int,
 ) -> dict[str, float]:
-    """One pass over the training split; returns the mean losses of its steps by name."""
+    """One pass over the training split; returns mean losses and what mixing did, by name."""
     backbone.train()
     method.train()
     split, field = splits.resident["train"], splits.fields["train"]
     order = generator_for(cell.seed, "order", epoch).permutation(len(split))
-    rules, steps = backbone.settings, []
+    rules, steps, diagnostics = backbone.settings, [], Diagnostics()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     indices = batches(order, rules.batch_size)[: cell.max_batches]
     for step, index in enumerate(indices, 1):
@@ -188,7 +194,7 @@ def train_epoch(
         draw = method.draw(generator_for(cell.seed, "mixing", epoch, step), split.split.labels[index])
         # Reseeded each step, so that dropout on the clean rows of encode is the same for every method.
         torch.manual_seed(seed_for(cell.seed, "dropout", epoch, step))
-        losses = step_losses(backbone, method, batch, draw)
+        losses = step_losses(backbone, method, batch, draw, diagnostics.watch)
         losses.total.backward()
         if rules.grad_clip:
             nn.utils.clip_grad_value_(parameters, rules.grad_clip)
@@ -206,7 +212,8 @@ def train_epoch(
         raise Diverged(f"a training loss is not finite at epoch {epoch}, step {step}")
     check_weights(backbone, method, epoch, len(steps))
     means = table.mean(0).tolist()
-    return {f"train_{name}_loss": mean for name, mean in zip(Losses._fields, means, strict=True)}
+    losses_by_name = zip(Losses._fields, means, strict=True)
+    return {f"train_{name}_loss": mean for name, mean in losses_by_name} | diagnostics.values()
 
 
 def check_weights(backbone: Backbone, method: Method, epoch: int, step: int) -> None:

@@ -8,7 +8,7 @@ and latents are interpolated in one place, `interpolate`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any, ClassVar, NamedTuple
 
@@ -70,6 +70,7 @@ class Mixed:
         latents: n rows. labels: (n,). penalty: scalar. indices: (n, k) int64, members of each mixture.
         weights[m]: (n, k), or (n, k, ...) where single features have their own; label_weights: (n, k).
         counted: (n,) bool, which rows count in the loss, or None for all.
+        diagnostics: scalars by name that the method wants to be logged, as means over an epoch's steps.
     """
 
     latents: Latents
@@ -79,6 +80,7 @@ class Mixed:
     weights: Mapping[str, Tensor]
     label_weights: Tensor
     counted: Tensor | None = None
+    diagnostics: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -86,11 +86,10 @@ def min_max(similarity: Tensor) -> Tensor:
 def choose_pairs(candidate: Tensor, draw: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Choose n of the pairs i < j that are candidates, at random, without waiting for the device.
 
-    Without replacement where there are at least n candidates, else with; ``counted`` is False throughout
-    where there is none.
+    Without replacement where there are at least n candidates, else with; any pairs where there is none.
 
     Shape: candidate (P,) bool in the order of `torch.triu_indices`; draw["keys"] (P,) in [0, 1),
-    draw["fallback"] (n,) in [0, 1), draw["flip"] (n,) bool -> indices (n, 2), counted (n,) bool.
+    draw["fallback"] (n,) in [0, 1), draw["flip"] (n,) bool -> indices (n, 2), number of candidates (scalar).
     """
     fallback, flip = draw["fallback"], draw["flip"]
     size = round((1 + (1 + 8 * len(candidate)) ** 0.5) / 2)
@@ -102,7 +101,7 @@ def choose_pairs(candidate: Tensor, draw: Mapping[str, Tensor]) -> tuple[Tensor,
     )
     chosen = shuffled[position.clamp(max=len(candidate) - 1)]
     pairs = torch.stack([i[chosen], j[chosen]], 1)
-    return torch.where(flip[:, None], pairs.flip(1), pairs), (count > 0).expand(len(flip))
+    return torch.where(flip[:, None], pairs.flip(1), pairs), count
 
 
 def intensity_weights(base: Tensor, intensity: Tensor, indices: Tensor) -> Tensor:
@@ -198,9 +197,10 @@ class MSMix(Method):
     ) -> Mixed:
         """Choose pairs (SASS), ratios (SIG) and the penalty (SAL)."""
         s = self.settings
-        counted = None
+        counted, diagnostics = None, {}
         if s.sass:
-            indices, counted = self._similar_pairs(latents, draw)
+            indices, passed = self._similar_pairs(latents, draw)
+            counted, diagnostics = (passed > 0).expand(len(indices)), {"passed_pairs": passed}
         else:
             indices = draw["indices"]
         intensities = {m: p(latents.values[m], latents.valid(m)) for m, p in self.predictors.items()}
@@ -214,11 +214,11 @@ class MSMix(Method):
         if s.sal:
             penalty = s.xi2 * s.beta * alignment_penalty(intensities, labels, self.label_scale)
             mixed = replace(mixed, penalty=penalty)
-        return replace(mixed, counted=counted)
+        return replace(mixed, counted=counted, diagnostics=diagnostics)
 
     @torch.no_grad()
     def _similar_pairs(self, latents: Latents, draw: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """SASS. Shape: B latents -> indices (n, 2), counted (n,)."""
+        """SASS. Shape: B latents -> indices (n, 2), number of candidates (scalar)."""
         i, j = torch.triu_indices(len(latents), len(latents), 1, device=draw["keys"].device)
         similarity = mean_cosine(latents.vectors())[i, j]
         if self.settings.similarity == "minmax":
