@@ -127,6 +127,7 @@ def _train(
     from harness.driver import Driver
     from harness.launchers import Job
     from harness.ledger import Ledger
+    from harness.matrix import first_seeds
     from harness.provenance import provenance
     from harness.spool import Spool
     from harness.text import text_states
@@ -137,11 +138,15 @@ def _train(
     text_model = None if plan.text_model is None else str(plan.text_model.folder.absolute())
     states = text_states(plan, device, config.cell.threads, tracker.var_dir / "cache", display.say)
 
+    sampled = first_seeds(plan.cells)
+
     def job_of(cell: Cell) -> Job:
         checkpoint = str(checkpoints / f"{cell.cell_id}.npz")
         resident, checkpoint_s = config.data.resident, config.cell.checkpoint_s
         text = text_model, states.get((cell.dataset, cell.backbone))
-        return Job(cell, folders[cell.dataset], device, resident, checkpoint, checkpoint_s, *text)
+        # Truth lies beside the stored data, out of the reach of what trains.
+        extras = cell.cell_id in sampled, f"{folders[cell.dataset]}.truth.npz"
+        return Job(cell, folders[cell.dataset], device, resident, checkpoint, checkpoint_s, *text, *extras)
 
     uri = config.ledger.uri or sqlite_uri(tracker.var_dir / "ledger.db")
     with Ledger(uri, plan.study, beat_s=config.ledger.beat_s, stale_s=config.ledger.stale_s) as ledger:

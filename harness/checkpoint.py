@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from backbones.base import Backbone
 from harness.matrix import Cell
@@ -40,7 +40,7 @@ class Training:
     no gradient outlives its step, and no schedule changes the optimizer: none of them is part of it. A
     module's state is its parameters and persistent buffers.
 
-    best_weights: the backbone's state after best_epoch. epoch: the last one done. train_s: time until then.
+    best_weights: the network's state after best_epoch. epoch: the last one done. train_s: time until then.
     """
 
     backbone: Backbone
@@ -52,6 +52,11 @@ class Training:
     epoch: int = 0
     train_s: float = 0.0
     curves: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def network(self) -> nn.ModuleDict:
+        """The backbone and the method as one module."""
+        return nn.ModuleDict({"backbone": self.backbone, "method": self.method})
 
     def state(self) -> dict[str, Any]:
         """Everything as plain values and tensors, which are not copied."""

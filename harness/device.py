@@ -8,6 +8,8 @@ from torch import Tensor
 
 from harness.data.batch import MODALITIES, Batch, Split
 
+EVALUATION_BATCH = 256
+
 
 class ResidentSplit:
     """One split where training reads it.

@@ -122,6 +122,15 @@ def ratio_text(ratio: float) -> str:
     return short if float(short) == ratio else repr(ratio)
 
 
+def first_seeds(cells: Iterable[Cell]) -> set[str]:
+    """Ids of the first cell of each dataset, backbone and method, among those trained on clean data."""
+    found: dict[tuple[str, str, str], str] = {}
+    for cell in cells:
+        if not cell.train_ratio:
+            found.setdefault((cell.dataset, cell.backbone_label, cell.method_label), cell.cell_id)
+    return set(found.values())
+
+
 def unique(cells: Iterable[Cell]) -> list[Cell]:
     """The cells in order, each once."""
     return list({cell.cell_id: cell for cell in cells}.values())

@@ -48,13 +48,13 @@ def step_losses(
     mixed, source = None, latents
     if draw is not None and draw.layer < 2:
         source = latents if draw.layer else inputs
-        mixed = _mix(backbone, method, source, batch.labels, draw)
+        mixed = mix_batch(backbone, method, source, batch.labels, draw)
         mixed_latents = mixed.latents if draw.layer else _encode_apart(backbone, mixed.latents)
         latents = concatenate(latents, mixed_latents)
     representation, auxiliary = backbone.fuse(latents, n)
     if draw is not None and draw.layer == 2:
         source = Latents({"fused": representation})
-        mixed = _mix(backbone, method, source, batch.labels, draw)
+        mixed = mix_batch(backbone, method, source, batch.labels, draw)
         representation = torch.cat([representation, mixed.latents.values["fused"]])
     if watch is not None and mixed is not None:
         watch(mixed, source, batch.labels)
@@ -70,7 +70,7 @@ def step_losses(
     )
 
 
-def _mix(backbone: Backbone, method: Method, latents: Latents, labels: Tensor, draw: Draw) -> Mixed:
+def mix_batch(backbone: Backbone, method: Method, latents: Latents, labels: Tensor, draw: Draw) -> Mixed:
     """Call the method with its draw on the device; cap the number of mixed examples."""
     device = labels.device
     arrays = {k: torch.from_numpy(a).to(device, non_blocking=True) for k, a in draw.arrays.items()}

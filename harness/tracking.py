@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
+from zipfile import BadZipFile
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # The driver waits for a server that went away, and says so; MLflow's own waiting is silent.
@@ -27,6 +28,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
 import mlflow
+import numpy as np
 import pyarrow.parquet as pq
 from mlflow.entities import Metric, Param, ViewType
 from mlflow.exceptions import MlflowException
@@ -56,7 +58,7 @@ METRICS_PER_CALL, TAGS_PER_CALL = 1000, 100
 COMPLETE = "tags.kind = 'cell' and tags.complete = 'true' and attributes.status = 'FINISHED'"
 STUDY = "tags.kind = 'study'"
 DIVERGED = "tags.kind = 'cell' and tags.outcome = 'diverged' and attributes.status = 'FAILED'"
-RESULT_FILE, PREDICTIONS_FILE = "result.json", "predictions.parquet"
+RESULT_FILE, PREDICTIONS_FILE, SAMPLES_FILE = "result.json", "predictions.parquet", "samples.npz"
 
 
 P = ParamSpec("P")
@@ -189,6 +191,8 @@ class Tracker:
             )
             if result.predictions is not None:
                 pq.write_table(to_table(result.predictions), Path(folder, PREDICTIONS_FILE))
+            if result.samples:
+                np.savez_compressed(Path(folder, SAMPLES_FILE), allow_pickle=False, **result.samples)
             self.client.log_artifacts(run_id, folder)
         return run_id
 
@@ -214,11 +218,12 @@ class Tracker:
     def load(self, run: Run) -> Result:
         """Read a stored result back, predictions included."""
         folder = self.client.download_artifacts(run.run_id, "")
-        stored = Path(folder, PREDICTIONS_FILE)
+        stored, arrays = Path(folder, PREDICTIONS_FILE), Path(folder, SAMPLES_FILE)
         try:
             predictions = from_table(pq.read_table(stored)) if stored.exists() else None
-            return Result.from_json(Path(folder, RESULT_FILE).read_text(), predictions)
-        except (ValueError, KeyError, TypeError, IndexError) as error:
+            samples = dict(np.load(arrays, allow_pickle=False)) if arrays.exists() else {}
+            return Result.from_json(Path(folder, RESULT_FILE).read_text(), predictions, samples)
+        except (ValueError, KeyError, TypeError, IndexError, BadZipFile) as error:
             raise StoreError(f"the artifacts of run {run.run_id} are damaged: {_line(error)}") from error
 
     @_answers

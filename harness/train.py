@@ -22,8 +22,9 @@ from backbones.text import FrozenText, TextEncoder, load_model
 from harness.checkpoint import Checkpoint, Training
 from harness.data.batch import SPLITS, Dataset
 from harness.data.occlusion import MaskField, occlude
-from harness.device import ResidentSplit
+from harness.device import EVALUATION_BATCH, ResidentSplit
 from harness.diagnostics import Diagnostics
+from harness.inspection import Inspection, inspect
 from harness.matrix import Cell, ratio_text
 from harness.metrics import score
 from harness.result import Predictions, Result
@@ -33,7 +34,6 @@ from harness.step import CRITERIA, Losses, step_losses
 from methods import METHODS
 from methods.base import Method
 
-EVALUATION_BATCH = 256
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
@@ -55,8 +55,11 @@ def train(
     resident: str = "auto",
     checkpoint: Checkpoint | None = None,
     text_model: Path | None = None,
+    inspection: Inspection | None = None,
 ) -> Result:
-    """Train one cell and evaluate it; raises `Diverged`. text_model: folder of a pretrained text encoder.
+    """Train one cell and evaluate it; raises `Diverged`.
+
+    text_model: folder of a pretrained text encoder. inspection: what else to look at when it is trained.
 
     With a checkpoint, the training goes on from where an earlier attempt left it, to the same bits. Its
     train_s counts all attempts, those that were cut off up to their last checkpoint.
@@ -82,13 +85,13 @@ def train(
             raise Diverged(f"the validation loss is {valid_loss} after epoch {epoch}")
         if valid_loss < training.best_loss:
             training.best_loss, training.best_epoch = valid_loss, epoch
-            _copy(backbone, training.best_weights)
+            _copy(training.network, training.best_weights)
         elif epoch - training.best_epoch >= rules.early_stop:
             break
         training.epoch, training.train_s = epoch, time.perf_counter() - started
         if checkpoint is not None and checkpoint.due():
             checkpoint.save(training.state())
-    backbone.load_state_dict(training.best_weights)
+    training.network.load_state_dict(training.best_weights)
     numbers = {
         "best_epoch": training.best_epoch,
         "train_s": time.perf_counter() - started,
@@ -99,6 +102,10 @@ def train(
     values = {name: float(number) for name, number in numbers.items()}
     result = final_result(cell, backbone, splits, values, training.curves)
     resumed = {"resumed_after_epoch": str(resumed_after)} if resumed_after else {}
+    if inspection is not None:
+        found = inspect(cell, backbone, training.method, splits.resident, inspection)
+        scores = {**result.scores, "mechanism": found.mechanism} if found.mechanism else result.scores
+        result = replace(result, samples=found.samples, scores=scores)
     return replace(result, environment=resumed)
 
 
@@ -119,7 +126,8 @@ def begin(
     state = None if checkpoint is None else checkpoint.load()
     backbone, method = build(cell, dataset, device, text_model)
     optimizer = make_optimizer(backbone, method, cell.text.learning_rate)
-    training = Training(backbone, method, optimizer, _copy(backbone))
+    training = Training(backbone, method, optimizer, {})
+    training.best_weights = _copy(training.network)
     if checkpoint is None or state is None:
         return training
     try:

@@ -8,11 +8,13 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from harness.checkpoint import Checkpoint, identity_of
 from harness.data.store import load_dataset
 from harness.data.text import with_text
+from harness.inspection import Inspection
 from harness.launchers import Job
 from harness.result import Result
 from harness.train import Diverged, train
@@ -32,7 +34,8 @@ def run_job(job: Job) -> Result:
     try:
         dataset = with_text(load_dataset(Path(job.data)), cell.text, _path(job.text_states))
         checkpoint, text_model = _checkpoint(job, device), _path(job.text_model)
-        result = train(cell, dataset, device, job.resident, checkpoint, text_model)
+        inspection = Inspection(job.sample, _truth(job.truth))
+        result = train(cell, dataset, device, job.resident, checkpoint, text_model, inspection)
     except Diverged as error:
         result = Result("diverged", reason=str(error))
     measured = {
@@ -48,6 +51,14 @@ def _checkpoint(job: Job, device: torch.device) -> Checkpoint | None:
     if job.checkpoint is None:
         return None
     return Checkpoint(Path(job.checkpoint), job.checkpoint_s, identity_of(job.cell, device))
+
+
+def _truth(file: str | None) -> dict[str, np.ndarray] | None:
+    """The hidden truth of the test split; None where it is not kept."""
+    if file is None or not Path(file).exists():
+        return None
+    with np.load(file, allow_pickle=False) as stored:
+        return {key: stored[f"test/{key}"] for key in ("u", "a")}
 
 
 def _path(text: str | None) -> Path | None:

@@ -132,6 +132,14 @@ class Method(nn.Module):
         """Mix: a deterministic function of latents (B rows), labels (B,) and the drawn arrays."""
         raise NotImplementedError(f"{type(self).__name__} does not mix")
 
+    def intensities(self, latents: Latents) -> dict[str, Tensor]:
+        """The sentiment intensities (B,) that it reads from latents, per modality; empty for most."""
+        return {}
+
+    def explain(self, latents: Latents, labels: Tensor, draw: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What a figure shows of one batch at layer 1, tensors by name; empty for most."""
+        return {}
+
 
 def interpolate(values: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
     """Convex combinations of rows: the one place in the project that interpolates.

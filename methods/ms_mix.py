@@ -203,7 +203,7 @@ class MSMix(Method):
             counted, diagnostics = (passed > 0).expand(len(indices)), {"passed_pairs": passed}
         else:
             indices = draw["indices"]
-        intensities = {m: p(latents.values[m], latents.valid(m)) for m, p in self.predictors.items()}
+        intensities = self.intensities(latents)
         if s.sig:
             base = draw["weights"][:, 0]
             weights = {m: intensity_weights(base, i.float(), indices) for m, i in intensities.items()}
@@ -215,6 +215,28 @@ class MSMix(Method):
             penalty = s.xi2 * s.beta * alignment_penalty(intensities, labels, self.label_scale)
             mixed = replace(mixed, penalty=penalty)
         return replace(mixed, counted=counted, diagnostics=diagnostics)
+
+    def intensities(self, latents: Latents) -> dict[str, Tensor]:
+        """I^m, signed, (B,) each; empty without SIG and SAL."""
+        return {m: p(latents.values[m], latents.valid(m)) for m, p in self.predictors.items()}
+
+    def explain(self, latents: Latents, labels: Tensor, draw: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """similarity (S' or S, (B, B)), indices (n, 2), intensity_m and labels (B,), lambda_m (n,)."""
+        mixed = self(latents, labels, draw)
+        similarity = mean_cosine(latents.vectors())
+        if self.settings.similarity == "minmax":
+            i, j = torch.triu_indices(len(labels), len(labels), 1, device=labels.device)
+            scaled = torch.ones_like(similarity)
+            scaled[i, j] = scaled[j, i] = min_max(similarity[i, j])
+            similarity = scaled
+        lambdas = {**mixed.weights, "label": mixed.label_weights}
+        return {
+            "similarity": similarity,
+            "indices": mixed.indices,
+            "labels": labels,
+            **{f"intensity_{m}": i for m, i in self.intensities(latents).items()},
+            **{f"lambda_{m}": w[:, 0] for m, w in lambdas.items()},
+        }
 
     @torch.no_grad()
     def _similar_pairs(self, latents: Latents, draw: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
