@@ -15,7 +15,7 @@ SETTINGS = profile=$(PROFILE) 'study=$(STUDY)' \
 	$(if $(DATA_ROOT),'data_root=$(DATA_ROOT)') $(if $(JOBS),jobs=$(JOBS)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup benchmark report ui lint test test-slow soak
+.PHONY: help setup benchmark report ui perf lint test test-slow soak
 
 help: ## every target, a line each
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -38,6 +38,9 @@ ui: .venv/.ready ## the MLflow UI on 127.0.0.1:5000
 	@test -f var/mlflow.db || { echo "There are no results yet; 'make benchmark' makes some."; exit 1; }
 	@echo "Open http://127.0.0.1:5000/#/experiments and choose a study; stop with Ctrl-C."
 	@$(PYTHON) -m mlflow ui --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///var/mlflow.db
+
+perf: .venv/.ready ## what each method costs in a training step; writes var/perf
+	@$(PYTHON) -m harness.perf
 
 lint: .venv/.ready ## ruff and mypy
 	@$(PYTHON) -m ruff check .

@@ -29,6 +29,8 @@ def run_job(job: Job) -> Result:
         # On the CPU the operations used are deterministic, and the call imports the compiler (seconds).
         torch.use_deterministic_algorithms(cell.deterministic, warn_only=True)
         torch.backends.cudnn.benchmark = False
+        # Its backward sums in any order; flash attention's can keep one, and the plain kernel does.
+        torch.backends.cuda.enable_mem_efficient_sdp(not cell.deterministic)
     started, cpu_started = time.perf_counter(), time.process_time()
     _reset_peak_memory(device)
     try:
