@@ -1,0 +1,248 @@
+"""ALMT: Adaptive Language-guided Multimodal Transformer (Zhang et al., EMNLP 2023, arXiv 2310.05804).
+
+What it computes, with D = token_dim and n = tokens. Each modality (B, T_m, D_m) goes through a linear layer;
+n learned tokens are prepended, learned positions (n + T_m, D) added, and one transformer layer lets the
+tokens read the sequence: (B, n, D). Text gets positions of its own and hyper_layers - 1 more layers; all its
+states are kept, the first included. The hyper-modality, n learned tokens, is updated once per text state:
+the state asks, audio and vision answer, each with its own keys and values. A last transformer, in which a
+token (the same one on both sides) asks the hyper-modality fusion_layers times, gives (B, D); the head is
+linear. Attention normalises query, key and value apart; q, k and v have no bias. There is no dropout.
+
+Mix point (layer 1): the n tokens of each modality, (B, n, D), without lengths. Layer 2: the fusion's first
+token (B, D).
+Losses: MSE on the label. Optimizer: AdamW; linear warm-up over a tenth of max_epochs, then a cosine; early
+stopping after 32 epochs. `max_grad_norm` 2 is listed by the reference and not used: off.
+Defaults per dataset: MMSA's config_regression.json (thuiar/MMSA, commit a94e65d); they differ in the depth
+of the fusion alone. The position tables take T_m from the dataset.
+
+Tokens start at 0 and the hyper-modality at 1, where LayerNorm gives its bias: at first the hyper-modality is
+the answer to the text alone, and its own gradient is 1 / sqrt(1e-5) times the normalised one's, so it is
+large but finite.
+A row of a transformer layer's target never sees another one, only the source. So no row is computed that is
+not read: of the embedding layers the first n are, of the fusion the first one. There the last text state,
+published as the target's other rows, could not change the prediction; the n positions of these rows get
+gradients of 0 and stay, for they count in the model's size.
+
+NOTE[DIFF] padded steps are no keys in the embedding layers. The reference masks nothing, so that the
+padding's positions are read like signal (`padding: reference` restores it).
+NOTE[DIFF] the first epoch has the warm-up's first learning rate; in the reference it is 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from backbones.base import Backbone, BackboneSettings, Fused, Sizes, by_modality
+from harness.data.batch import MODALITIES
+from harness.errors import check
+from harness.latents import Latents
+
+
+@dataclass(frozen=True)
+class ALMTSettings(BackboneSettings):
+    """Settings of ALMT; None: the published value for the dataset.
+
+    token_dim: D. tokens: n, per modality. *_heads: of the embeddings, the text layers, the hyper-modality and
+    the fusion. head_dim: width of a head; those of the hyper-modality divide D. embedding_hidden: of the MLP
+    in the embeddings and the text layers, fusion_hidden: in the fusion. hyper_layers: updates of the
+    hyper-modality (the reference's AHL_depth). fusion_layers: depth of the fusion.
+    """
+
+    criterion: str = "mse"
+    optimizer: str = "adamw"
+    early_stop: int = 32
+    schedule: str = "warmup_cosine"
+    token_dim: int = 128
+    tokens: int = 8
+    head_dim: int = 64
+    embedding_heads: int = 8
+    text_heads: int = 8
+    hyper_heads: int = 8
+    fusion_heads: int = 8
+    embedding_hidden: int = 128
+    fusion_hidden: int = 128
+    hyper_layers: int = 3
+    fusion_layers: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self, "tokens", self.tokens >= 1, "at least 1")
+        divides = self.token_dim % self.hyper_heads == 0
+        check(self, "token_dim", divides, f"a multiple of hyper_heads ({self.hyper_heads})")
+
+
+class Attention(nn.Module):
+    """Attention in heads behind three LayerNorms; q, k and v without bias, the output with one."""
+
+    def __init__(self, width: int, heads: int, head_dim: int):
+        super().__init__()
+        self.heads = heads
+        self.query_norm, self.key_norm, self.value_norm = (nn.LayerNorm(width) for _ in range(3))
+        self.query, self.key, self.value = (nn.Linear(width, heads * head_dim, bias=False) for _ in range(3))
+        self.output = nn.Linear(heads * head_dim, width)
+
+    def forward(self, target: Tensor, source: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Shape: target (B, N, D) asks source (B, S, D), of which valid (B, S) is read -> (B, N, D)."""
+        query = self.query(self.query_norm(target))
+        key, value = self.key(self.key_norm(source)), self.value(self.value_norm(source))
+        return self.output(attend(query, key, value, self.heads, valid))
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, heads: int, valid: Tensor | None = None) -> Tensor:
+    """Scaled dot-product attention in heads. Shape: (B, N, H), (B, S, H), (B, S, H), (B, S) -> (B, N, H)."""
+    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))
+    mask = None if valid is None else valid[:, None, None, :]
+    return F.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).flatten(2)
+
+
+class Layer(nn.Module):
+    """Transformer layer: attention and a normalised MLP with GELU, each added to the target."""
+
+    def __init__(self, width: int, heads: int, head_dim: int, hidden: int):
+        super().__init__()
+        self.attention = Attention(width, heads, head_dim)
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width)
+        )
+
+    def forward(self, target: Tensor, source: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Shape: target (B, N, D), source (B, S, D), valid (B, S) -> (B, N, D)."""
+        target = target + self.attention(target, source, valid)
+        return target + self.mlp(target)
+
+
+class Embedding(nn.Module):
+    """Learned tokens that have read one modality's sequence."""
+
+    def __init__(self, width: int, steps: int, s: ALMTSettings):
+        super().__init__()
+        self.linear = nn.Linear(width, s.token_dim)
+        self.tokens = nn.Parameter(torch.zeros(s.tokens, s.token_dim))
+        self.positions = nn.Parameter(torch.randn(s.tokens + steps, s.token_dim))
+        self.layer = Layer(s.token_dim, s.embedding_heads, s.head_dim, s.embedding_hidden)
+
+    def forward(self, x: Tensor, valid: Tensor | None) -> Tensor:
+        """Shape: x (B, T, width), valid (B, T) or None (all) -> (B, n, D)."""
+        n = len(self.tokens)
+        x = torch.cat([self.tokens.expand(len(x), -1, -1), self.linear(x)], 1) + self.positions
+        if valid is not None:
+            valid = F.pad(valid, (n, 0), value=True)
+        return self.layer(x[:, :n], x, valid)
+
+
+class HyperLayer(nn.Module):
+    """One update of the hyper-modality: a text state asks audio and vision. LayerNorm on all four inputs."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.hyper_norm = nn.LayerNorm(width)
+        self.norms = nn.ModuleDict({m: nn.LayerNorm(width) for m in MODALITIES})
+        self.query = nn.Linear(width, width, bias=False)
+        self.keys = nn.ModuleDict({m: nn.Linear(width, width, bias=False) for m in MODALITIES[1:]})
+        self.values = nn.ModuleDict({m: nn.Linear(width, width, bias=False) for m in MODALITIES[1:]})
+        self.output = nn.Linear(width, width)
+
+    def forward(self, hyper: Tensor, text: Tensor, audio: Tensor, vision: Tensor) -> Tensor:
+        """Shape: four times (B, n, D) -> (B, n, D)."""
+        query = self.query(self.norms["text"](text))
+        answers = []
+        for m, x in (("audio", audio), ("vision", vision)):
+            x = self.norms[m](x)
+            answers.append(attend(query, self.keys[m](x), self.values[m](x), self.heads))
+        return self.hyper_norm(hyper) + self.output(answers[0] + answers[1])
+
+
+class Fusion(nn.Module):
+    """A token asks the hyper-modality, layer after layer; see the card for why the text state is absent."""
+
+    def __init__(self, s: ALMTSettings, layers: int):
+        super().__init__()
+        self.token = nn.Parameter(torch.zeros(1, s.token_dim))
+        self.target_positions = nn.Parameter(torch.randn(1 + s.tokens, s.token_dim))
+        self.source_positions = nn.Parameter(torch.randn(1 + s.tokens, s.token_dim))
+        self.layers = nn.ModuleList(
+            Layer(s.token_dim, s.fusion_heads, s.head_dim, s.fusion_hidden) for _ in range(layers)
+        )
+
+    def forward(self, hyper: Tensor) -> Tensor:
+        """Shape: (B, n, D) -> (B, D)."""
+        token = self.token.expand(len(hyper), -1, -1)
+        source = torch.cat([token, hyper], 1) + self.source_positions
+        target = token + self.target_positions[:1]
+        for layer in self.layers:
+            target = layer(target, source)
+        return target[:, 0]
+
+
+class ALMT(Backbone):
+    """Adaptive Language-guided Multimodal Transformer; the module's docstring is its card."""
+
+    name = "almt"
+    title = "ALMT"
+    citation = (
+        "Zhang et al., Learning Language-guided Adaptive Hyper-modality Representation for Multimodal "
+        "Sentiment Analysis, EMNLP 2023"
+    )
+    Settings = ALMTSettings
+    published = {
+        like: {
+            "fusion_layers": layers,
+            "batch_size": 64,
+            "learning_rate": 1e-4,
+            "weight_decay": 1e-4,
+        }
+        for like, layers in (("mosi", 2), ("mosei", 4), ("sims", 4))
+    }
+
+    def __init__(self, settings: ALMTSettings, sizes: Sizes):
+        super().__init__(settings, sizes)
+        s = settings
+        assert s.fusion_layers is not None, "settings are resolved before a backbone is made"
+        self.embeddings = nn.ModuleDict(
+            {m: Embedding(sizes.widths[m], sizes.steps[m], s) for m in MODALITIES}
+        )
+        self.text_positions = nn.Parameter(torch.randn(s.tokens, s.token_dim))
+        self.text_stack = nn.ModuleList(
+            Layer(s.token_dim, s.text_heads, s.head_dim, s.embedding_hidden)
+            for _ in range(s.hyper_layers - 1)
+        )
+        self.hyper = nn.Parameter(torch.ones(s.tokens, s.token_dim))
+        self.hyper_layers = nn.ModuleList(
+            HyperLayer(s.token_dim, s.hyper_heads) for _ in range(s.hyper_layers)
+        )
+        self.fusion = Fusion(s, s.fusion_layers)
+        self.output = nn.Linear(s.token_dim, 1)
+
+    @property
+    def latent_widths(self) -> dict[str, int]:
+        """Width of each modality's tokens."""
+        return by_modality(*[self.settings.token_dim] * 3)
+
+    def encode(self, inputs: Latents) -> Latents:
+        """(B, T_m, D_m) -> (B, n, D), tokens that are all valid."""
+        masked = self.settings.padding == "valid"
+        return Latents(
+            {
+                m: embedding(inputs.values[m], inputs.valid(m) if masked else None)
+                for m, embedding in self.embeddings.items()
+            }
+        )
+
+    def fuse(self, latents: Latents, n_clean: int) -> Fused:
+        """(B, n, D) -> (B, D)."""
+        audio, vision = latents.values["audio"], latents.values["vision"]
+        text = latents.values["text"] + self.text_positions
+        hyper = self.hyper_layers[0](self.hyper.expand(len(text), -1, -1), text, audio, vision)
+        for text_layer, hyper_layer in zip(self.text_stack, self.hyper_layers[1:], strict=True):
+            text = text_layer(text, text)
+            hyper = hyper_layer(hyper, text, audio, vision)
+        return Fused(self.fusion(hyper))
+
+    def head(self, representation: Tensor) -> Tensor:
+        """(B, D) -> (B,)."""
+        return self.output(representation)[:, 0]

@@ -1,0 +1,263 @@
+"""GLoMo: Global-Local Modal fusion (Zhuang et al., ACM MM 2024, doi 10.1145/3664647.3681527).
+
+What it computes, with d = model_dim and G = granularity: a coarse vector (B, d) and a fine map (B, G, d) per
+modality. Text: coarse = linear of the first token's last state; fine = the last two layers' states, one
+after the other in time (last layer first), convolved (kernel 3) to d, adaptively max-pooled to G steps.
+Audio, vision: convolution to d, a pre-norm Transformer encoder with sinusoidal positions (transformer.py);
+coarse = maximum over time, fine = adaptive max-pool. Each fine map, flattened (B, G d), goes through a
+sparsely gated mixture of experts (experts.py) to (B, d).
+
+Mix point (layer 1): coarse and fine vector of each modality side by side (B, 2d), so that one pair list and
+one lambda serve both. Fusion: the six vectors as a sequence through post-norm Transformer layers; attention
+weights over the three coarse and over the three fine ones; f_all = linear of both weighted sums; f_m = linear
+of modality m's two vectors, summed with the coarse weights. Layer 2: [f_all, sum of f_m] (B, 2d); the head
+is linear.
+
+Losses: L1 on the label + balance_weight * (importance and load losses of the three mixtures, in training, on
+clean rows). Optimizer: AdamW without decay of biases and LayerNorms; early stopping after 8 epochs.
+Linear layers start as in BERT, weights from N(0, 0.02^2) and biases 0, but for the joint projections of
+queries, keys and values (Xavier-uniform).
+Defaults, the same for every dataset: the command line of MS-Mix's released trainer (commit 1746664).
+Text features stand in for both layers, their first step for the first token. With fewer steps than G the
+bins of the adaptive pool overlap; with one step all are that step.
+
+NOTE[DIFF] only valid steps are attended to and pooled; `padding: reference` masks nothing, as the reference,
+which gives positions to valid steps only.
+NOTE[DIFF] the learning rate is constant and one optimizer serves the whole run; the reference makes a new
+one every epoch, without its moments, and takes a tenth of the rate from epoch 80 on.
+NOTE[DIFF] early_stop = 8 is this project's; the reference has none.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from backbones.base import Backbone, BackboneSettings, Fused, Sizes
+from backbones.experts import WEIGHT_DEVIATION, SparseExperts
+from backbones.transformer import Dropouts, TransformerEncoder, sinusoids
+from harness.data.batch import MODALITIES, valid_steps
+from harness.errors import check
+from harness.latents import Latents
+
+
+@dataclass(frozen=True)
+class GLoMoSettings(BackboneSettings):
+    """Settings of GLoMo; None: the published value for the dataset.
+
+    model_dim: width d of everything behind the convolutions. n_heads: of every attention. encoder_layers,
+    fusion_layers: Transformer layers of audio and vision, and over the six vectors, there with feed-forward
+    width feedforward_dim. granularity: G, steps of a fine map. n_experts, top_k: experts per modality, and
+    how many of them an example takes. *_dropout: of the encoders (attention, relu, residual, embed), the
+    fusion's Transformer layers and the weights over three vectors. balance_weight: of the experts' losses.
+    """
+
+    optimizer: str = "adamw"
+    max_epochs: int = 100
+    model_dim: int = 96
+    n_heads: int = 16
+    encoder_layers: int = 2
+    fusion_layers: int = 2
+    feedforward_dim: int = 2048
+    granularity: int = 3
+    n_experts: int = 3
+    top_k: int = 2
+    attention_dropout: float = 0.5
+    relu_dropout: float = 0.3
+    residual_dropout: float = 0.3
+    embed_dropout: float = 0.2
+    fusion_dropout: float = 0.1
+    weighting_dropout: float = 0.3
+    balance_weight: float = 0.01
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self, "granularity", self.granularity >= 1, "at least 1")
+        check(self, "n_experts", self.n_experts >= 1, "at least 1")
+        check(self, "top_k", 1 <= self.top_k <= self.n_experts, f"in 1 .. n_experts = {self.n_experts}")
+        whole = self.model_dim % self.n_heads == 0
+        check(self, "model_dim", whole, f"a multiple of n_heads = {self.n_heads}")
+
+
+class GLoMo(Backbone):
+    """Global-Local Modal fusion; the module's docstring is its card."""
+
+    name = "glomo"
+    title = "GLoMo"
+    citation = "Zhuang et al., GLoMo: Global-Local Modal Fusion for Multimodal Sentiment Analysis, MM 2024"
+    Settings = GLoMoSettings
+    published = {
+        like: {"batch_size": 64, "learning_rate": 4e-5, "weight_decay": 1e-4}
+        for like in ("mosi", "mosei", "sims")
+    }
+    text_layers = 2
+
+    def __init__(self, settings: GLoMoSettings, sizes: Sizes):
+        super().__init__(settings, sizes)
+        s, d = settings, settings.model_dim
+        self.branches = nn.ModuleDict(
+            {
+                "text": TextBranch(sizes.widths["text"], s),
+                "audio": SequenceBranch(sizes.widths["audio"], s),
+                "vision": SequenceBranch(sizes.widths["vision"], s),
+            }
+        )
+        self.experts = nn.ModuleDict(
+            {m: SparseExperts(s.granularity * d, d, s.n_experts, s.top_k) for m in MODALITIES}
+        )
+        self.fusion = nn.ModuleList(
+            [
+                nn.TransformerEncoderLayer(
+                    d, s.n_heads, s.feedforward_dim, s.fusion_dropout, batch_first=True
+                )
+                for _ in range(s.fusion_layers)
+            ]
+        )
+        self.coarse_weights = WeightsOverThree(d, s.weighting_dropout)
+        self.fine_weights = WeightsOverThree(d, s.weighting_dropout)
+        self.join_all = nn.Linear(2 * d, d)
+        self.join = nn.ModuleDict({m: nn.Linear(2 * d, d) for m in MODALITIES})
+        self.output = nn.Linear(2 * d, 1)
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear) and not name.endswith("attention.projection"):
+                nn.init.normal_(module.weight, std=WEIGHT_DEVIATION)
+                nn.init.zeros_(module.bias)
+
+    @property
+    def latent_widths(self) -> dict[str, int]:
+        """Width of each modality's coarse and fine vector together."""
+        return dict.fromkeys(MODALITIES, 2 * self.settings.model_dim)
+
+    def encode(self, inputs: Latents) -> Latents:
+        """(B, T_m, D_m) -> (B, 2d); the auxiliary loss is the experts' balance, in training."""
+        values, balance = {}, []
+        for m in MODALITIES:
+            coarse, fine = self.branches[m](inputs.values[m], inputs.lengths[m])
+            expert, gates = self.experts[m](fine.flatten(1))
+            values[m] = torch.cat([coarse, expert], 1)
+            balance.append(gates.balance_loss())
+        weighted = self.settings.balance_weight * torch.stack(balance).sum()
+        return Latents(values, auxiliary=weighted if self.training else None)
+
+    def fuse(self, latents: Latents, n_clean: int) -> Fused:
+        """(B, 2d) -> (B, 2d); the auxiliary loss is the encoder's."""
+        vectors = torch.stack([latents.values[m] for m in MODALITIES], 1)  # (B, 3, 2d)
+        # Coarse vectors first; without positions the order of the six changes nothing.
+        six = torch.cat(vectors.chunk(2, -1), 1)
+        for layer in self.fusion:
+            six = layer(six)
+        coarse, fine = six[:, :3], six[:, 3:]
+        by_coarse, by_fine = self.coarse_weights(coarse), self.fine_weights(fine)  # (B, 3)
+        f_all = self.join_all(torch.cat([weighted_sum(by_coarse, coarse), weighted_sum(by_fine, fine)], 1))
+        both = torch.cat([coarse, fine], -1)
+        each = torch.stack([self.join[m](both[:, i]) for i, m in enumerate(MODALITIES)], 1)
+        return Fused(torch.cat([f_all, weighted_sum(by_coarse, each)], 1), latents.auxiliary)
+
+    def head(self, representation: Tensor) -> Tensor:
+        """(B, 2d) -> (B,)."""
+        return self.output(representation)[:, 0]
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Weights decay; biases and LayerNorms do not."""
+        norms = {module.weight for module in self.modules() if isinstance(module, nn.LayerNorm)}
+        decay: list[nn.Parameter] = []
+        free: list[nn.Parameter] = []
+        for name, p in self.own_parameters():
+            (free if name.endswith("bias") or p in norms else decay).append(p)
+        return [{"params": decay}, {"params": free, "weight_decay": 0.0}]
+
+
+class TextBranch(nn.Module):
+    """Coarse and fine text. Shape: (B, T, width or 2 width), lengths (B,) -> (B, d), (B, G, d)."""
+
+    def __init__(self, width: int, settings: GLoMoSettings):
+        super().__init__()
+        self.coarse = nn.Linear(width, settings.model_dim)
+        self.convolution = nn.Conv1d(width, settings.model_dim, 3, padding=1, bias=False)
+        self.granularity, self.padding = settings.granularity, settings.padding
+
+    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Two layers come side by side, the last one behind; a single one stands for both."""
+        width = self.coarse.in_features
+        before, last = x[..., :width], x[..., -width:]
+        if self.padding == "reference":
+            joined, joined_lengths = torch.cat([last, before], 1), torch.full_like(lengths, 2 * x.shape[1])
+        else:
+            joined, joined_lengths = append(last, before, lengths), 2 * lengths
+        fine = self.convolution(joined.transpose(1, 2)).transpose(1, 2)
+        return self.coarse(last[:, 0]), max_pool(fine, joined_lengths, self.granularity)
+
+
+class SequenceBranch(nn.Module):
+    """Coarse and fine audio or vision. Shape: (B, T, width), lengths (B,) -> (B, d), (B, G, d)."""
+
+    def __init__(self, width: int, settings: GLoMoSettings):
+        super().__init__()
+        s = settings
+        self.convolution = nn.Conv1d(width, s.model_dim, 3, padding=1, bias=False)
+        dropouts = Dropouts(s.attention_dropout, s.relu_dropout, s.residual_dropout, s.embed_dropout)
+        self.encoder = TransformerEncoder(s.model_dim, s.n_heads, s.encoder_layers, dropouts)
+        self.granularity, self.padding = s.granularity, s.padding
+
+    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Convolve, add positions to the valid steps, encode, pool."""
+        x = self.convolution(x.transpose(1, 2)).transpose(1, 2)
+        # Added here, as the encoder without lengths would give positions to padding; it scales by sqrt(d).
+        positions = sinusoids(x.shape[1], x.shape[2], x.device) / math.sqrt(x.shape[2])
+        x = x + positions * valid_steps(lengths, x.shape[1])[..., None]
+        if self.padding == "reference":
+            states, lengths = self.encoder(x), torch.full_like(lengths, x.shape[1])
+        else:
+            states = self.encoder(x, lengths)
+        return max_pool(states, lengths, 1)[:, 0], max_pool(states, lengths, self.granularity)
+
+
+class WeightsOverThree(nn.Module):
+    """Attention weights of three vectors, from all of them. Shape: (B, 3, d) -> (B, 3), summing to 1."""
+
+    def __init__(self, d: int, dropout: float):
+        super().__init__()
+        self.hidden, self.output = nn.Linear(3 * d, d), nn.Linear(d, 3)
+        self.dropout = nn.Dropout(dropout)
+        self.scale = d**-0.5
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, d) -> (B, 3)."""
+        hidden = self.dropout(self.hidden(x.flatten(1))).relu()
+        return (self.output(hidden) * self.scale).softmax(1)
+
+
+def weighted_sum(weights: Tensor, vectors: Tensor) -> Tensor:
+    """Shape: (B, n), (B, n, d) -> (B, d)."""
+    return (weights[..., None] * vectors).sum(1)
+
+
+def append(first: Tensor, second: Tensor, lengths: Tensor) -> Tensor:
+    """The second sequence right behind the first one's valid steps, then zeros.
+
+    Shape: twice (B, T, D), zero beyond lengths (B,) -> (B, 2T, D).
+    """
+    steps = first.shape[1]
+    place, ends = torch.arange(2 * steps, device=first.device), lengths[:, None]
+    # Beyond both stands what is beyond the second one's length: zeros.
+    source = torch.where(place < ends, place, (place - ends + steps).clamp_max(2 * steps - 1))
+    both = torch.cat([first, second], 1)
+    return both.gather(1, source[..., None].expand_as(both))
+
+
+def max_pool(x: Tensor, lengths: Tensor, bins: int) -> Tensor:
+    """`nn.AdaptiveMaxPool1d` of each sequence's valid steps. Shape: (B, T, D) -> (B, bins, D).
+
+    Bin i of a sequence of L steps holds the steps from floor(i L / bins) to ceil((i + 1) L / bins) - 1: never
+    none, also where L < bins.
+    """
+    steps, ends = torch.arange(x.shape[1], device=x.device), lengths[:, None]
+    pooled = []
+    for i in range(bins):
+        inside = (steps >= i * ends // bins) & (steps < ((i + 1) * ends + bins - 1) // bins)
+        pooled.append(x.masked_fill(~inside[..., None], -math.inf).amax(1))
+    return torch.stack(pooled, 1)

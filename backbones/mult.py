@@ -1,0 +1,192 @@
+"""MulT: Multimodal Transformer (Tsai et al., ACL 2019, arXiv 1906.00295).
+
+What it computes: 1-D convolutions (no padding, no bias; dropout on the raw text) take each modality from
+(B, T_m, D_m) to (B, T_m', d), T_m' = T_m - kernel + 1. Every modality, as the target, attends to each of the
+two others in a cross-modal encoder of n_layers (backbones/transformer.py): six encoders, (B, T_m', d) each.
+The two of a target are concatenated to (B, T_m', 2d) and read by a memory encoder of max(n_layers, 3) layers,
+whose state at the last step summarises the target. A query sees keys up to its own index plus
+|T_q' - T_k'|, so memories are causal. The three summaries, concatenated to (B, 6d), pass a residual block,
+6d -> 6d -> 6d; the head is linear.
+
+Mix point (layer 1): the convolutions' outputs, sequences (B, T_m', d) of max(1, length - kernel + 1) steps,
+zero beyond. Layer 2: the output of the residual block (B, 6d).
+Losses: L1 on the label. Optimizer: Adam, learning rate divided by 10 on plateaus of the validation loss;
+gradients summed over 8 batches, each entry clipped to 0.6 after every batch; early stopping after 8 epochs.
+Defaults per dataset: MMSA's config_regression.json (thuiar/MMSA, commit a94e65d). Attention dropout follows
+the source; memories take the text's.
+
+NOTE[DIFF] no encoder adds positions, as in MMSA's release; the paper's do (`positions: true`).
+NOTE[DIFF] padded keys are masked, and the summary is the state at the last valid step. The reference masks
+nothing and reads the padded end; `padding: reference` restores both and mixes padded steps as valid ones.
+NOTE[DIFF] keys and values of an encoder share one dropout of the source (backbones/transformer.py).
+NOTE[DIFF] sequences shorter than a kernel are padded to it; the reference fails on them.
+NOTE[DIFF] features that are d wide already are convolved too; the reference passes them on as they are.
+NOTE[DIFF] weight_decay is 0: the reference lists one per dataset and its optimizer never gets it.
+NOTE[DIFF] max_epochs = 200 bounds what the reference leaves to early stopping.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from backbones.base import Backbone, BackboneSettings, Fused, Sizes, by_modality
+from backbones.blocks import at_last_step
+from backbones.transformer import Dropouts, TransformerEncoder
+from harness.data.batch import MODALITIES, valid_steps
+from harness.errors import check
+from harness.latents import Latents
+
+
+@dataclass(frozen=True)
+class MulTSettings(BackboneSettings):
+    """Settings of MulT; None: the published value for the dataset.
+
+    latent_dim: d, divisible by n_heads. n_layers: of the cross-modal encoders. *_kernel: of the convolutions.
+    text_dropout: on the raw text. *_attn_dropout: on attention weights, by the source. relu_dropout,
+    residual_dropout, embed_dropout: in the encoders. output_dropout: in the residual block.
+    positions: add sinusoidal positions.
+    """
+
+    grad_clip: float | None = 0.6
+    gradient_accumulation: int | None = 8
+    schedule: str = "plateau"
+    plateau_patience: int | None = None
+    latent_dim: int | None = None
+    n_heads: int | None = None
+    n_layers: int | None = None
+    text_kernel: int | None = None
+    audio_kernel: int | None = None
+    vision_kernel: int | None = None
+    text_dropout: float | None = None
+    text_attn_dropout: float | None = None
+    audio_attn_dropout: float | None = None
+    vision_attn_dropout: float | None = None
+    relu_dropout: float | None = None
+    residual_dropout: float | None = None
+    embed_dropout: float | None = None
+    output_dropout: float | None = None
+    positions: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.latent_dim is not None and self.n_heads is not None:
+            divisible = self.latent_dim % self.n_heads == 0
+            check(self, "latent_dim", divisible, f"divisible by n_heads = {self.n_heads}")
+
+
+_PUBLISHED = {  # mosi, mosei, sims
+    "batch_size": (16, 4, 16),
+    "learning_rate": (0.002, 0.0005, 0.002),
+    "weight_decay": (0.0, 0.0, 0.0),
+    "plateau_patience": (5, 20, 10),
+    "latent_dim": (50, 30, 50),
+    "n_heads": (10, 6, 10),
+    "n_layers": (4, 4, 2),
+    "text_kernel": (5, 5, 5),
+    "audio_kernel": (5, 1, 1),
+    "vision_kernel": (5, 3, 1),
+    "text_dropout": (0.5, 0.3, 0.3),
+    "text_attn_dropout": (0.3, 0.4, 0.2),
+    "audio_attn_dropout": (0.2, 0.0, 0.1),
+    "vision_attn_dropout": (0.0, 0.0, 0.0),
+    "relu_dropout": (0.0, 0.0, 0.0),
+    "residual_dropout": (0.0, 0.0, 0.2),
+    "embed_dropout": (0.2, 0.0, 0.1),
+    "output_dropout": (0.5, 0.5, 0.1),
+}
+
+
+class MulT(Backbone):
+    """Multimodal Transformer; the module's docstring is its card."""
+
+    name = "mult"
+    title = "MulT"
+    citation = "Tsai et al., Multimodal Transformer for Unaligned Multimodal Language Sequences, ACL 2019"
+    Settings = MulTSettings
+    published = {
+        kind: {name: values[column] for name, values in _PUBLISHED.items()}
+        for column, kind in enumerate(("mosi", "mosei", "sims"))
+    }
+
+    def __init__(self, settings: MulTSettings, sizes: Sizes):
+        super().__init__(settings, sizes)
+        s: Any = settings  # resolved: no field is None
+        d, heads, layers = s.latent_dim, s.n_heads, s.n_layers
+        self.convolutions = nn.ModuleDict(
+            {m: nn.Conv1d(sizes.widths[m], d, getattr(s, f"{m}_kernel"), bias=False) for m in MODALITIES}
+        )
+        dropouts = {
+            m: Dropouts(getattr(s, f"{m}_attn_dropout"), s.relu_dropout, s.residual_dropout, s.embed_dropout)
+            for m in MODALITIES
+        }
+        self.cross, self.memories = nn.ModuleDict(), nn.ModuleDict()
+        for target in MODALITIES:
+            for source in others(target):
+                self.cross[f"{target}_from_{source}"] = TransformerEncoder(
+                    d, heads, layers, dropouts[source], s.positions, band=True
+                )
+            self.memories[target] = TransformerEncoder(
+                2 * d, heads, max(layers, 3), dropouts["text"], s.positions, band=True
+            )
+        self.text_dropout, self.output_dropout = nn.Dropout(s.text_dropout), nn.Dropout(s.output_dropout)
+        self.residual_1, self.residual_2 = nn.Linear(6 * d, 6 * d), nn.Linear(6 * d, 6 * d)
+        self.output = nn.Linear(6 * d, 1)
+
+    @property
+    def latent_widths(self) -> dict[str, int]:
+        """Channels of each modality's sequence."""
+        d = self.settings.latent_dim
+        return by_modality(d, d, d)
+
+    def encode(self, inputs: Latents) -> Latents:
+        """(B, T_m, D_m) -> (B, T_m', d)."""
+        values, lengths = {}, {}
+        for m in MODALITIES:
+            x, convolution = inputs.values[m], self.convolutions[m]
+            projected = convolve(convolution, self.text_dropout(x) if m == "text" else x)
+            lengths[m] = self._lengths_after(convolution, inputs.lengths[m], projected.shape[1])
+            values[m] = projected * valid_steps(lengths[m], projected.shape[1])[..., None]
+        return Latents(values, lengths)
+
+    def _lengths_after(self, convolution: Any, lengths: Tensor, steps: int) -> Tensor:
+        """Valid steps of the convolution's output. Shape: (B,) -> (B,)."""
+        if self.settings.padding == "reference":
+            return torch.full_like(lengths, steps)
+        return (lengths - convolution.kernel_size[0] + 1).clamp_min(1)
+
+    def fuse(self, latents: Latents, n_clean: int) -> Fused:
+        """(B, T_m', d) -> (B, 6d)."""
+        summary = torch.cat([self._summary(latents, m) for m in MODALITIES], 1)
+        hidden = self.output_dropout(F.relu(self.residual_1(summary)))
+        return Fused(summary + self.residual_2(hidden))
+
+    def _summary(self, latents: Latents, target: str) -> Tensor:
+        """What the target gathers from the other modalities, at its last step. (B, T_m', d) -> (B, 2d)."""
+        x, lengths = latents.values, latents.lengths
+        gathered = [
+            self.cross[f"{target}_from_{source}"](x[target], lengths[target], x[source], lengths[source])
+            for source in others(target)
+        ]
+        states = self.memories[target](torch.cat(gathered, -1), lengths[target])
+        return at_last_step(states, lengths[target], self.settings.padding)
+
+    def head(self, representation: Tensor) -> Tensor:
+        """(B, 6d) -> (B,)."""
+        return self.output(representation)[:, 0]
+
+
+def others(target: str) -> list[str]:
+    """The sources of a target, in the order used everywhere."""
+    return [m for m in MODALITIES if m != target]
+
+
+def convolve(convolution: nn.Module, x: Tensor) -> Tensor:
+    """Convolve over time; a sequence shorter than the kernel is padded to it. (B, T, D) -> (B, T', d)."""
+    assert isinstance(convolution, nn.Conv1d)
+    missing = max(convolution.kernel_size[0] - x.shape[1], 0)
+    return convolution(F.pad(x.transpose(1, 2), (0, missing))).transpose(1, 2)
