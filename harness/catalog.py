@@ -38,12 +38,14 @@ def text() -> Iterator[str]:
     for kind, registry in (("METHODS", METHODS), ("BACKBONES", BACKBONES)):
         yield from (kind, "")
         for name, entry in registry.items():
-            settings = defaults(entry)
+            settings, published = defaults(entry), getattr(entry, "published", {})
             yield f"{name}  {entry.title}: {summary(entry)}"
             yield f"  file      {file_of(entry)}"
             yield f"  paper     {entry.citation}"
-            yield from _wrapped("settings", {k: v for k, v in settings.items() if v is not None})
-            for like, values in getattr(entry, "published", {}).items():
+            yield from _wrapped(
+                "settings", {k: v for k, v in settings.items() if v is not None or not published}
+            )
+            for like, values in published.items():
                 yield from _wrapped(like, values)
             yield ""
 

@@ -16,7 +16,7 @@ QUANTILES = {"q10": 0.1, "q50": 0.5, "q90": 0.9}
 class Diagnostics:
     """Collects the mixed examples of an epoch's steps; `values` gives one number of each kind for the epoch.
 
-    - ``mix_opposite_rate``: share of the pairs of members whose labels have opposite signs.
+    - ``mix_opposite_rate``: share of the pairs of members (of positive weight) with labels of opposite signs.
     - ``mix_lambda_{modality|label}_{q10|q50|q90}``: quantiles of the weight of a mixture's first member (the
       mean over features, where they have weights of their own).
     - ``mix_label_spread``: standard deviation of the mixed labels over that of the clean ones.
@@ -37,8 +37,8 @@ class Diagnostics:
                 for m, w in mixed.weights.items()}  # fmt: skip
         rows["lambda_label"] = mixed.label_weights[:, 0]
         rows["label"] = mixed.labels
-        rows["opposite"] = opposite_share(labels[mixed.indices])
-        counted = torch.ones_like(labels[: len(mixed)], dtype=torch.bool)
+        rows["opposite"] = opposite_share(labels[mixed.indices], mixed.label_weights > 0)
+        counted = torch.ones_like(mixed.labels, dtype=torch.bool)
         rows["counted"] = counted if mixed.counted is None else mixed.counted
         for name, row in rows.items():
             self._rows[name].append(row.detach())
@@ -67,11 +67,11 @@ class Diagnostics:
         return found
 
 
-def opposite_share(labels: Tensor) -> Tensor:
-    """Share of the pairs of members with labels of opposite signs. Shape: (n, k) -> (n,)."""
-    positive, negative = (labels > 0).sum(1), (labels < 0).sum(1)
-    pairs = labels.shape[1] * (labels.shape[1] - 1) / 2
-    return positive * negative / max(pairs, 1)
+def opposite_share(labels: Tensor, present: Tensor) -> Tensor:
+    """Share of the pairs of present members with labels of opposite signs. Shape: (n, k), (n, k) -> (n,)."""
+    positive, negative = ((labels > 0) & present).sum(1), ((labels < 0) & present).sum(1)
+    members = present.sum(1)
+    return positive * negative / (members * (members - 1) / 2).clamp_min(1)
 
 
 def relative_distance(mixed: Latents, clean: Latents) -> Tensor:

@@ -1,5 +1,6 @@
 """What the tests of methods, backbones and training steps are made from."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +9,6 @@ import torch
 from omegaconf import OmegaConf
 
 import harness.conf
-
 from backbones import BACKBONES
 from backbones.base import Backbone, Sizes, by_modality, resolve_settings
 from harness.data.batch import MODALITIES, Batch
@@ -117,8 +117,14 @@ def make_backbone(name: str, sizes: Sizes, seed: int = 0, like: str = "mosi", **
 
 def small_backbone(name: str, sizes: Sizes, seed: int = 0, **settings) -> Backbone:
     """A backbone with the quick profile's narrow layers, so that its tests take milliseconds."""
+    return make_backbone(name, sizes, seed, **quick_settings().get(name, {}) | settings)
+
+
+@functools.cache
+def quick_settings() -> dict[str, dict]:
+    """The quick profile's settings of each backbone; reading them takes longer than most tests."""
     quick = OmegaConf.load(Path(harness.conf.__file__).parent / "profile" / "quick.yaml")
-    return make_backbone(name, sizes, seed, **dict(quick.backbone.get(name, {})) | settings)
+    return OmegaConf.to_container(quick.backbone)
 
 
 def same_bits(a: object, b: object) -> bool:

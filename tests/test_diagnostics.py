@@ -36,7 +36,8 @@ def slow_values(steps):
         for row, members in enumerate(mixed.indices.tolist()):
             if mixed.counted is not None and not mixed.counted[row]:
                 continue
-            pairs = list(itertools.combinations(members, 2))
+            present = [i for i, w in zip(members, mixed.label_weights[row].tolist(), strict=True) if w > 0]
+            pairs = list(itertools.combinations(present, 2))
             opposite.append(sum(float(labels[i] * labels[j]) < 0 for i, j in pairs) / max(len(pairs), 1))
             mixed_labels.append(float(mixed.labels[row]))
             weights = {**mixed.weights, "label": mixed.label_weights}
@@ -87,9 +88,13 @@ def test_nothing_mixed_is_nothing_said():
 
 def test_signs_by_hand():
     labels = torch.tensor([[1.0, -1.0], [2.0, 1.0], [0.0, -2.0], [-1.0, -0.5]])
-    assert opposite_share(labels).tolist() == [1, 0, 0, 0]
-    assert opposite_share(torch.tensor([[1.0, 2.0, -1.0, 0.0]])).tolist() == [pytest.approx(2 / 6)]
-    assert opposite_share(torch.tensor([[1.0]])).tolist() == [0]
+    both = torch.ones(4, 2, dtype=torch.bool)
+    assert opposite_share(labels, both).tolist() == [1, 0, 0, 0]
+    four, present = torch.tensor([[1.0, 2.0, -1.0, 0.0]]), torch.ones(1, 4, dtype=torch.bool)
+    assert opposite_share(four, present).tolist() == [pytest.approx(2 / 6)]
+    present[0, 1] = False
+    assert opposite_share(four, present).tolist() == [pytest.approx(1 / 3)]
+    assert opposite_share(torch.tensor([[1.0]]), torch.tensor([[True]])).tolist() == [0]
 
 
 def test_the_distance_by_hand():

@@ -4,9 +4,8 @@ import re
 import shlex
 from pathlib import Path
 
-import pytest
-
 from backbones import BACKBONES
+from harness import catalog
 from harness.benchmark import main as benchmark
 from harness.data.__main__ import main as data
 from methods import METHODS
@@ -49,10 +48,24 @@ def test_every_make_target_named_exists():
     assert named <= targets
 
 
-@pytest.mark.parametrize("registry", [METHODS, BACKBONES])
-def test_every_method_and_backbone_is_listed(registry):
-    for name in registry:
-        assert f"`{name}`" in README
+def test_the_tables_are_the_catalogue():
+    """`python -m harness.catalog --markdown` writes them."""
+    tables = README.split("<!-- python -m harness.catalog --markdown -->\n")[1].split("<!-- end -->")[0]
+    assert tables.strip() == "\n".join(catalog.markdown()).strip()
+    assert all(f"`{name}`" in tables for name in [*METHODS, *BACKBONES])
+
+
+def test_the_catalogue_lists_everything(capsys):
+    assert catalog.main([]) == 0
+    text = capsys.readouterr().out
+    for registry in (METHODS, BACKBONES):
+        for name, entry in registry.items():
+            block = text[text.index(f"\n{name}  {entry.title}: ") :].split("\n\n")[0]
+            assert f"{entry.__module__.replace('.', '/')}.py" in block
+            assert " ".join(entry.citation.split()) in " ".join(block.split())
+            for key, value in catalog.defaults(entry).items():
+                assert f"{key}:" in block, (name, key)
+                assert value is None or catalog.readable_settings({key: value})[1:-1] in block
 
 
 def test_links_lead_somewhere():

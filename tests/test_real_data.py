@@ -33,9 +33,7 @@ def numbers(var_dir, file, *settings):
 @pytest.mark.slow
 def test_lmf_without_mixing_on_2199_clips(var_dir):
     """A missing modality (vision is all zeros), no NaN anywhere, and the floor of the two seeds' mean."""
-    frame = numbers(
-        var_dir, "mosi_text_audio.pkl", "backbones=[lmf]", "methods=[none]", "seeds=[1111,1112]"
-    )
+    frame = numbers(var_dir, "mosi_text_audio.pkl", "backbones=[lmf]", "methods=[none]", "seeds=[1111,1112]")
     assert frame["value"].notna().all()
     test = frame[frame["split"] == "test"].groupby("metric")["value"].mean()
     assert test["corr"] >= 0.65

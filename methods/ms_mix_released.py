@@ -1,0 +1,153 @@
+"""ms_mix_released: MS-Mix as its released code computes it (Zhu et al., arXiv 2510.11579; 2-D function).
+
+How to use: `methods=[ms_mix_released]`, for comparing with the original; the method itself is `ms_mix`.
+- Pairs: S = mean_m cos(z_i^m, z_j^m), S' = min-max of S off the diagonal; ordered pairs with s'_ij > delta,
+  so that (i, j) and (j, i) both count, n = B drawn without replacement. Where there are fewer than n they are
+  all dropped for the min(2n, number of pairs) most similar pairs i < j.
+- Ratios: I^m = 3 tanh(predictor(z^m)), w = |I^m| min-max normalised over the batch,
+  lambda^m = (lambda_base + (w_i + 1e-8) / (w_i + w_j + 2e-8)) / 2, lambda^L = mean_m lambda^m.
+- Mixed loss: lambda^L (p - y_i)^2 + (1 - lambda^L) (p - y_j)^2, through which lambda^L is trained too.
+- Penalty: beta / B sum_m KL(p_Y || p_m), p = softmax over the batch of |y| / 3 or |I^m| / 3, plus 1e-8.
+L = L_task + xi1 L_mix + xi2 L_penalty.
+Suggested settings: the released ones, which are the defaults.
+When it hurts: the penalty depends on the batch size; the weakest example of a batch always has w = 0, so the
+scale of the ratios depends on the others; a predictor can lower the loss by moving the label's ratio.
+Attribution: the released code was read; nothing is taken over.
+
+NOTE[DIFF] sequences, which the 2-D function cannot take, are averaged over their valid steps for S and I,
+and a weight applies at every step.
+NOTE[DIFF] no more pairs are asked for than there are (the release fails there, for B < 6); a batch of two
+uses its one pair twice, as the release's shapes would have it; a batch of one is not mixed.
+NOTE[DIFF] the predictor is zero-padded to a multiple of 8, the release's to one of `heads`; widths above
+2000 are not reduced.
+NOTE[DIFF] S is computed in float64: in float32 rounding between equal directions would pass for a range.
+NOTE[DIFF] the clean loss is the backbone's; no mixing and no label in evaluation.
+NOTE[DIFF] with another `mix_loss` than split_mse, lambda^L is detached in the target, as in `ms_mix`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import inf
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from harness.errors import check
+from harness.latents import Latents
+from methods.base import Draw, Method, MethodSettings, Mixed, Network, draw_beta, mix, pair_weights
+from methods.ms_mix import IntensityPredictor, intensity_weights, mean_cosine, min_max
+
+LABEL_RANGE = 3.0  # the release's, whatever the dataset
+
+
+@dataclass(frozen=True)
+class MSMixReleasedSettings(MethodSettings):
+    """delta: threshold on S', in [0, 1]. alpha: of lambda_base, >= 0. heads: 1, 2, 4 or 8. xi2: weight of the
+    penalty, beta: its factor before the division by B, both >= 0."""
+
+    mix_loss: str = "split_mse"
+    delta: float = 0.4
+    alpha: float = 2.0
+    heads: int = 4
+    xi2: float = 0.5
+    beta: float = 1000.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self, "delta", 0 <= self.delta <= 1, "in [0, 1]")
+        check(self, "alpha", 0 <= self.alpha < inf, ">= 0 and finite")
+        check(self, "heads", self.heads in (1, 2, 4, 8), "1, 2, 4 or 8")
+        check(self, "xi2", 0 <= self.xi2 < inf, ">= 0 and finite")
+        check(self, "beta", 0 <= self.beta < inf, ">= 0 and finite")
+
+
+def mean_over_time(latents: Latents) -> dict[str, Tensor]:
+    """One vector for each example, fixed tokens averaged too. Shape: -> (B, D_m) each."""
+    vectors = latents.vectors()
+    fixed = {m: x.mean(1) for m, x in latents.values.items() if x.ndim == 3 and m not in latents.lengths}
+    return {**vectors, **fixed}
+
+
+def choose_ordered_pairs(similarity: Tensor, keys: Tensor, delta: float, n: int) -> Tensor:
+    """n of the candidates in the order of their keys, without waiting for the device.
+
+    Shape: similarity (P,) of the pairs i < j in the order of `torch.triu_indices`, keys (2P,) in [0, 1), of
+    those pairs and then of the same exchanged -> indices (n, 2).
+    """
+    size = round((1 + (1 + 8 * len(similarity)) ** 0.5) / 2)
+    pairs = torch.triu_indices(size, size, 1, device=similarity.device).T
+    above = similarity > delta
+    rank = similarity.argsort(descending=True, stable=True).argsort()
+    both = torch.cat([above, above])
+    top = torch.cat([rank < 2 * n, torch.zeros_like(above)])
+    candidate = torch.where(both.sum() >= n, both, top)
+    order = torch.where(candidate, keys, -1.0).argsort(descending=True, stable=True)
+    position = torch.arange(n, device=keys.device).minimum(candidate.sum() - 1)
+    return torch.cat([pairs, pairs.flip(1)])[order[position]]
+
+
+def relative_intensity(intensity: Tensor) -> Tensor:
+    """w, |I| min-max normalised over the batch. Shape: (B,) -> (B,)."""
+    w = intensity.abs()
+    return (w - w.min()) / (w.max() - w.min() + 1e-8)
+
+
+def released_penalty(intensities: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+    """sum_m KL(p_Y || p_m) / B. Shape: I^m (B,), labels (B,) -> scalar."""
+
+    def shares(x: Tensor) -> Tensor:
+        return F.softmax(x.abs() / LABEL_RANGE, 0) + 1e-8
+
+    target = shares(labels)
+    terms = [target * (target.log() - shares(i).log()) for i in intensities.values()]
+    return torch.stack(terms).sum() / len(labels)
+
+
+class MSMixReleased(Method):
+    """MS-Mix as released; the module's docstring is its card."""
+
+    name = "ms_mix_released"
+    title = "MS-Mix (released code)"
+    citation = "Zhu et al., MS-Mix: Sentiment-guided adaptive augmentation, arXiv 2510.11579, 2025"
+    Settings = MSMixReleasedSettings
+
+    def __init__(self, settings: MSMixReleasedSettings, widths: Mapping[str, int], label_scale: float):
+        super().__init__(settings, widths, label_scale)
+        self.predictors = nn.ModuleDict(
+            {m: IntensityPredictor(w, settings.heads, "tokens", LABEL_RANGE) for m, w in widths.items()}
+        )
+
+    def draw(self, generator: np.random.Generator, labels: np.ndarray) -> Draw | None:
+        """lambda_base and a random order of the ordered pairs; none for B = 1."""
+        n = len(labels)
+        if n == 1:
+            return None
+        weights = pair_weights(draw_beta(generator, self.settings.alpha, n))
+        return Draw(1, {"weights": weights, "keys": generator.random(n * (n - 1), np.float32)})
+
+    def forward(
+        self, latents: Latents, labels: Tensor, draw: Mapping[str, Tensor], network: Network | None = None
+    ) -> Mixed:
+        """Choose pairs and ratios, mix, and add the penalty."""
+        s, base = self.settings, draw["weights"][:, 0]
+        with torch.no_grad():
+            i, j = torch.triu_indices(len(labels), len(labels), 1, device=labels.device)
+            similarity = min_max(mean_cosine(mean_over_time(latents))[i, j])
+            indices = choose_ordered_pairs(similarity, draw["keys"], s.delta, len(labels))
+        intensities = self.intensities(latents)
+        weights = {
+            m: intensity_weights(base, relative_intensity(intensity.float()), indices)
+            for m, intensity in intensities.items()
+        }
+        mixed = mix(latents, labels, indices, weights, torch.stack(list(weights.values())).mean(0))
+        penalty = s.xi2 * s.beta * released_penalty(intensities, labels)
+        return replace(mixed, labels=mixed.labels.detach(), penalty=penalty)
+
+    def intensities(self, latents: Latents) -> dict[str, Tensor]:
+        """I^m, signed, in [-3, 3], (B,) each."""
+        vectors = mean_over_time(latents)
+        return {m: predictor(vectors[m], None) for m, predictor in self.predictors.items()}
