@@ -42,7 +42,7 @@ def slow_values(steps):
             mixed_labels.append(float(mixed.labels[row]))
             weights = {**mixed.weights, "label": mixed.label_weights}
             for m, w in weights.items():
-                lambdas.setdefault(m, []).append(float(w[row, 0].double().mean()))
+                lambdas.setdefault(m, []).append(float(w[row, 0].detach().double().mean()))
     found = {"mix_opposite_rate": np.mean(opposite)}
     found["mix_label_spread"] = np.std(mixed_labels) / np.std(clean_labels)
     for m, values in lambdas.items():

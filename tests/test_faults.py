@@ -303,8 +303,8 @@ def test_a_weight_that_is_not_finite(var_dir, undisturbed, capsys, monkeypatch, 
     """Planted after the last step of an epoch in a weight that no loss of that epoch has seen."""
     plain, steps = harness.train.make_optimizer, []
 
-    def make_optimizer(backbone, method):
-        optimizer = plain(backbone, method)
+    def make_optimizer(*parts):
+        optimizer, backbone = plain(*parts), parts[0]
         step = optimizer.step
 
         def planted():
