@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
-from harness.data.batch import MODALITIES, Batch
+from harness.data.batch import MODALITIES, Batch, valid_steps
 from harness.errors import check
 from harness.latents import Latents
 
@@ -116,7 +116,11 @@ class Backbone(nn.Module):
 
         Shape: values[m] (B, T_m, D_m) with lengths; text (B, T, text_layers * D) from an encoder.
         """
-        kept = {m: ~dropped for m, dropped in batch.dropped.items() if m != "tokens"}
+        kept = {
+            m: valid_steps(batch.lengths[m], dropped.shape[1]) & ~dropped
+            for m, dropped in batch.dropped.items()
+            if m != "tokens"
+        }
         if self.text_encoder is None:
             return Latents(batch.features, batch.lengths, kept)
         # A dropped token is another token, whose state is kept.

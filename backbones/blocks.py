@@ -37,9 +37,7 @@ def time_mean(inputs: Latents, modality: str, pool: str) -> Tensor:
         return values.mean(1)
     count = inputs.lengths[modality]
     if pool == "kept_mean" and modality in inputs.kept:
-        valid = inputs.valid(modality)
-        assert valid is not None
-        count = (inputs.kept[modality] & valid).sum(1)
+        count = inputs.kept[modality].sum(1)
     return values.sum(1) / count.clamp_min(1)[:, None]
 
 

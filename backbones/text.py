@@ -92,6 +92,8 @@ class FrozenText:
 def encode_tokens(model: Any, tokens: Tensor, n_layers: int) -> Tensor:
     """The model's last n_layers layers side by side, oldest first, zero where the attention mask is.
 
+    On CUDA transformers waits once per call, to see whether anything is padded.
+
     Shape: tokens (B, 3, T) of ids, attention mask and segment ids -> (B, T, n_layers * width).
     """
     ids, mask, segments = tokens.unbind(1)

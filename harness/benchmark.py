@@ -6,6 +6,7 @@ heavy is imported inside functions: spawned workers import this module again.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -81,6 +82,9 @@ def _run(arguments: Sequence[str]) -> int:
     config = load_benchmark(arguments)
     console = Console() if sys.stdout.isatty() else Console(width=120)
     device = resolve_device(config.device)
+    if device == "cuda" and config.deterministic:
+        # Without it cuBLAS is not deterministic; it is read when CUDA starts, here or in a worker.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     plan = make_plan(config)
     for data in plan.datasets.values():
         console.print(f"{data.name}: {data.source}", markup=False, highlight=False, soft_wrap=True)

@@ -16,6 +16,7 @@ import time
 import uuid
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,10 @@ def identity_of(cell: Cell, device: torch.device) -> dict[str, str]:
         name = torch.cuda.get_device_name(device)
     else:
         name = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
-    return {"cell": cell.cell_id, "device": name, "torch": torch.__version__, "numpy": np.__version__}
+    versions = {"torch": torch.__version__, "numpy": np.__version__}
+    if cell.text.encoder == "bert":
+        versions["transformers"] = metadata.version("transformers")
+    return {"cell": cell.cell_id, "device": name, **versions}
 
 
 def discard(folder: Path, cell_ids: Container[str]) -> None:

@@ -46,7 +46,7 @@ class Diagnostics:
         for name, value in mixed.diagnostics.items():
             self._steps[name].append(value.detach())
         if "distance" not in self._steps and len(mixed):
-            self._steps["distance"].append(relative_distance(mixed.latents, latents))
+            self._steps["distance"].append(relative_distance(mixed.latents, latents, rows["counted"]))
 
     def values(self) -> dict[str, float]:
         """The epoch's numbers; waits for the device."""
@@ -74,15 +74,21 @@ def opposite_share(labels: Tensor, present: Tensor) -> Tensor:
     return positive * negative / (members * (members - 1) / 2).clamp_min(1)
 
 
-def relative_distance(mixed: Latents, clean: Latents) -> Tensor:
+def relative_distance(mixed: Latents, clean: Latents, counted: Tensor) -> Tensor:
     """Mean nearest distance of mixed to clean vectors over the median one between clean ones; a scalar.
 
-    The mean over modalities; NaN where fewer than two clean examples, or equal ones, give no scale.
+    The mean over modalities, of the rows that count, (n,) bool; NaN where there are none, or where fewer than
+    two clean examples, or equal ones, give no scale.
     """
     ratios, vectors = [], clean.vectors()
     for m, x in mixed.vectors().items():
         z = vectors[m].float()
-        nearest = torch.cdist(x.float(), z).amin(1).mean()
-        between = torch.cdist(z, z).fill_diagonal_(torch.inf).amin(1).median()
+        nearest = (_distances(x.float(), z).amin(1) * counted).sum() / counted.sum()
+        between = _distances(z, z).fill_diagonal_(torch.inf).amin(1).median()
         ratios.append(torch.where(between.isfinite() & (between > 0), nearest / between, torch.nan))
     return torch.stack(ratios).mean()
+
+
+def _distances(x: Tensor, y: Tensor) -> Tensor:
+    # By products, as for many rows by default, equal vectors far from 0 would be apart.
+    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")

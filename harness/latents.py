@@ -18,7 +18,7 @@ class Latents:
     Shape:
         values[m]: (B, D_m), or (B, T_m, D_m), which is zero from ``lengths[m]`` on.
         lengths[m]: (B,) int64; absent for vectors and for a fixed number of tokens, all valid.
-        kept[m]: (B, T_m) bool, the steps that occlusion left; absent where nothing was occluded.
+        kept[m]: (B, T_m) bool, the valid steps that occlusion left; absent where nothing was occluded.
         auxiliary: scalar, a loss of the encoder on these examples, or None.
     """
 

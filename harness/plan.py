@@ -49,7 +49,7 @@ def make_plan(config: Any) -> Plan:
         name: prepare(name, config.dataset[name], config.size, config.data_root, cache)
         for name in config.datasets
     }
-    text, text_model = _text(config, datasets.values(), cache)
+    text, text_model = _text(config, datasets.values(), occlusions, cache)
     product = itertools.product(datasets.values(), backbones.items(), methods, occlusions, config.seeds)
     cells = (replace(_cell(config, *combination), text=text) for combination in product)
     return Plan(config.study, tuple(unique(cells)), datasets, text_model)
@@ -103,7 +103,12 @@ def _check(config: Config) -> None:
     _check_study(config.study or "")
 
 
-def _text(config: Any, datasets: Iterable[Prepared], cache: Path) -> tuple[TextSettings, TextModel | None]:
+def _text(
+    config: Any,
+    datasets: Iterable[Prepared],
+    occlusions: Iterable[tuple[tuple[float, ...], float]],
+    cache: Path,
+) -> tuple[TextSettings, TextModel | None]:
     """How text enters, and the pretrained model for it, which can read all datasets."""
     _known("value of text", [config.text], ENCODERS)
     if config.text == "features":
@@ -115,7 +120,7 @@ def _text(config: Any, datasets: Iterable[Prepared], cache: Path) -> tuple[TextS
         raise UserError(f"bert.{error}.") from None
     model = find_model(bert.model, cache)
     for data in datasets:
-        check_tokens(data, model)
+        check_tokens(data, model, any(ratios != (0.0,) or trained for ratios, trained in occlusions))
     rate = bert.learning_rate if bert.finetune else 0.0
     return TextSettings(config.text, model.fingerprint, bert.finetune, rate), model
 

@@ -78,7 +78,7 @@ def mix_batch(backbone: Backbone, method: Method, latents: Latents, labels: Tens
     mixed: Mixed = method(latents, labels, arrays, network)
     most = backbone.max_mixed_per_batch(len(labels))
     if most is not None and len(mixed) > most:
-        _warn_of_cap(backbone.name, most, len(mixed))
+        _warn_of_cap(backbone.name, most)
         mixed = mixed.first(most)
     return mixed
 
@@ -94,9 +94,9 @@ def _predict_latents(backbone: Backbone, latents: Latents) -> Tensor:
 
 
 @functools.cache
-def _warn_of_cap(backbone: str, most: int, given: int) -> None:
+def _warn_of_cap(backbone: str, most: int) -> None:
     """Say it once, not at every step."""
-    LOGGER.warning("%s fuses %d of %d mixed examples", backbone, most, given)
+    LOGGER.warning("%s fuses no more than %d mixed examples; the others are left out", backbone, most)
 
 
 def _encode_apart(backbone: Backbone, inputs: Latents) -> Latents:

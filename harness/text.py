@@ -15,9 +15,11 @@ from backbones import BACKBONES
 from backbones.text import encode_tokens, load_model
 from harness.config import path_of
 from harness.data.batch import SPLITS, Split
+from harness.data.occlusion import UNK_ID
 from harness.data.prepare import Prepared
 from harness.data.store import file_fingerprint, load_dataset, new_folder
 from harness.errors import UserError
+from harness.matrix import RESULTS_VERSION
 
 if TYPE_CHECKING:
     from harness.plan import Plan
@@ -84,8 +86,11 @@ def _fingerprint(folder: Path, cache: Path) -> str:
     return hashlib.sha256(repr(digests).encode()).hexdigest()
 
 
-def check_tokens(data: Prepared, model: TextModel) -> None:
-    """Raise UserError unless the model can read the dataset's tokens."""
+def check_tokens(data: Prepared, model: TextModel, occluded: bool) -> None:
+    """Raise UserError unless the model can read the dataset's tokens, those put in by occlusion included."""
+    size = model.config.vocab_size
+    if occluded and size <= UNK_ID:
+        raise UserError(f"Occlusion replaces tokens by id {UNK_ID}; the model knows 0 to {size - 1} only.")
     for name, split in load_dataset(data.folder).splits.items():
         if split.tokens is None:
             raise UserError(f"text=bert needs tokens, but dataset {data.name!r} has no text_bert.")
@@ -114,14 +119,22 @@ def text_states(
     found = {}
     for dataset, backbone in dict.fromkeys((cell.dataset, cell.backbone) for cell in plan.cells):
         data, n_layers = plan.datasets[dataset], BACKBONES[backbone].text_layers
-        # Device and threads may change the last bits.
-        key = f"{data.folder.name}-{plan.text_model.fingerprint[:16]}-{n_layers}-{device}-{threads}"
-        folder = cache / "text" / key
+        folder = cache / "text" / _states_key(data, plan.text_model, n_layers, torch.device(device), threads)
         if not folder.exists():
             say(f"{dataset}: running the frozen text encoder over all clips, once.")
             _write_states(data, plan.text_model, n_layers, torch.device(device), threads, folder)
         found[dataset, backbone] = str(folder.absolute())
     return found
+
+
+def _states_key(data: Prepared, model: TextModel, n_layers: int, device: torch.device, threads: int) -> str:
+    """Everything that can change the states' bits."""
+    import transformers
+
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    versions = [RESULTS_VERSION, torch.__version__, transformers.__version__]
+    parts = [data.folder.name, model.fingerprint, n_layers, name, threads, *versions]
+    return f"{data.name}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:32]}"
 
 
 def _write_states(
@@ -134,15 +147,19 @@ def _write_states(
         splits = load_dataset(data.folder).splits
         with new_folder(folder) as temporary:
             for name in SPLITS:
-                states = _states(encoder, splits[name], n_layers, device)
-                np.save(temporary / f"{name}.npy", states, allow_pickle=False)
+                _write_split(temporary / f"{name}.npy", encoder, splits[name], n_layers, device)
     finally:
         torch.set_num_threads(before)
 
 
 @torch.inference_mode()
-def _states(encoder: Any, split: Split, n_layers: int, device: torch.device) -> np.ndarray:
-    """Shape: tokens (N, 3, T) -> (N, T, n_layers * width)."""
-    tokens = torch.from_numpy(split.tokens)
-    parts = [encode_tokens(encoder, part.to(device), n_layers).cpu() for part in tokens.split(BATCH)]
-    return torch.cat(parts).numpy()
+def _write_split(file: Path, encoder: Any, split: Split, n_layers: int, device: torch.device) -> None:
+    """Write states of (N, T, n_layers * width), a batch at a time."""
+    assert split.tokens is not None
+    n, _, steps = split.tokens.shape
+    shape = (n, steps, n_layers * encoder.config.hidden_size)
+    states = np.lib.format.open_memmap(file, "w+", np.float32, shape)
+    for start in range(0, n, BATCH):
+        tokens = torch.from_numpy(split.tokens[start : start + BATCH]).to(device)
+        states[start : start + BATCH] = encode_tokens(encoder, tokens, n_layers).cpu().numpy()
+    states.flush()

@@ -169,7 +169,9 @@ def make_optimizer(
     groups = backbone.parameter_groups()
     groups[0]["params"] = [*groups[0]["params"], *method.parameters()]
     if isinstance(backbone.text_encoder, nn.Module):
-        groups.append({"params": list(backbone.text_encoder.parameters()), "lr": text_learning_rate})
+        # NOTE[DIFF] no weight decay: LMF's, an L2 term under Adam, would shrink words that training lacks.
+        text = list(backbone.text_encoder.parameters())
+        groups.append({"params": text, "lr": text_learning_rate, "weight_decay": 0.0})
     kind: Any = OPTIMIZERS[rules.optimizer]
     optimizer: torch.optim.Optimizer = kind(
         groups, lr=rules.learning_rate, weight_decay=rules.weight_decay, fused=True

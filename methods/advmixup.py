@@ -107,6 +107,7 @@ class AdvMixUp(Method):
         label_weights = torch.stack([w.flatten(2).mean(2) for w in weights.values()]).mean(0)
         return mix(latents, labels, draw["indices"], weights, label_weights)
 
+    @torch.enable_grad()
     def _gradients(
         self,
         latents: Latents,

@@ -212,6 +212,8 @@ def draw_beta(generator: np.random.Generator, alpha: float, n: int) -> np.ndarra
     """n draws of Beta(alpha, alpha); alpha = 0 is the limit: 0 or 1 with probability 1/2. Shape: (n,)."""
     if alpha == 0:
         return generator.integers(0, 2, n).astype(np.float64)
+    # Beyond these numpy's sampler leaves the distribution's limits, 0 or 1, and 1/2.
+    alpha = min(max(alpha, 1e-300), 1e300)
     return generator.beta(alpha, alpha, n)
 
 

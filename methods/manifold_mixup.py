@@ -8,8 +8,8 @@ Suggested settings: alpha = 2.0 (the authors' code, vikasverma1077/manifold_mixu
 When it hurts: with large alpha and few examples the mixed labels crowd around the mean.
 Attribution: the authors' code was read for its draws; nothing is taken over.
 
-NOTE[DIFF] `layers: [1]` by default: the MS-Mix study compares methods on latents; [0, 1, 2] is the authors'
-form.
+NOTE[DIFF] `layers: [1]` by default: the MS-Mix study compares methods on latents, as is known second hand;
+[0, 1, 2] is the authors' form.
 NOTE[DIFF] `mode: append` by default for all methods; the authors train on mixed examples alone (`replace`).
 """
 

@@ -19,6 +19,9 @@ NOTE[DIFF] lambda^L is detached in the target: else a predictor could lower the 
 NOTE[DIFF] beta = 16 is the release's 1000 / B at B = 64, without its dependence on B.
 NOTE[DIFF] the mixed loss is the backbone's by default, as for every method; the paper says MSE (`mix_loss`).
 NOTE[DIFF] KL(p_m || p_Y) as in the paper's figure; the release has the arguments exchanged.
+NOTE[DIFF] repairs of the release: pairs are unordered; fewer candidates than B are drawn with replacement
+(there: the top 2B of all pairs); w = |I| is not rescaled over the batch, so that a ratio does not depend on
+other pairs; sequences are averaged over valid steps; widths are padded to a multiple of 8.
 """
 
 from __future__ import annotations

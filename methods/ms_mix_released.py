@@ -11,13 +11,14 @@ How to use: `methods=[ms_mix_released]`, for comparing with the original; the me
 L = L_task + xi1 L_mix + xi2 L_penalty.
 Suggested settings: the released ones, which are the defaults.
 When it hurts: the penalty depends on the batch size; the weakest example of a batch always has w = 0, so the
-scale of the ratios depends on the others; a predictor can lower the loss by moving the label's ratio.
+scale of the ratios depends on the others, and equal intensities give very large gradients; a predictor can
+lower the loss by moving the label's ratio.
 Attribution: the released code was read; nothing is taken over.
 
 NOTE[DIFF] sequences, which the 2-D function cannot take, are averaged over their valid steps for S and I,
 and a weight applies at every step.
-NOTE[DIFF] no more pairs are asked for than there are (the release fails there, for B < 6); a batch of two
-uses its one pair twice, as the release's shapes would have it; a batch of one is not mixed.
+NOTE[DIFF] no more pairs are asked for than there are: for B < 5 the release fills up with self pairs and
+reversed pairs, here the last pair is repeated; a batch of one, where the release fails, is not mixed.
 NOTE[DIFF] the predictor is zero-padded to a multiple of 8, the release's to one of `heads`; widths above
 2000 are not reduced.
 NOTE[DIFF] S is computed in float64: in float32 rounding between equal directions would pass for a range.

@@ -50,6 +50,19 @@ def slow_values(steps):
     return found | {name: np.mean(values) for name, values in own.items()}
 
 
+def slow_distance(mixed, clean, rows):
+    """Mean over modalities of: nearest clean one of each row, over the median between clean ones."""
+    ratios = []
+    for m, x in mixed.vectors().items():
+        x, z = x.detach().double().numpy(), clean.vectors()[m].detach().double().numpy()
+        nearest = np.mean([min(np.linalg.norm(x[row] - other) for other in z) for row in rows])
+        between = sorted(
+            min(np.linalg.norm(a - b) for j, b in enumerate(z) if j != i) for i, a in enumerate(z)
+        )
+        ratios.append(nearest / between[(len(between) - 1) // 2])
+    return np.mean(ratios)
+
+
 @pytest.mark.parametrize("name", MIXING)
 @pytest.mark.parametrize("kind", KINDS)
 def test_against_the_slow_implementation(name, kind):
@@ -62,7 +75,8 @@ def test_against_the_slow_implementation(name, kind):
     for key, value in wanted.items():
         assert found[key] == pytest.approx(value, abs=1e-4), key
     first, latents, _ = steps[0]
-    assert distance == pytest.approx(float(relative_distance(first.latents, latents).detach()))
+    rows = range(len(first)) if first.counted is None else first.counted.nonzero()[:, 0].tolist()
+    assert distance == pytest.approx(slow_distance(first.latents, latents, rows), rel=1e-4, abs=1e-6)
 
 
 def test_rows_that_do_not_count_are_left_out():
@@ -83,7 +97,9 @@ def test_nothing_mixed_is_nothing_said():
     none = dataclasses.replace(mixed, counted=torch.zeros(7, dtype=torch.bool))
     diagnostics = Diagnostics()
     diagnostics.watch(none, latents, labels)
-    assert set(diagnostics.values()) == {"mix_passed_pairs", "mix_distance"}
+    found = diagnostics.values()
+    assert set(found) == {"mix_passed_pairs", "mix_distance"}
+    assert math.isnan(found["mix_distance"])
 
 
 def test_signs_by_hand():
@@ -103,11 +119,15 @@ def test_the_distance_by_hand():
         clean, torch.zeros(3), torch.tensor([[0, 1], [1, 2]]), torch.tensor([[0.5, 0.5], [0.75, 0.25]])
     )
     # Mixed at 1 and 3, both 1 from the nearest; clean ones are 2, 2 and 4 from theirs, the median is 2.
-    assert float(relative_distance(mixed.latents, clean)) == 0.5
-    same = Latents({"text": torch.ones(3, 2)})
-    assert math.isnan(float(relative_distance(same, same)))
-    one = Latents({"text": torch.ones(1, 2)})
-    assert math.isnan(float(relative_distance(one, one)))
+    assert float(relative_distance(mixed.latents, clean, torch.tensor([True, True]))) == 0.5
+    for equal in (Latents({"text": torch.ones(3, 2)}), Latents({"text": torch.ones(1, 2)})):
+        every = torch.ones(len(equal), dtype=torch.bool)
+        assert math.isnan(float(relative_distance(equal, equal, every)))
+
+
+def test_copies_far_from_zero_are_at_no_distance():
+    clean = Latents({"text": torch.randn(64, 16, generator=torch.Generator().manual_seed(0)) + 100})
+    assert float(relative_distance(clean, clean, torch.ones(64, dtype=torch.bool))) == 0
 
 
 @pytest.mark.parametrize("name", MIXING)

@@ -96,4 +96,5 @@ def occlude(batch: Batch, ratio: float, field: Mapping[str, Tensor], unk_id: int
 def _inner_tokens(tokens: Tensor) -> Tensor:
     """Mask of the valid tokens but the first and the last. Shape: (B, 3, T) -> (B, T) bool."""
     position = torch.arange(tokens.shape[2], device=tokens.device)
-    return (position > 0) & (position < tokens[:, 1].sum(1)[:, None] - 1)
+    last = (tokens[:, 1] * position).amax(1)
+    return (position > 0) & (position < last[:, None])

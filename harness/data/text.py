@@ -25,7 +25,7 @@ def with_text(dataset: Dataset, settings: TextSettings, states: Path | None) -> 
         assert split.tokens is not None, "checked when the study was planned"
         n, _, steps = split.tokens.shape
         text = np.zeros((n, steps, 0), np.float32) if states is None else _mapped(states / f"{name}.npy")
-        lengths = np.maximum(split.tokens[:, 1].sum(1), 1)
+        lengths = np.maximum((split.tokens[:, 1] * np.arange(1, steps + 1)).max(1), 1)
         splits[name] = replace(
             split,
             features={**split.features, "text": text},

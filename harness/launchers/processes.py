@@ -29,8 +29,6 @@ CONTEXT = multiprocessing.get_context("spawn")
 WORKER_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
-    # Without it cuBLAS is not deterministic; it is read when CUDA starts.
-    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
     # glibc gives large blocks back to the system at once and takes them anew, page by page, at every step:
     # a third of a TFN step's time at MOSI size. Kept, they are used again. Other systems ignore these.
     "MALLOC_MMAP_THRESHOLD_": str(2**31),
