@@ -24,10 +24,11 @@ from torch import Tensor, nn
 from backbones import BACKBONES
 from backbones.base import Backbone, Sizes, by_modality, resolve_settings
 from harness.data.batch import Batch
+from harness.diagnostics import Diagnostics
 from harness.errors import UserError, unknown
 from harness.latents import Latents
 from harness.launchers.processes import WORKER_ENVIRONMENT
-from harness.step import mix_batch, step_losses
+from harness.step import Watch, mix_batch, step_losses
 from harness.train import make_optimizer
 from methods import METHODS
 from methods.base import Draw, Method, Mixed
@@ -44,13 +45,14 @@ class Cost:
     """CPU time of a training step with a method, and with its mixed examples given beforehand.
 
     own: the share of the step that the method itself takes: everything but the passes of clean and mixed
-    examples through the network.
+    examples through the network. diagnostics: what watching adds to the step, as a share of it.
     """
 
     method: str
     step_ms: float
     network_ms: float
     own: float
+    diagnostics: float
     bound: float | None
 
     @property
@@ -87,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     costs = []
     for name in METHODS:
         if name != "none":
-            costs.append(measure(options.backbone, name, options.rounds))
+            costs.append(measure(options.backbone, name, options.rounds, MOSI))
             print(f"{name}: own work {costs[-1].own:.1%} of {costs[-1].step_ms:.0f} ms", file=sys.stderr)
     text = "\n".join(table(options.backbone, costs))
     print(text)
@@ -107,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def measure(backbone_name: str, method_name: str, rounds: int, sizes: Sizes = MOSI) -> Cost:
+def measure(backbone_name: str, method_name: str, rounds: int, sizes: Sizes) -> Cost:
     """Interleave steps with a method and with its replay; medians over the rounds."""
     kind = BACKBONES[backbone_name]
     torch.manual_seed(0)
@@ -116,18 +118,24 @@ def measure(backbone_name: str, method_name: str, rounds: int, sizes: Sizes = MO
     batch = random_batch(sizes, backbone.settings.batch_size)
     full = _full_step(backbone, method, batch)
     network = _network_step(backbone, method, batch)
-    timed = [(_cpu_s(full), _cpu_s(network)) for _ in range(WARM_UP + rounds)][WARM_UP:]
-    step_s, network_s = (statistics.median(times) for times in zip(*timed, strict=True))
-    own = statistics.median(1 - network / step for step, network in timed)
-    return Cost(method_name, 1e3 * step_s, 1e3 * network_s, own, BOUNDS.get(method_name, BOUND))
+    watched = _full_step(backbone, method, batch, watch=True)
+    actions = (full, network, watched)
+    timed = [[_cpu_s(action) for action in actions] for _ in range(WARM_UP + rounds)][WARM_UP:]
+    step_s, network_s, _ = (statistics.median(times) for times in zip(*timed, strict=True))
+    own = statistics.median(1 - network / step for step, network, _ in timed)
+    diagnostics = statistics.median(watched / step - 1 for step, _, watched in timed)
+    bound = BOUNDS.get(method_name, BOUND)
+    return Cost(method_name, 1e3 * step_s, 1e3 * network_s, own, diagnostics, bound)
 
 
-def _full_step(backbone: Backbone, method: Method, batch: Batch) -> Callable[[], None]:
+def _full_step(backbone: Backbone, method: Method, batch: Batch, watch: bool = False) -> Callable[[], None]:
     optimizer, generator = make_optimizer(backbone, method), np.random.default_rng(0)
     labels = batch.labels.numpy()
 
     def step() -> None:
-        _step(backbone, method, batch, method.draw(generator, labels), optimizer)
+        # A new one each time, so that what an epoch does once counts at every step here.
+        watcher = Diagnostics().watch if watch else None
+        _step(backbone, method, batch, method.draw(generator, labels), optimizer, watcher)
 
     return step
 
@@ -144,8 +152,15 @@ def _network_step(backbone: Backbone, method: Method, batch: Batch) -> Callable[
     return lambda: _step(backbone, replay, batch, Draw(draw.layer, {}), optimizer)
 
 
-def _step(backbone: Backbone, method: Any, batch: Batch, draw: Draw | None, optimizer: Any) -> None:
-    step_losses(backbone, method, batch, draw).total.backward()
+def _step(
+    backbone: Backbone,
+    method: Any,
+    batch: Batch,
+    draw: Draw | None,
+    optimizer: Any,
+    watch: Watch | None = None,
+) -> None:
+    step_losses(backbone, method, batch, draw, watch).total.backward()
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
 
@@ -184,12 +199,13 @@ def table(backbone: str, costs: Sequence[Cost]) -> Iterator[str]:
     """Lines of a Markdown table."""
     yield f"One training step of {backbone} at MOSI size, one CPU thread, CPU time, medians."
     yield ""
-    yield "| method | step, ms | the network's passes, ms | the method's own work | bound | |"
-    yield "|---|---|---|---|---|---|"
+    yield "| method | step, ms | the network's passes, ms | the method's own work | bound | | diagnostics |"
+    yield "|---|---|---|---|---|---|---|"
     for c in costs:
         bound = "none" if c.bound is None else f"{c.bound:.0%}"
         verdict = "holds" if c.holds else "BROKEN"
-        yield f"| {c.method} | {c.step_ms:.0f} | {c.network_ms:.0f} | {c.own:.1%} | {bound} | {verdict} |"
+        times = f"{c.step_ms:.0f} | {c.network_ms:.0f} | {c.own:.1%}"
+        yield f"| {c.method} | {times} | {bound} | {verdict} | {c.diagnostics:.1%} |"
 
 
 if __name__ == "__main__":

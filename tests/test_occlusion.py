@@ -203,6 +203,17 @@ def test_masks_differ_by_all_that_they_depend_on():
     assert largest < 5 / np.sqrt(table.shape[1])
 
 
+def test_the_last_token_stays_behind_a_gap_in_the_mask():
+    batch = make_batch(np.arange(3))
+    tokens = batch.tokens.clone()
+    tokens[:, 1] = torch.tensor([1, 1, 0, 1, 1, 0])
+    everything = {m: torch.zeros(x.shape[:2]) for m, x in batch.features.items()} | {
+        "tokens": torch.zeros(3, 6)
+    }
+    found = occlude(replace(batch, tokens=tokens), 1.0, everything)
+    assert (found.tokens[:, 0] == UNK_ID).tolist() == [[False, True, False, True, False, False]] * 3
+
+
 def test_tokens_and_text_features_lose_the_same_words():
     batch = make_batch(everyone)
     found = occlude(batch, 0.5, field.of(batch, everyone))

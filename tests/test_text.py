@@ -91,6 +91,11 @@ def states_of(dataset, folder, n_layers, to):
     return to
 
 
+def take(dataset, name):
+    split = ResidentSplit(dataset.splits[name], torch.device("cpu"))
+    return split.take(np.arange(len(split)))
+
+
 def make_cell(backbone, text, **changes):
     settings = small_backbone(backbone, make_sizes()).settings
     settings = replace(settings, batch_size=4, max_epochs=2, learning_rate=0.01)
@@ -174,7 +179,24 @@ def test_fine_tuning_moves_the_encoder_at_its_own_rate(backbone, bert):
     groups = [{id(p) for p in group["params"]} for group in optimizer.param_groups]
     assert groups[-1] == encoder
     assert optimizer.param_groups[-1]["lr"] == 1e-3
+    assert optimizer.param_groups[-1]["weight_decay"] == 0
     assert not any(encoder & group for group in groups[:-1])
+
+
+def test_words_that_training_lacks_stay_as_pretrained(bert):
+    """LMF's weight decay, an L2 term under Adam, would move every row of the embedding at each step."""
+    dataset = with_text(make_dataset(), FINETUNED, None)
+    made, method = build(make_cell("lmf", FINETUNED), dataset, torch.device("cpu"), bert)
+    optimizer, batch = make_optimizer(made, method, 1e-3), take(dataset, "train")
+    words = made.text_encoder.model.embeddings.word_embeddings.weight
+    before, seen = words.detach().clone(), set(batch.tokens[:, 0].flatten().tolist())
+    for _ in range(3):
+        optimizer.zero_grad()
+        made(batch).sum().backward()
+        optimizer.step()
+    moved = set((words != before).any(1).nonzero()[:, 0].tolist())
+    assert moved
+    assert moved <= seen
 
 
 def test_the_frozen_encoder_is_no_part_of_the_network(bert, tmp_path):
@@ -214,6 +236,11 @@ def test_text_lengths_are_the_tokens(bert, tmp_path):
             wanted = [int(clip[1].sum()) for clip in dataset.splits[name].tokens]
             assert split.lengths["text"].tolist() == wanted
             assert split.features["audio"] is dataset.splits[name].features["audio"]
+    gap = dataset.splits["train"].tokens
+    gap[:, 1, 0] = 0
+    assert with_text(dataset, FINETUNED, None).splits["train"].lengths["text"].tolist() == [
+        int(np.flatnonzero(clip[1])[-1]) + 1 for clip in gap
+    ]
     plain = with_text(dataset, TextSettings(), None).splits["train"]
     assert plain.tokens is None
     assert plain.features is dataset.splits["train"].features
@@ -313,6 +340,19 @@ def test_the_model_is_part_of_a_cells_identity(tmp_path, bert):
     assert cells("text=bert", f"bert.model={moved}") == found[1]
 
 
+@pytest.mark.parametrize(
+    "change", ["harness.text.RESULTS_VERSION", "torch.__version__", "transformers.__version__"]
+)
+def test_cached_states_are_those_of_this_code_and_these_versions(var_dir, bert, change, monkeypatch, capsys):
+    said = []
+    for name, new in (("a", False), ("b", False), ("c", True)):
+        if new:
+            monkeypatch.setattr(change, "99.0.0")
+        assert study(var_dir, bert, "bert.finetune=false", "launcher=inline", name=name) == 0
+        said.append("running the frozen text encoder" in capsys.readouterr().out)
+    assert said == [True, False, True]
+
+
 def refused(capsys, var, bert, *more):
     assert study(var, bert, *more) == 2
     error = capsys.readouterr().err.strip()
@@ -324,6 +364,7 @@ def refused(capsys, var, bert, *more):
 
 def test_what_cannot_be_used_is_refused(tmp_path, var_dir, bert, capsys):
     small = save_bert(tmp_path / "small", vocab_size=150)
+    tiny = save_bert(tmp_path / "tiny", vocab_size=100)
     short = save_bert(tmp_path / "short", max_position_embeddings=9)
     deeper = save_bert(tmp_path / "deeper")
     config = BertConfig.from_pretrained(deeper)
@@ -349,6 +390,8 @@ def test_what_cannot_be_used_is_refused(tmp_path, var_dir, bert, capsys):
         (damaged,): "cannot be used as a Hugging Face model",
         (small,): "knows 0 to 149",
         (short,): "the model reads 9",
+        (tiny, "occlusion.ratios=[0,0.5]"): "Occlusion replaces tokens by id 100",
+        (tiny, "occlusion.protocols=[train]", "occlusion.train_ratios=[0.5]"): "tokens by id 100",
         (bert, "bert.learning_rate=-1"): "bert.learning_rate must be >= 0",
         (bert, "text=brt"): "Did you mean 'bert'",
     }

@@ -97,4 +97,4 @@ def _inner_tokens(tokens: Tensor) -> Tensor:
     """Mask of the valid tokens but the first and the last. Shape: (B, 3, T) -> (B, T) bool."""
     position = torch.arange(tokens.shape[2], device=tokens.device)
     last = (tokens[:, 1] * position).amax(1)
-    return (position > 0) & (position < last[:, None])
+    return (position > 0) & (position < last[:, None]) & (tokens[:, 1] == 1)
