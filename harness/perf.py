@@ -129,13 +129,14 @@ def measure(backbone_name: str, method_name: str, rounds: int, sizes: Sizes) -> 
 
 
 def _full_step(backbone: Backbone, method: Method, batch: Batch, watch: bool = False) -> Callable[[], None]:
-    optimizer, generator = make_optimizer(backbone, method), np.random.default_rng(0)
-    labels = batch.labels.numpy()
+    optimizer, labels = make_optimizer(backbone, method), batch.labels.numpy()
 
     def step() -> None:
         # A new one each time, so that what an epoch does once counts at every step here.
         watcher = Diagnostics().watch if watch else None
-        _step(backbone, method, batch, method.draw(generator, labels), optimizer, watcher)
+        # The draw of the replay: some methods also draw how many examples they mix.
+        draw = method.draw(np.random.default_rng(0), labels)
+        _step(backbone, method, batch, draw, optimizer, watcher)
 
     return step
 
