@@ -78,6 +78,11 @@ def arrays_of(draw: Draw) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(array) for name, array in draw.arrays.items()}
 
 
+def drawn(method: Method, batch: Batch, seed: int = 0) -> Draw | None:
+    """What a method draws for a batch."""
+    return method.draw(np.random.default_rng(seed), batch.labels.numpy())
+
+
 def run_method(method: Method, latents: Latents, labels: torch.Tensor, seed: int = 0) -> Mixed | None:
     """Draw and mix; None where the method mixes nothing."""
     draw = method.draw(np.random.default_rng(seed), labels.numpy())
@@ -174,6 +179,7 @@ def check_mixed(mixed: Mixed, latents: Latents, labels: torch.Tensor) -> None:
     assert mixed.penalty.shape == ()
     assert ((indices >= 0) & (indices < len(latents))).all()
     assert list(mixed.latents.values) == list(latents.values)
+    assert list(mixed.latents.kept) == list(latents.kept)
     check_weights(array(mixed.label_weights), indices.shape)
     wanted = slow_mix(array(labels), indices, array(mixed.label_weights))
     np.testing.assert_allclose(array(mixed.labels), wanted, atol=1e-5)
@@ -185,10 +191,13 @@ def check_mixed(mixed: Mixed, latents: Latents, labels: torch.Tensor) -> None:
         assert made.shape == (n, *values.shape[1:])
         assert made.dtype == values.dtype
         assert made.device == values.device
-        np.testing.assert_allclose(array(made), slow_mix(array(values), indices, weights), atol=2e-5)
+        atol = 2e-5 if values.dtype == torch.float32 else 1e-10
+        np.testing.assert_allclose(array(made), slow_mix(array(values), indices, weights), atol=atol)
         assert (m in mixed.latents.lengths) == (m in latents.lengths)
         if m in latents.lengths:
             check_lengths(mixed, latents, m)
+        if m in latents.kept:
+            check_kept(mixed, latents, m)
 
 
 def check_weights(weights: np.ndarray, shape: tuple[int, ...]) -> None:
@@ -207,3 +216,12 @@ def check_lengths(mixed: Mixed, latents: Latents, modality: str) -> None:
         ]
         assert mixed.latents.lengths[modality][row] == max(present)
         assert not made[row, max(present) :].any()
+
+
+def check_kept(mixed: Mixed, latents: Latents, modality: str) -> None:
+    """A step is kept if any member with a positive weight kept it."""
+    kept, made = latents.kept[modality].tolist(), mixed.latents.kept[modality].tolist()
+    for row, members in enumerate(mixed.indices.tolist()):
+        weights = mixed.weights[modality][row]
+        present = [kept[i] for i, w in zip(members, weights, strict=True) if (w > 0).any()]
+        assert made[row] == [any(steps) for steps in zip(*present, strict=True)]

@@ -70,7 +70,8 @@ def python(folder, action):
 
 
 def test_it_passes_the_tests_of_every_method(tmp_path):
-    files = [str(TESTS / name) for name in ("test_methods.py", "test_step.py", "test_diagnostics.py")]
+    names = ("methods", "mixed_examples", "waiting", "step", "build", "diagnostics")
+    files = [str(TESTS / f"test_{name}.py") for name in names]
     done = python(
         tmp_path,
         f"""

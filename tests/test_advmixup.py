@@ -1,5 +1,7 @@
 """AdvMixUp: the masks it finds, and all that finding them must leave alone."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -20,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backbones import BACKBONES
+from backbones.base import Backbone, BackboneSettings, Fused
 from harness.data.batch import MODALITIES
 from harness.latents import Latents
 from harness.step import CRITERIA, mix_batch, step_losses
@@ -195,6 +198,100 @@ def test_the_ascent_leaves_the_network_alone(backbone_name, training, with_gradi
     start = draw.arrays["weights"][:, 0]
     moved = [array(w).reshape(5, 2, -1)[:, 0] != start[:, None] for w in mixed.weights.values()]
     assert all(x.any() for x in moved), "it did ascend"
+
+
+class Normalised(Backbone):
+    """Vectors of the inputs' means, which `fuse` normalises by their batch and drops out."""
+
+    name = "normalised"
+    Settings = BackboneSettings
+    published = {}
+
+    def __init__(self):
+        super().__init__(BackboneSettings(8, 0.01, 0.0), SIZES)
+        self.norm = torch.nn.BatchNorm1d(sum(SIZES.widths.values()))
+        self.dropout = torch.nn.Dropout(0.5)
+        self.output = torch.nn.Linear(sum(SIZES.widths.values()), 1)
+
+    @property
+    def latent_widths(self):
+        return SIZES.widths
+
+    def encode(self, inputs):
+        return Latents({m: x.mean(1) for m, x in inputs.values.items()})
+
+    def fuse(self, latents, n_clean):
+        return Fused(self.dropout(self.norm(torch.cat(list(latents.values.values()), 1))))
+
+    def head(self, representation):
+        return self.output(representation)[:, 0]
+
+
+def normalised_parts(n: int = 5):
+    """That backbone in training mode, with gradients; a method, a batch, its draw and its latents."""
+    torch.manual_seed(0)
+    backbone, batch, method = Normalised().train(), make_batch(SIZES, n), make_method("advmixup")
+    for p in backbone.parameters():
+        p.grad = torch.randn_like(p)
+    draw = method.draw(np.random.default_rng(0), batch.labels.numpy())
+    return backbone, method, batch, draw, backbone.encode(backbone.embed(batch))
+
+
+def test_the_ascent_moves_no_statistics_and_draws_nothing():
+    backbone, method, batch, draw, latents = normalised_parts()
+    before = state_of(backbone, latents)
+    mixed = mix_batch(backbone, method, latents, batch.labels, draw)
+    for part, after in state_of(backbone, latents).items():
+        assert torch.equal(before[part], after), part
+    start = array(torch.from_numpy(draw.arrays["weights"]))[:, :1]
+    assert all((array(w)[:, 0] != start).any() for w in mixed.weights.values()), "it did ascend"
+
+
+def test_a_step_moves_statistics_and_generator_once():
+    """By clean and mixed rows together: as one pass over them does."""
+    backbone, method, batch, draw, latents = normalised_parts()
+    mixed = mix_batch(copy.deepcopy(backbone), method, latents, batch.labels, draw)
+    clean, made = (torch.cat(list(z.values.values()), 1) for z in (latents, mixed.latents))
+    rows = array(torch.cat([clean, made]))
+    torch.manual_seed(3)
+    backbone.dropout(torch.ones(len(rows), rows.shape[1]))
+    once = torch.get_rng_state()
+    torch.manual_seed(3)
+    step_losses(backbone, method, batch, draw)
+    assert torch.equal(torch.get_rng_state(), once)
+    assert backbone.norm.num_batches_tracked == 1
+    np.testing.assert_allclose(array(backbone.norm.running_mean), 0.1 * rows.mean(0), atol=1e-6)
+    variance = 0.9 + 0.1 * rows.var(0, ddof=1)
+    np.testing.assert_allclose(array(backbone.norm.running_var), variance, atol=1e-6)
+
+
+def test_a_network_that_fails_is_left_in_its_mode(monkeypatch):
+    for training in (True, False):
+        backbone, method, batch, draw, latents = normalised_parts()
+        monkeypatch.setattr(backbone.train(training), "head", lambda _: 1 / 0)
+        before = state_of(backbone, latents)
+        with pytest.raises(ZeroDivisionError):
+            mix_batch(backbone, method, latents, batch.labels, draw)
+        for part, after in state_of(backbone, latents).items():
+            assert torch.equal(before[part], after), part
+
+
+@over_backbones
+def test_without_gradients_the_masks_are_the_same(backbone_name):
+    """As where an evaluation asks for mixed examples."""
+    backbone, batch = small_backbone(backbone_name, SIZES).eval(), make_batch(SIZES, 5)
+    method = make_method("advmixup")
+    draw = method.draw(np.random.default_rng(0), batch.labels.numpy())
+    with torch.no_grad():
+        latents = backbone.encode(backbone.embed(batch))
+        without = mix_batch(backbone, method, latents, batch.labels, draw)
+    mixed = mix_batch(backbone, method, latents, batch.labels, draw)
+    for m in MODALITIES:
+        assert torch.equal(without.weights[m], mixed.weights[m])
+        assert torch.equal(without.latents.values[m], mixed.latents.values[m])
+        assert (array(without.weights[m]).reshape(5, 2, -1)[:, 0] != draw.arrays["weights"][:, :1]).any()
+    assert torch.equal(without.label_weights, mixed.label_weights)
+    assert all(p.grad is None for p in backbone.parameters())
 
 
 @over_backbones

@@ -130,8 +130,12 @@ def test_mechanism_checks_of_intensities():
         i = np.abs(intensities[m].detach().numpy())
         wanted = np.corrcoef(i, truth["a"][:, number] * np.abs(truth["u"][:, number]))[0, 1]
         assert found[f"intensity_{m}_truth"] == pytest.approx(wanted, abs=1e-4)
-        wanted = np.corrcoef(i, np.abs(split.labels.numpy()))[0, 1]
-        assert found[f"intensity_{m}_label"] == pytest.approx(wanted, abs=1e-4)
+        y, a = np.abs(split.labels.numpy()), truth["a"][:, number]
+        (_, ia, iy), (_, _, ay), _ = np.corrcoef([i, a, y])
+        assert found[f"intensity_{m}_label"] == pytest.approx(iy, abs=1e-4)
+        partial = (ia - iy * ay) / np.sqrt((1 - iy**2) * (1 - ay**2))
+        assert found[f"intensity_{m}_partial"] == pytest.approx(partial, abs=1e-4)
+        assert abs(partial - ia) > 1e-3, "it differs from the plain correlation"
     assert cell.method == "ms_mix"
     _, _, other, _ = make_parts("lmf", "mixup")
     assert mechanism(network, other, split, truth) == {}
