@@ -13,8 +13,8 @@ from reports.export import main as export
 DATA = Path(__file__).parents[2] / "shared" / "data"
 MEDIAN_MAE = 1.46  # of predicting the training split's median for the 2,199 clips
 
-# What two cores can train in a minute or so: MulT and GLoMo learn slowly at their published rates.
-BOUNDED = {"mult": ["train.max_epochs=3"], "misa": ["train.max_epochs=12"], "almt": ["train.max_epochs=15"],
+# What a core can train in a minute; GLoMo learns slowly at its published rate.
+BOUNDED = {"tfn": ["train.max_epochs=3"], "mult": ["train.max_epochs=3"], "misa": ["train.max_epochs=12"], "almt": ["train.max_epochs=15"],
            "glomo": ["train.max_epochs=8", "backbone.glomo.learning_rate=0.0005"]}  # fmt: skip
 
 
