@@ -294,7 +294,7 @@ def test_time_means():
         {"audio": torch.tensor([2, 3])},
     )
     occluded = dataclasses.replace(
-        latents, kept={"audio": torch.tensor([[True, True, True, True], [False, True, False, True]])}
+        latents, kept={"audio": torch.tensor([[True, True, False, False], [False, True, False, False]])}
     )
     gone = dataclasses.replace(latents, kept={"audio": torch.zeros(2, 4, dtype=torch.bool)})
 
