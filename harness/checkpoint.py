@@ -82,10 +82,14 @@ class Checkpoint:
         path: the file, ``CELL_ID.npz``.
         every_s: least time between two writes; None: nothing is written, but what is there is read.
         identity: whatever else must be the same for a state to be taken up, see `identity_of`.
+        pause_after: the epoch after which the training is to pause, if it would go on.
     """
 
-    def __init__(self, path: Path, every_s: float | None, identity: Mapping[str, str]) -> None:
+    def __init__(
+        self, path: Path, every_s: float | None, identity: Mapping[str, str], pause_after: int | None = None
+    ) -> None:
         self.path = path
+        self.pause_after = pause_after
         self.every_s = every_s
         self.identity = {"format": str(FORMAT), **identity}
         self._last = time.monotonic()
@@ -114,6 +118,10 @@ class Checkpoint:
     def due(self) -> bool:
         """Whether ``every_s`` went by since the training began or the last write ended."""
         return self.every_s is not None and time.monotonic() - self._last >= self.every_s
+
+    def pauses(self, epoch: int) -> bool:
+        """Whether a training pauses that has done so many epochs."""
+        return self.pause_after is not None and epoch >= self.pause_after
 
     def save(self, state: Any) -> None:
         """Replace the stored state; where the file cannot be written, warn once and keep the one before."""

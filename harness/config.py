@@ -22,16 +22,24 @@ from omegaconf.errors import OmegaConfBaseException
 from backbones import BACKBONES
 from harness.errors import UserError, unknown
 from harness.matrix import method_label
-from harness.schema import Config, DatasetConfig, ReportConfig
+from harness.schema import Config, DatasetConfig, ReportConfig, SweepCommand
 from methods import METHODS
 
 GROUPS = {"profile": ("quick", "paper"), "launcher": ("inline", "processes")}
 TEXT_KEYS = re.compile(
-    r"study|var_dir|data_root|out|predictions|bert\.model|tracking\.uri|ledger\.uri|dataset\.[^.]+\.(path|file_\w+)"
+    r"study|var_dir|data_root|tuned|out|predictions|bert\.model|tracking\.uri|ledger\.uri"
+    r"|dataset\.[^.]+\.(path|file_\w+)|param|tune|sweep|sweep\.(param|tune|name|storage|tuned_dir)"
 )
 MATRICES = ("full", "ablation")
-NAME_LISTS = ("methods", "backbones", "datasets")
-VALUE_LISTS = ("seeds", "occlusion.ratios", "occlusion.protocols", "occlusion.train_ratios")
+NAME_LISTS = ("methods", "backbones", "datasets", "sweep.backbones", "sweep.datasets")
+VALUE_LISTS = (
+    "seeds",
+    "occlusion.ratios",
+    "occlusion.protocols",
+    "occlusion.train_ratios",
+    "sweep.seeds",
+    "sweep.prune_at",
+)
 KEY = re.compile(r"[A-Za-z_][\w-]*(\.[\w-]+)*")
 BRACKETS = {"{": "}", "[": "]", "(": ")"}
 SCALARS = (str, int, float, type(None))
@@ -40,6 +48,37 @@ READABLE = "a number, true, false, null, a name, or a list of them like [1,2] is
 
 def load_benchmark(arguments: Sequence[str]) -> Config:
     """Compose the benchmark's configuration; raises UserError."""
+    config = _compose(Config, arguments)
+    if config.matrix == "ablation":
+        config.methods = ablation(config.methods if "methods" in given_keys(arguments) else ["ms_mix"])
+    return config
+
+
+def load_sweep(arguments: Sequence[str]) -> Config:
+    """Compose the configuration of a sweep; raises UserError.
+
+    ``param`` and ``tune`` stand for ``sweep.param`` and ``sweep.tune``. What is not given of ``datasets``,
+    ``backbones`` and ``seeds`` is the sweep's own.
+    """
+    config = _compose(SweepCommand, arguments)
+    if config.matrix != "full":
+        raise UserError(f"matrix={config.matrix} is no sweep; what is tried comes from the search space.")
+    with open_dict(config):
+        for name in ("param", "tune"):
+            asked = config.pop(name)
+            config.sweep[name] = config.sweep[name] if asked is None else asked
+    for name in {"datasets", "backbones", "seeds"} - given_keys(arguments):
+        config[name] = config.sweep[name]
+    return config
+
+
+def given_keys(arguments: Sequence[str]) -> set[str]:
+    """The settings that are given, whatever their values; raises UserError."""
+    return {key for key, _ in parse(arguments)}
+
+
+def _compose(schema_of: type[Config], arguments: Sequence[str]) -> Any:
+    """What is common to all commands that train."""
     pairs = parse(arguments)
     chosen = {key: value for key, value in pairs if key in GROUPS}
     for key, value in chosen.items():
@@ -47,11 +86,11 @@ def load_benchmark(arguments: Sequence[str]) -> Config:
             raise unknown(key, value, GROUPS[key])
     with initialize_config_module("harness.conf", version_base="1.3"):
         composed = compose("config", [f"{key}={value}" for key, value in chosen.items()])
-    schema = OmegaConf.structured(Config)
+    schema = OmegaConf.structured(schema_of)
     for name, method in METHODS.items():
-        schema.method[name] = _writable(method.Settings())
+        schema.method[name] = writable(method.Settings())
     for name, backbone in BACKBONES.items():
-        schema.backbone[name] = _writable(backbone.Settings())
+        schema.backbone[name] = writable(backbone.Settings())
     for name in composed.dataset:
         schema.dataset[name] = DatasetConfig()
     OmegaConf.set_struct(schema, True)
@@ -60,9 +99,6 @@ def load_benchmark(arguments: Sequence[str]) -> Config:
     config.study = config.study or chosen.get("profile", "benchmark")
     if config.matrix not in MATRICES:
         raise unknown("matrix", config.matrix, MATRICES)
-    if config.matrix == "ablation":
-        asked = any(key == "methods" for key, _ in pairs)
-        config.methods = ablation(config.methods if asked else ["ms_mix"])
     return config
 
 
@@ -116,12 +152,12 @@ def apply(config: DictConfig, pairs: Iterable[tuple[str, str]]) -> None:
                 config.dataset.setdefault(parts[1], DatasetConfig())
         _check_key(config, parts)
         value = text if TEXT_KEYS.fullmatch(key) else parse_value(key, text)
-        if not _is_plain(value):
+        if not is_plain(value):
             raise UserError(f"{key}={text!r} cannot be read; {READABLE}.")
         try:
             OmegaConf.update(config, key, value, merge=True)
         except (OmegaConfBaseException, ValueError) as error:
-            raise UserError(f"{key}={text!r} does not fit: {_first_line(error)}.") from None
+            raise UserError(f"{key}={text!r} does not fit: {first_line(error)}.") from None
 
 
 def parse_value(key: str, text: str) -> Any:
@@ -166,7 +202,7 @@ def split_variant(text: str) -> tuple[str, dict[str, Any]]:
         settings = _grammar("methods", brace + rest)
     except UserError:
         settings = None
-    if not isinstance(settings, dict) or not all(_is_plain(value) for value in settings.values()):
+    if not isinstance(settings, dict) or not all(is_plain(value) for value in settings.values()):
         raise UserError(f"Cannot read the variant {text!r}; write it like 'ms_mix{{delta:0.4,alpha:1}}'.")
     return name, {**switched, **{str(key): value for key, value in settings.items()}}
 
@@ -193,7 +229,7 @@ def settings_of(config: DictConfig, kind: str, name: str, changes: dict[str, Any
     try:
         return OmegaConf.to_object(OmegaConf.merge(node, changes))
     except (OmegaConfBaseException, ValueError) as error:
-        raise UserError(f"{kind}.{name}: {_first_line(error)}.") from None
+        raise UserError(f"{kind}.{name}: {first_line(error)}.") from None
 
 
 def path_of(text: str) -> Path:
@@ -201,8 +237,9 @@ def path_of(text: str) -> Path:
     return Path(text).expanduser() if text.startswith("~/") else Path(text)
 
 
-def _writable(settings: Any) -> DictConfig:
-    # A frozen dataclass arrives read-only; its node must take overrides, `to_object` freezes it again.
+def writable(settings: Any) -> DictConfig:
+    """A typed node of a dataclass that takes overrides."""
+    # A frozen dataclass arrives read-only; `to_object` freezes it again.
     node = OmegaConf.structured(settings)
     OmegaConf.set_readonly(node, False)
     return node
@@ -269,11 +306,12 @@ def _grammar(key: str, text: str) -> Any:
     return value
 
 
-def _is_plain(value: Any) -> bool:
+def is_plain(value: Any) -> bool:
     """Whether a value is a scalar or a flat list of scalars; "???" would mean "missing" to OmegaConf."""
     elements = value if isinstance(value, list) else [value]
     return all(isinstance(element, SCALARS) and element != "???" for element in elements)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says, in one line and without its full stop."""
     return str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__

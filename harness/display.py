@@ -20,12 +20,12 @@ from harness.tracking import Run
 class LiveDisplay:
     """Progress with the time left, by the pace of the cells trained so far."""
 
-    def __init__(self, console: Console, slots: int) -> None:
-        self.console, self.slots = console, slots
+    def __init__(self, console: Console, unit: str = "cells") -> None:
+        self.console = console
         self.total = self.done = self.begun_with = 0
         self.since = time.monotonic()
         self.progress = Progress(
-            TextColumn("cells"),
+            TextColumn(unit),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -34,7 +34,7 @@ class LiveDisplay:
             console=console,
             disable=not console.is_terminal,
         )
-        self.task = self.progress.add_task("cells", total=None, left="", now="")
+        self.task = self.progress.add_task(unit, total=None, left="", now="")
 
     def __enter__(self) -> LiveDisplay:
         self.progress.start()
@@ -83,7 +83,7 @@ def closing_table(plan: Plan, runs: Mapping[str, Run]) -> Table:
     """Test MAE and correlation, mean ± standard deviation over seeds, a row per training condition."""
     synthetic = " (synthetic stand-in data)" if any(d.synthetic for d in plan.datasets.values()) else ""
     table = Table(title=escape(f"Study {plan.study}: clean test split{synthetic}"), title_justify="left")
-    conditions = _by_condition(plan.cells, runs)
+    conditions = _by_condition(plan, runs)
     occluded = any(cell.train_ratio for cell in plan.cells)
     for column in ("dataset", "backbone", "method", *(["trained at ratio"] if occluded else [])):
         table.add_column(column)
@@ -102,11 +102,11 @@ def closing_table(plan: Plan, runs: Mapping[str, Run]) -> Table:
     return table
 
 
-def _by_condition(cells: Iterable[Cell], runs: Mapping[str, Run]) -> dict[tuple[str, ...], list[Run]]:
+def _by_condition(plan: Plan, runs: Mapping[str, Run]) -> dict[tuple[str, ...], list[Run]]:
     """Runs that differ in the seed alone, by (dataset, backbone, method, training ratio)."""
     groups: dict[tuple[str, ...], list[Run]] = {}
-    for cell in cells:
-        key = (cell.dataset, cell.backbone_label, cell.method_label, f"{cell.train_ratio:g}")
+    for cell in plan.cells:
+        key = (cell.dataset, cell.backbone_label, plan.method_label(cell), f"{cell.train_ratio:g}")
         found = groups.setdefault(key, [])
         if cell.cell_id in runs:
             found.append(runs[cell.cell_id])

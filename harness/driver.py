@@ -1,24 +1,75 @@
-"""The driver of a study: claims cells, hands them to a launcher, and is the only writer of their results."""
+"""The driver of a study: claims cells, hands them to a launcher, and is the only writer of their results.
+
+Which cells, says a `Supply`: all of a matrix at once, or those of one trial of a sweep after the other.
+"""
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from harness.errors import StoreError
 from harness.launchers import Job, Launcher
 from harness.matrix import Cell
-from harness.plan import Plan
+from harness.records import numbers
 from harness.spool import Entry
 from harness.tracking import Run
 from harness.writer import Writer
 
 POLL_S = 1.0
 RUNNING = "tags.kind = 'cell' and attributes.status = 'RUNNING'"
+
+
+class Order(NamedTuple):
+    """A cell to run; pause_after: the epoch after which it is to be handed back, see `harness.train`."""
+
+    cell: Cell
+    pause_after: int | None = None
+
+
+class Supply(Protocol):
+    """Where a driver's cells come from, and who hears how they ended. A cell is in flight once at a time."""
+
+    open: bool  # whether there may be more, although there is nothing at present
+
+    def more(self) -> Sequence[Order]:
+        """Further cells; asked at the start and when a slot is free. Empty: none at present."""
+
+    def done(self, cell: Cell, numbers: Mapping[str, float]) -> None:
+        """A cell has a result: ``valid/loss``, ``test/mae`` and so on."""
+
+    def failed(self, cell: Cell, reason: str, final: bool) -> None:
+        """A cell has none; final: nor would it have one if it ran again (it diverged)."""
+
+    def paused(self, cell: Cell, curves: Mapping[str, Sequence[float]]) -> None:
+        """A cell was handed back after the epoch that its order named; ordered again it goes on."""
+
+
+class Matrix:
+    """The supply of a benchmark: all cells at once."""
+
+    open = False
+
+    def __init__(self, cells: Sequence[Cell]) -> None:
+        self._orders = [Order(cell) for cell in cells]
+
+    def more(self) -> Sequence[Order]:
+        """All cells, the first time."""
+        orders, self._orders = self._orders, []
+        return orders
+
+    def done(self, cell: Cell, numbers: Mapping[str, float]) -> None:
+        """Nothing follows from it."""
+
+    def failed(self, cell: Cell, reason: str, final: bool) -> None:
+        """The next call of the benchmark tries it again."""
+
+    def paused(self, cell: Cell, curves: Mapping[str, Sequence[float]]) -> None:
+        """Not asked for."""
 
 
 class Display(Protocol):
@@ -39,9 +90,9 @@ class Display(Protocol):
 
 @dataclass
 class Summary:
-    """How a call of `drive` ended: counts, and the reason for each cell that has no result."""
+    """How a driver's run ended: counts, and the reason for each cell that has no result."""
 
-    total: int
+    total: int = 0
     done_before: int = 0
     trained: int = 0
     reused: int = 0
@@ -62,7 +113,7 @@ class Driver:
         job_of: makes the job of a cell. retry_diverged: train cells again that diverged before.
     """
 
-    plan: Plan
+    supply: Supply
     writer: Writer
     launcher: Launcher
     display: Display
@@ -71,10 +122,14 @@ class Driver:
 
     def __post_init__(self) -> None:
         self.tracker, self.ledger = self.writer.tracker, self.writer.ledger
-        self.summary = Summary(len(self.plan.cells))
+        self.summary = Summary()
+        self._done: dict[str, Run] = {}
+        self._diverged: dict[str, str] = {}
+        self._trained: dict[str, Mapping[str, float]] = {}
         self._outdated: set[str] = set()
-        self._pending: deque[Cell] = deque()
-        self._deferred: list[Cell] = []
+        self._seen: set[str] = set()
+        self._pending: deque[Order] = deque()
+        self._deferred: list[Order] = []
         self._started: dict[str, float] = {}
 
     def run(self) -> Summary:
@@ -83,19 +138,43 @@ class Driver:
         patiently(self._end_orphans)
         outdated = patiently(self.tracker.diverged) if self.retry_diverged else {}
         self._outdated = {run.run_id for run in outdated.values()}
-        done, diverged = patiently(self._refresh)
-        self.writer.tidy({*done, *diverged, *outdated})
-        for cell in self.plan.cells:
-            if cell.cell_id in diverged and cell.cell_id not in done:
-                self._fail(cell, f"diverged earlier: {diverged[cell.cell_id]}")
-        todo = [c for c in self.plan.cells if c.cell_id not in done and c.cell_id not in summary.failed]
-        summary.done_before = summary.total - len(todo) - len(summary.failed)
-        self.display.begin(summary.total, summary.total - len(todo))
-        if todo:
-            self._pending.extend(todo)
+        self._done, self._diverged = patiently(self._refresh)
+        self.writer.tidy({*self._done, *self._diverged, *outdated})
+        self._order()
+        self.display.begin(summary.total, summary.total - len(self._pending))
+        if self._pending or self.supply.open:
             self._train(patiently(lambda: self.tracker.complete(everywhere=True)))
             patiently(self._end_orphans)
         return summary
+
+    def _order(self) -> None:
+        """Ask for cells while a slot is free and none needs to be trained; those done are told at once."""
+        while not self._pending and len(self._started) < self.launcher.slots:
+            orders = self.supply.more()
+            for order in orders:
+                self._take(order)
+            if not orders:
+                return
+
+    def _take(self, order: Order) -> None:
+        cell, new = order.cell, order.cell.cell_id not in self._seen
+        self._seen.add(cell.cell_id)
+        self.summary.total += new
+        if cell.cell_id in self._trained:
+            self.supply.done(cell, self._trained[cell.cell_id])
+        elif cell.cell_id in self._done:
+            self.summary.done_before += new
+            self._adopt(cell)
+        elif cell.cell_id in self._diverged:
+            self._fail(cell, f"diverged earlier: {self._diverged[cell.cell_id]}", final=True)
+        else:
+            self._pending.append(order)
+
+    def _adopt(self, cell: Cell) -> None:
+        """Take a cell that is done already."""
+        run = self._done[cell.cell_id]
+        self.writer.adopt(cell, run)
+        self.supply.done(cell, run.metrics)
 
     def _end_orphans(self) -> None:
         """Mark runs as killed whose driver died, or was cut off, while it logged them."""
@@ -115,36 +194,41 @@ class Driver:
         diverged = {
             cell_id: run.tags.get("reason", "")
             for cell_id, run in found.items()
-            if run.run_id not in self._outdated
+            if run.run_id not in self._outdated and cell_id not in done
         }
         self.ledger.forget(called_done - done.keys() - diverged.keys())
         return done, diverged
 
     def _train(self, elsewhere: Mapping[str, Run]) -> None:
         try:
-            while self._pending or self._started or self._deferred:
+            while self._pending or self._started or self._deferred or self.supply.open:
                 while self._pending and len(self._started) < self.launcher.slots:
                     self._begin(self._pending.popleft(), elsewhere)
+                    self._order()
                 if self._started:
                     self._collect(POLL_S)
                 elif self._deferred:
                     self._await()
+                elif not self._pending:
+                    time.sleep(POLL_S)
+                self._order()
         except (StoreError, KeyboardInterrupt):
             self._salvage()
             raise
 
-    def _begin(self, cell: Cell, elsewhere: Mapping[str, Run]) -> None:
+    def _begin(self, order: Order, elsewhere: Mapping[str, Run]) -> None:
         """Claim a cell, and train it unless its result is at hand."""
+        cell = order.cell
         if not self.writer.patiently(partial(self.ledger.claim, cell.cell_id)):
-            self._deferred.append(cell)
+            self._deferred.append(order)
             return
         entry = self.writer.find(cell, elsewhere)
         if entry is not None:
-            self.summary.reused += self._log(cell, entry)
+            self.summary.reused += self._log(order, entry)
             return
         self._started[cell.cell_id] = time.time()
         self.display.started(cell)
-        self.launcher.submit(self.job_of(cell))
+        self.launcher.submit(replace(self.job_of(cell), pause_after=order.pause_after))
 
     def _collect(self, timeout_s: float) -> None:
         """Log what the launcher hands out; all of it is kept before the store is asked for the first time."""
@@ -152,56 +236,69 @@ class Driver:
         entries = {
             outcome.job.cell.cell_id: self.writer.keep(outcome.job.cell, outcome.result, started)
             for outcome, started in outcomes
-            if outcome.result is not None
+            if outcome.result is not None and outcome.result.status != "paused"
         }
         for outcome, started in outcomes:
             cell = outcome.job.cell
             if cell.cell_id in entries:
-                self.summary.trained += self._log(cell, entries[cell.cell_id])
+                order = Order(cell, outcome.job.pause_after)
+                self.summary.trained += self._log(order, entries[cell.cell_id])
+            elif outcome.result is not None:
+                self.writer.patiently(partial(self.ledger.release, cell.cell_id))
+                self.supply.paused(cell, outcome.result.curves)
             else:
                 self.writer.fail(cell, outcome.error or "", started)
                 self._fail(cell, outcome.error or "")
                 self.display.ended(cell, outcome.error or "")
 
-    def _log(self, cell: Cell, entry: Entry) -> bool:
+    def _log(self, order: Order, entry: Entry) -> bool:
         """Log a result; True if the cell is complete now."""
+        cell, result = order.cell, entry.result
         if not self.writer.write(cell, entry):
-            self._deferred.append(cell)
+            self._deferred.append(order)
             return False
-        complete = entry.result.status == "complete"
-        note = "" if complete else f"{entry.result.status}: {entry.result.reason}"
-        if note:
-            self._fail(cell, note)
-        self.display.ended(cell, note)
-        return complete
+        if result.status == "complete":
+            self.summary.failed.pop(cell.cell_id, None)
+            self._trained[cell.cell_id] = numbers(result)
+            self.supply.done(cell, self._trained[cell.cell_id])
+            self.display.ended(cell, "")
+            return True
+        self._diverged[cell.cell_id] = result.reason
+        self._fail(cell, f"{result.status}: {result.reason}", final=True)
+        self.display.ended(cell, f"{result.status}: {result.reason}")
+        return False
 
     def _await(self) -> None:
         """Wait until another driver ended a cell that it had claimed; what is open then is pending again."""
         self.display.waiting(len(self._deferred))
-        claimed = {cell.cell_id for cell in self._deferred}
+        claimed = {order.cell.cell_id for order in self._deferred}
         while True:
             time.sleep(POLL_S)
             if self.writer.patiently(partial(self.ledger.claimed_by_others, claimed)) != claimed:
                 break
-        done, diverged = self.writer.patiently(self._refresh)
-        self.writer.tidy({*done, *diverged})
+        self._done, self._diverged = self.writer.patiently(self._refresh)
+        self.writer.tidy({*self._done, *self._diverged})
         deferred, self._deferred = self._deferred, []
-        for cell in deferred:
-            if cell.cell_id in done:
+        for order in deferred:
+            cell = order.cell
+            if cell.cell_id in self._done:
                 self.summary.elsewhere += 1
+                self._adopt(cell)
                 self.display.ended(cell, "")
-            elif cell.cell_id in diverged:
-                self._fail(cell, f"diverged: {diverged[cell.cell_id]}")
-                self.display.ended(cell, f"diverged: {diverged[cell.cell_id]}")
+            elif cell.cell_id in self._diverged:
+                reason = f"diverged: {self._diverged[cell.cell_id]}"
+                self._fail(cell, reason, final=True)
+                self.display.ended(cell, reason)
             else:
-                self._pending.append(cell)
+                self._pending.append(order)
 
     def _salvage(self) -> None:
         """Keep what workers ended while the driver was busy with the store."""
         for outcome in self.launcher.wait(0) if self._started else ():
-            if outcome.result is not None:
+            if outcome.result is not None and outcome.result.status != "paused":
                 cell = outcome.job.cell
                 self.writer.keep(cell, outcome.result, self._started[cell.cell_id])
 
-    def _fail(self, cell: Cell, reason: str) -> None:
+    def _fail(self, cell: Cell, reason: str, final: bool = False) -> None:
         self.summary.failed[cell.cell_id] = (cell, reason)
+        self.supply.failed(cell, reason, final)

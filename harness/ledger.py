@@ -27,6 +27,7 @@ CHUNK = 500
 ATTEMPTS = 5
 BUSY_TIMEOUT_S = 30
 JOIN_S = 5
+LOCK_POLL_S = 0.05
 WORKING, DONE = "working", "done"
 
 METADATA = sa.MetaData()
@@ -107,6 +108,21 @@ class Ledger:
                 return self._mine(row) or (self._fallen(row) and self._take(row))
             # Its owner released it between the two statements: it is free again.
         return False
+
+    @contextlib.contextmanager
+    def exclusive(self, name: str) -> Iterator[None]:
+        """Let one driver of the study at a time into the block; a dead one's claim falls as any other."""
+        while not self.claim(name):
+            time.sleep(LOCK_POLL_S)
+        try:
+            yield
+        finally:
+            self.release(name)
+
+    def failure(self, error: DBAPIError) -> str:
+        """What to say of an error that the ledger's database raised; without user and password."""
+        reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0].rstrip(".")
+        return f"the ledger {self.address} failed: {redact(reason)}"
 
     def holds(self, cell_id: str) -> bool:
         """True while this driver's claim stands; the writer asks before it completes a run."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import unicodedata
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from harness.launchers import LAUNCHERS
 from harness.matrix import Cell, unique
 from harness.schema import Config, OcclusionConfig
 from harness.text import TextModel, check_tokens, find_model
+from harness.tuned import Tuned, Tuning, read_tuned, tuned_label
 from methods import METHODS
 
 PROTOCOLS = ("test", "train")
@@ -30,19 +31,34 @@ MAX_STUDY_BYTES = 200  # it names a folder, and file systems allow 255 bytes
 
 @dataclass(frozen=True)
 class Plan:
-    """A study's cells in order, and its datasets by name."""
+    """A study's cells in order, and its datasets by name.
+
+    tags: further tags of cells by cell_id (`Tuned.tags`). notes: sentences for the user.
+    """
 
     study: str
     cells: tuple[Cell, ...]
     datasets: dict[str, Prepared]
     text_model: TextModel | None = None
+    tags: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def method_label(self, cell: Cell) -> str:
+        """The name of a cell's method in tables."""
+        return tuned_label(cell.method) if "tuned" in self.tags.get(cell.cell_id, {}) else cell.method_label
 
 
-def make_plan(config: Any) -> Plan:
-    """Check the request, prepare its datasets and list its cells; raises UserError."""
+def make_plan(config: Any, given: Collection[str] = ()) -> Plan:
+    """Check the request, prepare its datasets and list its cells; raises UserError.
+
+    given: keys of the settings that the user gave (`harness.config.given_keys`), which tuned settings must
+    not change.
+    """
     _check(config)
+    # Before the data are prepared, which takes longer.
     backbones = {name: settings_of(config, "backbone", name, {}) for name in config.backbones}
-    methods = [_method(config, text) for text in config.methods]
+    methods = {asked: _method(config, asked) for asked in config.methods}
+    tuning = Tuning({} if config.tuned is None else read_tuned(path_of(config.tuned)), given)
     occlusions = list(_occlusions(config.occlusion))
     cache = path_of(config.var_dir) / "cache"
     datasets = {
@@ -50,9 +66,19 @@ def make_plan(config: Any) -> Plan:
         for name in config.datasets
     }
     text, text_model = _text(config, datasets.values(), occlusions, cache)
-    product = itertools.product(datasets.values(), backbones.items(), methods, occlusions, config.seeds)
-    cells = (replace(_cell(config, *combination), text=text) for combination in product)
-    return Plan(config.study, tuple(unique(cells)), datasets, text_model)
+    cells: list[Cell] = []
+    tags: dict[str, Mapping[str, str]] = {}
+    for data, backbone, asked in itertools.product(datasets.values(), backbones, methods):
+        file = tuning.file(asked, backbone, backbone + text.label, data.name, data.fingerprint)
+        pair = ((backbone, backbones[backbone]), methods[asked])
+        if file is not None:
+            pair = _tuned(config, backbone, asked, file)
+        product = itertools.product(occlusions, config.seeds)
+        made = [replace(_cell(config, data, *pair, *rest), text=text) for rest in product]
+        cells += made
+        if file is not None:
+            tags |= {cell.cell_id: file.tags for cell in made}
+    return Plan(config.study, tuple(unique(cells)), datasets, text_model, tags, tuning.notes())
 
 
 def resolve_device(name: str) -> str:
@@ -101,6 +127,7 @@ def _check(config: Config) -> None:
     if not config.var_dir:
         raise UserError("var_dir is empty; give the folder for results, as in var_dir=var.")
     _check_study(config.study or "")
+    _check_tuned(config)
 
 
 def _text(
@@ -135,6 +162,14 @@ def _check_datasets(config: Config) -> None:
             )
 
 
+def _check_tuned(config: Config) -> None:
+    if config.tuned == "":
+        raise UserError("tuned is empty; give a folder of tuned settings, as in tuned=var/tuned.")
+    if config.tuned is not None and config.matrix == "ablation":
+        # Only the whole method would be tuned, and its parts would look worse for it.
+        raise UserError("matrix=ablation compares parts under the same settings; leave out tuned=DIR.")
+
+
 def _check_study(name: str) -> None:
     # Control characters and what stands for undecodable bytes: a name must show and be stored everywhere.
     strange = [c for c in name if c in "/\\" or unicodedata.category(c) in ("Cc", "Cs")]
@@ -148,6 +183,18 @@ def _known(kind: str, given: Iterable[str], allowed: Iterable[str]) -> None:
     for name in given:
         if name not in allowed:
             raise unknown(kind, name, allowed)
+
+
+def _tuned(config: Any, backbone: str, method: str, file: Tuned) -> tuple[tuple[str, Any], tuple[str, Any]]:
+    """A backbone and a method with a file's settings on top of the configuration's."""
+    try:
+        settings = (
+            settings_of(config, "backbone", backbone, file.backbone),
+            settings_of(config, "method", method, file.method),
+        )
+    except UserError as error:
+        raise UserError(f"{str(file.path)!r} cannot be used: {error}") from None
+    return (backbone, settings[0]), (method, settings[1])
 
 
 def _method(config: Any, text: str) -> tuple[str, Any]:
@@ -219,8 +266,9 @@ def describe(plan: Plan) -> str:
     return (
         f"Mixup in multimodal sentiment analysis{synthetic}: {len(cells)} cells. "
         f"Datasets: {names(c.dataset for c in cells)}. Backbones: {names(c.backbone_label for c in cells)}. "
-        f"Methods: {names(c.method_label for c in cells)}. Seeds: {names(str(c.seed) for c in cells)}. "
+        f"Methods: {names(plan.method_label(c) for c in cells)}. Seeds: {names(str(c.seed) for c in cells)}. "
         f"Tests at occlusion ratios {names(str(r) for c in cells for r in c.ratios)}."
+        + (f" Tuned settings: {len(plan.tags)} cells." if plan.tags else "")
     )
 
 

@@ -24,10 +24,10 @@ class Predictions:
 class Result:
     """Everything measured in a cell.
 
-    status: "complete" | "diverged". reason: why it diverged. scores: "valid", "test", "test_r0.30" ->
-    metric -> value (NaN where undefined). undefined: "test/corr" -> reason. cell: parameter_count, train_s,
-    ... curves: name -> a value per epoch. environment: device, torch version. samples: arrays for figures,
-    see `harness.inspection`.
+    status: "complete" | "diverged" | "paused" (not trained to its end). reason: why it diverged. scores:
+    "valid", "test", "test_r0.30" -> metric -> value (NaN where undefined). undefined: "test/corr" -> reason.
+    cell: parameter_count, train_s, ... curves: name -> a value per epoch. environment: device, torch version.
+    samples: arrays for figures, see `harness.inspection`.
     """
 
     status: str

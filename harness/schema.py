@@ -105,8 +105,33 @@ class LauncherConfig:
 
 
 @dataclass
+class SweepConfig:
+    """Sweeps and tuning.
+
+    param: search space of a sweep, tune: method to tune; one of them. name: of the sweep; None: after these.
+    storage: of Optuna; None: a journal file under var_dir. objective: a validation metric, by its name.
+    trials: of a sampler that is not a grid. prune_at: parts of an epoch budget in (0, 1) after which a
+    hopeless trial is ended. retries: of a trial whose worker died. tuned_dir: where tuned settings are
+    written; None: under var_dir.
+    """
+
+    param: str | None = None
+    tune: str | None = None
+    name: str | None = None
+    storage: str | None = None
+    objective: str = "loss"
+    trials: int = 30
+    seeds: list[int] = field(default_factory=lambda: [1111, 1112])
+    backbones: list[str] = field(default_factory=list)
+    datasets: list[str] = field(default_factory=list)
+    prune_at: list[float] = field(default_factory=lambda: [0.25, 0.5])
+    retries: int = 2
+    tuned_dir: str | None = None
+
+
+@dataclass
 class Config:
-    """The benchmark's configuration, as composed."""
+    """The benchmark's configuration, as composed; tuned: folder of tuned settings, see `harness.tuned`."""
 
     study: str | None = None
     var_dir: str = "var"
@@ -124,6 +149,7 @@ class Config:
     deterministic: bool = True
     retry: str | None = None
     report: bool = True
+    tuned: str | None = None
     occlusion: OcclusionConfig = field(default_factory=OcclusionConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     cell: CellConfig = field(default_factory=CellConfig)
@@ -131,17 +157,30 @@ class Config:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     ledger: LedgerConfig = field(default_factory=LedgerConfig)
     launcher: LauncherConfig = field(default_factory=LauncherConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
     dataset: dict[str, DatasetConfig] = field(default_factory=dict)
     method: dict[str, Any] = field(default_factory=dict)
     backbone: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
+class SweepCommand(Config):
+    """Configuration of the sweep command while it is read; ``param`` and ``tune`` are those of the sweep."""
+
+    param: str | None = None
+    tune: str | None = None
+
+
+@dataclass
 class ReportConfig:
-    """Configuration of `reports.build` and `reports.export`; out, predictions: files to write."""
+    """Configuration of `reports.build` and `reports.export`; out, predictions: files to write.
+
+    sweep: export the cells that were trained for this sweep alone, instead of those of the study's matrix.
+    """
 
     study: str | None = None
     var_dir: str = "var"
     tracking: UriConfig = field(default_factory=UriConfig)
     out: str | None = None
     predictions: str | None = None
+    sweep: str | None = None

@@ -11,12 +11,11 @@ import functools
 import hashlib
 import json
 import logging
-import math
 import os
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -30,8 +29,9 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 import mlflow
 import numpy as np
 import pyarrow.parquet as pq
-from mlflow.entities import Metric, Param, ViewType
+from mlflow.entities import Metric, Param, RunInfo, ViewType
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from sqlalchemy.exc import SQLAlchemyError
 
 from harness.databases import (
@@ -47,6 +47,16 @@ from harness.databases import (
 from harness.errors import StoreError, UserError, nearest
 from harness.matrix import Cell
 from harness.predictions import from_table, to_table
+from harness.records import (
+    Trial,
+    cell_tags,
+    curve_points,
+    numbers,
+    parameters,
+    result_tags,
+    safe_name,
+    storable,
+)
 from harness.result import Result
 
 # Creating a database announces every migration otherwise, and a failure, which is raised too, its traceback.
@@ -54,10 +64,12 @@ logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 PAGE = 1000
-METRICS_PER_CALL, TAGS_PER_CALL = 1000, 100
+METRICS_PER_CALL, PARAMS_PER_CALL = 1000, 100
 COMPLETE = "tags.kind = 'cell' and tags.complete = 'true' and attributes.status = 'FINISHED'"
 STUDY = "tags.kind = 'study'"
+TRIALS = "tags.kind = 'trial' and attributes.status != 'RUNNING' and attributes.status != 'KILLED'"
 DIVERGED = "tags.kind = 'cell' and tags.outcome = 'diverged' and attributes.status = 'FAILED'"
+SWEEP, NOTE = "sweep", "mlflow.note.content"
 RESULT_FILE, PREDICTIONS_FILE, SAMPLES_FILE = "result.json", "predictions.parquet", "samples.npz"
 
 
@@ -113,7 +125,7 @@ class Tracker:
             check_sqlite(path)
         # Without an artifact location of its own MLflow would write below the working directory.
         local = "://" not in self.uri or is_database(self.uri)
-        location = f"{(var_dir / 'artifacts').absolute().as_uri()}/{_safe(study)}" if local else None
+        location = f"{(var_dir / 'artifacts').absolute().as_uri()}/{safe_name(study)}" if local else None
         try:
             # MLflow creates its tables in an empty database without regard to others who do the same.
             with tables_lock(self.uri):
@@ -157,7 +169,7 @@ class Tracker:
 
     def folder(self, kind: str) -> Path:
         """This study's folder below ``var_dir``/kind."""
-        return self.var_dir / kind / _safe(self.study)
+        return self.var_dir / kind / safe_name(self.study)
 
     @_answers
     def _experiments(self) -> list[str]:
@@ -181,9 +193,10 @@ class Tracker:
 
     @_answers
     def log(self, cell: Cell, result: Result, tags: Mapping[str, str], started: float) -> str:
-        """Log a result as one run, and return its id; the run is complete only with the last two calls."""
-        run_id = self._start(cell, {**tags, **_result_tags(result)}, started)
-        self._log_numbers(run_id, result)
+        """Log a result as one run, and return its id; the run is complete only when it is finished, too."""
+        info = self._start(cell, {**tags, **result_tags(result)}, started)
+        # By the client's own method the store would be asked first where they go.
+        artifacts = get_artifact_repository(info.artifact_uri, self.client.tracking_uri)
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, RESULT_FILE).write_text(result.to_json())
             Path(folder, "config.json").write_text(
@@ -193,26 +206,55 @@ class Tracker:
                 pq.write_table(to_table(result.predictions), Path(folder, PREDICTIONS_FILE))
             if result.samples:
                 np.savez_compressed(Path(folder, SAMPLES_FILE), allow_pickle=False, **result.samples)
-            self.client.log_artifacts(run_id, folder)
-        return run_id
+            artifacts.log_artifacts(folder)
+        now = int(time.time() * 1000)
+        metrics = [Metric(name, value, now, 0) for name, value in numbers(result).items()]
+        metrics += [Metric(name, value, now, step) for name, step, value in curve_points(result)]
+        self._log(info.run_id, parameters(dataclasses.asdict(cell)), metrics)
+        return str(info.run_id)
 
     @_answers
     def finish(self, run_id: str, result: Result) -> None:
         """Complete a logged run; a diverged one ends as FAILED."""
-        if result.status == "complete":
-            self.client.set_tag(run_id, "complete", "true")
         self.client.set_terminated(run_id, "FINISHED" if result.status == "complete" else "FAILED")
 
     @_answers
     def log_failure(self, cell: Cell, reason: str, tags: Mapping[str, str], started: float) -> None:
         """Log a cell that yielded nothing, with its reason."""
-        run_id = self._start(cell, {**tags, "outcome": "failed", "reason": _storable(reason)}, started)
+        run_id = self._start(cell, {**tags, "outcome": "failed", "reason": storable(reason)}, started).run_id
+        self._log(run_id, parameters(dataclasses.asdict(cell)), [])
         self.client.set_terminated(run_id, "FAILED")
 
     @_answers
     def abandon(self, run_id: str) -> None:
         """End a run that lost its claim or its driver: it stays incomplete."""
         self.client.set_terminated(run_id, "KILLED")
+
+    @_answers
+    def adopt(self, run: Run, tags: Mapping[str, str]) -> None:
+        """Give a complete run the tags that it has in the study's matrix: it is no longer a sweep's alone."""
+        if SWEEP in run.tags:
+            self.client.delete_tag(run.run_id, SWEEP)
+        for name, value in tags.items():
+            self._set_tag(run.run_id, name, value)
+
+    @_answers
+    def log_trial(self, trial: Trial) -> None:
+        """Log a trial of a sweep as one run."""
+        run = self.client.create_run(
+            self.experiment_id, int(trial.started * 1000), trial.tags, run_name=trial.run_name
+        )
+        now, value = int(time.time() * 1000), {} if trial.value is None else {"objective": trial.value}
+        metrics = [Metric(name, number, now, 0) for name, number in {**trial.metrics, **value}.items()]
+        self._log(run.info.run_id, parameters(trial.values), metrics)
+        self.client.set_terminated(run.info.run_id, "FAILED" if trial.state == "failed" else "FINISHED")
+
+    def trials(self) -> list[Run]:
+        """One run per trial of this study's sweeps: the earliest."""
+        found: dict[tuple[str, str], Run] = {}
+        for run in self.runs(TRIALS):
+            found.setdefault((run.tags["search"], run.tags["trial"]), run)
+        return list(found.values())
 
     @_answers
     def load(self, run: Run) -> Result:
@@ -227,20 +269,25 @@ class Tracker:
             raise StoreError(f"the artifacts of run {run.run_id} are damaged: {_line(error)}") from error
 
     @_answers
-    def study_run(self, description: str, complete: Mapping[str, Run], artifacts: Path | None = None) -> str:
-        """Create or update the run of kind "study": description, report, and which runs that is made of."""
-        run_id = self._study_run_id()
-        self._set_tag(run_id, "mlflow.note.content", description)
-        self.client.set_experiment_tag(self.experiment_id, "mlflow.note.content", description)
-        if artifacts is not None:
-            self.client.log_artifacts(run_id, str(artifacts))
-        self._set_tag(run_id, "reported", _digest(complete))
-        return str(run_id)
+    def describe(self, description: str) -> None:
+        """Say what the study is, on its own page and on that of its run of kind "study"."""
+        self._set_tag(self._study_run_id(), NOTE, description)
+        self.client.set_experiment_tag(self.experiment_id, NOTE, description)
 
-    def reported(self, complete: Mapping[str, Run]) -> bool:
+    @_answers
+    def attach(self, folder: Path, place: str | None = None) -> None:
+        """Store a folder's files with the run of kind "study", at its top or in a folder there."""
+        self.client.log_artifacts(self._study_run_id(), str(folder), place)
+
+    @_answers
+    def mark_reported(self, runs: Iterable[Run]) -> None:
+        """Note of which runs the stored report is made."""
+        self._set_tag(self._study_run_id(), "reported", _digest(runs))
+
+    def reported(self, runs: Iterable[Run]) -> bool:
         """Whether the stored report was made of these runs."""
         found = next(self.runs(STUDY), None)
-        return found is not None and found.tags.get("reported") == _digest(complete)
+        return found is not None and found.tags.get("reported") == _digest(runs)
 
     def _set_tag(self, run_id: str, name: str, value: str) -> None:
         try:
@@ -262,69 +309,22 @@ class Tracker:
             self.client.delete_run(mine)
         return first
 
-    def _start(self, cell: Cell, tags: Mapping[str, str], started: float) -> str:
-        run = self.client.create_run(
-            self.experiment_id, int(started * 1000), {**cell_tags(cell), **tags}, cell.run_name
-        )
-        params = [Param(k, str(v)[:6000]) for k, v in flatten(dataclasses.asdict(cell)).items()]
-        for start in range(0, len(params), TAGS_PER_CALL):
-            self.client.log_batch(run.info.run_id, params=params[start : start + TAGS_PER_CALL])
-        return str(run.info.run_id)
+    def _start(self, cell: Cell, tags: Mapping[str, str], started: float) -> RunInfo:
+        all_tags = {**cell_tags(cell), **tags}
+        return self.client.create_run(self.experiment_id, int(started * 1000), all_tags, cell.run_name).info
 
-    def _log_numbers(self, run_id: str, result: Result) -> None:
-        now = int(time.time() * 1000)
-        flat = {f"{key}/{name}": v for key, scores in result.scores.items() for name, v in scores.items()}
-        flat |= {f"cell/{name}": v for name, v in result.cell.items()}
-        metrics = [Metric(name, value, now, 0) for name, value in flat.items()]
-        for name, values in result.curves.items():
-            points = [(step, value) for step, value in enumerate(values, 1) if not math.isnan(value)]
-            metrics += [Metric(f"epoch/{name}", value, now, step) for step, value in points]
-        for start in range(0, len(metrics), METRICS_PER_CALL):
-            self.client.log_batch(run_id, metrics=metrics[start : start + METRICS_PER_CALL])
+    def _log(self, run_id: str, settings: Mapping[str, str], metrics: Sequence[Metric]) -> None:
+        """Log parameters and metrics in as few calls as their limits allow."""
+        params, left = [Param(*pair) for pair in settings.items()], list(metrics)
+        while params or left:
+            most = METRICS_PER_CALL - len(params[:PARAMS_PER_CALL])  # a call takes so many items in all
+            self.client.log_batch(run_id, left[:most], params[:PARAMS_PER_CALL])
+            params, left = params[PARAMS_PER_CALL:], left[most:]
 
 
-def cell_tags(cell: Cell) -> dict[str, str]:
-    """Tags by which runs are found, grouped and sorted."""
-    return {
-        "kind": "cell",
-        "cell_id": cell.cell_id,
-        "dataset": cell.dataset,
-        "metrics": cell.metrics,
-        "backbone": cell.backbone_label,
-        "method": cell.method,
-        "variant": cell.method_label,
-        "settings": json.dumps(cell.variant, sort_keys=True),
-        "seed": str(cell.seed),
-        "occlusion_protocol": cell.protocol,
-        "train_ratio": repr(cell.train_ratio),
-        "fingerprint": cell.fingerprint,
-        "results_version": str(cell.results_version),
-    }
-
-
-def _digest(runs: Mapping[str, Run]) -> str:
+def _digest(runs: Iterable[Run]) -> str:
     """The same for the same runs."""
-    return hashlib.sha256("".join(sorted(run.run_id for run in runs.values())).encode()).hexdigest()
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dicts as one, keys joined by dots."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def _result_tags(result: Result) -> dict[str, str]:
-    tags = {
-        "outcome": result.status,
-        "undefined": json.dumps(dict(result.undefined))[:4000],
-        **result.environment,
-    }
-    return tags | ({"reason": _storable(result.reason)} if result.reason else {})
+    return hashlib.sha256("".join(sorted(run.run_id for run in runs)).encode()).hexdigest()
 
 
 def _migrate(uri: str) -> None:
@@ -332,16 +332,6 @@ def _migrate(uri: str) -> None:
     client = mlflow.MlflowClient(uri)
     client.search_experiments(max_results=1)
     client._tracking_client.store._dispose_engine()  # MLflow has no public way to close a database
-
-
-def _storable(text: str) -> str:
-    """A text cut to a tag's length and without what databases refuse: NUL and halves of surrogate pairs."""
-    return text[:4000].replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode("utf-8")
-
-
-def _safe(name: str) -> str:
-    """A study's name as one path component."""
-    return "".join(c if c.isalnum() or c in "-_." else f"%{ord(c):02X}" for c in name).lstrip(".") or "_"
 
 
 def _line(error: BaseException) -> str:

@@ -62,7 +62,8 @@ def train(
     text_model: folder of a pretrained text encoder. inspection: what else to look at when it is trained.
 
     With a checkpoint, the training goes on from where an earlier attempt left it, to the same bits. Its
-    train_s counts all attempts, those that were cut off up to their last checkpoint.
+    train_s counts all attempts, those that were cut off up to their last checkpoint. Where the checkpoint
+    says so, a training that would go on pauses: the result, "paused", holds the curves alone.
     """
     started = time.perf_counter()
     splits = Splits(
@@ -73,6 +74,9 @@ def train(
     backbone, rules, resumed_after = training.backbone, training.backbone.settings, training.epoch
     started -= training.train_s
     for epoch in range(training.epoch + 1, rules.max_epochs + 1):
+        if checkpoint is not None and checkpoint.pauses(training.epoch):
+            checkpoint.save(training.state())
+            return Result("paused", curves=training.curves)
         epoch_started = time.perf_counter()
         for group in training.optimizer.param_groups:
             valid_losses = training.curves.get("valid_loss", [])

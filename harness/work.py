@@ -52,7 +52,8 @@ def run_job(job: Job) -> Result:
 def _checkpoint(job: Job, device: torch.device) -> Checkpoint | None:
     if job.checkpoint is None:
         return None
-    return Checkpoint(Path(job.checkpoint), job.checkpoint_s, identity_of(job.cell, device))
+    identity = identity_of(job.cell, device)
+    return Checkpoint(Path(job.checkpoint), job.checkpoint_s, identity, job.pause_after)
 
 
 def _truth(file: str | None) -> dict[str, np.ndarray] | None:

@@ -11,14 +11,14 @@ from typing import TypeVar
 from sqlalchemy.exc import DBAPIError
 
 from harness.checkpoint import discard
-from harness.databases import is_damage, redact, remedy
+from harness.databases import is_damage, remedy
 from harness.errors import StoreError
 from harness.interrupts import interrupts_held
 from harness.ledger import Ledger
 from harness.matrix import Cell
 from harness.result import Result
 from harness.spool import Entry, Spool
-from harness.tracking import Run, Tracker
+from harness.tracking import SWEEP, Run, Tracker
 
 T = TypeVar("T")
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 30.0
@@ -31,7 +31,8 @@ class Writer:
 
     tags: provenance, logged with every run. patience_s: how long a store may stay silent before `StoreError`
     is raised; what was trained is in the spool by then. trouble: told of each wait (reason, seconds).
-    checkpoints: the folder of those of the cells, which go when a cell is done.
+    checkpoints: the folder of those of the cells, which go when a cell is done. labels: tags of a cell that
+    say what part it has in the study ("sweep", "tuned").
     """
 
     tracker: Tracker
@@ -41,6 +42,7 @@ class Writer:
     patience_s: float
     trouble: Callable[[str, float], None]
     checkpoints: Path | None = None
+    labels: Callable[[Cell], Mapping[str, str]] = lambda cell: {}
 
     def __post_init__(self) -> None:
         self._unkept: dict[str, Entry] = {}
@@ -91,7 +93,8 @@ class Writer:
         The entry then stays in the spool, for the case that the other one fails.
         """
         cell_id = cell.cell_id
-        run_id = self.patiently(lambda: self.tracker.log(cell, entry.result, entry.tags, entry.started))
+        tags = {**entry.tags, **self.labels(cell)}
+        run_id = self.patiently(lambda: self.tracker.log(cell, entry.result, tags, entry.started))
         done = False
         if self.patiently(lambda: self.ledger.holds(cell_id)):
             self.patiently(lambda: self.tracker.finish(run_id, entry.result))
@@ -106,8 +109,16 @@ class Writer:
 
     def fail(self, cell: Cell, reason: str, started: float) -> None:
         """Log a cell that yielded nothing, and give it back."""
-        self.patiently(lambda: self.tracker.log_failure(cell, reason, self.tags, started))
+        tags = {**self.tags, **self.labels(cell)}
+        self.patiently(lambda: self.tracker.log_failure(cell, reason, tags, started))
         self.patiently(lambda: self.ledger.release(cell.cell_id))
+
+    def adopt(self, cell: Cell, run: Run) -> None:
+        """Let a complete run of a cell, which a sweep may have trained, be part of the study's matrix."""
+        labels = self.labels(cell)
+        # A sweep changes nothing in the runs that it finds.
+        if SWEEP not in labels and (SWEEP in run.tags or labels.items() - run.tags.items()):
+            self.patiently(lambda: self.tracker.adopt(run, labels))
 
     def tidy(self, done: Container[str]) -> None:
         """Remove what killed drivers left of cells that are done."""
@@ -130,10 +141,7 @@ class Writer:
 
     def _sentence(self, error: Exception) -> str:
         """What failed, what to do about it, and how it stands with the results that are not logged yet."""
-        reason = str(error)
-        if not isinstance(error, StoreError):
-            reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0].rstrip(".")
-            reason = f"the ledger {self.ledger.address} failed: {redact(reason)}"
+        reason = self.ledger.failure(error) if isinstance(error, DBAPIError) else str(error)
         return f"{reason}{remedy(reason)}; {self._kept()}"
 
     def _kept(self) -> str:

@@ -1,4 +1,7 @@
-"""``python -m reports.export study=NAME out=FILE.csv predictions=FILE.parquet``: all numbers, unrounded."""
+"""``python -m reports.export study=NAME out=FILE.csv predictions=FILE.parquet``: all numbers, unrounded.
+
+With sweep=NAME those of the cells that were trained for this sweep alone, which are left out otherwise.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,18 @@ if TYPE_CHECKING:
     from harness.tracking import Tracker
 
 
-def load_predictions(tracker: Tracker) -> pd.DataFrame:
-    """A row per test clip, cell and occlusion ratio, in the order of the cells' ids."""
+def load_predictions(tracker: Tracker, sweep: str | None = None) -> pd.DataFrame:
+    """A row per test clip, cell and occlusion ratio, in the order of the cells' ids.
+
+    sweep: see `reports.frame.load_frame`.
+    """
     import pandas as pd
+
+    from reports.frame import complete_cells
 
     columns = ["cell_id", "id", "occlusion_protocol", "occlusion_ratio", "label", "prediction"]
     frames = []
-    for cell_id, run in sorted(tracker.complete().items()):
+    for cell_id, run in sorted(complete_cells(tracker, sweep).items()):
         stored = tracker.load(run).predictions
         assert stored is not None, f"run {run.run_id} is complete and has no predictions"
         protocol = run.tags["occlusion_protocol"]
@@ -39,18 +47,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from harness.errors import StoreError, UserError
     from harness.tracking import Tracker
     from reports.frame import load_frame
+    from reports.stats import COLUMNS
 
     try:
         config = load_report(sys.argv[1:] if arguments is None else arguments)
         if config.out is None and config.predictions is None:
             raise UserError("Nothing to export; give out=FILE.csv, predictions=FILE.parquet or both.")
         tracker = Tracker(config.tracking.uri, path_of(config.var_dir), str(config.study), create=False)
+        sweep = config.sweep or None
         if config.out is not None:
-            frame = load_frame(tracker)
+            frame = load_frame(tracker, sweep)[list(COLUMNS)]
             _write(path_of(config.out), lambda path: frame.to_csv(path, index=False, na_rep="nan"))
             print(f"{config.out}: {len(frame)} numbers of {frame['cell_id'].nunique()} cells")
         if config.predictions is not None:
-            predictions = load_predictions(tracker)
+            predictions = load_predictions(tracker, sweep)
             _write(path_of(config.predictions), lambda path: predictions.to_parquet(path, index=False))
             print(f"{config.predictions}: {len(predictions)} predictions")
     except (UserError, StoreError) as error:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from harness.tracking import Run, Tracker
+from harness.errors import UserError, nearest
+from harness.tracking import SWEEP, Run, Tracker
 from reports.stats import COLUMNS
 
 CELL_NUMBERS = (
@@ -22,17 +23,41 @@ CELL_NUMBERS = (
 OCCLUDED = re.compile(r"test_r(\d.*)")
 
 
-def load_frame(tracker: Tracker) -> pd.DataFrame:
-    """One row per number of each complete cell (the earliest run of each), in an order of their names."""
-    runs = tracker.complete().values()
-    frame = pd.DataFrame([row for run in runs for row in _rows(tracker.study, run)], columns=list(COLUMNS))
+def load_frame(tracker: Tracker, sweep: str | None = None) -> pd.DataFrame:
+    """One row per number of each complete cell (the earliest run of each), in an order of their names.
+
+    Besides `COLUMNS` it has ``tuned``, whether the cell's settings are those of a tuned file, and
+    ``tuned_backbone``, whether that file changes settings of the backbone.
+
+    sweep: only the cells that were trained for this sweep alone; None: all but those of sweeps.
+
+    Raises:
+        UserError: no cell is tagged with this sweep.
+    """
+    runs = complete_cells(tracker, sweep).values()
+    rows = [row for run in runs for row in _rows(tracker.study, run)]
+    frame = pd.DataFrame(rows, columns=[*COLUMNS, "tuned", "tuned_backbone"])
     keys = [c for c in COLUMNS if c not in ("value", "run_id")]
     return frame.sort_values(keys, kind="stable", ignore_index=True)
 
 
-def metric_kinds(tracker: Tracker) -> dict[str, str]:
-    """The kind of metrics ("mosi", "mosei", "sims") of each dataset in the study."""
-    return {run.tags["dataset"]: run.tags["metrics"] for run in tracker.complete().values()}
+def metric_kinds(tracker: Tracker, sweep: str | None = None) -> dict[str, str]:
+    """The kind of metrics ("mosi", "mosei", "sims") of each dataset in the study, or in a sweep of it."""
+    return {run.tags["dataset"]: run.tags["metrics"] for run in complete_cells(tracker, sweep).values()}
+
+
+def complete_cells(tracker: Tracker, sweep: str | None = None) -> dict[str, Run]:
+    """The complete runs of the study's matrix by cell_id, or those of a sweep of it, see `load_frame`."""
+    runs = tracker.complete()
+    found = {cell_id: run for cell_id, run in runs.items() if run.tags.get(SWEEP) == sweep}
+    if sweep is not None and not found:
+        names = sorted({run.tags[SWEEP] for run in runs.values() if SWEEP in run.tags})
+        known = f"; sweeps with cells of their own: {', '.join(names)}" if names else ""
+        raise UserError(
+            f"Study {tracker.study!r} has no cells that were trained for a sweep {sweep!r} alone{known}."
+            f"{nearest(sweep, names)}"
+        )
+    return found
 
 
 def _rows(study: str, run: Run) -> Iterator[dict[str, Any]]:
@@ -41,6 +66,7 @@ def _rows(study: str, run: Run) -> Iterator[dict[str, Any]]:
     common |= {
         name: tags[name] for name in ("dataset", "backbone", "method", "settings", "occlusion_protocol")
     }
+    common["tuned"], common["tuned_backbone"] = "tuned" in tags, tags.get("tuned_backbone") == "true"
     for (split, ratio), name, value in _numbers(run.metrics, float(tags["train_ratio"])):
         yield {**common, "occlusion_ratio": ratio, "split": split, "metric": name, "value": value}
 

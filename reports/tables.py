@@ -18,6 +18,7 @@ import pandas as pd
 
 from harness.matrix import method_label
 from harness.metrics import DIRECTION, METRICS
+from harness.tuned import tuned_label
 from methods import METHODS
 from reports.stats import check_frame, summarise
 
@@ -60,7 +61,9 @@ def main_numbers(frame: pd.DataFrame, kind_of: Mapping[str, str], order: Sequenc
     Returns:
         One row per (data set, backbone, method, metric) in the order of the table, with the columns
         ``dataset, backbone, method, kind, metric, mean, std, n, undefined, seeds``. A variant of a method is
-        named like ``ms_mix{delta:0.4}``. ``n`` values are defined and enter the mean, ``undefined`` are NaN,
+        named like ``ms_mix{delta:0.4}``; what a column ``tuned`` marks is named ``ms_mix{tuned}``, whatever
+        its settings (and once more after these, if it is the method alone that was tuned and others have the
+        same). ``n`` values are defined and enter the mean, ``undefined`` are NaN,
         ``seeds`` is how many seeds gave them. A combination without results has 0 in all three.
 
     Raises:
@@ -112,9 +115,7 @@ def method_name(method: str, settings: str) -> str:
 def _numbers(
     frame: pd.DataFrame, conditions: tuple[str, ...], kind_of: Mapping[str, str], order: Sequence[str]
 ) -> pd.DataFrame:
-    tests = frame[frame["split"] == "test"]
-    names = [method_name(*pair) for pair in zip(tests["method"], tests["settings"], strict=True)]
-    tests = tests.assign(method=names)
+    tests = _named(frame[frame["split"] == "test"])
     keys = ["dataset", "backbone", *conditions, "method"]
     groups = dict(iter(tests.groupby([*keys, "metric"])))
     rows = []
@@ -123,6 +124,19 @@ def _numbers(
         for metric in METRICS[kind]:
             rows.append((*key, kind, metric, *_figures(groups.get((*key, metric)))))
     return pd.DataFrame(rows, columns=[*keys, "kind", "metric", *_FIGURES])
+
+
+def _named(tests: pd.DataFrame) -> pd.DataFrame:
+    """The rows with the name of the table's row as their method."""
+    pairs = zip(tests["method"], tests["settings"], strict=True)
+    plain = tests.assign(method=[method_name(*pair) for pair in pairs])
+    if "tuned" not in tests.columns:
+        return plain
+    tuned = tests["tuned"].astype(bool)
+    named = plain.assign(method=plain["method"].where(~tuned, [tuned_label(m) for m in tests["method"]]))
+    # A search may end at settings that have a row of their own, which would show a hole there.
+    own_row = plain["method"].isin(set(plain["method"][~tuned])) & ~tests["tuned_backbone"].astype(bool)
+    return pd.concat([named, plain[tuned & own_row]])
 
 
 def _grid(tests: pd.DataFrame, conditions: tuple[str, ...], order: Sequence[str]) -> Iterator[tuple]:
@@ -295,6 +309,7 @@ def _notes(numbers: pd.DataFrame, dialect: _Dialect) -> list[str]:
     if numbers.empty:
         return ["There are no complete cells yet."]
     counts = numbers["n"] + numbers["undefined"]
+    tuned, mark = numbers["method"].str.endswith(tuned_label("")), dialect.escape(tuned_label(""))
     best, second = dialect.emphasis[0].format("best"), dialect.emphasis[1].format("second-best")
     notes = (
         (True, "Test split; mean ± standard deviation over n seeds; accuracies and F1 in percent."),
@@ -310,5 +325,14 @@ def _notes(numbers: pd.DataFrame, dialect: _Dialect) -> list[str]:
             "‡ some seeds count repeatedly, with other settings that this table does not show.",
         ),
         ((counts == 0).any(), f"{_DASH} alone: no complete cell."),
+        (
+            tuned.any(),
+            f"{mark}: settings chosen on the validation split for each data set and backbone; "
+            "the parameters of the runs hold them.",
+        ),
+        (
+            tuned.any() and not tuned.all(),
+            f"Rows without {mark} had no such choice: a gain over them may be due to it.",
+        ),
     )
     return [dialect.signs(note) for applies, note in notes if applies]

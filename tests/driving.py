@@ -51,10 +51,20 @@ def comparable(frame):
     return frame[~frame["metric"].isin(TIMINGS)].drop(columns=["study", "run_id"]).reset_index(drop=True)
 
 
-def start(var, mark, *more, jobs=2, program=PROGRAM, output=subprocess.PIPE, limit=None, **environment):
+def start(
+    var,
+    mark,
+    *more,
+    jobs=2,
+    program=PROGRAM,
+    matrix=MATRIX,
+    output=subprocess.PIPE,
+    limit=None,
+    **environment,
+):
     """Start a driver in a process group of its own; it and its children carry the mark in their environment.
 
-    limit: the most bytes that it may write into one file.
+    matrix: its settings, before ``more``. limit: the most bytes that it may write into one file.
     """
 
     def prepare():
@@ -64,7 +74,7 @@ def start(var, mark, *more, jobs=2, program=PROGRAM, output=subprocess.PIPE, lim
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
     return subprocess.Popen(
-        [sys.executable, *program, f"var_dir={var}", "study=s", f"jobs={jobs}", *MATRIX, *more],
+        [sys.executable, *program, f"var_dir={var}", "study=s", f"jobs={jobs}", *matrix, *more],
         env={**os.environ, MARK: mark, **environment},
         stdout=output,
         stderr=subprocess.STDOUT,

@@ -245,10 +245,11 @@ def test_a_tag_that_two_drivers_set_at_once(finished, tmp_path, monkeypatch):
         set_tag(run_id, name, value)
 
     monkeypatch.setattr(tracker.client, "set_tag", fails_first)
-    complete = tracker.complete()
-    tracker.study_run("described", complete)
+    runs = tracker.complete().values()
+    tracker.describe("described")
+    tracker.mark_reported(runs)
     assert sorted(calls) == ["mlflow.note.content"] * 2 + ["reported"] * 2
-    assert tracker.reported(complete)
+    assert tracker.reported(runs)
 
 
 def test_ctrl_c_stops_and_resumes(finished, var_dir):

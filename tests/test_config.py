@@ -17,9 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 import harness
 from backbones import BACKBONES
 from backbones.base import resolve_settings
-from harness.config import GROUPS, NAME_LISTS, TEXT_KEYS, VALUE_LISTS, apply, load_benchmark, load_report
+from harness.config import GROUPS, NAME_LISTS, TEXT_KEYS, VALUE_LISTS, apply, given_keys, load_benchmark
 
-from harness.config import parse, parse_value, settings_of, split_list, split_variant  # isort: skip
+from harness.config import load_report, load_sweep, parse, parse_value, settings_of, split_list, split_variant  # isort: skip
 from harness.errors import UserError
 from harness.launchers import LAUNCHERS
 from methods import METHODS
@@ -132,6 +132,16 @@ DOCUMENTED = {
     "ledger.uri=sqlite:////tmp/a b.db": "sqlite:////tmp/a b.db",
     "retry=diverged": "diverged",
     "deterministic=false": False,
+    "tuned=DIR": "DIR",
+    "sweep.storage=postgresql://user:pass@host/db?a=b": "postgresql://user:pass@host/db?a=b",
+    "sweep.name=1e5": "1e5",
+    "sweep.tuned_dir=a, [b]": "a, [b]",
+    "sweep.trials=3": 3,
+    "sweep.seeds=1,2": [1, 2],
+    "sweep.prune_at=0.1,0.5": [0.1, 0.5],
+    "sweep.prune_at=[]": [],
+    "sweep.backbones=tfn,lmf": ["tfn", "lmf"],
+    "sweep.datasets=mine": ["mine"],
     **{f"method.{name}.xi1=0.25": 0.25 for name in METHODS},
 }
 
@@ -313,6 +323,67 @@ def test_wrong_settings_of_a_variant(variant, expected):
     assert expected in one_line(caught.value)
 
 
+# Sweeps
+
+
+def test_a_sweep_has_its_own_matrix_unless_it_is_given():
+    whole = {"datasets": ["synthetic_mosi"], "backbones": ["misa"], "seeds": [1111, 1112]}
+    matrices = {"quick": whole, "paper": {**whole, "datasets": ["mosi"]}, None: whole}
+    for profile, matrix in matrices.items():
+        chosen = [] if profile is None else [f"profile={profile}"]
+        config, plain = load_sweep(["param=delta", *chosen]), load_benchmark(chosen)
+        assert {key: list(config[key]) for key in matrix} == matrix
+        assert config.study == plain.study == (profile or "benchmark")
+        assert (config.sweep.param, config.sweep.tune) == ("delta", None)
+        rest = set(plain) - {*matrix, "sweep"}
+        assert {key: config[key] for key in rest} == {key: plain[key] for key in rest}
+        assert set(config) == set(plain), "param and tune are those of the sweep"
+
+
+@pytest.mark.parametrize("key", ["datasets", "backbones", "seeds"])
+def test_what_is_given_wins_over_the_sweeps_own(key):
+    values = {"datasets": ["mosi", "sims"], "backbones": ["tfn", "lmf"], "seeds": [1, 2]}
+    others = {"datasets": ["mosei"], "backbones": ["mult"], "seeds": [3]}
+    text, other = (",".join(map(str, of[key])) for of in (values, others))
+    assert list(load_sweep([f"{key}={text}"])[key]) == values[key]
+    assert list(load_sweep([f"sweep.{key}={text}"])[key]) == values[key]
+    for arguments in ([f"{key}={text}", f"sweep.{key}={other}"], [f"sweep.{key}={other}", f"{key}={text}"]):
+        assert list(load_sweep(arguments)[key]) == values[key]
+    for name in {"datasets", "backbones", "seeds"} - {key}:
+        assert load_sweep([f"{key}={text}"])[name] == load_sweep([])[name]
+    # Where the benchmark has its own default, it keeps it.
+    assert load_benchmark([f"sweep.{key}={text}"])[key] == load_benchmark([])[key]
+
+
+def test_param_and_tune_are_the_sweeps():
+    assert load_sweep(["tune=powmix"]).sweep.tune == load_sweep(["sweep.tune=powmix"]).sweep.tune == "powmix"
+    assert (load_sweep(["param=1e5"]).sweep.param, load_sweep(["tune=a,b"]).sweep.tune) == ("1e5", "a,b")
+    assert load_sweep(["sweep.param=xi"]).sweep.param == "xi"
+    config = load_sweep(["param=delta", "sweep.tune=none"])
+    assert (config.sweep.param, config.sweep.tune) == ("delta", "none")
+    assert (load_sweep([]).sweep.param, load_sweep([]).sweep.tune) == (None, None)
+
+
+def test_only_a_sweep_takes_param_and_tune():
+    for load in (load_benchmark, load_report):
+        for key in ("param", "tune"):
+            assert refusal("study=a", f"{key}=delta", load=load).startswith(
+                f"Unknown setting {key!r}; allowed: "
+            )
+    assert refusal("tuen=none", load=load_sweep).endswith("Did you mean 'tune'?")
+    assert refusal("prm=delta", load=load_sweep).endswith("Did you mean 'param'?")
+    assert "sweep is a group of settings (param, tune, " in refusal("sweep=delta", load=load_sweep)
+    assert "matrix=ablation is no sweep" in refusal("matrix=ablation", load=load_sweep)
+    assert "Did you mean 'ablation'?" in refusal("matrix=ablat", load=load_sweep)
+
+
+def test_given_keys_are_all_that_was_written():
+    assert given_keys(["seeds=1", "method.ms_mix.delta=0.2", "profile=quick", "seeds=2"]) == {
+        "seeds", "method.ms_mix.delta", "profile"
+    }  # fmt: skip
+    assert given_keys([]) == set()
+
+
 # What is refused
 
 
@@ -391,6 +462,10 @@ WRONG_TYPES = {
     "seeds": ["[a]", "[1.5]", "[true]", "[[1]]", "[{a:1}]", "null", "[null]", "range(1,3)"],
     "occlusion.ratios": ["[a]", "null"],
     "methods": ["null"],
+    "sweep.trials": ["many", "1.5", "null"],
+    "sweep.seeds": ["[a]", "null"],
+    "sweep.prune_at": ["[a]", "null"],
+    "sweep.backbones": ["null"],
     "dataset.mine.label_scale": ["big"],
     "dataset.mine.clips": ["1.5"],
     "backbone.tfn.text_hidden": ["wide", "1.5"],
@@ -434,7 +509,7 @@ def test_reports_know_their_own_settings_only():
         assert "study=NAME" in refusal(*arguments, load=load_report)
     for argument in ("datasets=[mosi]", "dataset.x.path=a", "launcher=inline", "profile=quick"):
         message = refusal("study=a", argument, load=load_report)
-        assert "allowed: out, predictions, study, tracking, var_dir" in message
+        assert "allowed: out, predictions, study, sweep, tracking, var_dir" in message
     assert refusal("study=a", "ot=x", load=load_report).endswith("Did you mean 'out'?")
 
 

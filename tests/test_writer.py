@@ -6,191 +6,26 @@ import os
 import signal
 import tempfile
 import threading
-from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from fakes import FakeLauncher, FakeLedger, FakeTracker, Killed, Memory, Silent, fake_clock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy.exc import OperationalError
 
-import harness.driver
-import harness.writer
-from harness.driver import Driver
+from harness.driver import Driver, Matrix
 from harness.errors import StoreError
 from harness.interrupts import interrupts_held
-from harness.launchers import Job, Outcome
+from harness.launchers import Job
 from harness.result import Predictions, Result
 from harness.spool import Entry, Spool
 from harness.tracking import Run
 from harness.writer import LONGEST_WAIT_S, Writer
 
 CELLS = tuple(SimpleNamespace(cell_id=f"cell{i}", run_name=f"run {i}") for i in range(3))
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing of the driver may run after it but what unwinds."""
-
-
-class Memory:
-    """What survives a driver: MLflow's runs, the ledger's claims, and who lives."""
-
-    def __init__(self):
-        self.runs, self.claims, self.alive = {}, {}, set()
-        self.trained, self.handed_out = Counter(), Counter()
-        self.ids = itertools.count()
-        self.before_call = self.after_call = lambda name: None
-
-    def call(self, name, action):
-        self.before_call(name)
-        answer = action()
-        self.after_call(name)
-        return answer
-
-    def complete(self):
-        return [r for r in self.runs.values() if r["complete"] and r["status"] == "FINISHED"]
-
-
-def stored(run_id, run):
-    return Run(run_id, "0", {"cell_id": run["cell_id"], "reason": run["reason"]}, {})
-
-
-class FakeTracker:
-    """The part of `Tracker` that writer and driver use."""
-
-    def __init__(self, memory):
-        self.memory = memory
-
-    def runs(self, _):
-        found = [stored(k, r) for k, r in self.memory.runs.items() if r["status"] == "RUNNING"]
-        return self.memory.call("runs", lambda: iter(found))
-
-    def complete(self, everywhere=False):
-        runs = self.memory.runs.items()
-        found = {r["cell_id"]: stored(k, r) for k, r in runs if r in self.memory.complete()}
-        return self.memory.call("complete", lambda: {} if everywhere else found)
-
-    def diverged(self):
-        runs = self.memory.runs.items()
-        found = {r["cell_id"]: stored(k, r) for k, r in runs if r["outcome"] == "diverged"}
-        return self.memory.call("diverged", lambda: found)
-
-    def log(self, cell, result, tags, started):
-        run_id = next(self.memory.ids)
-        run = {
-            "cell_id": cell.cell_id,
-            "status": "RUNNING",
-            "outcome": "",
-            "complete": False,
-            "reason": result.reason,
-            "result": None,
-        }
-        self.memory.call("create_run", lambda: self.memory.runs.__setitem__(run_id, run))
-        self.memory.call("log_artifacts", lambda: run.update(result=result))
-        return run_id
-
-    def finish(self, run_id, result):
-        run = self.memory.runs[run_id]
-        good = result.status == "complete"
-        self.memory.call("set_tag", lambda: run.update(complete=good))
-        ended = {"status": "FINISHED"} if good else {"status": "FAILED", "outcome": result.status}
-        self.memory.call("set_terminated", lambda: run.update(ended))
-
-    def log_failure(self, cell, reason, tags, started):
-        run = {"cell_id": cell.cell_id, "status": "FAILED", "outcome": "failed", "complete": False}
-        entry = {**run, "reason": reason, "result": None}
-        self.memory.call("log_failure", lambda: self.memory.runs.__setitem__(next(self.memory.ids), entry))
-
-    def abandon(self, run_id):
-        self.memory.call("abandon", lambda: self.memory.runs[run_id].update(status="KILLED"))
-
-
-class FakeLedger:
-    """`Ledger` in a dict: cell_id -> [owner, state]; a claim falls with its owner."""
-
-    address = "memory"
-
-    def __init__(self, memory, owner):
-        self.memory, self.owner, self.claims = memory, owner, memory.claims
-        memory.alive.add(owner)
-
-    def _claim(self, cell_id):
-        owner, state = self.claims.get(cell_id, (None, "working"))
-        if state == "done" or (owner in self.memory.alive and owner != self.owner):
-            return False
-        self.claims[cell_id] = [self.owner, "working"]
-        return True
-
-    def claim(self, cell_id):
-        return self.memory.call("claim", lambda: self._claim(cell_id))
-
-    def holds(self, cell_id):
-        return self.memory.call("holds", lambda: self.claims.get(cell_id) == [self.owner, "working"])
-
-    def _finish(self, cell_id):
-        mine = self.claims.get(cell_id, [None])[0] == self.owner
-        if mine:
-            self.claims[cell_id][1] = "done"
-        return mine
-
-    def finish(self, cell_id):
-        return self.memory.call("finish", lambda: self._finish(cell_id))
-
-    def release(self, cell_id):
-        self.memory.call("release", lambda: self.claims.pop(cell_id, None))
-
-    def done(self):
-        return self.memory.call(
-            "done", lambda: {c for c, (_, state) in self.claims.items() if state == "done"}
-        )
-
-    def forget(self, cell_ids):
-        self.memory.call("forget", lambda: [self.claims.pop(c, None) for c in cell_ids])
-
-    def claimed_by_others(self, cell_ids):
-        others = self.memory.alive - {self.owner}
-        working = [[owner, "working"] for owner in others]
-        return self.memory.call("claimed", lambda: {c for c in cell_ids if self.claims.get(c) in working})
-
-
-class FakeLauncher:
-    """Ends all its jobs at once, each with its cell's result (or a reason)."""
-
-    slots = 2
-
-    def __init__(self, memory, results):
-        self.memory, self.results, self.jobs = memory, results, []
-
-    def submit(self, job):
-        self.memory.trained[job.cell.cell_id] += 1
-        self.jobs.append(job)
-
-    def wait(self, timeout_s):
-        jobs, self.jobs = self.jobs, []
-        self.memory.handed_out.update(job.cell.cell_id for job in jobs)
-        found = [(job, self.results[job.cell.cell_id]) for job in jobs]
-        return [Outcome(j, None, r) if isinstance(r, str) else Outcome(j, r) for j, r in found]
-
-
-class Silent:
-    """A display that remembers."""
-
-    def __init__(self):
-        self.notes = {}
-
-    def begin(self, total, done):
-        pass
-
-    def started(self, cell):
-        pass
-
-    def ended(self, cell, note):
-        self.notes[cell.cell_id] = note
-
-    def waiting(self, count):
-        pass
 
 
 def result_of(number, status="complete"):
@@ -205,17 +40,7 @@ RESULTS = {cell.cell_id: result_of(i) for i, cell in enumerate(CELLS)}
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch):
-    """A clock that only sleeping moves."""
-    now = SimpleNamespace(s=0.0, slept=[])
-
-    def sleep(seconds):
-        now.s += seconds
-        now.slept.append(seconds)
-
-    fake = SimpleNamespace(monotonic=lambda: now.s, sleep=sleep, time=lambda: now.s)
-    monkeypatch.setattr(harness.writer, "time", fake)
-    monkeypatch.setattr(harness.driver, "time", fake)
-    return now
+    return fake_clock(monkeypatch)
 
 
 def make_driver(memory, spool, owner="me", results=RESULTS, patience_s=60.0, retry=False, trouble=None):
@@ -224,8 +49,7 @@ def make_driver(memory, spool, owner="me", results=RESULTS, patience_s=60.0, ret
         FakeTracker(memory), FakeLedger(memory, owner), spool, {}, patience_s, lambda *t: told.append(t)
     )
     launcher = FakeLauncher(memory, results)
-    plan = SimpleNamespace(cells=CELLS)
-    return Driver(plan, writer, launcher, Silent(), lambda cell: Job(cell, "", "cpu"), retry)
+    return Driver(Matrix(CELLS), writer, launcher, Silent(), lambda cell: Job(cell, "", "cpu"), retry)
 
 
 def fails(times, error, name="create_run"):

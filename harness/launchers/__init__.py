@@ -22,6 +22,7 @@ class Job:
     resident: where the dataset's tensors live, "auto", "device" or "host". checkpoint: file of a state to
     go on from, if it is there; checkpoint_s: least time between two writes of it, None: it is not written.
     text_model: folder of a pretrained text encoder; text_states: folder of its states, where it is frozen.
+    pause_after: an epoch after which a training stops that would go on; then its checkpoint is written.
     sample: also store latents for figures. truth: file of a synthetic dataset's truth, for mechanism checks.
     """
 
@@ -35,6 +36,7 @@ class Job:
     text_states: str | None = None
     sample: bool = False
     truth: str | None = None
+    pause_after: int | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,83 @@
+"""What the commands that train have in common: errors as sentences and exit statuses, signals, the console.
+
+Exit status: 0 all done, 1 something has no result, 2 the request is wrong, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NoReturn
+
+from harness.interrupts import ignore_interrupts
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from harness.plan import Plan
+
+
+def run_command(action: Callable[[Sequence[str]], int], arguments: Sequence[str], usage: str) -> int:
+    """Print the usage, or run a command; returns the exit status."""
+    if {"-h", "--help"} & set(arguments):
+        print(usage)
+        return 0
+    from harness.errors import StoreError, UserError
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return action(arguments)
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    except StoreError as error:
+        print(f"Error: {error}; the same command resumes.", file=sys.stderr)
+        return 1
+    except OSError as error:
+        where = f" {str(error.filename)!r}" if error.filename else ""
+        print(
+            f"Error: cannot use the file{where}: {error.strerror or error}; the same command resumes.",
+            file=sys.stderr,
+        )
+        return 1
+    except KeyboardInterrupt:
+        ignore_interrupts()
+        print("Stopped; the same command resumes where it was.", file=sys.stderr)
+        return 130
+
+
+def leave(status: int) -> NoReturn:
+    """End the process with this status."""
+    # Python's own end takes a while, and a signal then would replace the status of what is done.
+    ignore_interrupts()
+    sys.exit(status)
+
+
+def make_console() -> Console:
+    """Where a command prints; wide where nobody's terminal says otherwise."""
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(width=120)
+
+
+def choose_device(name: str, deterministic: bool) -> str:
+    """The torch device for a setting, and what must be set before it starts; raises UserError."""
+    from harness.plan import resolve_device
+
+    device = resolve_device(name)
+    if device == "cuda" and deterministic:
+        # Without it cuBLAS is not deterministic; it is read when CUDA starts, here or in a worker.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    return device
+
+
+def show_datasets(console: Console, plan: Plan) -> None:
+    """Print where each dataset comes from, what was found in the user's, and the plan's notes."""
+    for data in plan.datasets.values():
+        console.print(f"{data.name}: {data.source}", markup=False, highlight=False, soft_wrap=True)
+        for note in () if data.synthetic else data.notes:
+            console.print(f"  {note}", style="dim", markup=False, highlight=False, soft_wrap=True)
+    for note in plan.notes:
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
