@@ -4,6 +4,8 @@ PROFILE ?= quick
 STUDY ?= $(PROFILE)
 DATA_ROOT ?=
 JOBS ?=
+PARAM ?=
+METHOD ?=
 ARGS ?=
 MINUTES ?= 15
 
@@ -15,11 +17,12 @@ SETTINGS = profile=$(PROFILE) 'study=$(STUDY)' \
 	$(if $(DATA_ROOT),'data_root=$(DATA_ROOT)') $(if $(JOBS),jobs=$(JOBS)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup benchmark report ui perf lint test test-slow soak
+.PHONY: help setup benchmark sweep tune report ui perf lint test test-slow soak
 
 help: ## every target, a line each
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 	@echo "Variables: PROFILE=quick|paper STUDY=name DATA_ROOT=dir JOBS=n ARGS='KEY=VALUE ...'"
+	@echo "           PARAM=delta|xi|alpha|heads|all (sweep) METHOD=name (tune)"
 
 setup: .venv/.ready ## make .venv (the other targets call it when needed)
 
@@ -31,6 +34,12 @@ setup: .venv/.ready ## make .venv (the other targets call it when needed)
 benchmark: .venv/.ready ## run the profile's matrix, resume it, build its report (default: the quick look)
 	@$(PYTHON) -m harness.benchmark $(SETTINGS)
 
+sweep: .venv/.ready ## try settings of MS-Mix: PARAM=delta|xi|alpha|heads|all (Figure 4)
+	@$(PYTHON) -m sweeps.run $(if $(PARAM),param=$(PARAM)) $(SETTINGS)
+
+tune: .venv/.ready ## tune METHOD=name on the validation split, for the benchmark's tuned=var/tuned
+	@$(PYTHON) -m sweeps.run $(if $(METHOD),tune=$(METHOD)) $(SETTINGS)
+
 report: .venv/.ready ## rebuild tables from what MLflow holds; trains nothing
 	@$(PYTHON) -m reports.build 'study=$(STUDY)' $(ARGS)
 
@@ -39,8 +48,9 @@ ui: .venv/.ready ## the MLflow UI on 127.0.0.1:5000
 	@echo "Open http://127.0.0.1:5000/#/experiments and choose a study; stop with Ctrl-C."
 	@$(PYTHON) -m mlflow ui --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///var/mlflow.db
 
-perf: .venv/.ready ## what each method costs in a training step; writes var/perf
+perf: .venv/.ready ## what methods cost in a training step, and a trial beside its trainings; writes var/perf
 	@$(PYTHON) -m harness.perf
+	@$(PYTHON) -m sweeps.perf
 
 lint: .venv/.ready ## ruff and mypy
 	@$(PYTHON) -m ruff check .

@@ -1,4 +1,4 @@
-"""``python -m reports.build study=NAME``: tables from what MLflow holds; trains nothing."""
+"""``python -m reports.build study=NAME``: tables of the study and its sweeps from MLflow; trains nothing."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ if TYPE_CHECKING:
 
 
 def build(tracker: Tracker, folder: Path) -> list[Path]:
-    """Write ``tables/main`` and ``tables/occlusion`` as CSV, Markdown and LaTeX; returns the files."""
+    """Write the tables (main, occlusion, one per sweep) as CSV, Markdown and LaTeX; returns the files."""
     from backbones import BACKBONES
     from methods import METHODS
+    from reports import sweeps
     from reports.frame import load_frame, metric_kinds
     from reports.tables import main_numbers, occlusion_numbers, to_csv, to_latex, to_markdown
 
@@ -34,7 +35,7 @@ def build(tracker: Tracker, folder: Path) -> list[Path]:
         for ending, text in texts.items():
             written.append(tables / f"{name}.{ending}")
             written[-1].write_text(text, encoding="utf-8")
-    return written
+    return [*written, *sweeps.write(tracker, folder)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

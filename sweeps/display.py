@@ -1,0 +1,119 @@
+"""What a person sees of a running sweep: trials done, the best so far, and the time left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from harness.display import LiveDisplay
+from harness.matrix import Cell, readable_settings
+from harness.metrics import DIRECTION
+from harness.records import Trial
+
+
+class SweepDisplay(LiveDisplay):
+    """Progress in trials; of single cells it says nothing, for the reason of a failed one is its trial's."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console, "trials")
+        self.best: dict[str, Trial] = {}
+
+    def trials(self, total: int, ended: Sequence[Trial]) -> None:
+        """Show where the sweep stands."""
+        for trial in ended:
+            self._compare(trial)
+        self.total, self.done, self.begun_with, self.since = total, len(ended), len(ended), time.monotonic()
+        self.progress.update(self.task, total=total, completed=self.done)
+
+    def trial_started(self, trial: str) -> None:
+        """Name the trial that started last, while there is no best one."""
+        if not self.best:
+            self.progress.update(self.task, now=escape(trial))
+
+    def trial_ended(self, trial: Trial) -> None:
+        """Count a trial and say what became of it."""
+        self.done += 1
+        self._compare(trial)
+        left = f"{self._left_s():.0f} s left" if self.done < self.total else ""
+        best = self.best.get(trial.search)
+        so_far = f"best {best.value:.4f} at {short(best.values)}" if best else ""
+        self.progress.update(self.task, completed=self.done, left=left, now=escape(so_far))
+        if trial.state == "failed":
+            line = f"[red]failed[/red] {escape(trial.run_name)}: {escape(trial.reason)}"
+            self.console.print(line, soft_wrap=True)
+        elif not self.console.is_terminal:
+            value = trial.state if trial.value is None else f"{trial.objective} {trial.value:.4f}"
+            where = f"{trial.base.dataset}/{trial.base.backbone_label}/{trial.base.method}"
+            line = f"{self.done}/{self.total} {where}{short(trial.values)}: {value}; {so_far} {left}"
+            self.console.print(escape(line), soft_wrap=True, highlight=False)
+
+    def begin(self, total: int, done: int) -> None:
+        """Cells are not counted."""
+
+    def started(self, cell: Cell) -> None:
+        """Cells are not shown."""
+
+    def ended(self, cell: Cell, note: str) -> None:
+        """What went wrong is said when the trial ends; until then the cell may be tried again."""
+
+    def _compare(self, trial: Trial) -> None:
+        best = self.best.get(trial.search)
+        if trial.state == "complete" and (best is None or better(trial, best)):
+            self.best[trial.search] = trial
+
+
+def short(values: Mapping[str, Any]) -> str:
+    """Parameters for people, with four digits."""
+    rounded = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in values.items()}
+    return readable_settings(rounded)
+
+
+def better(trial: Trial, than: Trial) -> bool:
+    """Whether a complete trial has the better objective, such as ``valid/loss``."""
+    assert trial.value is not None, "a complete trial has a value"
+    assert than.value is not None, "a complete trial has a value"
+    sign = DIRECTION[trial.objective.partition("/")[2]]
+    return sign * trial.value > sign * than.value
+
+
+def closing_table(sweep: str, records: Iterable[Trial]) -> Table:
+    """A row per search: its trials, and the best setting beside the one without the sweep."""
+    searches: dict[str, list[Trial]] = {}
+    for record in records:
+        searches.setdefault(record.search, []).append(record)
+    note = " (synthetic stand-in data)" if any(r[0].synthetic for r in searches.values()) else ""
+    table = Table(title=escape(f"Sweep {sweep}: mean over seeds on the validation split{note}"))
+    table.title_justify = "left"
+    for column in ("dataset", "backbone", "trials", "best setting"):
+        table.add_column(column)
+    for column in ("objective", "best", "default", "test MAE", "default"):
+        table.add_column(column, justify="right")
+    for trials in searches.values():
+        table.add_row(*(escape(text) for text in _row(trials)))
+    return table
+
+
+def _row(trials: Sequence[Trial]) -> list[str]:
+    base, complete = trials[0].base, [t for t in trials if t.state == "complete"]
+    counts = {state: sum(t.state == state for t in trials) for state in ("complete", "pruned", "failed")}
+    best = complete[0] if complete else None
+    for trial in complete:
+        best = trial if best is not None and better(trial, best) else best
+    default = next((t for t in complete if t.default), None)
+    numbers = [
+        "–" if t is None else f"{number:.4f}"
+        for number, t in (
+            (best and best.value, best),
+            (default and default.value, default),
+            (best and best.metrics.get("test/mae", float("nan")), best),
+            (default and default.metrics.get("test/mae", float("nan")), default),
+        )
+    ]
+    said = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    setting = short(best.values) if best else "–"
+    return [base.dataset, base.backbone_label, said, setting, trials[0].objective, *numbers]

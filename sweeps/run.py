@@ -1,0 +1,105 @@
+"""``python -m sweeps.run param=NAME|tune=METHOD KEY=VALUE ...``: run a sweep, resume it, report it.
+
+Exit status: 0 all trials done, 1 some failed, 2 the request is wrong, 130 interrupted. Everything heavy is
+imported inside functions: spawned workers import this module again.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from harness.command import choose_device, leave, make_console, run_command, show_datasets
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from harness.plan import Plan
+    from harness.writer import Writer
+    from sweeps.space import Space
+    from sweeps.supply import Trials
+
+HELP = """\
+usage: python -m sweeps.run param=NAME [KEY=VALUE ...]
+       python -m sweeps.run tune=METHOD [KEY=VALUE ...]
+
+Tries settings on the validation split, skips what is done, and adds the sweep to the study's report.
+
+  param=delta|xi|alpha|heads        a grid over settings of MS-Mix (Figure 4)
+  param=all                         all settings of MS-Mix, chosen by TPE, hopeless trials pruned
+  tune=METHOD                       the settings of any method (none: learning rate and dropout), by TPE;
+                                    writes var/tuned/, for the benchmark's tuned=var/tuned
+  backbones=[misa] datasets=[mosi] seeds=[1111,1112]
+                                    one search per backbone and dataset; a trial is the mean over the seeds
+  sweep.trials=30                   the budget of a search by TPE
+  sweep.objective=loss              what is optimised on the validation split, or a metric such as mae
+  sweep.name=NAME                   a name of its own; a sweep goes on only with the request it began with
+  sweep.storage=postgresql://USER@HOST/DATABASE
+                                    where Optuna keeps its studies; default: a file below var_dir
+
+and every setting of python -m harness.benchmark. Search spaces: sweeps/spaces/."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    return run_command(_run, sys.argv[1:] if arguments is None else arguments, HELP)
+
+
+def _run(arguments: Sequence[str]) -> int:
+    from harness.config import given_keys, load_sweep
+    from harness.plan import make_plan
+    from sweeps.request import check_request, left_out, space_of
+
+    config = load_sweep(arguments)
+    space = space_of(config)
+    check_request(config)
+    config.methods, config.occlusion.protocols = [space.method], ["test"]
+    console = make_console()
+    device = choose_device(config.device, config.deterministic)
+    plan = make_plan(config, given_keys(arguments))
+    show_datasets(console, plan)
+    for sentence in left_out(config, arguments):
+        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+    return _drive(config, plan, space, device, console)
+
+
+def _drive(config: Any, plan: Plan, space: Space, device: str, console: Console) -> int:
+    """Run the sweep and show how it ended; returns the exit status."""
+    from harness.launchers import make_launcher
+    from harness.plan import var_path
+    from harness.session import Session
+    from harness.tracking import SWEEP, Tracker
+    from harness.work import run_job
+    from sweeps.display import SweepDisplay, closing_table
+    from sweeps.outcome import conclude
+    from sweeps.request import make_supply, sweep_name
+
+    name = sweep_name(config)
+    tracker = Tracker(config.tracking.uri, var_path(config), plan.study)
+    launcher = make_launcher(config.launcher.name, config.jobs, run_job)
+    supplies: list[Trials] = []
+
+    display = SweepDisplay(console)
+
+    def begin(writer: Writer) -> Trials:
+        supplies.append(make_supply(config, plan, space, writer, display))
+        supplies[0].begin(config.retry == "diverged")
+        return supplies[0]
+
+    try:
+        with display:
+            session = Session(config, plan, device, tracker, launcher, display)
+            session.drive(begin, lambda cell: {SWEEP: name})
+    finally:
+        launcher.close()
+    [supply] = supplies
+    trials = supply.final()
+    console.print(closing_table(name, trials))
+    for sentence in conclude(config, plan, tracker, supply):
+        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+    return 1 if any(trial.state == "failed" for trial in trials) else 0
+
+
+if __name__ == "__main__":
+    leave(main())

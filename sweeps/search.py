@@ -1,0 +1,243 @@
+"""One search: the settings of a sweep tried on one backbone and one dataset, kept by Optuna as one study.
+
+All trials are put in Optuna's queue when a search begins: the points of a grid in their order, or as many
+empty places as the budget has, which the sampler fills when they are taken. So drivers that share a search
+neither repeat nor exceed it. A trial names its driver, and each driver has a claim on its own name in the
+ledger; a running trial whose driver is gone is failed, and its parameters are enqueued again.
+
+NOTE[DIFF] no ``GridSampler``: asked and told from outside of ``optimize`` it raises after its last point,
+hands the last points out twice to those who ask at once, and never again one whose asking was killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import DBAPIError
+
+from harness.errors import StoreError, UserError
+from harness.ledger import Ledger
+from harness.matrix import Cell
+from harness.metrics import DIRECTION
+from harness.records import flatten
+from harness.seeds import seed_for
+from sweeps.space import Range, Space
+from sweeps.storage import answers
+
+LOST, FAILED, DIVERGED = "lost", "failed", "diverged"
+SHOWN_DIFFERENCES = 3
+STARTUP_TRIALS = 5  # trials that end before any is pruned
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a search may spend, and on what it decides.
+
+    trials: how many settings; a grid has its own number. seeds: of each trial. objective: a validation
+    metric, "loss" or one of the dataset's. prune_at: shares of the epochs after which the hopeless stop.
+    """
+
+    trials: int
+    seeds: tuple[int, ...]
+    objective: str = "loss"
+    prune_at: tuple[float, ...] = ()
+
+    @property
+    def maximised(self) -> bool:
+        """Whether more of the objective is better."""
+        return DIRECTION[self.objective] > 0
+
+
+@dataclass
+class Search:
+    """A search as one driver sees it; all calls may be repeated where an answer was lost.
+
+    Args:
+        name: of the Optuna study. address: of its storage, to be shown. bases: the cells of the setting as it
+            is without the sweep, one per seed.
+
+    Raises (all methods but the first):
+        StoreError: the storage does not answer. sqlalchemy.exc.DBAPIError: the ledger does not.
+    """
+
+    name: str
+    storage: optuna.storages.BaseStorage
+    address: str
+    ledger: Ledger
+    space: Space
+    bases: Sequence[Cell]
+    budget: Budget
+    mine: set[int] = field(default_factory=set)
+    open: bool = True
+
+    def begin(self, retry_diverged: bool = False) -> None:
+        """Begin the search, or go on with it; raises UserError where it was begun with another request."""
+        self.ledger.claim(_driver(self.ledger.owner))
+        with self._alone(), answers(self.address):
+            self.study = optuna.create_study(
+                storage=self.storage,
+                study_name=self.name,
+                load_if_exists=True,
+                direction="maximize" if self.budget.maximised else "minimize",
+                pruner=optuna.pruners.MedianPruner(STARTUP_TRIALS, 0),
+            )
+            self._agree()
+            trials = self._trials()
+            # A sampler that began anew with the same seed would propose the same settings again.
+            seed = seed_for(len(trials), f"sampler {self.name}") % 2**32
+            self.study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+            self._enqueue(trials, retry_diverged)
+
+    @property
+    def total(self) -> int:
+        """How many settings will have been tried in the end."""
+        return len(self.space.points()) if self.space.sampler == "grid" else self.budget.trials
+
+    def next(self) -> optuna.Trial | None:
+        """The next trial, or None; then ``open`` says whether others may still leave some."""
+        with self._alone(), answers(self.address):
+            self._recover()
+            states = [t.state for t in self._trials()]
+            if TrialState.WAITING not in states:
+                self.open = states.count(TrialState.RUNNING) > len(self.mine)
+                return None
+            trial = self.study.ask(distributions(self.space))
+            trial.set_user_attr("owner", self.ledger.owner)
+        # Not before: where the answer is lost, so is the trial, and it is enqueued again.
+        self.mine.add(trial.number)
+        return trial
+
+    def report(self, trial: optuna.Trial, loss: float, epoch: int) -> bool:
+        """Report a validation loss after an epoch; True if the trial is hopeless."""
+        with answers(self.address):
+            trial.report(-loss if self.budget.maximised else loss, epoch)
+            return trial.should_prune()
+
+    def tell(self, number: int, state: TrialState, value: float | None, why: tuple[str, str]) -> None:
+        """End a trial; why: LOST, FAILED or DIVERGED with the reason, or two empty texts."""
+        with answers(self.address):
+            self._end(number, state, value, why)
+        self.mine.discard(number)
+
+    def ended(self) -> list[FrozenTrial]:
+        """The trials that ended, but for those that lost their driver or were tried again."""
+        with answers(self.address):
+            trials = self._trials()
+        retried = {t.user_attrs.get("retry_of") for t in trials}
+        finished = [t for t in trials if t.state.is_finished() and t.number not in retried]
+        return [t for t in finished if t.user_attrs.get("why") != LOST]
+
+    def _trials(self) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False)
+
+    def _agree(self) -> None:
+        """Store what was asked for, or compare with what was when the search began."""
+        asked = json.loads(json.dumps(self._request()))
+        stored = self.study.user_attrs.get("request")
+        if stored is None:
+            self.study.set_user_attr("objective", f"valid/{self.budget.objective}")
+            self.study.set_user_attr("request", asked)
+            return
+        was, now = flatten(stored), flatten(asked)
+        changed = [key for key in dict.fromkeys([*was, *now]) if was.get(key) != now.get(key)]
+        if changed:
+            shown = [f"{key}={was.get(key)} (now {now.get(key)})" for key in changed[:SHOWN_DIFFERENCES]]
+            more = f" and {len(changed) - len(shown)} more" if len(changed) > len(shown) else ""
+            raise UserError(
+                f"The sweep {self.name!r} was begun with {', '.join(shown)}{more}; "
+                "give the same again, or a name of its own with sweep.name=NAME."
+            )
+
+    def _request(self) -> dict[str, Any]:
+        cell = {k: v for k, v in asdict(self.bases[0]).items() if k != "seed"}
+        budget = asdict(self.budget) | {
+            "trials": self.total,
+            "epochs": self.bases[0].backbone_settings.max_epochs,
+        }
+        return {"space": self.space.plain(), "budget": budget, "cell": cell}
+
+    def _enqueue(self, trials: list[FrozenTrial], retry_diverged: bool) -> None:
+        """Put in the queue what is missing there: trials that failed, points of the grid, or places."""
+        again = {LOST, FAILED} | ({DIVERGED} if retry_diverged else set())
+        retried = {t.user_attrs.get("retry_of") for t in trials}
+        for trial in trials:
+            if trial.user_attrs.get("why") in again and trial.number not in retried:
+                self.study.enqueue_trial(_given(trial), {"retry_of": trial.number})
+        first = [t for t in trials if "retry_of" not in t.user_attrs]
+        if self.space.sampler == "grid":
+            present = [_given(t) for t in first]
+            missing = [point for point in self.space.points() if point not in present]
+        else:
+            places = [self.space.default(self.bases[0]) or {}, *[{}] * (self.total - 1)]
+            missing = places[len(first) :]
+        for values in missing:
+            self.study.enqueue_trial(values)
+
+    def _recover(self) -> None:
+        """Fail the running trials that no living driver claims, and enqueue their parameters again."""
+        trials = self._trials()
+        running = [t for t in trials if t.state == TrialState.RUNNING and t.number not in self.mine]
+        retried = {t.user_attrs.get("retry_of") for t in trials}
+        with self._claims():
+            alive = self.ledger.claimed_by_others({_driver(t.user_attrs.get("owner")) for t in running})
+        for trial in running:
+            if _driver(trial.user_attrs.get("owner")) not in alive:
+                # In this order, so that a kill in between loses nothing.
+                if trial.number not in retried:
+                    self.study.enqueue_trial(_given(trial), {"retry_of": trial.number})
+                self._end(trial.number, TrialState.FAIL, None, (LOST, "its driver ended"))
+
+    def _end(self, number: int, state: TrialState, value: float | None, why: tuple[str, str]) -> None:
+        trial = self._trials()[number]
+        if trial.state.is_finished():
+            return
+        for key, text in zip(("why", "reason"), why, strict=True):
+            if text:
+                self.storage.set_trial_user_attr(trial._trial_id, key, text)
+        self.study.tell(number, value, state, skip_if_finished=True)
+
+    @contextlib.contextmanager
+    def _claims(self) -> Iterator[None]:
+        """Say of the ledger's errors that they are not the storage's."""
+        try:
+            yield
+        except DBAPIError as error:
+            raise StoreError(self.ledger.failure(error)) from error
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other drivers of the search out; the claim of one that died falls."""
+        with self.ledger.exclusive(f"search {self.name}"):
+            yield
+
+
+def distributions(space: Space) -> dict[str, BaseDistribution]:
+    """The space in Optuna's terms."""
+
+    def of(choice: Any) -> BaseDistribution:
+        if not isinstance(choice, Range):
+            return CategoricalDistribution(choice)
+        kind: Callable[..., BaseDistribution] = FloatDistribution
+        if isinstance(choice.low, int) and isinstance(choice.high, int):
+            kind = IntDistribution
+            return kind(choice.low, choice.high, log=choice.log, step=choice.step or 1)
+        return kind(choice.low, choice.high, log=choice.log, step=choice.step)
+
+    return {name: of(choice) for name, choice in space.parameters.items()}
+
+
+def _driver(owner: str | None) -> str:
+    """What a driver claims in the ledger for as long as it lives."""
+    return f"driver {owner}"
+
+
+def _given(trial: FrozenTrial) -> Mapping[str, Any]:
+    """The parameters that a trial was enqueued with or that the sampler gave it."""
+    return {**trial.system_attrs.get("fixed_params", {}), **trial.params}

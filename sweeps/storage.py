@@ -1,0 +1,222 @@
+"""Where Optuna keeps its studies: a journal file of this machine, or PostgreSQL for several.
+
+Whoever writes to a store may have written when the answer is an error: callers repeat only what may be
+repeated, and `answers` tells them that the store failed and not their own code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from sqlalchemy import Engine, create_engine, make_url, text
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import NullPool
+
+from harness.databases import POSTGRES, locked, redact, server_uri, tables_lock
+from harness.errors import StoreError, UserError, nearest
+
+SCHEMA = "optuna"
+# libpq alone takes the schema with the connection, so that no query can run outside it.
+DRIVERS = ("psycopg", "psycopg2")
+LOCK_ENDING = ".flock"
+BLOCK_BYTES = 4096
+REMEDY = "move it away and the sweep is begun anew, with the trained cells kept"
+
+
+def open_storage(uri: str | None, path: Path) -> BaseStorage:
+    """Open the sweep storage, and create it where it is not there yet.
+
+    Args:
+        uri: a PostgreSQL address, whose tables go into the schema "optuna"; None for a journal file.
+        path: the journal file, made with its folders if ``uri`` is None.
+
+    Raises:
+        UserError: the address is of another kind or cannot be opened, or the file cannot be used or is
+            damaged; shows neither user nor password.
+    """
+    quiet()
+    return _open_journal(path) if uri is None else _open_server(uri)
+
+
+def quiet() -> None:
+    """Keep Optuna from announcing each study and trial, and which of its functions are experimental."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.filterwarnings("ignore", category=ExperimentalWarning)
+
+
+@contextlib.contextmanager
+def answers(address: str | Path) -> Iterator[None]:
+    """Turn what a storage in use raises into a `StoreError`; ``address``: its address or file, as opened."""
+    try:
+        yield
+    except (StorageInternalError, SQLAlchemyError, OSError) as error:
+        shown = redact(str(address))
+        raise StoreError(f"the sweep storage {shown} failed: {_reason(error, str(address))}") from error
+
+
+class Lock:
+    """One process at a time appends to a journal file; falls with its process, however that ends.
+
+    Optuna's own locks are files or links: one that a killed process left is waited for for 30 seconds.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._held = path, contextlib.ExitStack()
+
+    def acquire(self) -> bool:
+        """Wait for the lock, and cut off the unfinished line that somebody else has left; always true."""
+        with contextlib.ExitStack() as held:
+            # Optuna's own lock is called .lock, and its other users would remove this one in the end.
+            held.enter_context(locked(self._path.with_name(self._path.name + LOCK_ENDING)))
+            _cut_unfinished_line(self._path)
+            self._held = held.pop_all()
+        return True
+
+    def release(self) -> None:
+        """Let the next one in."""
+        self._held.close()
+
+    close = release
+
+
+class Journal(JournalFileBackend):
+    """Optuna's journal file, with a lock that cannot be left behind and damage that is named as such."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path), lock_obj=Lock(path))
+        self._path = path
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
+        """The records from this number on; raises `StoreError` at a damaged one."""
+        try:
+            yield from super().read_logs(log_number_from)
+        except ValueError as error:
+            raise StoreError(f"the sweep storage {self._path} is damaged ({error}); {REMEDY}") from error
+
+
+def _cut_unfinished_line(path: Path) -> None:
+    """Shorten a file to its last newline: what follows was cut off by a kill or a full disk.
+
+    The next record would be glued to it, and no one could read the two.
+    """
+    # Not created here: a file that was moved away in mid-use must not come back with a part of it.
+    with path.open("r+b") as file:
+        end = size = file.seek(0, os.SEEK_END)
+        while end:
+            start = max(0, end - BLOCK_BYTES)
+            file.seek(start)
+            found = file.read(end - start).rfind(b"\n")
+            if found >= 0:
+                end = start + found + 1
+                break
+            end = start
+        if end < size:
+            file.truncate(end)
+
+
+def _open_journal(path: Path) -> BaseStorage:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        journal = Journal(path)
+        with contextlib.closing(Lock(path)) as lock:
+            lock.acquire()
+            _check_lines(path)
+        return JournalStorage(journal)
+    except UserError:
+        raise
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(
+            f"Cannot use the sweep storage {path}: {reason}; make it a file that can be written."
+        ) from error
+    except Exception as error:  # Whatever Optuna stumbles over in records that are not its own.
+        what = f"{type(error).__name__} {error}".strip()
+        raise UserError(f"The sweep storage {path} is damaged ({what}); {REMEDY}.") from error
+
+
+def _check_lines(path: Path) -> None:
+    """Read every line, the last one, too, over whose damage Optuna stumbles only when another follows."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                json.loads(line)
+            except (ValueError, RecursionError) as error:
+                what = f"line {number} is no record"
+                raise UserError(f"The sweep storage {path} is damaged ({what}); {REMEDY}.") from error
+
+
+def _open_server(uri: str) -> BaseStorage:
+    scheme, separator, _ = uri.partition("://")
+    if not separator or scheme.partition("+")[0] not in POSTGRES:
+        given = f"{scheme}://..." if separator else uri.rpartition("@")[2]
+        raise UserError(
+            f"A sweep storage is a PostgreSQL address (postgresql://USER:PASSWORD@HOST/DATABASE) or none, "
+            f"for a journal file, not {given!r}.{nearest(scheme, POSTGRES)}"
+        )
+    try:
+        own = _with_schema(server_uri(uri))
+        # Optuna creates its tables without regard to others who do the same.
+        with tables_lock(uri):
+            _create_schema(own)
+            # A connection that a restart of the server has ended is replaced when it is used.
+            return RDBStorage(own, engine_kwargs={"pool_pre_ping": True})
+    except RuntimeError as error:
+        what = str(error).partition(". ")[0]
+        raise UserError(
+            f"Cannot open the sweep storage {redact(uri)!r}: {what}; "
+            f"rename its schema {SCHEMA!r} and the sweep is begun anew."
+        ) from error
+    except (SQLAlchemyError, StorageInternalError, ImportError) as error:
+        raise UserError(f"Cannot open the sweep storage {redact(uri)!r}: {_reason(error, uri)}.") from error
+
+
+def _with_schema(uri: str) -> str:
+    """The address with Optuna's own schema: MLflow, too, has a table called alembic_version."""
+    url = make_url(uri)
+    driver = url.drivername.partition("+")[2]
+    if driver not in DRIVERS:
+        raise UserError(f"A sweep storage needs the driver {' or '.join(DRIVERS)}, not {driver!r}.")
+    given = url.query.get("options", ())
+    options = " ".join([*([given] if isinstance(given, str) else given), f"-csearch_path={SCHEMA}"])
+    return url.update_query_dict({"options": options}).render_as_string(hide_password=False)
+
+
+def _create_schema(uri: str) -> None:
+    engine: Engine = create_engine(uri, poolclass=NullPool)
+    with engine.begin() as connection:
+        # Looked for first: creating one, even if it exists, takes a right that a user may not have.
+        if connection.scalar(text(f"SELECT to_regnamespace('{SCHEMA}')")) is None:
+            connection.execute(text(f"CREATE SCHEMA {SCHEMA}"))
+
+
+def _reason(error: BaseException, address: str) -> str:
+    """What went wrong, in one line, in the words of the server or the system, and without secrets."""
+    cause: BaseException | None = error
+    while cause is not None and getattr(cause, "orig", None) is None and cause.__cause__ is not None:
+        cause = cause.__cause__
+    original = getattr(cause, "orig", None) or cause
+    if isinstance(original, OSError) and original.strerror:
+        return original.strerror
+    lines = str(original).strip().splitlines() or [type(original).__name__]
+    return _without_secrets(lines[0].rstrip("."), address)
+
+
+def _without_secrets(reason: str, address: str) -> str:
+    """Servers name the user, and some drivers quote what they could not read."""
+    try:
+        url = make_url(address)
+    except (SQLAlchemyError, ValueError):
+        return reason
+    if url.password:
+        reason = reason.replace(str(url.password), "***")
+    return reason.replace(f'"{url.username}"', "***") if url.username else reason
