@@ -61,7 +61,8 @@ test: lint ## the fast tests (minutes)
 	@$(PYTHON) -m pytest -m "not slow and not soak" -n 2
 
 test-slow: .venv/.ready ## the slow tests
-	@$(PYTHON) -m pytest -m slow -n 2 --durations=15
+	@$(PYTHON) -m pytest -m "slow and not soak" -n 2 --durations=15
 
-soak: .venv/.ready ## kill drivers and workers at random for MINUTES=15, then count every cell
+soak: .venv/.ready ## kill drivers and workers at random for MINUTES=15 and count every cell; the longest tests
 	@MINUTES=$(MINUTES) $(PYTHON) tests/soak.py
+	@$(PYTHON) -m pytest -m soak -n 2 --durations=15

@@ -209,7 +209,11 @@ def test_bfloat16_autocast(name):
     torch.testing.assert_close(rough.float(), backbone(batch), atol=0.1, rtol=0.1)
 
 
-@over_backbones
+@pytest.mark.parametrize(
+    "name",
+    # The compiler takes a minute and more for the largest.
+    [pytest.param(n, marks=pytest.mark.soak) if n in ("mult", "glomo") else n for n in BACKBONES],
+)
 @pytest.mark.slow
 def test_compiled(name):
     sizes = make_sizes()

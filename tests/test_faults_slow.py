@@ -45,7 +45,7 @@ def undisturbed(tmp_path_factory, store_template):
 # Kills and signals
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.soak)])
 def test_drivers_killed_at_random_moments(var_dir, undisturbed, seed):
     """A dozen kills, most of them while cells are trained and logged."""
     generator, name = random.Random(seed), f"random{seed}"

@@ -35,7 +35,7 @@ def wait_for_trials(driver, count):
     return wait_for(driver, lambda line: line.startswith(f"{count}/10 "))
 
 
-@pytest.mark.parametrize("after", [1, 4, 8])
+@pytest.mark.parametrize("after", [4, *(pytest.param(n, marks=pytest.mark.soak) for n in (1, 8))])
 def test_a_killed_driver_repeats_and_loses_nothing(var_dir, reference, after):
     driver = begin(var_dir, f"driver{after}")
     wait_for_trials(driver, after)
@@ -57,6 +57,7 @@ def test_a_killed_worker_costs_its_trial_a_retry_within_the_run(var_dir, referen
     assert len(optuna_study(var_dir).trials) == 10, "no trial was begun twice"
 
 
+@pytest.mark.soak
 def test_a_worker_that_always_dies_fails_its_trials_with_the_reason(var_dir):
     """With no retries left; the next call tries them again."""
     driver = begin(var_dir, "dying", "sweep.retries=0")
@@ -73,6 +74,7 @@ def test_a_worker_that_always_dies_fails_its_trials_with_the_reason(var_dir):
     assert len(done) == 10
 
 
+@pytest.mark.soak
 def test_two_drivers_share_a_sweep(var_dir, reference):
     first, second = begin(var_dir, "one", jobs=1), begin(var_dir, "two", jobs=1)
     finish(first, "one")
@@ -95,6 +97,7 @@ def test_a_sweep_on_postgres_with_two_workers_its_driver_killed(var_dir, referen
         assert "s3cret" not in str(run)
 
 
+@pytest.mark.soak
 def test_tpe_with_pruning_survives_kills(var_dir):
     """A budget is spent exactly, whoever dies."""
     asked = ["param=all", "sweep.trials=12", "report=false", *SLOWER]
