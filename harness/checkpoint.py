@@ -80,7 +80,7 @@ class Checkpoint:
 
     Args:
         path: the file, ``CELL_ID.npz``.
-        every_s: least time between two writes; None: nothing is written, but what is there is read.
+        every_s: least time between two writes; None: it is written only to pause, and read where it is there.
         identity: whatever else must be the same for a state to be taken up, see `identity_of`.
         pause_after: the epoch after which the training is to pause, if it would go on.
     """

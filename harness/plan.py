@@ -126,7 +126,7 @@ def _check(config: Config) -> None:
     _known("size", [config.size], SIZES)
     if not config.var_dir:
         raise UserError("var_dir is empty; give the folder for results, as in var_dir=var.")
-    _check_study(config.study or "")
+    check_name(config.study or "", "study", "study")
     _check_tuned(config)
 
 
@@ -170,13 +170,14 @@ def _check_tuned(config: Config) -> None:
         raise UserError("matrix=ablation compares parts under the same settings; leave out tuned=DIR.")
 
 
-def _check_study(name: str) -> None:
-    # Control characters and what stands for undecodable bytes: a name must show and be stored everywhere.
+def check_name(name: str, key: str, kind: str) -> None:
+    """Raise UserError for a name that cannot be shown and stored everywhere; key: of the setting."""
+    # Control characters, and what stands for undecodable bytes.
     strange = [c for c in name if c in "/\\" or unicodedata.category(c) in ("Cc", "Cs")]
     too_long = len(name.encode(errors="surrogatepass")) > MAX_STUDY_BYTES
     if not name.strip() or name in (".", "..") or strange or too_long:
         allowed = f"up to {MAX_STUDY_BYTES} bytes without /, \\ and control characters"
-        raise UserError(f"study={name!r} is no name for a study; use {allowed}.")
+        raise UserError(f"{key}={name!r} is no name for a {kind}; use {allowed}.")
 
 
 def _known(kind: str, given: Iterable[str], allowed: Iterable[str]) -> None:

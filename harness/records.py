@@ -21,7 +21,8 @@ class Trial:
     sweep: its name. search: name of the Optuna study. number: of the trial in it. base: the first seed's cell
     without the sweep. values: the parameters. default: whether they are what ``base`` has. state: "complete"
     | "pruned" | "failed", with the reason. objective: "valid/loss"; value: its mean over the seeds, or None.
-    cells: seed -> cell_id. metrics: means over the seeds, "test/mae" and so on. started: epoch s.
+    cells: seed -> cell_id. metrics: means over the seeds, "test/mae" and so on. started: epoch s. owner: the
+    driver, as in the ledger.
     """
 
     sweep: str
@@ -38,6 +39,7 @@ class Trial:
     started: float
     synthetic: bool = False
     reason: str = ""
+    owner: str = ""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -63,6 +65,7 @@ class Trial:
             "default": json.dumps(self.default),
             "cells": json.dumps({str(seed): cell_id for seed, cell_id in self.cells.items()}),
             "synthetic": json.dumps(self.synthetic),
+            "owner": self.owner,
             "fingerprint": base.fingerprint,
             "results_version": str(base.results_version),
             **({"reason": storable(self.reason)} if self.reason else {}),

@@ -175,7 +175,7 @@ class SweepCommand(Config):
 class ReportConfig:
     """Configuration of `reports.build` and `reports.export`; out, predictions: files to write.
 
-    sweep: export the cells that were trained for this sweep alone, instead of those of the study's matrix.
+    sweep: export the cells of this sweep's trials, instead of those of the study's matrix.
     """
 
     study: str | None = None

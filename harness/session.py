@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from harness.databases import locked, sqlite_uri
@@ -72,12 +71,10 @@ class Session:
         return job_of
 
 
-def write_report(
-    tracker: Tracker, plan: Plan, description: str | None, more: Callable[[Path], None] | None = None
-) -> None:
+def write_report(tracker: Tracker, plan: Plan, description: str | None) -> None:
     """Write the report and datasets.json unless they are up to date, and store both with the study's run.
 
-    description: of the study; None: it stays as it is. more: writes what else belongs to it into its folder.
+    description: of the study; None: it stays as it is.
     """
     from reports.build import build
 
@@ -93,7 +90,5 @@ def write_report(
             tracker.describe(description)
             datasets = json.dumps(describe_datasets(plan), indent=1, ensure_ascii=False)
             (folder / "datasets.json").write_text(datasets)
-        if more is not None:
-            more(folder)
         tracker.attach(folder)
         tracker.mark_reported(runs)

@@ -155,6 +155,12 @@ class Tracker:
             )
         return str(found.experiment_id)
 
+    @_answers
+    def identity(self) -> str:
+        """What tells this study from one of the same name in another store."""
+        experiment = self.client.get_experiment(self.experiment_id)
+        return f"{self.experiment_id}-{experiment.creation_time}"
+
     def runs(self, filter_string: str = COMPLETE, everywhere: bool = False) -> Iterator[Run]:
         """Runs of this study, or of all studies of the store, the earliest first, in pages."""
         experiments = self._experiments() if everywhere else [self.experiment_id]
@@ -323,8 +329,9 @@ class Tracker:
 
 
 def _digest(runs: Iterable[Run]) -> str:
-    """The same for the same runs."""
-    return hashlib.sha256("".join(sorted(run.run_id for run in runs)).encode()).hexdigest()
+    """The same for the same runs with the same part in the study."""
+    parts = (f"{run.run_id}{run.tags.get(SWEEP, '')}{run.tags.get('tuned', '')}" for run in runs)
+    return hashlib.sha256("\n".join(sorted(parts)).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _migrate(uri: str) -> None:

@@ -1,6 +1,6 @@
 """Tuned settings as files, one per method, backbone and dataset: ``METHOD/BACKBONE/DATASET.yaml``.
 
-A file's head says how the settings were found; below stand those that differ from what was there before.
+A file's head says how the settings were found; below stand those that were searched.
 """
 
 from __future__ import annotations
@@ -70,9 +70,12 @@ def tuned_label(method: str) -> str:
     return f"{method}{{tuned}}"
 
 
-def write_tuned(folder: Path, base: Cell, best: Cell, head: Mapping[str, Any]) -> Path:
+def write_tuned(
+    folder: Path, base: Cell, best: Cell, head: Mapping[str, Any], searched: Collection[str] = ()
+) -> Path:
     """Write the settings in which ``best`` differs from ``base``, below a head; returns the file.
 
+    searched: fields that are written even if they do not differ, so that the file means the same elsewhere.
     The file is whole or absent. Raises OSError where it cannot be written.
     """
     key = _key_of(base)
@@ -80,8 +83,8 @@ def write_tuned(folder: Path, base: Cell, best: Cell, head: Mapping[str, Any]) -
     assert not set(SECTIONS) & set(head), "a head cannot hold the sections of settings"
     path = folder.joinpath(*key[:2], f"{key[2]}.yaml")
     changed = {
-        "method": _changes(base.method_settings, best.method_settings),
-        "backbone": _changes(base.backbone_settings, best.backbone_settings),
+        "method": _changes(base.method_settings, best.method_settings, searched),
+        "backbone": _changes(base.backbone_settings, best.backbone_settings, searched),
     }
     about = (
         f"# The best settings found for {key[0]} on {key[1]}, {key[2]}. In use with tuned=DIR, where DIR is\n"
@@ -211,10 +214,10 @@ def _key(path: Path) -> Key:
     return method, label, path.stem
 
 
-def _changes(base: Any, best: Any) -> dict[str, Any]:
+def _changes(base: Any, best: Any, searched: Collection[str]) -> dict[str, Any]:
     """The fields in which two settings of one class differ; repr tells -0.0 and 1 from 0.0 and 1.0."""
     pairs = {f.name: (getattr(base, f.name), getattr(best, f.name)) for f in dataclasses.fields(base)}
-    return {name: new for name, (old, new) in pairs.items() if repr(old) != repr(new)}
+    return {name: new for name, (old, new) in pairs.items() if name in searched or repr(old) != repr(new)}
 
 
 @contextmanager

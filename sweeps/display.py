@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from harness.display import LiveDisplay
 from harness.matrix import Cell, readable_settings
@@ -29,6 +28,8 @@ class SweepDisplay(LiveDisplay):
             self._compare(trial)
         self.total, self.done, self.begun_with, self.since = total, len(ended), len(ended), time.monotonic()
         self.progress.update(self.task, total=total, completed=self.done)
+        if not self.console.is_terminal and self.done < total:
+            self.console.print(f"{self.done} of {total} trials are done.", highlight=False)
 
     def trial_started(self, trial: str) -> None:
         """Name the trial that started last, while there is no best one."""
@@ -81,39 +82,22 @@ def better(trial: Trial, than: Trial) -> bool:
     return sign * trial.value > sign * than.value
 
 
-def closing_table(sweep: str, records: Iterable[Trial]) -> Table:
-    """A row per search: its trials, and the best setting beside the one without the sweep."""
+def closing_lines(records: Iterable[Trial]) -> Iterator[str]:
+    """For each search how its trials ended, and the best setting beside the one without the sweep."""
     searches: dict[str, list[Trial]] = {}
     for record in records:
         searches.setdefault(record.search, []).append(record)
-    note = " (synthetic stand-in data)" if any(r[0].synthetic for r in searches.values()) else ""
-    table = Table(title=escape(f"Sweep {sweep}: mean over seeds on the validation split{note}"))
-    table.title_justify = "left"
-    for column in ("dataset", "backbone", "trials", "best setting"):
-        table.add_column(column)
-    for column in ("objective", "best", "default", "test MAE", "default"):
-        table.add_column(column, justify="right")
     for trials in searches.values():
-        table.add_row(*(escape(text) for text in _row(trials)))
-    return table
-
-
-def _row(trials: Sequence[Trial]) -> list[str]:
-    base, complete = trials[0].base, [t for t in trials if t.state == "complete"]
-    counts = {state: sum(t.state == state for t in trials) for state in ("complete", "pruned", "failed")}
-    best = complete[0] if complete else None
-    for trial in complete:
-        best = trial if best is not None and better(trial, best) else best
-    default = next((t for t in complete if t.default), None)
-    numbers = [
-        "–" if t is None else f"{number:.4f}"
-        for number, t in (
-            (best and best.value, best),
-            (default and default.value, default),
-            (best and best.metrics.get("test/mae", float("nan")), best),
-            (default and default.metrics.get("test/mae", float("nan")), default),
-        )
-    ]
-    said = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-    setting = short(best.values) if best else "–"
-    return [base.dataset, base.backbone_label, said, setting, trials[0].objective, *numbers]
+        base, complete = trials[0].base, [t for t in trials if t.state == "complete"]
+        counts = {state: sum(t.state == state for t in trials) for state in ("complete", "pruned", "failed")}
+        said = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+        note = " (synthetic stand-in data)" if trials[0].synthetic else ""
+        yield f"{trials[0].sweep} on {base.backbone_label}, {base.dataset}{note}: {said}"
+        best = complete[0] if complete else None
+        for trial in complete:
+            best = trial if best is not None and better(trial, best) else best
+        default = [t for t in complete if t.default]
+        for name, found in (("best", [best] if best else []), ("default", default[:1])):
+            for trial in found:
+                error = f"test MAE {trial.metrics.get('test/mae', float('nan')):.4f}"
+                yield f"  {name:<8}{trial.objective} {trial.value:.4f}  {error}  {short(trial.values)}"

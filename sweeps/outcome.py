@@ -15,6 +15,7 @@ from harness.session import write_report
 from harness.tracking import Tracker
 from harness.tuned import write_tuned
 from sweeps.search import Search
+from sweeps.storage import answers
 from sweeps.supply import Trials
 
 
@@ -27,46 +28,47 @@ def conclude(config: Any, plan: Plan, tracker: Tracker, supply: Trials) -> Itera
         yield verdict.sentence
     if config.sweep.tune is not None:
         for search in supply.searches:
-            yield _tune(config, plan, tracker, supply.sweep, search)
+            yield _tune(config, plan, tracker, supply, search)
     if config.report:
-        synthetic = {data.name for data in plan.datasets.values() if data.synthetic}
-        write_report(tracker, plan, None, lambda folder: _plots(folder, supply, synthetic))
+        write_report(tracker, plan, None)
+        _plots(tracker, supply)
     yield f"Report: {tracker.folder('reports')}"
 
 
-def _plots(folder: Path, supply: Trials, synthetic: set[str]) -> None:
-    """Optuna's plots of each search, in a folder of its own."""
+def _plots(tracker: Tracker, supply: Trials) -> None:
+    """Optuna's plots of each search that has new trials, in a folder of its own and with the study's run."""
     from sweeps.plots import draw
 
     for search in supply.searches:
         base = search.bases[0]
-        place = (
-            folder / "sweeps" / safe_name(supply.sweep) / safe_name(f"{base.backbone_label}-{base.dataset}")
-        )
-        note = " (synthetic stand-in data)" if base.dataset in synthetic else ""
-        draw(search.study, place, f"Sweep {supply.sweep} on {base.backbone_label}, {base.dataset}{note}")
+        place = Path("sweeps", safe_name(supply.sweep), safe_name(f"{base.backbone_label}-{base.dataset}"))
+        folder = tracker.folder("reports") / place
+        if supply.ended or not (folder / "plots.html").exists():
+            note = " (synthetic stand-in data)" if base.dataset in supply.synthetic else ""
+            with answers(search.address):
+                title = f"Sweep {supply.sweep}: {base.backbone_label}, {base.dataset}{note}"
+                draw(search.study, folder, title)
+            tracker.attach(folder, place.as_posix())
 
 
-def _tune(config: Any, plan: Plan, tracker: Tracker, sweep: str, search: Search) -> str:
+def _tune(config: Any, plan: Plan, tracker: Tracker, supply: Trials, search: Search) -> str:
     """Write the best settings of a search to their file; says which they are."""
     base, trials = search.bases[0], search.ended()
     where = f"{base.method} on {base.backbone_label}, {base.dataset}"
     best = _best(search, trials)
     if best is None:
         return f"{where}: no trial was completed, so no settings are written."
-    cell = search.space.apply(base, best.params)
-    default = next(
-        (t for t in trials if t.value is not None and search.space.apply(base, t.params) == base), None
-    )
+    complete = [t for t in trials if t.state == TrialState.COMPLETE]
+    default = [t.value for t in complete if search.space.apply(base, t.params) == base]
     states = [t.state for t in trials]
     head = {
         "study": plan.study,
-        "sweep": sweep,
+        "sweep": supply.sweep,
         "objective": f"valid/{search.budget.objective}",
         "value": best.value,
-        "default_value": None if default is None else default.value,
+        "default_value": default[0] if default else None,
         "trials": search.total,
-        "complete": states.count(TrialState.COMPLETE),
+        "complete": len(complete),
         "pruned": states.count(TrialState.PRUNED),
         "failed": states.count(TrialState.FAIL),
         "best_trial": best.number,
@@ -76,8 +78,11 @@ def _tune(config: Any, plan: Plan, tracker: Tracker, sweep: str, search: Search)
         "results_version": base.results_version,
     }
     folder = tracker.var_dir / "tuned" if config.sweep.tuned_dir is None else path_of(config.sweep.tuned_dir)
-    path = write_tuned(folder, base, cell, head)
-    return f"{where}: the best settings are in {path}; use them with tuned={folder}."
+    path = folder.joinpath(base.method, base.backbone_label, f"{base.dataset}.yaml")
+    replaced = ", in place of what stood there" if path.exists() else ""
+    write_tuned(folder, base, search.space.apply(base, best.params), head, search.space.fields(base))
+    unchanged = "; they are those without tuning" if default and default[0] == best.value else ""
+    return f"{where}: the settings with the best validation value are in {path}{replaced}{unchanged}."
 
 
 def _best(search: Search, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:

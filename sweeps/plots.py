@@ -1,6 +1,7 @@
 """Optuna's own plots of a study: a PNG file each, and one interactive page that needs no network.
 
-A plot that a study cannot have is left out, and the page says why.
+A plot that a study cannot have is left out, and the page says why. Trials that lost their driver or were
+tried again are no results: they are in no plot, and all others keep their numbers.
 """
 
 from __future__ import annotations
@@ -23,18 +24,28 @@ matplotlib.use("Agg")
 
 import optuna
 from matplotlib import pyplot as plt
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from sweeps.pictures import LEGEND_TRIALS, finish, in_order
+from sweeps.search import LOST
 
 PAGE = "plots.html"
 DPI = 120
 # Panels grow with the square of the parameters, and so does the time: 1.5 s for four of them.
 CONTOUR_PARAMETERS = 4
+# The states whose intermediate values Optuna plots.
+REPORTING = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
 ONE_VALUE = "it takes two parameters that have several values each"
+ONE_NUMBER = "it takes two parameters that have several values each, all of them numbers"
 CONSTANT = "all complete trials have the same value"
 # Nothing is loaded from anywhere, whatever a script may try.
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 STYLE = "body{font-family:sans-serif;margin:2em auto;max-width:75em;padding:0 1em}section{overflow-x:auto}"
+NOT_BETTER = (
+    "Importance says what the values vary with, noise included; it does not say that a setting is better."
+)
 logger = logging.getLogger(__name__)
 
 
@@ -42,16 +53,19 @@ logger = logging.getLogger(__name__)
 class Facts:
     """What decides which plots there are.
 
-    trials: the complete ones with a finite value. parameters: names, sorted. varied: those of them with
-    more than one value. curves: whether any trial reported intermediate values.
+    study: a copy. lost: how many of its trials are no results. trials: the complete ones with a finite value.
+    parameters: names, sorted. varied: those of them with more than one value. numeric: those of these that
+    take numbers alone. curves: how many trials with intermediate values are shown.
     """
 
     study: optuna.Study
     objective: str
+    lost: int
     trials: Sequence[FrozenTrial]
     parameters: list[str]
     varied: list[str]
-    curves: bool
+    numeric: list[str]
+    curves: int
 
     @property
     def constant(self) -> bool:
@@ -61,10 +75,11 @@ class Facts:
 
     @functools.cached_property
     def contour(self) -> list[str]:
-        """The most important parameters, as many as a contour plot has room for; sorted by name."""
-        if len(self.varied) <= CONTOUR_PARAMETERS:
-            return self.varied
-        return sorted(list(get_param_importances(self.study, **_importance(self)))[:CONTOUR_PARAMETERS])
+        """The most important numeric parameters, as many as a contour plot has room for; sorted by name."""
+        if len(self.numeric) <= CONTOUR_PARAMETERS:
+            return self.numeric
+        ranked = get_param_importances(self.study, **_importance(self))
+        return sorted([name for name in ranked if name in self.numeric][:CONTOUR_PARAMETERS])
 
 
 @dataclass(frozen=True)
@@ -88,7 +103,7 @@ def draw(study: optuna.Study, folder: Path, title: str) -> list[Path]:
     Args:
         study: its user attribute "objective" names the objective on the axes.
         folder: plots that an earlier call left there and that are not made now are removed.
-        title: the page's heading, any text.
+        title: the heading of the page and of each picture, any text.
 
     Returns:
         The files written: history, importance, slice, contour, parallel and curves as ``.png``, where they
@@ -107,7 +122,7 @@ def draw(study: optuna.Study, folder: Path, title: str) -> list[Path]:
             reason = plot.missing(facts) if facts.trials else _nothing(plot, facts)
             if not reason:
                 try:
-                    divs.append(_draw_one(plot, facts, path))
+                    divs.append(_draw_one(plot, facts, path, title))
                     written.append(path)
                     continue
                 except OSError:
@@ -117,7 +132,7 @@ def draw(study: optuna.Study, folder: Path, title: str) -> list[Path]:
                     reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
             notes.append(f"{plot.heading} is left out: {reason}.")
             logger.info(notes[-1])
-        notes += _about_contour(facts, folder / "contour.png" in written)
+        notes += [*_about_lost(facts), *_about_contour(facts, folder / "contour.png" in written)]
         page = folder / PAGE
         page.write_text(_page(title, _summary(facts), divs, notes), encoding="utf-8")
     return [*written, page]
@@ -139,43 +154,60 @@ def _quietly() -> Iterator[None]:
 def _facts(study: optuna.Study) -> Facts:
     # A copy: all plots show the same trials, whoever goes on with the study, and the storage is read once.
     frozen = optuna.create_study(direction=study.direction)
-    frozen.add_trials(study.get_trials(deepcopy=False))
+    stored = study.get_trials(deepcopy=False)
+    retried = {t.user_attrs.get("retry_of") for t in stored}
+    lost = {t.number for t in stored if t.number in retried or t.user_attrs.get("why") == LOST}
+    # A trial that failed is in no plot, and keeps the place of the one that is left out.
+    frozen.add_trials([create_trial(state=TrialState.FAIL) if t.number in lost else t for t in stored])
     trials = [t for t in frozen.get_trials(states=(TrialState.COMPLETE,)) if math.isfinite(t.value or 0.0)]
     values: dict[str, set[str]] = {}
+    texts: set[str] = set()
     for trial in trials:
+        texts |= {name for name, kind in trial.distributions.items() if not _of_numbers(kind)}
         for name, value in trial.params.items():
             values.setdefault(name, set()).add(repr(value))
     varied = sorted(name for name, found in values.items() if len(found) > 1)
-    curves = any(trial.intermediate_values for trial in frozen.trials)
+    numeric = [name for name in varied if name not in texts]
+    curves = sum(bool(trial.intermediate_values) for trial in frozen.get_trials(states=REPORTING))
     objective = str(study.user_attrs.get("objective", "objective"))
-    return Facts(frozen, objective, trials, sorted(values), varied, curves)
+    return Facts(frozen, objective, len(lost), trials, sorted(values), varied, numeric, curves)
+
+
+def _of_numbers(kind: BaseDistribution) -> bool:
+    choices = kind.choices if isinstance(kind, CategoricalDistribution) else ()
+    return all(isinstance(choice, int | float) and not isinstance(choice, bool) for choice in choices)
 
 
 def _nothing(plot: Plot, facts: Facts) -> str:
     return plot.missing(facts) if plot.name == "curves" else "no trial is complete"
 
 
-def _draw_one(plot: Plot, facts: Facts, path: Path) -> str:
+def _draw_one(plot: Plot, facts: Facts, path: Path, title: str) -> str:
     """Write a plot's PNG file and return its part of the page."""
     import optuna.visualization.matplotlib
     from plotly.io import to_html
 
     arguments, inches = plot.arguments(facts), plot.inches(facts)
+    study = in_order(facts.study) if plot.name == "parallel" else facts.study
     open_before = set(plt.get_fignums())
     try:
         with matplotlib.rc_context({"figure.figsize": inches}):
             drawn = getattr(optuna.visualization.matplotlib, plot.function)
             # Matplotlib takes what stands between two dollar signs for mathematics.
-            drawn(facts.study, **_labelled(arguments, facts.objective.replace("$", r"\$")))
+            drawn(study, **_labelled(arguments, facts.objective.replace("$", r"\$")))
+            finish(plt.gcf(), title, facts.curves if plot.name == "curves" else None)
             plt.gcf().savefig(path, dpi=DPI, bbox_inches="tight")
     finally:
         for number in set(plt.get_fignums()) - open_before:
             plt.close(number)
     interactive = getattr(optuna.visualization, plot.function)
-    figure = interactive(facts.study, **_labelled(arguments, html.escape(facts.objective)))
+    figure = interactive(study, **_labelled(arguments, html.escape(facts.objective)))
     figure.update_layout(height=max(450, round(90 * inches[1])))
+    if plot.name == "curves":
+        figure.update_layout(xaxis_title="epoch", showlegend=facts.curves <= LEGEND_TRIALS)
     options = {"displaylogo": False, "responsive": True}
-    return str(to_html(figure, options, include_plotlyjs=False, full_html=False, div_id=plot.name))
+    div = str(to_html(figure, options, include_plotlyjs=False, full_html=False, div_id=plot.name))
+    return f"{div}<p>{NOT_BETTER}</p>" if plot.name == "importance" else div
 
 
 def _labelled(arguments: dict[str, Any], objective: str) -> dict[str, Any]:
@@ -198,13 +230,24 @@ def _importance(facts: Facts) -> dict[str, Any]:
     return {"evaluator": FanovaImportanceEvaluator(seed=0), "params": facts.varied}
 
 
+def _no_contour(facts: Facts) -> str:
+    several = len(facts.varied) > 1 and len(facts.numeric) < 2
+    # Between texts, or a number and none, there is nothing to interpolate.
+    return ONE_NUMBER if several else _nothing_to_compare(facts)
+
+
 def _contour_inches(facts: Facts) -> tuple[float, float]:
-    count = min(len(facts.varied), CONTOUR_PARAMETERS)
+    count = min(len(facts.numeric), CONTOUR_PARAMETERS)
     return (6.4, 4.8) if count < 3 else (3.0 * count, 2.4 * count)
 
 
+def _about_lost(facts: Facts) -> list[str]:
+    trials = "1 trial that was" if facts.lost == 1 else f"{facts.lost} trials that were"
+    return [f"Not shown: {trials} interrupted and tried again; the numbers are missing."] * bool(facts.lost)
+
+
 def _about_contour(facts: Facts, drawn: bool) -> list[str]:
-    if not drawn or len(facts.varied) <= CONTOUR_PARAMETERS:
+    if not drawn or len(facts.contour) == len(facts.varied):
         return []
     shown = f"{len(facts.contour)} of {len(facts.varied)} parameters: {', '.join(facts.contour)}"
     return [f"The contour plot shows {shown}."]
@@ -236,7 +279,7 @@ PLOTS = (
         "contour",
         "The contour plot",
         "plot_contour",
-        _nothing_to_compare,
+        _no_contour,
         lambda facts: {"params": facts.contour, "target_name": ""},
         _contour_inches,
     ),
@@ -254,13 +297,13 @@ PLOTS = (
         "plot_intermediate_values",
         lambda facts: "" if facts.curves else "no trial reported any",
         lambda facts: {},
-        lambda facts: (6.4, max(4.8, 0.22 * len(facts.study.trials))),
     ),
 )
 
 
 def _summary(facts: Facts) -> str:
     counts = Counter(trial.state.name.lower() for trial in facts.study.trials)
+    counts = +(counts - Counter(fail=facts.lost))
     if not counts:
         return "The study has no trials yet."
     total, states = sum(counts.values()), ", ".join(f"{n} {state}" for state, n in sorted(counts.items()))

@@ -1,22 +1,16 @@
-"""From a configuration to a sweep: its space, its name, its searches."""
+"""What a sweep was asked for: its space and name, checked before anything heavy is imported."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
-from harness.config import load_benchmark
+from harness.config import given_keys, load_benchmark, path_of
 from harness.errors import UserError, unknown
-from harness.matrix import Cell
 from harness.metrics import METRICS
-from harness.plan import Plan
-from harness.records import safe_name
-from harness.writer import Writer
+from harness.plan import check_name
 from methods import METHODS
-from sweeps.search import Budget, Search
 from sweeps.space import Space, load_space
-from sweeps.storage import open_storage
-from sweeps.supply import TrialDisplay, Trials
 
 PARAMS = ("delta", "xi", "alpha", "heads", "all")
 
@@ -28,6 +22,8 @@ def space_of(config: Any) -> Space:
         raise UserError(
             f"Give what to sweep, param={'|'.join(PARAMS)}, or what to tune, tune=METHOD; one of the two."
         )
+    if param is not None and param.endswith((".yaml", ".yml")):
+        return load_space(param)
     if param is not None and param not in PARAMS:
         raise unknown("sweep parameter", param, PARAMS)
     if tune is not None and tune not in METHODS:
@@ -35,9 +31,14 @@ def space_of(config: Any) -> Space:
     return load_space(param or tune)
 
 
-def check_request(config: Any) -> None:
-    """Raise UserError where a setting of the sweep cannot be."""
+def check_request(config: Any, space: Space, given: Collection[str]) -> None:
+    """Raise UserError where a setting of the sweep cannot be, or would be of no effect; given: their keys."""
     sweep = config.sweep
+    idle = ["methods", "occlusion.protocols", "occlusion.train_ratios"]
+    idle += ["sweep.trials", "sweep.prune_at"] if space.sampler == "grid" else []
+    for key in idle:
+        if key in given:
+            raise UserError(f"{key} has no effect on the sweep {sweep_name(config)!r}; leave it out.")
     allowed = sorted({"loss", *(name for names in METRICS.values() for name in names)})
     if sweep.objective not in allowed:
         raise unknown("sweep.objective", sweep.objective, allowed)
@@ -48,45 +49,25 @@ def check_request(config: Any) -> None:
     for share in sweep.prune_at:
         if not 0 < share < 1:
             raise UserError(f"sweep.prune_at takes shares of the epochs in (0, 1), however: {share}.")
-    if sweep.name is not None and not sweep.name.strip():
-        raise UserError("sweep.name is empty; leave it out or give a name.")
+    check_name(sweep_name(config), "sweep.name", "sweep")
+    if config.tuned is not None:
+        raise UserError("A sweep begins with the settings of the configuration; leave out tuned=DIR.")
 
 
 def sweep_name(config: Any) -> str:
-    """The sweep's name: given, or that of the parameter, or of what is tuned."""
+    """The sweep's name: given, or that of the parameter (of its file), or of what is tuned."""
     sweep = config.sweep
-    return str(sweep.name or sweep.param or f"tune-{sweep.tune}")
+    if sweep.name is not None:
+        return str(sweep.name)
+    return f"tune-{sweep.tune}" if sweep.param is None else path_of(sweep.param).stem
 
 
 def left_out(config: Any, arguments: Sequence[str]) -> Iterator[str]:
     """Say what of the profile's matrix the sweep does not cover."""
     profile = [argument for argument in arguments if argument.startswith("profile=")]
-    whole = load_benchmark(profile)
+    whole, given = load_benchmark(profile), given_keys(arguments)
     for kind in ("backbones", "datasets"):
         others = [name for name in getattr(whole, kind) if name not in config[kind]]
-        if others and profile:
+        if others and profile and kind not in given:
             chosen = ", ".join(config[kind])
             yield f"On {chosen} alone; left out of profile's {kind}: {', '.join(others)} ({kind}=[...])."
-
-
-def make_supply(config: Any, plan: Plan, space: Space, writer: Writer, display: TrialDisplay) -> Trials:
-    """The searches of a sweep, one per backbone and dataset, as a driver's supply; raises UserError."""
-    name, tracker = sweep_name(config), writer.tracker
-    storage = open_storage(config.sweep.storage, tracker.folder("optuna") / f"{safe_name(name)}.journal")
-    address = config.sweep.storage or str(tracker.folder("optuna"))
-    sweep = config.sweep
-    budget = Budget(sweep.trials, tuple(config.seeds), sweep.objective, tuple(sweep.prune_at))
-    groups: dict[tuple[str, str], list[Cell]] = {}
-    for cell in plan.cells:
-        groups.setdefault((cell.backbone_label, cell.dataset), []).append(cell)
-    searches = []
-    for (backbone, dataset), bases in groups.items():
-        if sweep.objective != "loss" and sweep.objective not in METRICS[bases[0].metrics]:
-            raise unknown(
-                f"metric of {dataset}, for sweep.objective,", sweep.objective, METRICS[bases[0].metrics]
-            )
-        search = f"{plan.study}/{name}/{backbone}/{dataset}"
-        own = space.for_backbone(bases[0])
-        searches.append(Search(search, storage, address, writer.ledger, own, bases, budget))
-    synthetic = frozenset(data.name for data in plan.datasets.values() if data.synthetic)
-    return Trials(searches, writer, display, name, sweep.retries, synthetic)

@@ -27,6 +27,7 @@ usage: python -m sweeps.run param=NAME [KEY=VALUE ...]
 Tries settings on the validation split, skips what is done, and adds the sweep to the study's report.
 
   param=delta|xi|alpha|heads        a grid over settings of MS-Mix (Figure 4)
+  param=FILE.yaml                   a search space of your own, written like those in sweeps/spaces/
   param=all                         all settings of MS-Mix, chosen by TPE, hopeless trials pruned
   tune=METHOD                       the settings of any method (none: learning rate and dropout), by TPE;
                                     writes var/tuned/, for the benchmark's tuned=var/tuned
@@ -53,7 +54,7 @@ def _run(arguments: Sequence[str]) -> int:
 
     config = load_sweep(arguments)
     space = space_of(config)
-    check_request(config)
+    check_request(config, space, given_keys(arguments))
     config.methods, config.occlusion.protocols = [space.method], ["test"]
     console = make_console()
     device = choose_device(config.device, config.deterministic)
@@ -71,9 +72,10 @@ def _drive(config: Any, plan: Plan, space: Space, device: str, console: Console)
     from harness.session import Session
     from harness.tracking import SWEEP, Tracker
     from harness.work import run_job
-    from sweeps.display import SweepDisplay, closing_table
+    from sweeps.display import SweepDisplay, closing_lines
     from sweeps.outcome import conclude
-    from sweeps.request import make_supply, sweep_name
+    from sweeps.request import sweep_name
+    from sweeps.supply import make_supply
 
     name = sweep_name(config)
     tracker = Tracker(config.tracking.uri, var_path(config), plan.study)
@@ -95,7 +97,10 @@ def _drive(config: Any, plan: Plan, space: Space, device: str, console: Console)
         launcher.close()
     [supply] = supplies
     trials = supply.final()
-    console.print(closing_table(name, trials))
+    if not supply.ended:
+        console.print(f"All {len(trials)} trials of the sweep {name!r} are done.", markup=False)
+    for line in closing_lines(trials):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     for sentence in conclude(config, plan, tracker, supply):
         console.print(sentence, markup=False, highlight=False, soft_wrap=True)
     return 1 if any(trial.state == "failed" for trial in trials) else 0

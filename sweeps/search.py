@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import DBAPIError
 
@@ -31,8 +32,17 @@ from harness.seeds import seed_for
 from sweeps.space import Range, Space
 from sweeps.storage import answers
 
-LOST, FAILED, DIVERGED = "lost", "failed", "diverged"
+# Why a trial failed: its driver ended, a cell failed too often, a cell diverged, the objective is undefined.
+LOST, FAILED, DIVERGED, UNDEFINED = "lost", "failed", "diverged", "undefined"
 SHOWN_DIFFERENCES = 3
+# What is stored, in the words of the command line.
+SETTING_OF = {
+    "budget.seeds": "seeds",
+    "budget.trials": "sweep.trials",
+    "budget.objective": "sweep.objective",
+    "budget.prune_at": "sweep.prune_at",
+    "budget.epochs": "train.max_epochs",
+}
 STARTUP_TRIALS = 5  # trials that end before any is pruned
 
 
@@ -61,7 +71,8 @@ class Search:
 
     Args:
         name: of the Optuna study. address: of its storage, to be shown. bases: the cells of the setting as it
-            is without the sweep, one per seed.
+            is without the sweep, one per seed. store: identity of the tracking store that holds the cells.
+        device: the kind of device that they are trained on.
 
     Raises (all methods but the first):
         StoreError: the storage does not answer. sqlalchemy.exc.DBAPIError: the ledger does not.
@@ -74,26 +85,27 @@ class Search:
     space: Space
     bases: Sequence[Cell]
     budget: Budget
+    store: str = ""
+    device: str = "cpu"
     mine: set[int] = field(default_factory=set)
     open: bool = True
 
     def begin(self, retry_diverged: bool = False) -> None:
-        """Begin the search, or go on with it; raises UserError where it was begun with another request."""
-        self.ledger.claim(_driver(self.ledger.owner))
+        """Begin the search, or go on with it.
+
+        Raises UserError where it was begun with another request, or its cells are in another store.
+        """
+        self.ledger.claim(owner_claim(self.ledger.owner))
         with self._alone(), answers(self.address):
             self.study = optuna.create_study(
                 storage=self.storage,
                 study_name=self.name,
                 load_if_exists=True,
                 direction="maximize" if self.budget.maximised else "minimize",
-                pruner=optuna.pruners.MedianPruner(STARTUP_TRIALS, 0),
+                pruner=optuna.pruners.MedianPruner(STARTUP_TRIALS, 0, n_min_trials=STARTUP_TRIALS),
             )
             self._agree()
-            trials = self._trials()
-            # A sampler that began anew with the same seed would propose the same settings again.
-            seed = seed_for(len(trials), f"sampler {self.name}") % 2**32
-            self.study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
-            self._enqueue(trials, retry_diverged)
+            self._enqueue(self._trials(), retry_diverged)
 
     @property
     def total(self) -> int:
@@ -104,10 +116,15 @@ class Search:
         """The next trial, or None; then ``open`` says whether others may still leave some."""
         with self._alone(), answers(self.address):
             self._recover()
-            states = [t.state for t in self._trials()]
-            if TrialState.WAITING not in states:
-                self.open = states.count(TrialState.RUNNING) > len(self.mine)
+            trials = self._trials()
+            waiting = [t.number for t in trials if t.state == TrialState.WAITING]
+            if not waiting:
+                running = sum(t.state == TrialState.RUNNING for t in trials)
+                self.open = running > len(self.mine)
                 return None
+            # Its own for each trial: samplers that begin with the same seed propose the same settings.
+            seed = seed_for(waiting[0], f"sampler {self.name}") % 2**32
+            self.study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
             trial = self.study.ask(distributions(self.space))
             trial.set_user_attr("owner", self.ledger.owner)
         # Not before: where the answer is lost, so is the trial, and it is enqueued again.
@@ -115,16 +132,32 @@ class Search:
         return trial
 
     def report(self, trial: optuna.Trial, loss: float, epoch: int) -> bool:
-        """Report a validation loss after an epoch; True if the trial is hopeless."""
-        with answers(self.address):
-            trial.report(-loss if self.budget.maximised else loss, epoch)
-            return trial.should_prune()
+        """Report a validation loss after an epoch; True if the trial is hopeless, or another driver's now."""
+        try:
+            with answers(self.address):
+                trial.report(-loss if self.budget.maximised else loss, epoch)
+                return trial.should_prune()
+        except UpdateFinishedTrialError:
+            return True
 
-    def tell(self, number: int, state: TrialState, value: float | None, why: tuple[str, str]) -> None:
-        """End a trial; why: LOST, FAILED or DIVERGED with the reason, or two empty texts."""
+    def tell(self, number: int, state: TrialState, value: float | None, why: tuple[str, str]) -> bool:
+        """End a trial; why: one of the reasons above and what happened, or two empty texts.
+
+        Returns False if another driver has ended it, as one that lost its driver.
+        """
         with answers(self.address):
             self._end(number, state, value, why)
+            mine = self._trials()[number].state == state
         self.mine.discard(number)
+        return mine
+
+    def again(self, numbers: Collection[int]) -> None:
+        """Enqueue once more trials whose results are gone."""
+        with self._alone(), answers(self.address):
+            trials = self._trials()
+            retried = {t.user_attrs.get("retry_of") for t in trials}
+            for number in set(numbers) - retried:
+                self.study.enqueue_trial(_given(trials[number]), {"retry_of": number})
 
     def ended(self) -> list[FrozenTrial]:
         """The trials that ended, but for those that lost their driver or were tried again."""
@@ -141,27 +174,34 @@ class Search:
         """Store what was asked for, or compare with what was when the search began."""
         asked = json.loads(json.dumps(self._request()))
         stored = self.study.user_attrs.get("request")
+        if self.study.user_attrs.get("store", self.store) != self.store:
+            raise UserError(
+                f"The cells of the sweep {self.name!r} are in another tracking store than this one; "
+                "give its tracking.uri and ledger.uri, or a name of its own with sweep.name=NAME."
+            )
         if stored is None:
+            self.study.set_user_attr("store", self.store)
             self.study.set_user_attr("objective", f"valid/{self.budget.objective}")
             self.study.set_user_attr("request", asked)
             return
         was, now = flatten(stored), flatten(asked)
         changed = [key for key in dict.fromkeys([*was, *now]) if was.get(key) != now.get(key)]
         if changed:
-            shown = [f"{key}={was.get(key)} (now {now.get(key)})" for key in changed[:SHOWN_DIFFERENCES]]
+            settings = [(SETTING_OF.get(key, key), was.get(key), now.get(key)) for key in changed]
+            shown = [f"{key}={old} (now {new})" for key, old, new in settings[:SHOWN_DIFFERENCES]]
             more = f" and {len(changed) - len(shown)} more" if len(changed) > len(shown) else ""
             raise UserError(
                 f"The sweep {self.name!r} was begun with {', '.join(shown)}{more}; "
-                "give the same again, or a name of its own with sweep.name=NAME."
+                "give the same again, or with sweep.name=NAME a name of its own, which uses what is trained."
             )
 
     def _request(self) -> dict[str, Any]:
         cell = {k: v for k, v in asdict(self.bases[0]).items() if k != "seed"}
-        budget = asdict(self.budget) | {
-            "trials": self.total,
-            "epochs": self.bases[0].backbone_settings.max_epochs,
-        }
-        return {"space": self.space.plain(), "budget": budget, "cell": cell}
+        epochs = self.bases[0].backbone_settings.max_epochs
+        budget = {**asdict(self.budget), "trials": self.total, "epochs": epochs}
+        if self.space.sampler == "grid":
+            del budget["prune_at"]
+        return {"space": self.space.plain(), "budget": budget, "cell": cell, "device": self.device}
 
     def _enqueue(self, trials: list[FrozenTrial], retry_diverged: bool) -> None:
         """Put in the queue what is missing there: trials that failed, points of the grid, or places."""
@@ -186,9 +226,9 @@ class Search:
         running = [t for t in trials if t.state == TrialState.RUNNING and t.number not in self.mine]
         retried = {t.user_attrs.get("retry_of") for t in trials}
         with self._claims():
-            alive = self.ledger.claimed_by_others({_driver(t.user_attrs.get("owner")) for t in running})
+            alive = self.ledger.claimed_by_others({owner_claim(t.user_attrs.get("owner")) for t in running})
         for trial in running:
-            if _driver(trial.user_attrs.get("owner")) not in alive:
+            if owner_claim(trial.user_attrs.get("owner")) not in alive:
                 # In this order, so that a kill in between loses nothing.
                 if trial.number not in retried:
                     self.study.enqueue_trial(_given(trial), {"retry_of": trial.number})
@@ -196,12 +236,12 @@ class Search:
 
     def _end(self, number: int, state: TrialState, value: float | None, why: tuple[str, str]) -> None:
         trial = self._trials()[number]
-        if trial.state.is_finished():
-            return
-        for key, text in zip(("why", "reason"), why, strict=True):
-            if text:
-                self.storage.set_trial_user_attr(trial._trial_id, key, text)
-        self.study.tell(number, value, state, skip_if_finished=True)
+        # A driver that stood still for too long may find that another one has ended it as lost.
+        with contextlib.suppress(UpdateFinishedTrialError):
+            for key, text in zip(("why", "reason"), why, strict=True):
+                if text:
+                    self.storage.set_trial_user_attr(trial._trial_id, key, text)
+            self.study.tell(number, value, state, skip_if_finished=True)
 
     @contextlib.contextmanager
     def _claims(self) -> Iterator[None]:
@@ -233,7 +273,7 @@ def distributions(space: Space) -> dict[str, BaseDistribution]:
     return {name: of(choice) for name, choice in space.parameters.items()}
 
 
-def _driver(owner: str | None) -> str:
+def owner_claim(owner: str | None) -> str:
     """What a driver claims in the ledger for as long as it lives."""
     return f"driver {owner}"
 

@@ -10,16 +10,16 @@
       dropout: {low: 0.0, high: 1.5, step: 0.1}
 
 A range {low, high[, log][, step]} is of integers where both ends are. A grid has lists only.
+No file here varies `mode` or `mix_loss`: they are the protocol, the same for all methods that are compared.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from decimal import Decimal
 from pathlib import Path
 from types import UnionType
@@ -27,6 +27,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
+from harness.config import path_of
 from harness.errors import UserError, unknown
 from harness.matrix import Cell
 from methods import METHODS
@@ -42,6 +43,10 @@ MAX_DROPOUT = 0.9
 DIGITS = 4  # no training can tell finer settings apart, and the names of runs stay readable
 MAX_CHECKED = 10_000  # combinations; what is not checked when a file is read is when it is applied
 
+# The figures' spaces, their aliases, the methods', then any other file.
+FILES = {path.stem for path in FOLDER.glob("*.yaml")}
+ORDERED = [name for name in (*FIGURES, *ALIASES, *METHODS) if name in FILES or name in ALIASES]
+SPACES = (*ORDERED, *sorted(FILES - set(ORDERED)))
 Choices = tuple[Any, ...]
 
 
@@ -123,11 +128,9 @@ class Space:
         """The values that leave the cell as it is, those that the space holds; None where it holds none."""
         own = {name: _shown(getattr(cell.method_settings, name)) for name in self.settings}
         own |= {FACTORS[kind]: 1.0 for kind in self.backbone}
-        held = {}
-        for name, values in self.parameters.items():
-            if values.holds(own[name]) if isinstance(values, Range) else own[name] in values:
-                held[name] = values.exact(own[name]) if isinstance(values, Range) else own[name]
-        return held or None
+        kinds = self.parameters.items()
+        held = [k for k, v in kinds if (v.holds(own[k]) if isinstance(v, Range) else own[k] in v)]
+        return self.exact({name: own[name] for name in held}) or None
 
     def apply(self, cell: Cell, values: Mapping[str, Any]) -> Cell:
         """The cell with these values; a parameter not given stays as it is in the cell.
@@ -149,37 +152,30 @@ class Space:
     def exact(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The values as they act: numbers as exact as their range."""
         ranges = {name: kind for name, kind in self.parameters.items() if isinstance(kind, Range)}
-        return {k: ranges[k].exact(v) if k in ranges else v for k, v in values.items()}
+        return {k: ranges[k].exact(v) if k in ranges and _is_number(v) else v for k, v in values.items()}
 
     def _changes(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The values in their fields' types, numbers as exact as their range."""
         hints, changes = _hints(self.method), {}
-        for name, value in values.items():
+        for name, value in self.exact(values).items():
             if name not in self.parameters:
                 raise unknown(f"parameter of the search space {self.name}", name, self.parameters)
-            kind = self.parameters[name]
-            if isinstance(kind, Range) and _is_number(value):
-                value = kind.exact(value)
             changes[name] = _typed(value, hints.get(name, float))
         return changes
 
+    def fields(self, cell: Cell) -> set[str]:
+        """The fields of method and backbone that it varies on the cell's backbone."""
+        return set(self.settings).union(*(_own(cell, kind) for kind in self.backbone))
+
     def plain(self) -> dict[str, Any]:
         """The space in terms of JSON; equal for equal spaces."""
-        return dict(json.loads(json.dumps(dataclasses.asdict(self))))
-
-
-def _names() -> tuple[str, ...]:
-    """The figures' spaces, their aliases, the methods', then any other file."""
-    files = {path.stem for path in FOLDER.glob("*.yaml")}
-    known = [name for name in (*FIGURES, *ALIASES, *METHODS) if name in files or name in ALIASES]
-    return (*known, *sorted(files - set(known)))
-
-
-SPACES = _names()
+        return dict(json.loads(json.dumps(asdict(self))))
 
 
 def load_space(name: str) -> Space:
-    """The search space of a name in `SPACES`; raises UserError."""
+    """The search space of a name in `SPACES`, or at a path that ends in .yaml or .yml; raises UserError."""
+    if name.endswith((".yaml", ".yml")):
+        return read_space(path_of(name))
     if name not in SPACES:
         raise unknown("search space", name, SPACES)
     return read_space(FOLDER / f"{ALIASES.get(name, name)}.yaml")
@@ -198,6 +194,8 @@ def _content(path: Path) -> Any:
         text = path.read_text(encoding="utf-8")
         _check_keys_once(yaml.compose(text, Loader=yaml.SafeLoader))
         return yaml.safe_load(text)
+    except FileNotFoundError:
+        raise UserError(f"There is no such file; names of search spaces: {', '.join(SPACES)}.") from None
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         reason = f"line {mark.line + 1}: {getattr(error, 'problem', '')}" if mark else str(error)
@@ -322,9 +320,8 @@ def _scaled(cell: Cell, changes: Mapping[str, Any]) -> dict[str, Any]:
 
 def _hints(method: str) -> dict[str, Any]:
     """The types of a method's settings, by field."""
-    settings = METHODS[method].Settings
-    hints = get_type_hints(settings)
-    return {f.name: hints[f.name] for f in dataclasses.fields(settings)}
+    hints = get_type_hints(METHODS[method].Settings)
+    return {f.name: hints[f.name] for f in fields(METHODS[method].Settings)}
 
 
 def _typed(value: Any, hint: Any) -> Any:

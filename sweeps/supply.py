@@ -19,11 +19,16 @@ from optuna.trial import FrozenTrial, TrialState
 
 from harness.checkpoint import discard
 from harness.driver import Order
-from harness.errors import UserError
+from harness.errors import UserError, unknown
 from harness.matrix import Cell
-from harness.records import Trial
+from harness.metrics import METRICS
+from harness.plan import Plan, resolve_device
+from harness.records import Trial, safe_name
 from harness.writer import Writer
-from sweeps.search import DIVERGED, FAILED, Search
+from sweeps.request import sweep_name
+from sweeps.search import DIVERGED, FAILED, UNDEFINED, Budget, Search, owner_claim
+from sweeps.space import Space
+from sweeps.storage import open_storage
 
 UNFINISHED = "tags.kind = 'trial' and attributes.status = 'RUNNING'"
 STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
@@ -57,6 +62,11 @@ class Running:
     rung: int = 0
 
     @property
+    def default(self) -> bool:
+        """Whether its settings are those without the sweep."""
+        return list(self.cells.values()) == list(self.search.bases)
+
+    @property
     def rungs(self) -> list[int]:
         """The epochs after which it may be pruned."""
         epochs = self.search.bases[0].backbone_settings.max_epochs
@@ -88,7 +98,9 @@ class Trials:
         self.searches, self.writer, self.display = list(searches), writer, display
         self.sweep, self.retries, self.synthetic = sweep, retries, synthetic
         self.open = True
+        self.ended = 0  # trials that ended here
         self._again: list[Order] = []
+        self._turns = list(searches)
         self._waiting: dict[str, list[tuple[Running, int]]] = {}
 
     def begin(self, retry_diverged: bool = False) -> None:
@@ -96,17 +108,50 @@ class Trials:
         for search in self.searches:
             self.writer.patiently(lambda search=search: search.begin(retry_diverged))  # type: ignore[misc]
         tracker, patiently = self.writer.tracker, self.writer.patiently
-        for run in patiently(lambda: list(tracker.runs(UNFINISHED))):
-            patiently(lambda run=run: tracker.abandon(run.run_id))  # type: ignore[misc]
+        patiently(self._end_orphans)
         logged = {(r.tags["search"], r.tags["trial"]) for r in patiently(tracker.trials)}
         complete = patiently(tracker.complete)
         numbers = {cell_id: run.metrics for cell_id, run in complete.items()}
+        for search in self.searches:
+            patiently(lambda search=search: self._again_without_cells(search, numbers))  # type: ignore[misc]
         ended = [(s, t) for s in self.searches for t in patiently(s.ended)]
         records = [self._record_of(search, frozen, numbers) for search, frozen in ended]
         for record in records:
             if record.key not in logged:
                 patiently(lambda record=record: tracker.log_trial(record))  # type: ignore[misc]
         self.display.trials(sum(search.total for search in self.searches), records)
+
+    def _end_orphans(self) -> None:
+        """Mark the runs of trials as killed whose driver died while it logged them; they are logged again."""
+        tracker, ledger = self.writer.tracker, self.writer.ledger
+        unfinished = {run.run_id: owner_claim(run.tags.get("owner")) for run in tracker.runs(UNFINISHED)}
+        alive = ledger.claimed_by_others(set(unfinished.values())) if unfinished else set()
+        # One that its driver finished between the two looks is no orphan.
+        for run in tracker.runs(UNFINISHED) if unfinished else ():
+            if unfinished.get(run.run_id, "") not in alive and run.run_id in unfinished:
+                tracker.abandon(run.run_id)
+
+    def _again_without_cells(self, search: Search, numbers: Mapping[str, Any]) -> None:
+        """Enqueue complete trials again whose cells were deleted; drop checkpoints that nobody needs."""
+        ended = search.ended()
+        gone = {t.number for t in ended if t.state == TrialState.COMPLETE
+                and not all(c.cell_id in numbers for c in self._cells(search, t).values())}  # fmt: skip
+        if gone:
+            search.again(gone)
+        for trial in ended:
+            if trial.state == TrialState.PRUNED or trial.user_attrs.get("why") == DIVERGED:
+                self._discard(self._cells(search, trial))
+
+    def _cells(self, search: Search, trial: FrozenTrial) -> dict[int, Cell]:
+        """The cells of a trial by seed; none where its settings are refused."""
+        try:
+            return {base.seed: search.space.apply(base, trial.params) for base in search.bases}
+        except UserError:
+            return {}
+
+    def _discard(self, cells: Mapping[int, Cell]) -> None:
+        if self.writer.checkpoints is not None:
+            discard(self.writer.checkpoints, {cell.cell_id for cell in cells.values()})
 
     def final(self) -> list[Trial]:
         """How each setting ended; a trial that failed and was tried again is left out."""
@@ -119,11 +164,12 @@ class Trials:
         if self._again:
             orders, self._again = self._again, []
             return orders
-        for search in [search for search in self.searches if search.open]:
+        for search in [search for search in self._turns if search.open]:
             trial = self.writer.patiently(search.next)
             if trial is not None:
                 # The next trial is the next search's, so that all of them show something soon.
-                self.searches = [*[s for s in self.searches if s is not search], search]
+                self._turns.remove(search)
+                self._turns.append(search)
                 return self._start(search, trial)
         self.open = bool(self._waiting) or any(search.open for search in self.searches)
         return []
@@ -147,9 +193,13 @@ class Trials:
 
     def paused(self, cell: Cell, curves: Mapping[str, Sequence[float]]) -> None:
         """Decide whether a trial goes on, once all its seeds have come as far."""
+        curve = curves["valid_loss"]
         for running, seed in self._waiting.pop(cell.cell_id, []):
-            running.curves[seed] = curves["valid_loss"]
-            self._advance(running)
+            if running.pause_after is None or len(curve) < running.pause_after:
+                self._order(running, seed)  # it paused for another trial with the same settings
+            else:
+                running.curves[seed] = curve
+                self._advance(running)
 
     def _start(self, search: Search, trial: optuna.Trial) -> list[Order]:
         cells = {base.seed: search.space.apply(base, trial.params) for base in search.bases}
@@ -178,28 +228,30 @@ class Trials:
             self._complete(running)
         elif self._hopeless(running):
             self._end(running, TrialState.PRUNED)
-            folder = self.writer.checkpoints
-            if folder is not None:
-                discard(folder, {cell.cell_id for cell in running.cells.values()})
         else:
             running.rung += 1
             for seed in running.cells.keys() - running.numbers.keys():
                 self._order(running, seed)
 
     def _hopeless(self, running: Running) -> bool:
-        """Whether the trial's best validation loss so far, as the mean over its seeds, is worth no more."""
+        """Whether the trial's best validation loss so far, as the mean over its seeds, is worth no more.
+
+        Nothing is said of a trial with a cell that is done already, for what it was at this epoch is not
+        known; and the setting as it is without the sweep is never given up, for others are compared with it.
+        """
         epoch = running.rungs[running.rung]
-        ended = [numbers["valid/loss"] for numbers in running.numbers.values()]
-        so_far = [min(curve[:epoch]) for seed, curve in running.curves.items() if seed not in running.numbers]
-        loss = float(np.mean([*ended, *so_far]))
+        if running.numbers:
+            return False
+        loss = float(np.mean([min(curve[:epoch]) for curve in running.curves.values()]))
         trial = running.trial
         assert isinstance(trial, optuna.Trial), "a trial that ended is not pruned"
-        return self.writer.patiently(lambda: running.search.report(trial, loss, epoch))
+        hopeless = self.writer.patiently(lambda: running.search.report(trial, loss, epoch))
+        return hopeless and not running.default
 
     def _complete(self, running: Running) -> None:
         record = self._record(running, "complete")
         if record.value is None:
-            running.failure = DIVERGED, f"{record.objective} is undefined for one of its seeds"
+            running.failure = UNDEFINED, f"{record.objective} is undefined for one of its seeds"
             self._end(running, TrialState.FAIL)
         else:
             self._end(running, TrialState.COMPLETE, record.value)
@@ -207,10 +259,13 @@ class Trials:
     def _end(self, running: Running, state: TrialState, value: float | None = None) -> None:
         """Tell Optuna first: what it knows and MLflow does not is logged at the next start."""
         search, patiently = running.search, self.writer.patiently
-        patiently(lambda: search.tell(running.trial.number, state, value, running.failure))
-        record = self._record(running, STATES[state])
-        patiently(lambda: self.writer.tracker.log_trial(record))
-        self.display.trial_ended(record)
+        if state == TrialState.PRUNED or running.failure[0] == DIVERGED:
+            self._discard(running.cells)
+        if patiently(lambda: search.tell(running.trial.number, state, value, running.failure)):
+            record = self._record(running, STATES[state])
+            patiently(lambda: self.writer.tracker.log_trial(record))
+            self.display.trial_ended(record)
+            self.ended += 1
 
     def _record(self, running: Running, state: str) -> Trial:
         search = running.search
@@ -221,21 +276,19 @@ class Trials:
             number=running.trial.number,
             base=search.bases[0],
             values=search.space.exact(running.trial.params),
-            default=running.cells.get(search.bases[0].seed) == search.bases[0],
+            default=running.default,
             state=state,
             cells=cells,
             started=running.started,
             synthetic=search.bases[0].dataset in self.synthetic,
             reason=running.failure[1],
+            owner=self.writer.ledger.owner,
             **_measured(search, running.numbers, len(cells), state),
         )
 
     def _record_of(self, search: Search, frozen: FrozenTrial, numbers: Mapping[str, Any]) -> Trial:
         """The record of a trial that ended earlier, from what Optuna and MLflow hold."""
-        try:
-            cells = {base.seed: search.space.apply(base, frozen.params) for base in search.bases}
-        except UserError:
-            cells = {}
+        cells = self._cells(search, frozen)
         found = {s: numbers[c.cell_id] for s, c in cells.items() if c.cell_id in numbers}
         started = frozen.datetime_start.timestamp() if frozen.datetime_start else time.time()
         failure = "", str(frozen.user_attrs.get("reason", ""))
@@ -253,3 +306,27 @@ def _measured(search: Search, numbers: Mapping[int, Mapping[str, float]], seeds:
         metrics = {n: float(np.mean([found[n] for found in numbers.values()])) for n in names}
         value = metrics[objective] if np.isfinite(metrics[objective]) else None
     return {"objective": objective, "value": value, "metrics": metrics}
+
+
+def make_supply(config: Any, plan: Plan, space: Space, writer: Writer, display: TrialDisplay) -> Trials:
+    """The searches of a sweep, one per backbone and dataset, as a driver's supply; raises UserError."""
+    name, tracker = sweep_name(config), writer.tracker
+    storage = open_storage(config.sweep.storage, tracker.folder("optuna") / f"{safe_name(name)}.journal")
+    address = config.sweep.storage or str(tracker.folder("optuna"))
+    sweep = config.sweep
+    budget = Budget(sweep.trials, tuple(sorted(config.seeds)), sweep.objective, tuple(sweep.prune_at))
+    groups: dict[tuple[str, str], list[Cell]] = {}
+    for cell in sorted(plan.cells, key=lambda cell: cell.seed):
+        groups.setdefault((cell.backbone_label, cell.dataset), []).append(cell)
+    searches, store, device = [], tracker.identity(), resolve_device(config.device)
+    for (backbone, dataset), bases in groups.items():
+        if sweep.objective != "loss" and sweep.objective not in METRICS[bases[0].metrics]:
+            raise unknown(
+                f"metric of {dataset}, for sweep.objective,", sweep.objective, METRICS[bases[0].metrics]
+            )
+        search = f"{plan.study}/{name}/{backbone}/{dataset}"
+        own = space.for_backbone(bases[0])
+        place = (storage, address, writer.ledger)
+        searches.append(Search(search, *place, own, bases, budget, store, device))
+    synthetic = frozenset(data.name for data in plan.datasets.values() if data.synthetic)
+    return Trials(searches, writer, display, name, sweep.retries, synthetic)

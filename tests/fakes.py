@@ -154,12 +154,13 @@ class FakeLedger:
 
 
 class FakeLauncher:
-    """Ends all its jobs at once, each with its cell's result (or a reason).
+    """Ends all its jobs at once, or one by one in any order, each with its cell's result (or a reason).
 
-    results: by cell_id, or a function of the job.
+    one_by_one: a generator of random numbers, or None. results: by cell_id, or a function of the job.
     """
 
     slots = 2
+    one_by_one = None
 
     def __init__(self, memory, results):
         self.memory, self.results, self.jobs = memory, results, []
@@ -169,7 +170,10 @@ class FakeLauncher:
         self.jobs.append(job)
 
     def wait(self, timeout_s):
-        jobs, self.jobs = self.jobs, []
+        if self.one_by_one is None:
+            jobs, self.jobs = self.jobs, []
+        else:
+            jobs = [self.jobs.pop(self.one_by_one.integers(len(self.jobs)))]
         self.memory.handed_out.update(job.cell.cell_id for job in jobs)
         of = self.results if callable(self.results) else lambda job: self.results[job.cell.cell_id]
         found = [(job, of(job)) for job in jobs]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from decimal import Decimal
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 from builders import quick_settings
@@ -119,10 +120,11 @@ def test_methods_have_the_same_range_of_what_they_share():
     assert (found[0], found[-1]) == (next(iter(ranges)).low, next(iter(ranges)).high)
 
 
-def test_ms_mix_varies_all_that_is_neither_protocol_nor_ablation():
+def test_ms_mix_varies_all_that_acts_alone_and_is_neither_protocol_nor_ablation():
     settings = METHODS["ms_mix"].Settings
     fields = {f.name for f in dataclasses.fields(settings)}
-    assert set(load_space("all").settings) == fields - set(settings.components) - set(PROTOCOL)
+    product = {"beta"}  # only xi2 * beta enters the loss, and xi2 is varied
+    assert set(load_space("all").settings) == fields - product - set(settings.components) - set(PROTOCOL)
 
 
 def test_no_choice_of_sigma_repeats_the_default_of_either_label_range():
@@ -609,9 +611,31 @@ def test_a_wrong_file_is_told_what_is_wrong_in_one_sentence(write, what):
 
 
 def test_files_that_are_not_there_are_told(tmp_path):
-    for path in (tmp_path / "none.yaml", tmp_path):
-        with pytest.raises(UserError, match="cannot be read"):
-            read_space(path)
+    folder = tmp_path / "folder.yml"
+    folder.mkdir()
+    with pytest.raises(UserError, match="cannot be read"):
+        read_space(folder)
+    for name in (str(tmp_path / "none.yaml"), "none.yml", "~/no such folder/none.yaml"):
+        with pytest.raises(UserError) as error:
+            load_space(name)
+        assert str(error.value).startswith(f"Search space {Path(name).expanduser()}: There is no such file; ")
+        assert str(error.value).endswith(f": {', '.join(SPACES)}.")
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["mine.yaml", "of.mine.yml", "delta.yaml", "mixup.yml"])
+def test_a_name_with_an_ending_is_a_path_and_names_the_space_by_the_files_stem(name, tmp_path, monkeypatch):
+    home, here = tmp_path / "home", tmp_path / "here"
+    for folder, method in ((home, "mixup"), (here, "c_mixup")):
+        folder.mkdir()
+        (folder / name).write_text(f"method: {method}\nsampler: grid\nsettings: {{xi1: [0.25]}}\n")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(here)
+    for given_name, method in ((f"~/{name}", "mixup"), (str(home / name), "mixup"), (name, "c_mixup")):
+        space = load_space(given_name)
+        stem = name.rpartition(".")[0]
+        assert space == Space(stem, method, "grid", {"xi1": (0.25,)}, {})
+    assert load_space("delta").method == "ms_mix"
 
 
 def test_a_file_that_refers_to_itself_is_refused(write):

@@ -90,21 +90,27 @@ class Sweep:
         self.memory, self.spool = Memory(), Spool(folder)
         self.storage = Storage(self.memory)
         self.space, self.budget, self.results, self.bases = space, budget, results, bases
+        self.checkpoints = folder / "checkpoints"
 
-    def drive(self, owner="me", retries=2, retry_diverged=False, slots=2, budget=None, space=None):
-        memory = self.memory
-        ledger = FakeLedger(memory, owner)
-        writer = Writer(FakeTracker(memory), ledger, self.spool, {}, 60.0, print, None, self.labels)
-        search = Search(
-            "s/delta", self.storage, "memory", ledger, space or self.space, self.bases, budget or self.budget
-        )
-        self.supply = Trials([search], writer, Silent(), "delta", retries)
-        self.supply.begin(retry_diverged)
-        launcher = FakeLauncher(memory, self.results)
-        launcher.slots = slots
-        summary = Driver(self.supply, writer, launcher, Silent(), lambda c: Job(c, "", "cpu")).run()
-        memory.alive.discard(owner)
+    def drive(self, owner="me", retries=2, retry_diverged=False, slots=2, one_by_one=None, **changes):
+        self.supply = self.begin(owner, retries, retry_diverged, **changes)
+        launcher = FakeLauncher(self.memory, self.results)
+        launcher.slots, launcher.one_by_one = slots, one_by_one
+        driver = Driver(self.supply, self.supply.writer, launcher, Silent(), lambda c: Job(c, "", "cpu"))
+        summary = driver.run()
+        self.memory.alive.discard(owner)
         return summary
+
+    def begin(self, owner="me", retries=2, retry_diverged=False, **changes):
+        """A driver's supply, begun."""
+        ledger = FakeLedger(self.memory, owner)
+        tracker = FakeTracker(self.memory)
+        writer = Writer(tracker, ledger, self.spool, {}, 60.0, print, self.checkpoints, self.labels)
+        space, budget = changes.pop("space", self.space), changes.pop("budget", self.budget)
+        search = Search("s/delta", self.storage, "memory", ledger, space, self.bases, budget, **changes)
+        supply = Trials([search], writer, Silent(), "delta", retries)
+        supply.begin(retry_diverged)
+        return supply
 
     @staticmethod
     def labels(cell):
@@ -329,8 +335,8 @@ def test_a_cell_of_the_matrix_is_used_and_keeps_its_place(tmp_path):
     ("change", "said"),
     [
         ({"space": Space("delta", "ms_mix", "grid", {"delta": (0.0, 0.2)}, {})}, "space"),
-        ({"budget": Budget(6, (1, 3))}, "budget.seeds=[1, 2] (now [1, 3])"),
-        ({"budget": Budget(6, (1, 2), "mae")}, "budget.objective=loss (now mae)"),
+        ({"budget": Budget(6, (1, 3))}, "seeds=[1, 2] (now [1, 3])"),
+        ({"budget": Budget(6, (1, 2), "mae")}, "sweep.objective=loss (now mae)"),
     ],
 )
 def test_another_request_is_refused_with_what_differs(tmp_path, change, said):
@@ -357,7 +363,7 @@ def test_a_budget_of_epochs_is_part_of_the_request(tmp_path):
     sweep.drive()
     longer = dataclasses.replace(LMF, max_epochs=9)
     sweep.bases = [dataclasses.replace(base, backbone_settings=longer) for base in BASES]
-    with pytest.raises(UserError, match="epochs=8 \\(now 9\\)"):
+    with pytest.raises(UserError, match=r"train\.max_epochs=8 \(now 9\)"):
         sweep.drive("next")
 
 
@@ -453,3 +459,104 @@ def error_of(name):
     if name in ("claim", "release", "holds", "finish", "done", "forget", "claimed"):
         return OperationalError("statement", {}, Exception("gone"))
     return StoreError("gone")
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_pruned_trials_may_share_cells_with_others_in_flight(tmp_path, seed):
+    """Cells end one by one in any order, and pause where another trial's order said so."""
+    space = Space("x", "ms_mix", "tpe", {"heads": (1, 4), "delta": (0.0, 0.4)}, {})
+    generator = np.random.default_rng(seed)
+    sweep = Sweep(tmp_path, space, Budget(30, (1, 2), prune_at=(0.25, 0.5)))
+    sweep.drive(slots=5, one_by_one=generator)
+    states = [t.state for t in sweep.memory.trials]
+    assert len(states) == 30
+    assert "failed" not in states
+    for trial in sweep.trials:
+        for epoch, loss in trial.intermediate_values.items():
+            cells = [space.apply(base, trial.params) for base in BASES]
+            whole = np.mean([loss_of(cell) + (8 - epoch) / 8 for cell in cells])
+            assert loss == pytest.approx(whole), "a value of its own epoch"
+
+
+def test_drivers_that_begin_together_propose_different_settings(tmp_path):
+    sweep = Sweep(tmp_path, TPE, Budget(12, (1, 2)))
+    supplies = [sweep.begin(owner) for owner in ("one", "two", "three")]
+    asked = [supply.searches[0].next().params for _ in range(3) for supply in supplies]
+    assert len({tuple(sorted(params.items())) for params in asked}) == 9
+
+
+def test_a_storage_shared_by_two_tracking_stores_is_refused(tmp_path):
+    sweep = Sweep(tmp_path)
+    sweep.drive(store="1-100")
+    with pytest.raises(UserError, match="in another tracking store"):
+        sweep.drive("next", store="1-200")
+
+
+def test_cells_that_were_deleted_are_trained_again(tmp_path):
+    sweep = Sweep(tmp_path)
+    sweep.drive()
+    gone = sweep.memory.trials[1].cells[2]
+    for run in sweep.memory.runs.values():
+        run["status"] = "KILLED" if run["cell_id"] == gone else run["status"]
+    sweep.memory.claims.clear()
+    sweep.drive("next")
+    assert sweep.memory.trained[gone] == 2
+    assert sorted(params["delta"] for params, _ in sweep.ended()) == list(DELTAS)
+    assert [t.state for t in sweep.memory.trials] == ["complete"] * 5
+
+
+def test_a_driver_that_stood_still_ends_nothing_that_another_took(tmp_path):
+    sweep = Sweep(tmp_path, TPE, Budget(3, (1, 2), prune_at=(0.5,)))
+    slow = sweep.begin("slow")
+    trial = slow.searches[0].next()
+    sweep.memory.alive.discard("slow")  # its claim falls
+    quick = sweep.begin("quick").searches[0]
+    assert quick.next() is not None
+    assert slow.searches[0].report(trial, 1.0, 4)
+    assert not slow.searches[0].tell(trial.number, TrialState.COMPLETE, 1.0, ("", ""))
+    assert sweep.trials[trial.number].user_attrs["why"] == "lost"
+
+
+def test_a_trial_with_a_cell_that_was_done_is_not_compared_at_an_epoch(tmp_path):
+    sweep = Sweep(tmp_path, TPE, Budget(1, (1, 2), prune_at=(0.25, 0.5)))
+    sweep.bases, both = BASES[:1], BASES
+    sweep.drive("one seed", budget=Budget(1, (1,)))
+    sweep.storage, sweep.bases = Storage(sweep.memory), both
+    sweep.drive("both")
+    [trial] = sweep.trials
+    assert not trial.intermediate_values
+    assert trial.value == pytest.approx(np.mean([loss_of(base) for base in BASES]))
+
+
+def test_the_setting_without_the_sweep_is_never_pruned(tmp_path):
+    def results(job):
+        result = train(job)
+        if job.pause_after is not None and job.cell.method_settings.delta == 0.2:
+            return Result("paused", curves={"valid_loss": [9.0] * job.pause_after})
+        return result
+
+    sweep = Sweep(tmp_path, TPE, Budget(30, (1, 2), prune_at=(0.25,)), results)
+    assert sweep.begin("dead").searches[0].next().params["delta"] == 0.2
+    sweep.memory.alive.discard("dead")  # so it is the last in the queue
+    sweep.drive()
+    default = next(t for t in sweep.memory.trials if t.default)
+    assert default.state == "complete"
+    assert "pruned" in [t.state for t in sweep.memory.trials]
+
+
+def test_checkpoints_of_trials_that_ended_early_go(tmp_path):
+    def results(job):
+        (tmp_path / "checkpoints").mkdir(exist_ok=True)
+        (tmp_path / "checkpoints" / f"{job.cell.cell_id}.npz").write_bytes(b"state")
+        bad = job.cell.method_settings.heads == 8 and job.cell.seed == 2 and job.pause_after is None
+        return Result("diverged", reason="a loss is not finite") if bad else train(job)
+
+    sweep = Sweep(tmp_path, TPE, Budget(30, (1, 2), prune_at=(0.25, 0.5)), results)
+    sweep.drive()
+    assert {t.state for t in sweep.memory.trials} == {"complete", "pruned", "failed"}
+    assert not list((tmp_path / "checkpoints").iterdir())
+    pruned = next(t for t in sweep.memory.trials if t.state == "pruned")
+    left = tmp_path / "checkpoints" / f"{pruned.cells[1]}.npz"
+    left.write_bytes(b"of a driver that was killed before it removed it")
+    sweep.drive("next")
+    assert not left.exists()

@@ -13,12 +13,15 @@ import matplotlib
 import numpy as np
 import optuna
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 from plotly.offline import get_plotlyjs
 
+from sweeps.pictures import log_ticks
 from sweeps.plots import _facts, draw
 
 TESTS = Path(__file__).parent
@@ -268,13 +271,145 @@ def test_the_contour_plot_keeps_to_the_most_important_parameters(drawn):
 
     varied = ["alpha", "attention", "delta", "heads", "layers", "lr"]
     importance = get_param_importances(mixed(), evaluator=FanovaImportanceEvaluator(seed=0), params=varied)
-    best = sorted(sorted(varied, key=lambda name: -importance[name])[:4])
+    numeric = [name for name in varied if name != "attention"]  # of texts and None
+    best = sorted(sorted(numeric, key=lambda name: -importance[name])[:4])
+    assert best != sorted(sorted(varied, key=lambda name: -importance[name])[:4])
+    assert _facts(mixed()).numeric == numeric
     assert _facts(mixed()).varied == varied
     assert _facts(mixed()).parameters == sorted([*varied, "fixed"])
     assert "delta" in best
     sentence = f"The contour plot shows 4 of 6 parameters: {', '.join(best)}."
     assert drawn(mixed)[1].text["p"][-1] == sentence
     assert not any("contour plot shows" in text for text in drawn(two_parameters)[1].text["p"])
+
+
+@pytest.mark.parametrize("others", [["batch", "tokens"], [None, 1, 2], [False, True]])
+def test_a_contour_is_drawn_over_numbers_alone(others, tmp_path):
+    study, other = optuna.create_study(), CategoricalDistribution(others)
+    for i in range(8):
+        trial = study.ask({"heads": CategoricalDistribution([1, 2, 4]), "other": other})
+        study.tell(trial, float(i))
+    page = Page(draw(study, tmp_path, "t")[-1].read_text("utf-8"))
+    reason = "it takes two parameters that have several values each, all of them numbers"
+    assert f"The contour plot is left out: {reason}." in page.text["p"]
+
+
+def interrupted():
+    """Trials 1 and 4 lost their drivers, 2 was complete and is tried again, 3 is its second try; 5 failed."""
+    study = optuna.create_study()
+    ends = [TrialState.COMPLETE, TrialState.FAIL, TrialState.COMPLETE]
+    for number, state in enumerate([*ends, TrialState.COMPLETE, TrialState.FAIL, TrialState.FAIL]):
+        trial = study.ask({"a": FloatDistribution(0, 1), "b": FloatDistribution(0, 1)})
+        trial.report(0.5, 0)
+        if number == 3:
+            trial.set_user_attr("retry_of", 2)
+        if state == TrialState.FAIL:
+            trial.set_user_attr("why", "failed" if number == 5 else "lost")
+        study.tell(trial, 100.0 + number if state == TrialState.COMPLETE else None, state)
+    return study
+
+
+def test_trials_that_were_lost_or_tried_again_are_no_results(tmp_path):
+    study = interrupted()
+    facts = _facts(study)
+    assert [trial.number for trial in facts.trials] == [0, 3]
+    assert [trial.value for trial in facts.trials] == [100.0, 103.0]
+    assert [trial.number for trial in facts.study.trials if trial.intermediate_values] == [0, 3, 5]
+    assert facts.curves == 2
+    page = Page(draw(study, tmp_path, "t")[-1].read_text("utf-8"))
+    assert page.text["p"][0] == "3 trials (2 complete, 1 fail); of objective, the lower the better."
+    note = "Not shown: 3 trials that were interrupted and tried again; the numbers are missing."
+    assert page.text["p"].count(note) == 1
+    assert not any("Not shown" in text for text in Page(_page_of(failed(), tmp_path)).text["p"])
+
+
+def _page_of(study, folder):
+    return draw(study, folder, "t")[-1].read_text("utf-8")
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """What the figures hold when they are saved, by name."""
+    found, save = {}, Figure.savefig
+
+    def recorded(figure, path, **options):
+        save(figure, path, **options)
+        texts = [
+            (axis.get_scale(), [label.get_text() for label in axis.get_majorticklabels()], axis)
+            for axes in figure.axes
+            for axis in (axes.xaxis, axes.yaxis)
+        ]
+        legends = [axes.get_legend() is not None for axes in figure.axes]
+        labels = [axes.get_xlabel() for axes in figure.axes]
+        found[Path(path).stem] = (figure.get_suptitle(), texts, legends, labels)
+
+    monkeypatch.setattr(Figure, "savefig", recorded)
+    return found
+
+
+def test_pictures_have_the_title_and_few_plain_ticks(figures, tmp_path):
+    title = "Sweep all of $5: TFN on MOSI " + "synthetic stand-in data " * 5
+    draw(mixed(), tmp_path, title)
+    assert list(figures) == list(NAMES)
+    for shown, axes, _, _ in figures.values():
+        lines = shown.replace(r"\$", "$").split("\n")
+        assert " ".join(lines).startswith(title.strip())
+        assert len(lines) > 1 or len(lines[0]) < 12 * 20
+        for scale, texts, axis in axes:
+            if scale == "log":
+                assert 2 <= len(axis.get_majorticklocs()) <= 5
+                assert len(axis.get_minorticklocs()) == 0
+                assert not any("$" in text for text in texts)
+    assert sum(scale == "log" for scale, _, _ in figures["slice"][1]) == 2
+
+
+@pytest.mark.parametrize(("trials", "legend"), [(12, True), (13, False)])
+def test_curves_are_over_epochs_and_have_a_legend_for_few_trials(trials, legend, figures, tmp_path):
+    study = optuna.create_study()
+    for number in range(trials + 1):
+        trial = study.ask({"a": FloatDistribution(0, 1)})
+        for epoch in (1, 2):
+            trial.report(1.0, epoch)
+        if number:
+            study.tell(trial, 1.0)
+        else:
+            study.tell(trial, state=TrialState.FAIL)
+    page = Page(_page_of(study, tmp_path))
+    assert figures["curves"][2:] == ([legend], ["epoch"])
+    script = next(script for script in page.text["script"][1:] if '"curves"' in script)
+    assert '"text":"epoch"' in script
+    assert ('"showlegend":true' in script, '"showlegend":false' in script) == (legend, not legend)
+
+
+def test_choices_stand_in_the_order_of_the_space_on_parallel_axes(figures, tmp_path):
+    study, choices = optuna.create_study(), [None, 2, 16, 4]
+    for choice in (4, 16, None, 2):
+        study.enqueue_trial({"size": choice})
+        trial = study.ask({"size": CategoricalDistribution(choices)})
+        study.tell(trial, float(choice or 0))
+    page = _page_of(study, tmp_path)
+    assert ["None", "2", "16", "4"] in [texts for _, texts, _ in figures["parallel"][1]]
+    assert [page.rindex(f'"text":"{text}"') for text in choices] == sorted(
+        page.rindex(f'"text":"{text}"') for text in choices
+    )
+
+
+@given(st.floats(-6, 5), st.floats(0.2, 8))
+def test_ticks_of_logarithms_are_few_round_and_between_the_ends(start, decades):
+    low, high = 10**start, 10 ** (start + decades)
+    ticks = log_ticks(low, high)
+    assert 2 <= len(ticks) <= 5
+    assert ticks == sorted(set(ticks))
+    assert low <= ticks[0] < ticks[-1] <= high
+    assert all(float(f"{tick:g}") == pytest.approx(tick, rel=1e-9) for tick in ticks)
+
+
+def test_importance_says_what_it_does_not_say(drawn):
+    sentence = (
+        "Importance says what the values vary with, noise included; it does not say that a setting is better."
+    )
+    assert drawn(two_parameters)[1].text["p"].count(sentence) == 1
+    assert sentence not in drawn(one_parameter)[1].text["p"]
 
 
 def test_the_objective_has_its_name_on_the_axes(tmp_path, monkeypatch):

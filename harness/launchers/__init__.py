@@ -20,7 +20,7 @@ class Job:
 
     data: path of the folder that holds the stored dataset. device: "cpu", "cuda", "cuda:1".
     resident: where the dataset's tensors live, "auto", "device" or "host". checkpoint: file of a state to
-    go on from, if it is there; checkpoint_s: least time between two writes of it, None: it is not written.
+    go on from, if it is there; checkpoint_s: least time between two writes of it, None: only to pause.
     text_model: folder of a pretrained text encoder; text_states: folder of its states, where it is frozen.
     pause_after: an epoch after which a training stops that would go on; then its checkpoint is written.
     sample: also store latents for figures. truth: file of a synthetic dataset's truth, for mechanism checks.
