@@ -1,6 +1,7 @@
 """``python -m reports.export study=NAME out=FILE.csv predictions=FILE.parquet``: all numbers, unrounded.
 
-With sweep=NAME those of the cells that were trained for this sweep alone, which are left out otherwise.
+With sweep=NAME those of all cells of this sweep's trials; ``settings`` then holds the sweep's parameters.
+Otherwise the cells that were trained for sweeps alone are left out.
 """
 
 from __future__ import annotations

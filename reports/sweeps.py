@@ -7,18 +7,17 @@ the number that the sweep optimised and ``objective_value`` is its mean over the
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 import pandas as pd
 
 from harness.metrics import DIRECTION
+from reports.markup import LATEX, MARKDOWN, file_name
 from reports.stats import identical_columns, permutation_p, smallest_p, summarise, t_interval
 
 if TYPE_CHECKING:
@@ -29,6 +28,7 @@ TRIAL = ("trial", "state", "reason", "params", "default", "objective", "objectiv
 COLUMNS = (*GROUP, *TRIAL, "seed", "split", "metric", "value")
 STATES = ("complete", "pruned", "failed")
 LEVEL = 0.05  # a p-value at or below it is taken to be more than noise
+FEWEST = 3  # seeds for an interval in a table: that of two is wider than most metrics' range
 FIGURES, ENDS = ("objective_value", "test_mae", "test_corr"), ("", "_std", "_low", "_high")
 
 
@@ -102,22 +102,16 @@ def write(tracker: Tracker, folder: Path) -> list[Path]:
     return written
 
 
-def file_name(name: str) -> str:
-    """A sweep's name as a part of a file's name: different for different names."""
-    safe = quote(name, safe="", errors="surrogatepass")
-    return safe if len(safe) <= 150 else f"{safe[:120]}_{hashlib.sha256(safe.encode()).hexdigest()[:16]}"
-
-
 def to_markdown(frame: pd.DataFrame, title: str) -> str:
     """Write a heading, then for each group its verdict and the table of its settings, then the notes."""
-    parts = [f"### {_escape(_title(frame, title), _MARKDOWN)}"]
+    parts = [f"### {MARKDOWN.text(_title(frame, title))}"]
     for (_, dataset, backbone, method), part in frame.groupby(list(GROUP)):
-        parts.append("#### " + _escape(f"{method} with {backbone} on {dataset}", _MARKDOWN))
-        parts.append(_escape(_verdict(part).sentence, _MARKDOWN))
-        header, *rows = ([_escape(cell, _MARKDOWN) for cell in row] for row in _table(part))
+        parts.append("#### " + MARKDOWN.text(f"{method} with {backbone} on {dataset}"))
+        parts.append(MARKDOWN.text(_verdict(part).sentence))
+        header, *rows = ([MARKDOWN.text(cell) for cell in row] for row in _table(part))
         rule = ["---:"] * (len(header) - 1) + ["---"]
         parts.append("\n".join(f"| {' | '.join(line)} |" for line in (header, rule, *rows)))
-    parts.append("\n".join(f"- {_escape(note, _MARKDOWN)}" for note in NOTES))
+    parts.append("\n".join(f"- {MARKDOWN.text(note)}" for note in NOTES))
     return "\n\n".join(parts) + "\n"
 
 
@@ -127,8 +121,8 @@ def to_latex(frame: pd.DataFrame, title: str) -> str:
     for (_, dataset, backbone, method), part in frame.groupby(list(GROUP)):
         name = f"{_title(part, title)}, {method} with {backbone} on {dataset}."
         texts = (name, _verdict(part).sentence, *NOTES)
-        caption = "\n".join(_escape(text, _LATEX) for text in texts)
-        header, *rows = (" & ".join(_escape(cell, _LATEX) for cell in row) + r" \\" for row in _table(part))
+        caption = "\n".join(LATEX.text(text) for text in texts)
+        header, *rows = (" & ".join(LATEX.text(cell) for cell in row) + r" \\" for row in _table(part))
         lines += ["\\begin{table*}", "\\centering", f"\\caption{{{caption}}}", "\\scriptsize"]
         columns = "r" * header.count(" & ") + "l"
         lines += ["\\setlength{\\tabcolsep}{2pt}", f"\\begin{{tabular}}{{{columns}}}", "\\toprule", header]
@@ -137,7 +131,8 @@ def to_latex(frame: pd.DataFrame, title: str) -> str:
 
 
 NOTES = (
-    "Mean ± standard deviation over seeds [95% t interval; it compares no settings]; ↑↓ say what is better.",
+    f"Mean ± standard deviation over seeds [95% t interval; from {FEWEST} seeds on; it compares no settings];"
+    " ↑↓ say what is better.",
     "Settings are chosen on the validation split alone. The best value of many is partly luck: on the"
     " validation split it promises too much, and as the seeds are the same, a little on the test split, too.",
     "p: permutation test of F over settings with seeds as blocks. Where nothing matters, one sweep in"
@@ -196,7 +191,7 @@ def _ranked(part: pd.DataFrame) -> list[dict[Any, Any]]:
         for name, key in zip(FIGURES, (row["objective"], "test/mae", "test/corr"), strict=True):
             values = _of(wide, key)[row["params"]].to_numpy()
             summary, (row[f"{name}_low"], row[f"{name}_high"]) = summarise(values), t_interval(values)
-            row[f"{name}_std"] = summary.std
+            row[f"{name}_std"], row[f"{name}_n"] = summary.std, summary.n
             # The trial's own mean is what the sweep went by, also where cells are gone.
             row.setdefault(name, summary.mean)
     for row in rows:
@@ -227,8 +222,10 @@ def _verdict(part: pd.DataFrame) -> Verdict:
     p = 1.0 if flat and len(values) > 1 else permutation_p(values.to_numpy())
     default = next((row for row in rows if row["default"]), None)
     sweep, dataset, backbone, method = part[list(GROUP)].iloc[0]
-    texts = [_finding(rows, flat, values.shape, p), _twins(same, flat), _on_test(part, rows, default)]
-    text = " ".join(filter(None, [*texts, _lost(part, states)]))
+    texts = [_finding(rows, flat, values.shape, p), "" if flat else _on_valid(rows, default)]
+    if p is not None and not flat and "pruned" in states:
+        texts.insert(1, f"The permutation test runs over the {len(rows)} settings trained to their end.")
+    texts += [_twins(same, flat), _on_test(part, rows, default), _lost(part, states)]
     return Verdict(
         *(sweep, dataset, backbone, method),
         best=rows[0]["params"] if rows else None,
@@ -238,7 +235,7 @@ def _verdict(part: pd.DataFrame) -> Verdict:
         seeds=len(values),
         flat=flat,
         states={state: states.count(state) for state in STATES},
-        sentence=f"{sweep} on {backbone}, {dataset}: {text}",
+        sentence=f"{sweep} on {backbone}, {dataset}: {' '.join(filter(None, texts))}",
     )
 
 
@@ -247,25 +244,40 @@ def _finding(rows: list[dict[Any, Any]], flat: bool, shape: tuple[int, ...], p: 
     if not rows:
         return "no trial is complete."
     seeds, settings = shape
-    name = ("the default, " if rows[0]["default"] else "") + _label(rows[0]["params"])
-    value = f"{rows[0]['objective'].replace('/', ' ')} {rows[0]['objective_value']:.3f}"
     counts = f"{len(rows)} settings, {seeds} seed{'s' * (seeds != 1)}"
     if len(rows) == 1:
-        return f"only one setting is complete, {name} ({value}): nothing to compare."
+        return f"only one setting is complete, {_named(rows[0])} ({_score(rows[0])}): nothing to compare."
     if flat:
-        return f"every setting gives exactly the same result ({value}; {counts}): here it has no effect."
-    best = f"best is {name} ({value}; {counts})"
+        value = f"{_score(rows[0])}; {counts}"
+        return f"every setting gives exactly the same result ({value}): here it has no effect."
     if p is None:
         why = "with one seed" if seeds == 1 else "where so few settings have results for all seeds"
-        return f"{best}; no uncertainty can be given {why}."
+        return f"no uncertainty can be given {why} ({counts})."
     if smallest_p(seeds, settings) > LEVEL:
         few = f"{settings} different settings over {seeds} seeds are too few"
-        return f"{best}; {few} to tell a difference from noise."
-    chance = f"p = {p:.2g}" if p >= 0.001 else "p < 0.001"
+        return f"{few} to tell a difference from noise: try more (seeds=[...])."
+    chance = f"({f'p = {p:.2g}' if p >= 0.001 else 'p < 0.001'}; {counts})"
     if p <= LEVEL:
-        return f"{best}, and the setting matters beyond the noise between seeds ({chance})."
-    noise = f"beyond the noise between seeds ({chance}; {counts})"
-    return f"no setting is better than the others {noise}: keep the default."
+        return f"the setting matters beyond the noise between seeds: some are better than others {chance}."
+    more = " Two seeds show only large effects: try more (seeds=[...])." if seeds == 2 else ""
+    default = ", so nothing speaks against the default" * any(row["default"] for row in rows)
+    return f"no setting is better than the others beyond the noise between seeds {chance}{default}.{more}"
+
+
+def _on_valid(rows: list[dict[Any, Any]], default: dict[Any, Any] | None) -> str:
+    """Which setting is the best on the validation split, and what the default has there."""
+    if len(rows) < 2:
+        return ""
+    usual = f"; {_named(default)}, has {_score(default)}" if default and default is not rows[0] else ""
+    return f"On the validation split the best is {_named(rows[0])} ({_score(rows[0])}){usual}."
+
+
+def _named(row: dict[Any, Any]) -> str:
+    return ("the default, " if row["default"] else "") + _label(row["params"])
+
+
+def _score(row: dict[Any, Any]) -> str:
+    return f"{row['objective'].replace('/', ' ')} {row['objective_value']:.3f}"
 
 
 def _twins(same: list[list[str]], flat: bool) -> str:
@@ -333,18 +345,6 @@ def _table(part: pd.DataFrame) -> list[list[str]]:
 
 def _figure(row: Mapping[Any, Any], name: str) -> str:
     mean, std, low, high = (row[f"{name}{end}"] for end in ENDS)
-    spread = "" if math.isnan(std) else f" ± {std:.3f} [{low:.3f}, {high:.3f}]"
-    return "–" if math.isnan(mean) else f"{mean:.3f}{spread}"
-
-
-_MARKDOWN = {"&": "&amp;", "<": "&lt;", ">": "&gt;", **{sign: f"\\{sign}" for sign in r"\`*_[]|~$#!"}}
-_LATEX = {
-    **{sign: f"\\{sign}" for sign in "&%$#_{}"} | {sign: f"{{{sign}}}" for sign in "[*"},
-    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
-    **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"},
-    **{"±": r"$\pm$", "–": "--", "↓": r"$\downarrow$", "↑": r"$\uparrow$"},
-}
-
-
-def _escape(text: str, signs: Mapping[str, str]) -> str:
-    return "".join(signs.get(sign, sign) for sign in " ".join(text.split()))
+    spread = "" if math.isnan(std) else f" ± {std:.3f}"
+    interval = f" [{low:.3f}, {high:.3f}]" if row[f"{name}_n"] >= FEWEST else ""
+    return "–" if math.isnan(mean) else f"{mean:.3f}{spread}{interval}"

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -20,6 +18,7 @@ from harness.matrix import method_label
 from harness.metrics import DIRECTION, METRICS
 from harness.tuned import tuned_label
 from methods import METHODS
+from reports.markup import LATEX, MARKDOWN, Dialect
 from reports.stats import check_frame, summarise
 
 _CONDITIONS = ("occlusion_protocol", "occlusion_ratio")
@@ -63,8 +62,9 @@ def main_numbers(frame: pd.DataFrame, kind_of: Mapping[str, str], order: Sequenc
         ``dataset, backbone, method, kind, metric, mean, std, n, undefined, seeds``. A variant of a method is
         named like ``ms_mix{delta:0.4}``; what a column ``tuned`` marks is named ``ms_mix{tuned}``, whatever
         its settings (and once more after these, if it is the method alone that was tuned and others have the
-        same). ``n`` values are defined and enter the mean, ``undefined`` are NaN,
-        ``seeds`` is how many seeds gave them. A combination without results has 0 in all three.
+        same), unless a column ``outdated`` marks it, too: ``attrs`` counts these cells. ``n`` values are
+        defined and enter the mean, ``undefined`` are NaN, ``seeds`` is how many seeds gave them. A
+        combination without results has 0 in all three.
 
     Raises:
         ValueError: if columns are missing, or ``kind_of`` lacks a data set or names an unknown kind.
@@ -89,14 +89,14 @@ def to_csv(numbers: pd.DataFrame) -> str:
 
 def to_markdown(numbers: pd.DataFrame, title: str) -> str:
     """Write a heading, one table per data set, and the notes that explain its marks."""
-    parts = [f"### {_MARKDOWN.escape(_full_title(numbers, title))}"]
+    parts = [f"### {MARKDOWN.escape(_full_title(numbers, title))}"]
     for _, part in numbers.groupby("dataset", sort=False):
-        header, groups = _header(part, _MARKDOWN), _groups(part, _MARKDOWN)
+        header, groups = _header(part, MARKDOWN), _groups(part, MARKDOWN)
         names = header.index("n")
         rule = ["---"] * names + ["---:"] * (len(header) - names)
         rows = [header, rule, *(row for group in groups for row in group)]
         parts.append("\n".join(f"| {' | '.join(row)} |" for row in rows))
-    parts.append("\n".join(f"- {note}" for note in _notes(numbers, _MARKDOWN)))
+    parts.append("\n".join(f"- {note}" for note in _notes(numbers, MARKDOWN)))
     return "\n\n".join(parts) + "\n"
 
 
@@ -115,7 +115,9 @@ def method_name(method: str, settings: str) -> str:
 def _numbers(
     frame: pd.DataFrame, conditions: tuple[str, ...], kind_of: Mapping[str, str], order: Sequence[str]
 ) -> pd.DataFrame:
-    tests = _named(frame[frame["split"] == "test"])
+    tests = frame[frame["split"] == "test"]
+    outdated = tests.loc[_outdated(tests), "cell_id"].nunique()
+    tests = _named(tests)
     keys = ["dataset", "backbone", *conditions, "method"]
     groups = dict(iter(tests.groupby([*keys, "metric"])))
     rows = []
@@ -123,7 +125,13 @@ def _numbers(
         kind = _kind(key[0], kind_of)
         for metric in METRICS[kind]:
             rows.append((*key, kind, metric, *_figures(groups.get((*key, metric)))))
-    return pd.DataFrame(rows, columns=[*keys, "kind", "metric", *_FIGURES])
+    numbers = pd.DataFrame(rows, columns=[*keys, "kind", "metric", *_FIGURES])
+    numbers.attrs = {"sweeps": frame.attrs.get("sweeps", False), "outdated": outdated}
+    return numbers
+
+
+def _outdated(tests: pd.DataFrame) -> pd.Series:
+    return tests["outdated"].astype(bool) if "outdated" in tests.columns else tests["seed"].isna()
 
 
 def _named(tests: pd.DataFrame) -> pd.DataFrame:
@@ -136,7 +144,7 @@ def _named(tests: pd.DataFrame) -> pd.DataFrame:
     named = plain.assign(method=plain["method"].where(~tuned, [tuned_label(m) for m in tests["method"]]))
     # A search may end at settings that have a row of their own, which would show a hole there.
     own_row = plain["method"].isin(set(plain["method"][~tuned])) & ~tests["tuned_backbone"].astype(bool)
-    return pd.concat([named, plain[tuned & own_row]])
+    return pd.concat([named[~_outdated(tests)], plain[tuned & own_row]])
 
 
 def _grid(tests: pd.DataFrame, conditions: tuple[str, ...], order: Sequence[str]) -> Iterator[tuple]:
@@ -171,58 +179,6 @@ def _figures(group: pd.DataFrame | None) -> tuple[float, float, int, int, int]:
     return summary.mean, summary.std, summary.n, summary.n_undefined, group["seed"].nunique()
 
 
-@dataclass(frozen=True)
-class _Dialect:
-    """How a format writes names, our typographic signs, and the best, the second and any other value."""
-
-    escape: Callable[[str], str]
-    emphasis: tuple[str, str, str]
-    written: Mapping[str, str]
-
-    def signs(self, text: str) -> str:
-        for sign, written in self.written.items():
-            text = text.replace(sign, written)
-        return text
-
-
-def _escape_markdown(text: str) -> str:
-    html = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_\[\]|~$#])", r"\\\1", html)
-
-
-_LATEX_SIGNS = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    # A row that starts with one of these two would be read as an argument of the line break before it.
-    "[": "{[}",
-    "*": "{*}",
-    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
-}
-
-
-def _escape_latex(text: str) -> str:
-    return "".join(_LATEX_SIGNS.get(sign, sign) for sign in " ".join(text.split()))
-
-
-_MARKDOWN = _Dialect(_escape_markdown, ("**{}**", "<u>{}</u>", "{}"), {})
-_LATEX = _Dialect(
-    _escape_latex,
-    (r"\textbf{{{}}}", r"\underline{{{}}}", "{}"),
-    {
-        "±": r"$\pm$",
-        _DASH: "--",
-        "†": r"\dag{}",
-        "‡": r"\ddag{}",
-        "↑": r"$\uparrow$",
-        "↓": r"$\downarrow$",
-    },
-)
-
-
 def _full_title(numbers: pd.DataFrame, title: str) -> str:
     synthetic = {name.startswith("synthetic_") for name in numbers["dataset"]}
     if True not in synthetic or _SYNTHETIC in title:
@@ -231,13 +187,13 @@ def _full_title(numbers: pd.DataFrame, title: str) -> str:
 
 
 def _latex_table(part: pd.DataFrame, title: str) -> str:
-    caption = [_LATEX.escape(_full_title(part, title)) + ".", *_notes(part, _LATEX)]
+    caption = [LATEX.escape(_full_title(part, title)) + ".", *_notes(part, LATEX)]
     lines = ["\\begin{table*}", "\\centering", "\\caption{" + "\n".join(caption) + "}"]
     if len(part):
-        header = _header(part, _LATEX)
+        header = _header(part, LATEX)
         names = header.index("n")
         columns = "l" * names + "r" * (len(header) - names)
-        bodies = ["\n".join(map(_latex_row, group)) for group in _groups(part, _LATEX)]
+        bodies = ["\n".join(map(_latex_row, group)) for group in _groups(part, LATEX)]
         lines += ["\\scriptsize", "\\setlength{\\tabcolsep}{2pt}", f"\\begin{{tabular}}{{{columns}}}"]
         lines += ["\\toprule", _latex_row(header), "\\midrule", "\n\\addlinespace\n".join(bodies)]
         lines += ["\\bottomrule", "\\end{tabular}"]
@@ -252,19 +208,19 @@ def _keys(part: pd.DataFrame) -> list[str]:
     return [name for name in _HEADS if name in part.columns]
 
 
-def _header(part: pd.DataFrame, dialect: _Dialect) -> list[str]:
+def _header(part: pd.DataFrame, dialect: Dialect) -> list[str]:
     metrics = METRICS[part["kind"].iloc[0]]
     heads = (f"{_LABELS[name]} {'↑' if DIRECTION[name] > 0 else '↓'}" for name in metrics)
     return [*(_HEADS[key] for key in _keys(part)), "n", *map(dialect.signs, heads)]
 
 
-def _groups(part: pd.DataFrame, dialect: _Dialect) -> list[list[list[str]]]:
+def _groups(part: pd.DataFrame, dialect: Dialect) -> list[list[list[str]]]:
     """Rows of cells, in groups; methods are compared inside a group."""
     keys = _keys(part)
     return [_rows(group, keys, dialect) for _, group in part.groupby(keys[:-1], sort=False)]
 
 
-def _rows(group: pd.DataFrame, keys: list[str], dialect: _Dialect) -> list[list[str]]:
+def _rows(group: pd.DataFrame, keys: list[str], dialect: Dialect) -> list[list[str]]:
     ranks = {metric: _ranks(figures, str(metric)) for metric, figures in group.groupby("metric")}
     rows = []
     for key, figures in group.groupby(keys, sort=False):
@@ -304,8 +260,11 @@ def _shown(value: float, metric: str) -> str:
     return f"{value:.3f}" if metric in _RAW else f"{100 * value:.2f}"
 
 
-def _notes(numbers: pd.DataFrame, dialect: _Dialect) -> list[str]:
+def _notes(numbers: pd.DataFrame, dialect: Dialect) -> list[str]:
     """What the reader must know, only as far as it applies to these numbers."""
+    outdated = numbers.attrs.get("outdated", 0)
+    if numbers.empty and numbers.attrs.get("sweeps"):
+        return [f"There are no complete cells but those of sweeps: see {dialect.escape('sweep_*.md')}."]
     if numbers.empty:
         return ["There are no complete cells yet."]
     counts = numbers["n"] + numbers["undefined"]
@@ -328,7 +287,14 @@ def _notes(numbers: pd.DataFrame, dialect: _Dialect) -> list[str]:
         (
             tuned.any(),
             f"{mark}: settings chosen on the validation split for each data set and backbone; "
-            "the parameters of the runs hold them.",
+            "the parameters of the runs hold them, and the files under tuned=DIR the budgets. A method's own "
+            "settings are tuned, for none learning rate and dropout; the seeds of the search may be among "
+            "those evaluated.",
+        ),
+        (
+            outdated > 0,
+            f"{mark} takes the newest file alone: {outdated} "
+            f"{'cells' if outdated > 1 else 'cell'} of earlier ones left out.",
         ),
         (
             tuned.any() and not tuned.all(),

@@ -244,11 +244,12 @@ def test_an_effect_is_found_and_named():
     found = verdict(delta_sweep(noise(np.random.default_rng(1), 2, 10, 0.3)))
     assert found.best == '{"delta": 0.9}'
     assert found.p < 0.05
-    assert "best is delta=0.9 (valid loss " in found.sentence
-    assert (
-        "; 10 settings, 2 seeds), and the setting matters beyond the noise between seeds (p" in found.sentence
+    assert found.sentence.startswith(
+        "delta on misa, synthetic_mosi: the setting matters beyond the noise between seeds: some are better "
+        "than others (p < 0.001; 10 settings, 2 seeds). On the validation split the best is delta=0.9 (valid "
+        f"loss {found.value:.3f}); the default, delta=0, has valid loss {found.default_value:.3f}. On the"
     )
-    assert "keep the default" not in found.sentence
+    assert "the default" not in found.sentence.partition(". On the validation")[0]
 
 
 def test_where_there_is_no_effect_about_one_verdict_in_twenty_claims_one():
@@ -260,7 +261,31 @@ def test_where_there_is_no_effect_about_one_verdict_in_twenty_claims_one():
     assert len(claims) <= 8
     quiet = [v for v in found if v not in claims]
     assert all("no setting is better than the others beyond the noise" in v.sentence for v in quiet)
-    assert all("keep the default" in v.sentence for v in quiet)
+    assert all("2 seeds), so nothing speaks against the default. Two seeds" in v.sentence for v in quiet)
+    assert all("On the validation split the best is " in v.sentence for v in found)
+
+
+@pytest.mark.parametrize(("seeds", "hinted"), [(2, True), (3, False)])
+def test_two_seeds_that_show_nothing_are_called_few(seeds, hinted):
+    values = np.random.default_rng(7).normal(size=(seeds, 6))
+    found = verdict(delta_sweep(values))
+    assert found.p > 0.05
+    assert ("Two seeds show only large effects: try more (seeds=[...])." in found.sentence) == hinted
+    untried = verdict(delta_sweep(values, default=None))
+    assert "nothing speaks" not in untried.sentence
+
+
+@pytest.mark.parametrize("columns", [3, 5])
+def test_with_pruned_trials_the_test_is_of_the_others(columns):
+    text = f"The permutation test runs over the {columns} settings trained to their end."
+    sweep = delta_sweep(SMALL[:, :columns])
+    assert "The permutation test runs" not in verdict(sweep).sentence
+    sweep.add({"delta": 0.8}, state="failed")
+    assert "The permutation test runs" not in verdict(sweep).sentence
+    sweep.add({"delta": 0.9}, (0.1, 0.1), (0.1, 0.1), state="pruned")
+    assert text in verdict(sweep).sentence
+    flat = delta_sweep(np.tile([[0.5], [0.7]], 4)).add({"delta": 0.9}, state="pruned")
+    assert "The permutation test runs" not in verdict(flat).sentence
 
 
 def test_p_at_the_level_is_still_a_claim(monkeypatch):
@@ -304,7 +329,7 @@ def test_undefined_test_scores_are_no_pairs():
 
 def test_the_default_as_the_best_is_said_and_compared_with_nothing():
     found = verdict(delta_sweep(SMALL, default=2))
-    assert "best is the default, delta=0.2 (valid loss 0.455" in found.sentence
+    assert "On the validation split the best is the default, delta=0.2 (valid loss 0.455)." in found.sentence
     assert found.value == found.default_value == pytest.approx(0.455)
     assert "On the test split" not in found.sentence
 
@@ -322,8 +347,9 @@ def test_a_default_that_was_not_tried_or_failed_is_said():
 def test_with_one_seed_no_uncertainty_is_given():
     found = verdict(delta_sweep(SMALL[:1]))
     assert found.p is None
+    assert "no uncertainty can be given with one seed (5 settings, 1 seed). On the val" in found.sentence
     assert (
-        "(valid loss 0.410; 5 settings, 1 seed); no uncertainty can be given with one seed." in found.sentence
+        "best is delta=0.2 (valid loss 0.410); the default, delta=0, has valid loss 0.500." in found.sentence
     )
     assert "(difference -0.090, one seed)." in found.sentence
     assert "matters" not in found.sentence
@@ -432,9 +458,10 @@ GOLDEN = """\
 
 #### ms\\_mix with misa on synthetic\\_mosi
 
-delta on misa, synthetic\\_mosi: best is delta=0.2 (valid loss 0.455; 5 settings, 2 seeds), and the setting \
-matters beyond the noise between seeds (p = 0.0083). On the test split the best, delta=0.2, has MAE 0.555, \
-the default 0.650 (difference -0.095, 95% interval -0.159 to -0.031, n = 2). Of 6 settings 1 failed (first \
+delta on misa, synthetic\\_mosi: the setting matters beyond the noise between seeds: some are better than \
+others (p = 0.0083; 5 settings, 2 seeds). On the validation split the best is delta=0.2 (valid loss 0.455); \
+the default, delta=0, has valid loss 0.550. On the test split the best, delta=0.2, has MAE 0.555, the \
+default 0.650 (difference -0.095, 95% interval -0.159 to -0.031, n = 2). Of 6 settings 1 failed (first \
 reason: no memory).
 
 | Rank | delta | Seeds | valid loss ↓ | Test MAE ↓ | Test Corr ↑ | Note |
@@ -449,12 +476,20 @@ def test_markdown_starts_as_written_by_hand(tmp_path):
     text = files[1].read_text(encoding="utf-8")
     assert text.startswith(GOLDEN)
     rows = text.removeprefix(GOLDEN).split("\n\n")[0].split("\n")
-    half = scipy_stats.t.ppf(0.975, 1) * 0.045
-    figures = f"0.455 ± 0.064 \\[{0.455 - half:.3f}, {0.455 + half:.3f}\\]"
-    assert rows[0].startswith(f"| 1 | 0.2 | 2 | {figures} | 0.555 ± 0.064 ")
-    assert rows[4].endswith("| 0.500 ± 0.000 \\[0.500, 0.500\\] | default |")
+    assert rows[0] == "| 1 | 0.2 | 2 | 0.455 ± 0.064 | 0.555 ± 0.064 | 0.500 ± 0.000 |  |"
+    assert rows[4].endswith("| 0.500 ± 0.000 | default |")
     assert rows[5] == "| – | 0.8 | 0 | – | – | – | failed |"
     assert len(rows) == 6
+
+
+def test_intervals_stand_where_three_seeds_have_the_number():
+    sweep = Sweep().add({"delta": 0.1}, (0.4, 0.5), (0.6, math.nan), (0.5, 0.8))
+    figures = to_markdown(load_trials(sweep), "t").split("| 1 | 0.1 | 3 | ")[1].split("\n")[0].split(" | ")
+    half = scipy_stats.t.ppf(0.975, 2) * 0.1 / math.sqrt(3)
+    assert figures[0] == f"0.500 ± 0.100 \\[{0.5 - half:.3f}, {0.5 + half:.3f}\\]"
+    assert figures[1] == "0.650 ± 0.212"
+    assert figures[2] == "0.500 ± 0.000 \\[0.500, 0.500\\]"
+    assert "from 3 seeds on" in to_latex(load_trials(sweep), "t")
 
 
 def test_the_three_files_hold_the_same_settings(tmp_path):

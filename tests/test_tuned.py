@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import itertools
+import json
 import math
 import os
 from pathlib import Path
@@ -28,6 +29,7 @@ from harness.display import closing_table
 from harness.errors import UserError
 from harness.matrix import Cell
 from harness.plan import describe, make_plan
+from harness.records import Trial
 from harness.result import Predictions, Result
 from harness.tracking import Tracker
 from harness.tuned import HEAD, read_tuned, tuned_label, write_tuned
@@ -600,7 +602,7 @@ def test_the_frame_says_which_cells_are_tuned(logged):
         {},
     ]
     frame = load_frame(logged(*((cell, 0.5, given) for cell, given in zip(CELLS, tags, strict=True))))
-    assert tuple(frame.columns) == (*COLUMNS, "tuned", "tuned_backbone")
+    assert tuple(frame.columns) == (*COLUMNS, "tuned", "tuned_backbone", "outdated")
     assert frame.groupby("method")["tuned"].unique().map(list).to_dict() == {
         "none": [False],
         "powmix": [True],
@@ -608,40 +610,131 @@ def test_the_frame_says_which_cells_are_tuned(logged):
     }
     changed = frame[frame["tuned_backbone"]]
     assert set(zip(changed["method"], changed["backbone"], strict=True)) == {("powmix", "tfn")}
-    assert frame["tuned"].dtype == frame["tuned_backbone"].dtype == bool
+    assert all(frame[name].dtype == bool for name in ("tuned", "tuned_backbone", "outdated"))
+    assert not frame["outdated"].any()
 
 
-def test_cells_of_sweeps_stay_out_unless_asked_for(logged, tmp_path, capsys):
-    tags = [{}, {"sweep": "delta"}, {"sweep": "delta"}, {"sweep": "xi"}, {}, {}]
-    cells = [dataclasses.replace(c, dataset="mosei") if t else c for c, t in zip(CELLS, tags, strict=True)]
-    tracker = logged(*((c, 0.25 * k, t) for k, (c, t) in enumerate(zip(cells, tags, strict=True))))
-    for sweep in (None, "delta", "xi"):
-        wanted = {cell.cell_id for cell, t in zip(cells, tags, strict=True) if t.get("sweep") == sweep}
-        frame = load_frame(tracker, sweep)
-        assert set(frame["cell_id"]) == wanted
-        assert len(frame) == 18 * len(wanted)
-        assert metric_kinds(tracker, sweep) == {"mosei" if sweep else "mosi": "mosi"}
+def test_cells_of_a_file_that_another_replaced_are_outdated(logged):
+    """By the latest start, whatever the order of the log."""
+    entries = [
+        *(("powmix", "tfn", "mosi", seed, "old") for seed in (1, 2)),
+        *(("powmix", "tfn", "mosi", seed, None) for seed in (3,)),
+        ("powmix", "lmf", "mosi", 1, "old"),
+        ("powmix", "tfn", "mosei", 1, "old"),
+        ("ms_mix", "tfn", "mosi", 1, "old"),
+        ("powmix", "tfn", "mosi", 4, "new"),
+    ]
+    cells = [dataclasses.replace(make_cell(m, b, dataset=d), seed=s) for m, b, d, s, _ in entries]
+    tracker = logged()
+    for k in (6, 0, 1, 2, 3, 4, 5):
+        digest = entries[k][-1]
+        tags = {"tuned": digest, "tuned_backbone": "false"} if digest else {}
+        result = Result("complete", scores(0.5))
+        tracker.finish(tracker.log(cells[k], result, tags, 10.0 + k), result)
+    frame = load_frame(tracker)
+    assert set(frame[frame["outdated"]]["cell_id"]) == {cells[0].cell_id, cells[1].cell_id}
+    numbers = main_numbers(frame, {"mosi": "mosi", "mosei": "mosi"})
+    mae = numbers[(numbers["metric"] == "mae") & (numbers["dataset"] == "mosi")]
+    counts = mae[mae["n"] > 0].set_index(["backbone", "method"])["n"].to_dict()
+    assert counts == {
+        ("tfn", "powmix"): 4,
+        ("tfn", "powmix{tuned}"): 1,
+        ("lmf", "powmix{tuned}"): 1,
+        ("lmf", "powmix"): 1,
+        ("tfn", "ms_mix{tuned}"): 1,
+    }
+    assert numbers.attrs["outdated"] == 2
+
+
+def trial(tracker, sweep, number, params, cells, state="complete"):
+    """Log a trial with these cells."""
+    values = dict(search=f"s/{sweep}", number=number, default=False, state=state, objective="valid/loss")
+    made = Trial(
+        sweep,
+        base=cells[0],
+        values=params,
+        value=0.5,
+        cells={cell.seed: cell.cell_id for cell in cells},
+        metrics={},
+        started=0.0,
+        **values,
+    )
+    tracker.log_trial(made)
+
+
+def test_a_sweeps_export_has_all_cells_of_its_trials(logged, tmp_path, capsys):
+    cells = [dataclasses.replace(make_cell("none"), seed=seed) for seed in range(5)]
+    mix = with_changes(make_cell("powmix"), {"alpha": 0.75})
+    lost, alone = dataclasses.replace(cells[0], seed=8), dataclasses.replace(cells[0], seed=9)
+    tags = [{"sweep": "rate"}, {}, {"sweep": "other"}, {"sweep": "rate"}, {}, {}, {"sweep": "rate"}]
+    tracker = logged(*((c, 0.5, t) for c, t in zip([*cells, mix, alone], tags, strict=True)))
+    trial(tracker, "rate", 0, {"learning_rate": 0.5}, [cells[0], cells[1], lost])
+    trial(tracker, "rate", 1, {"learning_rate": 0.25}, [cells[2], cells[0]], state="failed")
+    trial(tracker, "rate", 2, {"learning_rate": 0.25}, [cells[2]])
+    trial(tracker, "rate", 3, {"sigma": 2.0}, [mix])
+    trial(tracker, "copy", 0, {"dropout": 0.0}, [cells[2]])
+    own = json.dumps(mix.variant)
+    assert "alpha" in own
+    wanted = {
+        "rate": {
+            (cells[0], '{"learning_rate": 0.5}'),
+            (cells[0], '{"learning_rate": 0.25}'),
+            (cells[1], '{"learning_rate": 0.5}'),
+            (cells[2], '{"learning_rate": 0.25}'),
+            (mix, json.dumps({**mix.variant, "sigma": 2.0}, sort_keys=True)),
+        },
+        "copy": {(cells[2], '{"dropout": 0.0}')},
+    }
+    for sweep, pairs in wanted.items():
         out, clips = tmp_path / "a.csv", tmp_path / "a.parquet"
         asked = ["study=s", f"var_dir={tracker.var_dir}", f"out={out}", f"predictions={clips}"]
-        assert export.main([*asked, *([f"sweep={sweep}"] if sweep else [])]) == 0
+        assert export.main([*asked, f"sweep={sweep}"]) == 0
         numbers = pd.read_csv(out)
         assert tuple(numbers.columns) == COLUMNS
-        assert set(numbers["cell_id"]) == set(pd.read_parquet(clips)["cell_id"]) == wanted
-        assert f"of {len(wanted)} cells" in capsys.readouterr().out
-    assert export.main([*asked, "sweep=detla"]) == 2
+        found = numbers.groupby(["cell_id", "settings"]).size().to_dict()
+        assert found == {(cell.cell_id, text): 18 for cell, text in pairs}
+        ids = sorted({cell.cell_id for cell, _ in pairs})
+        assert pd.read_parquet(clips)["cell_id"].tolist() == ids
+        assert f"of {len(ids)} cells" in capsys.readouterr().out
+    assert export.main([*asked, "sweep=raet"]) == 2
     assert capsys.readouterr().err == (
-        "Error: Study 's' has no cells that were trained for a sweep 'detla' alone; "
-        "sweeps with cells of their own: delta, xi. Did you mean 'delta'?\n"
+        "Error: Unknown sweep 'raet'; allowed: copy, rate. Did you mean 'rate'?\n"
     )
-    assert export.main([*asked, "sweep="]) == 0
+    assert set(load_frame(tracker)["cell_id"]) == {cells[1].cell_id, cells[4].cell_id, mix.cell_id}
+
+
+def test_cells_of_sweeps_stay_out_unless_asked_for(logged):
+    tags = [{}, {"sweep": "delta"}, {"sweep": "delta"}, {"sweep": "xi"}, {}, {}]
+    cells = [dataclasses.replace(c, dataset="mosei") if t else c for c, t in zip(CELLS, tags, strict=True)]
+    tracker = logged(*((c, 0.25, t) for c, t in zip(cells, tags, strict=True)))
+    trial(tracker, "delta", 0, {"alpha": 1.0}, cells[1:2])
+    trial(tracker, "delta", 1, {"alpha": 2.0}, cells[2:3])
+    for sweep, wanted in ((None, [cells[0], *cells[4:]]), ("delta", cells[1:3])):
+        assert set(load_frame(tracker, sweep)["cell_id"]) == {cell.cell_id for cell in wanted}
+        assert metric_kinds(tracker, sweep) == {"mosei" if sweep else "mosi": "mosi"}
+
+
+def test_a_study_of_sweeps_alone_names_their_tables(logged):
+    tracker = logged((CELLS[0], 0.5, {"sweep": "delta"}))
+    for logs, wanted in ((False, "no complete cells yet"), (True, "no complete cells but those of sweeps")):
+        if logs:
+            trial(tracker, "delta", 0, {}, CELLS[:1])
+        numbers = main_numbers(load_frame(tracker), {})
+        assert wanted in to_markdown(numbers, "t")
+        assert wanted in to_latex(numbers, "t")
+    assert r"see sweep\_\*.md." in to_markdown(numbers, "t")
+    assert "see sweep\\_{*}.md." in to_latex(numbers, "t")
+    logged((CELLS[1], 0.5, {}))
+    assert not load_frame(tracker).attrs["sweeps"]
+    assert "sweep" not in to_markdown(main_numbers(load_frame(tracker), {"mosi": "mosi"}), "t")
 
 
 def test_a_study_without_sweeps_has_none_to_export(logged):
     tracker = logged()
     assert load_frame(tracker).empty
-    assert list(load_frame(tracker).columns) == [*COLUMNS, "tuned", "tuned_backbone"]
+    assert list(load_frame(tracker).columns) == [*COLUMNS, "tuned", "tuned_backbone", "outdated"]
     assert main_numbers(load_frame(tracker), {}).empty
-    assert refusal(load_frame, tracker, "delta").endswith("for a sweep 'delta' alone.")
+    assert refusal(load_frame, tracker, "delta").endswith("no trials of sweeps, so none of 'delta'.")
 
 
 def rows(method, values, settings="{}", **given):
@@ -707,6 +800,24 @@ def test_a_method_tuned_twice_is_pointed_out():
     assert "‡" not in to_markdown(main_numbers(pd.DataFrame(TUNED), KINDS), "t")
 
 
+@pytest.mark.parametrize(("old", "said"), [(0, None), (1, "1 cell of"), (2, "2 cells of")])
+def test_cells_of_earlier_files_are_left_out_and_counted(old, said):
+    earlier = rows("powmix", (0.9,) * old, '{"alpha": 0.9}', tuned=True, outdated=True)
+    tidy = pd.DataFrame([*({"outdated": False, **row} for row in TUNED), *earlier])
+    numbers, plain = main_numbers(tidy, KINDS), main_numbers(pd.DataFrame(TUNED), KINDS)
+    pd.testing.assert_frame_equal(numbers, plain)
+    for text in (to_markdown(numbers, "t"), to_latex(numbers, "t")):
+        assert ("earlier" in text) == (said is not None)
+        assert said is None or f"takes the newest file alone: {said} earlier ones left out." in text
+
+
+def test_an_outdated_cell_still_stands_in_the_row_of_its_settings():
+    earlier = rows("powmix", (0.9,), '{"alpha": 0.5}', tuned=True, tuned_backbone=False, outdated=True)
+    numbers = main_numbers(pd.DataFrame([*({"outdated": False, **row} for row in TUNED), *earlier]), KINDS)
+    counts = numbers[(numbers["backbone"] == "tfn") & (numbers["metric"] == "mae")].set_index("method")["n"]
+    assert counts.to_dict() == {"none": 2, "powmix": 2, "powmix{alpha:0.5}": 3, "powmix{tuned}": 2}
+
+
 def test_tables_say_what_tuned_means_where_it_stands():
     chosen, unequal = "settings chosen on the validation split", "had no such choice"
     for frame, wanted in (
@@ -718,6 +829,8 @@ def test_tables_say_what_tuned_means_where_it_stands():
         numbers = main_numbers(pd.DataFrame(frame), KINDS)
         for text in (to_markdown(numbers, "t"), to_latex(numbers, "t")):
             assert (chosen in text, unequal in text) == wanted
+            assert ("files under tuned=DIR the budgets" in text) == wanted[0]
+            assert ("for none learning rate and dropout; the seeds of" in text) == wanted[0]
     latex = to_latex(main_numbers(pd.DataFrame(TUNED), KINDS), "t")
     assert r"& powmix\{tuned\} & 2 &" in latex
     assert r"\{tuned\}: settings chosen" in latex
