@@ -45,7 +45,8 @@ def undisturbed(tmp_path_factory, store_template):
 # Kills and signals
 
 
-@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", [1, 2])
 def test_drivers_killed_at_random_moments(var_dir, undisturbed, seed):
     """A dozen kills, most of them while cells are trained and logged."""
     generator, name = random.Random(seed), f"random{seed}"
@@ -60,6 +61,7 @@ def test_drivers_killed_at_random_moments(var_dir, undisturbed, seed):
     assert_each_cell_once(var_dir, undisturbed)
 
 
+@pytest.mark.soak
 def test_workers_killed_at_random_moments(var_dir, undisturbed):
     """Cells fail with their reason, one per kill at most; starts go on until nothing is left to do."""
     generator, kills = random.Random(3), 0
@@ -82,7 +84,7 @@ def test_workers_killed_at_random_moments(var_dir, undisturbed):
     assert_each_cell_once(var_dir, undisturbed)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.soak)])
 def test_stopped_at_random_moments(var_dir, undisturbed, number):
     """As from a terminal, where Ctrl-C reaches the workers too; some press it twice."""
     generator, mark = random.Random(int(number)), f"signal{int(number)}"
@@ -164,16 +166,17 @@ def locked(path):
         holder.communicate("")
 
 
-@pytest.mark.parametrize("name", ["mlflow.db", "ledger.db"])
+@pytest.mark.parametrize("name", ["mlflow.db", pytest.param("ledger.db", marks=pytest.mark.soak)])
 def test_a_locked_database_is_waited_for(var_dir, undisturbed, name):
     """Locked for longer than SQLite and its clients wait by themselves (20 and 30 s)."""
-    driver = start(var_dir, "lock")
+    # A mark of its own: both run at once where tests are spread over processes.
+    driver = start(var_dir, f"lock-{name}")
     wait_for_cells(driver, 3)
     with locked(var_dir / name):
         said = wait_for(driver, lambda line: line.startswith("Waiting"))
     assert "database is locked; what was trained is kept." in said
     assert str(var_dir / name) in said
-    finish(driver, "lock")
+    finish(driver, f"lock-{name}")
     assert_each_cell_once(var_dir, undisturbed)
 
 
@@ -262,6 +265,7 @@ def test_a_server_that_goes_away_and_comes_back(var_dir, undisturbed, server):
     assert_each_cell_once(var_dir, undisturbed, more=tracking)
 
 
+@pytest.mark.soak
 def test_a_server_that_stays_away(var_dir, undisturbed, server):
     """The driver ends with one sentence; the next start logs what was trained without training it."""
     (var_dir / "mlflow.db").unlink()

@@ -49,7 +49,11 @@ def silent(dataset, kept):
     return dataclasses.replace(dataset, splits=splits)
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize(
+    "name",
+    # The longest of them.
+    [pytest.param(n, marks=pytest.mark.soak) if n in ("mult", "glomo") else n for n in BACKBONES],
+)
 def test_audio_and_vision_add_to_text(dataset, name):
     settings = small_backbone(name, make_sizes()).settings
     settings = dataclasses.replace(settings, max_epochs=EPOCHS, **CHANGES.get(name, {}))
