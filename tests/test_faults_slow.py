@@ -326,6 +326,14 @@ def fill(folder):
     return filler
 
 
+def full_stores(var):
+    """How a failure of either database begins: both lie on the full disk, and either may be asked first."""
+    return tuple(
+        f"{kind} sqlite:///{var / file} failed"
+        for kind, file in (("the tracking store", "mlflow.db"), ("the ledger", "ledger.db"))
+    )
+
+
 def test_a_full_disk_is_waited_for(small_disk, undisturbed, store_template):
     var = small_disk / "var"
     var.mkdir()
@@ -334,7 +342,7 @@ def test_a_full_disk_is_waited_for(small_disk, undisturbed, store_template):
     wait_for_cells(driver, 4)
     filler = fill(small_disk)
     said = wait_for(driver, lambda line: line.startswith("Waiting"))
-    assert f"the tracking store sqlite:///{var / 'mlflow.db'} failed" in said
+    assert any(failure in said for failure in full_stores(var))
     filler.unlink()
     finish(driver, "full")
     assert_each_cell_once(var, undisturbed)
@@ -350,7 +358,7 @@ def test_a_disk_that_stays_full(small_disk, undisturbed, store_template):
     filler = fill(small_disk)
     output = finish(driver, "full", status=1)
     last = output.strip().splitlines()[-1]
-    assert last.startswith(f"Error: the tracking store sqlite:///{var / 'mlflow.db'} failed")
+    assert last.startswith(tuple(f"Error: {failure}" for failure in full_stores(var)))
     assert last.endswith("; the same command resumes.")
     assert "in memory only, because" in last or "what was trained is kept" in last
     filler.unlink()
