@@ -40,17 +40,16 @@ sweep: .venv/.ready ## try settings of MS-Mix: PARAM=delta|xi|alpha|heads|all (F
 tune: .venv/.ready ## tune METHOD=name on the validation split, for the benchmark's tuned=var/tuned
 	@$(PYTHON) -m sweeps.run $(if $(METHOD),tune=$(METHOD)) $(SETTINGS)
 
-report: .venv/.ready ## rebuild tables from what MLflow holds; trains nothing
+report: .venv/.ready ## rebuild figures, tables and page from what MLflow holds; trains nothing
 	@$(PYTHON) -m reports.build 'study=$(STUDY)' $(ARGS)
 
-ui: .venv/.ready ## the MLflow UI on 127.0.0.1:5000
-	@test -f var/mlflow.db || { echo "There are no results yet; 'make benchmark' makes some."; exit 1; }
-	@echo "Open http://127.0.0.1:5000/#/experiments and choose a study; stop with Ctrl-C."
-	@$(PYTHON) -m mlflow ui --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///var/mlflow.db
+ui: .venv/.ready ## the MLflow UI on 127.0.0.1:5000, and the link to the study
+	@$(PYTHON) -m reports.ui 'study=$(STUDY)' $(ARGS)
 
 perf: .venv/.ready ## what methods cost in a training step, and a trial beside its trainings; writes var/perf
 	@$(PYTHON) -m harness.perf
 	@$(PYTHON) -m sweeps.perf
+	@$(PYTHON) -m reports.perf
 
 lint: .venv/.ready ## ruff and mypy
 	@$(PYTHON) -m ruff check .

@@ -60,7 +60,7 @@ def _drive(config: Any, plan: Plan, device: str, console: Console) -> int:
     from harness.display import LiveDisplay, closing_table, failure_table
     from harness.driver import Matrix
     from harness.launchers import make_launcher
-    from harness.plan import describe, var_path
+    from harness.plan import var_path
     from harness.session import Session, write_report
     from harness.tracking import Tracker
     from harness.work import run_job
@@ -73,7 +73,7 @@ def _drive(config: Any, plan: Plan, device: str, console: Console) -> int:
     try:
         with LiveDisplay(console) as display:
             session = Session(config, plan, device, tracker, launcher, display)
-            summary = session.drive(lambda writer: Matrix(plan.cells), labels)
+            summary = session.drive(lambda writer: Matrix(plan.cells), labels, request=True)
     finally:
         launcher.close()
     if summary.done_before == summary.total:
@@ -83,8 +83,8 @@ def _drive(config: Any, plan: Plan, device: str, console: Console) -> int:
         console.print(failure_table(summary))
     # A driver may have died between its last cell and the report, or in the middle of it.
     if config.report:
-        write_report(tracker, plan, describe(plan))
-    console.print(f"Report: {tracker.folder('reports')}", markup=False, soft_wrap=True)
+        write_report(tracker)
+    console.print(f"Report: {tracker.folder('reports') / 'index.html'}", markup=False, soft_wrap=True)
     console.print("Browse the runs with `make ui`.", markup=False, soft_wrap=True)
     return 0 if summary.complete else 1
 

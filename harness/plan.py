@@ -15,7 +15,6 @@ from backbones.text import ENCODERS, TextSettings
 from harness.config import path_of, settings_of, split_variant
 from harness.data.occlusion import GRANULARITIES
 from harness.data.prepare import Prepared, prepare
-from harness.data.store import load_dataset
 from harness.data.synthetic_facts import SIZES
 from harness.errors import UserError, nearest, unknown
 from harness.launchers import LAUNCHERS
@@ -253,34 +252,6 @@ def _cell(
         threads=config.cell.threads,
         deterministic=config.deterministic,
     )
-
-
-def describe(plan: Plan) -> str:
-    """One paragraph for the study's page: what was asked for."""
-
-    def names(values: Iterable[str]) -> str:
-        return ", ".join(dict.fromkeys(values))
-
-    cells = plan.cells
-    stand_in = any(data.synthetic for data in plan.datasets.values())
-    synthetic = " on synthetic stand-in data" if stand_in else ""
-    return (
-        f"Mixup in multimodal sentiment analysis{synthetic}: {len(cells)} cells. "
-        f"Datasets: {names(c.dataset for c in cells)}. Backbones: {names(c.backbone_label for c in cells)}. "
-        f"Methods: {names(plan.method_label(c) for c in cells)}. Seeds: {names(str(c.seed) for c in cells)}. "
-        f"Tests at occlusion ratios {names(str(r) for c in cells for r in c.ratios)}."
-        + (f" Tuned settings: {len(plan.tags)} cells." if plan.tags else "")
-    )
-
-
-def describe_datasets(plan: Plan) -> list[dict[str, Any]]:
-    """What was trained on: a dict per dataset, with its clips per split."""
-    described = []
-    for data in plan.datasets.values():
-        splits = load_dataset(data.folder).splits
-        facts = {k: v for k, v in vars(data).items() if k != "folder"}
-        described.append({**facts, "clips": {name: len(split) for name, split in splits.items()}})
-    return described
 
 
 def var_path(config: Any) -> Path:

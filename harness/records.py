@@ -12,6 +12,8 @@ from harness.matrix import Cell, readable_settings
 from harness.result import Result
 
 MAX_TAG, MAX_PARAM = 4000, 6000
+VIEW = "cells"
+"""The view of a study that the MLflow UI opens from a link, see `view_state`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +118,7 @@ def result_tags(result: Result) -> dict[str, str]:
         **result.environment,
         # It counts once the run is finished, which is the writer's last word on it.
         **({"complete": "true"} if result.status == "complete" else {}),
+        **({"samples": "true"} if result.samples else {}),
     }
     return tags | ({"reason": storable(result.reason)} if result.reason else {})
 
@@ -143,6 +146,24 @@ def curve_points(result: Result) -> Iterator[tuple[str, int, float]]:
         for step, value in enumerate(values, 1):
             if not math.isnan(value):
                 yield f"epoch/{name}", step, value
+
+
+def view_state() -> str:
+    """How the MLflow UI is to list a study's cells: filter, order and columns, as it stores a shared view."""
+    tags = ("dataset", "backbone", "variant", "seed", "occlusion_protocol", "train_ratio")
+    metrics = ("test/mae", "test/corr", "valid/loss", "cell/epoch_s")
+    columns = [f"tags.`{name}`" for name in tags] + [f"metrics.`{name}`" for name in metrics]
+    state = {
+        "searchFilter": "tags.kind = 'cell'",
+        "orderByKey": "metrics.`test/mae`",
+        "orderByAsc": True,
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "modelVersionFilter": "All Runs",
+        "datasetsFilter": [],
+        "selectedColumns": columns,
+    }
+    return json.dumps(state)
 
 
 def parameters(tree: Mapping[str, Any]) -> dict[str, str]:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from harness.databases import locked, sqlite_uri
+from harness.describe import DATASETS_FILE, MATRIX_FILE, datasets_text, describe, matrix_text
 from harness.display import LiveDisplay
 from harness.driver import Driver, Summary, Supply
 from harness.launchers import Job, Launcher
 from harness.ledger import Ledger
 from harness.matrix import Cell, first_seeds
-from harness.plan import Plan, describe_datasets
+from harness.plan import Plan
 from harness.provenance import provenance
 from harness.spool import Spool
 from harness.text import text_states
@@ -36,8 +37,12 @@ class Session:
         self,
         make_supply: Callable[[Writer], Supply],
         labels: Callable[[Cell], Mapping[str, str]],
+        request: bool,
     ) -> Summary:
-        """Run the cells of a supply, which gets the writer with ledger and tracker."""
+        """Run the cells of a supply, which gets the writer with ledger and tracker.
+
+        request: whether the plan's cells are the study's matrix, see `announce`.
+        """
         config, tracker = self.config, self.tracker
         checkpoints = tracker.folder("checkpoints").absolute()
         uri = config.ledger.uri or sqlite_uri(tracker.var_dir / "ledger.db")
@@ -47,6 +52,7 @@ class Session:
             spool, patience_s = Spool(tracker.folder("spool")), config.tracking.patience_s
             trouble = self.display.trouble
             writer = Writer(tracker, ledger, spool, provenance(), patience_s, trouble, checkpoints, labels)
+            writer.patiently(lambda: announce(tracker, self.plan, request))
             retry = config.retry == "diverged"
             return Driver(make_supply(writer), writer, self.launcher, self.display, job_of, retry).run()
 
@@ -71,24 +77,34 @@ class Session:
         return job_of
 
 
-def write_report(tracker: Tracker, plan: Plan, description: str | None) -> None:
-    """Write the report and datasets.json unless they are up to date, and store both with the study's run.
+def announce(tracker: Tracker, plan: Plan, request: bool) -> None:
+    """Note with the study's run what it is trained on; request: also the cells, the whole matrix."""
+    with locked(_lock(tracker)):
+        files = {DATASETS_FILE: datasets_text(plan, tracker.study_file(DATASETS_FILE))}
+        if request:
+            files[MATRIX_FILE] = matrix_text(plan)
+        tracker.announce(files, describe(plan) if request else None)
 
-    description: of the study; None: it stays as it is.
+
+def write_report(tracker: Tracker) -> list[Path]:
+    """Write the report, unless it is there and up to date, and store it with the study's run.
+
+    Returns its files.
     """
-    from reports.build import build
+    from reports.build import build, keep, kept
+    from reports.runs import StudyRuns
 
     folder = tracker.folder("reports")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with locked(folder.with_name(f".{folder.name}.lock")):
-        runs = [*tracker.complete().values(), *tracker.trials()]
-        # Drivers that end together: the one that waited may find it done.
-        if tracker.reported(runs) and folder.exists():
-            return
-        build(tracker, folder)
-        if description is not None:
-            tracker.describe(description)
-            datasets = json.dumps(describe_datasets(plan), indent=1, ensure_ascii=False)
-            (folder / "datasets.json").write_text(datasets)
-        tracker.attach(folder)
-        tracker.mark_reported(runs)
+    # Of drivers that end together, the one that waited finds it done.
+    with locked(_lock(tracker)):
+        runs = StudyRuns(tracker, tracker.var_dir / "cache")
+        files = kept(runs, folder)
+        if files is None:
+            files = build(runs, folder)
+            tracker.attach(folder)
+            keep(runs, folder, files)
+        return files
+
+
+def _lock(tracker: Tracker) -> Path:
+    return tracker.var_dir / f".{tracker.folder('reports').name}.lock"

@@ -11,11 +11,12 @@ import functools
 import hashlib
 import json
 import logging
+import math
 import os
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -26,12 +27,15 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
 import mlflow
 import numpy as np
 import pyarrow.parquet as pq
 from mlflow.entities import Metric, Param, RunInfo, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from sqlalchemy import Engine, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from harness.databases import (
@@ -48,6 +52,7 @@ from harness.errors import StoreError, UserError, nearest
 from harness.matrix import Cell
 from harness.predictions import from_table, to_table
 from harness.records import (
+    VIEW,
     Trial,
     cell_tags,
     curve_points,
@@ -56,6 +61,7 @@ from harness.records import (
     result_tags,
     safe_name,
     storable,
+    view_state,
 )
 from harness.result import Result
 
@@ -64,12 +70,15 @@ logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 PAGE = 1000
+SOME = 500
 METRICS_PER_CALL, PARAMS_PER_CALL = 1000, 100
 COMPLETE = "tags.kind = 'cell' and tags.complete = 'true' and attributes.status = 'FINISHED'"
 STUDY = "tags.kind = 'study'"
 TRIALS = "tags.kind = 'trial' and attributes.status != 'RUNNING' and attributes.status != 'KILLED'"
 DIVERGED = "tags.kind = 'cell' and tags.outcome = 'diverged' and attributes.status = 'FAILED'"
+FAILED = "tags.kind = 'cell' and attributes.status = 'FAILED'"
 SWEEP, NOTE = "sweep", "mlflow.note.content"
+SHARED_VIEW = "mlflow.sharedViewState."  # where the UI keeps the views that it shares
 RESULT_FILE, PREDICTIONS_FILE, SAMPLES_FILE = "result.json", "predictions.parquet", "samples.npz"
 
 
@@ -193,6 +202,59 @@ class Tracker:
             found.setdefault(run.tags["cell_id"], run)
         return found
 
+    @_answers
+    def outline(self) -> dict[str, dict[str, str]] | None:
+        """The tags of every complete run of this study by its id, the earliest first, without its numbers.
+
+        None where the store is a server, which gives a run as a whole only.
+        """
+        # MLflow's search reads every number of a run: 20 s for 5,000 runs, where this takes one.
+        engine = self._engine()
+        if engine is None:
+            return None
+        from mlflow.store.tracking.dbmodels.models import SqlRun, SqlTag
+
+        query = (
+            select(SqlRun.run_uuid, SqlTag.key, SqlTag.value)
+            .join(SqlTag, SqlTag.run_uuid == SqlRun.run_uuid)
+            .where(SqlRun.experiment_id == int(self.experiment_id), SqlRun.lifecycle_stage == "active")
+            .where(SqlRun.status == "FINISHED")
+            .order_by(SqlRun.start_time, SqlRun.run_uuid)
+        )
+        found: dict[str, dict[str, str]] = {}
+        with engine.connect() as connection:
+            for run_id, key, value in connection.execute(query):
+                found.setdefault(run_id, {})[key] = value
+        wanted = {"kind": "cell", "complete": "true"}
+        return {run_id: tags for run_id, tags in found.items() if wanted.items() <= tags.items()}
+
+    @_answers
+    def last_numbers(self, run_ids: Sequence[str]) -> dict[str, dict[str, float]]:
+        """The last value of every metric of these runs; for stores that `outline` can read."""
+        from mlflow.store.tracking.dbmodels.models import SqlLatestMetric as Last
+
+        engine = self._engine()
+        assert engine is not None, "a server gives runs as a whole only"
+        found: dict[str, dict[str, float]] = {run_id: {} for run_id in run_ids}
+        with engine.connect() as connection:
+            for start in range(0, len(run_ids), SOME):
+                wanted = Last.run_uuid.in_(run_ids[start : start + SOME])
+                query = select(Last.run_uuid, Last.key, Last.value, Last.is_nan).where(wanted)
+                for run_id, key, value, undefined in connection.execute(query):
+                    found[run_id][key] = math.nan if undefined else value
+        return found
+
+    def _engine(self) -> Engine | None:
+        """The database behind the store; None for a server."""
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+        store = self.client._tracking_client.store  # MLflow has no public way to it
+        return store.engine if isinstance(store, SqlAlchemyStore) else None
+
+    def failures(self) -> list[Run]:
+        """Every run of this study that failed or diverged, the earliest first; tag ``reason`` says why."""
+        return list(self.runs(FAILED))
+
     def diverged(self) -> dict[str, Run]:
         """The latest diverged run per cell_id of this study; its tag ``reason`` says when and where."""
         return {run.tags["cell_id"]: run for run in self.runs(DIVERGED)}
@@ -275,6 +337,48 @@ class Tracker:
             raise StoreError(f"the artifacts of run {run.run_id} are damaged: {_line(error)}") from error
 
     @_answers
+    def announce(self, files: Mapping[str, str], description: str | None) -> None:
+        """Store text files with the run of kind "study", and describe the study; once for the same texts."""
+        content = json.dumps([sorted(files.items()), description])
+        digest = hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
+        run_id = self._study_run_id()
+        told = self.client.get_run(run_id).data.tags.get("announced") == digest
+        if told and all(self.study_file(name) == text for name, text in files.items()):
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            for name, text in files.items():
+                Path(folder, name).write_text(text, encoding="utf-8", errors="surrogateescape")
+            self.client.log_artifacts(run_id, folder)
+        if description is not None:
+            self.describe(description)
+        self.client.set_experiment_tag(self.experiment_id, f"{SHARED_VIEW}{VIEW}", view_state())
+        self._set_tag(run_id, "announced", digest)
+
+    def announced(self) -> str:
+        """The same for the same announcement; empty where there was none."""
+        found = next(self.runs(STUDY), None)
+        return "" if found is None else found.tags.get("announced", "")
+
+    @_answers
+    def study_file(self, name: str) -> str | None:
+        """A text file that is stored with the run of kind "study"; None where there is none."""
+        found = next(self.runs(STUDY), None)
+        if found is None or name not in {f.path for f in self.client.list_artifacts(found.run_id)}:
+            return None
+        path = Path(self.client.download_artifacts(found.run_id, name))
+        return path.read_text(encoding="utf-8", errors="surrogateescape")
+
+    @_answers
+    def parameters(self, run_id: str) -> dict[str, str]:
+        """The settings of a run, see `harness.records.parameters`."""
+        return dict(self.client.get_run(run_id).data.params)
+
+    @_answers
+    def description(self) -> str:
+        """What was said of the study by `describe`."""
+        return str(self.client.get_experiment(self.experiment_id).tags.get(NOTE, ""))
+
+    @_answers
     def describe(self, description: str) -> None:
         """Say what the study is, on its own page and on that of its run of kind "study"."""
         self._set_tag(self._study_run_id(), NOTE, description)
@@ -284,16 +388,6 @@ class Tracker:
     def attach(self, folder: Path, place: str | None = None) -> None:
         """Store a folder's files with the run of kind "study", at its top or in a folder there."""
         self.client.log_artifacts(self._study_run_id(), str(folder), place)
-
-    @_answers
-    def mark_reported(self, runs: Iterable[Run]) -> None:
-        """Note of which runs the stored report is made."""
-        self._set_tag(self._study_run_id(), "reported", _digest(runs))
-
-    def reported(self, runs: Iterable[Run]) -> bool:
-        """Whether the stored report was made of these runs."""
-        found = next(self.runs(STUDY), None)
-        return found is not None and found.tags.get("reported") == _digest(runs)
 
     def _set_tag(self, run_id: str, name: str, value: str) -> None:
         try:
@@ -326,12 +420,6 @@ class Tracker:
             most = METRICS_PER_CALL - len(params[:PARAMS_PER_CALL])  # a call takes so many items in all
             self.client.log_batch(run_id, left[:most], params[:PARAMS_PER_CALL])
             params, left = params[PARAMS_PER_CALL:], left[most:]
-
-
-def _digest(runs: Iterable[Run]) -> str:
-    """The same for the same runs with the same part in the study."""
-    parts = (f"{run.run_id}{run.tags.get(SWEEP, '')}{run.tags.get('tuned', '')}" for run in runs)
-    return hashlib.sha256("\n".join(sorted(parts)).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _migrate(uri: str) -> None:

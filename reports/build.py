@@ -1,53 +1,97 @@
-"""``python -m reports.build study=NAME``: tables of the study and its sweeps from MLflow; trains nothing."""
+"""``python -m reports.build study=NAME``: figures, tables and a page of a study from MLflow; trains nothing.
+
+The folder then holds ``index.html``, ``tables/`` (CSV, Markdown, LaTeX), ``figures/`` (PDF, SVG, PNG) and
+``data/`` (the CSV behind each figure). The same runs give the same bytes.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from harness.tracking import Tracker
+    from reports.runs import StudyRuns
+
+PACKAGES = ("reports", "harness", "methods", "backbones")
+CODE = (".py", ".csv", ".css", ".js")
+LIBRARIES = ("matplotlib", "numpy", "pandas", "scikit-learn", "scipy")
 
 
-def build(tracker: Tracker, folder: Path) -> list[Path]:
-    """Write the tables (main, occlusion, one per sweep) as CSV, Markdown and LaTeX; returns the files."""
-    from backbones import BACKBONES
-    from methods import METHODS
-    from reports import sweeps
-    from reports.frame import load_frame, metric_kinds
-    from reports.tables import main_numbers, occlusion_numbers, to_csv, to_latex, to_markdown
+def build(runs: StudyRuns, folder: Path) -> list[Path]:
+    """Write a study's report into a folder, made if need be; returns the files."""
+    from reports.load import load_study
+    from reports.write import write
 
-    frame, kinds, order = load_frame(tracker), metric_kinds(tracker), [*BACKBONES, *METHODS]
-    tables = folder / "tables"
-    tables.mkdir(parents=True, exist_ok=True)
-    written = []
-    for name, title, numbers in (
-        ("main", f"Study {tracker.study}: results on the test split", main_numbers(frame, kinds, order)),
-        (
-            "occlusion",
-            f"Study {tracker.study}: results under occlusion",
-            occlusion_numbers(frame, kinds, order),
-        ),
-    ):
-        texts = {"csv": to_csv(numbers), "md": to_markdown(numbers, title), "tex": to_latex(numbers, title)}
-        for ending, text in texts.items():
-            written.append(tables / f"{name}.{ending}")
-            written[-1].write_text(text, encoding="utf-8")
-    return [*written, *sweeps.write(tracker, folder)]
+    return write(load_study(runs), folder)
+
+
+def kept(runs: StudyRuns, folder: Path) -> list[Path] | None:
+    """The files of the report in a folder; None unless it is as `keep` saw it, of the same runs and code."""
+    try:
+        known = json.loads(_memory(runs).read_text(encoding="utf-8"))
+        same = known == {
+            "made_of": _made_of(runs),
+            "files": {name: _hash(folder / name) for name in known["files"]},
+        }
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return [folder / name for name in known["files"]] if same else None
+
+
+def keep(runs: StudyRuns, folder: Path, files: Sequence[Path]) -> None:
+    """Remember that a report was written, of which runs and by which code."""
+    hashes = {path.relative_to(folder).as_posix(): _hash(path) for path in files}
+    path = _memory(runs)
+    # Without the right or the room to write, the next call builds it again.
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"made_of": _made_of(runs), "files": hashes}), encoding="utf-8")
+
+
+def _memory(runs: StudyRuns) -> Path:
+    from harness.records import safe_name
+
+    return runs.tracker.var_dir / "cache" / "reports" / f"{safe_name(runs.study)}.json"
+
+
+def _made_of(runs: StudyRuns) -> str:
+    """A hash of all that a report depends on: runs and their tags, the announcement, code, packages."""
+    found = [*runs.complete().values(), *runs.trials(), *runs.failures()]
+    root = Path(__file__).parent.parent
+    sources = sorted(
+        path for package in PACKAGES for path in (root / package).rglob("*") if path.suffix in CODE
+    )
+    parts = [
+        runs.tracker.uri,
+        runs.tracker.announced(),
+        sorted((run.run_id, sorted(run.tags.items())) for run in found),
+        [(path.relative_to(root).as_posix(), _hash(path)) for path in sources],
+        [metadata.version(name) for name in LIBRARIES],
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status (2: the request is wrong)."""
     from harness.config import load_report, path_of
     from harness.errors import StoreError, UserError
+    from harness.session import write_report
     from harness.tracking import Tracker
 
     try:
         config = load_report(sys.argv[1:] if arguments is None else arguments)
         tracker = Tracker(config.tracking.uri, path_of(config.var_dir), str(config.study), create=False)
-        for path in build(tracker, tracker.folder("reports")):
+        for path in write_report(tracker):
             print(path)
     except (UserError, StoreError) as error:
         print(f"Error: {error}", file=sys.stderr)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from harness.tracking import Tracker
 
+EXPORTED = ("valid", "test", "cell")
+
 
 def load_predictions(tracker: Tracker, sweep: str | None = None) -> pd.DataFrame:
     """A row per test clip, cell and occlusion ratio, in the order of the cells' ids.
@@ -57,7 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tracker = Tracker(config.tracking.uri, path_of(config.var_dir), str(config.study), create=False)
         sweep = config.sweep or None
         if config.out is not None:
-            frame = load_frame(tracker, sweep)[list(COLUMNS)]
+            frame = load_frame(tracker, sweep)
+            frame = frame[frame["split"].isin(EXPORTED)][list(COLUMNS)]
             _write(path_of(config.out), lambda path: frame.to_csv(path, index=False, na_rep="nan"))
             print(f"{config.out}: {len(frame)} numbers of {frame['cell_id'].nunique()} cells")
         if config.predictions is not None:

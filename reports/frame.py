@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from harness.errors import UserError, unknown
-from harness.tracking import SWEEP, Run, Tracker
+from harness.matrix import method_label
+from harness.tracking import SWEEP, Run
+from harness.tuned import tuned_label
+from methods import METHODS
+from reports.runs import Source
 from reports.stats import COLUMNS
 
 CELL_NUMBERS = (
@@ -22,14 +28,21 @@ CELL_NUMBERS = (
     "best_epoch",
 )
 OCCLUDED = re.compile(r"test_r(\d.*)")
+WATCHED = {"epoch": "mix_", "mechanism": ""}
+EXTRA = ("tuned", "tuned_backbone", "outdated", "environment")
+"""Columns that the frame has besides those of the export."""
+SCORES = (*COLUMNS, *EXTRA)
+FACTS = tuple(name for name in SCORES if name not in ("occlusion_ratio", "split", "metric", "value"))
 
 
-def load_frame(tracker: Tracker, sweep: str | None = None) -> pd.DataFrame:
+def load_frame(source: Source, sweep: str | None = None) -> pd.DataFrame:
     """One row per number of each complete cell (the earliest run of each), in an order of their names.
 
-    Besides `COLUMNS` it has ``tuned``, whether the cell's settings are those of a tuned file,
-    ``tuned_backbone``, whether that file changes settings of the backbone, and ``outdated``, whether a cell
-    that started later has the same method, backbone and dataset and the settings of another file. Its
+    ``split`` is "valid", "test", "cell", "mechanism" (see `harness.inspection.mechanism`) or "epoch" (what
+    mixing did in the last epoch, see `harness.diagnostics`). Besides `COLUMNS` it has ``tuned``, whether the
+    cell's settings are those of a tuned file, ``tuned_backbone``, whether that file changes settings of the
+    backbone, ``outdated``, whether a cell that started later has the same method, backbone and dataset and
+    the settings of another file, and ``environment``: device, torch and results version. Its
     ``attrs["sweeps"]`` is true where it is empty and there are trials of sweeps.
 
     sweep: the cells of this sweep's trials, whatever they were trained for; ``settings`` then has the
@@ -39,46 +52,77 @@ def load_frame(tracker: Tracker, sweep: str | None = None) -> pd.DataFrame:
     Raises:
         UserError: there is no trial of this sweep.
     """
-    cells = complete_cells(tracker, sweep)
+    cells = complete_cells(source, sweep)
     settings = {cell_id: {run.tags["settings"]} for cell_id, run in cells.items()}
     if sweep is not None:
-        settings = _settings_of_trials(_trials(tracker, sweep), settings)
+        settings = _settings_of_trials(_trials(source, sweep), settings)
     files = {_combination(run): run.tags["tuned"] for run in cells.values() if "tuned" in run.tags}
-    rows = [
-        {
-            **row,
-            "settings": text,
-            "outdated": run.tags.get("tuned") not in (None, files.get(_combination(run))),
-        }
-        for cell_id, run in cells.items()
-        for text in settings[cell_id]
-        for row in _rows(tracker.study, run)
-    ]
-    frame = pd.DataFrame(rows, columns=[*COLUMNS, "tuned", "tuned_backbone", "outdated"])
-    frame.attrs["sweeps"] = not rows and bool(tracker.trials())
+    runs = [(run, text) for cell_id, run in cells.items() for text in settings[cell_id]]
+    rows = [(k, name, value) for k, (run, _) in enumerate(runs) for name, value in run.metrics.items()]
+    frame = _frame(source.study, runs, pd.DataFrame(rows, columns=["run", "name", "value"]), files)
+    frame.attrs["sweeps"] = frame.empty and bool(source.trials())
     keys = [c for c in COLUMNS if c not in ("value", "run_id")]
     return frame.sort_values(keys, kind="stable", ignore_index=True)
 
 
-def metric_kinds(tracker: Tracker, sweep: str | None = None) -> dict[str, str]:
+def _frame(
+    study: str, runs: Sequence[tuple[Run, str]], numbers: pd.DataFrame, files: Mapping[tuple[str, ...], str]
+) -> pd.DataFrame:
+    """The tidy frame, unsorted; numbers: the place of a run in ``runs``, a metric's name and its value."""
+    known = {str(name): part for name in numbers["name"].unique() if (part := _parsed(str(name)))}
+    numbers = numbers[numbers["name"].isin(list(known))]
+    parts = [known[name] for name in numbers["name"]]
+    facts = pd.DataFrame([_facts(study, *pair, files) for pair in runs], columns=[*FACTS, "train_ratio"])
+    frame = facts.iloc[numbers["run"].to_numpy(int)].reset_index(drop=True)
+    ratios = np.array([math.nan if part[1] is None else part[1] for part in parts], np.float64)
+    frame["occlusion_ratio"] = np.where(np.isnan(ratios), frame["train_ratio"].to_numpy(float), ratios)
+    frame["split"], frame["metric"] = [part[0] for part in parts], [part[2] for part in parts]
+    frame["value"] = numbers["value"].to_numpy(float)
+    return frame[list(SCORES)]
+
+
+def _facts(study: str, run: Run, settings: str, files: Mapping[tuple[str, ...], str]) -> dict[str, Any]:
+    """What is the same for all numbers of a run."""
+    tags = run.tags
+    facts = {"study": study, "cell_id": tags["cell_id"], "run_id": run.run_id, "seed": int(tags["seed"])}
+    facts |= {name: tags[name] for name in ("dataset", "backbone", "method", "occlusion_protocol")}
+    facts |= {"settings": settings, "environment": environment(tags)}
+    facts |= {"tuned": "tuned" in tags, "tuned_backbone": tags.get("tuned_backbone") == "true"}
+    facts["outdated"] = tags.get("tuned") not in (None, files.get(_combination(run)))
+    return {**facts, "train_ratio": float(tags["train_ratio"])}
+
+
+def _parsed(name: str) -> tuple[str, float | None, str] | None:
+    """Split, ratio (None: that of the training) and metric of a number's name; None: not for the frame."""
+    group, _, metric = name.partition("/")
+    occluded = OCCLUDED.fullmatch(group)
+    if occluded:
+        return "test", float(occluded[1]), metric
+    if group in ("valid", "test") or (group == "cell" and metric in CELL_NUMBERS):
+        return group, None, metric
+    watched = group in WATCHED and metric.startswith(WATCHED[group])
+    return (group, None, metric) if watched else None
+
+
+def metric_kinds(source: Source, sweep: str | None = None) -> dict[str, str]:
     """The kind of metrics ("mosi", "mosei", "sims") of each dataset in the study, or in a sweep of it."""
-    return {run.tags["dataset"]: run.tags["metrics"] for run in complete_cells(tracker, sweep).values()}
+    return {run.tags["dataset"]: run.tags["metrics"] for run in complete_cells(source, sweep).values()}
 
 
-def complete_cells(tracker: Tracker, sweep: str | None = None) -> dict[str, Run]:
+def complete_cells(source: Source, sweep: str | None = None) -> dict[str, Run]:
     """The complete runs of the study's matrix by cell_id, or those of a sweep of it, see `load_frame`."""
-    runs = tracker.complete()
+    runs = source.complete()
     if sweep is None:
         return {cell_id: run for cell_id, run in runs.items() if SWEEP not in run.tags}
-    found = {cell_id for trial in _trials(tracker, sweep) for cell_id in _cell_ids(trial)}
+    found = {cell_id for trial in _trials(source, sweep) for cell_id in _cell_ids(trial)}
     return {cell_id: run for cell_id, run in runs.items() if cell_id in found}
 
 
-def _trials(tracker: Tracker, sweep: str) -> list[Run]:
-    trials = tracker.trials()
+def _trials(source: Source, sweep: str) -> list[Run]:
+    trials = source.trials()
     names = {trial.tags["sweep"] for trial in trials}
     if not names:
-        raise UserError(f"Study {tracker.study!r} has no trials of sweeps, so none of {sweep!r}.")
+        raise UserError(f"Study {source.study!r} has no trials of sweeps, so none of {sweep!r}.")
     if sweep not in names:
         raise unknown("sweep", sweep, names)
     return [trial for trial in trials if trial.tags["sweep"] == sweep]
@@ -100,27 +144,43 @@ def _settings_of_trials(trials: Iterable[Run], own: Mapping[str, set[str]]) -> d
     return found
 
 
+def environment(tags: Mapping[str, str]) -> str:
+    """What must be equal for two numbers to be compared: device, torch and the version of the arithmetic."""
+    device, torch = tags.get("device", "unknown device"), tags.get("torch", "?")
+    return f"{device}, torch {torch}, results version {tags.get('results_version', '?')}"
+
+
+def named(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows with their method named as in tables, those of outdated tuned files left out.
+
+    What ``tuned`` marks is named ``ms_mix{tuned}``, whatever its settings, and is there once more under these
+    if it is the method alone that was tuned and others have the same settings.
+    """
+    pairs = zip(frame["method"], frame["settings"], strict=True)
+    names = {pair: method_name(*pair) for pair in set(pairs)}
+    plain = frame.assign(
+        method=[names[pair] for pair in zip(frame["method"], frame["settings"], strict=True)]
+    )
+    if "tuned" not in frame.columns:
+        return plain
+    tuned = frame["tuned"].astype(bool)
+    marked = plain.assign(method=plain["method"].where(~tuned, [tuned_label(m) for m in frame["method"]]))
+    # A search may end at settings that have a row of their own, which would show a hole there.
+    own_row = plain["method"].isin(set(plain["method"][~tuned])) & ~frame["tuned_backbone"].astype(bool)
+    return pd.concat([marked[~frame["outdated"].astype(bool)], plain[tuned & own_row]])
+
+
+def method_name(method: str, settings: str) -> str:
+    """The name of a method or variant, as one writes it on the command line. settings: JSON."""
+    components = METHODS[method].Settings.components if method in METHODS else ()
+    return method_label(method, json.loads(settings), components)
+
+
+def is_ablation(name: str) -> bool:
+    """Whether a method's name, as in tables, says that a component is switched off."""
+    return "[" in name.partition("{")[0]
+
+
 def _combination(run: Run) -> tuple[str, ...]:
     """What a tuned file is for."""
     return tuple(run.tags[name] for name in ("method", "backbone", "dataset"))
-
-
-def _rows(study: str, run: Run) -> Iterator[dict[str, Any]]:
-    tags = run.tags
-    common = {"study": study, "cell_id": tags["cell_id"], "run_id": run.run_id, "seed": int(tags["seed"])}
-    common |= {name: tags[name] for name in ("dataset", "backbone", "method", "occlusion_protocol")}
-    common["tuned"], common["tuned_backbone"] = "tuned" in tags, tags.get("tuned_backbone") == "true"
-    for (split, ratio), name, value in _numbers(run.metrics, float(tags["train_ratio"])):
-        yield {**common, "occlusion_ratio": ratio, "split": split, "metric": name, "value": value}
-
-
-def _numbers(
-    metrics: Mapping[str, float], train_ratio: float
-) -> Iterator[tuple[tuple[str, float], str, float]]:
-    for key, value in metrics.items():
-        group, _, name = key.partition("/")
-        occluded = OCCLUDED.fullmatch(group)
-        if occluded:
-            yield ("test", float(occluded[1])), name, value
-        elif group in ("valid", "test") or (group == "cell" and name in CELL_NUMBERS):
-            yield (group, train_ratio), name, value

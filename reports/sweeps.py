@@ -18,10 +18,13 @@ import pandas as pd
 
 from harness.metrics import DIRECTION
 from reports.markup import LATEX, MARKDOWN, file_name
-from reports.stats import identical_columns, permutation_p, smallest_p, summarise, t_interval
+from reports.permutation import identical_columns, permutation_p, smallest_p
+from reports.stats import summarise, t_interval
+from reports.table import Column, Part, Table, Value
 
 if TYPE_CHECKING:
-    from harness.tracking import Run, Tracker
+    from harness.tracking import Run
+    from reports.runs import Source
 
 GROUP = ("sweep", "dataset", "backbone", "method")
 TRIAL = ("trial", "state", "reason", "params", "default", "objective", "objective_value", "synthetic")
@@ -55,14 +58,14 @@ class Verdict:
     sentence: str
 
 
-def load_trials(tracker: Tracker) -> pd.DataFrame:
+def load_trials(source: Source) -> pd.DataFrame:
     """One row per number of each trial that ended, in an order of their names.
 
     A trial without any number has one row without seed, split, metric and value. Trials of a sweep with the
     same params count once: the first complete one, else the first that was pruned, else the first.
     """
-    cells = tracker.complete()
-    rows = [row for run in _once(tracker.trials()) for row in _rows(run, cells)]
+    cells = source.complete()
+    rows = [row for run in _once(source.trials()) for row in _rows(run, cells)]
     frame = pd.DataFrame(rows, columns=list(COLUMNS)).astype({"seed": "Int64"})
     return frame.sort_values([*GROUP, "trial", "seed", "split", "metric"], ignore_index=True)
 
@@ -84,13 +87,13 @@ def verdicts(frame: pd.DataFrame) -> list[Verdict]:
     return [_verdict(part) for _, part in frame.groupby(list(GROUP))]
 
 
-def write(tracker: Tracker, folder: Path) -> list[Path]:
+def write(frame: pd.DataFrame, study: str, folder: Path) -> list[Path]:
     """Write ``tables/sweep_NAME`` as CSV, Markdown and LaTeX for each sweep; returns the files."""
-    frame, tables = load_trials(tracker), folder / "tables"
+    tables = folder / "tables"
     tables.mkdir(parents=True, exist_ok=True)
     written = []
     for sweep, part in frame.groupby("sweep"):
-        title = f"Study {tracker.study}: sweep {sweep}"
+        title = f"Study {study}: sweep {sweep}"
         texts = {
             "csv": settings_table(part).to_csv(index=False, lineterminator="\n"),
             "md": to_markdown(part, title),
@@ -128,6 +131,28 @@ def to_latex(frame: pd.DataFrame, title: str) -> str:
         lines += ["\\setlength{\\tabcolsep}{2pt}", f"\\begin{{tabular}}{{{columns}}}", "\\toprule", header]
         lines += ["\\midrule", *rows, "\\bottomrule", "\\end{tabular}", "\\end{table*}"]
     return "\n".join(lines) + "\n"
+
+
+def page_tables(frame: pd.DataFrame, study: str) -> list[Table]:
+    """The table of each group as a page shows it, its verdict among the notes."""
+    found = []
+    for number, ((sweep, dataset, backbone, method), part) in enumerate(frame.groupby(list(GROUP)), 1):
+        title = _title(part, f"Study {study}: sweep {sweep}, {method} with {backbone} on {dataset}")
+        header, *rows = _table(part)
+        columns = [Column(text, text != "Note") for text in header]
+        values = [[Value(cell, order=_sorted_by(cell)) for cell in row] for row in rows]
+        notes = [_verdict(part).sentence, *NOTES]
+        found.append(Table(f"sweep_{number}", title, [Part(columns, [values])], notes))
+    return found
+
+
+def _sorted_by(cell: str) -> float | str | None:
+    """What a page sorts a cell of `_table` by: its first number, else its text."""
+    first = cell.partition(" ")[0]
+    try:
+        return float(first)
+    except ValueError:
+        return None if cell == "–" else cell
 
 
 NOTES = (

@@ -1,30 +1,27 @@
-"""Result tables: the tidy frame -> one plain frame of numbers -> CSV, Markdown, LaTeX.
+"""The score tables: numbers over seeds -> `reports.table.Table`, for people.
 
-`main_numbers` and `occlusion_numbers` compute, the three writers only show. The CSV holds the raw numbers;
-the other two show accuracies and F1 in percent and mark the best and second-best method of each group.
+Accuracies and F1 are shown in percent; the best and second-best method of each group are marked, and those
+that differ from `none` beyond the noise between seeds. The CSV of a table holds the raw numbers.
 """
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import product
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
-from harness.matrix import method_label
 from harness.metrics import DIRECTION, METRICS
 from harness.tuned import tuned_label
-from methods import METHODS
-from reports.markup import LATEX, MARKDOWN, Dialect
-from reports.stats import check_frame, summarise
+from reports.frame import is_ablation
+from reports.numbers import BASELINE, CONDITIONS
+from reports.published import SOURCE, published_numbers
+from reports.study import Study
+from reports.table import OTHER, Column, Part, Table, Value
 
-_CONDITIONS = ("occlusion_protocol", "occlusion_ratio")
-_FIGURES = ("mean", "std", "n", "undefined", "seeds")
-_DASH = "\u2013"
-_LABELS = {
+DASH = "\u2013"
+LABELS = {
     "acc2_has0": "Acc-2 has-0",
     "f1_has0": "F1 has-0",
     "acc2_non0": "Acc-2 non-0",
@@ -36,245 +33,154 @@ _LABELS = {
     "f1": "F1",
     "mae": "MAE",
     "corr": "Corr",
+    "loss": "Loss",
 }
-_RAW = ("mae", "corr")
-_HEADS = {
+RAW = ("mae", "corr", "loss")
+HEADS = {
     "dataset": "Dataset",
     "backbone": "Backbone",
     "occlusion_protocol": "Occlusion in",
     "occlusion_ratio": "Ratio",
     "method": "Method",
 }
-_SYNTHETIC = "synthetic stand-in data"
+SIGNS = {"better": " ⁺", "worse": " ⁻"}
 
 
-def main_numbers(frame: pd.DataFrame, kind_of: Mapping[str, str], order: Sequence[str] = ()) -> pd.DataFrame:
-    """Test scores of clean input, over seeds.
+def score_table(numbers: pd.DataFrame, name: str, title: str, study: Study, fill: str = "") -> Table:
+    """A table of scores with one part per data set.
 
-    Args:
-        frame: the tidy frame (see `reports.stats`) of one study.
-        kind_of: data set -> kind of metrics, a key of ``harness.metrics.METRICS``.
-        order: names of data sets, backbones and methods that come first, in this order; the others follow
-            alphabetically, ``none`` ahead of the other methods and variants after their method.
-
-    Returns:
-        One row per (data set, backbone, method, metric) in the order of the table, with the columns
-        ``dataset, backbone, method, kind, metric, mean, std, n, undefined, seeds``. A variant of a method is
-        named like ``ms_mix{delta:0.4}``; what a column ``tuned`` marks is named ``ms_mix{tuned}``, whatever
-        its settings (and once more after these, if it is the method alone that was tuned and others have the
-        same), unless a column ``outdated`` marks it, too: ``attrs`` counts these cells. ``n`` values are
-        defined and enter the mean, ``undefined`` are NaN, ``seeds`` is how many seeds gave them. A
-        combination without results has 0 in all three.
-
-    Raises:
-        ValueError: if columns are missing, or ``kind_of`` lacks a data set or names an unknown kind.
+    numbers: see `reports.numbers`. title: without what it says of synthetic data. fill: the command that
+    makes numbers where there are none.
     """
-    check_frame(frame)
-    clean = frame[(frame["occlusion_protocol"] == "test") & (frame["occlusion_ratio"] == 0)]
-    return _numbers(clean, (), kind_of, order)
+    published = numbers[:0] if set(CONDITIONS) <= set(numbers.columns) else published_numbers(numbers, study)
+    shown = _with_published(numbers, published)
+    parts = [
+        _part(part, study, title + study.stand_in([str(dataset)]))
+        for dataset, part in shown.groupby("dataset", sort=False)
+    ]
+    full = title + study.stand_in(list(dict.fromkeys(numbers["dataset"])))
+    csv = shown.to_csv(index=False, lineterminator="\n")
+    return Table(name, full, parts, _notes(shown, study), csv, fill if numbers.empty else "")
 
 
-def occlusion_numbers(
-    frame: pd.DataFrame, kind_of: Mapping[str, str], order: Sequence[str] = ()
-) -> pd.DataFrame:
-    """Like `main_numbers` for every occlusion protocol and ratio, two more columns of the result."""
-    check_frame(frame)
-    return _numbers(frame, _CONDITIONS, kind_of, order)
+def heading(metric: str) -> str:
+    """A metric with the direction in which it is better: ``MAE ↓``."""
+    return f"{LABELS.get(metric, metric)} {'↑' if DIRECTION.get(metric, 1) > 0 else '↓'}"
 
 
-def to_csv(numbers: pd.DataFrame) -> str:
-    """Write raw numbers at full precision, an empty field where a number does not exist."""
-    return numbers.to_csv(index=False, lineterminator="\n")
+def shown(value: float, metric: str) -> str:
+    """A mean or spread as tables have it: accuracies and F1 in percent, a dash for NaN."""
+    if math.isnan(value):
+        return DASH
+    return f"{value:.3f}" if metric in RAW else f"{100 * value:.2f}"
 
 
-def to_markdown(numbers: pd.DataFrame, title: str) -> str:
-    """Write a heading, one table per data set, and the notes that explain its marks."""
-    parts = [f"### {MARKDOWN.escape(_full_title(numbers, title))}"]
-    for _, part in numbers.groupby("dataset", sort=False):
-        header, groups = _header(part, MARKDOWN), _groups(part, MARKDOWN)
-        names = header.index("n")
-        rule = ["---"] * names + ["---:"] * (len(header) - names)
-        rows = [header, rule, *(row for group in groups for row in group)]
-        parts.append("\n".join(f"| {' | '.join(row)} |" for row in rows))
-    parts.append("\n".join(f"- {note}" for note in _notes(numbers, MARKDOWN)))
-    return "\n\n".join(parts) + "\n"
+def _with_published(numbers: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
+    """The numbers with the published ones of a backbone after its row of `none`."""
+    numbers = numbers.assign(published=False)
+    if published.empty:
+        return numbers
+    numbers = numbers.assign(place=range(len(numbers)))
+    last = numbers[numbers["method"] == BASELINE].groupby(["dataset", "backbone"])["place"].max()
+    after = [last[pair] + 0.5 for pair in zip(published["dataset"], published["backbone"], strict=True)]
+    joined = pd.concat([numbers, published.assign(place=after)])
+    shown = joined.sort_values("place", kind="stable", ignore_index=True).drop(columns="place")
+    shown.attrs = numbers.attrs
+    return shown
 
 
-def to_latex(numbers: pd.DataFrame, title: str) -> str:
-    """Write one ``table*`` (package booktabs) per data set; its caption is the title and the notes."""
-    parts = [part for _, part in numbers.groupby("dataset", sort=False)] or [numbers]
-    return "% needs \\usepackage{booktabs}\n" + "\n".join(_latex_table(part, title) for part in parts)
-
-
-def method_name(method: str, settings: str) -> str:
-    """The name of a method or variant, as one writes it on the command line. settings: JSON."""
-    components = METHODS[method].Settings.components if method in METHODS else ()
-    return method_label(method, json.loads(settings), components)
-
-
-def _numbers(
-    frame: pd.DataFrame, conditions: tuple[str, ...], kind_of: Mapping[str, str], order: Sequence[str]
-) -> pd.DataFrame:
-    tests = frame[frame["split"] == "test"]
-    outdated = tests.loc[_outdated(tests), "cell_id"].nunique()
-    tests = _named(tests)
-    keys = ["dataset", "backbone", *conditions, "method"]
-    groups = dict(iter(tests.groupby([*keys, "metric"])))
-    rows = []
-    for key in _grid(tests, conditions, order):
-        kind = _kind(key[0], kind_of)
-        for metric in METRICS[kind]:
-            rows.append((*key, kind, metric, *_figures(groups.get((*key, metric)))))
-    numbers = pd.DataFrame(rows, columns=[*keys, "kind", "metric", *_FIGURES])
-    numbers.attrs = {"sweeps": frame.attrs.get("sweeps", False), "outdated": outdated}
-    return numbers
-
-
-def _outdated(tests: pd.DataFrame) -> pd.Series:
-    return tests["outdated"].astype(bool) if "outdated" in tests.columns else tests["seed"].isna()
-
-
-def _named(tests: pd.DataFrame) -> pd.DataFrame:
-    """The rows with the name of the table's row as their method."""
-    pairs = zip(tests["method"], tests["settings"], strict=True)
-    plain = tests.assign(method=[method_name(*pair) for pair in pairs])
-    if "tuned" not in tests.columns:
-        return plain
-    tuned = tests["tuned"].astype(bool)
-    named = plain.assign(method=plain["method"].where(~tuned, [tuned_label(m) for m in tests["method"]]))
-    # A search may end at settings that have a row of their own, which would show a hole there.
-    own_row = plain["method"].isin(set(plain["method"][~tuned])) & ~tests["tuned_backbone"].astype(bool)
-    return pd.concat([named[~_outdated(tests)], plain[tuned & own_row]])
-
-
-def _grid(tests: pd.DataFrame, conditions: tuple[str, ...], order: Sequence[str]) -> Iterator[tuple]:
-    """Every combination of what was seen, in the order of the table, so that holes show."""
-    datasets, backbones, methods = (
-        sorted(tests[column].unique(), key=lambda name: _place(name, order))
-        for column in ("dataset", "backbone", "method")
-    )
-    seen = sorted(set(tests[list(conditions)].itertuples(index=False, name=None))) if conditions else [()]
-    for dataset, backbone, condition, method in product(datasets, backbones, seen, methods):
-        yield (dataset, backbone, *condition, method)
-
-
-def _place(name: str, order: Sequence[str]) -> tuple:
-    """Sort key: the given order, then ``none``, then the alphabet; a variant stands after its method."""
-    base = name.partition("{")[0]
-    listed = name if name in order else base
-    return (order.index(listed) if listed in order else len(order), base != "none", base, name)
-
-
-def _kind(dataset: str, kind_of: Mapping[str, str]) -> str:
-    kind = kind_of.get(dataset)
-    if kind not in METRICS:
-        raise ValueError(f"data set {dataset!r} must have a kind among {', '.join(METRICS)}, however: {kind}")
-    return kind
-
-
-def _figures(group: pd.DataFrame | None) -> tuple[float, float, int, int, int]:
-    if group is None:
-        return math.nan, math.nan, 0, 0, 0
-    summary = summarise(group["value"].to_numpy())
-    return summary.mean, summary.std, summary.n, summary.n_undefined, group["seed"].nunique()
-
-
-def _full_title(numbers: pd.DataFrame, title: str) -> str:
-    synthetic = {name.startswith("synthetic_") for name in numbers["dataset"]}
-    if True not in synthetic or _SYNTHETIC in title:
-        return title
-    return f"{title} ({_SYNTHETIC})" if synthetic == {True} else f"{title} (includes {_SYNTHETIC})"
-
-
-def _latex_table(part: pd.DataFrame, title: str) -> str:
-    caption = [LATEX.escape(_full_title(part, title)) + ".", *_notes(part, LATEX)]
-    lines = ["\\begin{table*}", "\\centering", "\\caption{" + "\n".join(caption) + "}"]
-    if len(part):
-        header = _header(part, LATEX)
-        names = header.index("n")
-        columns = "l" * names + "r" * (len(header) - names)
-        bodies = ["\n".join(map(_latex_row, group)) for group in _groups(part, LATEX)]
-        lines += ["\\scriptsize", "\\setlength{\\tabcolsep}{2pt}", f"\\begin{{tabular}}{{{columns}}}"]
-        lines += ["\\toprule", _latex_row(header), "\\midrule", "\n\\addlinespace\n".join(bodies)]
-        lines += ["\\bottomrule", "\\end{tabular}"]
-    return "\n".join([*lines, "\\end{table*}"]) + "\n"
-
-
-def _latex_row(cells: Sequence[str]) -> str:
-    return " & ".join(cells) + r" \\"
-
-
-def _keys(part: pd.DataFrame) -> list[str]:
-    return [name for name in _HEADS if name in part.columns]
-
-
-def _header(part: pd.DataFrame, dialect: Dialect) -> list[str]:
+def _part(part: pd.DataFrame, study: Study, title: str) -> Part:
+    keys = [name for name in HEADS if name in part.columns]
     metrics = METRICS[part["kind"].iloc[0]]
-    heads = (f"{_LABELS[name]} {'↑' if DIRECTION[name] > 0 else '↓'}" for name in metrics)
-    return [*(_HEADS[key] for key in _keys(part)), "n", *map(dialect.signs, heads)]
+    columns = [Column(HEADS[key], key == "occlusion_ratio") for key in keys]
+    columns += [Column("n", True), *(Column(heading(metric), True) for metric in metrics)]
+    groups = [_rows(group, keys, study) for _, group in part.groupby(keys[:-1], sort=False)]
+    return Part(columns, groups, title)
 
 
-def _groups(part: pd.DataFrame, dialect: Dialect) -> list[list[list[str]]]:
-    """Rows of cells, in groups; methods are compared inside a group."""
-    keys = _keys(part)
-    return [_rows(group, keys, dialect) for _, group in part.groupby(keys[:-1], sort=False)]
-
-
-def _rows(group: pd.DataFrame, keys: list[str], dialect: Dialect) -> list[list[str]]:
+def _rows(group: pd.DataFrame, keys: list[str], study: Study) -> list[list[Value]]:
     ranks = {metric: _ranks(figures, str(metric)) for metric, figures in group.groupby("metric")}
     rows = []
     for key, figures in group.groupby(keys, sort=False):
         counts = figures["n"] + figures["undefined"]
         repeated = "‡" if (counts > figures["seeds"]).any() else ""
-        names = [dialect.escape(f"{name:g}" if isinstance(name, float) else str(name)) for name in key]
-        cells = []
-        for row in figures.to_dict("records"):
-            template = dialect.emphasis[ranks[row["metric"]].get(row["method"], -1)]
-            cells.append(template.format(dialect.signs(_cell(row))))
-        rows.append([*names, dialect.signs(f"{counts.max()}{repeated}"), *cells])
+        link = study.links.runs(_tags(dict(zip(keys, key, strict=True)))) if counts.any() else ""
+        names = [_name(name) for name in key]
+        seen = f"{counts.max()}{repeated}" if not figures["published"].any() else DASH
+        count = Value(seen, order=float(counts.max()), link=link)
+        values = [
+            Value(
+                _cell(row),
+                ranks[row["metric"]].get(row["method"], OTHER),
+                None if math.isnan(row["mean"]) else row["mean"],
+                link,
+            )
+            for row in figures.to_dict("records")
+        ]
+        rows.append([*names, count, *values])
     return rows
 
 
+def _name(name: Any) -> Value:
+    return Value(f"{name:g}", order=name) if isinstance(name, float) else Value(str(name), order=str(name))
+
+
+def _tags(key: Mapping[str, Any]) -> dict[str, str]:
+    """The tags of the runs behind a row."""
+    tags = {"dataset": str(key["dataset"]), "backbone": str(key["backbone"])}
+    method = str(key["method"])
+    tuned = method.removesuffix(tuned_label(""))
+    tags |= {"variant": method} if tuned == method else {"method": tuned}
+    protocol = str(key.get("occlusion_protocol", "test"))
+    tags["occlusion_protocol"] = protocol
+    if protocol == "train":
+        tags["train_ratio"] = repr(key["occlusion_ratio"])
+    return tags
+
+
 def _ranks(figures: pd.DataFrame, metric: str) -> dict[str, int]:
-    """Method -> 0 (best) or 1 (second), by the value as shown: what reads equal is marked equal."""
+    """Method -> BEST or SECOND, by the value as shown: what reads equal is marked equal."""
     # A mean over only those seeds that did not fail would win by its failures.
     ranked = figures[(figures["n"] > 0) & (figures["undefined"] == 0)]
     if len(ranked) < 2:
         return {}
-    values = [DIRECTION[metric] * float(_shown(mean, metric)) for mean in ranked["mean"]]
+    values = [DIRECTION[metric] * float(shown(mean, metric)) for mean in ranked["mean"]]
     places = {value: place for place, value in enumerate(sorted(set(values), reverse=True)[:2])}
     pairs = zip(ranked["method"], values, strict=True)
     return {method: places[value] for method, value in pairs if value in places}
 
 
 def _cell(row: Mapping[Any, Any]) -> str:
-    """Mean ± std of one row of the numbers; a dash where there is none."""
-    mean, std = (_shown(row[name], row["metric"]) for name in ("mean", "std"))
-    text = f"{mean} ± {std}" if row["n"] else _DASH
+    """Mean ± std of one row of the numbers, and how it compares with `none`; a dash where there is none."""
+    mean, std = (shown(row[name], row["metric"]) for name in ("mean", "std"))
+    text = mean if row["published"] else f"{mean} ± {std}" if row["n"] else DASH
+    text += SIGNS.get(row["outside"], "")
     return f"{text} †{row['undefined']}/{row['n'] + row['undefined']}" if row["undefined"] else text
 
 
-def _shown(value: float, metric: str) -> str:
-    if math.isnan(value):
-        return _DASH
-    return f"{value:.3f}" if metric in _RAW else f"{100 * value:.2f}"
-
-
-def _notes(numbers: pd.DataFrame, dialect: Dialect) -> list[str]:
+def _notes(numbers: pd.DataFrame, study: Study) -> list[str]:
     """What the reader must know, only as far as it applies to these numbers."""
-    outdated = numbers.attrs.get("outdated", 0)
     if numbers.empty and numbers.attrs.get("sweeps"):
-        return [f"There are no complete cells but those of sweeps: see {dialect.escape('sweep_*.md')}."]
+        return ["There are no complete cells but those of sweeps: see sweep_*.md."]
     if numbers.empty:
         return ["There are no complete cells yet."]
+    own = numbers[~numbers["published"]]
+    return [*_reading(own), *_completeness(own), *_comparing(own), *_about_tuned(own), *_sources(numbers)]
+
+
+def _reading(numbers: pd.DataFrame) -> list[str]:
+    several = numbers["method"].nunique() > 1
+    notes = [
+        "Test split; mean ± standard deviation over n seeds; accuracies and F1 in percent.",
+        "↑ higher is better, ↓ lower is better.",
+    ]
+    return notes + ["Bold: best, underlined: second-best mean of a group; it may be chance."] * several
+
+
+def _completeness(numbers: pd.DataFrame) -> list[str]:
     counts = numbers["n"] + numbers["undefined"]
-    tuned, mark = numbers["method"].str.endswith(tuned_label("")), dialect.escape(tuned_label(""))
-    best, second = dialect.emphasis[0].format("best"), dialect.emphasis[1].format("second-best")
     notes = (
-        (True, "Test split; mean ± standard deviation over n seeds; accuracies and F1 in percent."),
-        (True, "↑ higher is better, ↓ lower is better."),
-        (numbers["method"].nunique() > 1, f"Marked: {best} and {second} mean of a group; it may be chance."),
-        ((numbers["n"] == 1).any(), f"With one seed no spread can be given: ± {_DASH}."),
+        ((numbers["n"] == 1).any(), f"With one seed no spread can be given: ± {DASH}."),
         (
             numbers["undefined"].any(),
             "†k/n: undefined for k of n seeds, left out of the mean and not ranked.",
@@ -283,7 +189,28 @@ def _notes(numbers: pd.DataFrame, dialect: Dialect) -> list[str]:
             (counts > numbers["seeds"]).any(),
             "‡ some seeds count repeatedly, with other settings that this table does not show.",
         ),
-        ((counts == 0).any(), f"{_DASH} alone: no complete cell."),
+        ((counts == 0).any(), f"{DASH} alone: no complete cell."),
+    )
+    return [note for applies, note in notes if applies]
+
+
+def _comparing(numbers: pd.DataFrame) -> list[str]:
+    """How to read the marks against `none`, or why there are none."""
+    others = numbers[numbers["method"] != BASELINE]
+    if others.empty or BASELINE not in set(numbers["method"]):
+        return []
+    if numbers["n"].max() < 3:
+        return ["No mark compares with none: that takes at least three seeds."]
+    return [
+        "⁺ better, ⁻ worse than none: the 95% interval (t) of the paired difference over seeds leaves out 0. "
+        "Where nothing differs, one comparison in twenty is marked all the same."
+    ]
+
+
+def _about_tuned(numbers: pd.DataFrame) -> list[str]:
+    mark, outdated = tuned_label(""), numbers.attrs.get("outdated", 0)
+    tuned = numbers["method"].str.endswith(mark)
+    notes = (
         (
             tuned.any(),
             f"{mark}: settings chosen on the validation split for each data set and backbone; "
@@ -301,4 +228,12 @@ def _notes(numbers: pd.DataFrame, dialect: Dialect) -> list[str]:
             f"Rows without {mark} had no such choice: a gain over them may be due to it.",
         ),
     )
-    return [dialect.signs(note) for applies, note in notes if applies]
+    return [note for applies, note in notes if applies]
+
+
+def _sources(numbers: pd.DataFrame) -> list[str]:
+    ablated = any(is_ablation(name) for name in numbers["method"])
+    notes = ["In square brackets: the components that are on."] * ablated
+    if numbers["published"].any():
+        notes.append(f"Published: {SOURCE}; its data, settings and choice of epochs are its own.")
+    return notes

@@ -30,7 +30,7 @@ def conclude(config: Any, plan: Plan, tracker: Tracker, supply: Trials) -> Itera
         for search in supply.searches:
             yield _tune(config, plan, tracker, supply, search)
     if config.report:
-        write_report(tracker, plan, None)
+        write_report(tracker)
         _plots(tracker, supply)
     yield f"Report: {tracker.folder('reports')}"
 

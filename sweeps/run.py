@@ -92,7 +92,7 @@ def _drive(config: Any, plan: Plan, space: Space, device: str, console: Console)
     try:
         with display:
             session = Session(config, plan, device, tracker, launcher, display)
-            session.drive(begin, lambda cell: {SWEEP: name})
+            session.drive(begin, lambda cell: {SWEEP: name}, request=False)
     finally:
         launcher.close()
     [supply] = supplies

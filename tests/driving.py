@@ -27,6 +27,7 @@ MATRIX = [
     "backbone.tfn.audio_hidden=4",
     "backbone.tfn.vision_hidden=4",
     "backbone.tfn.text_hidden=8",
+    "report=false",  # drawing takes longer than training here; tests of reports ask for one
 ]
 CELLS = 20
 MARK = "MSA_TEST_MARK"

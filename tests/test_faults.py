@@ -168,14 +168,14 @@ def test_a_spool_that_cannot_be_written_costs_nothing_while_the_store_answers(va
 def test_a_report_that_cannot_be_written(var_dir, undisturbed, sentence, capsys):
     """The cells are safe; the next start, which trains nothing, builds the report."""
     (var_dir / "reports").write_text("")
-    assert run(var_dir, *FEW) == 1
+    assert run(var_dir, *FEW, "report=true") == 1
     said = sentence()
     assert str(var_dir / "reports") in said
     assert "resumes" in said
     (var_dir / "reports").unlink()
-    assert run(var_dir, *FEW) == 0
+    assert run(var_dir, *FEW, "report=true") == 0
     assert f"All {CELLS} cells" in capsys.readouterr().out
-    assert (var_dir / "reports" / "s" / "tables" / "main.md").exists()
+    assert (var_dir / "reports" / "s" / "tables" / "table2_mosi_mosei.md").exists()
     assert_each_cell_once(var_dir, undisturbed, CELLS)
 
 
@@ -242,15 +242,14 @@ def test_interrupted_in_the_report(var_dir, undisturbed, capsys, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr("harness.interrupts.signal.signal", lambda *_: None)
-        patch.setattr(build, "main_numbers", interrupted, raising=False)
-        patch.setattr("reports.tables.main_numbers", interrupted)
-        assert run(var_dir, *FEW) == 130
+        patch.setattr("reports.write.main_numbers", interrupted)
+        assert run(var_dir, *FEW, "report=true") == 130
     folder = var_dir / "reports" / "s"
-    assert not (folder / "datasets.json").exists()
-    assert run(var_dir, *FEW) == 0
+    assert not (folder / "index.html").exists()
+    assert run(var_dir, *FEW, "report=true") == 0
     assert f"All {CELLS} cells" in capsys.readouterr().out
-    assert (folder / "datasets.json").exists()
-    assert (folder / "tables" / "main.md").exists()
+    assert (folder / "index.html").exists()
+    assert (folder / "tables" / "table2_mosi_mosei.md").exists()
 
 
 # Stores that do not answer
@@ -345,13 +344,13 @@ def test_a_diverged_cell_enters_no_mean(var_dir, undisturbed, monkeypatch):
         return plain(cell, *rest)
 
     monkeypatch.setattr("harness.work.train", train)
-    assert run(var_dir, *FEW) == 1
+    assert run(var_dir, *FEW, "report=true") == 1
     frame, predictions = exported(var_dir)
     whole, _ = exported(undisturbed)
     expected = comparable(whole[whole["seed"] == 1111].reset_index(drop=True))
     pd.testing.assert_frame_equal(comparable(frame), expected, check_exact=True)
     assert predictions["cell_id"].nunique() == CELLS // 2
-    table = pd.read_csv(var_dir / "reports" / "s" / "tables" / "main.csv")
+    table = pd.read_csv(var_dir / "reports" / "s" / "tables" / "table2_mosi_mosei.csv")
     numbers = whole[(whole["seed"] == 1111) & (whole["split"] == "test") & (whole["occlusion_ratio"] == 0)]
     for method in ("none", "mixup"):
         mae = numbers[(numbers["method"] == method) & (numbers["metric"] == "mae")]["value"].item()

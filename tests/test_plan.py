@@ -22,7 +22,8 @@ from harness.config import load_benchmark
 from harness.data.batch import SPLITS
 from harness.data.export import export, raw_mmsa
 from harness.data.synthetic import SyntheticSettings
-from harness.plan import describe, make_plan, resolve_device
+from harness.describe import describe
+from harness.plan import make_plan, resolve_device
 from methods import METHODS
 
 FILES = {

@@ -1,4 +1,4 @@
-"""Summaries, intervals and the permutation test: properties, closed forms, and slow loops."""
+"""Summaries, intervals and ranks: other libraries, closed forms, slow loops, and properties."""
 
 import itertools
 import math
@@ -9,17 +9,19 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import f as f_distribution
-from scipy.stats import ttest_1samp, ttest_rel
-from statsmodels.stats.anova import AnovaRM
+from scipy.stats import friedmanchisquare, mannwhitneyu, norm, ttest_1samp
+from scipy.stats import t as student
 
 from reports.stats import (
     COLUMNS,
     bootstrap_interval,
     check_frame,
-    identical_columns,
-    permutation_p,
-    smallest_p,
+    cliques,
+    friedman,
+    nemenyi_difference,
+    performance_profile,
+    probability_of_improvement,
+    stratified_interval,
     summarise,
     t_interval,
 )
@@ -134,140 +136,321 @@ def test_no_t_interval_from_less_than_two_values(values):
     assert all(math.isnan(bound) for bound in t_interval(np.array(values)))
 
 
-def two_way_f(rows):
-    """F of settings in the two-way layout without interaction, by its definition."""
-    seeds, columns = len(rows), len(rows[0])
-    grand = statistics.fmean(x for row in rows for x in row)
-    seed_means = [statistics.fmean(row) for row in rows]
-    setting_means = [statistics.fmean(row[k] for row in rows) for k in range(columns)]
-    between = seeds * sum((mean - grand) ** 2 for mean in setting_means)
-    rest = sum(
-        (rows[s][k] - seed_means[s] - setting_means[k] + grand) ** 2
-        for s in range(seeds)
-        for k in range(columns)
+STRATA = st.lists(st.lists(st.floats(-10, 10), min_size=1, max_size=5), min_size=1, max_size=4)
+# Whole numbers are moved without rounding, so that the order of strata stays as it is.
+STRATA_OF_WHOLES = st.lists(st.lists(st.integers(-9, 9), min_size=1, max_size=5), min_size=1, max_size=4)
+
+
+def long(parts):
+    """Values and the names of their strata."""
+    return np.array([x for part in parts for x in part]), [k for k, part in enumerate(parts) for _ in part]
+
+
+def test_stratified_interval_equals_a_bootstrap_written_as_a_loop():
+    parts = [[0.1, 0.4, 0.2, 0.9], [1.2, 1.0], [3.0]]
+    generator = np.random.default_rng(7)
+    growth = student.ppf(0.975, 4) / norm.ppf(0.975)
+    resampled = []
+    for _ in range(6000):
+        total = 0.0
+        for part in parts:
+            drawn = statistics.fmean(part[generator.integers(len(part))] for _ in part)
+            grown = math.sqrt(len(part) / max(len(part) - 1, 1)) * growth
+            total += statistics.fmean(part) + grown * (drawn - statistics.fmean(part))
+        resampled.append(total / 3)
+    resampled.sort()
+    low, high = stratified_interval(*long(parts))
+    # Two independent sets of resamples: the bounds differ by sampling error only.
+    assert low == pytest.approx(resampled[150], abs=0.03)
+    assert high == pytest.approx(resampled[5849], abs=0.03)
+
+
+@given(parts=STRATA, seed=st.integers(0, 9), order=st.randoms(use_true_random=False))
+@settings(deadline=None, max_examples=50)
+def test_stratified_interval_ignores_the_order_of_rows_and_names(parts, seed, order):
+    wanted = stratified_interval(*long(parts), resamples=99, seed=seed)
+    rows = [(x, ("name", -k)) for x, k in zip(*long(parts), strict=True)]
+    order.shuffle(rows)
+    values, names = zip(*rows, strict=True)
+    found = stratified_interval(np.array(values), names, resamples=99, seed=seed)
+    np.testing.assert_array_equal(found, wanted)
+
+
+@given(parts=STRATA_OF_WHOLES, shift=st.integers(-5, 5), scale=st.sampled_from([0.5, 2, 8]))
+@settings(deadline=None, max_examples=50)
+def test_stratified_interval_moves_with_the_values(parts, shift, scale):
+    values, strata = long(parts)
+    bounds = np.array(stratified_interval(values, strata, resamples=99))
+    moved = stratified_interval(values * scale + shift, strata, resamples=99)
+    np.testing.assert_allclose(moved, bounds * scale + shift, atol=1e-9)
+
+
+def test_each_stratum_weighs_the_same_and_a_lone_value_has_no_noise():
+    lone = stratified_interval(np.array([1.0, 2.0, 3.0]), "aaa")
+    with_lone = stratified_interval(np.array([1.0, 2.0, 3.0, 10.0]), "aaab")
+    assert with_lone == pytest.approx([(bound + 10) / 2 for bound in lone])
+    # 20 values near 0 weigh as much as 10 values near 1.
+    uneven = stratified_interval(
+        np.r_[np.linspace(-0.1, 0.1, 20), np.linspace(0.9, 1.1, 10)], "a" * 20 + "b" * 10
     )
-    freedom = (columns - 1) * (seeds - 1)
-    return math.inf if rest < 1e-12 else (between / (columns - 1)) / (rest / freedom)
+    assert statistics.fmean(uneven) == pytest.approx(0.5, abs=0.01)
 
 
-def slow_p(rows):
-    """The share of all arrangements within all seeds whose F is at least as large."""
-    reached = total = 0
-    for arrangement in itertools.product(*(itertools.permutations(row) for row in rows)):
-        total += 1
-        reached += two_way_f(arrangement) >= two_way_f(rows) * (1 - 1e-9)
-    return reached / total
+def test_seeds_stay_within_their_stratum():
+    # Between the strata lies a gap of 100, within each there is no spread.
+    assert stratified_interval(np.array([0.0, 0.0, 100.0, 100.0]), "aabb") == (50.0, 50.0)
 
 
-@pytest.mark.parametrize("shape", [(2, 2), (2, 3), (3, 2), (2, 4), (3, 3), (4, 2), (6, 2)])
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("whole", [False, True])
-def test_exact_p_equals_all_arrangements_written_as_a_loop(shape, seed, whole):
-    rng = np.random.default_rng(seed)
-    # Whole numbers make many arrangements tie.
-    values = rng.integers(0, 3, size=shape) + np.arange(shape[1]) if whole else rng.normal(size=shape)
-    assert permutation_p(values) == pytest.approx(slow_p(values.tolist()))
+@pytest.mark.parametrize(
+    "values", [[], [0.5], [0.5, 0.7], [math.nan, 0.5, 0.7], [math.nan] * 3, [0.5, math.inf]]
+)
+def test_no_stratified_interval_without_two_values_in_a_stratum(values):
+    strata = ["a", "b", "b"] if len(values) == 3 else ["a", "b"][: len(values)]
+    values = np.where([name == "b" for name in strata], math.nan, values) if len(values) == 3 else values
+    assert all(math.isnan(bound) for bound in stratified_interval(np.array(values), strata))
 
 
-@given(seed=st.integers(0, 99), shift=st.floats(-1e3, 1e3), scale=st.sampled_from([-2.0, 1e-200, 1e200]))
+def test_undefined_values_leave_their_stratum():
+    with_holes = stratified_interval(np.array([0.1, math.nan, 0.4, 0.2, 0.3, math.inf, math.nan]), "aaabbbc")
+    assert with_holes == stratified_interval(np.array([0.1, 0.4, 0.2, 0.3]), "aabb")
+
+
+@pytest.mark.parametrize("strata", [["a"], ["a", None], ["a", math.nan], []])
+def test_each_value_needs_a_stratum(strata):
+    with pytest.raises(ValueError, match=r"strata must name one.*however"):
+        stratified_interval(np.array([1.0, 2.0]), strata)
+
+
+@pytest.mark.parametrize("arguments", [{"confidence": 1.0}, {"confidence": 0.0}, {"resamples": 0}])
+def test_senseless_resampling_is_refused_everywhere(arguments):
+    table = np.ones((2, 2))
+    for call in (
+        lambda: stratified_interval(np.ones(2), "aa", **arguments),
+        lambda: probability_of_improvement(table, table, **arguments),
+        lambda: performance_profile(table, np.zeros(1), **arguments),
+    ):
+        with pytest.raises(ValueError, match=f"{next(iter(arguments))}.*however"):
+            call()
+
+
+@pytest.mark.parametrize("sizes", [(3,), (5,), (3, 3), (2, 2, 2, 2, 2), (3, 3, 3, 3, 3), (5, 5, 5, 2, 1)])
+def test_stratified_interval_covers_the_mean_in_95_of_100_cases(sizes):
+    rng = np.random.default_rng(11)
+    strata = [k for k, size in enumerate(sizes) for _ in range(size)]
+    covered = 0
+    for _ in range(400):
+        # The lone value has no noise, as the interval takes for granted.
+        values = np.array([rng.normal() * (sizes[k] > 1) + 7 * k for k in strata])
+        low, high = stratified_interval(values, strata, resamples=400)
+        covered += low <= 7 * (len(sizes) - 1) / 2 <= high
+    # Binomial, 400 at 95%: 380, and outside of 366..394 once in 1,000; few values cost one in 100.
+    assert 364 <= covered <= 394
+
+
+SCORES = st.lists(st.lists(st.integers(0, 4), min_size=4, max_size=4), min_size=2, max_size=8)
+
+
+@given(scores=SCORES.filter(lambda rows: any(len(set(row)) > 1 for row in rows)), higher=st.booleans())
+@settings(deadline=None, max_examples=60)
+def test_friedman_equals_that_of_scipy_and_ranks_equal_counting(scores, higher):
+    found = friedman(np.array(scores), higher)
+    wanted = friedmanchisquare(*np.array(scores).T)
+    assert (found.statistic, found.p) == pytest.approx((wanted.statistic, wanted.pvalue), abs=1e-12)
+    for method in range(4):
+        ahead = [sum((x > row[method]) if higher else (x < row[method]) for x in row) for row in scores]
+        equal = [sum(x == row[method] for x in row) for row in scores]
+        mean = statistics.fmean(a + (e + 1) / 2 for a, e in zip(ahead, equal, strict=True))
+        assert found.average_ranks[method] == pytest.approx(mean)
+
+
+@pytest.mark.parametrize("higher", [True, False])
+def test_sums_in_another_order_are_ties(higher):
+    scores = np.array([[0.1 + 0.2, 0.3, 0.9], [1e9 + 1e-7, 1e9, 0.0], [0.0, 0.0, 0.0], [-3e-9, -1e-9, -2e-9]])
+    ranks = [friedman(row[None], higher).average_ranks.tolist() for row in scores]
+    ends = (2.5, 1.0) if higher else (1.5, 3.0)
+    others = (1.5, 3.0) if higher else (2.5, 1.0)
+    assert ranks[0] == [ends[0], ends[0], ends[1]]
+    assert ranks[1] == [others[0], others[0], others[1]]
+    assert ranks[2] == [2.0, 2.0, 2.0]
+    assert ranks[3] == ([3.0, 1.0, 2.0] if higher else [1.0, 3.0, 2.0])
+
+
+def test_friedman_has_nothing_to_test_with_one_block_or_method():
+    for scores in (np.array([[1.0, 2.0, 3.0]]), np.array([[1.0], [2.0]])):
+        found = friedman(scores)
+        assert math.isnan(found.statistic)
+        assert math.isnan(found.p)
+        assert sorted(found.average_ranks) == list(range(1, scores.shape[1] + 1))
+    tied = friedman(np.ones((5, 3)))
+    assert (tied.statistic, tied.p) == (0.0, 1.0)
+
+
+def test_friedman_of_two_methods_is_the_squared_sign_test():
+    scores = np.array([[1, 2], [3, 1], [5, 1], [5, 2], [9, 3]])
+    assert friedman(scores).statistic == pytest.approx((4 - 1) ** 2 / 5)
+
+
+@pytest.mark.parametrize("scores", [np.ones(3), np.ones((0, 3)), [[1.0, math.nan]], [[1.0, math.inf]]])
+def test_friedman_needs_complete_blocks(scores):
+    with pytest.raises(ValueError, match=r"scores must.*however"):
+        friedman(scores)
+
+
+def test_nemenyi_equals_the_table_of_demsar():
+    table = [1.960, 2.343, 2.569, 2.728, 2.850, 2.949, 3.031, 3.102, 3.164]
+    for methods, q in enumerate(table, start=2):
+        blocks = 7 * methods
+        wanted = q * math.sqrt(methods * (methods + 1) / (6 * blocks))
+        assert nemenyi_difference(methods, blocks) == pytest.approx(wanted, rel=6e-4)
+    # The example in section 3.2.4 of the paper.
+    assert nemenyi_difference(4, 14) == pytest.approx(1.25, abs=0.01)
+    assert nemenyi_difference(4, 14, 0.1) == pytest.approx(1.12, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [((1, 5), "methods"), ((3, 0), "blocks"), ((3, 5, 0.0), "alpha"), ((3, 5, 1.0), "alpha")],
+)
+def test_nemenyi_refuses_senseless_numbers(arguments, name):
+    with pytest.raises(ValueError, match=rf"{name} must.*however"):
+        nemenyi_difference(*arguments)
+
+
+def slow_cliques(ranks, difference):
+    """All sets of two methods or more that fit into the difference and into no larger such set."""
+    fitting = [
+        set(group)
+        for size in range(2, len(ranks) + 1)
+        for group in itertools.combinations(range(len(ranks)), size)
+        if all(abs(ranks[a] - ranks[b]) < difference for a in group for b in group)
+    ]
+    return [group for group in fitting if not any(group < other for other in fitting)]
+
+
+@given(
+    ranks=st.lists(st.sampled_from([1, 1.5, 2, 2.25, 3, 4, 5.5]), min_size=1, max_size=7),
+    steps=st.integers(1, 9),
+)
+@settings(deadline=None)
+def test_cliques_equal_a_search_of_all_sets(ranks, steps):
+    difference = steps / 2
+    found = cliques(np.array(ranks), difference)
+    assert sorted(map(sorted, found)) == sorted(map(sorted, slow_cliques(ranks, difference)))
+    assert all([ranks[k] for k in group] == sorted(ranks[k] for k in group) for group in found)
+    assert [ranks[group[0]] for group in found] == sorted(ranks[group[0]] for group in found)
+
+
+@pytest.mark.parametrize("difference", [0.0, -1.0, math.nan])
+def test_cliques_need_a_difference(difference):
+    with pytest.raises(ValueError, match="difference must be a positive number, however"):
+        cliques(np.array([1.0, 2.0]), difference)
+
+
+def test_improvement_equals_counting_of_pairs_and_the_u_of_mann_and_whitney():
+    rng = np.random.default_rng(12)
+    x, y = rng.integers(0, 5, size=(4, 3)).astype(float), rng.integers(0, 4, size=(6, 3)).astype(float)
+    x[1, 0] = y[2, 1] = y[5, 1] = math.nan
+    found = probability_of_improvement(x, y)[0]
+    chances, us = [], []
+    for k in range(3):
+        a, b = x[np.isfinite(x[:, k]), k], y[np.isfinite(y[:, k]), k]
+        chances.append(statistics.fmean((p > q) + (p == q) / 2 for p in a for q in b))
+        us.append(mannwhitneyu(a, b).statistic / len(a) / len(b))
+    assert found == pytest.approx(statistics.fmean(chances))
+    assert found == pytest.approx(statistics.fmean(us))
+
+
+def test_interval_of_improvement_equals_a_bootstrap_written_as_a_loop():
+    rng = np.random.default_rng(13)
+    x, y = rng.normal(0.5, size=(4, 2)), rng.normal(size=(3, 2))
+    generator, resampled = np.random.default_rng(7), []
+    for _ in range(4000):
+        chances = []
+        for k in range(2):
+            a = [x[generator.integers(4), k] for _ in range(4)]
+            b = [y[generator.integers(3), k] for _ in range(3)]
+            chances.append(statistics.fmean(float(p > q) for p in a for q in b))
+        resampled.append(statistics.fmean(chances))
+    resampled.sort()
+    chance, low, high = probability_of_improvement(x, y)
+    assert low < chance < high
+    assert low == pytest.approx(resampled[100], abs=0.03)
+    assert high == pytest.approx(resampled[3899], abs=0.03)
+    assert statistics.fmean(resampled) == pytest.approx(chance, abs=0.01)
+
+
+@given(seed=st.integers(0, 99), shift=st.integers(-5, 5))
 @settings(deadline=None, max_examples=30)
-def test_p_ignores_levels_of_seeds_and_scale_and_order(seed, shift, scale):
+def test_improvement_ignores_orders_and_levels_and_turns_with_the_sides(seed, shift):
     rng = np.random.default_rng(seed)
-    values = rng.normal(size=(3, 4))
-    p = permutation_p(values)
-    assert permutation_p(values + shift * np.arange(3)[:, None]) == p
-    assert permutation_p(values * scale) == p
-    assert permutation_p(values[rng.permutation(3)][:, rng.permutation(4)]) == p
+    x, y = rng.integers(0, 5, size=(3, 4)).astype(float), rng.integers(0, 5, size=(2, 4)).astype(float)
+    chance, low, high = probability_of_improvement(x, y, resamples=300)
+    assert 0 <= low <= high <= 1
+    tasks, runs = rng.permutation(4), rng.permutation(3)
+    assert probability_of_improvement(x[runs][:, tasks], y[:, tasks], resamples=300) == (chance, low, high)
+    levels = shift * np.arange(4)
+    # The order of tasks changes, and with it the draws and the last bits.
+    moved = probability_of_improvement(x + levels, y + levels, resamples=300)
+    assert moved[0] == pytest.approx(chance)
+    assert moved[1:] == pytest.approx((low, high), abs=0.1)
+    turned = probability_of_improvement(y, x, resamples=300)
+    assert turned[0] == pytest.approx(1 - chance)
+    assert probability_of_improvement(np.exp(x), np.exp(y), resamples=300) == (chance, low, high)
 
 
-def test_random_arrangements_come_close_to_all():
-    rng = np.random.default_rng(3)
-    for shape in ((2, 6), (3, 4), (5, 3)):
-        values = rng.normal(size=shape) + np.linspace(0, 1.5, shape[1])
-        exact = permutation_p(values)
-        drawn = [permutation_p(values, draws=500, seed=seed) for seed in range(4)]
-        assert 0 < exact < 0.9
-        # Four sets of 500: standard error below 0.012.
-        assert statistics.fmean(drawn) == pytest.approx(exact, abs=0.045)
-        assert len(set(drawn)) > 1
-        assert drawn[0] == permutation_p(values, draws=500)
-
-
-def test_random_arrangements_never_give_zero():
-    values = np.arange(12.0) + np.array([[0.0], [5.0], [1.0]])
-    assert permutation_p(values) == 1 / 10_000
-    assert permutation_p(values, draws=99) == 1 / 100
-
-
-@pytest.mark.parametrize("shape", [(5, 6), (3, 8)])
-def test_p_is_close_to_the_parametric_one_for_normal_noise(shape):
-    seeds, columns = shape
-    for seed in range(3):
-        values = np.random.default_rng(seed).normal(size=shape) + np.linspace(0, 1, columns) * seed
-        long = pd.DataFrame(
-            [(s, k, values[s, k]) for s in range(seeds) for k in range(columns)],
-            columns=["seed", "setting", "y"],
-        )
-        wanted = AnovaRM(long, "y", "seed", within=["setting"]).fit().anova_table["Pr > F"].iloc[0]
-        by_hand = f_distribution.sf(two_way_f(values.tolist()), columns - 1, (columns - 1) * (seeds - 1))
-        assert by_hand == pytest.approx(wanted)
-        assert permutation_p(values) == pytest.approx(wanted, abs=0.03)
-
-
-def test_two_settings_are_a_sign_flip_test_of_paired_differences():
-    pairs = np.random.default_rng(5).normal(size=(8, 2)) + np.array([0, 0.8])
-    difference = pairs[:, 0] - pairs[:, 1]
-    flips = np.array(list(itertools.product([1, -1], repeat=8))) * difference
-    wanted = (np.abs(flips.mean(axis=1)) >= abs(difference.mean()) - 1e-12).mean()
-    assert permutation_p(pairs) == pytest.approx(wanted)
-    assert permutation_p(pairs) == pytest.approx(ttest_rel(*pairs.T).pvalue, abs=0.05)
-
-
-@pytest.mark.parametrize("shape", [(2, 5), (2, 10), (4, 4)])
-def test_one_in_twenty_is_a_false_alarm(shape):
-    rng = np.random.default_rng(6)
-    p = [permutation_p(rng.normal(size=shape) + 9 * rng.normal(size=(shape[0], 1)), 199) for _ in range(500)]
-    # Binomial, 500 at 5%: 25, and outside of 10..42 once in 1,000.
-    assert 10 <= sum(x <= 0.05 for x in p) <= 42
-    assert statistics.fmean(p) == pytest.approx(0.5, abs=0.06)
-
-
-@pytest.mark.parametrize("shape", [(2, 4), (3, 3), (2, 2), (5, 2)])
-def test_no_p_is_below_the_smallest_and_a_clear_effect_reaches_it(shape):
-    clear = np.array([0.0, 1.0, 3.0, 7.0])[: shape[1]] + np.arange(shape[0])[:, None]
-    assert permutation_p(clear) == pytest.approx(smallest_p(*shape))
-    rng = np.random.default_rng(7)
-    assert all(permutation_p(rng.normal(size=shape)) >= smallest_p(*shape) - 1e-12 for _ in range(20))
-    assert smallest_p(9, 200) == 0
-
-
-def test_settings_that_are_all_equal_have_p_one():
-    assert permutation_p(np.full((3, 4), 0.1)) == 1.0
-    assert permutation_p(np.array([[0.1] * 5, [0.7] * 5])) == 1.0
-    assert permutation_p(np.array([[0.1] * 4, [0.1, 0.1, 0.1, 0.2]])) == 1.0
-
-
-@pytest.mark.parametrize("values", [np.ones((1, 5)), np.ones((5, 1)), np.ones((0, 0)), np.ones((0, 3))])
-def test_one_seed_or_one_setting_gives_no_p(values):
-    assert permutation_p(values) is None
-
-
-def test_settings_with_a_hole_are_left_out():
-    values = np.random.default_rng(8).normal(size=(3, 4))
-    holes = np.c_[values[:, :2], [0.0, math.nan, 9.0], values[:, 2:], [math.inf, 0.0, 1.0]]
-    assert permutation_p(holes) == permutation_p(values)
-    assert permutation_p(np.array([[1.0, math.nan, 2.0], [math.nan, 1.0, 3.0]])) is None
-
-
-def test_the_given_values_stay_as_they_are():
-    values = np.random.default_rng(9).normal(size=(2, 3))
-    before = values.copy()
-    permutation_p(values)
-    np.testing.assert_array_equal(values, before)
-
-
-def test_columns_are_identical_to_the_last_bit_or_not_at_all():
+def test_improvement_with_little_to_go_on():
     nan = math.nan
-    table = pd.DataFrame({"a": [0.3, nan], "b": [0.1 + 0.2, nan], "c": [0.3, nan], "d": [nan, 0.3]})
-    assert identical_columns(table) == [["a", "c"], ["b"], ["d"]]
-    assert identical_columns(pd.DataFrame()) == []
+    one = probability_of_improvement(np.array([[1.0, 2.0]]), np.array([[0.0, 2.0], [0.0, 2.0]]))
+    assert one[0] == 0.75
+    assert all(map(math.isnan, one[1:]))
+    assert all(map(math.isnan, probability_of_improvement(np.full((2, 3), nan), np.ones((2, 3)))))
+    assert all(map(math.isnan, probability_of_improvement(np.ones((2, 0)), np.ones((2, 0)))))
+    # The task without a run of y is no task.
+    found = probability_of_improvement(np.array([[1.0, 9.0], [3.0, 9.0]]), np.array([[2.0, nan], [2.0, nan]]))
+    assert found == probability_of_improvement(np.array([[1.0], [3.0]]), np.array([[2.0], [2.0]]))
+    assert probability_of_improvement(np.full((2, 3), 1.0), np.zeros((2, 3))) == (1.0, 1.0, 1.0)
+
+
+def test_improvement_needs_matrices_of_the_same_tasks():
+    with pytest.raises(ValueError, match="same tasks, however: 2 and 3"):
+        probability_of_improvement(np.ones((2, 2)), np.ones((2, 3)))
+    with pytest.raises(ValueError, match="y must have two dimensions"):
+        probability_of_improvement(np.ones((2, 2)), np.ones(2))
+
+
+def test_profile_equals_counting_and_its_band_a_bootstrap_written_as_a_loop():
+    scores = np.array([[0.1, 0.8], [0.5, 0.6], [0.9, math.nan]])
+    taus = np.array([0.0, 0.5, 0.7, 1.0])
+    shares, low, high = performance_profile(scores, taus)
+    np.testing.assert_allclose(shares, [1.0, (2 / 3 + 1) / 2, (1 / 3 + 1 / 2) / 2, 0.0])
+    generator, resampled = np.random.default_rng(7), []
+    for _ in range(4000):
+        first = [[0.1, 0.5, 0.9][generator.integers(3)] for _ in range(3)]
+        second = [[0.8, 0.6][generator.integers(2)] for _ in range(2)]
+        resampled.append([statistics.fmean(x >= 0.7 for x in part) for part in (first, second)])
+    means = sorted(map(statistics.fmean, resampled))
+    assert low[2] == pytest.approx(means[100], abs=0.05)
+    assert high[2] == pytest.approx(means[3899], abs=0.05)
+    assert (low[0], high[0], low[3], high[3]) == (1, 1, 0, 0)
+
+
+@given(seed=st.integers(0, 99))
+@settings(deadline=None, max_examples=30)
+def test_profile_falls_within_its_band_whatever_the_order(seed):
+    rng = np.random.default_rng(seed)
+    scores, taus = rng.normal(size=(4, 3)), np.linspace(-2, 2, 9)
+    shares, low, high = performance_profile(scores, taus, resamples=300)
+    assert (np.diff(shares) <= 0).all()
+    assert ((low >= 0) & (low <= shares) & (shares <= high) & (high <= 1)).all()
+    again = performance_profile(scores[rng.permutation(4)][:, rng.permutation(3)], taus, resamples=300)
+    np.testing.assert_array_equal(again, (shares, low, high))
+
+
+def test_profile_with_little_to_go_on():
+    shares, low, high = performance_profile(np.array([[0.2, 0.4]]), np.array([0.3, 0.4]))
+    assert shares.tolist() == [0.5, 0.5]
+    assert np.isnan([low, high]).all()
+    for nothing in (np.full((2, 2), math.nan), np.ones((0, 2)), np.ones((2, 0))):
+        assert np.isnan(performance_profile(nothing, np.array([0.5]))).all()
+    with pytest.raises(ValueError, match="scores must have two dimensions"):
+        performance_profile(np.ones(3), np.zeros(1))

@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
-from reports.stats import permutation_p, t_interval
+from reports.permutation import permutation_p
+from reports.stats import t_interval
 from reports.sweeps import (
     COLUMNS,
     file_name,
@@ -27,6 +28,10 @@ from reports.sweeps import (
     verdicts,
     write,
 )
+
+
+def written(sweep, folder):
+    return write(load_trials(sweep), sweep.study, folder)
 
 
 @dataclass
@@ -146,7 +151,7 @@ def test_an_empty_study_has_no_sweep(tmp_path):
     assert list(frame.columns) == list(COLUMNS)
     assert verdicts(frame) == []
     assert settings_table(frame).empty
-    assert write(Sweep(), tmp_path) == []
+    assert written(Sweep(), tmp_path) == []
 
 
 @pytest.mark.parametrize("backwards", [False, True])
@@ -471,7 +476,7 @@ reason: no memory).
 
 def test_markdown_starts_as_written_by_hand(tmp_path):
     sweep = delta_sweep(SMALL).add({"delta": 0.8}, state="failed", reason="no memory")
-    files = write(sweep, tmp_path)
+    files = written(sweep, tmp_path)
     assert [path.name for path in files] == ["sweep_delta.csv", "sweep_delta.md", "sweep_delta.tex"]
     text = files[1].read_text(encoding="utf-8")
     assert text.startswith(GOLDEN)
@@ -493,7 +498,7 @@ def test_intervals_stand_where_three_seeds_have_the_number():
 
 
 def test_the_three_files_hold_the_same_settings(tmp_path):
-    paths = write(delta_sweep(SMALL), tmp_path)
+    paths = written(delta_sweep(SMALL), tmp_path)
     rows = list(csv.DictReader(io.StringIO(paths[0].read_text(encoding="utf-8"))))
     numbers = [float(row["objective_value"]) for row in rows]
     assert numbers == sorted(SMALL.mean(axis=0).tolist())
@@ -507,7 +512,7 @@ def test_files_are_the_same_for_the_same_trials_in_any_order(tmp_path):
     first, second = delta_sweep(values), delta_sweep(values)
     second.runs.reverse()
     second.cells = dict(reversed(second.cells.items()))
-    for one, other in zip(write(first, tmp_path / "1"), write(second, tmp_path / "2"), strict=True):
+    for one, other in zip(written(first, tmp_path / "1"), written(second, tmp_path / "2"), strict=True):
         assert one.read_bytes() == other.read_bytes()
 
 
@@ -517,7 +522,7 @@ def test_only_titles_of_synthetic_data_say_so(tmp_path):
     mixed.runs, mixed.cells = [*real.runs], {**real.cells}
     mixed.add({"delta": 0.1}, (1, 1))
     for sweep, words in ((real, 0), (mixed, 1)):
-        _, markdown, latex = (path.read_text(encoding="utf-8") for path in write(sweep, tmp_path))
+        _, markdown, latex = (path.read_text(encoding="utf-8") for path in written(sweep, tmp_path))
         assert markdown.count("synthetic stand-in data") == words
         assert latex.count("synthetic stand-in data") == words
     assert "(includes synthetic stand-in data)" in markdown
@@ -530,7 +535,7 @@ def test_hostile_names_neither_leave_the_folder_nor_the_text(tmp_path):
     sweep = Sweep(name=HOSTILE, study=HOSTILE, dataset=HOSTILE, backbone=HOSTILE)
     sweep.add({HOSTILE: HOSTILE}, (1.0, 1.0), (1.5, 1.0), default="true")
     sweep.add({HOSTILE: None}, state="failed", reason=HOSTILE)
-    paths = write(sweep, tmp_path)
+    paths = written(sweep, tmp_path)
     assert {path.parent for path in paths} == {tmp_path / "tables"}
     assert sorted(tmp_path.rglob("*")) == sorted([tmp_path / "tables", *paths])
     _, markdown, latex = (path.read_text(encoding="utf-8") for path in paths)

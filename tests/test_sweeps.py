@@ -34,7 +34,7 @@ def finished(tmp_path_factory, store_template):
     var = tmp_path_factory.mktemp("finished") / "var"
     var.mkdir()
     shutil.copy(store_template, var / "mlflow.db")
-    assert sweep(var) == 0
+    assert sweep(var, "report=true") == 0
     return var
 
 

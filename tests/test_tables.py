@@ -1,6 +1,7 @@
 """The tables against golden text worked out by hand, and the cases that make a table lie when forgotten."""
 
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -8,19 +9,24 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from studies import as_latex, as_markdown, empty_study
 
 from harness.metrics import METRICS
-from reports.stats import COLUMNS
-from reports.tables import main_numbers, method_name, occlusion_numbers, to_csv, to_latex, to_markdown
+from reports.frame import SCORES, method_name
+from reports.numbers import main_numbers, occlusion_numbers
+from reports.tables import score_table
 
-KINDS = {"sims": "sims", "synthetic_mosi": "mosi", "synthetic_sims": "sims"}
+SYNTHETIC = frozenset({"synthetic_mosi", "synthetic_sims"})
+STUDY = dataclasses.replace(empty_study(), synthetic=SYNTHETIC)
+KINDS = {"mine": "sims", "synthetic_mosi": "mosi", "synthetic_sims": "sims"}
 
 
 def rows(method, values, **given):
     """One row per seed and metric; ``values`` maps a metric to its values over the seeds 1, 2, ..."""
-    base = {"study": "s", "dataset": "sims", "backbone": "tfn", "method": method, "settings": "{}"}
+    base = {"study": "s", "dataset": "mine", "backbone": "tfn", "method": method, "settings": "{}"}
     base |= {"occlusion_protocol": "test", "occlusion_ratio": 0.0, "split": "test"}
-    base |= {"cell_id": "c", "run_id": "r"}
+    base |= {"cell_id": "c", "run_id": "r", "environment": "cpu"}
+    base |= {"tuned": False, "tuned_backbone": False, "outdated": False}
     return [
         {**base, "metric": metric, "value": value, "seed": seed, **given}
         for metric, over_seeds in values.items()
@@ -29,7 +35,19 @@ def rows(method, values, **given):
 
 
 def frame(*parts):
-    return pd.DataFrame([row for part in parts for row in part], columns=list(COLUMNS))
+    return pd.DataFrame([row for part in parts for row in part], columns=list(SCORES))
+
+
+def to_csv(numbers):
+    return score_table(numbers, "t", "t", STUDY).csv
+
+
+def to_markdown(numbers, title):
+    return as_markdown(numbers, title, STUDY)
+
+
+def to_latex(numbers, title):
+    return as_latex(numbers, title, STUDY)
 
 
 def all_metrics(*values, kind="sims"):
@@ -52,13 +70,13 @@ SMALL = frame(
 )
 
 GOLDEN_CSV = """\
-dataset,backbone,method,kind,metric,mean,std,n,undefined,seeds
-sims,tfn,none,sims,acc2,0.6,0.14142135623730948,2,0,2
-sims,tfn,none,sims,acc3,0.6,0.14142135623730948,2,0,2
-sims,tfn,none,sims,acc5,0.6,0.14142135623730948,2,0,2
-sims,tfn,none,sims,f1,0.6,0.14142135623730948,2,0,2
-sims,tfn,none,sims,mae,0.45,0.07071067811865474,2,0,2
-sims,tfn,none,sims,corr,0.25,,1,1,2
+dataset,backbone,method,kind,metric,mean,std,n,undefined,seeds,outside,published
+mine,tfn,none,sims,acc2,0.6,0.14142135623730948,2,0,2,,False
+mine,tfn,none,sims,acc3,0.6,0.14142135623730948,2,0,2,,False
+mine,tfn,none,sims,acc5,0.6,0.14142135623730948,2,0,2,,False
+mine,tfn,none,sims,f1,0.6,0.14142135623730948,2,0,2,,False
+mine,tfn,none,sims,mae,0.45,0.07071067811865474,2,0,2,,False
+mine,tfn,none,sims,corr,0.25,,1,1,2,,False
 """
 
 GOLDEN_MARKDOWN = """\
@@ -66,16 +84,17 @@ GOLDEN_MARKDOWN = """\
 
 | Dataset | Backbone | Method | n | Acc-2 ↑ | Acc-3 ↑ | Acc-5 ↑ | F1 ↑ | MAE ↓ | Corr ↑ |
 | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
-| sims | tfn | none | 2 | A | A | A | A | **0.450 ± 0.071** | 0.250 ± - †1/2 |
-| sims | tfn | ms\\_mix | 2 | B | B | B | B | <u>0.550 ± 0.071</u> | 0.500 ± 0.000 |
-| sims | tfn | ms\\_mix{delta:0.4} | 2 | A | A | A | A | 0.800 ± 0.000 | - |
+| mine | tfn | none | 2 | A | A | A | A | **0.450 ± 0.071** | 0.250 ± - †1/2 |
+| mine | tfn | ms\\_mix | 2 | B | B | B | B | <u>0.550 ± 0.071</u> | 0.500 ± 0.000 |
+| mine | tfn | ms\\_mix{delta:0.4} | 2 | A | A | A | A | 0.800 ± 0.000 | - |
 
 - Test split; mean ± standard deviation over n seeds; accuracies and F1 in percent.
 - ↑ higher is better, ↓ lower is better.
-- Marked: **best** and <u>second-best</u> mean of a group; it may be chance.
+- Bold: best, underlined: second-best mean of a group; it may be chance.
 - With one seed no spread can be given: ± -.
 - †k/n: undefined for k of n seeds, left out of the mean and not ranked.
 - - alone: no complete cell.
+- No mark compares with none: that takes at least three seeds.
 """.replace("A |", "<u>60.00 ± 14.14</u> |").replace("B |", "**70.00 ± 14.14** |")
 
 GOLDEN_LATEX = r"""% needs \usepackage{booktabs}
@@ -84,19 +103,20 @@ GOLDEN_LATEX = r"""% needs \usepackage{booktabs}
 \caption{Main results.
 Test split; mean $\pm$ standard deviation over n seeds; accuracies and F1 in percent.
 $\uparrow$ higher is better, $\downarrow$ lower is better.
-Marked: \textbf{best} and \underline{second-best} mean of a group; it may be chance.
+Bold: best, underlined: second-best mean of a group; it may be chance.
 With one seed no spread can be given: $\pm$ --.
 \dag{}k/n: undefined for k of n seeds, left out of the mean and not ranked.
--- alone: no complete cell.}
+-- alone: no complete cell.
+No mark compares with none: that takes at least three seeds.}
 \scriptsize
 \setlength{\tabcolsep}{2pt}
 \begin{tabular}{lllrrrrrrr}
 \toprule
 Dataset & Backbone & Method & n & Acc-2 ^ & Acc-3 ^ & Acc-5 ^ & F1 ^ & MAE $\downarrow$ & Corr ^ \\
 \midrule
-sims & tfn & none & 2 & A & A & A & A & \textbf{0.450 $\pm$ 0.071} & 0.250 $\pm$ -- \dag{}1/2 \\
-sims & tfn & ms\_mix & 2 & B & B & B & B & \underline{0.550 $\pm$ 0.071} & 0.500 $\pm$ 0.000 \\
-sims & tfn & ms\_mix\{delta:0.4\} & 2 & A & A & A & A & 0.800 $\pm$ 0.000 & -- \\
+mine & tfn & none & 2 & A & A & A & A & \textbf{0.450 $\pm$ 0.071} & 0.250 $\pm$ -- \dag{}1/2 \\
+mine & tfn & ms\_mix & 2 & B & B & B & B & \underline{0.550 $\pm$ 0.071} & 0.500 $\pm$ 0.000 \\
+mine & tfn & ms\_mix\{delta:0.4\} & 2 & A & A & A & A & 0.800 $\pm$ 0.000 & -- \\
 \bottomrule
 \end{tabular}
 \end{table*}
@@ -131,7 +151,7 @@ def test_numbers_equal_a_loop_over_the_frame():
         rows(method, {m: generator.random(3) for m in METRICS["sims"]}, backbone=backbone, dataset=dataset)
         for method in ("none", "mixup")
         for backbone in ("tfn", "lmf")
-        for dataset in ("sims", "synthetic_sims")
+        for dataset in ("mine", "synthetic_sims")
     ]
     tidy = frame(*parts).sample(frac=1, random_state=1)
     for row in main_numbers(tidy, KINDS).itertuples():
@@ -179,7 +199,7 @@ def test_a_hole_in_the_matrix_shows():
     assert len(hole) == len(METRICS["sims"])
     assert (hole[["n", "undefined", "seeds"]] == 0).all(axis=None)
     text = to_markdown(numbers, "t")
-    assert ["sims", "lmf", "mixup", "0", *["\u2013"] * 6] in table(text)
+    assert ["mine", "lmf", "mixup", "0", *["\u2013"] * 6] in table(text)
     assert "no complete cell" in text
     alone = next(row for row in table(text) if row[1:3] == ["lmf", "none"])
     assert not any("**" in cell for cell in alone), "a method without a rival is not the best"
@@ -189,7 +209,7 @@ def test_a_single_seed_has_no_spread_and_says_so():
     text = to_markdown(main_numbers(frame(rows("none", all_metrics(0.5))), KINDS), "t")
     assert table(text)[0][3:5] == ["1", "50.00 ± \u2013"]
     assert "no spread can be given" in text
-    assert "Marked" not in text
+    assert "Bold" not in text
     two = to_markdown(main_numbers(frame(rows("none", all_metrics(0.5, 0.6))), KINDS), "t")
     assert "no spread" not in two
 
@@ -246,7 +266,7 @@ def test_names_are_escaped():
     assert r"### a\_b\|c&amp;&lt;x&gt;" in markdown
     escaped = r"a\_b\textbar{}c\&\textless{}x\textgreater{}"
     backbone = r"50\%\$\#\textasciicircum{}\textasciitilde{}\textbackslash{}{[}{*}"
-    assert f"sims & {backbone} & {escaped} & 1 &" in latex
+    assert f"mine & {backbone} & {escaped} & 1 &" in latex
     assert rf"\caption{{{escaped}." in latex
     assert pd.read_csv(io.StringIO(to_csv(numbers)))["method"].unique() == [name]
 
@@ -275,10 +295,9 @@ def test_variants_have_readable_names(settings, expected):
 @pytest.mark.parametrize(
     ("datasets", "title", "expected"),
     [
-        (["sims"], "Main", "Main"),
+        (["mine"], "Main", "Main"),
         (["synthetic_sims"], "Main", "Main (synthetic stand-in data)"),
-        (["synthetic_sims"], "On synthetic stand-in data", "On synthetic stand-in data"),
-        (["synthetic_sims", "sims"], "Main", "Main (includes synthetic stand-in data)"),
+        (["synthetic_sims", "mine"], "Main", "Main (includes synthetic stand-in data)"),
     ],
 )
 def test_synthetic_data_are_named_in_the_title(datasets, title, expected):
@@ -304,9 +323,9 @@ def test_each_data_set_has_the_columns_of_its_kind():
 
 
 def test_a_data_set_without_a_kind_is_refused():
-    tidy = frame(rows("none", all_metrics(0.5), dataset="mine"))
-    for kinds in ({}, {"mine": "mossi"}):
-        with pytest.raises(ValueError, match=r"'mine'.*mosi"):
+    tidy = frame(rows("none", all_metrics(0.5), dataset="other"))
+    for kinds in ({}, {"other": "mossi"}):
+        with pytest.raises(ValueError, match=r"'other'.*mosi"):
             main_numbers(tidy, kinds)
 
 

@@ -20,24 +20,26 @@ from hydra import compose
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
+from studies import as_latex, as_markdown
 
 from backbones import BACKBONES
 from backbones.base import resolve_settings
 from backbones.text import TextSettings
 from harness.config import given_keys, load_benchmark
+from harness.describe import describe
 from harness.display import closing_table
 from harness.errors import UserError
 from harness.matrix import Cell
-from harness.plan import describe, make_plan
+from harness.plan import make_plan
 from harness.records import Trial
 from harness.result import Predictions, Result
 from harness.tracking import Tracker
 from harness.tuned import HEAD, read_tuned, tuned_label, write_tuned
 from methods import METHODS
 from reports import export
-from reports.frame import load_frame, metric_kinds
+from reports.frame import SCORES, load_frame, metric_kinds
+from reports.numbers import main_numbers, occlusion_numbers
 from reports.stats import COLUMNS
-from reports.tables import main_numbers, occlusion_numbers, to_latex, to_markdown
 
 BERT = TextSettings("bert", "abc", False, 0.0)
 GIVEN_HEAD = {
@@ -602,7 +604,7 @@ def test_the_frame_says_which_cells_are_tuned(logged):
         {},
     ]
     frame = load_frame(logged(*((cell, 0.5, given) for cell, given in zip(CELLS, tags, strict=True))))
-    assert tuple(frame.columns) == (*COLUMNS, "tuned", "tuned_backbone", "outdated")
+    assert tuple(frame.columns) == (*COLUMNS, "tuned", "tuned_backbone", "outdated", "environment")
     assert frame.groupby("method")["tuned"].unique().map(list).to_dict() == {
         "none": [False],
         "powmix": [True],
@@ -720,28 +722,28 @@ def test_a_study_of_sweeps_alone_names_their_tables(logged):
         if logs:
             trial(tracker, "delta", 0, {}, CELLS[:1])
         numbers = main_numbers(load_frame(tracker), {})
-        assert wanted in to_markdown(numbers, "t")
-        assert wanted in to_latex(numbers, "t")
-    assert r"see sweep\_\*.md." in to_markdown(numbers, "t")
-    assert "see sweep\\_{*}.md." in to_latex(numbers, "t")
+        assert wanted in as_markdown(numbers, "t")
+        assert wanted in as_latex(numbers, "t")
+    assert r"see sweep\_\*.md." in as_markdown(numbers, "t")
+    assert "see sweep\\_{*}.md." in as_latex(numbers, "t")
     logged((CELLS[1], 0.5, {}))
     assert not load_frame(tracker).attrs["sweeps"]
-    assert "sweep" not in to_markdown(main_numbers(load_frame(tracker), {"mosi": "mosi"}), "t")
+    assert "sweep" not in as_markdown(main_numbers(load_frame(tracker), {"mosi": "mosi"}), "t")
 
 
 def test_a_study_without_sweeps_has_none_to_export(logged):
     tracker = logged()
     assert load_frame(tracker).empty
-    assert list(load_frame(tracker).columns) == [*COLUMNS, "tuned", "tuned_backbone", "outdated"]
+    assert tuple(load_frame(tracker).columns) == SCORES
     assert main_numbers(load_frame(tracker), {}).empty
     assert refusal(load_frame, tracker, "delta").endswith("no trials of sweeps, so none of 'delta'.")
 
 
 def rows(method, values, settings="{}", **given):
     """One row per metric and seed of the kind "sims"."""
-    base = {"study": "s", "dataset": "sims", "backbone": "tfn", "method": method, "settings": settings}
+    base = {"study": "s", "dataset": "mine", "backbone": "tfn", "method": method, "settings": settings}
     base |= {"occlusion_protocol": "test", "occlusion_ratio": 0.0, "split": "test", "run_id": "r"}
-    base |= {"tuned": False, "tuned_backbone": True}
+    base |= {"tuned": False, "tuned_backbone": True, "outdated": False, "environment": "cpu"}
     metrics = ("acc2", "acc3", "acc5", "f1", "mae", "corr")
     return [
         {**base, "metric": metric, "value": value, "seed": seed, "cell_id": f"{settings}{seed}", **given}
@@ -758,7 +760,7 @@ TUNED = [
     *rows("powmix", (0.5, 0.5)),
     *rows("powmix", (0.5, 0.5), '{"alpha": 0.5}'),
 ]
-KINDS = {"sims": "sims"}
+KINDS = {"mine": "sims"}
 
 
 def test_tuned_settings_make_one_row_whatever_they_are():
@@ -796,24 +798,24 @@ def test_a_search_that_ends_at_settings_with_a_row_of_their_own_leaves_no_hole_t
 
 def test_a_method_tuned_twice_is_pointed_out():
     twice = [*TUNED, *rows("powmix", (0.9, 0.9), '{"alpha": 0.9}', tuned=True)]
-    assert "| powmix{tuned} | 4‡ |" in to_markdown(main_numbers(pd.DataFrame(twice), KINDS), "t")
-    assert "‡" not in to_markdown(main_numbers(pd.DataFrame(TUNED), KINDS), "t")
+    assert "| powmix{tuned} | 4‡ |" in as_markdown(main_numbers(pd.DataFrame(twice), KINDS), "t")
+    assert "‡" not in as_markdown(main_numbers(pd.DataFrame(TUNED), KINDS), "t")
 
 
 @pytest.mark.parametrize(("old", "said"), [(0, None), (1, "1 cell of"), (2, "2 cells of")])
 def test_cells_of_earlier_files_are_left_out_and_counted(old, said):
     earlier = rows("powmix", (0.9,) * old, '{"alpha": 0.9}', tuned=True, outdated=True)
-    tidy = pd.DataFrame([*({"outdated": False, **row} for row in TUNED), *earlier])
+    tidy = pd.DataFrame([*TUNED, *earlier])
     numbers, plain = main_numbers(tidy, KINDS), main_numbers(pd.DataFrame(TUNED), KINDS)
     pd.testing.assert_frame_equal(numbers, plain)
-    for text in (to_markdown(numbers, "t"), to_latex(numbers, "t")):
+    for text in (as_markdown(numbers, "t"), as_latex(numbers, "t")):
         assert ("earlier" in text) == (said is not None)
         assert said is None or f"takes the newest file alone: {said} earlier ones left out." in text
 
 
 def test_an_outdated_cell_still_stands_in_the_row_of_its_settings():
     earlier = rows("powmix", (0.9,), '{"alpha": 0.5}', tuned=True, tuned_backbone=False, outdated=True)
-    numbers = main_numbers(pd.DataFrame([*({"outdated": False, **row} for row in TUNED), *earlier]), KINDS)
+    numbers = main_numbers(pd.DataFrame([*TUNED, *earlier]), KINDS)
     counts = numbers[(numbers["backbone"] == "tfn") & (numbers["metric"] == "mae")].set_index("method")["n"]
     assert counts.to_dict() == {"none": 2, "powmix": 2, "powmix{alpha:0.5}": 3, "powmix{tuned}": 2}
 
@@ -827,11 +829,11 @@ def test_tables_say_what_tuned_means_where_it_stands():
         ([{k: v for k, v in row.items() if k != "tuned"} for row in TUNED[:24]], (False, False)),
     ):
         numbers = main_numbers(pd.DataFrame(frame), KINDS)
-        for text in (to_markdown(numbers, "t"), to_latex(numbers, "t")):
+        for text in (as_markdown(numbers, "t"), as_latex(numbers, "t")):
             assert (chosen in text, unequal in text) == wanted
             assert ("files under tuned=DIR the budgets" in text) == wanted[0]
             assert ("for none learning rate and dropout; the seeds of" in text) == wanted[0]
-    latex = to_latex(main_numbers(pd.DataFrame(TUNED), KINDS), "t")
+    latex = as_latex(main_numbers(pd.DataFrame(TUNED), KINDS), "t")
     assert r"& powmix\{tuned\} & 2 &" in latex
     assert r"\{tuned\}: settings chosen" in latex
 

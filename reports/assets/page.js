@@ -1,0 +1,199 @@
+"use strict";
+(() => {
+  const KEY = "report-theme";
+  const root = document.documentElement;
+  const all = (selector, within = document) => [...within.querySelectorAll(selector)];
+
+  // A page opened from an artifact viewer may have no storage.
+  function recall() {
+    try {
+      return localStorage.getItem(KEY);
+    } catch {
+      return null;
+    }
+  }
+
+  function remember(theme) {
+    try {
+      localStorage.setItem(KEY, theme);
+    } catch {
+      // The choice then lasts as long as the page.
+    }
+  }
+
+  const setTheme = (theme) => (root.dataset.theme = ["light", "dark"].includes(theme) ? theme : "auto");
+
+  function startTheme(button) {
+    const say = () => (button.textContent = `Theme: ${root.dataset.theme}`);
+    button.addEventListener("click", () => {
+      // The first step is the one that changes what is seen.
+      const others = matchMedia("(prefers-color-scheme: dark)").matches ? ["light", "dark"] : ["dark", "light"];
+      const order = ["auto", ...others];
+      setTheme(order[(order.indexOf(root.dataset.theme) + 1) % order.length]);
+      remember(root.dataset.theme);
+      say();
+    });
+    button.hidden = false;
+    say();
+  }
+
+  const collator = new Intl.Collator("en", { numeric: true });
+
+  function keyOf(cell) {
+    return "n" in cell.dataset ? Number(cell.dataset.n) : cell.dataset.t;
+  }
+
+  function compare(a, b) {
+    if (typeof a !== typeof b) return typeof a === "number" ? -1 : 1;
+    return typeof a === "string" ? collator.compare(a, b) : (a > b) - (a < b);
+  }
+
+  function sorted(rows, index, direction) {
+    const sign = direction === "descending" ? -1 : 1;
+    const keyed = rows.map((row) => ({ row, key: keyOf(row.cells[index]) }));
+    const known = keyed.filter(({ key }) => key !== undefined);
+    const unknown = keyed.filter(({ key }) => key === undefined);
+    known.sort((a, b) => sign * compare(a.key, b.key));
+    return [...known, ...unknown].map(({ row }) => row);
+  }
+
+  function startSorting(table) {
+    const body = table.tBodies[0];
+    const original = [...body.rows];
+    const next = { ascending: "descending", descending: "" };
+    const heads = all("th[data-sort]", table);
+    for (const head of heads) {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.append(...head.childNodes);
+      head.append(button);
+      button.addEventListener("click", () => {
+        const now = head.getAttribute("aria-sort");
+        const direction = now ? next[now] : "ascending";
+        heads.forEach((other) => other.removeAttribute("aria-sort"));
+        if (direction) head.setAttribute("aria-sort", direction);
+        table.classList.toggle("sorted", direction !== "");
+        body.replaceChildren(...(direction ? sorted(original, head.cellIndex, direction) : original));
+      });
+    }
+  }
+
+  function startFilter(tools) {
+    const tables = all("table", tools.parentElement);
+    const search = tools.querySelector("input");
+    const selects = all("select", tools);
+    const status = tools.querySelector(".status");
+    const clear = tools.querySelector(".clear");
+    const words = new Map();
+    const rowsOf = (table) => [...table.tBodies[0].rows];
+    const total = tables.reduce((sum, table) => sum + rowsOf(table).length, 0);
+
+    function wordsOf(row) {
+      if (!words.has(row)) words.set(row, [...row.cells].map((cell) => cell.textContent).join(" ").toLowerCase());
+      return words.get(row);
+    }
+
+    function fits(row, terms, picks) {
+      const told = wordsOf(row);
+      return (
+        picks.every(([index, value]) => index !== undefined && row.cells[index].textContent === value) &&
+        terms.every((term) => told.includes(term))
+      );
+    }
+
+    function apply() {
+      const terms = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+      const chosen = selects.filter((select) => select.value);
+      const counts = tables.map((table) => {
+        const place = (select) => table.querySelector(`th[data-pick="${select.dataset.pick}"]`)?.cellIndex;
+        const picks = chosen.map((select) => [place(select), select.value]);
+        const rows = rowsOf(table);
+        rows.forEach((row) => (row.hidden = !fits(row, terms, picks)));
+        return rows.filter((row) => !row.hidden).length;
+      });
+      const shown = counts.reduce((sum, count) => sum + count, 0);
+      tables.forEach((table, part) => (table.parentElement.hidden = shown > 0 && counts[part] === 0));
+      const filtered = terms.length + chosen.length > 0;
+      const noun = total === 1 ? "row" : "rows";
+      status.textContent = filtered ? `${shown} of ${total} ${noun}` : `${total} ${noun}`;
+      status.classList.toggle("filtered", filtered);
+      clear.hidden = !filtered;
+    }
+
+    clear.addEventListener("click", () => {
+      search.value = "";
+      selects.forEach((select) => (select.value = ""));
+      apply();
+      search.focus();
+    });
+    search.addEventListener("input", apply);
+    selects.forEach((select) => select.addEventListener("change", apply));
+    tools.hidden = false;
+    apply();
+  }
+
+  function startZoom(dialog) {
+    const view = dialog.querySelector(".view");
+    const image = new Image();
+    image.draggable = false;
+    let base = { width: 1, height: 1 };
+    let scale = 1;
+
+    function resize(next) {
+      const x = (view.scrollLeft + view.clientWidth / 2) / (base.width * scale);
+      const y = (view.scrollTop + view.clientHeight / 2) / (base.height * scale);
+      scale = Math.min(20, Math.max(0.1, next));
+      image.width = base.width * scale;
+      image.height = base.height * scale;
+      view.scrollTo(x * image.width - view.clientWidth / 2, y * image.height - view.clientHeight / 2);
+    }
+
+    const acts = {
+      in: () => resize(scale * 1.25),
+      out: () => resize(scale / 1.25),
+      fit: () => resize(Math.min((view.clientWidth - 2) / base.width, (view.clientHeight - 2) / base.height)),
+      close: () => dialog.close(),
+    };
+    const keys = { "+": acts.in, "=": acts.in, "-": acts.out, 0: acts.fit };
+
+    function open(figure, shown) {
+      dialog.querySelector("h2").textContent = figure.querySelector("h3").textContent;
+      base = { width: shown.clientWidth, height: shown.clientHeight };
+      image.src = shown.src;
+      image.alt = shown.alt;
+      view.replaceChildren(image);
+      dialog.showModal();
+      view.focus();
+      acts.fit();
+    }
+
+    all("[data-do]", dialog).forEach((button) => button.addEventListener("click", acts[button.dataset.do]));
+    dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
+    dialog.addEventListener("keydown", (event) => !event.ctrlKey && !event.metaKey && keys[event.key]?.());
+    view.addEventListener("pointermove", (event) => {
+      // A finger scrolls by itself.
+      if (event.pointerType === "mouse" && event.buttons === 1) view.scrollBy(-event.movementX, -event.movementY);
+    });
+    view.addEventListener("wheel", (event) => {
+      if (!event.ctrlKey) return;
+      event.preventDefault();
+      resize(scale * (event.deltaY < 0 ? 1.1 : 1 / 1.1));
+    }, { passive: false });
+    for (const figure of all("figure")) {
+      const shown = figure.querySelector("img");
+      const button = figure.querySelector(".zoom");
+      if (!shown || !button) continue;
+      button.hidden = false;
+      [button, shown].forEach((part) => part.addEventListener("click", () => open(figure, shown)));
+    }
+  }
+
+  setTheme(recall());
+  document.addEventListener("DOMContentLoaded", () => {
+    startTheme(document.getElementById("theme"));
+    all("table").forEach(startSorting);
+    all(".tools").forEach(startFilter);
+    startZoom(document.getElementById("zoom"));
+    root.classList.add("live");
+  });
+})();

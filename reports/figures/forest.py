@@ -1,0 +1,196 @@
+"""Figure 8: what each method gains over `none`, per data set and backbone (a forest plot)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Drawing
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from reports import style
+from reports.compare import FEWEST, clean, intervals, overall, paired
+from reports.figures.base import Figure
+from reports.figures.occlusion import span
+from reports.study import Study
+
+METRICS = ("mae", "corr")
+UNITS = {"mae": "label units; ", "corr": ""}
+ALL = "all backbones"
+COLUMNS = ("metric", "dataset", "row", "method", "gain", "low", "high", "outside", "n", "strata", "unpaired")
+_HEADER, _GAP = 1.2, 1.5
+_WIDEST = 3
+"""How often an axis spans the largest gain, at most: intervals of two seeds are far wider."""
+
+
+def data(study: Study) -> pd.DataFrame:
+    """A row per metric, data set, backbone (last: all of them) and method.
+
+    ``row`` is the backbone or ``ALL``; ``outside`` as in `reports.compare`; ``unpaired`` counts the seeds of
+    the metric that have no partner.
+    """
+    scores = clean(study.scores())
+    parts = []
+    for metric in METRICS:
+        pairs = paired(scores, metric)
+        single = intervals(pairs).rename(columns={"backbone": "row"}).assign(strata=1)
+        pooled = overall(pairs).assign(row=ALL)
+        for part in (single, pooled):
+            parts.append(part.assign(metric=metric, unpaired=pairs.attrs["unpaired"]))
+    rows = pd.concat([part for part in parts if len(part)] or [pd.DataFrame(columns=list(COLUMNS))])
+    methods = style.ordered(rows["method"])
+    rows = rows.assign(
+        by_metric=[METRICS.index(name) for name in rows["metric"]],
+        last=rows["row"] == ALL,
+        place=[methods.index(name) for name in rows["method"]],
+    )
+    keys = ["by_metric", "dataset", "last", "row", "place"]
+    return rows.sort_values(keys, kind="stable", ignore_index=True)[list(COLUMNS)]
+
+
+def caption(data: pd.DataFrame) -> str:
+    """What is shown, how much of it would be chance, and what has no partner."""
+    single, pooled = data[data["row"] != ALL], data[data["row"] == ALL]
+    texts = [
+        "Gain over none on the test split with the same seed, backbone and data set "
+        f"(n = {span(single['n'], 'seed', 'seeds')}); right is better in both panels."
+    ]
+    tested = single[(single["n"] >= FEWEST) & single["low"].notna()]
+    if single["low"].isna().all():
+        texts.append("Without two seeds that differ no uncertainty can be given: points alone.")
+    else:
+        texts.append(
+            f"Bars: 95% paired t intervals; of {ALL}, 95% bootstrap intervals over seeds within backbones "
+            f"({span(pooled['n'], 'pair', 'pairs')}); an arrowhead where a bar or mark lies further out. "
+            "Filled marks: the interval excludes 0; hollow ones are inside the noise or have too few seeds "
+            "(two never make a mark filled)."
+        )
+    if len(tested):
+        outside = (tested["outside"] != "").sum()
+        texts.append(
+            f"{outside} of {len(tested)} intervals of single backbones exclude 0; if no method had any "
+            f"effect, about {0.05 * len(tested):.0f} would."
+        )
+    lost = data.groupby("metric", sort=False)["unpaired"].first()
+    if lost.any():
+        runs = span(lost[lost == lost.max()].iloc[:1], "run", "runs")
+        texts.append(f"Left out: {runs} without a partner of the same seed and environment.")
+    return " ".join(texts)
+
+
+def panel(data: pd.DataFrame, ax: Axes, places: dict[tuple[str, str], float], step: float) -> Axes:
+    """Draw the gains of one metric.
+
+    places: (data set, row) -> where its first method stands; step: from one method to the next.
+    """
+    metric, limits = data["metric"].iloc[0], axis_limits(data)
+    labels = style.ordered(data["method"])
+    ax.axvline(0, color="black", linewidth=0.6, zorder=0)
+    for mark in data.to_dict("records"):
+        y = places[mark["dataset"], mark["row"]] + step * labels.index(mark["method"])
+        _mark(ax, mark, y, limits, labels)
+    ax.set_xlim(*limits)
+    ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    ax.set_xlabel(f"gain in {style.METRICS[metric]} over none ({UNITS[metric]}better →)")
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
+    return ax
+
+
+def axis_limits(data: pd.DataFrame) -> tuple[float, float]:
+    """Where the axis of one metric ends: at the longest bars, or at three times the largest gain.
+
+    A gain far from all others, as of a training that failed, lies outside.
+    """
+    gains = data["gain"].abs()
+    usual = gains.quantile(0.9)
+    most = min(gains.max(), 5 * usual) if usual > 0 else gains.max()
+    ends = data[["gain", "low", "high"]].clip(-_WIDEST * most, _WIDEST * most)
+    low, high = min(ends.min().min(), -0.1 * most), max(ends.max().max(), 0.1 * most)
+    margin = 0.04 * (high - low) or 1.0
+    return float(low - margin), float(high + margin)
+
+
+def _mark(
+    ax: Axes, row: dict[Any, Any], y: float, limits: tuple[float, float], labels: Sequence[str]
+) -> None:
+    """One gain with its interval; arrowheads where they leave the axis."""
+    shade, whole = style.colour(row["method"], labels), row["row"] == ALL
+    strong = row["outside"] != ""
+    edge = 0.01 * (limits[1] - limits[0])
+    ends = limits[0] + edge, limits[1] - edge
+    bar = np.clip([row["low"], row["high"]], *ends)
+    ax.plot(bar, [y, y], color=shade, linewidth=1.3 if whole else 0.9, alpha=1 if strong else 0.55)
+    if row["low"] < ends[0]:
+        ax.plot(ends[0], y, marker="<", color=shade, markersize=2.5, linestyle="none")
+    if row["high"] > ends[1]:
+        ax.plot(ends[1], y, marker=">", color=shade, markersize=2.5, linestyle="none")
+    if not ends[0] <= row["gain"] <= ends[1]:
+        ax.plot(np.clip(row["gain"], *ends), y, marker="<>"[int(row["gain"] > 0)], color=shade, markersize=5)
+        return
+    ax.plot(row["gain"], y, marker=style.marker(row["method"], labels), color=shade, linestyle="none",
+            markerfacecolor=shade if strong else "white", markeredgewidth=0.8,
+            markersize=4.5 if whole else 3.2)  # fmt: skip
+
+
+def layout(data: pd.DataFrame) -> tuple[dict[tuple[str, str], float], dict[str, float], float]:
+    """Where rows and headings stand, from the top, in heights of one mark; and the height of all."""
+    height, methods = 0.0, data["method"].nunique()
+    rows, headings = {}, {}
+    for dataset, part in data.groupby("dataset"):
+        headings[str(dataset)] = height + _HEADER / 2
+        height += _HEADER
+        backbones = sorted(set(part["row"]) - {ALL})
+        for row in [*backbones, ALL]:
+            rows[str(dataset), row] = height + 0.9
+            height += methods + 0.8
+        height += _GAP
+    return rows, headings, height - _GAP
+
+
+def draw(data: pd.DataFrame, title: str, study: str) -> Drawing:
+    """The two metrics side by side, in the same rows."""
+    rows, headings, height = layout(data)
+    methods = style.ordered(data["method"])
+    inches = 0.095 if height < 85 else max(0.055, 8.1 / height)
+    metrics = list(dict.fromkeys(data["metric"]))
+    size = (style.PAGE, 1.1 + max(inches * height, 0.8))
+    figure, axes = plt.subplots(1, len(metrics), figsize=size, sharey=True, squeeze=False)
+    style.set_title(figure, title)
+    middle = (len(methods) - 1) / 2
+    for ax, metric in zip(axes.flat, metrics, strict=True):
+        panel(data[data["metric"] == metric], ax, rows, 1.0)
+        for number, y in enumerate(rows.values()):
+            if number % 2 == 0:
+                ax.axhspan(y - 0.9, y + len(methods) - 0.1, color="#f4f4f4", zorder=-1, linewidth=0)
+    first = axes.flat[0]
+    names = {y + middle: style.wrapped(row, 24) for (_, row), y in rows.items()}
+    names |= {y: style.wrapped(dataset, 30) for dataset, y in headings.items()}
+    first.set_yticks(list(names), list(names.values()))
+    for label in first.get_yticklabels()[len(rows) :]:
+        label.set_fontweight("bold")
+    first.set_ylim(height, -0.2)
+    style.legend(figure, [_handle(name, methods) for name in methods])
+    return figure
+
+
+def _handle(method: str, labels: Sequence[str]) -> Line2D:
+    handle = style.method_handle(method, labels)
+    handle.set_linestyle("-")
+    return handle
+
+
+FIGURE = Figure(
+    name="figure8_forest",
+    title="Figure 8: Gain of each method over none",
+    caption=caption,
+    data=data,
+    draw=draw,
+    missing="No method has a run with the seed, backbone and data set of a run of none.",
+    fill="make benchmark",
+)

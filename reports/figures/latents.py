@@ -1,0 +1,264 @@
+"""Figure 1: clean and mixed latents of each method in one shared projection, with their KL divergence."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Drawing
+from matplotlib.legend_handler import HandlerTuple
+from matplotlib.lines import Line2D
+
+from harness.errors import StoreError
+from reports import style
+from reports.figures.base import Figure
+from reports.frame import is_ablation
+from reports.projection import (
+    NEIGHBOURS,
+    Projection,
+    density,
+    fit_projection,
+    kl_estimate,
+    plane,
+    scaling,
+    stacked,
+    standardised,
+)
+from reports.study import SAMPLE_KEYS, Study
+
+KEYS = ("dataset", "backbone", "seed", "method", "kind")
+COLUMNS = (*KEYS, "x", "y", "label", "n_clean", "n_mixed", "kl", "components", "share_x", "share_y", "note")
+COMPONENTS = 5
+"""Dimensions of the space that KL is estimated in."""
+HELD = (0.9, 0.5)
+"""Shares of the points inside the contours, from the outer to the inner."""
+KINDS = ("clean", "mixed")
+_PLACE = ["dataset", "backbone", "seed"]
+_CLEAN, _LINE = "#8c8c8c", "#3c3c3c"
+_GRID = 64
+
+
+def sampled_runs(study: Study) -> pd.DataFrame:
+    """The runs with samples of whole methods, ablations left out, one per (dataset, backbone, seed, method).
+
+    MISA comes first, and of its data sets MOSEI; methods in the order of all figures.
+    """
+    rows = study.sampled[list(SAMPLE_KEYS)]
+    rows = rows[np.array([not is_ablation(name) for name in rows["method"]], bool)]
+    methods = style.ordered(rows["method"])
+    ranks = [
+        (
+            (r["backbone"] != "misa", not r["dataset"].endswith("mosei")),
+            (r["dataset"], r["backbone"], r["seed"], methods.index(r["method"]), r["run_id"]),
+        )
+        for r in rows.to_dict("records")
+    ]
+    rows = rows.iloc[sorted(range(len(rows)), key=ranks.__getitem__)]
+    return rows.drop_duplicates([*_PLACE, "method"]).reset_index(drop=True)
+
+
+def load_samples(study: Study, run_id: str) -> Mapping[str, np.ndarray]:
+    """A run's samples; empty where they are lost or damaged."""
+    try:
+        return study.samples(run_id)
+    except (KeyError, StoreError):
+        return {}
+
+
+def rounded(values: Iterable[float]) -> list[float]:
+    """Six significant digits, so that the last bits of an operation show in no file."""
+    return [float(f"{value:.6g}") for value in values]
+
+
+def latents(study: Study) -> pd.DataFrame:
+    """The data of Figure 1: a row of kind "method" for each method, then one for each of its latents.
+
+    Shown are the data set, backbone and seed with the most sampled methods. x and y: the first two shared
+    components. share_x, share_y: theirs of the variance. components: of the space that KL was estimated in.
+    note: why a method has no points.
+    """
+    runs = _most_methods(sampled_runs(study))
+    made = {r["method"]: _standardised(load_samples(study, r["run_id"])) for r in runs.to_dict("records")}
+    widths = Counter(kinds["clean"][0].shape[1] for kinds in made.values() if len(kinds["clean"][0]))
+    if not widths:
+        return pd.DataFrame(columns=list(COLUMNS))
+    width = widths.most_common(1)[0][0]
+    pooled = [k["clean"][0] for k in made.values() if k["clean"][0].shape[1] == width]
+    project = fit_projection(np.vstack(pooled), COMPONENTS)
+    rows = []
+    for method, kinds in made.items():
+        common = dict(zip(KEYS, (*runs[_PLACE].iloc[0], method), strict=False))
+        if not len(kinds["clean"][0]) or kinds["clean"][0].shape[1] != width:
+            note = "latents of another width" if len(kinds["clean"][0]) else "no latents kept"
+            rows.append({**common, "kind": "method", "note": note})
+        else:
+            rows += [{**common, **row} for row in _method_rows(kinds, project)]
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    return frame.astype({"n_clean": "Int64", "n_mixed": "Int64", "components": "Int64"})
+
+
+def _most_methods(runs: pd.DataFrame) -> pd.DataFrame:
+    """Those of the (dataset, backbone, seed) with the most methods; of several, the first."""
+    if runs.empty:
+        return runs
+    sizes = runs.groupby(_PLACE, sort=False)["method"].transform("size")
+    first = runs[_PLACE].iloc[int(sizes.argmax())]
+    return runs[(runs[_PLACE] == first).all(axis=1)]
+
+
+def _standardised(samples: Mapping[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Clean and mixed rows and their labels, in units of the network's own clean latents."""
+    rows = {kind: stacked(samples, kind) for kind in KINDS}
+    mean, scale = scaling(rows["clean"][0])
+    return {kind: (standardised(x, mean, scale), labels) for kind, (x, labels) in rows.items()}
+
+
+def _method_rows(
+    kinds: Mapping[str, tuple[np.ndarray, np.ndarray]], project: Projection
+) -> list[dict[str, Any]]:
+    """A method's own row and its points. kinds: see `stacked`."""
+    points = {kind: project(x) for kind, (x, _) in kinds.items()}
+    share_x, share_y = rounded(np.pad(project.shares, (0, 2))[:2])
+    summary = {
+        "kind": "method",
+        "n_clean": len(points["clean"]),
+        "n_mixed": len(points["mixed"]),
+        "kl": rounded([kl_estimate(points["mixed"], points["clean"])])[0],
+        "components": len(project.shares),
+        "share_x": share_x,
+        "share_y": share_y,
+        "note": "",
+    }
+    return [summary] + [
+        {"kind": kind, "x": x, "y": y, "label": label, "note": ""}
+        for kind, (_, labels) in kinds.items()
+        for (x, y), label in zip(map(rounded, plane(points[kind])), rounded(labels), strict=True)
+    ]
+
+
+def caption(data: pd.DataFrame) -> str:
+    """What Figure 1 shows, from its data."""
+    methods = data[data["kind"] == "method"]
+    if methods["n_clean"].isna().all():
+        return ""
+    first = methods.dropna(subset="n_clean").iloc[0]
+    without = [row["method"] + (f" ({row['note']})" if row["note"] else "")
+               for row in methods[methods["kl"].isna()].to_dict("records")]  # fmt: skip
+    return (
+        f"Latents of up to {methods['n_clean'].max()} training clips of {first.dataset} under "
+        f"{first.backbone}, one trained network for each method (seed {first.seed}). The vectors of text, "
+        "audio and vision are put side by side, standardised by the clean latents of the same network, as "
+        "networks part while they train, and projected onto the first two principal components "
+        f"({first.share_x:.0%} and {first.share_y:.0%} of the variance) of the clean latents of all methods "
+        "pooled, so that all panels share one space. Lines enclose the densest regions, which hold "
+        f"{HELD[1]:.0%} and {HELD[0]:.0%} of the points. KL: KL(mixed || clean) within one network, in nats, "
+        f"a {NEIGHBOURS}-nearest-neighbour estimate (Wang, Kulkarni and Verdu, 2009) in the first "
+        f"{first.components} of these components. At this n it is too high where mixed latents are narrower "
+        "than the clean ones and too low, even below 0, where they are wider, and it is lowered as mixed "
+        "latents lie near the clean ones that they were made from; exact copies do not count. Each value is "
+        "of one network (n = 1 seed): no uncertainty can be given, and small differences mean nothing."
+        + (f" Without KL: {', '.join(without)}." if without else "")
+    )
+
+
+def draw(data: pd.DataFrame, title: str, study: str) -> Drawing:
+    """A panel per method with shared axes: points, contours, KL."""
+    methods = data[data["kind"] == "method"]
+    points = data[data["kind"] != "method"]
+    columns = min(len(methods), 3 if len(methods) in (5, 6, 9) else 4)
+    rows = -(-len(methods) // columns)
+    limits = [_limits(points[name], above) for name, above in (("x", 0.0), ("y", 0.12))]
+    ratio = float(np.clip(np.ptp(limits[1]) / np.ptp(limits[0]), 0.6, 0.85))
+    width = (style.PAGE - 0.6) / max(3, columns)
+    size = columns * width + 0.6, rows * (ratio * width + 0.25) + 0.75
+    figure, grid = plt.subplots(rows, columns, sharex=True, sharey=True, squeeze=False, figsize=size)
+    labels, first = list(methods["method"]), methods.dropna(subset="n_clean").iloc[0]
+    for number, ax in enumerate(grid.flat):
+        ax.set_box_aspect(ratio)
+        ax.set(xlim=limits[0], ylim=limits[1])
+        ax.tick_params(labelbottom=number + columns >= len(methods))
+        ax.set_visible(number < len(methods))
+        if number >= (rows - 1) * columns:
+            ax.set_xlabel(f"component 1 ({first.share_x:.0%})")
+        if number % columns == 0:
+            ax.set_ylabel(f"component 2 ({first.share_y:.0%})")
+    for ax, row in zip(grid.flat, methods.to_dict("records"), strict=False):
+        own = points[points["method"] == row["method"]]
+        ax.set_title(style.wrapped(row["method"], 96 // max(3, columns)), pad=3)
+        _panel(ax, row, own, style.colour(row["method"], labels))
+    _legend(figure, [style.colour(m, labels) for m in methods["method"][methods["n_mixed"].fillna(0) > 0]])
+    style.set_title(figure, title)
+    return figure
+
+
+def _limits(values: pd.Series[float], above: float) -> tuple[float, float]:
+    """The range of an axis with margins. above: room for the text in the corner, a share of the range."""
+    low, high = float(values.min()), float(values.max())
+    span = high - low or 2.0
+    return low - 0.06 * span, high + (0.06 + above) * span
+
+
+def _panel(ax: Axes, row: Mapping[Hashable, Any], points: pd.DataFrame, colour: str) -> None:
+    """One method. row: of kind "method"."""
+    if row["note"]:
+        ax.text(0.5, 0.5, row["note"], ha="center", va="center", transform=ax.transAxes, color="#555555")
+        return
+    for kind, shade, line, dash in (("clean", _CLEAN, _LINE, "solid"), ("mixed", colour, colour, "dashed")):
+        xy = points.loc[points["kind"] == kind, ["x", "y"]].to_numpy(float)
+        light = style.lighter(shade, 0.4)
+        ax.scatter(xy[:, 0], xy[:, 1], s=5, c=light, alpha=0.7, linewidths=0, zorder=1, rasterized=True)
+        _contours(ax, xy, line, dash)
+    text = f"KL {row['kl']:.2f} (1 network)\n".replace("-", "\u2212") if np.isfinite(row["kl"]) else ""
+    text += f"n = {row['n_clean']} clean, {row['n_mixed'] or 'none'} mixed"
+    ax.text(0.03, 0.98, text, ha="left", va="top", transform=ax.transAxes, fontsize=6.5)
+
+
+def _contours(ax: Axes, points: np.ndarray, colour: str, dash: str) -> None:
+    """Lines around the densest regions that hold the shares ``HELD`` of the points."""
+    (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
+    x, y = np.linspace(left, right, _GRID), np.linspace(low, high, _GRID)
+    at = np.stack([axis.ravel() for axis in np.meshgrid(x, y)], 1)
+    heights, own = density(points, at), density(points, points)
+    if heights is None or own is None:
+        return
+    levels = np.quantile(own, [1 - share for share in HELD])
+    if levels[0] < levels[1]:
+        ax.contour(x, y, heights.reshape(_GRID, _GRID), levels, colors=[colour], linestyles=dash,
+                   linewidths=(0.7, 1.1))  # fmt: skip
+
+
+def _legend(figure: Drawing, colours: Sequence[str]) -> None:
+    """What is clean and what is mixed, once for all panels. colours: of the methods with mixed latents."""
+
+    def dot(colour: str) -> Line2D:
+        return Line2D([], [], color=style.lighter(colour, 0.4), linestyle="none", marker="o", markersize=4)
+
+    share = f"densest {HELD[1]:.0%} and {HELD[0]:.0%} of"
+    handles: dict[str, Any] = {"clean": dot(_CLEAN)}
+    handles[f"{share} clean"] = Line2D([], [], color=_LINE, linewidth=1)
+    if colours:
+        handles["mixed, in the method's colour"] = tuple(dot(colour) for colour in colours[:4])
+        handles[f"{share} mixed"] = Line2D([], [], color=_LINE, linewidth=1, linestyle="--")
+    figure.legend(
+        list(handles.values()),
+        list(handles),
+        loc="outside lower center",
+        ncols=min(len(handles), max(1, int(figure.get_figwidth() / 1.7))),
+        handler_map={tuple: HandlerTuple(None)},
+    )
+
+
+FIGURE = Figure(
+    name="figure1_latents",
+    title="Figure 1: clean and mixed latents in one projection",
+    caption=caption,
+    data=latents,
+    draw=draw,
+    missing="no finished run of the study keeps latents",
+    fill="make benchmark",
+)

@@ -1,0 +1,144 @@
+"""Figure 6: all metrics of a method at a glance, each on a scale of its own."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Drawing
+
+from harness.metrics import DIRECTION, METRICS
+from reports import style
+from reports.figures.base import Figure
+from reports.figures.occlusion import SUMMARY, counted, left_out, over_blocks, twins
+from reports.study import Study
+
+COLUMNS = ("dataset", "metric", "method", "scaled", *SUMMARY)
+INNER = 0.25
+"""Where on an axis the worst method stands; the best is at 1. At 0 all lines would run through one point."""
+_ACROSS = 2
+_PLAIN = ("mae", "corr")
+
+
+def data(study: Study) -> pd.DataFrame:
+    """A row per data set, metric and method; of data sets with two methods and three metrics or more."""
+    scores = study.scores()
+    scores = scores[(scores["occlusion_protocol"] == "test") & (scores["occlusion_ratio"] == 0)]
+    rows: list[dict[str, object]] = []
+    for dataset, part in scores.groupby("dataset"):
+        found = []
+        for metric in METRICS.get(study.kinds.get(str(dataset), ""), ()):
+            summaries = list(over_blocks(part[part["metric"] == metric]))
+            scaled = outward(np.array([row["mean"] for row in summaries]), metric)
+            common = {"dataset": dataset, "metric": metric}
+            if np.isfinite(scaled).sum() > 1:
+                found += [
+                    {**common, **row, "scaled": s} for row, s in zip(summaries, scaled.tolist(), strict=True)
+                ]
+        rows += found if len({row["metric"] for row in found}) > 2 else []
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def outward(means: np.ndarray, metric: str) -> np.ndarray:
+    """Place means on an axis: the worst at ``INNER``, the best at 1; all at 1 where they are equal.
+
+    Shape: (methods,), NaN for those without a mean. Output: (methods,).
+    """
+    values = DIRECTION[metric] * means
+    if not np.isfinite(values).any():
+        return values
+    low, high = np.nanmin(values), np.nanmax(values)
+    if low == high:
+        return np.where(np.isfinite(values), 1.0, np.nan)
+    return INNER + (1 - INNER) * (values - low) / (high - low)
+
+
+def caption(data: pd.DataFrame) -> str:
+    """What is shown, and what the scale does to it."""
+    texts = [
+        f"Scores on the test split: means over {counted(data)}, the same for all methods at an axis.",
+        "Outward is better: each axis runs from the worst of the methods shown (inner ring) to the best "
+        "(outer ring), whose means stand beside it (accuracies and F1 in percent, MAE in label units).",
+        "The scale makes any difference fill the axis, however small: the shapes show who is ahead, not by "
+        "how much, and much of it may be inside the noise, see Figure 8.",
+    ]
+    if data["low"].isna().all():
+        texts.append("Without two seeds that differ no uncertainty can be given.")
+    equal = data.groupby(["dataset", "metric"])["mean"].agg(lambda means: means.nunique() == 1)
+    if equal.any():
+        names = (f"{style.METRICS[metric]} on {dataset}" for dataset, metric in equal[equal].index)
+        texts.append(f"All methods are equal, at the outer ring, in {', '.join(names)}.")
+    return " ".join([*texts, *left_out(data, ["dataset", "metric"]), *twins(data, ["metric"])])
+
+
+def panel(data: pd.DataFrame, ax: Axes, labels: Sequence[str]) -> Axes:
+    """Draw the polygons of one data set on polar axes; labels: all methods of the figure."""
+    metrics = list(dict.fromkeys(data["metric"]))
+    angles = [2 * math.pi * i / len(metrics) for i in range(len(metrics))]
+    wide = data.pivot_table(index="metric", columns="method", values="scaled", sort=False).loc[metrics]
+    for method in style.ordered(wide.columns):
+        values = wide[method].tolist()
+        ax.plot([*angles, 0], [*values, values[0]], color=style.colour(method, labels), linewidth=1,
+                marker=style.marker(method, labels), markersize=3,
+                linestyle=style.dashes(method, labels))  # fmt: skip
+    ax.set_theta_offset(math.pi / 2)  # type: ignore[attr-defined]
+    ax.set_theta_direction(-1)  # type: ignore[attr-defined]
+    ax.set_ylim(0, 1.05)
+    ax.set_yticks([INNER, 1], ["", ""])
+    ax.set_xticks(angles, [""] * len(metrics))
+    ax.grid(linewidth=0.4, color="#bbbbbb")
+    ax.spines["polar"].set_visible(False)
+    upright = defaultdict(lambda: "center", {1.0: "bottom", -1.0: "top"})
+    for angle, metric in zip(angles, metrics, strict=True):
+        side = round(math.sin(angle), 6)
+        align = "center" if not side else "left" if side > 0 else "right"
+        text = _axis_label(data[data["metric"] == metric]["mean"], metric)
+        ax.text(angle, 1.12, text, fontsize=6, ha=align,
+                va=upright[round(math.cos(angle), 6)], linespacing=1.1)  # fmt: skip
+    return ax
+
+
+def _axis_label(means: pd.Series, metric: str) -> str:
+    """The metric and its means at the inner and the outer ring."""
+    worst, best = (means.max(), means.min()) if DIRECTION[metric] < 0 else (means.min(), means.max())
+    factor, digits = (1, 3) if metric in _PLAIN else (100, 1)
+    arrow = "↑" if DIRECTION[metric] > 0 else "↓"
+    return f"{style.METRICS[metric]} {arrow}\n{factor * worst:.{digits}f} → {factor * best:.{digits}f}"
+
+
+def draw(data: pd.DataFrame, title: str, study: str) -> Drawing:
+    """A radar per data set, two side by side; an odd one has the legend at its side."""
+    datasets = sorted(set(data["dataset"]))
+    across = min(_ACROSS, len(datasets))
+    down = -(-len(datasets) // across)
+    width = style.PAGE if across > 1 else style.COLUMN
+    size, polar = (width, 0.6 + 2.5 * down), {"projection": "polar"}
+    figure, axes = plt.subplots(down, across, figsize=size, squeeze=False, subplot_kw=polar)
+    style.set_title(figure, title)
+    labels = style.ordered(data.loc[data["n"] > 0, "method"])
+    handles = [style.method_handle(name, labels) for name in labels]
+    for ax, dataset in zip(axes.flat, datasets, strict=False):
+        panel(data[data["dataset"] == dataset], ax, labels)
+        ax.set_title(style.wrapped(dataset, 30), pad=22)
+    for spare in axes.flat[len(datasets) :]:
+        spare.set_axis_off()
+        spare.legend(handles=handles, loc="center", fontsize=8)
+    if len(datasets) == axes.size:
+        style.legend(figure, handles)
+    return figure
+
+
+FIGURE = Figure(
+    name="figure6_radar",
+    title="Figure 6: All metrics, each scaled between the worst and the best method",
+    caption=caption,
+    data=data,
+    draw=draw,
+    missing="There are no two methods to compare in three metrics or more.",
+    fill="make benchmark",
+)

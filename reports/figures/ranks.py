@@ -1,0 +1,241 @@
+"""Figure 7: average ranks with a critical-difference diagram, and profiles of the gains of single runs."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Drawing
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from reports import style
+from reports.compare import LEVEL, Ranks, clean, ranks
+from reports.figures.base import Figure
+from reports.figures.occlusion import span
+from reports.stats import performance_profile
+from reports.study import Study
+
+METRIC, BASELINE = "mae", "none"
+RANKS = ("rank", "blocks", "blocks_left_out", "p", "difference", "cliques")
+PROFILE = ("backbone", "seed", "gain", "share", "low", "high", "runs", "tasks")
+COLUMNS = ("panel", "dataset", "method", *RANKS, *PROFILE)
+_TASK = ["dataset", "backbone", "environment"]
+_INSIDE = 0.02
+"""Share of the runs beyond each end of the axis of gains, lest a failed training sets its scale."""
+
+
+def data(study: Study) -> pd.DataFrame:
+    """The rows of both panels, told apart by ``panel``.
+
+    "ranks": average ranks over the blocks, pairs of data set and backbone; the same in a row for each data
+    set. ``cliques`` lists the methods that do not differ, as JSON; methods that do not count have no rank.
+    "profile": a row per run of a task, a data set and backbone in one environment, in which all methods and
+    `none` have runs. ``gain`` is relative to the mean of `none` in the task, and ``share`` of the method's
+    runs, with its band, gain at least as much.
+    """
+    scores = clean(study.scores())
+    scores = scores[scores["metric"] == METRIC]
+    if scores.empty:
+        return pd.DataFrame(columns=list(COLUMNS))
+    found = ranks(scores, METRIC)
+    if not found.methods:
+        return pd.DataFrame(columns=list(COLUMNS))
+    rows = [*_rank_rows(found, sorted(set(scores["dataset"]))), *_profile_rows(scores, found.methods)]
+    whole = dict.fromkeys(("blocks", "blocks_left_out", "seed", "runs", "tasks"), "Int64")
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(whole)
+
+
+def _rank_rows(found: Ranks, datasets: Sequence[str]) -> list[dict[str, object]]:
+    common = {
+        **{"panel": "ranks", "blocks": found.blocks, "blocks_left_out": found.left_out, "p": found.p},
+        **{"difference": found.critical_difference, "cliques": json.dumps(found.cliques, ensure_ascii=False)},
+    }
+    averages = [*zip(found.methods, found.average, strict=True)]
+    averages += [(name, math.nan) for name in found.dropped]
+    return [
+        {**common, "dataset": dataset, "method": method, "rank": rank}
+        for dataset in datasets
+        for method, rank in averages
+    ]
+
+
+def _profile_rows(scores: pd.DataFrame, methods: Sequence[str]) -> list[dict[str, object]]:
+    names = style.ordered({*methods, BASELINE})
+    keys = [*_TASK, "method", "seed"]
+    runs = scores[np.isfinite(scores["value"].to_numpy(float))].groupby(keys)["value"].mean()
+    wide = runs.unstack("method").reindex(columns=names).stack(future_stack=True)
+    wide = wide.rename("value").reset_index()
+    held = wide.groupby([*_TASK, "method"])["value"].transform("count")
+    complete = held.groupby([wide[key] for key in _TASK]).transform("min") > 0
+    wide = wide[complete & wide["value"].notna()]
+    usual = wide[wide["method"] == BASELINE].groupby(_TASK)["value"].mean().rename("usual")
+    wide = wide.merge(usual, on=_TASK)
+    wide = wide[wide["usual"] > 0]
+    wide["gain"] = (wide["usual"] - wide["value"]) / wide["usual"]
+    rows: list[dict[str, object]] = []
+    for method in names:
+        part = wide[wide["method"] == method].sort_values(["gain", *_TASK, "seed"])
+        matrix = part.pivot(index="seed", columns=_TASK, values="gain").to_numpy()
+        shares = performance_profile(matrix, part["gain"].to_numpy()) if len(part) else ()
+        part = part.assign(**dict(zip(("share", "low", "high"), shares, strict=False)))
+        part = part.assign(panel="profile", runs=len(part), tasks=matrix.shape[1])
+        rows += part[[name for name in COLUMNS if name in part.columns]].to_dict("records")
+    return rows
+
+
+def caption(data: pd.DataFrame) -> str:
+    """What is shown, what is inside the noise, and what does not count."""
+    ranked = data[data["panel"] == "ranks"].drop_duplicates("method")
+    first, dropped = ranked.iloc[0], ranked[ranked["rank"].isna()]["method"].tolist()
+    blocks = span(ranked["blocks"].astype(int), "block", "blocks")
+    texts = [
+        f"(a) Average rank in MAE on the test split over n = {blocks}, the pairs of data set and backbone (1 "
+        "is best)."
+    ]
+    if math.isnan(first["p"]):
+        texts.append("With one seed or one block nothing is tested, and the ranks may be noise.")
+    elif first["p"] > LEVEL:
+        texts.append(
+            f"Friedman's test finds no difference beyond the noise (p = {first['p']:.2g}): one bar joins all."
+        )
+    else:
+        texts.append(
+            f"Friedman's test: {_p_text(first['p'])}; bars join methods that Nemenyi's test does not tell "
+            f"apart (critical difference CD = {first['difference']:.2f} at {LEVEL:g}; Demsar 2006)."
+        )
+    if first["blocks_left_out"]:
+        lost = span(ranked["blocks_left_out"].astype(int), "block", "blocks")
+        texts.append(f"Left out: {lost} without a seed that all methods have.")
+    if dropped:
+        texts.append(f"Not ranked, as most blocks lack it: {', '.join(dropped)}.")
+    return " ".join([*texts, _profile_caption(data[data["panel"] == "profile"])])
+
+
+def _p_text(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
+
+
+def _profile_caption(runs: pd.DataFrame) -> str:
+    if runs.empty:
+        return f"(b) is empty: no pair of data set and backbone has runs of all methods and of {BASELINE}."
+    counts = runs.groupby("method")["runs"].first().astype(int)
+    tasks = span(runs["tasks"].astype(int), "pair", "pairs")
+    banded = runs["low"].notna().any()
+    band = (
+        "Bands: pointwise 95% bootstrap intervals over seeds within the pairs, too narrow for a handful of "
+        "seeds; where they overlap, the difference may be inside the noise."
+        if banded
+        else "Without two seeds no uncertainty can be given."
+    )
+    return (
+        f"(b) Share of the runs, a mean over {tasks} of data set and backbone ({span(counts, 'run', 'runs')} "
+        f"per method), that have at least the gain τ in MAE, relative to the mean of {BASELINE} in the pair "
+        f"(Agarwal et al. 2021); further right and up is better. {BASELINE} itself shows how far its seeds "
+        f"differ. {band}"
+    )
+
+
+def critical_differences(data: pd.DataFrame, ax: Axes, labels: Sequence[str]) -> Axes:
+    """Draw average ranks, and bars that join what does not differ (Demsar 2006); data: of panel "ranks"."""
+    rows = data.drop_duplicates("method").dropna(subset="rank").sort_values("rank", kind="stable")
+    names, places = rows["method"].tolist(), rows["rank"].tolist()
+    groups = [[places[names.index(name)] for name in group] for group in json.loads(rows["cliques"].iloc[0])]
+    count, difference = len(names), float(rows["difference"].iloc[0])
+    top = 0.55 + 0.34 * len(groups)
+    half = (count + 1) // 2
+    for i, (name, place) in enumerate(zip(names, places, strict=True)):
+        left = i < half
+        y, end = top + (i if left else count - 1 - i), 0.75 if left else count + 0.25
+        shade = style.colour(name, labels)
+        ax.plot([place, place, end], [0, y, y], color=shade, linewidth=0.9)
+        ax.plot(place, 0, marker=style.marker(name, labels), color=shade, clip_on=False, zorder=3)
+        ax.text(end + (-0.08 if left else 0.08), y, f"{style.wrapped(name, 24)}  {place:.2f}", fontsize=7,
+                color=shade, ha="right" if left else "left", va="center")  # fmt: skip
+    for i, group in enumerate(groups):
+        y = 0.4 + 0.34 * i
+        ax.plot([min(group) - 0.05, max(group) + 0.05], [y, y], color="black", linewidth=2.2,
+                solid_capstyle="butt")  # fmt: skip
+    _scale(ax, count, difference)
+    ax.set_ylim(top + half - 0.4, -1.5)
+    return ax
+
+
+def _scale(ax: Axes, count: int, difference: float) -> None:
+    """The axis of ranks on top, with the critical difference above it."""
+    ax.set_xlim(0.7, count + 0.3)
+    ax.spines["left"].set_visible(False)
+    ax.spines["bottom"].set_visible(False)
+    ax.set_yticks([])
+    ax.set_xticks([])
+    ax.plot([1, count], [0, 0], color="black", linewidth=0.8)
+    for rank in range(1, count + 1):
+        ax.plot([rank, rank], [0, -0.15], color="black", linewidth=0.8)
+        ax.text(rank, -0.22, str(rank), ha="center", va="bottom", fontsize=7)
+    if math.isfinite(difference):
+        end = min(1 + difference, count + 0.3)
+        ax.plot([1, end], [-1, -1], color="black", linewidth=1.2)
+        for x in (1, end):
+            ax.plot([x, x], [-0.88, -1.12], color="black", linewidth=0.8)
+        ax.text((1 + end) / 2, -1.2, f"CD = {difference:.2f}", ha="center", va="bottom", fontsize=7)
+
+
+def profiles(data: pd.DataFrame, ax: Axes, labels: Sequence[str]) -> Axes:
+    """Draw shares of runs against gains; data: of panel "profile"."""
+    low, high = data["gain"].quantile([_INSIDE, 1 - _INSIDE])
+    margin = 0.08 * (high - low) or 0.01
+    low, high = min(low, 0) - margin, max(high, 0) + margin
+    ax.axvline(0, color="black", linewidth=0.6, zorder=0)
+    for method in style.ordered(data["method"]):
+        curve = data[data["method"] == method].sort_values("gain").drop_duplicates("gain")
+        # Up to the least gain all runs have it, beyond the largest none has.
+        taus = [min(low, curve["gain"].iloc[0]), *curve["gain"], max(high, curve["gain"].iloc[-1])]
+        shade = style.colour(method, labels)
+        ax.step(taus, [1.0, *curve["share"], 0.0], where="pre", color=shade, linewidth=1,
+                linestyle=style.dashes(method, labels))  # fmt: skip
+        if curve["low"].notna().any():
+            least, most = ([1.0, *curve[name], 0.0] for name in ("low", "high"))
+            ax.fill_between(taus, least, most, step="pre", color=shade, alpha=0.12, linewidth=0)
+        inside = curve[curve["gain"].between(low, high)]
+        middle = inside.iloc[(inside["share"] - 0.5).abs().argsort(kind="stable")[:1]]
+        ax.plot(middle["gain"], middle["share"], marker=style.marker(method, labels), color=shade)
+    ax.set_xlim(low, high)
+    ax.set_ylim(0, 1.02)
+    ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    ax.set_xlabel("relative gain τ in MAE over none (better →)")
+    ax.set_ylabel("share of runs with gain ≥ τ ↑")
+    return ax
+
+
+def draw(data: pd.DataFrame, title: str, study: str) -> Drawing:
+    """Ranks at the left, profiles at the right."""
+    ranked, runs = (data[data["panel"] == name] for name in ("ranks", "profile"))
+    labels = style.ordered(data.loc[data["rank"].notna() | data["gain"].notna(), "method"])
+    size = (style.PAGE, 2.1 + 0.12 * len(labels))
+    figure, (left, right) = plt.subplots(1, 2, figsize=size)
+    style.set_title(figure, title)
+    critical_differences(ranked, left, labels)
+    left.set_title("(a) average rank in MAE, 1 is best", loc="left")
+    if runs.empty:
+        style.say(right, f"No data set and backbone has runs of all methods and of {BASELINE}.")
+    else:
+        profiles(runs, right, labels)
+    right.set_title("(b) gains of single runs", loc="left")
+    style.legend(figure, [style.method_handle(name, labels) for name in labels])
+    return figure
+
+
+FIGURE = Figure(
+    name="figure7_ranks",
+    title="Figure 7: Average ranks and performance profiles",
+    caption=caption,
+    data=data,
+    draw=draw,
+    missing="There are no two methods with runs of the same data set, backbone and seed.",
+    fill="make benchmark",
+)

@@ -1,0 +1,18 @@
+"""The figures of the report in their order."""
+
+from __future__ import annotations
+
+from reports.figures import batch, forest, latents, mechanism, occlusion, radar, ranks, sweeps, tsne
+from reports.figures.base import Figure
+
+FIGURES: tuple[Figure, ...] = (
+    latents.FIGURE,
+    batch.FIGURE,
+    tsne.FIGURE,
+    sweeps.FIGURE,
+    occlusion.FIGURE,
+    radar.FIGURE,
+    ranks.FIGURE,
+    forest.FIGURE,
+    mechanism.FIGURE,
+)

@@ -1,0 +1,341 @@
+"""Figure 4: how MS-Mix answers to its settings, from the sweeps of delta, xi, alpha and heads."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.figure import Figure as Drawing
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
+
+from harness.metrics import DIRECTION
+from reports import style
+from reports.figures.base import Figure
+from reports.figures.occlusion import span
+from reports.study import Study
+from reports.sweeps import FEWEST, GROUP, LEVEL, settings_table, verdicts
+
+METHOD = "ms_mix"
+COLUMNS = (
+    *("sweep", "dataset", "backbone", "method", "shown", "x", "y", "line", "default", "state", "objective"),
+    *("mean", "low", "high", "test_mae", "test_low", "test_high", "n", "p", "seed", "value", "test_value"),
+)
+FILL = "make sweep PARAM={}"
+_MOST = 12  # values of a setting that a heat map has room for
+_SEED: dict[str, Any] = {"color": style.colour(METHOD), "marker": ".", "markersize": 2.5, "linewidth": 0.5}
+_RING: dict[str, Any] = {
+    **{"color": "black", "marker": "o", "markersize": 8, "markerfacecolor": "none", "linestyle": "none"},
+}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What a sweep's panel shows: the settings of its axes and lines, and how people call them."""
+
+    letter: str
+    title: str
+    x: str
+    label: str
+    y: str = ""
+    line: str = ""
+    scale: str = "linear"
+
+
+PANELS: dict[str, Panel] = {
+    "delta": Panel("a", "least similarity of a pair", "delta", "threshold δ"),
+    "xi": Panel("b", "weights of the losses", "xi1", "mixed loss, ξ₁", y="xi2"),
+    "alpha": Panel("c", "Beta(α, α) of the base ratio", "alpha", "α", scale="log"),
+    "heads": Panel("d", "heads of the intensity predictors", "heads", "heads", line="attention", scale="log"),
+}
+
+
+def data(study: Study) -> pd.DataFrame:
+    """A row per seed of each setting of the four sweeps of MS-Mix; one without a seed where there is none.
+
+    ``x``, ``y`` and ``line`` are the settings of the panel's axes and lines. ``mean`` is the objective's,
+    with a 95% t interval from three seeds on, ``test_mae`` likewise; ``value`` and ``test_value`` are the
+    seed's.
+    ``shown`` marks the backbone and data set with the most complete settings; ``p`` is that of its sweep,
+    see `reports.sweeps`.
+    """
+    trials = study.trials[study.trials["sweep"].isin(PANELS) & (study.trials["method"] == METHOD)]
+    table = settings_table(trials)
+    chosen = _chosen(table)
+    p_values = {
+        v.sweep: v.p
+        for name, pair in chosen.items()
+        for v in verdicts(trials[(trials["sweep"] == name) & _of(trials, pair)])
+    }
+    by_setting = dict(iter(trials.groupby([*GROUP, "params"])))
+    rows: list[dict[str, Any]] = []
+    for row in table.to_dict("records"):
+        place = _place(PANELS[row["sweep"]], json.loads(row["params"]))
+        if place is None:
+            continue
+        numbers = by_setting[(*(row[key] for key in GROUP), row["params"])]
+        common = {key: row[key] for key in (*GROUP, "default", "state", "objective")} | place
+        common |= {"shown": chosen.get(row["sweep"]) == (row["dataset"], row["backbone"])}
+        common |= {"p": p_values.get(row["sweep"]) if common["shown"] else None}
+        rows += [{**common, **_summary(row), **seed} for seed in _seeds(numbers, row["objective"])]
+    frame = pd.DataFrame(rows, columns=list(COLUMNS)).astype({"seed": "Int64", "p": "float64"})
+    order = {name: number for number, name in enumerate(PANELS)}
+    keys = ["place", "dataset", "backbone", "line", "x", "y", "seed"]
+    frame = frame.assign(place=frame["sweep"].map(order)).sort_values(keys, ignore_index=True)
+    shown = frame[frame["shown"] & frame["mean"].notna()]
+    return frame[list(COLUMNS)] if len(shown) else frame[list(COLUMNS)][:0]
+
+
+def _chosen(table: pd.DataFrame) -> dict[str, tuple[str, str]]:
+    """The data set and backbone of each sweep that is shown: that with the most complete settings in all."""
+    complete = table[(table["state"] == "complete") & table["objective_value"].notna()]
+    found = {}
+    for name, part in complete.groupby("sweep"):
+        pairs = part.groupby(["dataset", "backbone"]).size()
+        whole = complete.groupby(["dataset", "backbone"]).size()
+        # Where the favourite of all sweeps has this one, too, the panels go together.
+        best = max(sorted(whole.index), key=lambda pair: whole[pair])
+        found[str(name)] = best if best in pairs.index else max(sorted(pairs.index), key=lambda q: pairs[q])
+    return found
+
+
+def _of(frame: pd.DataFrame, pair: tuple[str, str]) -> pd.Series:
+    return (frame["dataset"] == pair[0]) & (frame["backbone"] == pair[1])
+
+
+def _place(panel: Panel, params: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Where a setting stands in its panel; None if it lacks a number that the panel needs."""
+    numbers = [params.get(name) for name in (panel.x, panel.y) if name]
+    if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in numbers):
+        return None
+    if panel.scale == "log" and numbers[0] <= 0:  # type: ignore[operator]
+        return None
+    line = f"{panel.line}={params[panel.line]}" if panel.line in params else ""
+    return {"x": numbers[0], "y": numbers[1] if panel.y else math.nan, "line": line}
+
+
+def _summary(row: Mapping[Any, Any]) -> dict[str, float]:
+    """Means and intervals of a setting, these only from ``FEWEST`` seeds on."""
+    numbers = {"mean": row["objective_value"], "test_mae": row["test_mae"], "n": row["seeds"]}
+    names = {"low": "objective_value_low", "high": "objective_value_high",
+             "test_low": "test_mae_low", "test_high": "test_mae_high"}  # fmt: skip
+    enough = row["seeds"] >= FEWEST
+    return numbers | {name: row[key] if enough else math.nan for name, key in names.items()}
+
+
+def _seeds(numbers: pd.DataFrame, objective: str) -> list[dict[str, Any]]:
+    """The seeds of one setting with their values; one row without a seed where there is none."""
+    keyed = numbers.assign(key=numbers["split"] + "/" + numbers["metric"]).dropna(subset="seed")
+    wide = keyed.pivot(index="seed", columns="key", values="value").reindex(columns=[objective, "test/mae"])
+    found = [{"seed": seed, "value": value, "test_value": test} for seed, value, test in wide.itertuples()]
+    return found or [{"seed": pd.NA, "value": math.nan, "test_value": math.nan}]
+
+
+def caption(data: pd.DataFrame) -> str:
+    """What is shown, on what, whether it is more than noise, and what is not shown."""
+    shown = data[data["shown"]]
+    complete = shown[(shown["state"] == "complete") & shown["mean"].notna()]
+    pairs = _pairs(complete)
+    seeds = span(complete["n"], "seed", "seeds")
+    spread = (
+        "bars and, in (b), ± are 95% t intervals"
+        if complete["low"].notna().any()
+        else "small dots are single seeds, too few for an interval, lines join the same seed"
+    )
+    texts = [
+        f"The {objective_label(complete)[:-2]} by settings of MS-Mix with {' and '.join(pairs)}; it alone "
+        f"chooses settings. Mean over n = {seeds}; {spread}; rings and frames mark defaults.",
+        *_tests(complete),
+        *_flat(complete),
+    ]
+    if (complete["n"] == 0).any():
+        texts.append("Where n = 0, the sweep kept the mean alone.")
+    others = sorted(set(_pairs(data[~data["shown"]])) - set(pairs))
+    if others:
+        texts.append(f"Sweeps exist for {', '.join(others)}, too, see the tables of sweeps.")
+    lost = shown.drop_duplicates(["sweep", "x", "y", "line"])["state"].value_counts().sort_index()
+    lost = lost[lost.index != "complete"]
+    if len(lost):
+        counts = " and ".join(f"{count} {state}" for state, count in lost.items())
+        texts.append(f"Not drawn: {counts} of the settings.")
+    return " ".join(texts)
+
+
+def _pairs(data: pd.DataFrame) -> list[str]:
+    """Backbones and data sets in words."""
+    pairs = data[["backbone", "dataset"]].drop_duplicates().sort_values(["dataset", "backbone"])
+    return [f"{backbone} on {dataset}" for backbone, dataset in pairs.itertuples(index=False)]
+
+
+def _tests(data: pd.DataFrame) -> list[str]:
+    """What the permutation test says of each panel."""
+    texts, untested = [], []
+    for sweep, panel in PANELS.items():
+        part = data[data["sweep"] == sweep]
+        if part.empty:
+            continue
+        p = part["p"].iloc[0]
+        if math.isnan(p):
+            untested.append(f"({panel.letter})")
+        else:
+            verdict = "more than noise" if p <= LEVEL else "inside the noise"
+            texts.append(f"({panel.letter}) p {'< 0.001' if p < 0.001 else f'= {p:.2g}'}, {verdict}")
+    found = [f"Permutation test over seeds of equal settings: {'; '.join(texts)}."] if texts else []
+    if untested:
+        found.append(f"No uncertainty can be given for {', '.join(untested)}: too few seeds or settings.")
+    return found
+
+
+def _flat(data: pd.DataFrame) -> list[str]:
+    """Lines whose settings give the same numbers to the last bit, and why where that is known."""
+    texts = []
+    for (sweep, line), part in data.groupby(["sweep", "line"]):
+        results = {
+            tuple(map(tuple, setting[["seed", "value", "test_value"]].to_numpy().tolist()))
+            for _, setting in part.groupby(["x", "y"], dropna=False)
+        }
+        settings = part[["x", "y"]].drop_duplicates()
+        if len(settings) < 2 or len(results) > 1:
+            continue
+        name = f"({PANELS[str(sweep)].letter})" + (f" with {line}" if line else "")
+        why = ": one token per modality leaves attention nothing to choose" * (line == "attention=tokens")
+        texts.append(f"{name} is flat to the last bit{why}.")
+    return texts
+
+
+def lines(data: pd.DataFrame, ax: Axes, panel: Panel) -> Axes:
+    """Draw the objective against one setting; where seeds are few, each of them in lighter lines."""
+    shade = style.colour(METHOD)
+    for number, name in enumerate(line_names(data)):
+        part = data[data["line"] == name].sort_values("x")
+        curve = part.drop_duplicates("x")
+        look, mark = style_of(number)
+        errors = np.abs(curve[["low", "high"]].to_numpy(float).T - curve["mean"].to_numpy(float))
+        ax.errorbar(curve["x"], curve["mean"], yerr=errors, color=shade, linestyle=look, marker=mark,
+                    elinewidth=0.8, capsize=1.5)  # fmt: skip
+        if curve["low"].isna().any():
+            for _, seed in part.groupby("seed"):
+                ax.plot(seed["x"], seed["value"], linestyle=look, alpha=0.55, **_SEED)
+        usual = curve[curve["default"]]
+        ax.plot(usual["x"], usual["mean"], **_RING)
+    if panel.scale == "log":
+        ax.set_xscale("log")
+        values = sorted(set(data["x"]))
+        ax.xaxis.set_major_locator(FixedLocator(values))
+        ax.xaxis.set_major_formatter(FixedFormatter([f"{value:g}" for value in values]))
+        ax.xaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_major_locator(MaxNLocator(5))
+    ax.ticklabel_format(axis="y", useOffset=False)
+    ax.set_xlabel(panel.label)
+    ax.set_ylabel(objective_label(data))
+    return ax
+
+
+def line_names(data: pd.DataFrame) -> list[str]:
+    """The lines of a panel or figure, that of the defaults first."""
+    usual = set(data.loc[data["default"], "line"])
+    return sorted(set(data["line"]), key=lambda name: (name not in usual, name))
+
+
+def style_of(number: int) -> tuple[str, str]:
+    """Line style and marker of a panel's first, second, ... line."""
+    return ("-", "--", ":", "-.")[number % 4], ("o", "s", "^", "D")[number % 4]
+
+
+def objective_label(data: pd.DataFrame) -> str:
+    """The objective as an axis names it."""
+    split, _, metric = str(data["objective"].iloc[0]).partition("/")
+    name = style.METRICS.get(metric, metric)
+    return f"{'validation' if split == 'valid' else split} {name} {'↓↑'[DIRECTION.get(metric, 1) > 0]}"
+
+
+def heat_map(data: pd.DataFrame, ax: Axes, panel: Panel) -> Axes:
+    """Draw the objective over two settings: dark is better; a setting without a result stays white."""
+    table = data.drop_duplicates(["x", "y"])
+    xs, ys = sorted(set(table["x"])), sorted(set(table["y"]))
+    sign = DIRECTION[str(table["objective"].iloc[0]).partition("/")[2]]
+    colours = plt.get_cmap("YlGnBu" if sign > 0 else "YlGnBu_r")
+    if max(len(xs), len(ys)) > _MOST:
+        image: ScalarMappable = ax.scatter(
+            table["x"], table["y"], c=table["mean"], cmap=colours, s=14, linewidths=0
+        )
+        usual = table[table["default"]]
+        ax.plot(usual["x"], usual["y"], **_RING)
+    else:
+        grid = table.pivot(index="y", columns="x", values="mean").reindex(index=ys, columns=xs)
+        image = ax.imshow(grid.to_numpy(float), origin="lower", aspect="auto", cmap=colours)
+        ax.set_xticks(range(len(xs)), [f"{x:g}" for x in xs])
+        ax.set_yticks(range(len(ys)), [f"{y:g}" for y in ys])
+        for row in table.to_dict("records"):
+            place = xs.index(row["x"]), ys.index(row["y"])
+            _cell(ax, row, place, np.asarray(image.to_rgba(row["mean"])))
+    ax.figure.colorbar(image, ax=ax, label=objective_label(data), pad=0.02)
+    ax.set_xlabel(panel.label)
+    ax.set_ylabel("penalty on intensities, ξ₂")
+    return ax
+
+
+def _cell(ax: Axes, row: Mapping[Any, Any], place: tuple[int, int], shade: np.ndarray) -> None:
+    """The numbers of one setting, and the frame of the default."""
+    text = f"{row['mean']:.3f}"
+    if not math.isnan(row["low"]):
+        text += f"\n±{(row['high'] - row['low']) / 2:.3f}"
+    brightness = 0.299 * shade[0] + 0.587 * shade[1] + 0.114 * shade[2]
+    ink = "black" if brightness > 0.5 else "white"
+    ax.text(*place, text, ha="center", va="center", fontsize=5.5, color=ink)
+    if row["default"]:
+        corner = (place[0] - 0.46, place[1] - 0.46)
+        ax.add_patch(Rectangle(corner, 0.92, 0.92, fill=False, edgecolor="black", linewidth=1.4))
+
+
+def draw(data: pd.DataFrame, title: str, study: str) -> Drawing:
+    """The four panels; a sweep that was not run says how to run it."""
+    complete = data[data["shown"] & (data["state"] == "complete") & data["mean"].notna()]
+    figure, axes = plt.subplots(2, 2, figsize=(style.PAGE, 4.9))
+    pairs = _pairs(complete)
+    style.set_title(figure, f"{title}: {pairs[0]}" if len(pairs) == 1 else title)
+    for ax, (sweep, panel) in zip(axes.flat, PANELS.items(), strict=True):
+        part = complete[complete["sweep"] == sweep]
+        if part.empty:
+            style.say(ax, f"No setting is complete.\n\n{style.command(FILL.format(sweep), study)}")
+        else:
+            (heat_map if panel.y else lines)(part, ax, panel)
+        place = f"\n{style.wrapped(_pairs(part)[0], 48)}" if len(pairs) > 1 and len(part) else ""
+        ax.set_title(f"({panel.letter}) {panel.title}{place}", loc="left")
+    style.legend(figure, _handles(complete))
+    return figure
+
+
+def _handles(data: pd.DataFrame) -> list[Artist]:
+    found: list[Artist] = []
+    names = [name for name in line_names(data) if name]
+    for number, name in enumerate(names or [""]):
+        look, mark = style_of(number)
+        text = f"mean, {name}" if name else "mean"
+        handle = Line2D([], [], color=style.colour(METHOD), linestyle=look, marker=mark)
+        handle.set_label(style.wrapped(text))
+        found.append(handle)
+    if data["low"].isna().any():
+        found.append(Line2D([], [], alpha=0.55, label="single seeds", **_SEED))
+    return [*found, Line2D([], [], label="default", **_RING)]
+
+
+FIGURE = Figure(
+    name="figure4_sweeps",
+    title="Figure 4: Settings of MS-Mix",
+    caption=caption,
+    data=data,
+    draw=draw,
+    missing="No sweep of MS-Mix has a complete setting.",
+    fill=FILL.format("all"),
+)

@@ -1,0 +1,143 @@
+"""Figure 3: t-SNE of clean and mixed latents, MS-Mix against PowMix."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Drawing
+from matplotlib.lines import Line2D
+
+from reports import style
+from reports.figures.base import Figure
+from reports.figures.latents import KINDS, load_samples, rounded, sampled_runs
+from reports.projection import bounded_perplexity, scaling, stacked, standardised, tsne
+from reports.study import Study
+
+COLUMNS = ("dataset", "backbone", "seed", "method", "kind", "x", "y", "label", "perplexity")
+PREFERRED = ("ms_mix", "powmix")
+MOST = 512
+"""Points of each kind that are embedded."""
+_PLACE = ["dataset", "backbone", "seed"]
+
+
+def embedded(study: Study) -> pd.DataFrame:
+    """The data of Figure 3: a row per latent of at most two methods that mix.
+
+    Shown is where most of ``PREFERRED`` are sampled; where one of them keeps no mixed latents, the next
+    method is.
+    """
+    runs = sampled_runs(study)
+    held = runs["method"].isin(PREFERRED).astype(int).groupby([runs[name] for name in _PLACE], sort=False)
+    for place in held.sum().sort_values(ascending=False, kind="stable").index:
+        here = runs[(runs[_PLACE] == list(place)).all(axis=1)]
+        ranks = [PREFERRED.index(m) if m in PREFERRED else len(PREFERRED) for m in here["method"]]
+        parts: list[pd.DataFrame] = []
+        for row in here.iloc[np.argsort(ranks, kind="stable")].to_dict("records"):
+            points = _embed(load_samples(study, row["run_id"])) if len(parts) < 2 else pd.DataFrame()
+            if len(points):
+                parts.append(points.assign(**{name: row[name] for name in COLUMNS[:4]}))
+        if parts:
+            return pd.concat(parts, ignore_index=True)[list(COLUMNS)]
+    return pd.DataFrame(columns=list(COLUMNS))
+
+
+def _embed(samples: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """One run's points, clean ones first; none where it keeps no mixed latents or too few for t-SNE."""
+    rows = {kind: [array[:MOST] for array in stacked(samples, kind)] for kind in KINDS}
+    clean, mixed = rows["clean"][0], rows["mixed"][0]
+    points = (
+        tsne(standardised(np.vstack([clean, mixed]), *scaling(clean))) if len(mixed) else np.empty((0, 2))
+    )
+    if not len(points):
+        return pd.DataFrame()
+    return pd.DataFrame(
+        {
+            "kind": np.repeat(KINDS, [len(clean), len(mixed)]),
+            "x": rounded(points[:, 0]),
+            "y": rounded(points[:, 1]),
+            "label": rounded(np.concatenate([rows[kind][1] for kind in KINDS])),
+            "perplexity": rounded([bounded_perplexity(len(points))])[0],
+        }
+    )
+
+
+def caption(data: pd.DataFrame) -> str:
+    """What Figure 3 shows, from its data."""
+    if data.empty:
+        return ""
+    first = data.iloc[0]
+    counts = [
+        f"{method}: n = {(rows['kind'] == 'clean').sum()} clean, {(rows['kind'] == 'mixed').sum()} mixed, "
+        f"perplexity {rows['perplexity'].iloc[0]:.3g}"
+        for method, rows in data.groupby("method", sort=False)
+    ]
+    return (
+        f"Clean and mixed latents of training clips of {first.dataset} under {first.backbone}, seed "
+        f"{first.seed} ({'; '.join(counts)}). One t-SNE for each method, of its clean and mixed latents "
+        "together: the vectors "
+        "of text, audio and vision side by side, standardised by the clean ones; begun at the first two "
+        "principal components, with a fixed seed. Colour: the sign of the label, for mixed latents that of "
+        "the mixed label; mixed ones are light with an outline. t-SNE keeps neighbours together; distances "
+        "between groups, their sizes and densities, and directions mean nothing, axes have no units, and "
+        "panels cannot be compared point by point. One network for each method (n = 1 seed)."
+    )
+
+
+def draw(data: pd.DataFrame, title: str, study: str) -> Drawing:
+    """A panel per method, without axes: they have no units."""
+    methods = list(dict.fromkeys(data["method"]))
+    wide = style.PAGE if len(methods) > 1 else style.COLUMN
+    figure, grid = plt.subplots(1, len(methods), squeeze=False, figsize=(wide, 3.9))
+    for ax, method in zip(grid.flat, methods, strict=True):
+        _panel(ax, data[data["method"] == method])
+        ax.set_title(style.wrapped(method), pad=3)
+    handles = [_dot(name, mixed) for name in style.POLARITY for mixed in (False, True)]
+    style.legend(figure, handles)
+    style.set_title(figure, title)
+    return figure
+
+
+def _panel(ax: Axes, rows: pd.DataFrame) -> None:
+    signs = np.array([style.polarity(label) for label in rows["label"]])
+    for mixed in (False, True):
+        for name in style.POLARITY:
+            here = rows[(signs == name) & (rows["kind"] == KINDS[mixed]).to_numpy()]
+            ax.scatter(here["x"], here["y"], s=9, rasterized=True, **_look(name, mixed))
+    ax.set(xticks=[], yticks=[])
+    ax.set_aspect("equal", adjustable="datalim")
+    for spine in ax.spines.values():
+        spine.set(visible=True, color="#bbbbbb")
+
+
+def _look(name: str, mixed: bool) -> dict[str, Any]:
+    shade = style.POLARITY[name]
+    if not mixed:
+        return {"facecolors": shade, "edgecolors": "none", "linewidths": 0.0}
+    return {
+        "facecolors": style.lighter(shade, 0.75),
+        "edgecolors": style.lighter(shade, 0.25),
+        "linewidths": 0.5,
+    }
+
+
+def _dot(name: str, mixed: bool) -> Line2D:
+    look = _look(name, mixed)
+    return Line2D([], [], linestyle="none", marker="o", markersize=4, markerfacecolor=look["facecolors"],
+                  markeredgecolor=look["edgecolors"], markeredgewidth=look["linewidths"],
+                  label=f"{KINDS[mixed]}, {name}")  # fmt: skip
+
+
+FIGURE = Figure(
+    name="figure3_tsne",
+    title="Figure 3: t-SNE of clean and mixed latents",
+    caption=caption,
+    data=embedded,
+    draw=draw,
+    missing="no finished run of a method that mixes keeps latents",
+    fill="make benchmark",
+)

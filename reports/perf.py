@@ -1,0 +1,223 @@
+"""``python -m reports.perf``: how long the report of a large study takes, and how much memory.
+
+Writes a study of made-up results straight into a fresh MLflow database, as the paper profile would leave it,
+and reports it twice, each time in a process of its own: from nothing, and with nothing changed. Writes
+``reports.json`` and ``reports.md`` below ``var/perf``. Exit status: 0; 1 where a bound is broken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+
+from backbones import BACKBONES
+from backbones.base import resolve_settings
+from harness.data.batch import MODALITIES
+from harness.databases import sqlite_uri
+from harness.inspection import SAMPLE
+from harness.matrix import Cell
+from harness.metrics import METRICS
+from harness.records import cell_tags, numbers, parameters, result_tags
+from harness.result import Result
+from harness.tracking import RESULT_FILE, SAMPLES_FILE, Tracker
+from methods import METHODS
+
+RUNS = 5000
+BOUNDS = {"first": 60.0, "again": 10.0}
+BOUND_MB = 2048.0
+KINDS = ("mosi", "mosei", "sims")
+STUDIED = ("none", "mixup", "manifold_mixup", "multimix", "advmixup", "powmix", "c_mixup", "ms_mix")
+RATIOS = tuple(k / 10 for k in range(10))
+TRAINED_AT = (0.0, 0.1, 0.3, 0.5, 0.7)
+SAMPLED = ("mosei", "misa")
+EPOCHS, WIDTH = 30, 64
+
+
+def cells(count: int) -> Iterator[Cell]:
+    """As many cells of the paper's matrix, with as many seeds as it takes."""
+    made = 0
+    for seed in itertools.count(1111):
+        for kind, backbone, method, ratio in itertools.product(KINDS, BACKBONES, STUDIED, TRAINED_AT):
+            if made == count:
+                return
+            made += 1
+            entry = BACKBONES[backbone]
+            settings = resolve_settings(entry, entry.Settings(), kind)
+            test = (0.0,) if ratio else RATIOS
+            yield Cell(
+                dataset=kind,
+                metrics=kind,
+                fingerprint=kind,
+                seed=seed,
+                label_scale=1.0 if kind == "sims" else 3.0,
+                backbone=backbone,
+                backbone_settings=settings,
+                method=method,
+                method_settings=METHODS[method].Settings(),
+                ratios=test,
+                train_ratio=ratio,
+            )
+
+
+def made_up(cell: Cell, generator: np.random.Generator) -> Result:
+    """A result with as many numbers as a real one has."""
+    keys = ["valid", *("test" if not r else f"test_r{r:.2f}" for r in cell.ratios)]
+    level = 0.5 + 0.05 * list(BACKBONES).index(cell.backbone)
+    scores = {
+        k: {m: level + generator.normal(0, 0.02) for m in (*METRICS[cell.metrics], "loss")} for k in keys
+    }
+    names = (
+        "epoch_s",
+        "train_s",
+        "peak_memory_mb",
+        "parameter_count",
+        "method_parameter_count",
+        "best_epoch",
+    )
+    curves = [f"mix_lambda_{m}_{q}" for m in (*MODALITIES, "label") for q in ("q10", "q50", "q90")]
+    curves += ["mix_opposite_rate", "mix_label_spread", "mix_distance", "valid_loss", "epoch_s"]
+    curves += [f"train_{part}_loss" for part in ("total", "task", "mixed", "penalty", "auxiliary")]
+    first = cell.seed == 1111 and not cell.train_ratio and (cell.dataset, cell.backbone) == SAMPLED
+    return Result(
+        "complete",
+        scores,
+        cell=dict.fromkeys(names, 1.0 + generator.random()),
+        curves={name: generator.random(EPOCHS).tolist() for name in curves},
+        environment={"device": "cpu", "torch": "2.13.0"},
+        samples=samples(generator) if first and cell.method != "none" else {},
+    )
+
+
+def samples(generator: np.random.Generator) -> dict[str, np.ndarray]:
+    """Latents of a sample, as `harness.inspection.sample_latents` keeps them."""
+    arrays: dict[str, np.ndarray] = {}
+    for kind in ("clean", "mixed"):
+        arrays |= {f"{kind}_{m}": generator.standard_normal((SAMPLE, WIDTH)) for m in MODALITIES}
+        arrays[f"{kind}_labels"] = generator.uniform(-3, 3, SAMPLE)
+    return {name: array.astype(np.float16) for name, array in arrays.items()}
+
+
+def fill(tracker: Tracker, count: int) -> None:
+    """Write the runs of a study into its SQLite database, past MLflow, which takes minutes for it."""
+    engine = sa.create_engine(tracker.uri)
+    tables = sa.MetaData()
+    tables.reflect(engine, only=("runs", "tags", "params", "metrics", "latest_metrics"))
+    generator = np.random.default_rng(0)
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in tables.tables}
+    with engine.begin() as connection:
+        for number, cell in enumerate(cells(count)):
+            _add(rows, tracker, cell, made_up(cell, generator), number)
+            if number % 500 == 499 or number == count - 1:
+                for name, new in rows.items():
+                    if new:
+                        connection.execute(tables.tables[name].insert(), new)
+                    new.clear()
+
+
+def _add(
+    rows: dict[str, list[dict[str, Any]]], tracker: Tracker, cell: Cell, result: Result, number: int
+) -> None:
+    run_id, now = uuid.UUID(int=number).hex, 1_700_000_000_000 + number
+    artifacts = tracker.var_dir / "artifacts" / "perf" / run_id / "artifacts"
+    run = {
+        "run_uuid": run_id,
+        "name": cell.run_name,
+        "status": "FINISHED",
+        "start_time": now,
+        "end_time": now,
+    }
+    run |= {"lifecycle_stage": "active", "experiment_id": int(tracker.experiment_id), "source_type": "LOCAL"}
+    rows["runs"].append({**run, "user_id": "perf", "artifact_uri": artifacts.as_uri()})
+    tags = {**cell_tags(cell), **result_tags(result), "mlflow.runName": cell.run_name}
+    rows["tags"] += [{"run_uuid": run_id, "key": key, "value": value} for key, value in tags.items()]
+    settings = parameters({"backbone_settings": vars(cell.backbone_settings)})
+    rows["params"] += [{"run_uuid": run_id, "key": key, "value": value} for key, value in settings.items()]
+    last = {f"epoch/{name}": values[-1] for name, values in result.curves.items()}
+    point = {"run_uuid": run_id, "timestamp": now, "step": 0, "is_nan": False}
+    found = {**numbers(result), **last}
+    rows["latest_metrics"] += [{**point, "key": key, "value": value} for key, value in found.items()]
+    if result.samples:
+        artifacts.mkdir(parents=True)
+        (artifacts / RESULT_FILE).write_text(result.to_json(), encoding="utf-8")
+        np.savez_compressed(artifacts / SAMPLES_FILE, allow_pickle=False, **result.samples)
+
+
+def measure(command: Sequence[str]) -> tuple[float, float]:
+    """Wall seconds and peak memory in MB of a command that ends well."""
+    started = time.perf_counter()
+    child = os.posix_spawn(command[0], list(command), os.environ)
+    _, status, used = os.wait4(child, 0)
+    assert status == 0, f"{' '.join(command)} ended with status {status}"
+    return time.perf_counter() - started, used.ru_maxrss / 1024
+
+
+def report_twice(count: int) -> dict[str, dict[str, float]]:
+    """Seconds and MB of the first report of a study with so many runs, and of one with nothing new."""
+    with tempfile.TemporaryDirectory() as folder:
+        tracker = Tracker(sqlite_uri(Path(folder) / "mlflow.db"), Path(folder), "perf")
+        fill(tracker, count)
+        command = [sys.executable, "-m", "reports.perf", "--build", folder]
+        found = {}
+        for name in BOUNDS:
+            seconds, peak = measure(command)
+            found[name] = {"s": seconds, "mb": peak}
+        return found
+
+
+def table(found: dict[str, dict[str, float]], count: int) -> Iterator[str]:
+    """Lines of a Markdown table."""
+    yield f"The report of a study of {count} runs, with the start of its process."
+    yield ""
+    yield "| report | s | bound | peak memory, MB | bound | |"
+    yield "|---|---|---|---|---|---|"
+    for name, cost in found.items():
+        verdict = "holds" if holds({name: cost}) else "BROKEN"
+        seconds = f"{cost['s']:.1f} | {BOUNDS[name]:.0f}"
+        yield f"| {name} | {seconds} | {cost['mb']:.0f} | {BOUND_MB:.0f} | {verdict} |"
+
+
+def holds(found: dict[str, dict[str, float]]) -> bool:
+    """Whether no bound is broken."""
+    return all(cost["s"] <= BOUNDS[name] and cost["mb"] <= BOUND_MB for name, cost in found.items())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print and write the table; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m reports.perf", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--runs", type=int, default=RUNS, help=f"of the study (default: {RUNS})")
+    parser.add_argument("--var-dir", default="var", help="where perf/ is written (default: var)")
+    parser.add_argument("--build", metavar="DIR", help=argparse.SUPPRESS)  # what is measured
+    options = parser.parse_args(arguments)
+    if options.build:
+        from reports import build
+
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (the names of the files)
+        return build.main([f"var_dir={options.build}", "study=perf"])
+    if options.runs < 1:
+        print(f"Error: --runs must be at least 1, however: {options.runs}.", file=sys.stderr)
+        return 2
+    found = report_twice(options.runs)
+    text = "\n".join(table(found, options.runs))
+    print(text)
+    folder = Path(options.var_dir) / "perf"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "reports.md").write_text(text + "\n", encoding="utf-8")
+    stored = {"runs": options.runs, "bounds_s": BOUNDS, "bound_mb": BOUND_MB, "measured": found}
+    (folder / "reports.json").write_text(json.dumps(stored, indent=1), encoding="utf-8")
+    return 0 if holds(found) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,32 @@
+"""Published results of the backbones without mixing, to stand beside ours on the real data."""
+
+from __future__ import annotations
+
+import math
+from importlib import resources
+
+import pandas as pd
+
+from reports.numbers import BASELINE
+from reports.study import Study
+
+LABEL = "none (published)"
+SOURCE = "results of MMSA (github.com/thuiar/MMSA, results/result-stat.md), unaligned data"
+
+
+def published() -> pd.DataFrame:
+    """MMSA's own results (``SOURCE``): dataset, backbone, metric, percent (a hundred times the score)."""
+    with resources.files("reports").joinpath("published.csv").open(encoding="utf-8") as file:
+        return pd.read_csv(file)
+
+
+def published_numbers(numbers: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """Rows like those of `reports.numbers` for each `none` on real data that has a published result.
+
+    ``published`` is true, ``mean`` the published value, and there are no seeds.
+    """
+    ours = numbers[(numbers["method"] == BASELINE) & ~numbers["dataset"].isin(study.synthetic)]
+    found = ours.merge(published(), on=["dataset", "backbone", "metric"])
+    counts = dict.fromkeys(("n", "undefined", "seeds"), 0)
+    rows = found.assign(mean=found["percent"] / 100, std=math.nan, method=LABEL, outside="", **counts)
+    return rows.assign(published=True)[[*numbers.columns, "published"]]

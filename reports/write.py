@@ -1,0 +1,188 @@
+"""A study -> the files of its report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pandas as pd
+from threadpoolctl import threadpool_limits
+
+from backbones import BACKBONES
+from methods import METHODS
+from reports import style, summary, sweeps
+from reports.departures import departures
+from reports.figures.base import Figure
+from reports.figures.registry import FIGURES
+from reports.numbers import ablation_numbers, main_numbers, occlusion_numbers
+from reports.page import Failure, Report, Shown, page
+from reports.study import OUTCOMES, Study
+from reports.table import Table, to_latex, to_markdown
+from reports.table_cost import cost_table
+from reports.table_datasets import dataset_table
+from reports.tables import score_table
+
+PAGE = "index.html"
+PLACES = ("tables", "figures", "data")
+REAL = ("mosi", "mosei", "sims", "simsv2")
+ORDER = (*REAL, *(f"synthetic_{name}" for name in REAL), *BACKBONES, *METHODS)
+READING = (
+    "The numbers of the MS-Mix paper's tables are not available to this project: tables 1 to 5 are its own "
+    "reading of their structure, filled with this study's results."
+)
+
+
+def write(study: Study, folder: Path) -> list[Path]:
+    """Write everything into a folder, and remove what an earlier report left there; returns the files."""
+    for place in PLACES:
+        (folder / place).mkdir(parents=True, exist_ok=True)
+    # Sums over several threads may differ in the last bits.
+    with threadpool_limits(1):
+        found = summary.compare_methods(study)
+        tables = all_tables(study, found)
+        written = [path for table in tables for path in _write_table(table, folder / "tables")]
+        written += sweeps.write(study.trials, study.name, folder)
+        shown = []
+        for figure in FIGURES:
+            made, files = _write_figure(figure, study, folder)
+            shown.append(made)
+            written += files
+    report = _report(study, summary.sentences(study, found), tables, shown)
+    (folder / PAGE).write_text(page(report), encoding="utf-8")
+    for stale in {path for place in PLACES for path in (folder / place).iterdir()} - set(written):
+        stale.unlink()
+    return [folder / PAGE, *written]
+
+
+def all_tables(study: Study, found: pd.DataFrame) -> list[Table]:
+    """The tables of the report but those of sweeps. found: see `reports.summary.compare_methods`."""
+    frame, kinds = study.frame, study.kinds
+    main, name = main_numbers(frame, kinds, ORDER), f"study {study.name}"
+    sims = main["kind"] == "sims"
+    return [
+        summary.comparison_table(study, found, ORDER),
+        dataset_table(study),
+        score_table(
+            _part(main, ~sims),
+            "table2_mosi_mosei",
+            f"Table 2: results on MOSI and MOSEI, {name}",
+            study,
+            _command("make benchmark", study),
+        ),
+        score_table(
+            _part(main, sims),
+            "table3_sims",
+            f"Table 3: results on CH-SIMS, {name}",
+            study,
+            _command("make benchmark", study),
+        ),
+        score_table(
+            ablation_numbers(frame, kinds, ORDER),
+            "table4_ablation",
+            f"Table 4: ablation of the components of a method, {name}",
+            study,
+            _command("make benchmark ARGS=matrix=ablation", study),
+        ),
+        cost_table(study, ORDER),
+        score_table(
+            occlusion_numbers(frame, kinds, ORDER),
+            "occlusion",
+            f"Results under occlusion, {name}",
+            study,
+            _command("make benchmark", study),
+        ),
+    ]
+
+
+def _part(numbers: pd.DataFrame, chosen: pd.Series) -> pd.DataFrame:
+    part = numbers[chosen].reset_index(drop=True)
+    part.attrs = numbers.attrs
+    return part
+
+
+def _command(fill: str, study: Study) -> str:
+    return style.command(fill, study.name)
+
+
+def _write_table(table: Table, folder: Path) -> Iterator[Path]:
+    texts = {"csv": table.csv, "md": to_markdown(table), "tex": to_latex(table)}
+    for ending, text in texts.items():
+        path = folder / f"{table.name}.{ending}"
+        path.write_text(text, encoding="utf-8")
+        yield path
+
+
+def _write_figure(figure: Figure, study: Study, folder: Path) -> tuple[Shown, list[Path]]:
+    """Write a figure and the data that it shows."""
+    data = figure.data(study)
+    title = figure.title + study.stand_in(list(dict.fromkeys(data["dataset"])))
+    csv = folder / "data" / f"{figure.name}.csv"
+    csv.write_text(data.to_csv(index=False, lineterminator="\n", float_format="%.10g"), encoding="utf-8")
+    paths = _draw(figure, data, title, study, folder / "figures")
+    files = {path.suffix[1:]: f"{path.parent.name}/{path.name}" for path in (*paths, csv)}
+    svg = paths[style.ENDINGS.index("svg")].read_text(encoding="utf-8")
+    fill = _command(figure.fill, study)
+    caption = f"{figure.missing} {fill}" if data.empty else figure.caption(data)
+    return Shown(figure.name, title, caption, svg, files, data.empty), [*paths, csv]
+
+
+def _draw(figure: Figure, data: pd.DataFrame, title: str, study: Study, folder: Path) -> list[Path]:
+    with style.styled():
+        if data.empty:
+            drawing = style.placeholder(title, figure.missing, _command(figure.fill, study))
+        else:
+            drawing = figure.draw(data, title, study.name)
+        return style.save(drawing, folder, figure.name)
+
+
+def _report(study: Study, said: Sequence[str], tables: Sequence[Table], shown: Sequence[Shown]) -> Report:
+    outcomes, counts = study.outcomes, study.counts()
+    lost = outcomes[outcomes["state"].isin(["failed", "diverged", "missing"])]
+    failures = [
+        Failure(cell, state, reason, study.links.run(run_id) if run_id else "")
+        for cell, state, reason, run_id in lost[list(OUTCOMES[:4])].itertuples(index=False, name=None)
+    ]
+    notes = [("How to read the tables", [READING]), *_environments(study)]
+    if study.settings:
+        head = "Settings of backbones that differ from the published ones (in parentheses)"
+        notes.append((head, list(study.settings)))
+    named = departures(outcomes["method"], outcomes["backbone"])
+    notes += [(f"{title}: departures from the paper or reference", texts) for title, texts in named]
+    data_sets = list(dict.fromkeys([*study.frame["dataset"], *study.trials["dataset"]]))
+    return Report(
+        title=f"Mixup in multimodal sentiment analysis: study {study.name}",
+        study=study.name,
+        synthetic=study.stand_in(data_sets),
+        counts=counts,
+        requested_note=_requested(study),
+        summary=said,
+        tables=[*tables, *sweeps.page_tables(study.trials, study.name)],
+        figures=shown,
+        failures=failures,
+        notes=notes,
+        facts=study.facts,
+        runs_link=study.links.study(),
+        table_files={
+            table.name: {end: f"tables/{table.name}.{end}" for end in ("csv", "md", "tex")}
+            for table in tables
+        },
+    )
+
+
+def _requested(study: Study) -> str:
+    asked = study.outcomes[study.outcomes["requested"].astype(bool)]
+    if asked.empty:
+        return ""
+    done = int((asked["state"] == "done").sum())
+    others = len(study.outcomes) - len(asked)
+    earlier = f"; {others} of earlier requests" if others else ""
+    return f"The last request asked for {len(asked)} cells: {done} are done{earlier}."
+
+
+def _environments(study: Study) -> list[tuple[str, list[str]]]:
+    """What is said where results of several devices, torch or results versions stand side by side."""
+    found = sorted(set(study.frame["environment"]))
+    if len(found) < 2:
+        return []
+    warning = "Means in the tables mix them; comparisons with none pair results of the same one only."
+    return [("Several environments", [*(f"{name}." for name in found), warning])]
