@@ -108,14 +108,16 @@ def _joined(left: pd.DataFrame, right: pd.DataFrame, keys: list[str]) -> pd.Data
 def _figures(tests: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     """Mean and standard deviation of the defined values of each group, and the counts."""
     defined = tests["value"].where(np.isfinite(tests["value"].astype(float)))
-    groups = tests.assign(value=defined.astype(float)).groupby(keys, sort=False)
-    return groups.agg(
+    # A sum depends on its order in the last bits.
+    groups = tests.assign(value=defined.astype(float)).sort_values([*keys, "value"]).groupby(keys, sort=False)
+    found = groups.agg(
         mean=("value", "mean"),
         std=("value", "std"),
         n=("value", "count"),
-        undefined=("value", lambda values: int(values.isna().sum())),
+        undefined=("value", "size"),
         seeds=("seed", "nunique"),
     ).reset_index()
+    return found.assign(undefined=found["undefined"] - found["n"])
 
 
 def _outside(tests: pd.DataFrame, conditions: tuple[str, ...]) -> pd.DataFrame:

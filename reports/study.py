@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -52,8 +53,12 @@ class Study:
     def scores(self) -> pd.DataFrame:
         """Scores of the test split, with the columns ``SCORES`` of `reports.frame`, methods as in tables.
 
-        Variants with a component switched off are in the table of the ablation alone.
+        Variants with a component switched off are in the table of the ablation alone. Not to be changed.
         """
+        return self._scores
+
+    @functools.cached_property
+    def _scores(self) -> pd.DataFrame:
         rows = named(self.frame[self.frame["split"] == "test"])
         return rows[np.array([not is_ablation(name) for name in rows["method"]], bool)]
 

@@ -95,8 +95,12 @@ def _row(row: Mapping[Any, Any]) -> list[Value]:
     tests = [
         Value(_p(row[name]), order=None if math.isnan(row[name]) else row[name]) for name in ("p", "p_holm")
     ]
-    counts = [Value(str(row[name]), order=float(row[name])) for name in ("better", "worse", "inside", "n")]
-    return [*names, metric, gain, interval, *tests, *counts]
+    tested = row["better"] + row["worse"] + row["inside"]
+    counts = [
+        Value(str(row[name]), order=float(row[name])) if tested else Value(DASH)
+        for name in ("better", "worse", "inside")
+    ]
+    return [*names, metric, gain, interval, *tests, *counts, Value(str(row["n"]), order=float(row["n"]))]
 
 
 def _p(value: float) -> str:
@@ -106,9 +110,8 @@ def _p(value: float) -> str:
 def _by_dataset(found: pd.DataFrame) -> Iterator[str]:
     for dataset, part in found.groupby("dataset", sort=True):
         ranked = part.sort_values(["gain", "method"], ascending=[False, True])
-        better, worse = (list(part[part["outside"] == mark]["method"]) for mark in ("better", "worse"))
-        best = ranked.iloc[0]
-        yield f"{dataset}: {_finding(best.to_dict())} {_others(better, worse, best['method'])}".rstrip()
+        best, *others = ranked.to_dict("records")
+        yield f"{dataset}: {_finding(best)} {_others(others)}".rstrip()
 
 
 def _finding(best: Mapping[Any, Any]) -> str:
@@ -122,18 +125,31 @@ def _finding(best: Mapping[Any, Any]) -> str:
         return f"{head} ({best['gain']:+.3f}; {counts}); {why}."
     where = {"better": "outside the noise", "worse": "worse beyond the noise", "": "inside the noise"}
     interval = f"95% interval {best['low']:+.3f} to {best['high']:+.3f}"
-    adjusted = "" if math.isnan(best["p_holm"]) else f", p = {_p(best['p_holm'])} after Holm"
-    finding = f"{head} ({best['gain']:+.3f}, {interval}{adjusted}; {counts}): {where[best['outside']]}."
+    verdict = where[best["outside"]] + _corrected(best)
+    finding = f"{head} ({best['gain']:+.3f}, {interval}; {counts}): {verdict}."
     if not best["better"] + best["worse"] + best["inside"]:
         return finding
     single = f"better on {best['better']}, worse on {best['worse']}, inside the noise on {best['inside']}"
     return f"{finding} On single backbones it is {single}."
 
 
-def _others(better: list[str], worse: list[str], best: str) -> str:
-    lists = {"Also better beyond the noise": better, "Worse than none beyond the noise": worse}
-    texts = {head: [name for name in names if name != best] for head, names in lists.items()}
-    return " ".join(f"{head}: {', '.join(names)}." for head, names in texts.items() if names)
+def _corrected(row: Mapping[Any, Any]) -> str:
+    """What Holm's correction for the number of methods says of an interval that leaves out 0."""
+    if not row["outside"] or math.isnan(row["p_holm"]):
+        return ""
+    kept = "also" if row["p_holm"] <= compare.LEVEL else "but not"
+    return f", {kept} after Holm's correction (p = {_p(row['p_holm'])})"
+
+
+def _others(rows: Sequence[Mapping[Any, Any]]) -> str:
+    """The other methods whose intervals leave out 0."""
+    heads = {"better": "Also better beyond the noise", "worse": "Worse than none beyond the noise"}
+    lists = {head: [row for row in rows if row["outside"] == mark] for mark, head in heads.items()}
+    return " ".join(
+        f"{head}: {'; '.join(row['method'] + _corrected(row) for row in found)}."
+        for head, found in lists.items()
+        if found
+    )
 
 
 def _ranking(study: Study) -> Iterator[str]:

@@ -7,7 +7,7 @@ that differ from `none` beyond the noise between seeds. The CSV of a table holds
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -44,6 +44,7 @@ HEADS = {
     "method": "Method",
 }
 SIGNS = {"better": " ⁺", "worse": " ⁻"}
+Row = dict[Any, Any]
 
 
 def score_table(numbers: pd.DataFrame, name: str, title: str, study: Study, fill: str = "") -> Table:
@@ -94,20 +95,28 @@ def _part(part: pd.DataFrame, study: Study, title: str) -> Part:
     metrics = METRICS[part["kind"].iloc[0]]
     columns = [Column(HEADS[key], key == "occlusion_ratio") for key in keys]
     columns += [Column("n", True), *(Column(heading(metric), True) for metric in metrics)]
-    groups = [_rows(group, keys, study) for _, group in part.groupby(keys[:-1], sort=False)]
+    rows = part.to_dict("records")
+    groups = [_rows(group, keys, study) for group in _grouped(rows, keys[:-1]).values()]
     return Part(columns, groups, title)
 
 
-def _rows(group: pd.DataFrame, keys: list[str], study: Study) -> list[list[Value]]:
-    ranks = {metric: _ranks(figures, str(metric)) for metric, figures in group.groupby("metric")}
+def _grouped(rows: Sequence[Row], keys: Sequence[str]) -> dict[tuple[Any, ...], list[Row]]:
+    """Rows by the values of their keys, in the order in which these come first."""
+    # By pandas, thousands of small groups take seconds.
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[key] for key in keys), []).append(row)
+    return groups
+
+
+def _rows(group: Sequence[Row], keys: list[str], study: Study) -> list[list[Value]]:
+    ranks = {metric: _ranks(rows, metric) for (metric,), rows in _grouped(group, ["metric"]).items()}
     rows = []
-    for key, figures in group.groupby(keys, sort=False):
-        counts = figures["n"] + figures["undefined"]
-        repeated = "‡" if (counts > figures["seeds"]).any() else ""
-        link = study.links.runs(_tags(dict(zip(keys, key, strict=True)))) if counts.any() else ""
-        names = [_name(name) for name in key]
-        seen = f"{counts.max()}{repeated}" if not figures["published"].any() else DASH
-        count = Value(seen, order=float(counts.max()), link=link)
+    for key, figures in _grouped(group, keys).items():
+        most = max(row["n"] + row["undefined"] for row in figures)
+        repeated = "‡" * any(row["n"] + row["undefined"] > row["seeds"] for row in figures)
+        link = study.links.runs(_tags(dict(zip(keys, key, strict=True)))) if most else ""
+        count = DASH if figures[0]["published"] else f"{most}{repeated}"
         values = [
             Value(
                 _cell(row),
@@ -115,9 +124,9 @@ def _rows(group: pd.DataFrame, keys: list[str], study: Study) -> list[list[Value
                 None if math.isnan(row["mean"]) else row["mean"],
                 link,
             )
-            for row in figures.to_dict("records")
+            for row in figures
         ]
-        rows.append([*names, count, *values])
+        rows.append([*map(_name, key), Value(count, order=float(most), link=link), *values])
     return rows
 
 
@@ -138,19 +147,18 @@ def _tags(key: Mapping[str, Any]) -> dict[str, str]:
     return tags
 
 
-def _ranks(figures: pd.DataFrame, metric: str) -> dict[str, int]:
+def _ranks(figures: Sequence[Row], metric: str) -> dict[str, int]:
     """Method -> BEST or SECOND, by the value as shown: what reads equal is marked equal."""
     # A mean over only those seeds that did not fail would win by its failures.
-    ranked = figures[(figures["n"] > 0) & (figures["undefined"] == 0)]
+    ranked = [row for row in figures if row["n"] and not row["undefined"]]
     if len(ranked) < 2:
         return {}
-    values = [DIRECTION[metric] * float(shown(mean, metric)) for mean in ranked["mean"]]
+    values = [DIRECTION[metric] * float(shown(row["mean"], metric)) for row in ranked]
     places = {value: place for place, value in enumerate(sorted(set(values), reverse=True)[:2])}
-    pairs = zip(ranked["method"], values, strict=True)
-    return {method: places[value] for method, value in pairs if value in places}
+    return {row["method"]: places[v] for row, v in zip(ranked, values, strict=True) if v in places}
 
 
-def _cell(row: Mapping[Any, Any]) -> str:
+def _cell(row: Row) -> str:
     """Mean ± std of one row of the numbers, and how it compares with `none`; a dash where there is none."""
     mean, std = (shown(row[name], row["metric"]) for name in ("mean", "std"))
     text = mean if row["published"] else f"{mean} ± {std}" if row["n"] else DASH

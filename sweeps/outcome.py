@@ -32,7 +32,7 @@ def conclude(config: Any, plan: Plan, tracker: Tracker, supply: Trials) -> Itera
     if config.report:
         write_report(tracker)
         _plots(tracker, supply)
-    yield f"Report: {tracker.folder('reports')}"
+    yield f"Report: {tracker.folder('reports') / 'index.html'}"
 
 
 def _plots(tracker: Tracker, supply: Trials) -> None:

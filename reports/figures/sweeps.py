@@ -303,7 +303,7 @@ def draw(data: pd.DataFrame, title: str, study: str) -> Drawing:
     complete = data[data["shown"] & (data["state"] == "complete") & data["mean"].notna()]
     figure, axes = plt.subplots(2, 2, figsize=(style.PAGE, 4.9))
     pairs = _pairs(complete)
-    style.set_title(figure, f"{title}: {pairs[0]}" if len(pairs) == 1 else title)
+    style.set_title(figure, f"{title}: {pairs[0]}" if len(pairs) == 1 < len(_pairs(data)) else title)
     for ax, (sweep, panel) in zip(axes.flat, PANELS.items(), strict=True):
         part = complete[complete["sweep"] == sweep]
         if part.empty:
