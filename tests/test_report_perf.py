@@ -1,0 +1,66 @@
+"""What `make perf` measures of reports: the made-up study is as a real one, and bounds are checked."""
+
+import json
+
+import pytest
+
+from harness.metrics import METRICS
+from harness.tracking import Tracker
+from reports import perf
+from reports.load import load_study
+from reports.runs import StudyRuns
+
+RUNS = 48
+
+
+@pytest.fixture
+def tracker(var_dir):
+    tracker = Tracker(None, var_dir, "perf")
+    perf.fill(tracker, RUNS)
+    return tracker
+
+
+def test_its_runs_are_read_as_those_of_trainings(tracker):
+    study = load_study(StudyRuns(tracker))
+    cells = {cell.cell_id: cell for cell in perf.cells(RUNS)}
+    assert set(study.frame["cell_id"]) == set(cells)
+    assert study.counts()["done"] == RUNS
+    tests = study.frame[study.frame["split"] == "test"]
+    for cell_id, rows in tests.groupby("cell_id"):
+        cell = cells[cell_id]
+        assert len(rows) == len(cell.ratios) * (len(METRICS[cell.metrics]) + 1)
+    assert {"epoch", "cell", "valid"} <= set(study.frame["split"])
+
+
+def test_it_has_the_samples_that_figures_ask_for(var_dir):
+    tracker = Tracker(None, var_dir, "perf")
+    perf.fill(tracker, 720)
+    study = load_study(StudyRuns(tracker))
+    assert set(study.sampled["method"]) == set(perf.STUDIED) - {"none"}
+    arrays = study.samples(study.sampled["run_id"].iloc[0])
+    assert arrays["mixed_text"].shape == (perf.SAMPLE, perf.WIDTH)
+
+
+@pytest.mark.parametrize(("seconds", "mb", "status"), [(1.0, 100.0, 0), (11.0, 100.0, 1), (1.0, 4096.0, 1)])
+def test_the_table_and_its_exit_status(tmp_path, capsys, monkeypatch, seconds, mb, status):
+    monkeypatch.setattr(
+        perf, "report_twice", lambda runs: {name: {"s": seconds, "mb": mb} for name in perf.BOUNDS}
+    )
+    assert perf.main(["--runs", "7", "--var-dir", str(tmp_path)]) == status
+    said = capsys.readouterr().out
+    assert ("BROKEN" in said) == bool(status)
+    assert (tmp_path / "perf" / "reports.md").read_text() == said
+    stored = json.loads((tmp_path / "perf" / "reports.json").read_text())
+    assert (stored["runs"], stored["measured"]["first"]["s"]) == (7, seconds)
+
+
+def test_bad_input(capsys):
+    assert perf.main(["--runs", "0"]) == 2
+    assert "--runs must be at least 1, however: 0" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_both_reports_are_measured():
+    found = perf.report_twice(RUNS)
+    assert found["again"]["s"] < found["first"]["s"], "nothing is drawn again"
+    assert all(cost["mb"] > 50 for cost in found.values())
