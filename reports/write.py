@@ -115,7 +115,7 @@ def _write_table(table: Table, folder: Path) -> Iterator[Path]:
 def _write_figure(figure: Figure, study: Study, folder: Path) -> tuple[Shown, list[Path]]:
     """Write a figure and the data that it shows."""
     data = figure.data(study)
-    title = figure.title + _place(data) + study.stand_in(list(dict.fromkeys(data["dataset"])))
+    title = figure.title + place(data) + study.stand_in(list(dict.fromkeys(data["dataset"])))
     csv = folder / "data" / f"{figure.name}.csv"
     csv.write_text(data.to_csv(index=False, lineterminator="\n", float_format="%.10g"), encoding="utf-8")
     paths = _draw(figure, data, title, study, folder / "figures")
@@ -126,7 +126,7 @@ def _write_figure(figure: Figure, study: Study, folder: Path) -> tuple[Shown, li
     return Shown(figure.name, title, caption, svg, files, data.empty), [*paths, csv]
 
 
-def _place(data: pd.DataFrame) -> str:
+def place(data: pd.DataFrame) -> str:
     """Where the data are from, if that is one backbone on one data set."""
     if not {"backbone", "dataset"} <= set(data.columns):
         return ""

@@ -1,9 +1,12 @@
 """The whole way: command -> cells -> MLflow -> export, with resume, reuse, kills and two drivers."""
 
 import json
+import os
 import pickle
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -139,19 +142,40 @@ def test_another_study_of_the_store_reuses_cells(finished, tmp_path, monkeypatch
     assert {r.tags["reused_from"] for r in tracker.complete().values()} == set(first["run_id"])
 
 
+def build_report(var, capsys):
+    """Build it; returns what each of its files holds."""
+    assert build.main([f"var_dir={var}", "study=s"]) == 0
+    return {Path(name): Path(name).read_bytes() for name in capsys.readouterr().out.split()}
+
+
 def test_report_files(finished, capsys):
-    assert build.main([f"var_dir={finished}", "study=s"]) == 0
-    files = capsys.readouterr().out.split()
     folder = finished / "reports" / "s"
-    assert files[0] == str(folder / "index.html")
-    assert {Path(f) for f in files} == {path for path in folder.rglob("*") if path.is_file()}
-    contents = {f: Path(f).read_bytes() for f in files}
-    for name in (f"table{k}_" for k in (1, 2, 5)):
-        [table] = [f for f in files if Path(f).name.startswith(name) and f.endswith(".md")]
-        assert "synthetic stand-in data" in contents[table].decode().splitlines()[0]
-    shutil.rmtree(folder)
-    assert build.main([f"var_dir={finished}", "study=s"]) == 0
-    assert {f: Path(f).read_bytes() for f in files} == contents, "the same runs give the same bytes"
+    contents = build_report(finished, capsys)
+    assert next(iter(contents)) == folder / "index.html"
+    assert set(contents) == {path for path in folder.rglob("*") if path.is_file()}
+    for number in (1, 2, 5):
+        [table] = folder.glob(f"tables/table{number}_*.md")
+        assert "synthetic stand-in data" in table.read_text().splitlines()[0]
+    written = {path: path.stat().st_mtime_ns for path in contents}
+    assert build_report(finished, capsys) == contents
+    assert {path: path.stat().st_mtime_ns for path in contents} == written, "nothing is drawn again"
+    tracker = Tracker(None, finished, "s", create=False)
+    [study] = tracker.runs("tags.kind = 'study'")
+    stored = {f.path for f in tracker.client.list_artifacts(study.run_id)}
+    assert {"index.html", "tables", "figures", "data", "datasets.json", "matrix.json"} <= stored
+
+
+@pytest.mark.slow
+def test_a_report_is_built_again_where_a_file_changed_and_to_the_same_bytes(finished, tmp_path, capsys):
+    contents = build_report(finished, capsys)
+    for path in (*list(contents)[:2], *list(contents)[-2:]):
+        path.write_text("changed")
+    extra = finished / "reports" / "s" / "figures" / "left_behind.png"
+    extra.write_text("")
+    command = [sys.executable, "-m", "reports.build", f"var_dir={finished}", "study=s"]
+    subprocess.run(command, check=True, capture_output=True, env={**os.environ, "PYTHONHASHSEED": "7"})
+    assert {path: path.read_bytes() for path in contents} == contents
+    assert not extra.exists()
 
 
 def test_report_commands_name_the_nearest_study(finished, capsys):

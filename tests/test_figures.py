@@ -16,6 +16,7 @@ from reports import style
 from reports.compare import clean, ranks
 from reports.figures import forest, mechanism, occlusion, radar, sweeps
 from reports.figures import ranks as ranking
+from reports.write import place
 
 MODULES = (sweeps, occlusion, radar, ranking, forest, mechanism)
 FIGURES = [module.FIGURE for module in MODULES]
@@ -154,7 +155,7 @@ def test_names_stand_as_they_are(figure):
     trials = study.trials.assign(dataset=ODD["datasets"][0], backbone="$tfn")
     data = figure.data(replace(study, trials=trials))
     with style.styled():
-        drawing = figure.draw(data, figure.title, study.name)
+        drawing = figure.draw(data, figure.title + place(data), study.name)
     texts = [text.get_text().replace(r"\$", "$") for text in drawing.findobj(plt.Text)]
     plt.close(drawing)
     assert any("a_$b$_%&{x}" in text for text in texts) or figure.name == "figure7_ranks"
