@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import quote
 
 from harness.records import VIEW
+from harness.tuned import tuned_label
 
 # MLflow's UI opens elsewhere, where nothing of a training is to be seen.
 TRAINING = "machine_learning"
@@ -29,9 +31,23 @@ class Links:
         """The page of one run."""
         return f"{self._runs()}/{quote(run_id)}"
 
-    def runs(self, tags: Mapping[str, str] | None = None) -> str:
-        """The list of the study's complete cells with these tags."""
-        asked = {"kind": "cell", **(tags or {})}
+    def behind(self, row: Mapping[Any, Any]) -> str:
+        """The list of the complete cells behind a row of a table, clean ones where it names no occlusion.
+
+        row: some of dataset, backbone, method (as in tables), occlusion_protocol and occlusion_ratio.
+        """
+        tags = {"complete": "true", "occlusion_protocol": str(row.get("occlusion_protocol", "test"))}
+        tags |= {name: str(row[name]) for name in ("dataset", "backbone") if name in row}
+        method = str(row["method"])
+        tuned = method.removesuffix(tuned_label(""))
+        tags |= {"variant": method} if tuned == method else {"method": tuned}
+        if tags["occlusion_protocol"] == "train":
+            tags["train_ratio"] = repr(float(row["occlusion_ratio"]))
+        return self.runs(tags)
+
+    def runs(self, tags: Mapping[str, str]) -> str:
+        """The list of the study's runs with these tags; cells, unless ``kind`` is among them."""
+        asked = {"kind": "cell", **tags}
         text = " and ".join(f"tags.{name} = {_quoted(value)}" for name, value in asked.items())
         order = quote("metrics.`test/mae`", safe="")
         view = f"workflowType={TRAINING}&orderByKey={order}&orderByAsc=true"

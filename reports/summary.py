@@ -63,7 +63,8 @@ def comparison_table(study: Study, found: pd.DataFrame, order: Sequence[str] = (
     rows = sorted(found.to_dict("records"), key=lambda row: _place(row, order))
     groups: dict[tuple[str, str], list[list[Value]]] = {}
     for row in rows:
-        groups.setdefault((row["dataset"], row["metric"]), []).append(_row(row))
+        link = study.links.behind({"dataset": row["dataset"], "method": row["method"]})
+        groups.setdefault((row["dataset"], row["metric"]), []).append(_row(row, link))
     csv = pd.DataFrame(rows)[["dataset", "method", "metric", *_numbers(found)]]
     text = csv.to_csv(index=False, lineterminator="\n")
     return Table(NAME, title, [Part(columns, list(groups.values()))], NOTES, text)
@@ -84,10 +85,10 @@ def _numbers(found: pd.DataFrame) -> list[str]:
     return [c for c in found.columns if c not in ("dataset", "method", "metric")]
 
 
-def _row(row: Mapping[Any, Any]) -> list[Value]:
+def _row(row: Mapping[Any, Any], link: str) -> list[Value]:
     names = [Value(str(text), order=str(text)) for text in (row["dataset"], row["method"])]
     metric = Value(LABELS[row["metric"]], order=row["metric"])
-    gain = Value(f"{row['gain']:+.3f}", BEST if row["outside"] else OTHER, row["gain"])
+    gain = Value(f"{row['gain']:+.3f}", BEST if row["outside"] else OTHER, row["gain"], link)
     undefined = math.isnan(row["low"])
     interval = (
         Value(DASH) if undefined else Value(f"{row['low']:+.3f} to {row['high']:+.3f}", order=row["low"])
@@ -100,7 +101,15 @@ def _row(row: Mapping[Any, Any]) -> list[Value]:
         Value(str(row[name]), order=float(row[name])) if tested else Value(DASH)
         for name in ("better", "worse", "inside")
     ]
-    return [*names, metric, gain, interval, *tests, *counts, Value(str(row["n"]), order=float(row["n"]))]
+    return [
+        *names,
+        metric,
+        gain,
+        interval,
+        *tests,
+        *counts,
+        Value(str(row["n"]), order=float(row["n"]), link=link),
+    ]
 
 
 def _p(value: float) -> str:

@@ -24,6 +24,7 @@ from reports.table import Column, Part, Table, Value
 
 if TYPE_CHECKING:
     from harness.tracking import Run
+    from reports.links import Links
     from reports.runs import Source
 
 GROUP = ("sweep", "dataset", "backbone", "method")
@@ -133,14 +134,20 @@ def to_latex(frame: pd.DataFrame, title: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def page_tables(frame: pd.DataFrame, study: str) -> list[Table]:
-    """The table of each group as a page shows it, its verdict among the notes."""
+def page_tables(frame: pd.DataFrame, study: str, links: Links) -> list[Table]:
+    """The table of each group as a page shows it, its verdict among the notes; rows link to their trials."""
     found = []
-    for number, ((sweep, dataset, backbone, method), part) in enumerate(frame.groupby(list(GROUP)), 1):
+    for number, (key, part) in enumerate(frame.groupby(list(GROUP)), 1):
+        sweep, dataset, backbone, method = key
         title = _title(part, f"Study {study}: sweep {sweep}, {method} with {backbone} on {dataset}")
         header, *rows = _table(part)
         columns = [Column(text, text != "Note") for text in header]
-        values = [[Value(cell, order=_sorted_by(cell)) for cell in row] for row in rows]
+        place = {"kind": "trial", **dict(zip(GROUP, map(str, key), strict=True))}
+        trials = (links.runs({**place, "trial": str(row["trial"])}) for row in _ranked(part))
+        values = [
+            [Value(cell, order=_sorted_by(cell), link=link if k else "") for k, cell in enumerate(row)]
+            for row, link in zip(rows, trials, strict=True)
+        ]
         notes = [_verdict(part).sentence, *NOTES]
         found.append(Table(f"sweep_{number}", title, [Part(columns, [values])], notes))
     return found

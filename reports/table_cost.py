@@ -42,7 +42,7 @@ def cost_table(study: Study, order: Sequence[str] = ()) -> Table:
         return Table(NAME, title, [], ["There are no complete cells yet."], fill="make benchmark")
     columns = [Column(text, name not in KEYS) for name, text in HEADS.items()]
     parts = [
-        Part(columns, [_rows(group) for _, group in part.groupby("backbone", sort=False)])
+        Part(columns, [_rows(group, study) for _, group in part.groupby("backbone", sort=False)])
         for _, part in numbers.groupby("dataset", sort=False)
     ]
     notes = [
@@ -86,21 +86,27 @@ def _summary(key: tuple[Any, ...], part: pd.DataFrame) -> dict[str, Any]:
     return row
 
 
-def _rows(group: pd.DataFrame) -> list[list[Value]]:
-    return [[_value(name, row) for name in HEADS] for row in group.to_dict("records")]
+def _rows(group: pd.DataFrame, study: Study) -> list[list[Value]]:
+    rows = group.to_dict("records")
+    return [[_value(name, row, study.links.behind(row)) for name in HEADS] for row in rows]
 
 
-def _value(name: str, row: Mapping[Any, Any]) -> Value:
+def _value(name: str, row: Mapping[Any, Any], link: str) -> Value:
     value = row[name]
     if name in KEYS:
         return Value(str(value), order=str(value))
     if math.isnan(value):
         return Value(DASH)
+    return Value(_text(name, row), order=float(value), link=link)
+
+
+def _text(name: str, row: Mapping[Any, Any]) -> str:
+    value = row[name]
     if name == "n" or name in COUNTS.values():
-        return Value(f"{value:,.0f}", order=float(value))
+        return f"{value:,.0f}"
     if name == "overhead":
         low, high = row["overhead_low"], row["overhead_high"]
         shown = row["n"] >= 3 and not math.isnan(low)
-        return Value(f"×{value:.2f}" + f" [{low:.2f}, {high:.2f}]" * shown, order=float(value))
+        return f"×{value:.2f}" + f" [{low:.2f}, {high:.2f}]" * shown
     spread = row[f"{name}_std"]
-    return Value(f"{value:.3g}" + ("" if math.isnan(spread) else f" ± {spread:.2g}"), order=float(value))
+    return f"{value:.3g}" + ("" if math.isnan(spread) else f" ± {spread:.2g}")

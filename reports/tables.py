@@ -7,7 +7,7 @@ that differ from `none` beyond the noise between seeds. The CSV of a table holds
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -115,7 +115,7 @@ def _rows(group: Sequence[Row], keys: list[str], study: Study) -> list[list[Valu
     for key, figures in _grouped(group, keys).items():
         most = max(row["n"] + row["undefined"] for row in figures)
         repeated = "‡" * any(row["n"] + row["undefined"] > row["seeds"] for row in figures)
-        link = study.links.runs(_tags(dict(zip(keys, key, strict=True)))) if most else ""
+        link = study.links.behind(dict(zip(keys, key, strict=True))) if most else ""
         count = DASH if figures[0]["published"] else f"{most}{repeated}"
         values = [
             Value(
@@ -132,19 +132,6 @@ def _rows(group: Sequence[Row], keys: list[str], study: Study) -> list[list[Valu
 
 def _name(name: Any) -> Value:
     return Value(f"{name:g}", order=name) if isinstance(name, float) else Value(str(name), order=str(name))
-
-
-def _tags(key: Mapping[str, Any]) -> dict[str, str]:
-    """The tags of the runs behind a row."""
-    tags = {"dataset": str(key["dataset"]), "backbone": str(key["backbone"])}
-    method = str(key["method"])
-    tuned = method.removesuffix(tuned_label(""))
-    tags |= {"variant": method} if tuned == method else {"method": tuned}
-    protocol = str(key.get("occlusion_protocol", "test"))
-    tags["occlusion_protocol"] = protocol
-    if protocol == "train":
-        tags["train_ratio"] = repr(key["occlusion_ratio"])
-    return tags
 
 
 def _ranks(figures: Sequence[Row], metric: str) -> dict[str, int]:

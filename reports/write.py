@@ -164,7 +164,7 @@ def _report(study: Study, said: Sequence[str], tables: Sequence[Table], shown: S
         counts=counts,
         requested_note=_requested(study),
         summary=said,
-        tables=[*tables, *sweeps.page_tables(study.trials, study.name)],
+        tables=[*tables, *sweeps.page_tables(study.trials, study.name, study.links)],
         figures=shown,
         failures=failures,
         notes=notes,

@@ -156,6 +156,8 @@ def test_report_files(finished, capsys):
     for number in (1, 2, 5):
         [table] = folder.glob(f"tables/table{number}_*.md")
         assert "synthetic stand-in data" in table.read_text().splitlines()[0]
+    rows = {path.stem: len(pd.read_csv(path)) for path in folder.glob("data/*.csv")}
+    assert {name.partition("_")[0] for name, count in rows.items() if not count} == {"figure4"}, "a sweep's"
     written = {path: path.stat().st_mtime_ns for path in contents}
     assert build_report(finished, capsys) == contents
     assert {path: path.stat().st_mtime_ns for path in contents} == written, "nothing is drawn again"

@@ -386,6 +386,7 @@ def test_a_read_only_disk(small_disk, undisturbed):
 # The clock
 
 
+@pytest.mark.soak
 def test_a_clock_that_jumps(var_dir, undisturbed, tmp_path):
     """Every second it is a day later or earlier, in the driver and in its workers; a kill on top."""
     (tmp_path / "clock").mkdir()

@@ -190,7 +190,7 @@ def test_a_study_stores_samples_of_each_first_seed(var_dir):
     given = [f"var_dir={var_dir}", "datasets=[synthetic_mosi]", "dataset.synthetic_mosi.clips=60"]
     given += ["backbones=[lmf]", "methods=[none,ms_mix]", "seeds=[7,5]", "train.max_epochs=1"]
     given += ["occlusion.protocols=[test,train]", "occlusion.ratios=[0,0.5]", "launcher=inline"]
-    assert main([*given, "study=a"]) == 0
+    assert main([*given, "study=a", "report=false"]) == 0
     tracker = Tracker(None, var_dir, "a", create=False)
     stored = {}
     for run in tracker.complete().values():
@@ -202,7 +202,7 @@ def test_a_study_stores_samples_of_each_first_seed(var_dir):
     with_samples = {key for key, names in stored.items() if names}
     assert with_samples == {("none", "7", "0.0"), ("ms_mix", "7", "0.0")}
     assert "batch_similarity" in stored["ms_mix", "7", "0.0"]
-    assert main([*given, "study=b"]) == 0, "taken over from the first, samples too"
+    assert main([*given, "study=b", "report=false"]) == 0, "taken over from the first, samples too"
     again = Tracker(None, var_dir, "b", create=False)
     assert any(again.load(run).samples for run in again.complete().values())
     first, second = (exported(var_dir, name)[0] for name in ("a", "b"))

@@ -91,6 +91,7 @@ def test_a_whole_study(figure, study, tmp_path):
     assert "seed" in figure.caption(data)
 
 
+@pytest.mark.slow
 def test_the_bytes_are_the_same_in_another_process(tmp_path):
     code = "import sys, test_latent_figures as t; print(t.digest(sys.argv[1]))"
     (tmp_path / "other").mkdir()

@@ -30,7 +30,7 @@ def tree(tmp_path_factory):
 
 
 def run(var, tree, *more):
-    arguments = ["profile=paper", f"data_root={tree}", f"var_dir={var}", *SHORT, *more]
+    arguments = ["profile=paper", f"data_root={tree}", f"var_dir={var}", "report=false", *SHORT, *more]
     assert benchmark(arguments) == 0
     out = var / "out.csv"
     assert export([f"var_dir={var}", "study=paper", f"out={out}"]) == 0

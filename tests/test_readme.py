@@ -16,7 +16,7 @@ README = (ROOT / "README.md").read_text()
 COMMANDS = {"harness.benchmark": benchmark, "harness.data": data, "reports.export": export}
 SMALL = [
     *("seeds=[1111]", "backbones=[lmf]", "methods=[none,mixup]", "datasets=[synthetic_mosi]"),
-    *("train.max_epochs=1", "launcher=inline", "size=quick"),
+    *("train.max_epochs=1", "launcher=inline", "size=quick", "report=false"),
 ]
 
 

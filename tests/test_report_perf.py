@@ -59,7 +59,7 @@ def test_bad_input(capsys):
     assert "--runs must be at least 1, however: 0" in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_both_reports_are_measured():
     found = perf.report_twice(RUNS)
     assert found["again"]["s"] < found["first"]["s"], "nothing is drawn again"

@@ -4,9 +4,11 @@ import contextlib
 import dataclasses
 import json
 import math
+import re
 import shutil
 import sqlite3
 from collections import OrderedDict
+from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
@@ -28,8 +30,10 @@ from reports.figures import latents
 from reports.links import LOCAL, Links
 from reports.load import load_study
 from reports.runs import StudyRuns
+from reports.sweeps import page_tables
 from reports.table_cost import cost_numbers
 from reports.table_datasets import dataset_numbers
+from reports.write import all_tables
 
 FEW = ("methods=[none,mixup,ms_mix]", "backbones=[lmf]", "seeds=[1111,1112]")
 CELLS = 6
@@ -238,11 +242,46 @@ def test_the_ui_gets_a_view_of_the_cells(stored):
 
 @pytest.mark.parametrize("value", ["plain", "it's", 'a "b"', "a&b=c#d"])
 def test_links_quote_what_they_filter_by(value):
-    link = Links(LOCAL, "7").runs({"backbone": value})
+    link = Links(LOCAL, "7").behind({"backbone": value, "method": "none"})
     assert link.startswith(f"{LOCAL}/#/experiments/7/runs?")
     assert " " not in link
     assert link.count("#") == 1
     assert link.count("&") == 3
+
+
+def asked(link):
+    """The filter of a link to a list of runs: tag -> value."""
+    text = unquote(link.partition("searchFilter=")[2])
+    return dict(re.findall(r"tags\.(\w+) = '([^']*)'", text))
+
+
+def test_numbers_link_to_the_runs_behind_them():
+    study = make_study(2, ("synthetic_mosi",), ("tfn",), ("none", "ms_mix"), samples=False)
+    tables = [
+        *all_tables(study, summary.compare_methods(study)),
+        *page_tables(study.trials, "quick", study.links),
+    ]
+    for table in tables:
+        if table.name == "table1_datasets":
+            continue
+        for part in table.parts:
+            heads = [column.title for column in part.columns]
+            for row in (row for group in part.groups for row in group):
+                told = dict(zip(heads, row, strict=True))
+                for column, value in zip(part.columns, row, strict=True):
+                    if value.link:
+                        tags = asked(value.link)
+                        assert tags["dataset"] == "synthetic_mosi"
+                        if "Method" in told and tags["kind"] == "cell":
+                            assert tags["variant"] == told["Method"].text
+                            assert tags["complete"] == "true"
+                        if "Occlusion in" in told:
+                            assert tags["occlusion_protocol"] == told["Occlusion in"].text
+                            assert ("train_ratio" in tags) == (told["Occlusion in"].text == "train")
+                    shows_a_mean = column.number and column.title.endswith(("↓", "↑", "Gain", "Seeds"))
+                    assert value.link or not shows_a_mean, (table.name, column.title)
+    assert Links(LOCAL, "7").behind({"method": "powmix{tuned}"}).count("powmix") == 1
+    assert asked(Links(LOCAL, "7").behind({"method": "powmix{tuned}"}))["method"] == "powmix"
 
 
 def test_samples_are_those_of_the_first_seeds(stored):

@@ -292,7 +292,7 @@ def study(var, bert, *more, name="s"):
         f"var_dir={var}",
         f"study={name}",
     ]
-    return main([*given, *more])
+    return main([*given, "report=false", *more])
 
 
 @pytest.mark.parametrize("finetune", ["true", "false"])
