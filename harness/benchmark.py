@@ -52,10 +52,10 @@ def _run(arguments: Sequence[str]) -> int:
     device = choose_device(config.device, config.deterministic)
     plan = make_plan(config, given_keys(arguments))
     show_datasets(console, plan)
-    return _drive(config, plan, device, console)
+    return _drive(config, plan, device, console, arguments)
 
 
-def _drive(config: Any, plan: Plan, device: str, console: Console) -> int:
+def _drive(config: Any, plan: Plan, device: str, console: Console, arguments: Sequence[str]) -> int:
     """Run the plan and show how it ended; returns the exit status."""
     from harness.display import LiveDisplay, closing_table, failure_table
     from harness.driver import Matrix
@@ -72,7 +72,7 @@ def _drive(config: Any, plan: Plan, device: str, console: Console) -> int:
     launcher = make_launcher(config.launcher.name, config.jobs, run_job)
     try:
         with LiveDisplay(console) as display:
-            session = Session(config, plan, device, tracker, launcher, display)
+            session = Session(config, plan, device, tracker, launcher, display, arguments)
             summary = session.drive(lambda writer: Matrix(plan.cells), labels, request=True)
     finally:
         launcher.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,12 +36,13 @@ def describe(plan: Plan) -> str:
     )
 
 
-def matrix_text(plan: Plan) -> str:
-    """The cells that were asked for, as JSON: ``columns`` and ``cells``, a list of rows."""
+def matrix_text(plan: Plan, arguments: Sequence[str]) -> str:
+    """What was asked for, as JSON: ``arguments`` of the command, ``columns`` and ``cells``, rows of these."""
     rows = [
         (c.cell_id, c.run_name, c.dataset, c.backbone_label, plan.method_label(c), c.seed) for c in plan.cells
     ]
-    return json.dumps({"columns": MATRIX_COLUMNS, "cells": rows}, ensure_ascii=False)
+    asked = {"arguments": list(arguments), "columns": MATRIX_COLUMNS, "cells": rows}
+    return json.dumps(asked, ensure_ascii=False)
 
 
 def datasets_text(plan: Plan, known: str | None) -> str:

@@ -18,6 +18,7 @@ from methods.base import MethodSettings
 # Bumped by hand whenever the arithmetic changes, so that old and new numbers never mix.
 RESULTS_VERSION = 1
 FEATURES = TextSettings()
+APART = ("seed", "ratios", "train_ratio")
 # Reads as a text again; not as a number, a truth value or nothing.
 PLAIN_WORD = re.compile(r"(?!(?:true|false|null|nan|inf)$)[a-z][a-z_]*")
 
@@ -56,6 +57,12 @@ class Cell:
         """Hash of all fields, 16 hex digits."""
         text = json.dumps(dataclasses.asdict(self), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def configuration(self) -> str:
+        """Hash of what cells of one mean have in common: all but seed and occlusion ratios, 16 hex digits."""
+        shared = {k: v for k, v in dataclasses.asdict(self).items() if k not in APART}
+        return hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def protocol(self) -> str:

@@ -76,7 +76,9 @@ def make_plan(config: Any, given: Collection[str] = ()) -> Plan:
         made = [replace(_cell(config, data, *pair, *rest), text=text) for rest in product]
         cells += made
         if file is not None:
-            tags |= {cell.cell_id: file.tags for cell in made}
+            plain = resolve_settings(BACKBONES[backbone], backbones[backbone], data.like)
+            changed = resolve_settings(BACKBONES[backbone], pair[0][1], data.like) != plain
+            tags |= {cell.cell_id: {**file.tags, "tuned_backbone": str(changed).lower()} for cell in made}
     return Plan(config.study, tuple(unique(cells)), datasets, text_model, tags, tuning.notes())
 
 

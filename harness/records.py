@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -12,6 +13,7 @@ from harness.matrix import Cell, readable_settings
 from harness.result import Result
 
 MAX_TAG, MAX_PARAM = 4000, 6000
+MAX_NAME = 200  # bytes; file systems allow 255
 VIEW = "cells"
 """The view of a study that the MLflow UI opens from a link, see `view_state`."""
 
@@ -94,6 +96,7 @@ def cell_tags(cell: Cell) -> dict[str, str]:
         "seed": str(cell.seed),
         "occlusion_protocol": cell.protocol,
         "train_ratio": repr(cell.train_ratio),
+        "configuration": cell.configuration,
         "fingerprint": cell.fingerprint,
         "results_version": str(cell.results_version),
     }
@@ -131,7 +134,12 @@ def storable(text: str) -> str:
 
 def safe_name(name: str) -> str:
     """A name of the user's as one path component."""
-    return "".join(c if c.isalnum() or c in "-_." else f"%{ord(c):02X}" for c in name).lstrip(".") or "_"
+    safe = "".join(c if c.isalnum() or c in "-_." else f"%{ord(c):02X}" for c in name) or "_"
+    safe = safe.replace(".", "%2E", 1) if safe.startswith(".") else safe
+    if len(safe.encode("utf-8", "surrogatepass")) <= MAX_NAME:
+        return safe
+    digest = hashlib.sha256(safe.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return f"{safe[: MAX_NAME // 4]}_{digest}"
 
 
 def numbers(result: Result) -> dict[str, float]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.databases import locked, sqlite_uri
+from harness.databases import locked, redact, sqlite_uri
 from harness.describe import DATASETS_FILE, MATRIX_FILE, datasets_text, describe, matrix_text
 from harness.display import LiveDisplay
 from harness.driver import Driver, Summary, Supply
@@ -24,7 +24,7 @@ from harness.writer import Writer
 
 @dataclass(frozen=True)
 class Session:
-    """One command at work on one study; config: as composed. device: "cpu" or "cuda"."""
+    """One command at work on one study; config: as composed, of these arguments. device: "cpu" or "cuda"."""
 
     config: Any
     plan: Plan
@@ -32,6 +32,7 @@ class Session:
     tracker: Tracker
     launcher: Launcher
     display: LiveDisplay
+    arguments: Sequence[str] = ()
 
     def drive(
         self,
@@ -52,7 +53,7 @@ class Session:
             spool, patience_s = Spool(tracker.folder("spool")), config.tracking.patience_s
             trouble = self.display.trouble
             writer = Writer(tracker, ledger, spool, provenance(), patience_s, trouble, checkpoints, labels)
-            writer.patiently(lambda: announce(tracker, self.plan, request))
+            writer.patiently(lambda: announce(tracker, self.plan, self.arguments if request else None))
             retry = config.retry == "diverged"
             return Driver(make_supply(writer), writer, self.launcher, self.display, job_of, retry).run()
 
@@ -77,13 +78,16 @@ class Session:
         return job_of
 
 
-def announce(tracker: Tracker, plan: Plan, request: bool) -> None:
-    """Note with the study's run what it is trained on; request: also the cells, the whole matrix."""
+def announce(tracker: Tracker, plan: Plan, request: Sequence[str] | None) -> None:
+    """Note with the study's run what it is trained on.
+
+    request: arguments that asked for the plan's cells as the study's matrix, which is noted too; else None.
+    """
     with locked(_lock(tracker)):
         files = {DATASETS_FILE: datasets_text(plan, tracker.study_file(DATASETS_FILE))}
-        if request:
-            files[MATRIX_FILE] = matrix_text(plan)
-        tracker.announce(files, describe(plan) if request else None)
+        if request is not None:
+            files[MATRIX_FILE] = matrix_text(plan, [redact(argument) for argument in request])
+        tracker.announce(files, None if request is None else describe(plan))
 
 
 def write_report(tracker: Tracker) -> list[Path]:
@@ -91,7 +95,7 @@ def write_report(tracker: Tracker) -> list[Path]:
 
     Returns its files.
     """
-    from reports.build import build, keep, kept
+    from reports.build import build, keep, kept, made_of
     from reports.runs import StudyRuns
 
     folder = tracker.folder("reports")
@@ -100,9 +104,10 @@ def write_report(tracker: Tracker) -> list[Path]:
         runs = StudyRuns(tracker, tracker.var_dir / "cache")
         files = kept(runs, folder)
         if files is None:
+            of = made_of(runs)
             files = build(runs, folder)
             tracker.attach(folder)
-            keep(runs, folder, files)
+            keep(runs, folder, files, of)
         return files
 
 

@@ -36,7 +36,7 @@ def kept(runs: StudyRuns, folder: Path) -> list[Path] | None:
     try:
         known = json.loads(_memory(runs).read_text(encoding="utf-8"))
         same = known == {
-            "made_of": _made_of(runs),
+            "made_of": made_of(runs),
             "files": {name: _hash(folder / name) for name in known["files"]},
         }
     except (OSError, ValueError, KeyError, TypeError):
@@ -44,14 +44,14 @@ def kept(runs: StudyRuns, folder: Path) -> list[Path] | None:
     return [folder / name for name in known["files"]] if same else None
 
 
-def keep(runs: StudyRuns, folder: Path, files: Sequence[Path]) -> None:
-    """Remember that a report was written, of which runs and by which code."""
+def keep(runs: StudyRuns, folder: Path, files: Sequence[Path], of: str) -> None:
+    """Remember that a report was written; of: what `made_of` said before it was."""
     hashes = {path.relative_to(folder).as_posix(): _hash(path) for path in files}
     path = _memory(runs)
     # Without the right or the room to write, the next call builds it again.
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"made_of": _made_of(runs), "files": hashes}), encoding="utf-8")
+        path.write_text(json.dumps({"made_of": of, "files": hashes}), encoding="utf-8")
 
 
 def _memory(runs: StudyRuns) -> Path:
@@ -60,7 +60,7 @@ def _memory(runs: StudyRuns) -> Path:
     return runs.tracker.var_dir / "cache" / "reports" / f"{safe_name(runs.study)}.json"
 
 
-def _made_of(runs: StudyRuns) -> str:
+def made_of(runs: StudyRuns) -> str:
     """A hash of all that a report depends on: runs and their tags, the announcement, code, packages."""
     found = [*runs.complete().values(), *runs.trials(), *runs.failures()]
     root = Path(__file__).parent.parent

@@ -19,6 +19,7 @@ import pandas as pd
 
 from harness.errors import unknown
 from harness.metrics import DIRECTION
+from harness.tuned import tuned_label
 from reports import stats
 from reports.permutation import holm, wilcoxon_p
 
@@ -31,6 +32,7 @@ INTERVALS = (*TASK, "method", "n", "gain", "low", "high", "outside")
 OVERALL = ("method", "gain", "low", "high", "outside", "p", "p_holm", "n", "seeds", "strata")
 WINS = ("dataset", "method", "better", "worse", "inside", "untested")
 IMPROVEMENT = ("method", "probability", "low", "high", "tasks", "n")
+BASELINE = "none"
 FEWEST = 3  # seeds for a mark
 LEVEL = 0.05  # a p-value at or below it is taken to be more than noise
 
@@ -254,11 +256,22 @@ def _means(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
 
 
 def _pairs(values: pd.DataFrame, keys: Sequence[str], baseline: str) -> pd.DataFrame:
-    """Columns ``keys`` and ``difference``, the mean over environments, NaN where there is no partner."""
-    is_baseline = values["method"] == baseline
-    partners = values[is_baseline].drop(columns="method").rename(columns={"value": "baseline"})
-    shared = [name for name in (*keys, "environment") if name != "method"]
-    both = values[~is_baseline].merge(partners, on=shared, how="left")
+    """Columns ``keys`` and ``difference``, the mean over environments, NaN where there is no partner.
+
+    A tuned method's partner is the baseline tuned likewise, where the study holds one.
+    """
+    tuned = tuned_label(baseline)
+    known = set(values["method"]) & {baseline, tuned}
+    partner = {name: tuned if name.endswith(tuned_label("")) and tuned in known - {name} else baseline
+               for name in set(values["method"])}  # fmt: skip
+    column = pd.Series([partner[name] for name in values["method"]], values.index, object)
+    values = values.assign(partner=column)
+    partners = values[values["method"].isin(known)].drop(columns="partner")
+    partners = partners.rename(columns={"method": "partner", "value": "baseline"})
+    partners = partners.astype({"partner": object})
+    shared = [name for name in (*keys, "environment", "partner") if name != "method"]
+    alone = {baseline} if baseline in known else known
+    both = values[~values["method"].isin(alone)].merge(partners, on=shared, how="left")
     both["difference"] = both["value"] - both["baseline"]
     return both.groupby(list(keys), observed=True)["difference"].mean().reset_index()
 
@@ -286,7 +299,9 @@ def _ranked_together(tables: list[pd.DataFrame], names: list[str]) -> list[str]:
     kept = list(range(len(names)))
     while len(kept) > 2 and 2 * sum(runs[:, kept].all(axis=1).any() for runs in defined) < len(defined):
         partners = together[np.ix_(kept, kept)].sum(axis=1)
-        del kept[min(reversed(range(len(kept))), key=partners.__getitem__)]
+        # A comparison without the baseline answers no question.
+        able = [place for place in reversed(range(len(kept))) if names[kept[place]] != BASELINE]
+        del kept[min(able, key=partners.__getitem__)]
     return [names[place] for place in kept if together[place, place]]
 
 

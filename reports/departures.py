@@ -31,7 +31,7 @@ def notes_of(card: str) -> list[str]:
             notes.append(line.partition(MARK)[2].strip())
         elif inside:
             notes[-1] += f" {line.strip()}"
-    return notes
+    return [note.replace("`", "") for note in notes]
 
 
 def _cards(entry: type) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,22 +29,26 @@ CELL_NUMBERS = (
 )
 OCCLUDED = re.compile(r"test_r(\d.*)")
 WATCHED = {"epoch": "mix_", "mechanism": ""}
-EXTRA = ("tuned", "tuned_backbone", "outdated", "environment")
+EXTRA = ("tuned", "tuned_backbone", "outdated", "superseded", "environment")
 """Columns that the frame has besides those of the export."""
 SCORES = (*COLUMNS, *EXTRA)
-FACTS = tuple(name for name in SCORES if name not in ("occlusion_ratio", "split", "metric", "value"))
+MEASURED = ("occlusion_ratio", "split", "metric", "value", "superseded")
+FACTS = tuple(name for name in SCORES if name not in MEASURED)
 
 
-def load_frame(source: Source, sweep: str | None = None) -> pd.DataFrame:
+def load_frame(
+    source: Source, sweep: str | None = None, requested: Collection[str] = frozenset()
+) -> pd.DataFrame:
     """One row per number of each complete cell (the earliest run of each), in an order of their names.
 
     ``split`` is "valid", "test", "cell", "mechanism" (see `harness.inspection.mechanism`) or "epoch" (what
     mixing did in the last epoch, see `harness.diagnostics`). Besides `COLUMNS` it has ``tuned``, whether the
     cell's settings are those of a tuned file, ``tuned_backbone``, whether that file changes settings of the
     backbone, ``outdated``, whether a cell that started later has the same method, backbone and dataset and
-    the settings of another file, and ``environment``: device, torch and results version. Its
-    ``attrs["sweeps"]`` is true where it is empty and there are trials of sweeps.
+    the settings of another file, ``superseded``, see there, and ``environment``: device, torch and results
+    version. Its ``attrs["sweeps"]`` is true where it is empty and there are trials of sweeps.
 
+    requested: ids of the cells that the last request asked for.
     sweep: the cells of this sweep's trials, whatever they were trained for; ``settings`` then has the
     trial's parameters, too, and a cell counts once for each such settings. None: all cells but those that
     were trained for sweeps alone.
@@ -60,6 +64,8 @@ def load_frame(source: Source, sweep: str | None = None) -> pd.DataFrame:
     runs = [(run, text) for cell_id, run in cells.items() for text in settings[cell_id]]
     rows = [(k, name, value) for k, (run, _) in enumerate(runs) for name, value in run.metrics.items()]
     frame = _frame(source.study, runs, pd.DataFrame(rows, columns=["run", "name", "value"]), files)
+    frame["superseded"] = frame["cell_id"].isin(superseded(cells, requested) if sweep is None else ())
+    frame = frame[list(SCORES)]
     frame.attrs["sweeps"] = frame.empty and bool(source.trials())
     keys = [c for c in COLUMNS if c not in ("value", "run_id")]
     return frame.sort_values(keys, kind="stable", ignore_index=True)
@@ -78,7 +84,7 @@ def _frame(
     frame["occlusion_ratio"] = np.where(np.isnan(ratios), frame["train_ratio"].to_numpy(float), ratios)
     frame["split"], frame["metric"] = [part[0] for part in parts], [part[2] for part in parts]
     frame["value"] = numbers["value"].to_numpy(float)
-    return frame[list(SCORES)]
+    return frame
 
 
 def _facts(study: str, run: Run, settings: str, files: Mapping[tuple[str, ...], str]) -> dict[str, Any]:
@@ -102,6 +108,28 @@ def _parsed(name: str) -> tuple[str, float | None, str] | None:
         return group, None, metric
     watched = group in WATCHED and metric.startswith(WATCHED[group])
     return (group, None, metric) if watched else None
+
+
+def superseded(cells: Mapping[str, Run], requested: Collection[str]) -> set[str]:
+    """Ids of cells that another takes the place of, which a mean must not hold as well.
+
+    Of those that tables name alike, with the same data set and backbone, one configuration counts: that which
+    was asked for last, else that of the latest start; and of it one cell for each seed and training ratio.
+    """
+    rows: dict[tuple[str, ...], dict[str, list[Run]]] = {}
+    # Later ones come last, and those that were asked for after all others.
+    for run in sorted(cells.values(), key=lambda run: run.tags["cell_id"] in requested):
+        tags = run.tags
+        row = (tags["dataset"], tags["backbone"], tags["variant"], tags.get("tuned", ""))
+        configurations = rows.setdefault(row, {})
+        found = configurations.pop(tags.get("configuration", ""), [])
+        configurations[tags.get("configuration", "")] = [*found, run]
+    kept: set[str] = set()
+    for configurations in rows.values():
+        last = list(configurations.values())[-1]
+        places = {(r.tags["seed"], r.tags["train_ratio"]): r.tags["cell_id"] for r in last}
+        kept |= set(places.values())
+    return set(cells) - kept
 
 
 def metric_kinds(source: Source, sweep: str | None = None) -> dict[str, str]:
@@ -151,11 +179,13 @@ def environment(tags: Mapping[str, str]) -> str:
 
 
 def named(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows with their method named as in tables, those of outdated tuned files left out.
+    """The rows with their method named as in tables, those of outdated and superseded cells left out.
 
     What ``tuned`` marks is named ``ms_mix{tuned}``, whatever its settings, and is there once more under these
     if it is the method alone that was tuned and others have the same settings.
     """
+    if "superseded" in frame.columns:
+        frame = frame[~frame["superseded"].astype(bool)]
     pairs = zip(frame["method"], frame["settings"], strict=True)
     names = {pair: method_name(*pair) for pair in set(pairs)}
     plain = frame.assign(
@@ -166,7 +196,8 @@ def named(frame: pd.DataFrame) -> pd.DataFrame:
     tuned = frame["tuned"].astype(bool)
     marked = plain.assign(method=plain["method"].where(~tuned, [tuned_label(m) for m in frame["method"]]))
     # A search may end at settings that have a row of their own, which would show a hole there.
-    own_row = plain["method"].isin(set(plain["method"][~tuned])) & ~frame["tuned_backbone"].astype(bool)
+    asked_for = plain["method"].isin(set(plain["method"][~tuned])) | (frame["settings"] == "{}")
+    own_row = asked_for & ~frame["tuned_backbone"].astype(bool)
     return pd.concat([marked[~frame["outdated"].astype(bool)], plain[tuned & own_row]])
 
 

@@ -30,14 +30,15 @@ def load_study(runs: StudyRuns) -> Study:
     cells = complete_cells(runs)
     stored = json.loads(tracker.study_file(DATASETS_FILE) or "[]")
     datasets = [entry for entry in stored if "splits" in entry]  # absent in studies of an older version
+    matrix = json.loads(tracker.study_file(MATRIX_FILE) or "{}")
     by_id = {run.run_id: run for run in cells.values()}
     base = redact(tracker.uri).rstrip("/") if tracker.uri.startswith(("http://", "https://")) else LOCAL
     return Study(
         name=tracker.study,
-        frame=load_frame(runs),
+        frame=load_frame(runs, requested=_requested(matrix)),
         kinds=metric_kinds(runs),
         trials=load_trials(runs),
-        outcomes=_outcomes(json.loads(tracker.study_file(MATRIX_FILE) or "{}"), cells, runs.failures()),
+        outcomes=_outcomes(matrix, cells, runs.failures()),
         links=Links(base, tracker.experiment_id),
         datasets=datasets,
         synthetic=_synthetic(datasets, cells.values(), runs.trials()),
@@ -45,13 +46,19 @@ def load_study(runs: StudyRuns) -> Study:
         samples=lambda run_id: dict(runs.load(by_id[run_id]).samples),
         facts=_facts(cells.values()),
         settings=_settings(tracker, cells.values(), datasets),
+        warnings=_warnings(tracker, cells.values()),
         description=tracker.description(),
+        request=tuple(matrix.get("arguments", ())),
     )
 
 
 def label_of(tags: Mapping[str, str]) -> str:
     """A run's method as tables name it."""
     return tuned_label(tags["method"]) if "tuned" in tags else tags["variant"]
+
+
+def _requested(matrix: Mapping[str, Any]) -> set[str]:
+    return {row[matrix["columns"].index("cell_id")] for row in matrix.get("cells", ())}
 
 
 def _outcomes(matrix: Mapping[str, Any], cells: Mapping[str, Run], failures: Iterable[Run]) -> pd.DataFrame:
@@ -122,6 +129,26 @@ def _facts(cells: Iterable[Run]) -> dict[str, str]:
         for name, value in facts.items():
             found.setdefault(name, set()).add(value)
     return {name: ", ".join(sorted(filter(None, values))) for name, values in found.items()}
+
+
+def _warnings(tracker: Tracker, cells: Iterable[Run]) -> list[str]:
+    """On how many trainings the last epoch allowed was the best one: they might have gone on."""
+    groups: dict[tuple[str, str, str], list[Run]] = {}
+    for run in cells:
+        key = (run.tags["backbone"], run.tags["dataset"], run.tags.get("configuration", ""))
+        groups.setdefault(key, []).append(run)
+    counts: dict[tuple[str, str], tuple[int, int]] = {}
+    for (backbone, dataset, _), runs in groups.items():
+        most = float(tracker.parameters(runs[0].run_id).get(f"{PREFIX}max_epochs", "inf"))
+        cut = sum(run.metrics.get("cell/best_epoch", 0.0) >= most for run in runs)
+        before = counts.get((backbone, dataset), (0, 0))
+        counts[backbone, dataset] = (before[0] + cut, before[1] + len(runs))
+    return [
+        f"{backbone} on {dataset}: in {cut} of {total} trainings the last epoch allowed was the best; they "
+        "were still improving, and longer ones may rank methods otherwise."
+        for (backbone, dataset), (cut, total) in sorted(counts.items())
+        if 2 * cut > total
+    ]
 
 
 def _settings(tracker: Tracker, cells: Iterable[Run], datasets: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -62,6 +62,9 @@ LATEX = Dialect(
         "‡": r"\ddag{}",
         "↑": r"$\uparrow$",
         "↓": r"$\downarrow$",
+        "⁺": "$^{+}$",
+        "⁻": "$^{-}$",
+        "×": r"$\times$",
     },
 )
 

@@ -79,6 +79,9 @@ def _numbers(
 ) -> pd.DataFrame:
     tests = frame[frame["split"] == "test"]
     outdated = tests.loc[tests["outdated"].astype(bool), "cell_id"].nunique() if "outdated" in tests else 0
+    replaced = (
+        tests.loc[tests["superseded"].astype(bool), "cell_id"].nunique() if "superseded" in tests else 0
+    )
     tests = named(tests)
     if not ablation:
         tests = tests[np.array([not is_ablation(name) for name in tests["method"]], bool)]
@@ -95,7 +98,7 @@ def _numbers(
     numbers[["n", "undefined", "seeds"]] = numbers[["n", "undefined", "seeds"]].fillna(0).astype(int)
     numbers["outside"] = ["" if pd.isna(mark) else str(mark) for mark in numbers["outside"]]
     numbers = numbers.astype({name: str for name in ("dataset", "backbone", "method", "metric")})
-    numbers.attrs = {"sweeps": frame.attrs.get("sweeps", False), "outdated": outdated}
+    numbers.attrs = {"sweeps": frame.attrs.get("sweeps", False), "outdated": outdated, "superseded": replaced}
     return numbers
 
 
@@ -141,7 +144,10 @@ def place(name: str, order: Sequence[str]) -> tuple:
     """Sort key: the given order, then ``none``, then the alphabet; a variant stands after its method."""
     base = name.partition("{")[0].partition("[")[0]
     listed = name if name in order else base
-    return (order.index(listed) if listed in order else len(order), base != BASELINE, base, name)
+    components = name.partition("{")[0].partition("[")[2]
+    # Of an ablation the whole method first, then what has more of it.
+    off = -components.count(",") - (len(components) > 1) if components else -99
+    return (order.index(listed) if listed in order else len(order), base != BASELINE, base, off, name)
 
 
 def _kind(dataset: str, kind_of: Mapping[str, str]) -> str:

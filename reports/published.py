@@ -26,7 +26,11 @@ def published_numbers(numbers: pd.DataFrame, study: Study) -> pd.DataFrame:
     ``published`` is true, ``mean`` the published value, and there are no seeds.
     """
     ours = numbers[(numbers["method"] == BASELINE) & ~numbers["dataset"].isin(study.synthetic)]
-    found = ours.merge(published(), on=["dataset", "backbone", "metric"])
+    known = published()
+    # MMSA trains MISA's text encoder.
+    fine_tuned = (known["backbone"] == "misa") & ("misa[bert]" in set(ours["backbone"]))
+    known["backbone"] = known["backbone"].where(~fine_tuned, "misa[bert]")
+    found = ours.merge(known, on=["dataset", "backbone", "metric"])
     counts = dict.fromkeys(("n", "undefined", "seeds"), 0)
     rows = found.assign(mean=found["percent"] / 100, std=math.nan, method=LABEL, outside="", **counts)
     return rows.assign(published=True)[[*numbers.columns, "published"]]

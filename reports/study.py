@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,7 @@ from reports.links import Links
 
 SAMPLE_KEYS = ("dataset", "backbone", "method", "seed", "run_id", "cell_id")
 OUTCOMES = ("cell", "state", "reason", "run_id", "dataset", "backbone", "method", "seed", "requested")
+NOT_OF_SWEEPS = ("methods", "seeds", "matrix", "tuned", "retry", "occlusion.protocols")
 STATES = ("done", "failed", "diverged", "missing")
 
 
@@ -33,7 +35,8 @@ class Study:
     `harness.describe.describe_dataset`. synthetic: names of those that are stand-ins. sampled: the runs that
     keep samples, with the columns ``SAMPLE_KEYS``; ``method`` as in tables. samples: run_id -> arrays, see
     `harness.inspection.sample_latents`. facts: name and value of what the page's foot tells (versions).
-    settings: sentences on settings that differ from the published ones. description: of the study.
+    settings: sentences on settings that differ from the published ones. warnings: sentences on trainings that
+    ended early. description: of the study. request: arguments of the last call of the benchmark.
     """
 
     name: str
@@ -48,7 +51,9 @@ class Study:
     samples: Callable[[str], dict[str, np.ndarray]] = _no_samples
     facts: Mapping[str, str] = field(default_factory=dict)
     settings: Sequence[str] = ()
+    warnings: Sequence[str] = ()
     description: str = ""
+    request: Sequence[str] = ()
 
     def scores(self) -> pd.DataFrame:
         """Scores of the test split, with the columns ``SCORES`` of `reports.frame`, methods as in tables.
@@ -66,6 +71,24 @@ class Study:
         """How many cells there are in each state; "missing" of the last request."""
         states = list(self.outcomes["state"])
         return {state: states.count(state) for state in STATES}
+
+    def command(self, fill: str) -> str:
+        """A make command, or what does the same with the settings of the last request, as one types it.
+
+        fill: ``make benchmark``, with further settings in ``ARGS=...``, or ``make sweep PARAM=...``.
+        """
+        given = dict(argument.partition("=")[::2] for argument in self.request)
+        if set(given) <= {"profile", "study"} and given.get("profile", "quick") == "quick":
+            return fill if self.name == "quick" else f"{fill} STUDY={shlex.quote(self.name)}"
+        target, *rest = shlex.split(fill.removeprefix("make "))
+        more = [text for part in rest for text in shlex.split(part.removeprefix("ARGS="))]
+        if target == "sweep":
+            more = [text.replace("PARAM=", "param=") for text in more]
+            given = {key: value for key, value in given.items() if key not in NOT_OF_SWEEPS}
+        given = {"study": self.name, **given}
+        kept = [f"{k}={v}" for k, v in given.items() if not any(text.startswith(f"{k}=") for text in more)]
+        module = {"benchmark": "harness.benchmark", "sweep": "sweeps.run"}[target]
+        return f"python -m {module} {shlex.join([*more, *kept])}"
 
     def stand_in(self, datasets: Sequence[str]) -> str:
         """What a title says of synthetic data among these: empty, or in parentheses."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -158,11 +157,6 @@ def lighter(shade: str, share: float = 0.6) -> str:
 def plain(text: object) -> str:
     """Any text as it stands: matplotlib takes what stands between dollar signs for mathematics."""
     return str(text).replace("$", r"\$")
-
-
-def command(fill: str, study: str) -> str:
-    """A make command for a study, as one types it."""
-    return fill if study == "quick" else f"{fill} STUDY={shlex.quote(study)}"
 
 
 def set_title(figure: Figure, title: str) -> None:

@@ -16,7 +16,7 @@ from reports.tables import LABELS
 
 NAME, TITLE = "comparison", "Each method against none"
 METRICS = ("mae", "corr")
-PRIMARY = METRICS[0]
+PRIMARY, STUDIED = METRICS[0], "ms_mix"
 HEADS = (
     "Dataset",
     "Method",
@@ -35,10 +35,11 @@ NOTES = (
     "Gain: mean over backbones of the mean paired difference to none over seeds, positive where better; MAE "
     "in units of the labels. Its interval is a stratified bootstrap over seeds.",
     "p: Wilcoxon signed-rank test over backbones; Holm: adjusted for the methods of a data set. Backbones "
-    "share the data, so take it with care. It cannot fall below 0.05 with fewer than six backbones.",
+    "share the data, so take it with care. With k backbones p is at least 2 / 2^k, and Holm "
+    "multiplies the least by the number of methods: with six backbones and four methods it is 0.12 or more.",
     "Better, worse, noise: on how many backbones the 95% interval (t) of the paired difference over seeds "
     "leaves out 0 or not; from three seeds on.",
-    "Bold: the interval leaves out 0.",
+    "Bold: the interval leaves out 0, and three seeds or more stand behind it, backbones taken together.",
 )
 
 
@@ -57,7 +58,7 @@ def comparison_table(study: Study, found: pd.DataFrame, order: Sequence[str] = (
     """The table of `compare_methods`, one part for all data sets."""
     title = TITLE + study.stand_in(list(dict.fromkeys(found["dataset"])))
     if found.empty:
-        notes = ["There is nothing to compare: that takes cells of none and of another method."]
+        notes = ["There is nothing to compare: that takes none and another method with a seed in common."]
         return Table(NAME, title, [], notes, fill="make benchmark")
     columns = [Column(head, k > 2) for k, head in enumerate(HEADS)]
     rows = sorted(found.to_dict("records"), key=lambda row: _place(row, order))
@@ -70,10 +71,12 @@ def comparison_table(study: Study, found: pd.DataFrame, order: Sequence[str] = (
     return Table(NAME, title, [Part(columns, list(groups.values()))], NOTES, text)
 
 
-def sentences(study: Study, found: pd.DataFrame) -> list[str]:
+def sentences(study: Study, found: pd.DataFrame, order: Sequence[str] = ()) -> list[str]:
     """Which method wins where, and whether that is outside the noise."""
-    said = [*_by_dataset(found[found["metric"] == PRIMARY]), *_ranking(study)]
-    return said or ["There is nothing to compare yet: that takes cells of none and of another method."]
+    said = [*_by_dataset(found[found["metric"] == PRIMARY], order), *_ranking(study)]
+    return said or [
+        "There is nothing to compare yet: that takes none and another method with a seed in common."
+    ]
 
 
 def _place(row: Mapping[Any, Any], order: Sequence[str]) -> tuple:
@@ -88,10 +91,12 @@ def _numbers(found: pd.DataFrame) -> list[str]:
 def _row(row: Mapping[Any, Any], link: str) -> list[Value]:
     names = [Value(str(text), order=str(text)) for text in (row["dataset"], row["method"])]
     metric = Value(LABELS[row["metric"]], order=row["metric"])
-    gain = Value(f"{row['gain']:+.3f}", BEST if row["outside"] else OTHER, row["gain"], link)
+    gain = Value(f"{_signed(row['gain'])}", BEST if row["outside"] else OTHER, row["gain"], link)
     undefined = math.isnan(row["low"])
     interval = (
-        Value(DASH) if undefined else Value(f"{row['low']:+.3f} to {row['high']:+.3f}", order=row["low"])
+        Value(DASH)
+        if undefined
+        else Value(f"{_signed(row['low'])} to {_signed(row['high'])}", order=row["low"])
     )
     tests = [
         Value(_p(row[name]), order=None if math.isnan(row[name]) else row[name]) for name in ("p", "p_holm")
@@ -116,14 +121,30 @@ def _p(value: float) -> str:
     return DASH if math.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.2g}"
 
 
-def _by_dataset(found: pd.DataFrame) -> Iterator[str]:
-    for dataset, part in found.groupby("dataset", sort=True):
+def _by_dataset(found: pd.DataFrame, order: Sequence[str]) -> Iterator[str]:
+    for dataset in sorted(found["dataset"].unique(), key=lambda name: place(name, order)):
+        part = found[found["dataset"] == dataset]
         ranked = part.sort_values(["gain", "method"], ascending=[False, True])
         best, *others = ranked.to_dict("records")
-        yield f"{dataset}: {_finding(best)} {_others(others)}".rstrip()
+        texts = [_finding(best, len(part)), _others(others, best["outside"] == "better", len(part))]
+        texts += [_line(row) for row in others if row["method"] == STUDIED]
+        yield f"{dataset}: {' '.join(filter(None, texts))}"
 
 
-def _finding(best: Mapping[Any, Any]) -> str:
+def _line(row: Mapping[Any, Any]) -> str:
+    """What became of the method that the study is about, where another one comes first."""
+    interval = (
+        "" if math.isnan(row["low"]) else f", 95% interval {_signed(row['low'])} to {_signed(row['high'])}"
+    )
+    return f"{row['method']}: {_signed(row['gain'])}{interval}."
+
+
+def _signed(value: float) -> str:
+    """A number with its sign, and no sign of a zero that was rounded to it."""
+    return f"{round(value, 3) + 0.0:+.3f}"
+
+
+def _finding(best: Mapping[Any, Any], methods: int) -> str:
     seeds, strata = int(best["seeds"]), int(best["strata"])
     counts = f"{strata} backbone{'s' * (strata != 1)}, {seeds} seed{'s' * (seeds != 1)}"
     head = f"{best['method']} has the largest mean gain in test MAE over none"
@@ -131,31 +152,36 @@ def _finding(best: Mapping[Any, Any]) -> str:
         head = f"no method has a lower mean test MAE than none; {best['method']} comes closest"
     if math.isnan(best["low"]):
         why = "with one seed no uncertainty can be given" if seeds == 1 else "no uncertainty can be given"
-        return f"{head} ({best['gain']:+.3f}; {counts}); {why}."
+        return f"{head} ({_signed(best['gain'])}; {counts}); {why}."
     where = {"better": "outside the noise", "worse": "worse beyond the noise", "": "inside the noise"}
-    interval = f"95% interval {best['low']:+.3f} to {best['high']:+.3f}"
-    verdict = where[best["outside"]] + _corrected(best)
-    finding = f"{head} ({best['gain']:+.3f}, {interval}; {counts}): {verdict}."
-    if not best["better"] + best["worse"] + best["inside"]:
+    if not best["outside"] and not best["low"] <= 0 <= best["high"]:
+        where[""] = "too few seeds to tell it from noise"
+    interval = f"95% interval {_signed(best['low'])} to {_signed(best['high'])}"
+    verdict = where[best["outside"]] + _corrected(best, methods)
+    finding = f"{head} ({_signed(best['gain'])}, {interval}; {counts}): {verdict}."
+    if best["strata"] == 1 or not best["better"] + best["worse"] + best["inside"]:
         return finding
     single = f"better on {best['better']}, worse on {best['worse']}, inside the noise on {best['inside']}"
     return f"{finding} On single backbones it is {single}."
 
 
-def _corrected(row: Mapping[Any, Any]) -> str:
+def _corrected(row: Mapping[Any, Any], methods: int) -> str:
     """What Holm's correction for the number of methods says of an interval that leaves out 0."""
     if not row["outside"] or math.isnan(row["p_holm"]):
         return ""
+    if methods * 2 / 2 ** row["strata"] > compare.LEVEL:
+        return f" (not corrected for {methods} methods: {row['strata']} backbones are too few for Holm's)"
     kept = "also" if row["p_holm"] <= compare.LEVEL else "but not"
     return f", {kept} after Holm's correction (p = {_p(row['p_holm'])})"
 
 
-def _others(rows: Sequence[Mapping[Any, Any]]) -> str:
+def _others(rows: Sequence[Mapping[Any, Any]], also: bool, methods: int) -> str:
     """The other methods whose intervals leave out 0."""
-    heads = {"better": "Also better beyond the noise", "worse": "Worse than none beyond the noise"}
+    better = "Also better beyond the noise" if also else "Better beyond the noise"
+    heads = {"better": better, "worse": "Worse than none beyond the noise"}
     lists = {head: [row for row in rows if row["outside"] == mark] for mark, head in heads.items()}
     return " ".join(
-        f"{head}: {'; '.join(row['method'] + _corrected(row) for row in found)}."
+        f"{head}: {'; '.join(row['method'] + _corrected(row, methods) for row in found)}."
         for head, found in lists.items()
         if found
     )
@@ -175,6 +201,12 @@ def _ranking(study: Study) -> Iterator[str]:
         verdict = "the ranks do not differ beyond chance"
     else:
         others = [m for m in same if m != found.methods[0]]
-        verdict = f"not told apart from the first by Nemenyi's test: {', '.join(others) or 'no other'}"
+        apart = [m for m in found.methods[1:] if m not in others] or ["no other"]
+        verdict = f"Nemenyi's test tells the first from {', '.join(apart)}"
+        verdict += f", not from {', '.join(others)}" if others else ""
     test = f"Friedman's test: p = {_p(found.p)}; {verdict}."
-    yield f"Average ranks on test MAE over {blocks} (1 is best): {order}. {test}"
+    test += " Backbones share test clips, which the test takes for independent."
+    lost = [f"{found.left_out} combinations lack some method"] if found.left_out else []
+    lost += [f"not ranked, as most lack it: {', '.join(found.dropped)}"] if found.dropped else []
+    left = f" ({'; '.join(lost)})" if lost else ""
+    yield f"Average ranks on test MAE over {blocks} (1 is best): {order}{left}. {test}"

@@ -13,10 +13,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import pandas as pd
 
 from harness.metrics import DIRECTION
+from harness.records import safe_name
 from reports.markup import LATEX, MARKDOWN, file_name
 from reports.permutation import identical_columns, permutation_p, smallest_p
 from reports.stats import summarise, t_interval
@@ -150,6 +152,18 @@ def page_tables(frame: pd.DataFrame, study: str, links: Links) -> list[Table]:
         ]
         notes = [_verdict(part).sentence, *NOTES]
         found.append(Table(f"sweep_{number}", title, [Part(columns, [values])], notes))
+    return found
+
+
+def page_files(frame: pd.DataFrame, folder: Path) -> dict[str, dict[str, str]]:
+    """Table of `page_tables` -> kind of file -> address in the report's folder; Optuna's plots among them."""
+    found = {}
+    for number, ((sweep, dataset, backbone, _), _) in enumerate(frame.groupby(list(GROUP)), 1):
+        table = f"tables/sweep_{quote(file_name(str(sweep)))}"
+        plots = Path("sweeps", safe_name(str(sweep)), safe_name(f"{backbone}-{dataset}"), "plots.html")
+        files = {ending: f"{table}.{ending}" for ending in ("csv", "md", "tex")}
+        shown = {"plots": quote(plots.as_posix())} if (folder / plots).exists() else {}
+        found[f"sweep_{number}"] = {**files, **shown}
     return found
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from reports.markup import LATEX, MARKDOWN, Dialect
 
 BEST, SECOND, OTHER = 0, 1, 2
+NUMBERED = re.compile(r"^Table \d+: ")
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,13 @@ def to_markdown(table: Table) -> str:
         header = [MARKDOWN.text(column.title) for column in part.columns]
         rows = [[_written(value, MARKDOWN) for value in row] for group in part.groups for row in group]
         texts.append("\n".join(f"| {' | '.join(row)} |" for row in [header, rule, *rows]))
-    texts.append("\n".join(f"- {MARKDOWN.text(note)}" for note in table.notes))
+    texts.append("\n".join(f"- {MARKDOWN.text(note)}" for note in _notes(table)))
     return "\n\n".join(filter(None, texts)) + "\n"
+
+
+def _notes(table: Table) -> list[str]:
+    """The notes, and where there is no row what would make some."""
+    return [*table.notes, *([f"To fill it: {table.fill}"] if table.fill and not len(table) else [])]
 
 
 def to_latex(table: Table) -> str:
@@ -82,7 +89,8 @@ def to_latex(table: Table) -> str:
 
 def _latex(table: Table, part: Part | None) -> str:
     title = part.title if part is not None and part.title else table.title
-    caption = [f"{LATEX.text(title)}.", *map(LATEX.text, table.notes)]
+    # LaTeX numbers tables itself.
+    caption = [f"{LATEX.text(NUMBERED.sub('', title))}.", *map(LATEX.text, _notes(table))]
     lines = ["\\begin{table*}", "\\centering", "\\caption{" + "\n".join(caption) + "}"]
     if part is not None:
         header = _latex_row([LATEX.text(column.title) for column in part.columns])

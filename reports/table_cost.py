@@ -11,7 +11,7 @@ import pandas as pd
 
 from reports.frame import is_ablation, named
 from reports.numbers import BASELINE, place
-from reports.stats import bootstrap_interval
+from reports.stats import t_interval
 from reports.study import Study
 from reports.table import Column, Part, Table, Value
 
@@ -25,7 +25,7 @@ HEADS = {
     "method": "Method",
     "n": "n",
     "backbone_parameters": "Parameters",
-    "method_parameters": "of the method",
+    "method_parameters": "Method's own",
     "epoch_s": "s per epoch ↓",
     "overhead": "Time over none ↓",
     "train_s": "s in all ↓",
@@ -47,9 +47,10 @@ def cost_table(study: Study, order: Sequence[str] = ()) -> Table:
     ]
     notes = [
         "Mean ± standard deviation over n seeds. Time over none: ratio of the seconds per epoch to those of "
-        "none with the same seed, [95% bootstrap interval over seeds; from three on].",
+        "none with the same seed, [95% t interval over seeds; from three on].",
         "Cells that ran side by side shared the machine, so seconds compare within a study alone. Peak "
-        "memory is that of a worker's process on the CPU, of the tensors on a GPU.",
+        "memory on the CPU is that of a worker's process, which keeps what cells before it took; on a GPU it "
+        "is that of the cell's tensors.",
         f"Measured on: {'; '.join(sorted(set(study.frame['environment'])))}.",
     ]
     return Table(NAME, title, parts, notes, numbers.to_csv(index=False, lineterminator="\n"))
@@ -82,7 +83,7 @@ def _summary(key: tuple[Any, ...], part: pd.DataFrame) -> dict[str, Any]:
     for metric in MEASURED:
         row[metric], row[f"{metric}_std"] = part[metric].mean(), part[metric].std()
     row["overhead"] = part["overhead"].mean()
-    row["overhead_low"], row["overhead_high"] = bootstrap_interval(part["overhead"].to_numpy())
+    row["overhead_low"], row["overhead_high"] = t_interval(part["overhead"].to_numpy())
     return row
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from harness.data.batch import MODALITIES, SPLITS
+from reports.numbers import place
 from reports.study import Study
 from reports.table import Column, Part, Table, Value
 
@@ -27,8 +29,10 @@ HEADS = {
 DASH = "\u2013"
 
 
-def dataset_table(study: Study) -> Table:
+def dataset_table(study: Study, order: Sequence[str] = ()) -> Table:
     """A row per data set and split, and one per data set and modality: width, padded length, lengths."""
+    ordered = sorted(study.datasets, key=lambda entry: place(entry["name"], order))
+    study = dataclasses.replace(study, datasets=ordered)
     title = TITLE + study.stand_in([entry["name"] for entry in study.datasets])
     splits = dataset_numbers(study)
     if splits.empty:

@@ -14,10 +14,12 @@ import pandas as pd
 
 from harness.metrics import DIRECTION, METRICS
 from harness.tuned import tuned_label
+from methods import METHODS
 from reports.frame import is_ablation
 from reports.numbers import BASELINE, CONDITIONS
 from reports.published import SOURCE, published_numbers
 from reports.study import Study
+from reports.style import base_method
 from reports.table import OTHER, Column, Part, Table, Value
 
 DASH = "\u2013"
@@ -137,7 +139,8 @@ def _name(name: Any) -> Value:
 def _ranks(figures: Sequence[Row], metric: str) -> dict[str, int]:
     """Method -> BEST or SECOND, by the value as shown: what reads equal is marked equal."""
     # A mean over only those seeds that did not fail would win by its failures.
-    ranked = [row for row in figures if row["n"] and not row["undefined"]]
+    most = max(row["n"] for row in figures)
+    ranked = [row for row in figures if row["n"] == most > 0 and not row["undefined"]]
     if len(ranked) < 2:
         return {}
     values = [DIRECTION[metric] * float(shown(row["mean"], metric)) for row in ranked]
@@ -169,7 +172,10 @@ def _reading(numbers: pd.DataFrame) -> list[str]:
         "Test split; mean ± standard deviation over n seeds; accuracies and F1 in percent.",
         "↑ higher is better, ↓ lower is better.",
     ]
-    return notes + ["Bold: best, underlined: second-best mean of a group; it may be chance."] * several
+    best = (
+        "Bold: best, underlined: second-best mean of a group, of rows with all its seeds; it may be chance."
+    )
+    return [*notes, best] if several else notes
 
 
 def _completeness(numbers: pd.DataFrame) -> list[str]:
@@ -185,6 +191,11 @@ def _completeness(numbers: pd.DataFrame) -> list[str]:
             "‡ some seeds count repeatedly, with other settings that this table does not show.",
         ),
         ((counts == 0).any(), f"{DASH} alone: no complete cell."),
+        (
+            numbers.attrs.get("superseded", 0) > 0,
+            f"{numbers.attrs.get('superseded')} cells with other settings of backbone or training, or with "
+            "other ratios, are left out: what was asked for last counts.",
+        ),
     )
     return [note for applies, note in notes if applies]
 
@@ -228,7 +239,16 @@ def _about_tuned(numbers: pd.DataFrame) -> list[str]:
 
 def _sources(numbers: pd.DataFrame) -> list[str]:
     ablated = any(is_ablation(name) for name in numbers["method"])
-    notes = ["In square brackets: the components that are on."] * ablated
+    notes = [
+        "In square brackets: the components that are on; without brackets all are, in [] none."
+    ] * ablated
+    bases = dict.fromkeys(base_method(name) for name in numbers["method"])
+    made = [METHODS[name].title for name in bases if name in METHODS]
+    made = [title for title in made if "reconstruction" in title]
+    notes += [f"{', '.join(made)}: the authors released no code."] * bool(made)
     if numbers["published"].any():
-        notes.append(f"Published: {SOURCE}; its data, settings and choice of epochs are its own.")
+        notes.append(
+            f"Published: {SOURCE}; its data, settings and choice of epochs are its own, "
+            "and MISA's text is read by a fine-tuned BERT."
+        )
     return notes

@@ -47,9 +47,10 @@ def write(study: Study, folder: Path) -> list[Path]:
             made, files = _write_figure(figure, study, folder)
             shown.append(made)
             written += files
-    report = _report(study, summary.sentences(study, found), tables, shown)
+    report = _report(study, summary.sentences(study, found, ORDER), tables, shown, folder)
     (folder / PAGE).write_text(page(report), encoding="utf-8")
-    for stale in {path for place in PLACES for path in (folder / place).iterdir()} - set(written):
+    there = {path for place in PLACES for path in (folder / place).iterdir() if not path.is_dir()}
+    for stale in there - set(written):
         stale.unlink()
     return [folder / PAGE, *written]
 
@@ -61,18 +62,18 @@ def all_tables(study: Study, found: pd.DataFrame) -> list[Table]:
     sims = main["kind"] == "sims"
     return [
         summary.comparison_table(study, found, ORDER),
-        dataset_table(study),
+        dataset_table(study, ORDER),
         score_table(
             _part(main, ~sims),
             "table2_mosi_mosei",
-            f"Table 2: results on MOSI and MOSEI, {name}",
+            f"Table 2: results in the metrics of MOSI and MOSEI, {name}",
             study,
             _command("make benchmark", study),
         ),
         score_table(
             _part(main, sims),
             "table3_sims",
-            f"Table 3: results on CH-SIMS, {name}",
+            f"Table 3: results in the metrics of CH-SIMS, {name}",
             study,
             _command("make benchmark", study),
         ),
@@ -85,13 +86,18 @@ def all_tables(study: Study, found: pd.DataFrame) -> list[Table]:
         ),
         cost_table(study, ORDER),
         score_table(
-            occlusion_numbers(frame, kinds, ORDER),
+            _occluded(occlusion_numbers(frame, kinds, ORDER)),
             "occlusion",
             f"Results under occlusion, {name}",
             study,
-            _command("make benchmark", study),
+            _command("make benchmark ARGS='occlusion.ratios=[0,0.5]'", study),
         ),
     ]
+
+
+def _occluded(numbers: pd.DataFrame) -> pd.DataFrame:
+    """All of the numbers, or none where nothing was occluded."""
+    return numbers if (numbers["occlusion_ratio"] > 0).any() else _part(numbers, numbers["n"] < 0)
 
 
 def _part(numbers: pd.DataFrame, chosen: pd.Series) -> pd.DataFrame:
@@ -101,7 +107,7 @@ def _part(numbers: pd.DataFrame, chosen: pd.Series) -> pd.DataFrame:
 
 
 def _command(fill: str, study: Study) -> str:
-    return style.command(fill, study.name)
+    return study.command(fill)
 
 
 def _write_table(table: Table, folder: Path) -> Iterator[Path]:
@@ -139,11 +145,13 @@ def _draw(figure: Figure, data: pd.DataFrame, title: str, study: Study, folder: 
         if data.empty:
             drawing = style.placeholder(title, figure.missing, _command(figure.fill, study))
         else:
-            drawing = figure.draw(data, title, study.name)
+            drawing = figure.draw(data, title, study.command)
         return style.save(drawing, folder, figure.name)
 
 
-def _report(study: Study, said: Sequence[str], tables: Sequence[Table], shown: Sequence[Shown]) -> Report:
+def _report(
+    study: Study, said: Sequence[str], tables: Sequence[Table], shown: Sequence[Shown], folder: Path
+) -> Report:
     outcomes, counts = study.outcomes, study.counts()
     lost = outcomes[outcomes["state"].isin(["failed", "diverged", "missing"])]
     failures = [
@@ -151,11 +159,15 @@ def _report(study: Study, said: Sequence[str], tables: Sequence[Table], shown: S
         for cell, state, reason, run_id in lost[list(OUTCOMES[:4])].itertuples(index=False, name=None)
     ]
     notes = [("How to read the tables", [READING]), *_environments(study)]
+    said = [*said, *study.warnings, *_data(study)]
     if study.settings:
         head = "Settings of backbones that differ from the published ones (in parentheses)"
         notes.append((head, list(study.settings)))
     named = departures(outcomes["method"], outcomes["backbone"])
     notes += [(f"{title}: departures from the paper or reference", texts) for title, texts in named]
+    files = {
+        table.name: {end: f"tables/{table.name}.{end}" for end in ("csv", "md", "tex")} for table in tables
+    }
     data_sets = list(dict.fromkeys([*study.frame["dataset"], *study.trials["dataset"]]))
     return Report(
         title=f"Mixup in multimodal sentiment analysis: study {study.name}",
@@ -170,10 +182,7 @@ def _report(study: Study, said: Sequence[str], tables: Sequence[Table], shown: S
         notes=notes,
         facts=study.facts,
         runs_link=study.links.study(),
-        table_files={
-            table.name: {end: f"tables/{table.name}.{end}" for end in ("csv", "md", "tex")}
-            for table in tables
-        },
+        table_files={**files, **sweeps.page_files(study.trials, folder)},
     )
 
 
@@ -185,6 +194,12 @@ def _requested(study: Study) -> str:
     others = len(study.outcomes) - len(asked)
     earlier = f"; {others} of earlier requests" if others else ""
     return f"The last request asked for {len(asked)} cells: {done} are done{earlier}."
+
+
+def _data(study: Study) -> list[str]:
+    """What real data the study is of."""
+    real = [entry for entry in study.datasets if entry["name"] not in study.synthetic]
+    return [f"{entry['name']} is real data, read from {entry['source']}." for entry in real]
 
 
 def _environments(study: Study) -> list[tuple[str, list[str]]]:

@@ -30,8 +30,8 @@ def conclude(config: Any, plan: Plan, tracker: Tracker, supply: Trials) -> Itera
         for search in supply.searches:
             yield _tune(config, plan, tracker, supply, search)
     if config.report:
-        write_report(tracker)
         _plots(tracker, supply)
+        write_report(tracker)
     yield f"Report: {tracker.folder('reports') / 'index.html'}"
 
 

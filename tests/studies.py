@@ -102,7 +102,14 @@ def _row(dataset, backbone, method, settings, seed, protocol, ratio, split, metr
     return {
         **dict(study="quick", dataset=dataset, backbone=backbone, method=method, settings=text, seed=seed),
         **dict(occlusion_protocol=protocol, occlusion_ratio=ratio, split=split, metric=metric, value=value),
-        **dict(cell_id=cell, run_id=f"run-{cell}", tuned=False, tuned_backbone=False, outdated=False),
+        **dict(
+            cell_id=cell,
+            run_id=f"run-{cell}",
+            tuned=False,
+            tuned_backbone=False,
+            outdated=False,
+            superseded=False,
+        ),
         "environment": ENVIRONMENT,
     }
 

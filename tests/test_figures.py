@@ -108,7 +108,9 @@ def drawn(figure, study):
         return data, ""
     caption = figure.caption(data)
     with style.styled():
-        drawing = figure.draw(data, figure.title + study.stand_in(sorted(set(data["dataset"]))), study.name)
+        drawing = figure.draw(
+            data, figure.title + study.stand_in(sorted(set(data["dataset"]))), study.command
+        )
         drawing.draw_without_rendering()
     plt.close(drawing)
     return data, caption
@@ -143,7 +145,7 @@ def test_the_same_data_give_the_same_bytes(figure, tmp_path):
     for folder in (tmp_path / "a", tmp_path / "b"):
         folder.mkdir()
         with style.styled():
-            paths = style.save(figure.draw(data, figure.title, study.name), folder, figure.name)
+            paths = style.save(figure.draw(data, figure.title, study.command), folder, figure.name)
         written.append([path.read_bytes() for path in paths])
     assert written[0] == written[1]
     assert plt.get_fignums() == []
@@ -155,7 +157,7 @@ def test_names_stand_as_they_are(figure):
     trials = study.trials.assign(dataset=ODD["datasets"][0], backbone="$tfn")
     data = figure.data(replace(study, trials=trials))
     with style.styled():
-        drawing = figure.draw(data, figure.title + place(data), study.name)
+        drawing = figure.draw(data, figure.title + place(data), study.command)
     texts = [text.get_text().replace(r"\$", "$") for text in drawing.findobj(plt.Text)]
     plt.close(drawing)
     assert any("a_$b$_%&{x}" in text for text in texts) or figure.name == "figure7_ranks"
@@ -406,7 +408,7 @@ def test_a_missing_sweep_says_how_to_run_it():
     trials = study.trials[study.trials["sweep"].isin(["delta", "tune-mixup"])]
     data = sweeps.data(replace(study, trials=trials))
     with style.styled():
-        drawing = sweeps.draw(data, sweeps.FIGURE.title, study.name)
+        drawing = sweeps.draw(data, sweeps.FIGURE.title, study.command)
     texts = " ".join(text.get_text().replace("\n", " ") for text in drawing.findobj(plt.Text))
     plt.close(drawing)
     for param in ("xi", "alpha", "heads"):

@@ -32,7 +32,7 @@ def small(**changes):
 def save(figure, study, folder):
     data = figure.data(study)
     with style.styled():
-        return style.save(figure.draw(data, figure.title, study.name), Path(folder), figure.name)
+        return style.save(figure.draw(data, figure.title, study.command), Path(folder), figure.name)
 
 
 def digest(folder):
@@ -55,7 +55,7 @@ def drawn(figure, study):
     assert set(data["dataset"])
     assert figure.caption(data)
     with style.styled():
-        drawing = figure.draw(data, figure.title, study.name)
+        drawing = figure.draw(data, figure.title, study.command)
         drawing.canvas.draw()
         plt.close(drawing)
     assert plt.get_fignums() == []

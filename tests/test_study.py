@@ -18,19 +18,21 @@ from mlflow.tracking._tracking_service import utils as mlflow_utils
 from studies import make_study
 
 import harness.train
+from harness.databases import redact
 from harness.describe import DATASETS_FILE, MATRIX_FILE
 from harness.matrix import RESULTS_VERSION
-from harness.records import result_tags
+from harness.records import result_tags, safe_name
 from harness.result import Result
 from harness.tracking import Tracker
 from harness.train import Diverged
-from reports import summary, ui
+from reports import compare, summary, ui
 from reports.departures import departures, notes_of
 from reports.figures import latents
 from reports.links import LOCAL, Links
 from reports.load import load_study
 from reports.runs import StudyRuns
 from reports.sweeps import page_tables
+from reports.table import to_latex
 from reports.table_cost import cost_numbers
 from reports.table_datasets import dataset_numbers
 from reports.write import all_tables
@@ -453,3 +455,107 @@ def test_frames_are_told_apart_by_what_they_ran_on(var):
     assert isinstance(found, pd.Series)
     assert sorted(found) == [1, 3]
     assert any(name.startswith("another GPU, torch ") for name in found.index)
+
+
+# One configuration counts
+
+
+def test_cells_with_other_settings_do_not_enter_a_mean(var):
+    """A trial of another length in the same study: the last request's cells count, whatever ran before."""
+    again = ("methods=[none]", "backbones=[lmf]", "seeds=[1111,1112]", "train.max_epochs=1")
+    assert run(var, *again) == 0
+    study = load(var)
+    rows = study.frame[study.frame["method"] == "none"]
+    assert rows["cell_id"].nunique() == 4
+    assert rows[~rows["superseded"]]["cell_id"].nunique() == 2
+    asked = {row[0] for row in json.loads(tracker_of(var).study_file(MATRIX_FILE))["cells"]}
+    assert set(rows[~rows["superseded"]]["cell_id"]) == asked
+    table = next(t for t in all_tables(study, summary.compare_methods(study)) if t.name.startswith("table2"))
+    [row] = [r for group in table.parts[0].groups for r in group if r[2].text == "none"]
+    assert row[3].text == "2"
+    assert any("2 cells with other settings" in note for note in table.notes)
+    assert study.warnings[0].startswith("lmf on synthetic_mosi: in ")
+    # The first request again: its own cells count, and nothing is trained.
+    assert run(var, "methods=[none]", "backbones=[lmf]", "seeds=[1111,1112]") == 0
+    kept = load(var).frame.query("method == 'none' and not superseded")["cell_id"]
+    assert set(kept).isdisjoint(asked)
+
+
+def test_cells_that_differ_in_their_ratios_count_once(var):
+    assert run(var, "methods=[none]", "backbones=[lmf]", "seeds=[1111,1112]", "occlusion.ratios=[0]") == 0
+    frame = load(var).frame
+    rows = frame[(frame["method"] == "none") & ~frame["superseded"]]
+    assert rows["cell_id"].nunique() == 2
+    assert set(rows["occlusion_ratio"]) == {0.0}
+
+
+def test_a_command_that_fills_a_hole_repeats_the_last_request():
+    study = make_study(1, ("synthetic_mosi",), ("tfn",), ("none",), sweeps=False, samples=False)
+    assert study.command("make sweep PARAM=delta") == "make sweep PARAM=delta"
+    named = dataclasses.replace(study, name="my study", request=("profile=quick", "study=my study"))
+    assert named.command("make benchmark ARGS=matrix=ablation") == (
+        "make benchmark ARGS=matrix=ablation STUDY='my study'"
+    )
+    own = ("datasets=[mine]", "dataset.mine.path=a b.pkl", "methods=[none,mixup]", "seeds=[1]", "study=mine")
+    mine = dataclasses.replace(study, name="mine", request=own)
+    assert mine.command("make benchmark ARGS=matrix=ablation") == (
+        "python -m harness.benchmark matrix=ablation study=mine 'datasets=[mine]' 'dataset.mine.path=a b.pkl' "
+        "'methods=[none,mixup]' 'seeds=[1]'"
+    )
+    assert mine.command("make sweep PARAM=delta") == (
+        "python -m sweeps.run param=delta study=mine 'datasets=[mine]' 'dataset.mine.path=a b.pkl'"
+    )
+    assert mine.command("make benchmark ARGS='occlusion.ratios=[0,0.5]'").startswith(
+        "python -m harness.benchmark 'occlusion.ratios=[0,0.5]' study=mine "
+    )
+
+
+def test_the_request_is_stored_without_passwords(var):
+    uri = "ledger.uri=postgresql://user:secret@127.0.0.1:1/x"
+    run(var, "methods=[none]", "backbones=[lmf]", "seeds=[1111,1112]")
+    plan_text = tracker_of(var).study_file(MATRIX_FILE)
+    assert "methods=[none]" in json.loads(plan_text)["arguments"]
+    assert redact(uri) == "ledger.uri=postgresql://127.0.0.1:1/x"
+
+
+def test_tuned_methods_are_paired_with_the_tuned_baseline():
+    frame = make_study(3, ("synthetic_mosi",), ("tfn",), ("none", "mixup"), (0.0,), (), False, False).frame
+    scores = frame[frame["split"] == "test"].assign(occlusion_protocol="test")
+    tuned = scores.assign(method=scores["method"] + "{tuned}", value=scores["value"] + 1.0)
+    both = compare.paired(pd.concat([scores, tuned]), "mae").groupby("method")["difference"].mean()
+    alone = compare.paired(scores, "mae").groupby("method")["difference"].mean()
+    assert both["mixup"] == pytest.approx(alone["mixup"])
+    assert both["mixup{tuned}"] == pytest.approx(alone["mixup"]), "with the baseline tuned likewise"
+    assert both["none{tuned}"] == pytest.approx(1.0)
+    only = compare.paired(tuned, "mae").groupby("method")["difference"].mean()
+    assert only.to_dict() == pytest.approx({"mixup{tuned}": alone["mixup"]})
+    mixed = compare.paired(pd.concat([scores, tuned[tuned["method"] == "mixup{tuned}"]]), "mae")
+    assert mixed.groupby("method")["difference"].mean()["mixup{tuned}"] == pytest.approx(alone["mixup"] + 1)
+
+
+def test_the_baseline_is_ranked_whatever_is_missing():
+    frame = make_study(
+        3, ("synthetic_mosi",), SIX, ("none", "mixup", "powmix"), (0.0,), (), False, False
+    ).frame
+    scores = frame[frame["split"] == "test"]
+    lost = scores[(scores["method"] != "none") | (scores["backbone"] == "tfn")]
+    assert "none" in compare.ranks(lost, "mae").methods
+
+
+def test_latex_has_no_sign_that_it_cannot_set():
+    study = make_study(3, ("synthetic_mosi",), ("tfn", "misa"), samples=False, sweeps=False)
+    study = gains(study, "mixup", 0.4)
+    texts = [to_latex(table) for table in all_tables(study, summary.compare_methods(study))]
+    assert any("$^{+}$" in text for text in texts)
+    assert any(r"$\times$" in text for text in texts)
+    assert all(text.isascii() for text in texts)
+    assert not any("{Table 2: " in text for text in texts), "LaTeX numbers tables itself"
+
+
+@pytest.mark.parametrize("name", ["☃" * 66, ".quick", "a" * 200, "..", "é/ü"])
+def test_names_of_folders_are_short_and_apart(name):
+    safe = safe_name(name)
+    assert len(safe.encode()) <= 200
+    assert not safe.startswith(".")
+    assert "/" not in safe
+    assert safe != safe_name(name.lstrip(".") + "x")

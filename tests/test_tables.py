@@ -26,7 +26,7 @@ def rows(method, values, **given):
     base = {"study": "s", "dataset": "mine", "backbone": "tfn", "method": method, "settings": "{}"}
     base |= {"occlusion_protocol": "test", "occlusion_ratio": 0.0, "split": "test"}
     base |= {"cell_id": "c", "run_id": "r", "environment": "cpu"}
-    base |= {"tuned": False, "tuned_backbone": False, "outdated": False}
+    base |= {"tuned": False, "tuned_backbone": False, "outdated": False, "superseded": False}
     return [
         {**base, "metric": metric, "value": value, "seed": seed, **given}
         for metric, over_seeds in values.items()
@@ -90,7 +90,7 @@ GOLDEN_MARKDOWN = """\
 
 - Test split; mean ± standard deviation over n seeds; accuracies and F1 in percent.
 - ↑ higher is better, ↓ lower is better.
-- Bold: best, underlined: second-best mean of a group; it may be chance.
+- Bold: best, underlined: second-best mean of a group, of rows with all its seeds; it may be chance.
 - With one seed no spread can be given: ± -.
 - †k/n: undefined for k of n seeds, left out of the mean and not ranked.
 - - alone: no complete cell.
@@ -103,7 +103,7 @@ GOLDEN_LATEX = r"""% needs \usepackage{booktabs}
 \caption{Main results.
 Test split; mean $\pm$ standard deviation over n seeds; accuracies and F1 in percent.
 $\uparrow$ higher is better, $\downarrow$ lower is better.
-Bold: best, underlined: second-best mean of a group; it may be chance.
+Bold: best, underlined: second-best mean of a group, of rows with all its seeds; it may be chance.
 With one seed no spread can be given: $\pm$ --.
 \dag{}k/n: undefined for k of n seeds, left out of the mean and not ranked.
 -- alone: no complete cell.

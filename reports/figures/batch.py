@@ -18,7 +18,7 @@ from matplotlib.path import Path
 from harness.data.batch import MODALITIES
 from harness.inspection import correlation
 from reports import style
-from reports.figures.base import Figure
+from reports.figures.base import Command, Figure
 from reports.figures.latents import load_samples, rounded, sampled_runs
 from reports.study import Study
 
@@ -134,7 +134,7 @@ def caption(data: pd.DataFrame) -> str:
     return text + ". One batch of one network (n = 1 seed): an example, no evidence."
 
 
-def draw(data: pd.DataFrame, title: str, study: str) -> Drawing:
+def draw(data: pd.DataFrame, title: str, command: Command) -> Drawing:
     """The flow above; the matrix, the intensities, the ratios and the losses below."""
     figure = plt.figure(figsize=(style.PAGE, 5.4))
     grid = figure.add_gridspec(2, 2, height_ratios=(1.24, 3.1), width_ratios=(1, 1.1))

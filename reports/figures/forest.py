@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from reports import style
 from reports.compare import FEWEST, clean, intervals, overall, paired
-from reports.figures.base import Figure
+from reports.figures.base import Command, Figure
 from reports.figures.occlusion import span
 from reports.study import Study
 
@@ -153,7 +153,7 @@ def layout(data: pd.DataFrame) -> tuple[dict[tuple[str, str], float], dict[str, 
     return rows, headings, height - _GAP
 
 
-def draw(data: pd.DataFrame, title: str, study: str) -> Drawing:
+def draw(data: pd.DataFrame, title: str, command: Command) -> Drawing:
     """The two metrics side by side, in the same rows."""
     rows, headings, height = layout(data)
     methods = style.ordered(data["method"])

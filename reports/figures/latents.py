@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 
 from harness.errors import StoreError
 from reports import style
-from reports.figures.base import Figure
+from reports.figures.base import Command, Figure
 from reports.frame import is_ablation
 from reports.projection import (
     NEIGHBOURS,
@@ -166,7 +166,7 @@ def caption(data: pd.DataFrame) -> str:
     )
 
 
-def draw(data: pd.DataFrame, title: str, study: str) -> Drawing:
+def draw(data: pd.DataFrame, title: str, command: Command) -> Drawing:
     """A panel per method with shared axes: points, contours, KL."""
     methods = data[data["kind"] == "method"]
     points = data[data["kind"] != "method"]

@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 
 from harness.data.batch import MODALITIES
 from reports import style
-from reports.figures.base import Figure
+from reports.figures.base import Command, Figure
 from reports.figures.occlusion import SUMMARY, counted, left_out, over_blocks
 from reports.frame import is_ablation, named
 from reports.study import Study
@@ -150,7 +150,7 @@ def _interval(ax: Axes, x: float, row: dict[Any, Any], labels: Sequence[str], ma
 DRAWN = {"opposite": opposite, "intensity": intensity, "lambda": weights}
 
 
-def draw(data: pd.DataFrame, title: str, study: str) -> Drawing:
+def draw(data: pd.DataFrame, title: str, command: Command) -> Drawing:
     """A column per data set, a row per check; more than four data sets go on below."""
     data = data[data["n"] > 0]
     datasets = sorted(set(data["dataset"]))

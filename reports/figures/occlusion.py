@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from harness.metrics import DIRECTION
 from reports import style
-from reports.figures.base import Figure
+from reports.figures.base import Command, Figure
 from reports.stats import stratified_interval
 from reports.study import Study
 
@@ -25,6 +25,7 @@ COLUMNS = ("dataset", "protocol", "ratio", "method", "metric", *SUMMARY)
 PROTOCOLS = {"test": "hidden in test clips", "train": "hidden in training clips"}
 RESAMPLES = 2_000
 _ACROSS = 4  # panels side by side
+_CURVE = ["dataset", "backbone", "method"]
 
 
 def over_blocks(rows: pd.DataFrame, confidence: float = 0.95) -> Iterator[dict[str, Any]]:
@@ -116,9 +117,9 @@ def data(study: Study) -> pd.DataFrame:
     scores = scores[scores["metric"] == METRIC]
     test, train = (scores[scores["occlusion_protocol"] == name] for name in PROTOCOLS)
     # What was trained with nothing hidden is the first point of both curves.
-    trained = pd.MultiIndex.from_frame(train[["dataset", "method"]])
+    trained = pd.MultiIndex.from_frame(train[_CURVE])
     clean = test[test["occlusion_ratio"] == 0]
-    clean = clean[pd.MultiIndex.from_frame(clean[["dataset", "method"]]).isin(trained)]
+    clean = clean[pd.MultiIndex.from_frame(clean[_CURVE]).isin(trained)]
     rows = []
     for protocol, part in zip(PROTOCOLS, (test, pd.concat([clean, train])), strict=True):
         for dataset, curves in part.groupby("dataset"):
@@ -163,7 +164,7 @@ def panel(data: pd.DataFrame, ax: Axes, labels: Sequence[str]) -> Axes:
     return ax
 
 
-def draw(data: pd.DataFrame, title: str, study: str) -> Drawing:
+def draw(data: pd.DataFrame, title: str, command: Command) -> Drawing:
     """A column per data set, a row per protocol; more than four data sets go on below."""
     datasets = sorted(set(data["dataset"]))
     protocols = [name for name in PROTOCOLS if name in set(data["protocol"])]

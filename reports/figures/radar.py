@@ -14,7 +14,7 @@ from matplotlib.figure import Figure as Drawing
 
 from harness.metrics import DIRECTION, METRICS
 from reports import style
-from reports.figures.base import Figure
+from reports.figures.base import Command, Figure
 from reports.figures.occlusion import SUMMARY, counted, left_out, over_blocks, twins
 from reports.study import Study
 
@@ -111,7 +111,7 @@ def _axis_label(means: pd.Series, metric: str) -> str:
     return f"{style.METRICS[metric]} {arrow}\n{factor * worst:.{digits}f} → {factor * best:.{digits}f}"
 
 
-def draw(data: pd.DataFrame, title: str, study: str) -> Drawing:
+def draw(data: pd.DataFrame, title: str, command: Command) -> Drawing:
     """A radar per data set, two side by side; an odd one has the legend at its side."""
     datasets = sorted(set(data["dataset"]))
     across = min(_ACROSS, len(datasets))

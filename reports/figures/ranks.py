@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from reports import style
 from reports.compare import LEVEL, Ranks, clean, ranks
-from reports.figures.base import Figure
+from reports.figures.base import Command, Figure
 from reports.figures.occlusion import span
 from reports.stats import performance_profile
 from reports.study import Study
@@ -212,7 +212,7 @@ def profiles(data: pd.DataFrame, ax: Axes, labels: Sequence[str]) -> Axes:
     return ax
 
 
-def draw(data: pd.DataFrame, title: str, study: str) -> Drawing:
+def draw(data: pd.DataFrame, title: str, command: Command) -> Drawing:
     """Ranks at the left, profiles at the right."""
     ranked, runs = (data[data["panel"] == name] for name in ("ranks", "profile"))
     labels = style.ordered(data.loc[data["rank"].notna() | data["gain"].notna(), "method"])

@@ -21,7 +21,7 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLoc
 
 from harness.metrics import DIRECTION
 from reports import style
-from reports.figures.base import Figure
+from reports.figures.base import Command, Figure
 from reports.figures.occlusion import span
 from reports.study import Study
 from reports.sweeps import FEWEST, GROUP, LEVEL, settings_table, verdicts
@@ -298,7 +298,7 @@ def _cell(ax: Axes, row: Mapping[Any, Any], place: tuple[int, int], shade: np.nd
         ax.add_patch(Rectangle(corner, 0.92, 0.92, fill=False, edgecolor="black", linewidth=1.4))
 
 
-def draw(data: pd.DataFrame, title: str, study: str) -> Drawing:
+def draw(data: pd.DataFrame, title: str, command: Command) -> Drawing:
     """The four panels; a sweep that was not run says how to run it."""
     complete = data[data["shown"] & (data["state"] == "complete") & data["mean"].notna()]
     figure, axes = plt.subplots(2, 2, figsize=(style.PAGE, 4.9))
@@ -307,7 +307,7 @@ def draw(data: pd.DataFrame, title: str, study: str) -> Drawing:
     for ax, (sweep, panel) in zip(axes.flat, PANELS.items(), strict=True):
         part = complete[complete["sweep"] == sweep]
         if part.empty:
-            style.say(ax, f"No setting is complete.\n\n{style.command(FILL.format(sweep), study)}")
+            style.say(ax, f"No setting is complete.\n\n{command(FILL.format(sweep))}")
         else:
             (heat_map if panel.y else lines)(part, ax, panel)
         place = f"\n{style.wrapped(_pairs(part)[0], 48)}" if len(pairs) > 1 and len(part) else ""
@@ -336,6 +336,6 @@ FIGURE = Figure(
     caption=caption,
     data=data,
     draw=draw,
-    missing="No sweep of MS-Mix has a complete setting.",
-    fill=FILL.format("all"),
+    missing="No sweep of delta, xi, alpha or heads has a complete setting; each has a panel.",
+    fill=FILL.format("delta"),
 )

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure as Drawing
 from matplotlib.lines import Line2D
 
 from reports import style
-from reports.figures.base import Figure
+from reports.figures.base import Command, Figure
 from reports.figures.latents import KINDS, load_samples, rounded, sampled_runs
 from reports.projection import bounded_perplexity, scaling, stacked, standardised, tsne
 from reports.study import Study
@@ -88,7 +88,7 @@ def caption(data: pd.DataFrame) -> str:
     )
 
 
-def draw(data: pd.DataFrame, title: str, study: str) -> Drawing:
+def draw(data: pd.DataFrame, title: str, command: Command) -> Drawing:
     """A panel per method, without axes: they have no units."""
     methods = list(dict.fromkeys(data["method"]))
     wide = style.PAGE if len(methods) > 1 else style.COLUMN
