@@ -85,6 +85,8 @@ class Study:
         if target == "sweep":
             more = [text.replace("PARAM=", "param=") for text in more]
             given = {key: value for key, value in given.items() if key not in NOT_OF_SWEEPS}
+        if "matrix=ablation" in more:
+            given.pop("methods", None)  # it would be these whose parts are switched off
         given = {"study": self.name, **given}
         kept = [f"{k}={v}" for k, v in given.items() if not any(text.startswith(f"{k}=") for text in more)]
         module = {"benchmark": "harness.benchmark", "sweep": "sweeps.run"}[target]

@@ -499,8 +499,8 @@ def test_a_command_that_fills_a_hole_repeats_the_last_request():
     own = ("datasets=[mine]", "dataset.mine.path=a b.pkl", "methods=[none,mixup]", "seeds=[1]", "study=mine")
     mine = dataclasses.replace(study, name="mine", request=own)
     assert mine.command("make benchmark ARGS=matrix=ablation") == (
-        "python -m harness.benchmark matrix=ablation study=mine 'datasets=[mine]' 'dataset.mine.path=a b.pkl' "
-        "'methods=[none,mixup]' 'seeds=[1]'"
+        "python -m harness.benchmark matrix=ablation study=mine 'datasets=[mine]' "
+        "'dataset.mine.path=a b.pkl' 'seeds=[1]'"
     )
     assert mine.command("make sweep PARAM=delta") == (
         "python -m sweeps.run param=delta study=mine 'datasets=[mine]' 'dataset.mine.path=a b.pkl'"
