@@ -165,20 +165,31 @@ def set_title(figure: Figure, title: str) -> None:
     figure.suptitle(plain("\n".join(lines)), fontsize=8)
 
 
-def say(ax: Axes, text: str) -> Axes:
+def say(ax: Axes, text: str, columns: int = 44) -> Axes:
     """Fill axes that have nothing to show with a sentence (and the command that changes it)."""
     ax.set_axis_off()
-    wrapped = "\n".join(textwrap.fill(line, 44) for line in text.splitlines())
-    ax.text(0.5, 0.5, plain(wrapped), ha="center", va="center", fontsize=7, color="#555555",
-            transform=ax.transAxes, family="monospace")  # fmt: skip
+    lines = wrapped_lines(text, columns)
+    size = 7 if len(lines) <= 9 else 4.5
+    said = ax.text(0.5, 0.5, plain("\n".join(lines)), ha="center", va="center", color="#555555",
+                   fontsize=size, transform=ax.transAxes, family="monospace")  # fmt: skip
+    said.set_in_layout(False)  # a long command would leave no room for the axes
     return ax
+
+
+def wrapped_lines(text: str, columns: int) -> list[str]:
+    """The lines of a text, none longer than this."""
+    return [part for line in text.splitlines() for part in textwrap.wrap(line, columns) or [""]]
 
 
 def placeholder(title: str, reason: str, fill: str) -> Figure:
     """A figure that holds nothing but what is missing and the command that fills it."""
-    figure, ax = plt.subplots(figsize=(COLUMN, 1.6))
+    text = f"{reason}\n\n{fill}"
+    width, columns = (COLUMN, 44) if len(fill) <= 80 else (PAGE, 96)
+    lines = len(wrapped_lines(text, columns))
+    figure, ax = plt.subplots(figsize=(width, max(1.6, 0.8 + 0.15 * lines)))
     set_title(figure, title)
-    say(ax, f"{reason}\n\n{fill}")
+    say(ax, text, columns)
+    ax.texts[0].set_fontsize(7)
     return figure
 
 

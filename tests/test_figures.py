@@ -440,3 +440,20 @@ def test_settings_off_the_grid_are_drawn_as_points():
     study = replace(study, trials=trials.assign(params=trials["params"].map(params)))
     data, _ = drawn(sweeps.FIGURE, study)
     assert data["x"].nunique() == 25
+
+
+def test_a_long_command_stands_whole_in_a_placeholder(recwarn):
+    fill = "python -m harness.benchmark " + " ".join(
+        f"backbone.tfn.setting_{k}=0.123456789" for k in range(40)
+    )
+    with style.styled():
+        figure = style.placeholder("Figure 2: MS-Mix", "Nothing is here.", fill)
+        figure.canvas.draw()
+        [ax] = figure.axes
+        [text] = ax.texts
+        box, whole = text.get_window_extent(), figure.bbox
+        assert whole.x0 <= box.x0 < box.x1 <= whole.x1
+        assert whole.y0 <= box.y0 < box.y1 <= whole.y1
+        assert " ".join(text.get_text().split()).endswith(fill)
+        plt.close(figure)
+    assert not recwarn.list

@@ -279,6 +279,6 @@ FIGURE = Figure(
     caption=caption,
     data=batch,
     draw=draw,
-    missing="no finished run of ms_mix keeps a batch",
-    fill="make benchmark",
+    missing="No finished run of ms_mix keeps a batch.",
+    fill="make benchmark ARGS='methods=[none,ms_mix]'",
 )

@@ -259,6 +259,6 @@ FIGURE = Figure(
     caption=caption,
     data=latents,
     draw=draw,
-    missing="no finished run of the study keeps latents",
+    missing="No finished run of the study keeps latents.",
     fill="make benchmark",
 )

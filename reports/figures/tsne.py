@@ -138,6 +138,6 @@ FIGURE = Figure(
     caption=caption,
     data=embedded,
     draw=draw,
-    missing="no finished run of a method that mixes keeps latents",
-    fill="make benchmark",
+    missing="No finished run of a method that mixes keeps latents.",
+    fill="make benchmark ARGS='methods=[none,powmix,ms_mix]'",
 )
