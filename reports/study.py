@@ -93,8 +93,12 @@ class Study:
         return f"python -m {module} {shlex.join([*more, *kept])}"
 
     def stand_in(self, datasets: Sequence[str]) -> str:
-        """What a title says of synthetic data among these: empty, or in parentheses."""
-        found = {name in self.synthetic for name in datasets}
+        """What a title says of synthetic data among these: empty, or in parentheses.
+
+        Where nothing is shown, and so of no data set, it is said of all of the study.
+        """
+        known = [*self.frame["dataset"].unique(), *self.trials["dataset"].unique()]
+        found = {name in self.synthetic for name in datasets or known}
         if True not in found:
             return ""
         return " (synthetic stand-in data)" if found == {True} else " (includes synthetic stand-in data)"
