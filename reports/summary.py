@@ -11,8 +11,8 @@ import pandas as pd
 from reports import compare
 from reports.numbers import BASELINE, place
 from reports.study import Study
+from reports.style import METRICS as METRIC_NAMES
 from reports.table import BEST, OTHER, Column, Part, Table, Value
-from reports.tables import LABELS
 
 NAME, TITLE = "comparison", "Each method against none"
 METRICS = ("mae", "corr")
@@ -90,7 +90,7 @@ def _numbers(found: pd.DataFrame) -> list[str]:
 
 def _row(row: Mapping[Any, Any], link: str) -> list[Value]:
     names = [Value(str(text), order=str(text)) for text in (row["dataset"], row["method"])]
-    metric = Value(LABELS[row["metric"]], order=row["metric"])
+    metric = Value(METRIC_NAMES[row["metric"]], order=row["metric"])
     gain = Value(f"{_signed(row['gain'])}", BEST if row["outside"] else OTHER, row["gain"], link)
     undefined = math.isnan(row["low"])
     interval = (

@@ -19,24 +19,11 @@ from reports.frame import is_ablation
 from reports.numbers import BASELINE, CONDITIONS
 from reports.published import SOURCE, published_numbers
 from reports.study import Study
+from reports.style import METRICS as METRIC_NAMES
 from reports.style import base_method
 from reports.table import OTHER, Column, Part, Table, Value
 
 DASH = "\u2013"
-LABELS = {
-    "acc2_has0": "Acc-2 has-0",
-    "f1_has0": "F1 has-0",
-    "acc2_non0": "Acc-2 non-0",
-    "f1_non0": "F1 non-0",
-    "acc2": "Acc-2",
-    "acc3": "Acc-3",
-    "acc5": "Acc-5",
-    "acc7": "Acc-7",
-    "f1": "F1",
-    "mae": "MAE",
-    "corr": "Corr",
-    "loss": "Loss",
-}
 RAW = ("mae", "corr", "loss")
 HEADS = {
     "dataset": "Dataset",
@@ -68,7 +55,7 @@ def score_table(numbers: pd.DataFrame, name: str, title: str, study: Study, fill
 
 def heading(metric: str) -> str:
     """A metric with the direction in which it is better: ``MAE ↓``."""
-    return f"{LABELS.get(metric, metric)} {'↑' if DIRECTION.get(metric, 1) > 0 else '↓'}"
+    return f"{METRIC_NAMES.get(metric, metric)} {'↑' if DIRECTION.get(metric, 1) > 0 else '↓'}"
 
 
 def shown(value: float, metric: str) -> str:
