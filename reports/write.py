@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -60,7 +61,7 @@ def all_tables(study: Study, found: pd.DataFrame) -> list[Table]:
     frame, kinds = study.frame, study.kinds
     main, name = main_numbers(frame, kinds, ORDER), f"study {study.name}"
     sims = main["kind"] == "sims"
-    return [
+    tables = [
         summary.comparison_table(study, found, ORDER),
         dataset_table(study, ORDER),
         score_table(
@@ -68,21 +69,21 @@ def all_tables(study: Study, found: pd.DataFrame) -> list[Table]:
             "table2_mosi_mosei",
             f"Table 2: results in the metrics of MOSI and MOSEI, {name}",
             study,
-            _command("make benchmark", study),
+            "make benchmark",
         ),
         score_table(
             _part(main, sims),
             "table3_sims",
             f"Table 3: results in the metrics of CH-SIMS, {name}",
             study,
-            _command("make benchmark", study),
+            "make benchmark",
         ),
         score_table(
             ablation_numbers(frame, kinds, ORDER),
             "table4_ablation",
             f"Table 4: ablation of the components of a method, {name}",
             study,
-            _command("make benchmark ARGS=matrix=ablation", study),
+            "make benchmark ARGS=matrix=ablation",
         ),
         cost_table(study, ORDER),
         score_table(
@@ -90,9 +91,10 @@ def all_tables(study: Study, found: pd.DataFrame) -> list[Table]:
             "occlusion",
             f"Results under occlusion, {name}",
             study,
-            _command("make benchmark ARGS='occlusion.ratios=[0,0.5]'", study),
+            "make benchmark ARGS='occlusion.ratios=[0,0.5]'",
         ),
     ]
+    return [replace(table, fill=study.command(table.fill)) if table.fill else table for table in tables]
 
 
 def _occluded(numbers: pd.DataFrame) -> pd.DataFrame:
@@ -104,10 +106,6 @@ def _part(numbers: pd.DataFrame, chosen: pd.Series) -> pd.DataFrame:
     part = numbers[chosen].reset_index(drop=True)
     part.attrs = numbers.attrs
     return part
-
-
-def _command(fill: str, study: Study) -> str:
-    return study.command(fill)
 
 
 def _write_table(table: Table, folder: Path) -> Iterator[Path]:
@@ -127,7 +125,7 @@ def _write_figure(figure: Figure, study: Study, folder: Path) -> tuple[Shown, li
     paths = _draw(figure, data, title, study, folder / "figures")
     files = {path.suffix[1:]: f"{path.parent.name}/{path.name}" for path in (*paths, csv)}
     svg = paths[style.ENDINGS.index("svg")].read_text(encoding="utf-8")
-    fill = _command(figure.fill, study)
+    fill = study.command(figure.fill)
     caption = f"{figure.missing} {fill}" if data.empty else figure.caption(data)
     return Shown(figure.name, title, caption, svg, files, data.empty), [*paths, csv]
 
@@ -143,7 +141,7 @@ def place(data: pd.DataFrame) -> str:
 def _draw(figure: Figure, data: pd.DataFrame, title: str, study: Study, folder: Path) -> list[Path]:
     with style.styled():
         if data.empty:
-            drawing = style.placeholder(title, figure.missing, _command(figure.fill, study))
+            drawing = style.placeholder(title, figure.missing, study.command(figure.fill))
         else:
             drawing = figure.draw(data, title, study.command)
         return style.save(drawing, folder, figure.name)

@@ -511,6 +511,15 @@ def test_a_command_that_fills_a_hole_repeats_the_last_request():
     )
 
 
+def test_every_empty_table_names_the_command_of_its_own_study():
+    study = make_study(0, (), sweeps=False)
+    asked = dataclasses.replace(study, name="mine", request=("datasets=[mine]", "study=mine"))
+    tables = all_tables(asked, summary.compare_methods(asked))
+    assert all(len(table) == 0 for table in tables)
+    assert all(table.fill.startswith("python -m harness.benchmark ") for table in tables)
+    assert all("datasets=[mine]" in table.fill for table in tables)
+
+
 def test_the_request_is_stored_without_passwords(var):
     uri = "ledger.uri=postgresql://user:secret@127.0.0.1:1/x"
     run(var, "methods=[none]", "backbones=[lmf]", "seeds=[1111,1112]")
