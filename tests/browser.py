@@ -13,6 +13,7 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
 
 ABSENT = "no Chromium with its driver is installed"
 FLAGS = (
@@ -110,3 +111,8 @@ def media(browser, kind="", scheme=""):
 def find(browser, selector):
     """The first element of a CSS selector."""
     return browser.find_element(By.CSS_SELECTOR, selector)
+
+
+def until(browser, holds, seconds=20):
+    """Wait for what happens in another process of the browser."""
+    WebDriverWait(browser, seconds).until(lambda _: holds())

@@ -7,7 +7,7 @@ import re
 from importlib.resources import files
 
 import pytest
-from browser import Reader, chromium, console, find, media, requested, resize
+from browser import Reader, chromium, console, find, media, requested, resize, until
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
@@ -297,8 +297,27 @@ def test_light_and_dark(browser, scheme, steps):
         assert button.text == f"Theme: {step}"
         assert body.value_of_css_property(ground) == grounds[step]
         assert find(browser, ".paper").value_of_css_property(ground) == grounds["light"]
-    browser.refresh()
-    assert find(browser, "#theme").text == f"Theme: {steps[-1]}"
+
+
+
+def test_the_chosen_theme_is_kept_and_followed_by_a_report_beside(browser, tmp_path):
+    """In a second tab: a page that is reloaded within milliseconds of the click may lose what it stored."""
+    first, theme = browser.current_window_handle, "#theme"
+    find(browser, theme).click()
+    browser.switch_to.new_window("tab")
+    try:
+        browser.get((tmp_path / "index.html").as_uri())
+        until(browser, lambda: find(browser, theme).text == "Theme: dark")
+        browser.refresh()
+        assert find(browser, theme).text == "Theme: dark"
+        find(browser, theme).click()
+        browser.switch_to.window(first)
+        until(browser, lambda: find(browser, theme).text == "Theme: light")
+    finally:
+        for handle in set(browser.window_handles) - {first}:
+            browser.switch_to.window(handle)
+            browser.close()
+        browser.switch_to.window(first)
 
 
 @pytest.mark.parametrize("width", [360, 1280])

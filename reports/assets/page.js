@@ -33,6 +33,11 @@
       remember(root.dataset.theme);
       say();
     });
+    // A report that is open beside this one follows.
+    addEventListener("storage", () => {
+      setTheme(recall());
+      say();
+    });
     button.hidden = false;
     say();
   }
