@@ -38,6 +38,7 @@ import torch
 from torch import Tensor, nn
 
 from backbones.base import Backbone, BackboneSettings, Fused, Sizes
+from backbones.dropout import Dropout
 from backbones.experts import WEIGHT_DEVIATION, SparseExperts
 from backbones.transformer import Dropouts, TransformerEncoder, sinusoids
 from harness.data.batch import MODALITIES, valid_steps
@@ -222,7 +223,7 @@ class WeightsOverThree(nn.Module):
     def __init__(self, d: int, dropout: float):
         super().__init__()
         self.hidden, self.output = nn.Linear(3 * d, d), nn.Linear(d, 3)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.scale = d**-0.5
 
     def forward(self, x: Tensor) -> Tensor:

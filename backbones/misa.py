@@ -40,6 +40,7 @@ from torch import Tensor, nn
 
 from backbones.base import Backbone, BackboneSettings, Fused, Sizes, by_modality
 from backbones.blocks import at_last_step, time_mean
+from backbones.dropout import Dropout
 from harness.data.batch import MODALITIES
 from harness.errors import check
 from harness.latents import Latents
@@ -124,7 +125,7 @@ class Discriminator(nn.Module):
     def __init__(self, width: int, dropout: float, reverse_grad_weight: float):
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Linear(width, width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, len(MODALITIES))
+            nn.Linear(width, width), nn.ReLU(), Dropout(dropout), nn.Linear(width, len(MODALITIES))
         )
         self.reverse_grad_weight = reverse_grad_weight
 
@@ -205,7 +206,7 @@ class MISA(Backbone):
         self.transformer = nn.TransformerEncoderLayer(
             d, s.transformer_heads, s.transformer_hidden, s.transformer_dropout, batch_first=True
         )
-        self.fusion = nn.Sequential(nn.Linear(6 * d, 3 * d), nn.Dropout(s.fusion_dropout), nn.ReLU())
+        self.fusion = nn.Sequential(nn.Linear(6 * d, 3 * d), Dropout(s.fusion_dropout), nn.ReLU())
         self.output = nn.Linear(3 * d, 1)
         if not s.use_cmd_sim:
             self.discriminator = Discriminator(d, s.fusion_dropout, s.reverse_grad_weight)

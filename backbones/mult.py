@@ -36,6 +36,7 @@ from torch import Tensor, nn
 
 from backbones.base import Backbone, BackboneSettings, Fused, Sizes, by_modality
 from backbones.blocks import at_last_step
+from backbones.dropout import Dropout
 from backbones.transformer import Dropouts, TransformerEncoder
 from harness.data.batch import MODALITIES, valid_steps
 from harness.errors import check
@@ -133,7 +134,7 @@ class MulT(Backbone):
             self.memories[target] = TransformerEncoder(
                 2 * d, heads, max(layers, 3), dropouts["text"], s.positions, band=True
             )
-        self.text_dropout, self.output_dropout = nn.Dropout(s.text_dropout), nn.Dropout(s.output_dropout)
+        self.text_dropout, self.output_dropout = Dropout(s.text_dropout), nn.Dropout(s.output_dropout)
         self.residual_1, self.residual_2 = nn.Linear(6 * d, 6 * d), nn.Linear(6 * d, 6 * d)
         self.output = nn.Linear(6 * d, 1)
 

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from backbones.base import Backbone, BackboneSettings, Fused, Sizes, by_modality
 from backbones.blocks import POOLS, MeanSubnet, SubNetworks, TextSubnet, with_one
+from backbones.dropout import Dropout
 from harness.errors import check
 from harness.latents import Latents
 
@@ -91,7 +92,7 @@ class TFN(Backbone):
             MeanSubnet(width["vision"], s.vision_hidden, s.vision_dropout),
             s.pool,
         )
-        self.fusion_dropout = nn.Dropout(s.fusion_dropout)
+        self.fusion_dropout = Dropout(s.fusion_dropout)
         fused = (s.text_out + 1) * (s.audio_hidden + 1) * (s.vision_hidden + 1)
         self.post_fusion_1 = nn.Linear(fused, s.post_fusion_dim)
         self.post_fusion_2 = nn.Linear(s.post_fusion_dim, s.post_fusion_dim)

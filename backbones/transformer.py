@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from backbones.attention import Layout, make_layout
+from backbones.dropout import Dropout
 from harness.data.batch import valid_steps
 
 
@@ -36,7 +38,8 @@ class TransformerEncoder(nn.Module):
 
     positions: add sinusoidal positions to the valid steps. band: a query sees keys up to its own index
     plus |T_target - T_source|, so that self-attention is causal.
-    Shape: target (B, T, width), source (B, S, width), lengths (B,), at least 1 -> (B, T, width).
+    Shape: target (B, T, width), source (B, S, width), lengths (B,), at least 1 -> (B, T, width), of no
+    meaning beyond the target's lengths.
     """
 
     def __init__(
@@ -51,9 +54,9 @@ class TransformerEncoder(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList([EncoderLayer(width, n_heads, dropouts) for _ in range(n_layers)])
         self.norm = nn.LayerNorm(width)
-        self.embed_dropout = nn.Dropout(dropouts.embed)
+        self.embed_dropout = Dropout(dropouts.embed)
         self.scale = math.sqrt(width)
-        self.positions, self.band = positions, band
+        self.n_heads, self.positions, self.band = n_heads, positions, band
 
     def forward(
         self,
@@ -63,47 +66,56 @@ class TransformerEncoder(nn.Module):
         source_lengths: Tensor | None = None,
     ) -> Tensor:
         """Encode the target; without a source it attends to itself. Without lengths all steps are valid."""
-        x = self.embed(target, target_lengths)
-        keys = None if source is None else self.embed(source, source_lengths)
-        key_lengths = target_lengths if source is None else source_lengths
-        key_steps = (target if source is None else source).shape[1]
-        mask = allowed_keys(x.shape[1], key_steps, key_lengths, self.band, x.device)
+        keys = target if source is None else source
+        reach = abs(target.shape[1] - keys.shape[1]) if self.band else None
+        layout = make_layout(
+            target,
+            target_lengths,
+            keys,
+            target_lengths if source is None else source_lengths,
+            reach,
+            self.n_heads,
+        )
+        x = self.embed_dropout(layout.targets.pack(self.embed(target, target_lengths)))
+        y = None
+        if source is not None:
+            y = self.embed_dropout(layout.sources.pack(self.embed(source, source_lengths)))
         for layer in self.layers:
-            x = layer(x, keys, mask)
-        return self.norm(x)
+            x = layer(x, y, layout)
+        return layout.targets.unpack(self.norm(x))
 
     def embed(self, x: Tensor, lengths: Tensor | None) -> Tensor:
-        """Scale, add positions, drop out. Shape: (B, T, width) -> (B, T, width)."""
+        """Scale, add positions. Shape: (B, T, width) -> (B, T, width)."""
         embedded = self.scale * x
         if self.positions:
             table = sinusoids(x.shape[1], x.shape[2], x.device).to(x.dtype)
             if lengths is not None:
                 table = table * valid_steps(lengths, x.shape[1])[..., None]
             embedded = embedded + table
-        return self.embed_dropout(embedded)
+        return embedded
 
 
 class EncoderLayer(nn.Module):
-    """One layer; its first LayerNorm also normalises the source. Shape: see `TransformerEncoder`."""
+    """One layer; its first LayerNorm also normalises the source. Shape: as the layout packs sequences."""
 
     def __init__(self, width: int, n_heads: int, dropouts: Dropouts):
         super().__init__()
         self.attention = Attention(width, n_heads, dropouts.attention)
         self.norm_1, self.norm_2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.widen, self.narrow = xavier_linear(width, 4 * width), xavier_linear(4 * width, width)
-        self.relu_dropout = nn.Dropout(dropouts.relu)
-        self.residual_dropout = nn.Dropout(dropouts.residual)
+        self.relu_dropout = Dropout(dropouts.relu)
+        self.residual_dropout = Dropout(dropouts.residual)
 
-    def forward(self, x: Tensor, source: Tensor | None, mask: Tensor | None) -> Tensor:
-        """x (B, T, width), source (B, S, width) or None, mask as `allowed_keys` makes it -> (B, T, width)."""
+    def forward(self, x: Tensor, source: Tensor | None, layout: Layout) -> Tensor:
+        """x (..., width), source (..., width) or None -> as x."""
         keys = None if source is None else self.norm_1(source)
-        x = x + self.residual_dropout(self.attention(self.norm_1(x), keys, mask))
+        x = x + self.residual_dropout(self.attention(self.norm_1(x), keys, layout))
         hidden = self.relu_dropout(F.relu(self.widen(self.norm_2(x))))
         return x + self.residual_dropout(self.narrow(hidden))
 
 
 class Attention(nn.Module):
-    """Multi-head attention. Shape: queries (B, T, width), source (B, S, width) -> (B, T, width)."""
+    """Multi-head attention. Shape: as the layout packs sequences, (..., width)."""
 
     def __init__(self, width: int, n_heads: int, dropout: float):
         super().__init__()
@@ -111,7 +123,7 @@ class Attention(nn.Module):
         self.output = xavier_linear(width, width)
         self.n_heads, self.dropout = n_heads, dropout
 
-    def forward(self, x: Tensor, source: Tensor | None, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, source: Tensor | None, layout: Layout) -> Tensor:
         """Attend from x to the source, or to x itself where it is None."""
         if source is None:
             queries, keys, values = self.projection(x).chunk(3, -1)
@@ -119,31 +131,8 @@ class Attention(nn.Module):
             weight, bias, width = self.projection.weight, self.projection.bias, x.shape[-1]
             queries = F.linear(x, weight[:width], bias[:width])
             keys, values = F.linear(source, weight[width:], bias[width:]).chunk(2, -1)
-        q, k, v = (self.split(y) for y in (queries, keys, values))
-        dropout, width = (self.dropout if self.training else 0.0), x.shape[-1] // self.n_heads
-        heads = F.scaled_dot_product_attention(q, k, v, mask, dropout, scale=width**-0.5)
-        return self.output(heads[..., :width].transpose(1, 2).flatten(2))
-
-    def split(self, x: Tensor) -> Tensor:
-        """Shape: (B, T, width) -> (B, n_heads, T, width / n_heads, zeros up to a multiple of 8)."""
-        heads = x.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
-        # The kernels that never hold a (T, S) matrix of weights take only such widths; zeros change nothing.
-        return F.pad(heads, (0, -heads.shape[-1] % 8))
-
-
-def allowed_keys(
-    queries: int, keys: int, lengths: Tensor | None, band: bool, device: torch.device
-) -> Tensor | None:
-    """Which keys each query may see, or None for all. Shape: lengths (B,) -> bool (B or 1, 1, T or 1, S).
-
-    The first key is always allowed, so no query is without one: lengths are at least 1, and the band
-    ends at the query's own index plus |T - S|.
-    """
-    mask = None if lengths is None else valid_steps(lengths, keys)[:, None, None]
-    if band:
-        within = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(abs(queries - keys))
-        mask = within[None, None] if mask is None else mask & within
-    return mask
+        dropout = self.dropout if self.training else 0.0
+        return self.output(layout.attend(queries, keys, values, dropout))
 
 
 def sinusoids(steps: int, width: int, device: torch.device) -> Tensor:

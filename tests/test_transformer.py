@@ -9,7 +9,8 @@ import torch
 from builders import array
 from slow_transformer import check_halved, moved, slow_encoder
 
-from backbones.transformer import Attention, Dropouts, TransformerEncoder, allowed_keys, sinusoids
+from backbones.attention import PaddedLayout, allowed_keys, make_layout
+from backbones.transformer import Attention, Dropouts, TransformerEncoder, sinusoids
 
 CPU = torch.device("cpu")
 
@@ -40,27 +41,37 @@ def rows_of(mask: torch.Tensor) -> list[str]:
     return ["".join("x" if allowed else "." for allowed in row) for row in mask[0].tolist()]
 
 
+def attend(attention, x, source, lengths=None, reach=None, padded=False):
+    """An attention of padded sequences as an encoder calls it, in either layout."""
+    layout = make_layout(x, lengths, x if source is None else source, lengths, reach, attention.n_heads)
+    if padded:
+        layout = PaddedLayout(None, attention.n_heads)
+    keys = None if source is None else layout.sources.pack(source)
+    return layout.targets.unpack(attention(layout.targets.pack(x), keys, layout))
+
+
 def test_the_band_by_hand():
     """A query sees the keys up to its own index plus the difference of the lengths."""
-    assert rows_of(allowed_keys(3, 3, None, True, CPU)[0]) == ["x..", "xx.", "xxx"]
-    assert rows_of(allowed_keys(3, 4, None, True, CPU)[0]) == ["xx..", "xxx.", "xxxx"]
-    assert rows_of(allowed_keys(4, 3, None, True, CPU)[0]) == ["xx.", "xxx", "xxx", "xxx"]
-    assert rows_of(allowed_keys(2, 4, None, True, CPU)[0]) == ["xxx.", "xxxx"]
-    assert rows_of(allowed_keys(1, 4, None, True, CPU)[0]) == ["xxxx"]
-    assert rows_of(allowed_keys(4, 1, None, True, CPU)[0]) == ["x", "x", "x", "x"]
+    assert rows_of(allowed_keys(3, 3, None, 0, CPU)[0]) == ["x..", "xx.", "xxx"]
+    assert rows_of(allowed_keys(3, 4, None, 1, CPU)[0]) == ["xx..", "xxx.", "xxxx"]
+    assert rows_of(allowed_keys(4, 3, None, 1, CPU)[0]) == ["xx.", "xxx", "xxx", "xxx"]
+    assert rows_of(allowed_keys(2, 4, None, 2, CPU)[0]) == ["xxx.", "xxxx"]
+    assert rows_of(allowed_keys(1, 4, None, 3, CPU)[0]) == ["xxxx"]
+    assert rows_of(allowed_keys(4, 1, None, 3, CPU)[0]) == ["x", "x", "x", "x"]
 
 
 def test_padded_keys_by_hand():
     lengths = torch.tensor([2, 4])
-    banded, plain = (allowed_keys(3, 4, lengths, band, CPU) for band in (True, False))
+    banded, plain = (allowed_keys(3, 4, lengths, reach, CPU) for reach in (1, None))
     assert [rows_of(mask) for mask in banded] == [["xx..", "xx..", "xx.."], ["xx..", "xxx.", "xxxx"]]
     assert [rows_of(mask) for mask in plain] == [["xx.."], ["xxxx"]]
-    assert allowed_keys(3, 4, None, False, CPU) is None
+    assert allowed_keys(3, 4, None, None, CPU) is None
 
 
 def test_no_query_is_without_a_key():
-    for queries, keys, band in itertools.product(range(1, 7), range(1, 7), (False, True)):
-        mask = allowed_keys(queries, keys, torch.arange(1, keys + 1), band, CPU)
+    for queries, keys, banded in itertools.product(range(1, 7), range(1, 7), (False, True)):
+        reach = abs(queries - keys) if banded else None
+        mask = allowed_keys(queries, keys, torch.arange(1, keys + 1), reach, CPU)
         assert mask[..., 0].all()
 
 
@@ -71,10 +82,11 @@ def test_a_banded_average_by_hand():
         attention.projection.weight.copy_(torch.tensor([[0.0], [0.0], [1.0]]))
         attention.output.weight.fill_(1.0)
     source = torch.tensor([[[1.0], [2.0], [6.0], [7.0]]])
-    made = attention(torch.zeros(1, 2, 1), source, allowed_keys(2, 4, None, True, CPU))
+    query = torch.zeros(1, 2, 1)
+    made = attend(attention, query, source, None, 2)
     assert made.flatten().tolist() == [3.0, 4.0]  # (1 + 2 + 6) / 3, (1 + 2 + 6 + 7) / 4
-    made = attention(source, None, allowed_keys(4, 4, torch.tensor([3]), True, CPU))
-    assert made.flatten().tolist() == [1.0, 1.5, 3.0, 3.0]
+    made = attend(attention, source, None, torch.tensor([3]), 0)
+    assert made.flatten().tolist()[:3] == [1.0, 1.5, 3.0]
 
 
 @pytest.mark.parametrize("band", [False, True])
@@ -109,7 +121,7 @@ def test_the_first_layer_norm_reads_the_embedded_source_in_every_layer():
     encoder(torch.randn(1, 2, 4), source=source)
     for seen in inputs:
         assert len(seen) == 2
-        assert any(x.shape == source.shape and torch.equal(x, 2 * source) for x in seen)
+        assert any(x.shape == source[0].shape and torch.equal(x, 2 * source[0]) for x in seen)
 
 
 def test_positions_by_hand():
@@ -141,8 +153,11 @@ def test_the_encoder_starts_as_published():
 
 def test_the_input_is_dropped_out():
     encoder = TransformerEncoder(16, 1, 1, Dropouts(embed=0.5))
-    x = torch.randn(4, 5, 16)
-    check_halved(encoder.train().embed(x, None), encoder.eval().embed(x, None))
+    x, seen = torch.randn(4, 5, 16), []
+    encoder.layers[0].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    for training in (True, False):
+        encoder.train(training)(x)
+    check_halved(*seen)
 
 
 def test_attention_weights_are_dropped_out():
@@ -152,9 +167,10 @@ def test_attention_weights_are_dropped_out():
         attention.projection.weight.copy_(torch.cat([torch.zeros(16, 8), torch.eye(8)]))
         attention.output.weight.copy_(torch.eye(8))
     x, source = torch.randn(5, 3, 8), torch.eye(8).expand(5, 8, 8)
-    whole = attention.eval()(x, source, None)
-    torch.testing.assert_close(whole, torch.full((5, 3, 8), 1 / 8))
-    check_halved(attention.train()(x, source, None), whole)
+    for padded in (False, True):
+        whole = attend(attention.eval(), x, source, padded=padded)
+        torch.testing.assert_close(whole, torch.full((5, 3, 8), 1 / 8))
+        check_halved(attend(attention.train(), x, source, padded=padded), whole)
 
 
 def seen_by(layer, x, parts):
@@ -166,7 +182,7 @@ def seen_by(layer, x, parts):
         )
         for part in parts
     ]
-    seen["layer"] = (x, layer(x, None, None))
+    seen["layer"] = (x, layer(x, None, PaddedLayout(None, 2)))
     for hook in hooks:
         hook.remove()
     return seen
