@@ -1,6 +1,6 @@
 """``python -m harness.catalog [--markdown]``: every method and backbone with file, paper and settings.
 
-With ``--markdown`` the tables of the README.
+With ``--markdown`` the tables of the README. The registries are imported when they are shown.
 """
 
 from __future__ import annotations
@@ -10,14 +10,12 @@ import inspect
 import re
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from backbones import BACKBONES
-from harness.matrix import readable_settings
-from methods import METHODS
+from harness.startup import end, importing
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -33,10 +31,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def registries() -> dict[str, Mapping[str, type[Any]]]:
+    """What there is, by kind."""
+    with importing():
+        from backbones import BACKBONES
+        from methods import METHODS
+
+    return {"method": METHODS, "backbone": BACKBONES}
+
+
 def text() -> Iterator[str]:
     """Lines for a terminal: a block per entry, its settings with their defaults."""
-    for kind, registry in (("METHODS", METHODS), ("BACKBONES", BACKBONES)):
-        yield from (kind, "")
+    for kind, registry in registries().items():
+        yield from (f"{kind.upper()}S", "")
         for name, entry in registry.items():
             settings, published = defaults(entry), getattr(entry, "published", {})
             yield f"{name}  {entry.title}: {summary(entry)}"
@@ -51,14 +58,16 @@ def text() -> Iterator[str]:
 
 
 def _wrapped(title: str, settings: dict[str, Any]) -> list[str]:
+    from harness.matrix import readable_settings
+
     line = readable_settings(settings).strip("{}").replace(",", ", ") or "none"
     return textwrap.wrap(f"  {title:<9} {line}", 110, subsequent_indent=" " * 12, break_long_words=False)
 
 
 def markdown() -> Iterator[str]:
     """Lines of two Markdown tables."""
-    for heading, registry in (("method", METHODS), ("backbone", BACKBONES)):
-        yield from (f"| {heading} | what it is | paper |", "|---|---|---|")
+    for kind, registry in registries().items():
+        yield from (f"| {kind} | what it is | paper |", "|---|---|---|")
         for name, entry in registry.items():
             yield f"| [`{name}`]({file_of(entry)}) | {summary(entry)} | {entry.citation} |"
         yield ""
@@ -83,4 +92,4 @@ def defaults(entry: type[Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())

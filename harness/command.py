@@ -9,19 +9,26 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from harness import startup
 from harness.interrupts import ignore_interrupts
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from harness.launchers import Launcher
     from harness.plan import Plan
+
+
+def asks_for_help(arguments: Sequence[str]) -> bool:
+    """Whether the usage is to be shown, whatever else is given."""
+    return bool({"-h", "--help"} & set(arguments))
 
 
 def run_command(action: Callable[[Sequence[str]], int], arguments: Sequence[str], usage: str) -> int:
     """Print the usage, or run a command; returns the exit status."""
-    if {"-h", "--help"} & set(arguments):
+    if asks_for_help(arguments):
         print(usage)
         return 0
     from harness.errors import StoreError, UserError
@@ -50,9 +57,9 @@ def run_command(action: Callable[[Sequence[str]], int], arguments: Sequence[str]
 
 def leave(status: int) -> NoReturn:
     """End the process with this status."""
-    # Python's own end takes a while, and a signal then would replace the status of what is done.
+    # A signal from here on would replace the status of what is done.
     ignore_interrupts()
-    sys.exit(status)
+    startup.end(status)
 
 
 def make_console() -> Console:
@@ -71,6 +78,19 @@ def choose_device(name: str, deterministic: bool) -> str:
         # Without it cuBLAS is not deterministic; it is read when CUDA starts, here or in a worker.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     return device
+
+
+def open_launcher(config: Any) -> Launcher:
+    """The launcher that was asked for; a pool's first worker imports what it needs from now on."""
+    with startup.importing():
+        from harness.launchers import make_launcher
+        from harness.launchers.processes import ProcessLauncher
+        from harness.work import run_job
+
+    launcher = make_launcher(config.launcher.name, config.jobs, run_job)
+    if isinstance(launcher, ProcessLauncher):
+        launcher.start_worker()
+    return launcher
 
 
 def show_datasets(console: Console, plan: Plan) -> None:

@@ -3,6 +3,8 @@
 Hydra's Compose API puts together `harness/conf` (config, datasets, launcher, profile); the types come from
 `harness.schema` and from the dataclasses of the methods and backbones; overrides of the form ``KEY=VALUE``
 are applied last. Text keys (names, paths, URIs) take their value as it stands.
+
+The registries are imported inside functions: with them comes torch, and most mistakes are told without it.
 """
 
 from __future__ import annotations
@@ -19,11 +21,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from backbones import BACKBONES
 from harness.errors import UserError, unknown
-from harness.matrix import method_label
 from harness.schema import Config, DatasetConfig, ReportConfig, SweepCommand
-from methods import METHODS
 
 GROUPS = {"profile": ("quick", "paper"), "launcher": ("inline", "processes")}
 TEXT_KEYS = re.compile(
@@ -31,6 +30,7 @@ TEXT_KEYS = re.compile(
     r"|dataset\.[^.]+\.(path|file_\w+)|param|tune|sweep|sweep\.(param|tune|name|storage|tuned_dir)"
 )
 MATRICES = ("full", "ablation")
+OPEN_GROUPS = ("dataset", "method", "backbone")  # their names come from files and registries
 NAME_LISTS = ("methods", "backbones", "datasets", "sweep.backbones", "sweep.datasets")
 VALUE_LISTS = (
     "seeds",
@@ -84,8 +84,12 @@ def _compose(schema_of: type[Config], arguments: Sequence[str]) -> Any:
     for key, value in chosen.items():
         if value not in GROUPS[key]:
             raise unknown(key, value, GROUPS[key])
+    _check_keys(schema_of, pairs)
     with initialize_config_module("harness.conf", version_base="1.3"):
         composed = compose("config", [f"{key}={value}" for key, value in chosen.items()])
+    from backbones import BACKBONES
+    from methods import METHODS
+
     schema = OmegaConf.structured(schema_of)
     for name, method in METHODS.items():
         schema.method[name] = writable(method.Settings())
@@ -104,6 +108,9 @@ def _compose(schema_of: type[Config], arguments: Sequence[str]) -> Any:
 
 def ablation(methods: Iterable[str]) -> list[str]:
     """Every combination of the components of methods, all of them on first; raises UserError."""
+    from harness.matrix import method_label
+    from methods import METHODS
+
     found = []
     for method in methods:
         name, changes = split_variant(method)
@@ -189,6 +196,8 @@ def split_variant(text: str) -> tuple[str, dict[str, Any]]:
 
     Components of the method that the square brackets do not name are switched off.
     """
+    from methods import METHODS
+
     head, brace, rest = text.partition("{")
     name, bracket, named = head.partition("[")
     name, switched = name.strip(), {}
@@ -209,6 +218,8 @@ def split_variant(text: str) -> tuple[str, dict[str, Any]]:
 
 def _components(text: str, method: str, named: str) -> dict[str, Any]:
     """The components to be switched off, from ``a,b]``, those that stay on."""
+    from methods import METHODS
+
     components = METHODS[method].Settings.components
     if not components or not named.endswith("]"):
         example = f"like '{method}[{','.join(components[:2])}]'" if components else f"as {method!r}"
@@ -243,6 +254,15 @@ def writable(settings: Any) -> DictConfig:
     node = OmegaConf.structured(settings)
     OmegaConf.set_readonly(node, False)
     return node
+
+
+def _check_keys(schema_of: type[Config], pairs: Iterable[tuple[str, str]]) -> None:
+    """Raise UserError for a key that is wrong whatever the registries hold."""
+    schema = OmegaConf.structured(schema_of)
+    for key, _ in pairs:
+        parts = key.split(".")
+        if key not in GROUPS and parts[0] not in OPEN_GROUPS:
+            _check_key(schema, parts)
 
 
 def _check_key(config: DictConfig, parts: list[str]) -> None:

@@ -15,9 +15,19 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.command import asks_for_help, leave
+from harness.startup import importing
+
 if TYPE_CHECKING:
     from reports.runs import StudyRuns
 
+HELP = """\
+usage: python -m reports.build study=NAME [KEY=VALUE ...]
+
+Writes figures, tables and the page of a study below var/reports, from what MLflow holds; trains nothing.
+
+  study=NAME                        the study, as it was given to the benchmark
+  var_dir=DIR tracking.uri=URI      where its results are (default: var)"""
 PACKAGES = ("reports", "harness", "methods", "backbones")
 CODE = (".py", ".csv", ".css", ".js")
 LIBRARIES = ("matplotlib", "numpy", "pandas", "scikit-learn", "scipy")
@@ -83,13 +93,19 @@ def _hash(path: Path) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status (2: the request is wrong)."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if asks_for_help(arguments):
+        print(HELP)
+        return 0
     from harness.config import load_report, path_of
     from harness.errors import StoreError, UserError
-    from harness.session import write_report
-    from harness.tracking import Tracker
 
     try:
-        config = load_report(sys.argv[1:] if arguments is None else arguments)
+        config = load_report(arguments)
+        with importing():
+            from harness.session import write_report
+            from harness.tracking import Tracker
+
         tracker = Tracker(config.tracking.uri, path_of(config.var_dir), str(config.study), create=False)
         for path in write_report(tracker):
             print(path)
@@ -100,4 +116,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -12,11 +12,22 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.command import asks_for_help, leave
+from harness.startup import importing
+
 if TYPE_CHECKING:
     import pandas as pd
 
     from harness.tracking import Tracker
 
+HELP = """\
+usage: python -m reports.export study=NAME out=FILE.csv predictions=FILE.parquet
+
+Writes all numbers of a study, unrounded, and the predictions of all its cells; one of the two will do.
+
+  study=NAME                        the study, as it was given to the benchmark
+  sweep=NAME                        the cells of this sweep's trials, instead of those of the matrix
+  var_dir=DIR tracking.uri=URI      where its results are (default: var)"""
 EXPORTED = ("valid", "test", "cell")
 
 
@@ -46,16 +57,22 @@ def load_predictions(tracker: Tracker, sweep: str | None = None) -> pd.DataFrame
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status (2: the request is wrong)."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if asks_for_help(arguments):
+        print(HELP)
+        return 0
     from harness.config import load_report, path_of
     from harness.errors import StoreError, UserError
-    from harness.tracking import Tracker
-    from reports.frame import load_frame
-    from reports.stats import COLUMNS
 
     try:
-        config = load_report(sys.argv[1:] if arguments is None else arguments)
+        config = load_report(arguments)
         if config.out is None and config.predictions is None:
             raise UserError("Nothing to export; give out=FILE.csv, predictions=FILE.parquet or both.")
+        with importing():
+            from harness.tracking import Tracker
+            from reports.frame import load_frame
+            from reports.stats import COLUMNS
+
         tracker = Tracker(config.tracking.uri, path_of(config.var_dir), str(config.study), create=False)
         sweep = config.sweep or None
         if config.out is not None:
@@ -88,4 +105,4 @@ def _write(path: Path, write: Callable[[Path], None]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

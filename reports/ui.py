@@ -9,19 +9,33 @@ import os
 import sys
 from collections.abc import Sequence
 
-from reports.links import LOCAL, Links
+from harness.command import asks_for_help, leave
+from harness.startup import importing
 
-HOST, PORT = LOCAL.removeprefix("http://").split(":")
+HELP = """\
+usage: python -m reports.ui study=NAME [KEY=VALUE ...]
+
+Serves the MLflow UI on 127.0.0.1:5000 until Ctrl-C, and prints the link that opens the study.
+
+  study=NAME                        the study, as it was given to the benchmark
+  var_dir=DIR tracking.uri=URI      where its results are (default: var)"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the link, then become the UI until Ctrl-C; returns the exit status where there is none."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if asks_for_help(arguments):
+        print(HELP)
+        return 0
     from harness.config import load_report, path_of
     from harness.errors import UserError
-    from harness.tracking import Tracker
 
     try:
-        config = load_report(sys.argv[1:] if arguments is None else arguments)
+        config = load_report(arguments)
+        with importing():
+            from harness.tracking import Tracker
+            from reports.links import LOCAL, Links
+
         tracker = Tracker(config.tracking.uri, path_of(config.var_dir), str(config.study), create=False)
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
@@ -31,9 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     print(f"Open {Links(LOCAL, tracker.experiment_id).study()}\nStop with Ctrl-C.", flush=True)
     os.environ["MLFLOW_BACKEND_STORE_URI"] = tracker.uri  # not an argument: everybody may read those
-    command = [sys.executable, "-m", "mlflow", "ui", "--host", HOST, "--port", PORT]
+    host, port = LOCAL.removeprefix("http://").split(":")
+    command = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", port]
     os.execv(sys.executable, command)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -8,6 +8,7 @@ from backbones import BACKBONES
 from harness import catalog
 from harness.benchmark import main as benchmark
 from harness.data.__main__ import main as data
+from harness.matrix import readable_settings
 from methods import METHODS
 from reports.export import main as export
 
@@ -65,7 +66,7 @@ def test_the_catalogue_lists_everything(capsys):
             assert " ".join(entry.citation.split()) in " ".join(block.split())
             for key, value in catalog.defaults(entry).items():
                 assert f"{key}:" in block, (name, key)
-                assert value is None or catalog.readable_settings({key: value})[1:-1] in block
+                assert value is None or readable_settings({key: value})[1:-1] in block
 
 
 def test_links_lead_somewhere():
