@@ -6,17 +6,22 @@ heavy is imported inside functions: spawned workers import this module again.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from harness.command import choose_device, leave, make_console, run_command, show_datasets
+from harness.command import choose_device, leave, make_console, open_launcher, run_command, show_datasets
+from harness.startup import importing
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from harness.driver import Summary
+    from harness.launchers import Launcher
     from harness.matrix import Cell
     from harness.plan import Plan
+    from harness.tracking import Tracker
 
 HELP = """\
 usage: python -m harness.benchmark [KEY=VALUE ...]
@@ -44,10 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    from harness.config import given_keys, load_benchmark
-    from harness.plan import make_plan
+    with importing():
+        from harness.config import given_keys, load_benchmark
 
-    config = load_benchmark(arguments)
+        config = load_benchmark(arguments)
+        from harness.plan import make_plan
+
     console = make_console()
     device = choose_device(config.device, config.deterministic)
     plan = make_plan(config, given_keys(arguments))
@@ -57,25 +64,11 @@ def _run(arguments: Sequence[str]) -> int:
 
 def _drive(config: Any, plan: Plan, device: str, console: Console, arguments: Sequence[str]) -> int:
     """Run the plan and show how it ended; returns the exit status."""
-    from harness.display import LiveDisplay, closing_table, failure_table
-    from harness.driver import Matrix
-    from harness.launchers import make_launcher
-    from harness.plan import var_path
-    from harness.session import Session, write_report
-    from harness.tracking import Tracker
-    from harness.work import run_job
+    with contextlib.closing(open_launcher(config)) as launcher:
+        tracker, summary = _train(config, plan, device, launcher, console, arguments)
+    from harness.display import closing_table, failure_table
+    from harness.session import write_report
 
-    def labels(cell: Cell) -> Mapping[str, str]:
-        return plan.tags.get(cell.cell_id, {})
-
-    tracker = Tracker(config.tracking.uri, var_path(config), plan.study)
-    launcher = make_launcher(config.launcher.name, config.jobs, run_job)
-    try:
-        with LiveDisplay(console) as display:
-            session = Session(config, plan, device, tracker, launcher, display, arguments)
-            summary = session.drive(lambda writer: Matrix(plan.cells), labels, request=True)
-    finally:
-        launcher.close()
     if summary.done_before == summary.total:
         console.print(f"All {summary.total} cells of study {plan.study!r} are done.", markup=False)
     console.print(closing_table(plan, tracker.complete()))
@@ -87,6 +80,27 @@ def _drive(config: Any, plan: Plan, device: str, console: Console, arguments: Se
     console.print(f"Report: {tracker.folder('reports') / 'index.html'}", markup=False, soft_wrap=True)
     console.print("Browse the runs with `make ui`.", markup=False, soft_wrap=True)
     return 0 if summary.complete else 1
+
+
+def _train(
+    config: Any, plan: Plan, device: str, launcher: Launcher, console: Console, arguments: Sequence[str]
+) -> tuple[Tracker, Summary]:
+    """Run the plan's cells; what is imported here (MLflow, most of all) is not needed by workers."""
+    with importing():
+        from harness.display import LiveDisplay
+        from harness.driver import Matrix
+        from harness.plan import var_path
+        from harness.session import Session
+        from harness.tracking import Tracker
+
+        tracker = Tracker(config.tracking.uri, var_path(config), plan.study)
+
+    def labels(cell: Cell) -> Mapping[str, str]:
+        return plan.tags.get(cell.cell_id, {})
+
+    with LiveDisplay(console) as display:
+        session = Session(config, plan, device, tracker, launcher, display, arguments)
+        return tracker, session.drive(lambda writer: Matrix(plan.cells), labels, request=True)
 
 
 if __name__ == "__main__":

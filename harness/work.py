@@ -20,6 +20,11 @@ from harness.result import Result
 from harness.train import Diverged, train
 
 
+def prepare() -> None:
+    """Import what the first training would: torch's optimizers load its compiler, which takes a second."""
+    import torch._dynamo  # noqa: F401
+
+
 def run_job(job: Job) -> Result:
     """Train and evaluate ``job.cell``; a divergence is a result, any other failure an exception."""
     cell = job.cell

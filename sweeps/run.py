@@ -6,16 +6,20 @@ imported inside functions: spawned workers import this module again.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from harness.command import choose_device, leave, make_console, run_command, show_datasets
+from harness.command import choose_device, leave, make_console, open_launcher, run_command, show_datasets
+from harness.startup import importing
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from harness.launchers import Launcher
     from harness.plan import Plan
+    from harness.tracking import Tracker
     from harness.writer import Writer
     from sweeps.space import Space
     from sweeps.supply import Trials
@@ -48,11 +52,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    from harness.config import given_keys, load_sweep
-    from harness.plan import make_plan
-    from sweeps.request import check_request, left_out, space_of
+    with importing():
+        from harness.config import given_keys, load_sweep
 
-    config = load_sweep(arguments)
+        config = load_sweep(arguments)
+        from harness.plan import make_plan
+        from sweeps.request import check_request, left_out, space_of
+
     space = space_of(config)
     check_request(config, space, given_keys(arguments))
     config.methods, config.occlusion.protocols = [space.method], ["test"]
@@ -67,43 +73,48 @@ def _run(arguments: Sequence[str]) -> int:
 
 def _drive(config: Any, plan: Plan, space: Space, device: str, console: Console) -> int:
     """Run the sweep and show how it ended; returns the exit status."""
-    from harness.launchers import make_launcher
-    from harness.plan import var_path
-    from harness.session import Session
-    from harness.tracking import SWEEP, Tracker
-    from harness.work import run_job
-    from sweeps.display import SweepDisplay, closing_lines
+    with contextlib.closing(open_launcher(config)) as launcher:
+        tracker, supply = _train(config, plan, space, device, launcher, console)
+    from sweeps.display import closing_lines
     from sweeps.outcome import conclude
     from sweeps.request import sweep_name
-    from sweeps.supply import make_supply
 
-    name = sweep_name(config)
-    tracker = Tracker(config.tracking.uri, var_path(config), plan.study)
-    launcher = make_launcher(config.launcher.name, config.jobs, run_job)
+    trials = supply.final()
+    if not supply.ended:
+        console.print(f"All {len(trials)} trials of the sweep {sweep_name(config)!r} are done.", markup=False)
+    for line in closing_lines(trials):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    for sentence in conclude(config, plan, tracker, supply):
+        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+    return 1 if any(trial.state == "failed" for trial in trials) else 0
+
+
+def _train(
+    config: Any, plan: Plan, space: Space, device: str, launcher: Launcher, console: Console
+) -> tuple[Tracker, Trials]:
+    """Run the sweep's trials; what is imported here (MLflow and Optuna) is not needed by workers."""
+    with importing():
+        from harness.plan import var_path
+        from harness.session import Session
+        from harness.tracking import SWEEP, Tracker
+        from sweeps.display import SweepDisplay
+        from sweeps.request import sweep_name
+        from sweeps.supply import make_supply
+
+        tracker = Tracker(config.tracking.uri, var_path(config), plan.study)
+
     supplies: list[Trials] = []
-
-    display = SweepDisplay(console)
+    name, display = sweep_name(config), SweepDisplay(console)
 
     def begin(writer: Writer) -> Trials:
         supplies.append(make_supply(config, plan, space, writer, display))
         supplies[0].begin(config.retry == "diverged")
         return supplies[0]
 
-    try:
-        with display:
-            session = Session(config, plan, device, tracker, launcher, display)
-            session.drive(begin, lambda cell: {SWEEP: name}, request=False)
-    finally:
-        launcher.close()
-    [supply] = supplies
-    trials = supply.final()
-    if not supply.ended:
-        console.print(f"All {len(trials)} trials of the sweep {name!r} are done.", markup=False)
-    for line in closing_lines(trials):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-    for sentence in conclude(config, plan, tracker, supply):
-        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
-    return 1 if any(trial.state == "failed" for trial in trials) else 0
+    with display:
+        session = Session(config, plan, device, tracker, launcher, display)
+        session.drive(begin, lambda cell: {SWEEP: name}, request=False)
+    return tracker, supplies[0]
 
 
 if __name__ == "__main__":

@@ -110,6 +110,14 @@ def workers_of(pid):
     return found
 
 
+def is_training(pid):
+    """Whether a worker has a job: from then on it maps the arrays of a dataset."""
+    try:
+        return ".npy" in Path(f"/proc/{pid}/maps").read_text()
+    except OSError:
+        return False
+
+
 def wait_until_gone(mark, seconds=5.0):
     """What is left of the marked processes after some time."""
     deadline = time.monotonic() + seconds

@@ -16,6 +16,7 @@ from driving import (
     comparable,
     exported,
     finish,
+    is_training,
     run,
     start,
     workers_of,
@@ -218,7 +219,7 @@ def test_a_killed_worker_costs_its_cell(var_dir, undisturbed):
     """Killed on its first job; the cell fails with the reason, the others end, the next start finishes."""
     driver = start(var_dir, "worker", *FEW, jobs=1)
     deadline = time.monotonic() + 60
-    while not (workers := workers_of(driver.pid)) and time.monotonic() < deadline:
+    while not (workers := list(filter(is_training, workers_of(driver.pid)))) and time.monotonic() < deadline:
         time.sleep(0.02)
     os.kill(workers[0], signal.SIGKILL)
     output = finish(driver, "worker", status=1)

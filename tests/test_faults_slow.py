@@ -18,6 +18,7 @@ from driving import (
     CELLS,
     assert_each_cell_once,
     finish,
+    is_training,
     kill,
     run,
     start,
@@ -69,7 +70,7 @@ def test_workers_killed_at_random_moments(var_dir, undisturbed):
         driver = start(var_dir, "workers")
         while driver.poll() is None:
             time.sleep(generator.uniform(0.2, 2))
-            workers = workers_of(driver.pid)
+            workers = list(filter(is_training, workers_of(driver.pid)))
             if workers and kills < 20:
                 os.kill(generator.choice(workers), signal.SIGKILL)
                 kills += 1

@@ -54,6 +54,10 @@ def surroundings(_):
     return os.getpid(), os.environ.get("OMP_NUM_THREADS"), os.environ.get("MKL_NUM_THREADS")
 
 
+def preparations(_):
+    return os.getpid(), list(PREPARED)
+
+
 def interrupted(_):
     os.kill(os.getpid(), signal.SIGINT)
     time.sleep(0.1)
@@ -100,6 +104,14 @@ class Treacherous:
 
 def treacherous(_):
     return Treacherous()
+
+
+PREPARED = []
+
+
+def prepare():
+    """Called once in every worker."""
+    PREPARED.append(os.getpid())
 
 
 def run(job):
@@ -271,6 +283,44 @@ def test_work_that_fails_to_import_in_a_worker_is_the_reason(tmp_path, monkeypat
     module.write_text("import no_such_module_at_all\n")
     (outcome,) = outcomes_of(pool, [job("any")])
     assert outcome.error == "ModuleNotFoundError: No module named 'no_such_module_at_all'"
+
+
+def test_a_worker_started_early_takes_the_first_job(pool):
+    pool.start_worker()
+    pool.start_worker()
+    [worker] = pool._workers
+    pid = worker.process.pid
+    assert [o.result for o in outcomes_of(pool, [job("preparations")])] == [(pid, [pid])]
+    assert len(pool._workers) == 1
+
+
+def test_every_worker_prepares_itself_once(pool):
+    both = outcomes_of(pool, [job("preparations"), job("preparations")])
+    (again,) = outcomes_of(pool, [job("preparations")])
+    assert all(prepared == [pid] for pid, prepared in (o.result for o in [*both, again]))
+    assert PREPARED == [], "the driver does not"
+
+
+def test_work_that_cannot_prepare_itself_still_gets_its_job(tmp_path, monkeypatch, launch):
+    module = "def prepare():\n    raise RuntimeError('no')\n\n\ndef run(job):\n    return 'done'\n"
+    (tmp_path / "unprepared_work.py").write_text(module)
+    monkeypatch.syspath_prepend(tmp_path)
+    import unprepared_work
+
+    pool = launch("processes", 1, unprepared_work.run)
+    pool.start_worker()
+    (outcome,) = outcomes_of(pool, [job("any")])
+    assert outcome.result == "done"
+
+
+def test_a_pool_that_had_no_job_leaves_nobody_behind():
+    pool = make_launcher("processes", 1, run)
+    pool.start_worker()
+    [worker] = pool._workers
+    pid = worker.process.pid
+    pool.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
 
 
 def test_workers_have_one_thread_and_the_driver_keeps_its_own(monkeypatch, launch):

@@ -1,8 +1,9 @@
 """A pool of spawned worker processes in which a dead worker costs only its cell.
 
-Workers are started when they are needed, live over many jobs and hold no state between them. Each watches a
-lifeline, a pipe whose other end only the driver holds, and leaves when the driver is gone. The worker's
-side imports nothing heavy before it watches.
+Workers are started when they are needed, the first one earlier where the driver asks for it, live over many
+jobs and hold no state between them. Each watches a lifeline, a pipe whose other end only the driver holds,
+and leaves when the driver is gone. The worker's side imports nothing heavy before it watches; then it imports
+the work, and calls ``prepare()`` of its module, if there is one, before any job comes.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from multiprocessing.connection import wait as wait_for
 from typing import Any
 
 from harness.launchers import Attempt, Job, Outcome, Work, attempt, describe
+from harness.startup import importing
 
 CONTEXT = multiprocessing.get_context("spawn")
 WORKER_ENVIRONMENT = {
@@ -47,6 +49,11 @@ class ProcessLauncher:
         self._workers: list[_Worker] = []
         self._unsent: list[Outcome] = []
         self._lifeline, self._life = CONTEXT.Pipe(duplex=False)
+
+    def start_worker(self) -> None:
+        """Start the first worker before there is a job, so that it is ready sooner."""
+        if not self._workers:
+            self._workers.append(_Worker(self._lifeline, self._work))
 
     def submit(self, job: Job) -> None:
         """Hand the job to an idle worker, or to a new one."""
@@ -187,9 +194,17 @@ def _serve(lifeline: Connection, channel: Connection, work: str) -> None:
     """Run jobs until the channel ends (the worker's side)."""
     threading.Thread(target=_leave_with_driver, args=(lifeline,), daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    attempt(lambda: _prepare(work))
     with contextlib.suppress(EOFError, OSError):  # The driver is gone, or has closed the pool.
         while True:
             channel.send_bytes(_packed(_answer(channel.recv_bytes(), work)))
+
+
+def _prepare(work: str) -> None:
+    # What fails here fails again with the first job, and is its reason then.
+    with importing():
+        module = importlib.import_module(work.partition(":")[0])
+        getattr(module, "prepare", lambda: None)()
 
 
 def _answer(payload: bytes, work: str) -> Attempt:
