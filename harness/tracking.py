@@ -16,7 +16,7 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -77,6 +77,7 @@ STUDY = "tags.kind = 'study'"
 TRIALS = "tags.kind = 'trial' and attributes.status != 'RUNNING' and attributes.status != 'KILLED'"
 DIVERGED = "tags.kind = 'cell' and tags.outcome = 'diverged' and attributes.status = 'FAILED'"
 FAILED = "tags.kind = 'cell' and attributes.status = 'FAILED'"
+KEPT_TAGS = ("git_commit", "git_dirty", "versions")  # what a run tells of a result where it is used again
 SWEEP, NOTE = "sweep", "mlflow.note.content"
 SHARED_VIEW = "mlflow.sharedViewState."  # where the UI keeps the views that it shares
 RESULT_FILE, PREDICTIONS_FILE, SAMPLES_FILE = "result.json", "predictions.parquet", "samples.npz"
@@ -196,37 +197,57 @@ class Tracker:
         return self.client.search_runs(experiments, filter_string, ViewType.ACTIVE_ONLY, PAGE, order, token)
 
     def complete(self, everywhere: bool = False) -> dict[str, Run]:
-        """One complete run per cell_id: the earliest."""
+        """One complete run per cell_id: the earliest.
+
+        everywhere: of all studies of the store. From a database these come without numbers, and with no
+        other tags than `KEPT_TAGS` and the cell_id.
+        """
+        if self._engine() is None:
+            runs = list(self.runs(everywhere=everywhere))
+        else:
+            runs = self._outlined(self._experiments(), KEPT_TAGS) if everywhere else self._with_numbers()
         found: dict[str, Run] = {}
-        for run in self.runs(everywhere=everywhere):
+        for run in runs:
             found.setdefault(run.tags["cell_id"], run)
         return found
 
-    @_answers
-    def outline(self) -> dict[str, dict[str, str]] | None:
+    def _with_numbers(self) -> list[Run]:
+        runs = self._outlined([self.experiment_id])
+        numbers = self.last_numbers([run.run_id for run in runs])
+        return [dataclasses.replace(run, metrics=numbers[run.run_id]) for run in runs]
+
+    def outline(self) -> Mapping[str, Mapping[str, str]] | None:
         """The tags of every complete run of this study by its id, the earliest first, without its numbers.
 
         None where the store is a server, which gives a run as a whole only.
         """
-        # MLflow's search reads every number of a run: 20 s for 5,000 runs, where this takes one.
-        engine = self._engine()
-        if engine is None:
+        if self._engine() is None:
             return None
+        return {run.run_id: run.tags for run in self._outlined([self.experiment_id])}
+
+    @_answers
+    def _outlined(self, experiments: Sequence[str], names: Collection[str] | None = None) -> list[Run]:
+        """Complete runs of cells without their numbers, the earliest first; names: of the tags wanted."""
+        # MLflow's search reads every number of a run: 20 s for 5,000 runs, where this takes one.
         from mlflow.store.tracking.dbmodels.models import SqlRun, SqlTag
 
+        engine = self._engine()
+        assert engine is not None, "a server gives runs as a whole only"
+        wanted = {"kind": "cell", "complete": "true"}
         query = (
-            select(SqlRun.run_uuid, SqlTag.key, SqlTag.value)
+            select(SqlRun.run_uuid, SqlRun.experiment_id, SqlTag.key, SqlTag.value)
             .join(SqlTag, SqlTag.run_uuid == SqlRun.run_uuid)
-            .where(SqlRun.experiment_id == int(self.experiment_id), SqlRun.lifecycle_stage == "active")
-            .where(SqlRun.status == "FINISHED")
+            .where(SqlRun.experiment_id.in_([int(e) for e in experiments]))
+            .where(SqlRun.lifecycle_stage == "active", SqlRun.status == "FINISHED")
             .order_by(SqlRun.start_time, SqlRun.run_uuid)
         )
-        found: dict[str, dict[str, str]] = {}
+        if names is not None:
+            query = query.where(SqlTag.key.in_([*wanted, "cell_id", *names]))
+        found: dict[tuple[str, str], dict[str, str]] = {}
         with engine.connect() as connection:
-            for run_id, key, value in connection.execute(query):
-                found.setdefault(run_id, {})[key] = value
-        wanted = {"kind": "cell", "complete": "true"}
-        return {run_id: tags for run_id, tags in found.items() if wanted.items() <= tags.items()}
+            for run_id, experiment, key, value in connection.execute(query):
+                found.setdefault((run_id, str(experiment)), {})[key] = value
+        return [Run(*place, tags, {}) for place, tags in found.items() if wanted.items() <= tags.items()]
 
     @_answers
     def last_numbers(self, run_ids: Sequence[str]) -> dict[str, dict[str, float]]:

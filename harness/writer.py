@@ -18,11 +18,10 @@ from harness.ledger import Ledger
 from harness.matrix import Cell
 from harness.result import Result
 from harness.spool import Entry, Spool
-from harness.tracking import SWEEP, Run, Tracker
+from harness.tracking import KEPT_TAGS, SWEEP, Run, Tracker
 
 T = TypeVar("T")
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 30.0
-KEPT_TAGS = ("git_commit", "git_dirty", "versions")
 
 
 @dataclass

@@ -23,7 +23,7 @@ from harness.describe import DATASETS_FILE, MATRIX_FILE
 from harness.matrix import RESULTS_VERSION
 from harness.records import result_tags, safe_name
 from harness.result import Result
-from harness.tracking import Tracker
+from harness.tracking import KEPT_TAGS, Run, Tracker
 from harness.train import Diverged
 from reports import compare, summary, ui
 from reports.departures import departures, notes_of
@@ -94,13 +94,36 @@ def plain_runs(runs):
 # The cache of runs
 
 
+def asked_of_mlflow(tracker, everywhere=False):
+    found = {}
+    for one in tracker.runs(everywhere=everywhere):
+        found.setdefault(one.tags["cell_id"], one)
+    return found
+
+
 def test_what_is_read_past_mlflow_is_what_it_gives(stored, tmp_path):
     tracker = tracker_of(stored)
-    wanted = tracker.complete()
-    for _ in range(2):
-        found = StudyRuns(tracker, tmp_path).complete()
+    wanted = asked_of_mlflow(tracker)
+    for read in (tracker.complete, *[StudyRuns(tracker, tmp_path).complete] * 2):
+        found = read()
         assert list(found) == list(wanted), "in the order of their starts"
         assert plain_runs(found) == plain_runs(wanted)
+
+
+def test_what_other_studies_hold_comes_without_numbers(var):
+    tracker = tracker_of(var)
+    other = Tracker(None, var, "another")
+    assert other.complete() == {}
+    wanted = asked_of_mlflow(other, everywhere=True)
+    kept = {"kind", "complete", "cell_id", *KEPT_TAGS}
+    bare = {
+        cell_id: Run(one.run_id, one.experiment_id, {k: v for k, v in one.tags.items() if k in kept}, {})
+        for cell_id, one in wanted.items()
+    }
+    assert set(bare) == set(tracker.complete())
+    assert list(other.complete(everywhere=True).items()) == list(bare.items())
+    tracker.client.delete_experiment(tracker.experiment_id)
+    assert other.complete(everywhere=True) == {}
 
 
 def test_numbers_come_from_the_cache_and_tags_from_the_store(var, tmp_path, monkeypatch):
