@@ -202,11 +202,10 @@ class Driver:
     def _train(self, elsewhere: Mapping[str, Run]) -> None:
         try:
             while self._pending or self._started or self._deferred or self.supply.open:
-                while self._pending and len(self._started) < self.launcher.slots:
-                    self._begin(self._pending.popleft(), elsewhere)
+                while self._begin_one(elsewhere):
                     self._order()
                 if self._started:
-                    self._collect(POLL_S)
+                    self._collect(POLL_S, elsewhere)
                 elif self._deferred:
                     self._await()
                 elif not self._pending:
@@ -215,6 +214,13 @@ class Driver:
         except (StoreError, KeyboardInterrupt):
             self._salvage()
             raise
+
+    def _begin_one(self, elsewhere: Mapping[str, Run]) -> bool:
+        """Begin a pending cell if a slot is free; returns whether there was one of each."""
+        if not self._pending or len(self._started) >= self.launcher.slots:
+            return False
+        self._begin(self._pending.popleft(), elsewhere)
+        return True
 
     def _begin(self, order: Order, elsewhere: Mapping[str, Run]) -> None:
         """Claim a cell, and train it unless its result is at hand."""
@@ -230,14 +236,20 @@ class Driver:
         self.display.started(cell)
         self.launcher.submit(replace(self.job_of(cell), pause_after=order.pause_after))
 
-    def _collect(self, timeout_s: float) -> None:
-        """Log what the launcher hands out; all of it is kept before the store is asked for the first time."""
+    def _collect(self, timeout_s: float, elsewhere: Mapping[str, Run]) -> None:
+        """Log what the launcher hands out; all of it is kept before the store is asked for the first time.
+
+        Workers that are free do not wait for the store: they get what is pending first.
+        """
         outcomes = [(o, self._started.pop(o.job.cell.cell_id)) for o in self.launcher.wait(timeout_s)]
         entries = {
             outcome.job.cell.cell_id: self.writer.keep(outcome.job.cell, outcome.result, started)
             for outcome, started in outcomes
             if outcome.result is not None and outcome.result.status != "paused"
         }
+        # Not with a single slot, which may be this process: an interrupt would wait for what it was given.
+        while self.launcher.slots > 1 and self._begin_one(elsewhere):
+            pass
         for outcome, started in outcomes:
             cell = outcome.job.cell
             if cell.cell_id in entries:
