@@ -1,0 +1,1 @@
+"""What the harness costs beside the arithmetic: measured, and held against bounds."""
