@@ -1,11 +1,11 @@
 """Attention of packed or padded sequences, whose weights are never held all at once, on the CPU too.
 
-`make_layout` chooses. On CUDA, and where PyTorch compiles, sequences stay padded, (B, T, width), and attend
-by `F.scaled_dot_product_attention`, whose kernels hold no (T, S) matrix. On the CPU that function has such a
-kernel only without dropout, and spends as much on padding as on steps. There the valid steps alone are kept,
-(steps, width), and `ChunkedAttention` goes over groups of clips and blocks of queries small enough for the
-processor's cache, leaves out keys beyond the lengths and the band, and in the backward pass computes weights
-and dropout masks once more instead of keeping them.
+`make_layout` chooses. On CUDA, where PyTorch compiles, and where there is little, sequences stay padded,
+(B, T, width), and attend by `F.scaled_dot_product_attention`, whose kernels hold no (T, S) matrix. On the CPU
+that function has such a kernel only without dropout, and spends as much on padding as on steps. There the
+valid steps alone are kept, (steps, width), and `ChunkedAttention` goes over groups of clips and blocks of
+queries small enough for the processor's cache, leaves out keys beyond the lengths and the band, and in the
+backward pass computes weights and dropout masks once more instead of keeping them.
 
 Shape of queries in heads: (B, H, d, T), of keys and values (B, H, d, S): B clips, H heads of width d.
 """
@@ -27,6 +27,8 @@ from harness.data.batch import valid_steps
 
 # Weights in a chunk: about what a core's own cache holds; most queries of one.
 CHUNK, BLOCK = 300_000, 128
+# Weights in all below which packing costs more than it saves.
+SMALL = 200_000
 
 
 class Packing(Protocol):
@@ -66,17 +68,18 @@ def make_layout(
 
     lengths (B,): valid steps; None: all. reach: a query t sees the keys up to t + reach; None: all keys.
     """
+    clips, steps, keys = len(target), target.shape[1], source.shape[1]
     exact = target.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
-    if target.device.type != "cpu" or not exact or torch.compiler.is_compiling():
-        allowed = allowed_keys(target.shape[1], source.shape[1], source_lengths, reach, target.device)
-        return PaddedLayout(allowed, n_heads)
+    worth = exact and target.device.type == "cpu" and clips * n_heads * steps * keys > SMALL
+    if not worth or torch.compiler.is_compiling():
+        return PaddedLayout(allowed_keys(steps, keys, source_lengths, reach, target.device), n_heads)
     counts = _counts(lengths, target)
     # The longest first, so that clips of one chunk have about the same length.
     order = torch.argsort(counts, stable=True, descending=True)
-    targets = Packed(counts[order], order, target.shape[1])
+    targets = Packed(counts[order], order, steps)
     if source is target:
         return PackedLayout(targets, targets, n_heads, reach)
-    sources = Packed(_counts(source_lengths, source)[order], order, source.shape[1])
+    sources = Packed(_counts(source_lengths, source)[order], order, keys)
     return PackedLayout(targets, sources, n_heads, reach)
 
 
@@ -236,27 +239,27 @@ class ChunkedAttention(torch.autograd.Function):
         """Shape: see the module."""
         ctx.save_for_backward(q, k, v)
         ctx.how = plan, dropout, seed
-        masks, out = Masks(dropout, seed), torch.zeros_like(q)
+        masks, out = (Masks(dropout, seed) if dropout else None), torch.zeros_like(q)
         for c in plan.chunks:
             weights = _weights(q, k, plan, c)
-            if dropout:
+            if masks is not None:
                 weights.mul_(masks.next(weights.shape, weights.dtype))
             heads = torch.bmm(_cut(v, c, 0, c.keys), weights.transpose(1, 2))
             _part(out, c, c.start, c.stop).copy_(heads.view(c.last - c.first, -1, *heads.shape[1:]))
-        return out.mul_(masks.scale)
+        return out if masks is None else out.mul_(masks.scale)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of queries, keys and values."""
         (q, k, v), (plan, dropout, seed) = ctx.saved_tensors, ctx.how
-        masks = Masks(dropout, seed)
-        gradient = gradient * masks.scale
+        masks = Masks(dropout, seed) if dropout else None
+        gradient = gradient if masks is None else gradient * masks.scale
         dq, dk, dv = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
         for c in plan.chunks:
             weights, of_heads = _weights(q, k, plan, c), _cut(gradient, c, c.start, c.stop)
             d_weights, kept = torch.bmm(of_heads.transpose(1, 2), _cut(v, c, 0, c.keys)), weights
-            if dropout:
+            if masks is not None:
                 kept = masks.next(weights.shape, weights.dtype)
                 d_weights.mul_(kept)
                 kept.mul_(weights)

@@ -30,6 +30,15 @@ def _unlisted(reporter):
     return sorted(reasons - allowed)
 
 
+@pytest.fixture(params=["packed", "padded"])
+def layout(request, monkeypatch):
+    """Sequences lie as they do where there is much, and where there is little (see `backbones.attention`)."""
+    from backbones import attention
+
+    monkeypatch.setattr(attention, "SMALL", 0 if request.param == "packed" else 10**9)
+    return request.param
+
+
 @pytest.fixture(scope="session")
 def store_template(tmp_path_factory):
     """An MLflow database with its tables: creating one takes seconds, copying it does not."""

@@ -19,6 +19,14 @@ from backbones.dropout import LEVELS, Dropout, Masks, draw_seed
 CPU = torch.device("cpu")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def nothing_is_too_small():
+    """Pack whatever can be packed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "SMALL", 0)
+        yield
+
+
 @st.composite
 def problems(draw):
     """Lengths of targets and sources, their padded steps, the band, heads, and the size of a chunk."""
@@ -123,6 +131,13 @@ def test_what_is_not_float_on_the_cpu_stays_padded():
     assert isinstance(make_layout(x.bfloat16(), None, x, None, None, 2), PaddedLayout)
     with torch.autocast("cpu", torch.bfloat16):
         assert isinstance(make_layout(x, None, x, None, None, 2), PaddedLayout)
+
+
+def test_little_stays_padded(monkeypatch):
+    x = torch.randn(2, 3, 4)
+    assert isinstance(make_layout(x, None, x, None, None, 2), PackedLayout)
+    monkeypatch.setattr(attention, "SMALL", 2 * 2 * 3 * 3)
+    assert isinstance(make_layout(x, None, x, None, None, 2), PaddedLayout)
 
 
 # Dropout

@@ -162,6 +162,7 @@ def bins(length, n):
     return [(math.floor(i * length / n), math.ceil((i + 1) * length / n)) for i in range(n)]
 
 
+@pytest.mark.usefixtures("layout")
 @pytest.mark.parametrize("padding", ["valid", "reference"])
 @pytest.mark.parametrize("text_layers", [1, 2])
 @pytest.mark.parametrize("granularity", [3, 2])

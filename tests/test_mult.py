@@ -89,6 +89,7 @@ def slow_mult(backbone: MulT, batch: Batch, row: int) -> tuple[dict[str, np.ndar
     return latents, slow_linear(p, "output", representation).item()
 
 
+@pytest.mark.usefixtures("layout")
 @pytest.mark.parametrize("padding", ["valid", "reference"])
 @pytest.mark.parametrize("positions", [False, True])
 @pytest.mark.parametrize("kernels", [(3, 2, 1), (1, 8, 4)])
