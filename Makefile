@@ -6,6 +6,7 @@ DATA_ROOT ?=
 JOBS ?=
 PARAM ?=
 METHOD ?=
+BASE ?=
 ARGS ?=
 MINUTES ?= 15
 
@@ -17,12 +18,12 @@ SETTINGS = profile=$(PROFILE) 'study=$(STUDY)' \
 	$(if $(DATA_ROOT),'data_root=$(DATA_ROOT)') $(if $(JOBS),jobs=$(JOBS)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup benchmark sweep tune report ui perf lint test test-slow soak
+.PHONY: help setup benchmark sweep tune report ui perf gpu-check lint test test-slow soak
 
 help: ## every target, a line each
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 	@echo "Variables: PROFILE=quick|paper STUDY=name DATA_ROOT=dir JOBS=n ARGS='KEY=VALUE ...'"
-	@echo "           PARAM=delta|xi|alpha|heads|all (sweep) METHOD=name (tune)"
+	@echo "           PARAM=delta|xi|alpha|heads|all (sweep) METHOD=name (tune) BASE=rev (perf)"
 
 setup: .venv/.ready ## make .venv (the other targets call it when needed)
 
@@ -46,10 +47,11 @@ report: .venv/.ready ## rebuild figures, tables and page from what MLflow holds;
 ui: .venv/.ready ## the MLflow UI on 127.0.0.1:5000, and the link to the study
 	@$(PYTHON) -m reports.ui 'study=$(STUDY)' $(ARGS)
 
-perf: .venv/.ready ## what methods cost in a training step, and a trial beside its trainings; writes var/perf
-	@$(PYTHON) -m harness.perf
-	@$(PYTHON) -m sweeps.perf
-	@$(PYTHON) -m reports.perf
+perf: .venv/.ready ## how fast it is, held against its bounds; writes var/perf (BASE=rev: compare with it)
+	@$(PYTHON) -m perf $(if $(BASE),'--base=$(BASE)') $(ARGS)
+
+gpu-check: .venv/.ready ## is training on CUDA right, repeatable and fast? every backbone with every method
+	@$(PYTHON) -m perf.gpu $(ARGS)
 
 lint: .venv/.ready ## ruff and mypy
 	@$(PYTHON) -m ruff check .

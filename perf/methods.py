@@ -1,20 +1,11 @@
-"""``python -m harness.perf``: what the methods cost, as shares of a training step measured in one run.
-
-Writes ``methods.json`` and ``methods.md`` below ``var/perf``. Exit status: 0; 1 where a share is above its
-bound; 2 the request is wrong.
-"""
+"""What the methods cost, as shares of a training step measured in one run."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import statistics
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,19 +16,19 @@ from backbones import BACKBONES
 from backbones.base import Backbone, Sizes, by_modality, resolve_settings
 from harness.data.batch import Batch
 from harness.diagnostics import Diagnostics
-from harness.errors import UserError, unknown
 from harness.latents import Latents
-from harness.launchers.processes import WORKER_ENVIRONMENT
 from harness.step import Watch, mix_batch, step_losses
 from harness.train import make_optimizer
 from methods import METHODS
 from methods.base import Draw, Method, Mixed
+from perf.child import Child
+from perf.rows import Part, Row
 
 # The shapes of MMSA's unaligned MOSI files.
 MOSI = Sizes(by_modality(768, 5, 20), by_modality(50, 375, 500), 3.0)
 # Most of a step that a method's own work may take; AdvMixUp runs the network once more to attack it.
 BOUND, BOUNDS = 0.10, {"ms_mix": 0.15, "ms_mix_released": 0.15, "advmixup": None}
-WARM_UP = 2
+WARM_UP, ROUNDS = 2, 15
 
 
 @dataclass(frozen=True)
@@ -53,12 +44,6 @@ class Cost:
     network_ms: float
     own: float
     diagnostics: float
-    bound: float | None
-
-    @property
-    def holds(self) -> bool:
-        """Whether the share is within its bound."""
-        return self.bound is None or self.own <= self.bound
 
 
 class Replay(nn.Module):
@@ -74,42 +59,35 @@ class Replay(nn.Module):
         return self.mixed
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print and write the table; returns the exit status."""
-    options = _parser().parse_args(arguments)
-    try:
-        if options.backbone not in BACKBONES:
-            raise unknown("backbone", options.backbone, BACKBONES)
-        if options.rounds < 1:
-            raise UserError(f"--rounds must be at least 1, however: {options.rounds}.")
-    except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
+def measure(rounds: int = ROUNDS, backbone: str = "tfn") -> Part:
+    """All methods on one backbone at MOSI's size, one thread."""
+    rows: list[Row] = []
+    with Child("perf.methods:costs", {"backbone": backbone, "rounds": rounds}) as child:
+        for name in METHODS:
+            if name != "none":
+                rows += _rows(Cost(**child.ask(method=name)))
+    how = (
+        f"Shares of a training step of {backbone} at MOSI's size: CPU time of one thread, medians of "
+        f"{rounds} rounds. Own work is the step against the same step with its mixed examples given."
+    )
+    return Part("methods", "What methods cost", how, tuple(rows))
+
+
+def _rows(cost: Cost) -> Iterator[Row]:
+    bound = BOUNDS.get(cost.method, BOUND)
+    yield Row(f"{cost.method}, step", cost.step_ms, "ms")
+    yield Row(f"{cost.method}, the network's passes", cost.network_ms, "ms")
+    yield Row(f"{cost.method}, own work", 100 * cost.own, "%", None if bound is None else 100 * bound)
+    yield Row(f"{cost.method}, diagnostics", 100 * cost.diagnostics, "%")
+
+
+def costs(backbone: str, rounds: int) -> Callable[..., dict[str, Any]]:
+    """For a measuring process: asks for a method's `Cost`."""
     torch.set_num_threads(1)
-    costs = []
-    for name in METHODS:
-        if name != "none":
-            costs.append(measure(options.backbone, name, options.rounds, MOSI))
-            print(f"{name}: own work {costs[-1].own:.1%} of {costs[-1].step_ms:.0f} ms", file=sys.stderr)
-    text = "\n".join(table(options.backbone, costs))
-    print(text)
-    folder = Path(options.var_dir) / "perf"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "methods.md").write_text(text + "\n", encoding="utf-8")
-    stored = {"backbone": options.backbone, "torch": torch.__version__, "costs": [asdict(c) for c in costs]}
-    (folder / "methods.json").write_text(json.dumps(stored, indent=1), encoding="utf-8")
-    return 0 if all(cost.holds for cost in costs) else 1
+    return lambda method: asdict(cost_of(backbone, method, rounds, MOSI))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m harness.perf", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--backbone", default="tfn", help="at MOSI size, published settings (default: tfn)")
-    parser.add_argument("--rounds", type=int, default=15, help="pairs of steps per method (default: 15)")
-    parser.add_argument("--var-dir", default="var", help="where perf/ is written (default: var)")
-    return parser
-
-
-def measure(backbone_name: str, method_name: str, rounds: int, sizes: Sizes) -> Cost:
+def cost_of(backbone_name: str, method_name: str, rounds: int, sizes: Sizes) -> Cost:
     """Interleave steps with a method and with its replay; medians over the rounds."""
     kind = BACKBONES[backbone_name]
     torch.manual_seed(0)
@@ -124,8 +102,7 @@ def measure(backbone_name: str, method_name: str, rounds: int, sizes: Sizes) -> 
     step_s, network_s, _ = (statistics.median(times) for times in zip(*timed, strict=True))
     own = statistics.median(1 - network / step for step, network, _ in timed)
     diagnostics = statistics.median(watched / step - 1 for step, _, watched in timed)
-    bound = BOUNDS.get(method_name, BOUND)
-    return Cost(method_name, 1e3 * step_s, 1e3 * network_s, own, diagnostics, bound)
+    return Cost(method_name, 1e3 * step_s, 1e3 * network_s, own, diagnostics)
 
 
 def _full_step(backbone: Backbone, method: Method, batch: Batch, watch: bool = False) -> Callable[[], None]:
@@ -194,24 +171,3 @@ def random_batch(sizes: Sizes, n: int) -> Batch:
     lengths = {m: torch.full((n,), steps) for m, steps in sizes.steps.items()}
     labels = (torch.rand(n, generator=generator) * 2 - 1) * sizes.label_scale
     return Batch(features, lengths, labels)
-
-
-def table(backbone: str, costs: Sequence[Cost]) -> Iterator[str]:
-    """Lines of a Markdown table."""
-    yield f"One training step of {backbone} at MOSI size, one CPU thread, CPU time, medians."
-    yield ""
-    yield "| method | step, ms | the network's passes, ms | the method's own work | bound | | diagnostics |"
-    yield "|---|---|---|---|---|---|---|"
-    for c in costs:
-        bound = "none" if c.bound is None else f"{c.bound:.0%}"
-        verdict = "holds" if c.holds else "BROKEN"
-        times = f"{c.step_ms:.0f} | {c.network_ms:.0f} | {c.own:.1%}"
-        yield f"| {c.method} | {times} | {bound} | {verdict} | {c.diagnostics:.1%} |"
-
-
-if __name__ == "__main__":
-    # As workers run, see there; the allocator reads its settings when the process starts.
-    if any(os.environ.get(name) != value for name, value in WORKER_ENVIRONMENT.items()):
-        environment = {**os.environ, **WORKER_ENVIRONMENT}
-        os.execve(sys.executable, [sys.executable, "-m", "harness.perf", *sys.argv[1:]], environment)
-    sys.exit(main())

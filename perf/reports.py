@@ -1,15 +1,12 @@
-"""``python -m reports.perf``: how long the report of a large study takes, and how much memory.
+"""How long the report of a large study takes, and how much memory.
 
 Writes a study of made-up results straight into a fresh MLflow database, as the paper profile would leave it,
-and reports it twice, each time in a process of its own: from nothing, and with nothing changed. Writes
-``reports.json`` and ``reports.md`` below ``var/perf``. Exit status: 0; 1 where a bound is broken.
+and reports it twice, each time in a process of its own: from nothing, and with nothing changed.
 """
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import json
 import os
 import sys
 import tempfile
@@ -33,6 +30,7 @@ from harness.records import cell_tags, numbers, parameters, result_tags
 from harness.result import Result
 from harness.tracking import RESULT_FILE, SAMPLES_FILE, Tracker
 from methods import METHODS
+from perf.rows import Part, Row
 
 RUNS = 5000
 BOUNDS = {"first": 60.0, "again": 10.0}
@@ -154,10 +152,11 @@ def _add(
         np.savez_compressed(artifacts / SAMPLES_FILE, allow_pickle=False, **result.samples)
 
 
-def measure(command: Sequence[str]) -> tuple[float, float]:
+def timed(command: Sequence[str]) -> tuple[float, float]:
     """Wall seconds and peak memory in MB of a command that ends well."""
     started = time.perf_counter()
-    child = os.posix_spawn(command[0], list(command), os.environ)
+    silent = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
+    child = os.posix_spawn(command[0], list(command), os.environ, file_actions=silent)
     _, status, used = os.wait4(child, 0)
     assert status == 0, f"{' '.join(command)} ended with status {status}"
     return time.perf_counter() - started, used.ru_maxrss / 1024
@@ -168,56 +167,19 @@ def report_twice(count: int) -> dict[str, dict[str, float]]:
     with tempfile.TemporaryDirectory() as folder:
         tracker = Tracker(sqlite_uri(Path(folder) / "mlflow.db"), Path(folder), "perf")
         fill(tracker, count)
-        command = [sys.executable, "-m", "reports.perf", "--build", folder]
+        command = [sys.executable, "-m", "reports.build", f"var_dir={folder}", "study=perf"]
         found = {}
         for name in BOUNDS:
-            seconds, peak = measure(command)
+            seconds, peak = timed(command)
             found[name] = {"s": seconds, "mb": peak}
         return found
 
 
-def table(found: dict[str, dict[str, float]], count: int) -> Iterator[str]:
-    """Lines of a Markdown table."""
-    yield f"The report of a study of {count} runs, with the start of its process."
-    yield ""
-    yield "| report | s | bound | peak memory, MB | bound | |"
-    yield "|---|---|---|---|---|---|"
-    for name, cost in found.items():
-        verdict = "holds" if holds({name: cost}) else "BROKEN"
-        seconds = f"{cost['s']:.1f} | {BOUNDS[name]:.0f}"
-        yield f"| {name} | {seconds} | {cost['mb']:.0f} | {BOUND_MB:.0f} | {verdict} |"
-
-
-def holds(found: dict[str, dict[str, float]]) -> bool:
-    """Whether no bound is broken."""
-    return all(cost["s"] <= BOUNDS[name] and cost["mb"] <= BOUND_MB for name, cost in found.items())
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print and write the table; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m reports.perf", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--runs", type=int, default=RUNS, help=f"of the study (default: {RUNS})")
-    parser.add_argument("--var-dir", default="var", help="where perf/ is written (default: var)")
-    parser.add_argument("--build", metavar="DIR", help=argparse.SUPPRESS)  # what is measured
-    options = parser.parse_args(arguments)
-    if options.build:
-        from reports import build
-
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (the names of the files)
-        return build.main([f"var_dir={options.build}", "study=perf"])
-    if options.runs < 1:
-        print(f"Error: --runs must be at least 1, however: {options.runs}.", file=sys.stderr)
-        return 2
-    found = report_twice(options.runs)
-    text = "\n".join(table(found, options.runs))
-    print(text)
-    folder = Path(options.var_dir) / "perf"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "reports.md").write_text(text + "\n", encoding="utf-8")
-    stored = {"runs": options.runs, "bounds_s": BOUNDS, "bound_mb": BOUND_MB, "measured": found}
-    (folder / "reports.json").write_text(json.dumps(stored, indent=1), encoding="utf-8")
-    return 0 if holds(found) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def measure(count: int = RUNS) -> Part:
+    """Both reports of a study with so many runs."""
+    rows: list[Row] = []
+    for name, cost in report_twice(count).items():
+        rows.append(Row(f"report, {name}", cost["s"], "s", BOUNDS[name]))
+        rows.append(Row(f"report, {name}, peak memory", cost["mb"], "MB", BOUND_MB))
+    how = f"The report of a study of {count} runs, with the start of its process."
+    return Part("reports", "What a report costs", how, tuple(rows))

@@ -1,12 +1,10 @@
 """What `make perf` measures of reports: the made-up study is as a real one, and bounds are checked."""
 
-import json
-
 import pytest
 
 from harness.metrics import METRICS
 from harness.tracking import Tracker
-from reports import perf
+from perf import reports as perf
 from reports.load import load_study
 from reports.runs import StudyRuns
 
@@ -41,22 +39,14 @@ def test_it_has_the_samples_that_figures_ask_for(var_dir):
     assert arrays["mixed_text"].shape == (perf.SAMPLE, perf.WIDTH)
 
 
-@pytest.mark.parametrize(("seconds", "mb", "status"), [(1.0, 100.0, 0), (11.0, 100.0, 1), (1.0, 4096.0, 1)])
-def test_the_table_and_its_exit_status(tmp_path, capsys, monkeypatch, seconds, mb, status):
+@pytest.mark.parametrize(("seconds", "mb", "broken"), [(1, 100, 0), (11, 100, 1), (1, 4096, 2)])
+def test_costs_are_held_against_their_bounds(monkeypatch, seconds, mb, broken):
     monkeypatch.setattr(
         perf, "report_twice", lambda runs: {name: {"s": seconds, "mb": mb} for name in perf.BOUNDS}
     )
-    assert perf.main(["--runs", "7", "--var-dir", str(tmp_path)]) == status
-    said = capsys.readouterr().out
-    assert ("BROKEN" in said) == bool(status)
-    assert (tmp_path / "perf" / "reports.md").read_text() == said
-    stored = json.loads((tmp_path / "perf" / "reports.json").read_text())
-    assert (stored["runs"], stored["measured"]["first"]["s"]) == (7, seconds)
-
-
-def test_bad_input(capsys):
-    assert perf.main(["--runs", "0"]) == 2
-    assert "--runs must be at least 1, however: 0" in capsys.readouterr().err
+    part = perf.measure(7)
+    assert len(part.rows) == 4
+    assert sum(not row.holds for row in part.rows) == broken
 
 
 @pytest.mark.soak

@@ -1,0 +1,210 @@
+"""TFN, LMF and MulT in plain, unoptimised PyTorch, to measure this project's training steps against.
+
+The same models as `backbones`, at the sizes published for MOSI, as a paper's code has them: padded sequences
+throughout, `torch.nn.LSTM` and `torch.nn.Dropout`, attention as two products with a mask, a softmax and a
+dropout on the whole matrix of weights, Adam with PyTorch's defaults, the loss read after every step. Written
+from the papers' equations.
+
+NOTE[DIFF] MulT's keys and values share one dropout and normalisation of the source, as in this project; its
+reference normalises the source twice, which is slower still.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+WIDTHS = {"text": 768, "audio": 5, "vision": 20}
+Features = Mapping[str, Tensor]
+
+
+class MeanNet(nn.Module):
+    """BatchNorm, dropout, three linear layers. Shape: (B, T, width) -> (B, hidden)."""
+
+    def __init__(self, width: int, hidden: int, dropout: float):
+        super().__init__()
+        layers = [nn.Linear(width, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, hidden)]
+        self.norm, self.dropout, self.layers = (
+            nn.BatchNorm1d(width),
+            nn.Dropout(dropout),
+            nn.ModuleList(layers),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Over the mean of all steps, padding included."""
+        x = self.dropout(self.norm(x.mean(1)))
+        for layer in self.layers:
+            x = F.relu(layer(x))
+        return x
+
+
+class LastState(nn.Module):
+    """LSTM and linear. Shape: (B, T, width) -> (B, out)."""
+
+    def __init__(self, width: int, hidden: int, out: int):
+        super().__init__()
+        self.lstm, self.linear = nn.LSTM(width, hidden, batch_first=True), nn.Linear(hidden, out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From the state at the padded end."""
+        return self.linear(self.lstm(x)[1][0][0])
+
+
+def _with_one(x: Tensor) -> Tensor:
+    return torch.cat([torch.ones(len(x), 1), x], 1)
+
+
+class TFN(nn.Module):
+    """Tensor Fusion Network. Shape: features (B, T_m, D_m) -> (B,)."""
+
+    batch_size, learning_rate = 32, 0.001
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text = LastState(WIDTHS["text"], 128, 32)
+        self.audio, self.vision = MeanNet(WIDTHS["audio"], 32, 0.3), MeanNet(WIDTHS["vision"], 128, 0.3)
+        self.dropout = nn.Dropout(0.5)
+        self.first, self.second, self.third = (
+            nn.Linear(33 * 33 * 129, 64),
+            nn.Linear(64, 64),
+            nn.Linear(64, 1),
+        )
+
+    def forward(self, x: Features) -> Tensor:
+        """The outer product of three vectors, read by three layers."""
+        text, audio, vision = (_with_one(getattr(self, m)(x[m])) for m in WIDTHS)
+        product = torch.bmm(audio[:, :, None], vision[:, None]).flatten(1)
+        product = torch.bmm(product[:, :, None], text[:, None]).flatten(1)
+        hidden = F.relu(self.second(F.relu(self.first(self.dropout(product)))))
+        return torch.sigmoid(self.third(hidden))[:, 0] * 6 - 3
+
+
+class LMF(nn.Module):
+    """Low-rank Multimodal Fusion. Shape: features (B, T_m, D_m) -> (B,)."""
+
+    batch_size, learning_rate = 64, 0.001
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text = LastState(WIDTHS["text"], 128, 64)
+        self.audio, self.vision = MeanNet(WIDTHS["audio"], 16, 0.3), MeanNet(WIDTHS["vision"], 128, 0.3)
+        widths = {"text": 64, "audio": 16, "vision": 128}
+        self.factors = nn.ParameterDict(
+            {m: nn.Parameter(torch.empty(3, w + 1, 1)) for m, w in widths.items()}
+        )
+        self.weights, self.bias = nn.Parameter(torch.empty(1, 3)), nn.Parameter(torch.zeros(1, 1))
+        for parameter in (*self.factors.values(), self.weights):
+            nn.init.xavier_normal_(parameter)
+
+    def forward(self, x: Features) -> Tensor:
+        """The product of three low-rank projections."""
+        projected = [torch.matmul(_with_one(getattr(self, m)(x[m])), self.factors[m]) for m in WIDTHS]
+        product = projected[0] * projected[1] * projected[2]
+        return (torch.matmul(self.weights, product.permute(1, 0, 2)[..., 0].T) + self.bias)[0]
+
+
+class Attention(nn.Module):
+    """Multi-head attention that holds all weights. Shape: (B, T, width), (B, S, width) -> (B, T, width)."""
+
+    def __init__(self, width: int, n_heads: int, dropout: float):
+        super().__init__()
+        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
+        self.output, self.n_heads, self.dropout = nn.Linear(width, width), n_heads, nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, source: Tensor) -> Tensor:
+        """A query sees the keys up to its own index plus |T - S|."""
+        q, k, v = (
+            layer(y).unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
+            for layer, y in ((self.query, x), (self.key, source), (self.value, source))
+        )
+        scores = torch.matmul(q / math.sqrt(q.shape[-1]), k.transpose(2, 3))
+        hidden = torch.ones(scores.shape[2:]).triu(1 + abs(x.shape[1] - source.shape[1]))
+        scores = scores + torch.zeros_like(hidden).masked_fill(hidden.bool(), -math.inf)
+        weights = self.dropout(torch.softmax(scores, -1))
+        return self.output(torch.matmul(weights, v).transpose(1, 2).flatten(2))
+
+
+class Layer(nn.Module):
+    """Pre-norm attention and feed-forward. Shape: as `Attention`."""
+
+    def __init__(self, width: int, n_heads: int, dropout: float):
+        super().__init__()
+        self.attention = Attention(width, n_heads, dropout)
+        self.norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)])
+        self.widen, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor, source: Tensor | None) -> Tensor:
+        """To the source, or to itself where it is None."""
+        normed = self.norms[0](x)
+        x = x + self.attention(normed, normed if source is None else self.norms[0](source))
+        return x + self.narrow(F.relu(self.widen(self.norms[1](x))))
+
+
+class Encoder(nn.Module):
+    """Layers of one target and its source. Shape: as `Attention`."""
+
+    def __init__(self, width: int, attention_dropout: float, embed_dropout: float):
+        super().__init__()
+        self.layers = nn.ModuleList([Layer(width, 10, attention_dropout) for _ in range(4)])
+        self.norm, self.dropout, self.scale = nn.LayerNorm(width), nn.Dropout(embed_dropout), math.sqrt(width)
+
+    def forward(self, x: Tensor, source: Tensor | None = None) -> Tensor:
+        """Scale, drop out, encode."""
+        x = self.dropout(self.scale * x)
+        source = None if source is None else self.dropout(self.scale * source)
+        for layer in self.layers:
+            x = layer(x, source)
+        return self.norm(x)
+
+
+class MulT(nn.Module):
+    """Multimodal Transformer; dropouts: whether it has any. Shape: features (B, T_m, D_m) -> (B,)."""
+
+    batch_size, learning_rate = 16, 0.002
+
+    def __init__(self, dropouts: bool = True) -> None:
+        super().__init__()
+        attention = {"text": 0.3, "audio": 0.2, "vision": 0.0} if dropouts else dict.fromkeys(WIDTHS, 0.0)
+        embed = 0.2 if dropouts else 0.0
+        self.convolutions = nn.ModuleDict({m: nn.Conv1d(w, 50, 5, bias=False) for m, w in WIDTHS.items()})
+        pairs = [(target, source) for target in WIDTHS for source in WIDTHS if source != target]
+        self.cross = nn.ModuleDict({f"{t}_{s}": Encoder(50, attention[s], embed) for t, s in pairs})
+        self.memories = nn.ModuleDict({m: Encoder(100, attention["text"], embed) for m in WIDTHS})
+        self.text_dropout, self.output_dropout = nn.Dropout(0.5 * dropouts), nn.Dropout(0.5 * dropouts)
+        self.first, self.second, self.output = nn.Linear(300, 300), nn.Linear(300, 300), nn.Linear(300, 1)
+
+    def forward(self, x: Features) -> Tensor:
+        """Six cross-modal encoders, three memories, a residual block."""
+        x = {**x, "text": self.text_dropout(x["text"])}
+        sequences = {m: self.convolutions[m](x[m].transpose(1, 2)).transpose(1, 2) for m in WIDTHS}
+        last = []
+        for target in WIDTHS:
+            sources = [m for m in WIDTHS if m != target]
+            found = [self.cross[f"{target}_{m}"](sequences[target], sequences[m]) for m in sources]
+            last.append(self.memories[target](torch.cat(found, -1))[:, -1])
+        summary = torch.cat(last, 1)
+        hidden = self.second(self.output_dropout(F.relu(self.first(summary))))
+        return self.output(summary + hidden)[:, 0]
+
+
+MODELS: dict[str, type[TFN | LMF | MulT]] = {"tfn": TFN, "lmf": LMF, "mult": MulT}
+
+
+class PlainTraining:
+    """A training of a reference model, a step at a time."""
+
+    def __init__(self, model: nn.Module, learning_rate: float):
+        self.model = model.train()
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
+
+    def step(self, features: Features, labels: Tensor) -> float:
+        """One step on features (B, T_m, D_m) and labels (B,); returns the loss."""
+        self.optimizer.zero_grad()
+        loss = F.l1_loss(self.model(features), labels)
+        loss.backward()
+        self.optimizer.step()
+        return loss.item()

@@ -1,0 +1,172 @@
+"""What measuring processes run: this project's training loop, and the plain reference, on one dataset."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from backbones import BACKBONES
+from backbones.base import resolve_settings
+from harness import step, train
+from harness.data.batch import MODALITIES, SPLITS, Dataset
+from harness.data.occlusion import MaskField
+from harness.data.store import load_dataset
+from harness.device import ResidentSplit
+from harness.diagnostics import Diagnostics
+from harness.matrix import Cell
+from harness.seeds import generator_for
+from methods import METHODS
+from perf.reference import MODELS, MulT, PlainTraining
+from perf.stopwatch import watched
+
+EPOCH, SEED = 1, 1111
+Measure = Callable[..., dict[str, float]]
+
+
+def ours(data: str, backbone: str, threads: int, settings: Mapping[str, Any] | None = None) -> Measure:
+    """A training of this project; see `Training.measure`. data: folder of a stored dataset."""
+    torch.set_num_threads(threads)
+    return Training(load_dataset(Path(data)), backbone, threads, settings or {}).measure
+
+
+class Training:
+    """Training loops of one backbone with its published settings, at a dataset's size."""
+
+    def __init__(self, dataset: Dataset, backbone: str, threads: int, settings: Mapping[str, Any]):
+        kind = BACKBONES[backbone]
+        self.dataset, self.backbone, self.threads = dataset, backbone, threads
+        self.settings = resolve_settings(kind, kind.Settings(**settings), "mosi")
+
+    def cell(self, method: str, steps: int | None) -> Cell:
+        """The cell of a method, bounded to a number of batches."""
+        scale = self.dataset.label_scale
+        data = ("synthetic_mosi", "mosi", scale, "")
+        chosen = METHODS[method].Settings()
+        return Cell(
+            *data, self.backbone, self.settings, method, chosen, SEED, max_batches=steps, threads=self.threads
+        )
+
+    def measure(
+        self,
+        method: str = "none",
+        steps: int = 2,
+        warm_up: int = 1,
+        clips: int | None = None,
+        fraction: float = 1.0,
+        padded: bool = True,
+        evaluate: bool = False,
+    ) -> dict[str, float]:
+        """Seconds of a training step and of its parts, and the epoch's size.
+
+        Args:
+            steps: how many are measured, after a warm-up. clips: of the training split, all where None.
+            fraction: of the steps of every sequence. padded: False makes every step of padding valid.
+            evaluate: also time the validation split.
+
+        Returns:
+            step_s with its parts data_s, method_s, forward_s, backward_s, optimizer_s, rest_s; steps, of an
+            epoch; peak_mb, of the process since the call; and valid_s, valid_forward_s, of one evaluation.
+        """
+        dataset = _resized(self.dataset, clips, fraction, padded)
+        device = torch.device("cpu")
+        backbone, method_ = train.build(self.cell(method, None), dataset, device)
+        optimizer = train.make_optimizer(backbone, method_)
+        splits = train.Splits(
+            {name: ResidentSplit(dataset.splits[name], device) for name in SPLITS},
+            {name: MaskField("", name, 0, dataset.splits[name].ids) for name in SPLITS},
+        )
+        _reset_peak()
+        parts = (backbone, method_, optimizer, splits, EPOCH)
+        train.run_steps(self.cell(method, warm_up), *parts, Diagnostics().watch)
+        calls = {
+            "data_s": (ResidentSplit, ("take",)),
+            "forward_s": (train, ("step_losses",)),
+            "mix_s": (step, ("mix_batch",)),
+            "draw_s": (type(method_), ("draw",)),
+            "backward_s": (torch.Tensor, ("backward",)),
+            "optimizer_s": (type(optimizer), ("step",)),
+        }
+        with watched(calls) as spent:
+            started = time.perf_counter()
+            train.run_steps(self.cell(method, steps), *parts, Diagnostics().watch)
+            total = time.perf_counter() - started
+        found = {"data_s": spent["data_s"], "method_s": spent["mix_s"] + spent["draw_s"]}
+        found |= {"forward_s": spent["forward_s"] - spent["mix_s"], "backward_s": spent["backward_s"]}
+        found |= {"optimizer_s": spent["optimizer_s"]}
+        found["rest_s"] = total - sum(found.values())
+        order = np.arange(len(dataset.splits["train"]))
+        length = len(train.batches(order, backbone.settings.batch_size))
+        done = min(steps, length)
+        numbers = {key: seconds / done for key, seconds in found.items()} | {"step_s": total / done}
+        numbers |= {"steps": length, "peak_mb": _peak_mb()}
+        if evaluate:
+            numbers |= _evaluation(self.cell(method, None), backbone, splits)
+        return numbers
+
+
+def _evaluation(cell: Cell, backbone: Any, splits: Any) -> dict[str, float]:
+    train.predict(cell, backbone, splits, "valid")
+    with watched({"valid_forward_s": (type(backbone), ("__call__",))}) as spent:
+        started = time.perf_counter()
+        train.task_loss(backbone, *train.predict(cell, backbone, splits, "valid"))
+        return {**spent, "valid_s": time.perf_counter() - started}
+
+
+def _resized(dataset: Dataset, clips: int | None, fraction: float, padded: bool) -> Dataset:
+    """The dataset with fewer training clips, shorter sequences, or without padding."""
+    splits = dict(dataset.splits)
+    for name, split in splits.items():
+        rows = slice(clips if name == "train" else None)
+        features, lengths = {}, {}
+        for m in MODALITIES:
+            keep = max(1, round(fraction * split.features[m].shape[1]))
+            features[m] = np.ascontiguousarray(split.features[m][rows, :keep])
+            stated = np.ceil(fraction * split.lengths[m][rows])
+            chosen = stated if padded else np.full(len(stated), keep)
+            lengths[m] = chosen.astype(split.lengths[m].dtype).clip(1, keep)
+        splits[name] = replace(
+            split, features=features, lengths=lengths, labels=split.labels[rows], ids=split.ids[rows]
+        )
+    return replace(dataset, splits=splits)
+
+
+def plain(data: str, model: str, threads: int, dropouts: bool = True) -> Measure:
+    """A training of the plain reference on the same batches; returns step_s and peak_mb."""
+    torch.set_num_threads(threads)
+    split = load_dataset(Path(data)).splits["train"]
+    features = {m: torch.from_numpy(np.array(x)) for m, x in split.features.items()}
+    labels = torch.from_numpy(np.array(split.labels))
+    torch.manual_seed(SEED)
+    kind = MODELS[model]
+    training = PlainTraining(MulT(dropouts) if kind is MulT else kind(), kind.learning_rate)
+    order = generator_for(SEED, "order", EPOCH).permutation(len(labels))
+    indices = [torch.from_numpy(index) for index in train.batches(order, kind.batch_size)]
+
+    def measure(steps: int = 2, warm_up: int = 0) -> dict[str, float]:
+        _reset_peak()
+        for index in indices[:warm_up]:
+            training.step({m: x[index] for m, x in features.items()}, labels[index])
+        started = time.perf_counter()
+        for index in indices[:steps]:
+            training.step({m: x[index] for m, x in features.items()}, labels[index])
+        seconds = (time.perf_counter() - started) / min(steps, len(indices))
+        return {"step_s": seconds, "steps": len(indices), "peak_mb": _peak_mb()}
+
+    return measure
+
+
+def _reset_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+
+
+def _peak_mb() -> float:
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
+    assert found is not None, "this system does not say how much memory a process used"
+    return int(found[1]) / 1024
