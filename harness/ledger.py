@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import sqlite3
 import threading
 import time
 import uuid
@@ -87,6 +88,7 @@ class Ledger:
         self._stop = threading.Event()
         self._heart: threading.Thread | None = None
         self._engine = open_engine(uri)
+        self._idle = _idle_connection(self._engine)
 
     def __enter__(self) -> Ledger:
         self.start_heartbeat()
@@ -182,6 +184,7 @@ class Ledger:
             self._heart.join(JOIN_S)
         with contextlib.suppress(SQLAlchemyError):
             self.release_all()
+        self._idle.close()
         self._engine.dispose()
 
     def _beat_forever(self) -> None:
@@ -274,6 +277,20 @@ def _sqlite_engine(url: sa.URL, uri: str) -> sa.Engine:
         raise UserError("The ledger cannot be in memory, where no other driver sees it; name a file.")
     create_sqlite(path, _create_tables_at)
     return sa.create_engine(url, poolclass=NullPool, connect_args={"timeout": BUSY_TIMEOUT_S})
+
+
+def _idle_connection(engine: sa.Engine) -> contextlib.ExitStack:
+    """Keep an SQLite file open until the stack is closed; no effect on servers.
+
+    Whoever closes such a file as the only one brings all of it to disk: 20 ms after every statement.
+    """
+    stack = contextlib.ExitStack()
+    with contextlib.suppress(SQLAlchemyError, sqlite3.Error):  # It only saves time.
+        if engine.dialect.name == "sqlite":
+            connection = stack.enter_context(contextlib.closing(engine.raw_connection()))
+            # It counts as open once it has read.
+            connection.cursor().execute("SELECT count(*) FROM claims").fetchall()
+    return stack
 
 
 def _server_engine(uri: str) -> sa.Engine:

@@ -527,3 +527,19 @@ def test_no_user_and_password_are_shown(user, password):
 )
 def test_sqlite_path(uri, path):
     assert sqlite_path(uri) == path
+
+
+def test_an_open_file_is_brought_to_disk_at_the_end_and_not_after_every_statement(tmp_path):
+    path = tmp_path / "ledger.db"
+    one, other = (Ledger(sqlite_uri(path), "s") for _ in range(2))
+    assert one.claim("a")
+    log = path.with_name("ledger.db-wal")
+    assert log.stat().st_size > 0
+    connection = sqlite3.connect(path)
+    busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    connection.close()
+    assert busy == 0, "nobody keeps reading"
+    one.close()
+    assert other.claim("a")
+    other.close()
+    assert not log.exists()
