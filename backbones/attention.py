@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from backbones import places
 from backbones.dropout import Masks, draw_seed
 from harness.data.batch import valid_steps
 
@@ -70,8 +71,7 @@ def make_layout(
     """
     clips, steps, keys = len(target), target.shape[1], source.shape[1]
     exact = target.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
-    worth = exact and target.device.type == "cpu" and clips * n_heads * steps * keys > SMALL
-    if not worth or torch.compiler.is_compiling():
+    if not (places.on_cpu(target) and exact and clips * n_heads * steps * keys > SMALL):
         return PaddedLayout(allowed_keys(steps, keys, source_lengths, reach, target.device), n_heads)
     counts = _counts(lengths, target)
     # The longest first, so that clips of one chunk have about the same length.

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
+from backbones import places
 from backbones.dropout import Dropout
 from harness.latents import Latents
 
@@ -89,8 +90,7 @@ class TextSubnet(nn.Module):
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         """(B, T, width) -> (B, out)."""
         # NOTE[DIFF] the reference reads the padded end of the sequence; `padding: reference` restores it.
-        much = x.device.type == "cpu" and x.numel() > SMALL and not torch.compiler.is_compiling()
-        if self.padding == "valid" and much:
+        if self.padding == "valid" and places.on_cpu(x) and x.numel() > SMALL:
             # Steps of padding are left out: three of four at MOSI's lengths.
             packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
             return self.linear(self.lstm(packed)[1][0][0])

@@ -20,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from backbones import places
+
 LEVELS = 2**16
 
 
@@ -57,7 +59,7 @@ class Dropout(nn.Dropout):
         """Drop entries out in training."""
         if not self.training or not self.p:
             return x
-        if x.device.type != "cpu" or torch.compiler.is_compiling():
+        if not places.on_cpu(x):
             return F.dropout(x, self.p)
         masks = Masks(self.p, draw_seed())
         return x * masks.next(x.shape, x.dtype).mul_(masks.scale)
