@@ -30,7 +30,7 @@ class Cell:
     dataset, metrics ("mosi" | "mosei" | "sims"), label_scale, fingerprint: the data. *_settings: resolved,
     no field is None. text: how text enters the backbone. ratios: occlusion ratios of the test split,
     ascending. train_ratio: occlusion of the training split. max_batches: bound on training and evaluation
-    batches, or None. threads: CPU threads.
+    batches, or None. threads: CPU threads. deterministic, precision, compile: see `harness.precision`.
     """
 
     dataset: str
@@ -50,6 +50,8 @@ class Cell:
     max_batches: int | None = None
     threads: int = 1
     deterministic: bool = True
+    precision: str = "fp32"
+    compile: bool = False
     results_version: int = RESULTS_VERSION
 
     @cached_property

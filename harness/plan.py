@@ -19,6 +19,7 @@ from harness.data.synthetic_facts import SIZES
 from harness.errors import UserError, nearest, unknown
 from harness.launchers import LAUNCHERS
 from harness.matrix import Cell, unique
+from harness.precision import check_precision
 from harness.schema import Config, OcclusionConfig
 from harness.text import TextModel, check_tokens, find_model
 from harness.tuned import Tuned, Tuning, read_tuned, tuned_label
@@ -116,19 +117,26 @@ def _check(config: Config) -> None:
         "cell.threads": (config.cell.threads, 1),
         "cell.checkpoint_s": (config.cell.checkpoint_s, 0),
         "jobs": (config.jobs, 1),
+        "jobs_per_gpu": (config.jobs_per_gpu, 1),
     }
     bounds |= {f"train.{k}": (getattr(config.train, k), 1) for k in ("max_epochs", "patience", "max_batches")}
     for key, (value, least) in bounds.items():
         if value is not None and not value >= least:
             raise UserError(f"{key} must be at least {least}, however: {value}.")
-    _known("value of retry", [config.retry or "diverged"], ["diverged"])
-    _known("value of data.resident", [config.data.resident], ["auto", "device", "host"])
-    _known("launcher", [config.launcher.name], LAUNCHERS)
-    _known("size", [config.size], SIZES)
+    _check_choices(config)
     if not config.var_dir:
         raise UserError("var_dir is empty; give the folder for results, as in var_dir=var.")
     check_name(config.study or "", "study", "study")
     _check_tuned(config)
+
+
+def _check_choices(config: Config) -> None:
+    _known("value of retry", [config.retry or "diverged"], ["diverged"])
+    _known("value of data.resident", [config.data.resident], ["auto", "device", "host"])
+    _known("launcher", [config.launcher.name], LAUNCHERS)
+    _known("size", [config.size], SIZES)
+    if config.precision != "fp32":
+        check_precision(config.precision, resolve_device(config.device))
 
 
 def _text(
@@ -253,6 +261,8 @@ def _cell(
         max_batches=config.train.max_batches,
         threads=config.cell.threads,
         deterministic=config.deterministic,
+        precision=config.precision,
+        compile=config.compile,
     )
 
 

@@ -98,6 +98,8 @@ def cell_tags(cell: Cell) -> dict[str, str]:
         "train_ratio": repr(cell.train_ratio),
         "configuration": cell.configuration,
         "fingerprint": cell.fingerprint,
+        "precision": cell.precision,
+        "compile": json.dumps(cell.compile),
         "results_version": str(cell.results_version),
     }
 

@@ -145,8 +145,11 @@ class Config:
     text: str = "features"
     bert: BertConfig = field(default_factory=BertConfig)
     jobs: int | None = None
+    jobs_per_gpu: int | None = None
     device: str = "auto"
     deterministic: bool = True
+    precision: str = "fp32"
+    compile: bool = False
     retry: str | None = None
     report: bool = True
     tuned: str | None = None

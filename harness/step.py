@@ -58,23 +58,29 @@ def step_losses(
         representation = torch.cat([representation, mixed.latents.values["fused"]])
     if watch is not None and mixed is not None:
         watch(mixed, source, batch.labels)
-    prediction = backbone.head(representation)
+    prediction = _like(backbone.head(representation), batch.labels)
     zero, choice = batch.labels.new_zeros(()), method.settings.mix_loss
     criterion = CRITERIA[backbone.settings.criterion]
     return _weigh(
         method.settings,
         criterion(prediction[:n], batch.labels).mean(),
         zero if mixed is None else mixed_loss(prediction[n:], mixed, batch.labels, choice, criterion),
-        zero if auxiliary is None else auxiliary,
+        zero if auxiliary is None else _like(auxiliary, batch.labels),
         mixed,
     )
+
+
+def _like(x: Tensor, labels: Tensor) -> Tensor:
+    """In the labels' precision, in which all losses are: under autocast the network's outputs are not."""
+    return x.to(labels.dtype)
 
 
 def mix_batch(backbone: Backbone, method: Method, latents: Latents, labels: Tensor, draw: Draw) -> Mixed:
     """Call the method with its draw on the device; cap the number of mixed examples."""
     device = labels.device
     arrays = {k: torch.from_numpy(a).to(device, non_blocking=True) for k, a in draw.arrays.items()}
-    network = Network(functools.partial(_predict_latents, backbone), CRITERIA[backbone.settings.criterion])
+    predict = functools.partial(_predict_latents, backbone, labels)
+    network = Network(predict, CRITERIA[backbone.settings.criterion])
     mixed: Mixed = method(latents, labels, arrays, network)
     most = backbone.max_mixed_per_batch(len(labels))
     if most is not None and len(mixed) > most:
@@ -83,12 +89,12 @@ def mix_batch(backbone: Backbone, method: Method, latents: Latents, labels: Tens
     return mixed
 
 
-def _predict_latents(backbone: Backbone, latents: Latents) -> Tensor:
+def _predict_latents(backbone: Backbone, labels: Tensor, latents: Latents) -> Tensor:
     """Predictions in eval mode, which moves no statistics and draws nothing. Shape: n latents -> (n,)."""
     training = backbone.training
     backbone.eval()
     try:
-        return backbone.head(backbone.fuse(latents, len(latents)).representation)
+        return _like(backbone.head(backbone.fuse(latents, len(latents)).representation), labels)
     finally:
         backbone.train(training)
 
@@ -132,7 +138,7 @@ def _weigh(
     settings: MethodSettings, task: Tensor, mixed: Tensor, auxiliary: Tensor, made: Mixed | None
 ) -> Losses:
     """Total loss: append: task + xi1 * mixed; replace: mixed, or task where nothing was mixed; + the rest."""
-    penalty = task.new_zeros(()) if made is None else made.penalty
+    penalty = task.new_zeros(()) if made is None else _like(made.penalty, task)
     if settings.mode == "append":
         total = task + settings.xi1 * mixed
     elif made is None or not len(made):

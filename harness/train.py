@@ -27,10 +27,11 @@ from harness.diagnostics import Diagnostics
 from harness.inspection import Inspection, inspect
 from harness.matrix import Cell, ratio_text
 from harness.metrics import score
+from harness.precision import autocast, compile_steps, plain_steps
 from harness.result import Predictions, Result
 from harness.schedule import learning_rate
 from harness.seeds import generator_for, seed_for
-from harness.step import CRITERIA, Losses, step_losses
+from harness.step import CRITERIA, Losses, Watch, step_losses
 from methods import METHODS
 from methods.base import Method
 
@@ -106,6 +107,7 @@ def train(
     values = {name: float(number) for name, number in numbers.items()}
     result = final_result(cell, backbone, splits, values, training.curves)
     resumed = {"resumed_after_epoch": str(resumed_after)} if resumed_after else {}
+    plain_steps(backbone)
     if inspection is not None:
         found = inspect(cell, backbone, training.method, splits.resident, inspection)
         scores = {**result.scores, "mechanism": found.mechanism} if found.mechanism else result.scores
@@ -129,6 +131,8 @@ def begin(
     """A training at its start, or where its checkpoint left it."""
     state = None if checkpoint is None else checkpoint.load()
     backbone, method = build(cell, dataset, device, text_model)
+    if cell.compile:
+        compile_steps(backbone)
     optimizer = make_optimizer(backbone, method, cell.text.learning_rate)
     training = Training(backbone, method, optimizer, {})
     training.best_weights = _copy(training.network)
@@ -194,11 +198,34 @@ def train_epoch(
     epoch: int,
 ) -> dict[str, float]:
     """One pass over the training split; returns mean losses and what mixing did, by name."""
+    diagnostics = Diagnostics()
+    steps = run_steps(cell, backbone, method, optimizer, splits, epoch, diagnostics.watch)
+    table = torch.stack(steps).double().cpu()
+    finite = table.isfinite().all(1)
+    if not finite.all():
+        step = int(finite.int().argmin()) + 1
+        raise Diverged(f"a training loss is not finite at epoch {epoch}, step {step}")
+    check_weights(backbone, method, epoch, len(steps))
+    means = table.mean(0).tolist()
+    losses_by_name = zip(Losses._fields, means, strict=True)
+    return {f"train_{name}_loss": mean for name, mean in losses_by_name} | diagnostics.values()
+
+
+def run_steps(
+    cell: Cell,
+    backbone: Backbone,
+    method: Method,
+    optimizer: torch.optim.Optimizer,
+    splits: Splits,
+    epoch: int,
+    watch: Watch | None = None,
+) -> list[Tensor]:
+    """The steps of an epoch, without waiting for the device; returns the `Losses` of each, (5,)."""
     backbone.train()
     method.train()
     split, field = splits.resident["train"], splits.fields["train"]
     order = generator_for(cell.seed, "order", epoch).permutation(len(split))
-    rules, steps, diagnostics = backbone.settings, [], Diagnostics()
+    rules, steps = backbone.settings, []
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     indices = batches(order, rules.batch_size)[: cell.max_batches]
     for step, index in enumerate(indices, 1):
@@ -208,7 +235,8 @@ def train_epoch(
         draw = method.draw(generator_for(cell.seed, "mixing", epoch, step), split.split.labels[index])
         # Reseeded each step, so that dropout on the clean rows of encode is the same for every method.
         torch.manual_seed(seed_for(cell.seed, "dropout", epoch, step))
-        losses = step_losses(backbone, method, batch, draw, diagnostics.watch)
+        with autocast(cell.precision, split.device):
+            losses = step_losses(backbone, method, batch, draw, watch)
         losses.total.backward()
         if rules.grad_clip:
             nn.utils.clip_grad_value_(parameters, rules.grad_clip)
@@ -219,15 +247,7 @@ def train_epoch(
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         steps.append(torch.stack(losses).detach())
-    table = torch.stack(steps).double().cpu()
-    finite = table.isfinite().all(1)
-    if not finite.all():
-        step = int(finite.int().argmin()) + 1
-        raise Diverged(f"a training loss is not finite at epoch {epoch}, step {step}")
-    check_weights(backbone, method, epoch, len(steps))
-    means = table.mean(0).tolist()
-    losses_by_name = zip(Losses._fields, means, strict=True)
-    return {f"train_{name}_loss": mean for name, mean in losses_by_name} | diagnostics.values()
+    return steps
 
 
 def check_weights(backbone: Backbone, method: Method, epoch: int, step: int) -> None:
@@ -262,7 +282,8 @@ def predict(
         batch = split.take(index)
         if ratio:
             batch = occlude(batch, ratio, splits.fields[name].of(batch, index, cell.granularity))
-        predictions.append(backbone(batch))
+        with autocast(cell.precision, split.device):
+            predictions.append(backbone(batch).to(batch.labels.dtype))
         labels.append(batch.labels)
     return torch.cat(predictions), torch.cat(labels)
 

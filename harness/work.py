@@ -16,6 +16,7 @@ from harness.data.store import load_dataset
 from harness.data.text import with_text
 from harness.inspection import Inspection
 from harness.launchers import Job
+from harness.precision import set_arithmetic
 from harness.result import Result
 from harness.train import Diverged, train
 
@@ -30,12 +31,7 @@ def run_job(job: Job) -> Result:
     cell = job.cell
     device = torch.device(job.device)
     torch.set_num_threads(cell.threads)
-    if device.type == "cuda":
-        # On the CPU the operations used are deterministic, and the call imports the compiler (seconds).
-        torch.use_deterministic_algorithms(cell.deterministic, warn_only=True)
-        torch.backends.cudnn.benchmark = False
-        # Its backward sums in any order; flash attention's can keep one, and the plain kernel does.
-        torch.backends.cuda.enable_mem_efficient_sdp(not cell.deterministic)
+    set_arithmetic(cell.precision, cell.deterministic, device)
     started, cpu_started = time.perf_counter(), time.process_time()
     _reset_peak_memory(device)
     try:

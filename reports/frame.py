@@ -45,8 +45,8 @@ def load_frame(
     mixing did in the last epoch, see `harness.diagnostics`). Besides `COLUMNS` it has ``tuned``, whether the
     cell's settings are those of a tuned file, ``tuned_backbone``, whether that file changes settings of the
     backbone, ``outdated``, whether a cell that started later has the same method, backbone and dataset and
-    the settings of another file, ``superseded``, see there, and ``environment``: device, torch and results
-    version. Its ``attrs["sweeps"]`` is true where it is empty and there are trials of sweeps.
+    the settings of another file, ``superseded``, see there, and ``environment``: device, torch, results
+    version and precision. Its ``attrs["sweeps"]`` is true where it is empty and there are trials of sweeps.
 
     requested: ids of the cells that the last request asked for.
     sweep: the cells of this sweep's trials, whatever they were trained for; ``settings`` then has the
@@ -173,9 +173,12 @@ def _settings_of_trials(trials: Iterable[Run], own: Mapping[str, set[str]]) -> d
 
 
 def environment(tags: Mapping[str, str]) -> str:
-    """What must be equal for two numbers to be compared: device, torch and the version of the arithmetic."""
+    """What must be equal for two numbers to be compared: device, torch, the arithmetic and its version."""
     device, torch = tags.get("device", "unknown device"), tags.get("torch", "?")
-    return f"{device}, torch {torch}, results version {tags.get('results_version', '?')}"
+    version = f"results version {tags.get('results_version', '?')}"
+    precision = [tags["precision"]] if tags.get("precision", "fp32") != "fp32" else []
+    compiled = ["compiled"] if tags.get("compile") == "true" else []
+    return ", ".join([device, f"torch {torch}", version, *precision, *compiled])
 
 
 def named(frame: pd.DataFrame) -> pd.DataFrame:

@@ -201,7 +201,7 @@ def _data(study: Study) -> list[str]:
 
 
 def _environments(study: Study) -> list[tuple[str, list[str]]]:
-    """What is said where results of several devices, torch or results versions stand side by side."""
+    """What is said where results of several devices, versions or precisions stand side by side."""
     found = sorted(set(study.frame["environment"]))
     if len(found) < 2:
         return []
