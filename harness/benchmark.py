@@ -38,6 +38,7 @@ Runs methods x backbones x datasets x seeds, skips what is done, and builds the 
   occlusion.ratios=[0,0.5] occlusion.protocols=[test,train]
   tuned=DIR                         settings chosen by python -m sweeps.run tune=METHOD
   launcher=inline|processes jobs=N device=auto|cpu|cuda var_dir=DIR
+  jobs_per_gpu=N precision=fp32|tf32|bf16 compile=true|false
   method.NAME.KEY=VALUE backbone.NAME.KEY=VALUE
 
 All settings with their defaults: harness/conf/config.yaml; of methods and backbones: their files."""
@@ -56,7 +57,7 @@ def _run(arguments: Sequence[str]) -> int:
         from harness.plan import make_plan
 
     console = make_console()
-    device = choose_device(config.device, config.deterministic)
+    device = choose_device(config.device, config.deterministic, config.compile)
     plan = make_plan(config, given_keys(arguments))
     show_datasets(console, plan)
     return _drive(config, plan, device, console, arguments)
@@ -64,7 +65,7 @@ def _run(arguments: Sequence[str]) -> int:
 
 def _drive(config: Any, plan: Plan, device: str, console: Console, arguments: Sequence[str]) -> int:
     """Run the plan and show how it ended; returns the exit status."""
-    with contextlib.closing(open_launcher(config)) as launcher:
+    with contextlib.closing(open_launcher(config, plan, device)) as launcher:
         tracker, summary = _train(config, plan, device, launcher, console, arguments)
     from harness.display import closing_table, failure_table
     from harness.session import write_report

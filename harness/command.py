@@ -69,25 +69,35 @@ def make_console() -> Console:
     return Console() if sys.stdout.isatty() else Console(width=120)
 
 
-def choose_device(name: str, deterministic: bool) -> str:
-    """The torch device for a setting, and what must be set before it starts; raises UserError."""
+def choose_device(name: str, deterministic: bool, compiled: bool = False) -> str:
+    """The torch device for a setting, and what must be set before it starts; raises UserError.
+
+    compiled: whether cells will be compiled there, which is tried with a small function first.
+    """
     from harness.plan import resolve_device
 
     device = resolve_device(name)
     if device == "cuda" and deterministic:
         # Without it cuBLAS is not deterministic; it is read when CUDA starts, here or in a worker.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if compiled:
+        from harness.precision import check_compiler
+
+        check_compiler(device)
     return device
 
 
-def open_launcher(config: Any) -> Launcher:
+def open_launcher(config: Any, plan: Plan, device: str) -> Launcher:
     """The launcher that was asked for; a pool's first worker imports what it needs from now on."""
     with startup.importing():
         from harness.launchers import make_launcher
         from harness.launchers.processes import ProcessLauncher
+        from harness.packing import choose_packing
         from harness.work import run_job
 
-    launcher = make_launcher(config.launcher.name, config.jobs, run_job)
+    folders = {name: data.folder for name, data in plan.datasets.items()}
+    jobs, devices = choose_packing(config, plan.cells, folders, device)
+    launcher = make_launcher(config.launcher.name, jobs, run_job, devices)
     if isinstance(launcher, ProcessLauncher):
         launcher.start_worker()
     return launcher

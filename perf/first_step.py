@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command; returns its exit status."""
     os.environ[NOTE] = arguments[0]
     plain = launchers.make_launcher
-    launchers.make_launcher = lambda name, jobs, work: plain(name, jobs, noting_job)
+    launchers.make_launcher = lambda name, jobs, work, *more: plain(name, jobs, noting_job, *more)
     try:
         return benchmark.main(arguments[1:])
     finally:

@@ -63,7 +63,7 @@ def _run(arguments: Sequence[str]) -> int:
     check_request(config, space, given_keys(arguments))
     config.methods, config.occlusion.protocols = [space.method], ["test"]
     console = make_console()
-    device = choose_device(config.device, config.deterministic)
+    device = choose_device(config.device, config.deterministic, config.compile)
     plan = make_plan(config, given_keys(arguments))
     show_datasets(console, plan)
     for sentence in left_out(config, arguments):
@@ -73,7 +73,7 @@ def _run(arguments: Sequence[str]) -> int:
 
 def _drive(config: Any, plan: Plan, space: Space, device: str, console: Console) -> int:
     """Run the sweep and show how it ended; returns the exit status."""
-    with contextlib.closing(open_launcher(config)) as launcher:
+    with contextlib.closing(open_launcher(config, plan, device)) as launcher:
         tracker, supply = _train(config, plan, space, device, launcher, console)
     from sweeps.display import closing_lines
     from sweeps.outcome import conclude

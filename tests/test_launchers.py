@@ -116,6 +116,9 @@ def prepare():
 
 def run(job):
     name, argument = job.cell
+    if name == "device":
+        time.sleep(0.5)  # so that all workers get one
+        return os.getpid(), job.device
     return globals()[name](argument)
 
 
@@ -292,6 +295,21 @@ def test_a_worker_started_early_takes_the_first_job(pool):
     pid = worker.process.pid
     assert [o.result for o in outcomes_of(pool, [job("preparations")])] == [(pid, [pid])]
     assert len(pool._workers) == 1
+
+
+def test_workers_share_devices_evenly_and_keep_to_theirs():
+    pool = make_launcher("processes", 4, run, ("cuda:0", "cuda:1"))
+    try:
+        pool.start_worker()
+        jobs = [Job(("device", k), "", "cuda") for k in range(4)]
+        first, second = (outcomes_of(pool, jobs) for _ in range(2))
+    finally:
+        pool.close()
+    places = {o.result for o in first}
+    assert len(places) == 4
+    assert sorted(device for _, device in places) == ["cuda:0", "cuda:0", "cuda:1", "cuda:1"]
+    assert {o.result for o in second} <= places
+    assert {o.job for o in first} == set(jobs), "the driver sees its own jobs"
 
 
 def test_every_worker_prepares_itself_once(pool):

@@ -7,7 +7,7 @@ does: ``work`` is a module-level function from a `Job` to a result.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -95,27 +95,29 @@ def describe(error: BaseException) -> str:
     return f"{name}: {lines[0]}" if lines else name
 
 
-def _inline(jobs: int | None, work: Work) -> Launcher:
+def _inline(jobs: int | None, work: Work, devices: Sequence[str]) -> Launcher:
     from harness.launchers.inline import InlineLauncher
 
     return InlineLauncher(work)
 
 
-def _processes(jobs: int | None, work: Work) -> Launcher:
+def _processes(jobs: int | None, work: Work, devices: Sequence[str]) -> Launcher:
     from harness.launchers.processes import ProcessLauncher, usable_cores
 
-    return ProcessLauncher(usable_cores() if jobs is None else jobs, work)
+    return ProcessLauncher(usable_cores() if jobs is None else jobs, work, devices)
 
 
-LAUNCHERS: dict[str, Callable[[int | None, Work], Launcher]] = {"inline": _inline, "processes": _processes}
+Maker = Callable[[int | None, Work, Sequence[str]], Launcher]
+LAUNCHERS: dict[str, Maker] = {"inline": _inline, "processes": _processes}
 
 
-def make_launcher(name: str, jobs: int | None, work: Work) -> Launcher:
+def make_launcher(name: str, jobs: int | None, work: Work, devices: Sequence[str] = ()) -> Launcher:
     """Build a launcher by name.
 
     Args:
         jobs: how many cells at once; None means the number of usable cores. "inline" has always one.
         work: a module-level function of an importable module.
+        devices: GPUs that workers share evenly; empty: jobs run where they say, as "inline" always does.
 
     Raises:
         UserError: an unknown name, or fewer than one job.
@@ -124,4 +126,4 @@ def make_launcher(name: str, jobs: int | None, work: Work) -> Launcher:
         raise unknown("launcher", name, LAUNCHERS)
     if jobs is not None and jobs < 1:
         raise UserError(f"At least one job at a time is needed; given: jobs={jobs}.")
-    return LAUNCHERS[name](jobs, work)
+    return LAUNCHERS[name](jobs, work, devices)

@@ -18,7 +18,8 @@ import sys
 import threading
 import time
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for
@@ -40,10 +41,14 @@ GRACE_S = 1.0
 
 
 class ProcessLauncher:
-    """Runs up to ``slots`` jobs at once, each in a process of its own."""
+    """Runs up to ``slots`` jobs at once, each in a process of its own.
 
-    def __init__(self, slots: int, work: Work) -> None:
+    devices: GPUs, shared evenly: a worker keeps to one, whichever its jobs name. Empty: as the jobs say.
+    """
+
+    def __init__(self, slots: int, work: Work, devices: Sequence[str] = ()) -> None:
         self.slots = slots
+        self._devices = devices
         self._work = f"{work.__module__}:{work.__qualname__}"
         assert attempt(lambda: _resolve(self._work)).result is work, f"workers cannot import {self._work}"
         self._workers: list[_Worker] = []
@@ -53,7 +58,7 @@ class ProcessLauncher:
     def start_worker(self) -> None:
         """Start the first worker before there is a job, so that it is ready sooner."""
         if not self._workers:
-            self._workers.append(_Worker(self._lifeline, self._work))
+            self._new_worker()
 
     def submit(self, job: Job) -> None:
         """Hand the job to an idle worker, or to a new one."""
@@ -62,7 +67,10 @@ class ProcessLauncher:
         except Exception as error:
             self._unsent.append(Outcome(job, None, f"the job cannot be sent to a worker: {describe(error)}"))
             return
-        self._idle_worker().take(job, payload)
+        worker = self._idle_worker()
+        if worker.device is not None:
+            payload = pickle.dumps(replace(job, device=worker.device))
+        worker.take(job, payload)
 
     def wait(self, timeout_s: float) -> list[Outcome]:
         """Outcomes that came in; a worker that died gives one too, and a later job gets a fresh worker."""
@@ -95,15 +103,21 @@ class ProcessLauncher:
             worker.end(0.0)
             self._workers.remove(worker)
         assert len(self._workers) < self.slots, "no free slot"
-        self._workers.append(_Worker(self._lifeline, self._work))
+        return self._new_worker()
+
+    def _new_worker(self) -> _Worker:
+        taken = [worker.device for worker in self._workers]
+        device = min(self._devices, key=taken.count, default=None)
+        self._workers.append(_Worker(self._lifeline, self._work, device))
         return self._workers[-1]
 
 
 class _Worker:
-    """The driver's side of one worker process."""
+    """The driver's side of one worker process; device: where all of its jobs run, None: where they say."""
 
-    def __init__(self, lifeline: Connection, work: str) -> None:
+    def __init__(self, lifeline: Connection, work: str, device: str | None) -> None:
         self.job: Job | None = None
+        self.device = device
         self.dead = False
         self.channel, theirs = CONTEXT.Pipe()
         self.process = CONTEXT.Process(target=_serve, args=(lifeline, theirs, work), daemon=True)
