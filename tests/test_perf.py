@@ -210,7 +210,7 @@ def ready(monkeypatch):
 
 
 def test_the_part_against_the_reference(ready):
-    part = against.measure("", rounds=2)
+    part = against.measure("")
     rows = {row.name: row for row in part.rows}
     assert rows["tfn, ratio"].value == pytest.approx(3)
     assert rows["tfn, two processes at once, ratio"].value == pytest.approx(6)
@@ -238,7 +238,10 @@ def test_growth_of_what_does_not_grow(ready):
 
 
 def test_the_picture_has_a_panel_for_each_part(ready, tmp_path):
-    parts = [against.measure("", 1), *steps.measure("", ["tfn", "lmf"], ["none", "ms_mix"])]
+    parts = [
+        against.measure("", dict.fromkeys(against.ROUNDS, 1)),
+        *steps.measure("", ["tfn", "lmf"], ["none", "ms_mix"]),
+    ]
     parts.append(growth.measure("", ["tfn", "lmf"]))
     draw(parts, tmp_path / "perf.png")
     assert (tmp_path / "perf.png").stat().st_size > 20_000
