@@ -1,6 +1,10 @@
-"""Splits as tensors, and batches by index."""
+"""Where training reads and computes: splits as tensors, batches by index, and the memory that it takes."""
 
 from __future__ import annotations
+
+import re
+import resource
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -56,3 +60,25 @@ def _on_device(split: Split, device: torch.device, resident: str) -> bool:
         return resident != "host"
     size = sum(x.nbytes for x in split.features.values())
     return size < torch.cuda.mem_get_info(device)[0] / 3
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Count peak memory from now on."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return  # Elsewhere than on Linux the peak is the process's, not the cell's.
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Peak memory since the reset: allocated on CUDA, resident of this process on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    try:
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    except OSError:
+        found = None
+    return (int(found[1]) if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / 2**10

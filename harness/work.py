@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import resource
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +12,7 @@ import torch
 from harness.checkpoint import Checkpoint, identity_of
 from harness.data.store import load_dataset
 from harness.data.text import with_text
+from harness.device import peak_memory_mb, reset_peak_memory
 from harness.inspection import Inspection
 from harness.launchers import Job
 from harness.precision import set_arithmetic
@@ -33,7 +32,7 @@ def run_job(job: Job) -> Result:
     torch.set_num_threads(cell.threads)
     set_arithmetic(cell.precision, cell.deterministic, device)
     started, cpu_started = time.perf_counter(), time.process_time()
-    _reset_peak_memory(device)
+    reset_peak_memory(device)
     try:
         dataset = with_text(load_dataset(Path(job.data)), cell.text, _path(job.text_states))
         checkpoint, text_model = _checkpoint(job, device), _path(job.text_model)
@@ -44,7 +43,7 @@ def run_job(job: Job) -> Result:
     measured = {
         "wall_s": time.perf_counter() - started,
         "cpu_s": time.process_time() - cpu_started,
-        "peak_memory_mb": _peak_memory_mb(device),
+        "peak_memory_mb": peak_memory_mb(device),
     }
     environment = {**result.environment, "device": _device_name(device), "torch": torch.__version__}
     return replace(result, cell={**result.cell, **measured}, environment=environment)
@@ -71,24 +70,3 @@ def _path(text: str | None) -> Path | None:
 
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-
-
-def _reset_peak_memory(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        return
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return  # Elsewhere than on Linux the peak is the process's, not the cell's.
-
-
-def _peak_memory_mb(device: torch.device) -> float:
-    """Peak memory since the reset: allocated on CUDA, resident of this process on the CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    try:
-        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    except OSError:
-        found = None
-    return (int(found[1]) if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / 2**10

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -18,7 +17,7 @@ from harness import step, train
 from harness.data.batch import MODALITIES, SPLITS, Dataset
 from harness.data.occlusion import MaskField
 from harness.data.store import load_dataset
-from harness.device import ResidentSplit
+from harness.device import ResidentSplit, peak_memory_mb, reset_peak_memory
 from harness.diagnostics import Diagnostics
 from harness.matrix import Cell
 from harness.seeds import generator_for
@@ -26,7 +25,7 @@ from methods import METHODS
 from perf.reference import MODELS, MulT, PlainTraining
 from perf.stopwatch import watched
 
-EPOCH, SEED = 1, 1111
+EPOCH, SEED, CPU = 1, 1111, torch.device("cpu")
 Measure = Callable[..., dict[str, float]]
 
 
@@ -75,14 +74,13 @@ class Training:
             epoch; peak_mb, of the process since the call; and valid_s, valid_forward_s, of one evaluation.
         """
         dataset = _resized(self.dataset, clips, fraction, padded)
-        device = torch.device("cpu")
-        backbone, method_ = train.build(self.cell(method, None), dataset, device)
+        backbone, method_ = train.build(self.cell(method, None), dataset, CPU)
         optimizer = train.make_optimizer(backbone, method_)
         splits = train.Splits(
-            {name: ResidentSplit(dataset.splits[name], device) for name in SPLITS},
+            {name: ResidentSplit(dataset.splits[name], CPU) for name in SPLITS},
             {name: MaskField("", name, 0, dataset.splits[name].ids) for name in SPLITS},
         )
-        _reset_peak()
+        reset_peak_memory(CPU)
         parts = (backbone, method_, optimizer, splits, EPOCH)
         train.run_steps(self.cell(method, warm_up), *parts, Diagnostics().watch)
         calls = {
@@ -105,7 +103,7 @@ class Training:
         length = len(train.batches(order, backbone.settings.batch_size))
         done = min(steps, length)
         numbers = {key: seconds / done for key, seconds in found.items()} | {"step_s": total / done}
-        numbers |= {"steps": length, "peak_mb": _peak_mb()}
+        numbers |= {"steps": length, "peak_mb": peak_memory_mb(CPU)}
         if evaluate:
             numbers |= _evaluation(self.cell(method, None), backbone, splits)
         return numbers
@@ -150,23 +148,13 @@ def plain(data: str, model: str, threads: int, dropouts: bool = True) -> Measure
     indices = [torch.from_numpy(index) for index in train.batches(order, kind.batch_size)]
 
     def measure(steps: int = 2, warm_up: int = 0) -> dict[str, float]:
-        _reset_peak()
+        reset_peak_memory(CPU)
         for index in indices[:warm_up]:
             training.step({m: x[index] for m, x in features.items()}, labels[index])
         started = time.perf_counter()
         for index in indices[:steps]:
             training.step({m: x[index] for m, x in features.items()}, labels[index])
         seconds = (time.perf_counter() - started) / min(steps, len(indices))
-        return {"step_s": seconds, "steps": len(indices), "peak_mb": _peak_mb()}
+        return {"step_s": seconds, "steps": len(indices), "peak_mb": peak_memory_mb(CPU)}
 
     return measure
-
-
-def _reset_peak() -> None:
-    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
-
-
-def _peak_mb() -> float:
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
-    assert found is not None, "this system does not say how much memory a process used"
-    return int(found[1]) / 1024
