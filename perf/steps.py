@@ -27,8 +27,9 @@ def measure(data: str, backbones: Sequence[str], methods: Sequence[str]) -> tupl
     parts: list[Row] = []
     for backbone in backbones:
         with Child("perf.subjects:ours", {"data": data, "backbone": backbone, "threads": 1}) as child:
+            valid = evaluation(child)
             for method in methods:
-                found = timed(child, method)
+                found = {**timed(child, method), **valid}
                 steps += _pair(backbone, method, found)
                 if method == "none":
                     parts += _parts(backbone, found)
@@ -46,8 +47,13 @@ def measure(data: str, backbones: Sequence[str], methods: Sequence[str]) -> tupl
 def timed(child: Child, method: str) -> Found:
     """A first step tells how many fit into the budget."""
     first = child.ask(method=method, steps=1)["step_s"]
-    steps = max(LEAST, min(MOST, int(BUDGET_S / first)))
-    return child.ask(method=method, steps=steps, evaluate=True)
+    return child.ask(method=method, steps=max(LEAST, min(MOST, int(BUDGET_S / first))))
+
+
+def evaluation(child: Child) -> Found:
+    """What one pass over the validation split takes, whatever the method."""
+    found = child.ask(steps=1, evaluate=True)
+    return {key: found[key] for key in ("valid_s", "valid_forward_s")}
 
 
 def epoch_s(found: Found) -> float:
