@@ -4,8 +4,9 @@ Needs PyTorch and NumPy only. The data are synthetic, at the sizes of MOSI, the 
 Of each pair it finds
 
 - agreement: the largest difference between the losses on the CPU and on the GPU in the first step and in all,
-  by the total loss of the step, with all dropout off and all random numbers drawn on the CPU; to be within
-  FIRST_TOLERANCE and TOLERANCE.
+  by the total loss; to be within FIRST_TOLERANCE and TOLERANCE. Dropout is off, random numbers are drawn on
+  the CPU, and Adam's epsilon is EPSILON: at 1e-8 it makes whole steps of the rounding errors of gradients
+  that are 0, after which two runs on one CPU differ by 1e-2.
 - deterministic: whether two runs with ``deterministic=true`` give the same losses and weights, bit for bit.
 - steps_per_s: training steps per second in each kind of arithmetic; evaluated_clips_per_s: in "fp32".
 - peak_memory_mb: most memory that PyTorch allocated while it trained in "fp32", MiB.
@@ -59,10 +60,9 @@ from perf.gpu_steps import (
 )
 from perf.hours import estimated_hours
 
-FIRST_TOLERANCE, TOLERANCE = 1e-4, 5e-3
-"""Of the first step's losses, before any training, and of all steps'. Rounding, 1e-7, grows with each step of
-an optimizer that divides gradients by their size, and where methods choose: on the CPU, weights moved by 1e-7
-moved losses by up to 5e-4 in 20 steps."""
+FIRST_TOLERANCE, TOLERANCE = 1e-4, 1e-3
+"""Of the first step's losses, before any training, and of all steps'. On the CPU, weights moved by 1e-7 move
+losses by about 1e-6 in 20 steps; by up to 3e-4 where AdvMixUp chooses features by the sign of a gradient."""
 NO_DEVICE = "No CUDA device here; nothing was checked."
 FILE = Path(__file__).with_name("gpu_check.json")
 
@@ -187,8 +187,8 @@ def agreement(
     """How far the device's losses are from the CPU's; change: made to the device's training before it."""
     count = where.options.steps
     with HostDraws(), all_threads():
-        wanted = Steps(cell, where.dataset, where.cpu).run(count)
-        steps = Steps(cell, where.dataset, where.device)
+        wanted = Steps(cell, where.dataset, where.cpu).steady().run(count)
+        steps = Steps(cell, where.dataset, where.device).steady()
         change(steps)
         found = steps.run(count)
     first, difference = relative_difference(wanted[:1], found[:1]), relative_difference(wanted, found)
