@@ -299,7 +299,6 @@ def test_light_and_dark(browser, scheme, steps):
         assert find(browser, ".paper").value_of_css_property(ground) == grounds["light"]
 
 
-
 def test_the_chosen_theme_is_kept_and_followed_by_a_report_beside(browser, tmp_path):
     """In a second tab: a page that is reloaded within milliseconds of the click may lose what it stored."""
     first, theme = browser.current_window_handle, "#theme"
