@@ -11,8 +11,9 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -109,16 +110,33 @@ def stored_data(var_dir: Path) -> str:
 
 
 def write(parts: Sequence[Part], folder: Path, base: str | None = None) -> None:
-    """Write table, JSON and plot; a comparison gets files of its own."""
+    """Write table, JSON and plot; a comparison gets files of its own.
+
+    Parts that were not measured now are kept from the last time, if it was with the same torch and cores.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     name = "compare" if base else "perf"
     machine = {"torch": torch.__version__, "python": platform.python_version(), "cores": usable_cores()}
+    everything = {} if base else kept(folder / f"{name}.json", machine)
+    everything |= {part.name: part for part in parts}
+    merged = list(everything.values())
     head = [f"# Speed: torch {machine['torch']}, {machine['cores']} cores", ""]
-    (folder / f"{name}.md").write_text("\n".join([*head, *markdown(parts)]), encoding="utf-8")
-    stored = {"machine": machine, "base": base, "parts": [part.stored() for part in parts]}
+    (folder / f"{name}.md").write_text("\n".join([*head, *markdown(merged)]), encoding="utf-8")
+    stored = {"machine": machine, "base": base, "parts": [part.stored() for part in merged]}
     (folder / f"{name}.json").write_text(json.dumps(stored, indent=1), encoding="utf-8")
-    draw(parts, folder / f"{name}.png")
+    draw(merged, folder / f"{name}.png")
     print(f"Written: {folder / name}.md, .json, .png", file=sys.stderr)
+
+
+def kept(file: Path, machine: Mapping[str, Any]) -> dict[str, Part]:
+    """The parts of an earlier report of the same machine, by name; none where there is no such report."""
+    try:
+        stored = json.loads(file.read_text(encoding="utf-8"))
+        if stored["machine"] != machine:
+            return {}
+        return {part["name"]: Part.of(part) for part in stored["parts"]}
+    except (OSError, ValueError, TypeError, KeyError):
+        return {}
 
 
 if __name__ == "__main__":

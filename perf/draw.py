@@ -26,11 +26,11 @@ def draw(parts: Sequence[Part], file: Path) -> None:
     with styled():
         size = (PANEL_WIDTH * columns, PANEL_HEIGHT * rows)
         figure = Figure(figsize=size, layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False).flat
+        axes = list(figure.subplots(rows, columns, squeeze=False).flat)
         for ax, part in zip(axes, chosen, strict=False):
-            ax.set_title(part.title, loc="left")
+            ax.set_title(part.title, loc="left", pad=18)
             PANELS[part.name](ax, part.rows)
-        for ax in list(axes)[len(chosen) :]:
+        for ax in axes[len(chosen) :]:
             ax.set_axis_off()
         figure.savefig(file, dpi=130, metadata={"Software": None})
 
@@ -79,7 +79,8 @@ def _shares(ax: Any, rows: Sequence[Row]) -> None:
         ax.barh(list(values), list(values.values()), left=list(left.values()), color=shade, label=what)
         left = {backbone: left[backbone] + value for backbone, value in values.items()}
     ax.set_xlabel("percent of an epoch")
-    ax.legend(fontsize=6, ncols=2, loc="lower right")
+    ax.set_xlim(0, 100)
+    ax.legend(fontsize=6, ncols=7, loc="lower left", bbox_to_anchor=(0, 1), columnspacing=1, handlelength=1)
 
 
 def _grown(ax: Any, rows: Sequence[Row]) -> None:

@@ -50,6 +50,11 @@ class Part:
         """For JSON."""
         return asdict(self)
 
+    @classmethod
+    def of(cls, stored: dict[str, Any]) -> Part:
+        """The way back; raises TypeError or KeyError where something else was stored."""
+        return cls(**{**stored, "rows": tuple(Row(**row) for row in stored["rows"])})
+
 
 def markdown(parts: Iterable[Part]) -> Iterator[str]:
     """Lines of a Markdown document: a table per part."""

@@ -262,6 +262,21 @@ def test_the_command_writes_all_and_ends_with_its_verdict(tmp_path, monkeypatch,
     assert "| a |" in (tmp_path / "perf" / "perf.md").read_text()
 
 
+def test_what_was_measured_before_is_kept(tmp_path):
+    first, second = (Part(name, name, "How.", (Row(name, 1.0, "s", 2.0),)) for name in ("cells", "growth"))
+    report.write([first], tmp_path)
+    again = Part("growth", "growth", "How.", (Row("growth", 3.0, "s"),))
+    for parts in ([second], [again]):
+        report.write(parts, tmp_path)
+    machine = json.loads((tmp_path / "perf.json").read_text())["machine"]
+    assert report.kept(tmp_path / "perf.json", machine) == {"cells": first, "growth": again}
+    assert report.kept(tmp_path / "perf.json", {**machine, "cores": 0}) == {}
+    report.write([second], tmp_path, base="HEAD")
+    assert list(report.kept(tmp_path / "compare.json", machine)) == ["growth"]
+    (tmp_path / "perf.json").write_text("[]")
+    assert report.kept(tmp_path / "perf.json", machine) == {}
+
+
 @pytest.mark.parametrize(("given", "sentence"), [("--only=stepz", "Did you mean 'steps'?")])
 def test_bad_input(given, sentence, capsys):
     assert report.main([given]) == 2
