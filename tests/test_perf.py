@@ -263,16 +263,16 @@ def test_the_command_writes_all_and_ends_with_its_verdict(tmp_path, monkeypatch,
 
 
 def test_what_was_measured_before_is_kept(tmp_path):
-    first, second = (Part(name, name, "How.", (Row(name, 1.0, "s", 2.0),)) for name in ("cells", "growth"))
+    first, second = (Part(name, name, "How.", (Row(name, 1.0, "s", 2.0),)) for name in ("cells", "trials"))
     report.write([first], tmp_path)
-    again = Part("growth", "growth", "How.", (Row("growth", 3.0, "s"),))
+    again = Part("trials", "trials", "How.", (Row("trials", 3.0, "s"),))
     for parts in ([second], [again]):
         report.write(parts, tmp_path)
     machine = json.loads((tmp_path / "perf.json").read_text())["machine"]
-    assert report.kept(tmp_path / "perf.json", machine) == {"cells": first, "growth": again}
+    assert report.kept(tmp_path / "perf.json", machine) == {"cells": first, "trials": again}
     assert report.kept(tmp_path / "perf.json", {**machine, "cores": 0}) == {}
     report.write([second], tmp_path, base="HEAD")
-    assert list(report.kept(tmp_path / "compare.json", machine)) == ["growth"]
+    assert list(report.kept(tmp_path / "compare.json", machine)) == ["trials"]
     (tmp_path / "perf.json").write_text("[]")
     assert report.kept(tmp_path / "perf.json", machine) == {}
 
