@@ -91,15 +91,13 @@ def open_launcher(config: Any, plan: Plan, device: str) -> Launcher:
     """The launcher that was asked for; a pool's first worker imports what it needs from now on."""
     with startup.importing():
         from harness.launchers import make_launcher
-        from harness.launchers.processes import ProcessLauncher
         from harness.packing import choose_packing
         from harness.work import run_job
 
     folders = {name: data.folder for name, data in plan.datasets.items()}
     jobs, devices = choose_packing(config, plan.cells, folders, device)
     launcher = make_launcher(config.launcher.name, jobs, run_job, devices)
-    if isinstance(launcher, ProcessLauncher):
-        launcher.start_worker()
+    launcher.start_worker()
     return launcher
 
 

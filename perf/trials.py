@@ -15,13 +15,13 @@ import numpy as np
 from harness.command import make_console
 from harness.config import load_sweep
 from harness.launchers import Job, make_launcher
-from harness.metrics import METRICS
 from harness.plan import make_plan
 from harness.records import Trial
-from harness.result import Predictions, Result
+from harness.result import Result
 from harness.session import Session
 from harness.tracking import Tracker
 from harness.writer import Writer
+from perf.jobs import ready_result
 from perf.rows import Part, Row
 from perf.stopwatch import Watched, watched
 from sweeps.display import SweepDisplay
@@ -31,8 +31,7 @@ from sweeps.supply import Trials, make_supply
 
 BOUND_MS = 150.0
 TRIALS, WARM_UP = 40, 5  # the first ones wait for the workers to start
-# As many points and clips as the cells of the quick profile have.
-WORKERS, EPOCHS, CURVES, TEST_CLIPS = 2, 12, 22, 686
+WORKERS = 2
 WAYS = {"with pruning": True, "without": False}
 WATCHED: Watched = {
     "MLflow, cells": (Tracker, ("log", "finish")),
@@ -53,23 +52,12 @@ class Quiet(SweepDisplay):
         self.ends.append(time.perf_counter())
 
 
-def ready_result(job: Job) -> Result:
-    """A result as large as one of MOSI, without a training; the loss follows delta."""
-    generator = np.random.default_rng(0)
+def ready_trial(job: Job) -> Result:
+    """A ready result, or a pause where one is due; the loss follows delta."""
     loss = (job.cell.method_settings.delta - 0.4) ** 2
     if job.pause_after is not None:
         return Result("paused", curves={"valid_loss": [1 + loss] * job.pause_after})
-    scores = dict.fromkeys(METRICS[job.cell.metrics], 0.5) | {"loss": loss}
-    keys = ["valid", *("test" if not r else f"test_r{r:.2f}" for r in job.cell.ratios)]
-    values = generator.standard_normal(TEST_CLIPS).astype(np.float32)
-    ids = np.array([f"video_{i // 20}$_${i % 20}" for i in range(TEST_CLIPS)])
-    return Result(
-        "complete",
-        {key: scores for key in keys},
-        cell={"train_s": 1.0, "epoch_s": 0.1},
-        curves={f"curve_{i}": generator.standard_normal(EPOCHS).tolist() for i in range(CURVES)},
-        predictions=Predictions(ids, values, {ratio: values for ratio in job.cell.ratios}),
-    )
+    return ready_result(job, loss)
 
 
 def cost_ms(trials: int, pruned: bool) -> dict[str, float]:
@@ -88,7 +76,7 @@ def cost_ms(trials: int, pruned: bool) -> dict[str, float]:
             config.sweep.prune_at = []
         plan, display = make_plan(config), Quiet()
         tracker = Tracker(None, Path(folder), "perf")
-        launcher = make_launcher("processes", WORKERS, ready_result)
+        launcher = make_launcher("processes", WORKERS, ready_trial)
 
         def begin(writer: Writer) -> Trials:
             supply = make_supply(config, plan, load_space("all"), writer, display)

@@ -60,6 +60,9 @@ class Launcher(Protocol):
 
     slots: int
 
+    def start_worker(self) -> None:
+        """Get ready for the first job before there is one; nothing where jobs run in this process."""
+
     def submit(self, job: Job) -> None:
         """Take a job; at most ``slots`` may be in flight."""
 

@@ -16,6 +16,9 @@ class InlineLauncher:
         self._work = work
         self._job: Job | None = None
 
+    def start_worker(self) -> None:
+        """This process is ready."""
+
     def submit(self, job: Job) -> None:
         """Keep the job for `wait`."""
         assert self._job is None, "one job at a time"
