@@ -6,13 +6,12 @@ Exit status: 0 all done, 1 something has no result, 2 the request is wrong, 130 
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from harness import startup
-from harness.interrupts import ignore_interrupts
+from harness.interrupts import ignore_interrupts, raise_interrupts
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,7 +32,7 @@ def run_command(action: Callable[[Sequence[str]], int], arguments: Sequence[str]
         return 0
     from harness.errors import StoreError, UserError
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    raise_interrupts()
     try:
         return action(arguments)
     except UserError as error:

@@ -2,13 +2,46 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
+import functools
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
+AGAIN_S = 0.01
+
+
+def raise_interrupts() -> None:
+    """From here on Ctrl-C and SIGTERM raise `KeyboardInterrupt` in the main thread, and none is lost.
+
+    Python drops what is raised in a destructor or in the callback of a weak reference, where a signal may
+    strike as well; such an interrupt comes again a moment later.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = sys.unraisablehook
+    if getattr(before, "func", None) is not _interrupt_again:
+        sys.unraisablehook = functools.partial(_interrupt_again, before)
+
+
+def _interrupt_again(report: Callable[[Any], Any], dropped: Any) -> None:
+    if dropped.exc_type is not KeyboardInterrupt:
+        report(dropped)
+        return
+    number = next((n for n in STOPPING if callable(signal.getsignal(n))), None)
+    if number is not None:
+        # Not `threading`, whose locks may be held by what was interrupted.
+        _thread.start_new_thread(_interrupt_later, (number,))
+
+
+def _interrupt_later(number: int) -> None:
+    time.sleep(AGAIN_S)
+    signal.pthread_kill(threading.main_thread().ident or 0, number)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,8 @@ import itertools
 import json
 import os
 import signal
+import subprocess
+import sys
 import tempfile
 import threading
 from pathlib import Path
@@ -515,6 +517,38 @@ def test_an_ignored_interrupt_stays_ignored_and_threads_may_use_it_too():
     finally:
         signal.signal(signal.SIGINT, before)
     assert done == ["thread"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("place", ["destructor", "weak reference"])
+def test_no_interrupt_is_lost_where_python_drops_exceptions(number, place):
+    """A process of its own, for what it does to signals and hooks."""
+    script = f"""
+import os, time, weakref
+from harness.command import leave, run_command
+
+def strike(*_):
+    os.kill(os.getpid(), {int(number)})
+    time.sleep(0.2)
+
+class Thing:
+    if {place == "destructor"}:
+        __del__ = strike
+
+def action(arguments):
+    thing = Thing()
+    watched = weakref.ref(thing, strike if {place != "destructor"} else None)
+    del thing
+    print("dropped", flush=True)
+    time.sleep(60)
+    return 0
+
+leave(run_command(action, [], ""))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
+    assert done.stdout == "dropped\n", "else it was not dropped"
+    assert done.stderr == "Stopped; the same command resumes where it was.\n"
+    assert done.returncode == 130
 
 
 def test_the_spools_files_are_plain_json(tmp_path):
