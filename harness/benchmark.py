@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from harness.command import choose_device, leave, make_console, open_launcher, run_command, show_datasets
+from harness.command import leave, make_console, open_launcher, run_command, show_datasets
 from harness.startup import importing
 
 if TYPE_CHECKING:
@@ -37,7 +37,9 @@ Runs methods x backbones x datasets x seeds, skips what is done, and builds the 
   matrix=ablation                   ms_mix with every combination of SASS, SIG and SAL
   occlusion.ratios=[0,0.5] occlusion.protocols=[test,train]
   tuned=DIR                         settings chosen by python -m sweeps.run tune=METHOD
-  launcher=inline|processes jobs=N device=auto|cpu|cuda var_dir=DIR
+  launcher=inline|processes|ray jobs=N device=auto|cpu|cuda var_dir=DIR
+  launcher.address=HOST:PORT launcher.gpus_per_cell=0.25
+                                    the Ray cluster, for launcher=ray; else one is started here
   jobs_per_gpu=N precision=fp32|tf32|bf16 compile=true|false
   method.NAME.KEY=VALUE backbone.NAME.KEY=VALUE
 
@@ -57,15 +59,15 @@ def _run(arguments: Sequence[str]) -> int:
         from harness.plan import make_plan
 
     console = make_console()
-    device = choose_device(config.device, config.deterministic, config.compile)
     plan = make_plan(config, given_keys(arguments))
     show_datasets(console, plan)
-    return _drive(config, plan, device, console, arguments)
+    return _drive(config, plan, console, arguments)
 
 
-def _drive(config: Any, plan: Plan, device: str, console: Console, arguments: Sequence[str]) -> int:
+def _drive(config: Any, plan: Plan, console: Console, arguments: Sequence[str]) -> int:
     """Run the plan and show how it ended; returns the exit status."""
-    with contextlib.closing(open_launcher(config, plan, device)) as launcher:
+    launcher, device = open_launcher(config, plan)
+    with contextlib.closing(launcher):
         tracker, summary = _train(config, plan, device, launcher, console, arguments)
     from harness.display import closing_table, failure_table
     from harness.session import write_report

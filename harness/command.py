@@ -68,36 +68,54 @@ def make_console() -> Console:
     return Console() if sys.stdout.isatty() else Console(width=120)
 
 
-def choose_device(name: str, deterministic: bool, compiled: bool = False) -> str:
-    """The torch device for a setting, and what must be set before it starts; raises UserError.
+def open_launcher(config: Any, plan: Plan) -> tuple[Launcher, str]:
+    """The launcher that was asked for, and the torch device of its cells; raises UserError.
 
-    compiled: whether cells will be compiled there, which is tried with a small function first.
+    A pool's first worker imports what it needs from now on.
     """
-    from harness.plan import resolve_device
-
-    device = resolve_device(name)
-    if device == "cuda" and deterministic:
-        # Without it cuBLAS is not deterministic; it is read when CUDA starts, here or in a worker.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    if compiled:
-        from harness.precision import check_compiler
-
-        check_compiler(device)
-    return device
-
-
-def open_launcher(config: Any, plan: Plan, device: str) -> Launcher:
-    """The launcher that was asked for; a pool's first worker imports what it needs from now on."""
     with startup.importing():
         from harness.launchers import make_launcher
         from harness.packing import choose_packing
+        from harness.plan import resolve_device
         from harness.work import run_job
 
+    if config.deterministic:
+        # Without it cuBLAS is not deterministic; it is read when CUDA starts, here or in a worker.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if config.launcher.name == "ray":
+        return _join_cluster(config)
+    device = resolve_device(config.device)
+    if config.compile:
+        from harness.precision import check_compiler
+
+        # With a small function, here rather than in every cell.
+        check_compiler(device)
     folders = {name: data.folder for name, data in plan.datasets.items()}
     jobs, devices = choose_packing(config, plan.cells, folders, device)
     launcher = make_launcher(config.launcher.name, jobs, run_job, devices)
     launcher.start_worker()
-    return launcher
+    return launcher, device
+
+
+def _join_cluster(config: Any) -> tuple[Launcher, str]:
+    """The launcher on a Ray cluster, which may have GPUs where this machine has none."""
+    from harness.launchers import Cluster
+    from harness.launchers.ray import RayLauncher
+    from harness.precision import check_precision
+    from harness.work import run_job
+
+    settings, share = config.launcher, config.launcher.gpus_per_cell
+    if share is None and config.jobs_per_gpu is not None:
+        share = 1 / config.jobs_per_gpu
+    cluster = Cluster(settings.address, config.device, config.cell.threads, share, settings.max_retries)
+    launcher = RayLauncher(config.jobs, run_job, cluster)
+    try:
+        check_precision(config.precision, launcher.device)
+    except BaseException:
+        launcher.close()
+        raise
+    launcher.start_worker()
+    return launcher, launcher.device
 
 
 def show_datasets(console: Console, plan: Plan) -> None:

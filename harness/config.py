@@ -24,9 +24,9 @@ from omegaconf.errors import OmegaConfBaseException
 from harness.errors import UserError, unknown
 from harness.schema import Config, DatasetConfig, ReportConfig, SweepCommand
 
-GROUPS = {"profile": ("quick", "paper"), "launcher": ("inline", "processes")}
+GROUPS = {"profile": ("quick", "paper"), "launcher": ("inline", "processes", "ray")}
 TEXT_KEYS = re.compile(
-    r"study|var_dir|data_root|tuned|out|predictions|bert\.model|tracking\.uri|ledger\.uri"
+    r"study|var_dir|data_root|tuned|out|predictions|bert\.model|tracking\.uri|ledger\.uri|launcher\.address"
     r"|dataset\.[^.]+\.(path|file_\w+)|param|tune|sweep|sweep\.(param|tune|name|storage|tuned_dir)"
 )
 MATRICES = ("full", "ablation")

@@ -57,14 +57,12 @@ class Cell:
     @cached_property
     def cell_id(self) -> str:
         """Hash of all fields, 16 hex digits."""
-        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return _digest(_fields(self))
 
     @property
     def configuration(self) -> str:
         """Hash of what cells of one mean have in common: all but seed and occlusion ratios, 16 hex digits."""
-        shared = {k: v for k, v in dataclasses.asdict(self).items() if k not in APART}
-        return hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:16]
+        return _digest({k: v for k, v in _fields(self).items() if k not in APART})
 
     @property
     def protocol(self) -> str:
@@ -93,11 +91,21 @@ class Cell:
         return f"{self.dataset}/{self.backbone_label}/{self.method_label}/seed{self.seed}{occluded}"
 
 
+def _fields(settings: Any) -> dict[str, Any]:
+    """The fields of a dataclass by name; not copied, as `dataclasses.asdict` does."""
+    return {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    """Hash of values and of the fields of dataclasses among them, 16 hex digits."""
+    text = json.dumps(values, sort_keys=True, default=_fields)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def differences(settings: Any) -> dict[str, Any]:
     """The fields of a dataclass that differ from their defaults."""
     default = type(settings)()
-    pairs = ((f.name, getattr(settings, f.name)) for f in dataclasses.fields(settings))
-    return {name: value for name, value in pairs if value != getattr(default, name)}
+    return {name: value for name, value in _fields(settings).items() if value != getattr(default, name)}
 
 
 def method_label(method: str, changes: Mapping[str, Any], components: Sequence[str]) -> str:

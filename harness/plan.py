@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import unicodedata
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from harness.tuned import Tuned, Tuning, read_tuned, tuned_label
 from methods import METHODS
 
 PROTOCOLS = ("test", "train")
+DEVICES = ("auto", "cpu", "cuda")
 MAX_STUDY_BYTES = 200  # it names a folder, and file systems allow 255 bytes
 
 
@@ -66,6 +67,7 @@ def make_plan(config: Any, given: Collection[str] = ()) -> Plan:
         for name in config.datasets
     }
     text, text_model = _text(config, datasets.values(), occlusions, cache)
+    seeds = list(config.seeds)
     cells: list[Cell] = []
     tags: dict[str, Mapping[str, str]] = {}
     for data, backbone, asked in itertools.product(datasets.values(), backbones, methods):
@@ -73,8 +75,7 @@ def make_plan(config: Any, given: Collection[str] = ()) -> Plan:
         pair = ((backbone, backbones[backbone]), methods[asked])
         if file is not None:
             pair = _tuned(config, backbone, asked, file)
-        product = itertools.product(occlusions, config.seeds)
-        made = [replace(_cell(config, data, *pair, *rest), text=text) for rest in product]
+        made = list(_cells(_cell(config, data, *pair, text), occlusions, seeds))
         cells += made
         if file is not None:
             plain = resolve_settings(BACKBONES[backbone], backbones[backbone], data.like)
@@ -87,8 +88,8 @@ def resolve_device(name: str) -> str:
     """The torch device for ``auto``, ``cpu`` or ``cuda``; raises UserError where there is no GPU."""
     import torch
 
-    if name not in ("auto", "cpu", "cuda"):
-        raise unknown("device", name, ("auto", "cpu", "cuda"))
+    if name not in DEVICES:
+        raise unknown("device", name, DEVICES)
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError(
             "device=cuda was asked for, but PyTorch sees no GPU here; use device=cpu or device=auto."
@@ -118,6 +119,7 @@ def _check(config: Config) -> None:
         "cell.checkpoint_s": (config.cell.checkpoint_s, 0),
         "jobs": (config.jobs, 1),
         "jobs_per_gpu": (config.jobs_per_gpu, 1),
+        "launcher.max_retries": (config.launcher.max_retries, 0),
     }
     bounds |= {f"train.{k}": (getattr(config.train, k), 1) for k in ("max_epochs", "patience", "max_batches")}
     for key, (value, least) in bounds.items():
@@ -133,10 +135,25 @@ def _check(config: Config) -> None:
 def _check_choices(config: Config) -> None:
     _known("value of retry", [config.retry or "diverged"], ["diverged"])
     _known("value of data.resident", [config.data.resident], ["auto", "device", "host"])
-    _known("launcher", [config.launcher.name], LAUNCHERS)
     _known("size", [config.size], SIZES)
-    if config.precision != "fp32":
+    _known("device", [config.device], DEVICES)
+    _check_launcher(config)
+    if config.launcher.name != "ray":
         check_precision(config.precision, resolve_device(config.device))
+
+
+def _check_launcher(config: Config) -> None:
+    launcher, share = config.launcher, config.launcher.gpus_per_cell
+    _known("launcher", [launcher.name], LAUNCHERS)
+    given = [key for key in ("address", "gpus_per_cell") if getattr(launcher, key) is not None]
+    if given and launcher.name != "ray":
+        raise UserError(f"launcher.{given[0]} is a setting of launcher=ray, not of launcher={launcher.name}.")
+    if share is not None and not (0 < share <= 1 or (share > 1 and share == int(share))):
+        raise UserError(
+            f"launcher.gpus_per_cell must be a part of one GPU above 0, or whole ones, however: {share:g}."
+        )
+    if share is not None and config.jobs_per_gpu is not None:
+        raise UserError("jobs_per_gpu and launcher.gpus_per_cell say the same; give one of them.")
 
 
 def _text(
@@ -231,13 +248,9 @@ def _ascending(ratios: Iterable[float]) -> list[float]:
 
 
 def _cell(
-    config: Any,
-    data: Prepared,
-    backbone: tuple[str, Any],
-    method: tuple[str, Any],
-    occlusion: tuple[tuple[float, ...], float],
-    seed: int,
+    config: Any, data: Prepared, backbone: tuple[str, Any], method: tuple[str, Any], text: TextSettings
 ) -> Cell:
+    """A combination's cell of no seed yet, without occlusion: the configuration is read once for all."""
     name, settings = backbone
     settings = resolve_settings(BACKBONES[name], settings, data.like)
     if config.train.max_epochs is not None:
@@ -253,9 +266,8 @@ def _cell(
         backbone_settings=settings,
         method=method[0],
         method_settings=method[1],
-        seed=seed,
-        ratios=occlusion[0],
-        train_ratio=occlusion[1],
+        seed=0,
+        text=text,
         granularity=config.occlusion.granularity,
         mask_seed=config.occlusion.mask_seed,
         max_batches=config.train.max_batches,
@@ -264,6 +276,15 @@ def _cell(
         precision=config.precision,
         compile=config.compile,
     )
+
+
+def _cells(
+    first: Cell, occlusions: Iterable[tuple[tuple[float, ...], float]], seeds: Sequence[int]
+) -> Iterator[Cell]:
+    """A combination's cells, all seeds of an occlusion after those of another."""
+    for ratios, train_ratio in occlusions:
+        for seed in seeds:
+            yield replace(first, seed=seed, ratios=ratios, train_ratio=train_ratio)
 
 
 def var_path(config: Any) -> Path:

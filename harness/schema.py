@@ -99,9 +99,12 @@ class LedgerConfig(UriConfig):
 
 @dataclass
 class LauncherConfig:
-    """Which launcher runs the cells."""
+    """Which launcher runs the cells; all but its name is for "ray", see `harness.launchers.Cluster`."""
 
     name: str = "processes"
+    address: str | None = None
+    gpus_per_cell: float | None = None
+    max_retries: int = 3
 
 
 @dataclass

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.launchers.processes import WORKER_ENVIRONMENT
+from harness.launchers.worker import ENVIRONMENT
 
 ROOT = Path(__file__).resolve().parent.parent
 READY = "ready"
@@ -38,10 +38,10 @@ class Child:
         self, factory: str, arguments: Mapping[str, Any], as_worker: bool = True, root: Path = ROOT
     ) -> None:
         # The environment's own threads and allocator settings are nobody's choice here.
-        environment = {k: v for k, v in os.environ.items() if k not in WORKER_ENVIRONMENT}
+        environment = {k: v for k, v in os.environ.items() if k not in ENVIRONMENT}
         environment |= {"PYTHONPATH": str(root), "MLFLOW_DISABLE_TELEMETRY": "true"}
         if as_worker:
-            environment |= WORKER_ENVIRONMENT
+            environment |= ENVIRONMENT
         self._process = subprocess.Popen(
             [sys.executable, "-m", "perf.child", factory, json.dumps(arguments)],
             cwd=root,

@@ -79,7 +79,7 @@ def cost_ms(trials: int, pruned: bool) -> dict[str, float]:
         launcher = make_launcher("processes", WORKERS, ready_trial)
 
         def begin(writer: Writer) -> Trials:
-            supply = make_supply(config, plan, load_space("all"), writer, display)
+            supply = make_supply(config, plan, load_space("all"), "cpu", writer, display)
             supply.begin()
             return supply
 

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from harness.command import choose_device, leave, make_console, open_launcher, run_command, show_datasets
+from harness.command import leave, make_console, open_launcher, run_command, show_datasets
 from harness.startup import importing
 
 if TYPE_CHECKING:
@@ -63,17 +63,17 @@ def _run(arguments: Sequence[str]) -> int:
     check_request(config, space, given_keys(arguments))
     config.methods, config.occlusion.protocols = [space.method], ["test"]
     console = make_console()
-    device = choose_device(config.device, config.deterministic, config.compile)
     plan = make_plan(config, given_keys(arguments))
     show_datasets(console, plan)
     for sentence in left_out(config, arguments):
         console.print(sentence, markup=False, highlight=False, soft_wrap=True)
-    return _drive(config, plan, space, device, console)
+    return _drive(config, plan, space, console)
 
 
-def _drive(config: Any, plan: Plan, space: Space, device: str, console: Console) -> int:
+def _drive(config: Any, plan: Plan, space: Space, console: Console) -> int:
     """Run the sweep and show how it ended; returns the exit status."""
-    with contextlib.closing(open_launcher(config, plan, device)) as launcher:
+    launcher, device = open_launcher(config, plan)
+    with contextlib.closing(launcher):
         tracker, supply = _train(config, plan, space, device, launcher, console)
     from sweeps.display import closing_lines
     from sweeps.outcome import conclude
@@ -107,7 +107,7 @@ def _train(
     name, display = sweep_name(config), SweepDisplay(console)
 
     def begin(writer: Writer) -> Trials:
-        supplies.append(make_supply(config, plan, space, writer, display))
+        supplies.append(make_supply(config, plan, space, device, writer, display))
         supplies[0].begin(config.retry == "diverged")
         return supplies[0]
 

@@ -22,7 +22,7 @@ from harness.driver import Order
 from harness.errors import UserError, unknown
 from harness.matrix import Cell
 from harness.metrics import METRICS
-from harness.plan import Plan, resolve_device
+from harness.plan import Plan
 from harness.records import Trial, safe_name
 from harness.writer import Writer
 from sweeps.request import sweep_name
@@ -308,7 +308,9 @@ def _measured(search: Search, numbers: Mapping[int, Mapping[str, float]], seeds:
     return {"objective": objective, "value": value, "metrics": metrics}
 
 
-def make_supply(config: Any, plan: Plan, space: Space, writer: Writer, display: TrialDisplay) -> Trials:
+def make_supply(
+    config: Any, plan: Plan, space: Space, device: str, writer: Writer, display: TrialDisplay
+) -> Trials:
     """The searches of a sweep, one per backbone and dataset, as a driver's supply; raises UserError."""
     name, tracker = sweep_name(config), writer.tracker
     storage = open_storage(config.sweep.storage, tracker.folder("optuna") / f"{safe_name(name)}.journal")
@@ -318,7 +320,7 @@ def make_supply(config: Any, plan: Plan, space: Space, writer: Writer, display: 
     groups: dict[tuple[str, str], list[Cell]] = {}
     for cell in sorted(plan.cells, key=lambda cell: cell.seed):
         groups.setdefault((cell.backbone_label, cell.dataset), []).append(cell)
-    searches, store, device = [], tracker.identity(), resolve_device(config.device)
+    searches, store = [], tracker.identity()
     for (backbone, dataset), bases in groups.items():
         if sweep.objective != "loss" and sweep.objective not in METRICS[bases[0].metrics]:
             raise unknown(

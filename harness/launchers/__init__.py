@@ -1,4 +1,4 @@
-"""Where cells are trained: in this process, or in a pool of worker processes.
+"""Where cells are trained: in this process, in a pool of worker processes, or on a Ray cluster.
 
 A launcher takes jobs and hands outcomes back in the order in which they end. It knows nothing of what a job
 does: ``work`` is a module-level function from a `Job` to a result.
@@ -56,9 +56,11 @@ Work = Callable[[Job], Any]
 
 
 class Launcher(Protocol):
-    """What the driver sees of a pool; ``slots`` is how many jobs may be in flight."""
+    """What the driver sees of a pool."""
 
-    slots: int
+    @property
+    def slots(self) -> int:
+        """How many jobs may be in flight; it may change while nodes come and go."""
 
     def start_worker(self) -> None:
         """Get ready for the first job before there is one; nothing where jobs run in this process."""
@@ -98,35 +100,78 @@ def describe(error: BaseException) -> str:
     return f"{name}: {lines[0]}" if lines else name
 
 
-def _inline(jobs: int | None, work: Work, devices: Sequence[str]) -> Launcher:
+@dataclass(frozen=True)
+class Cluster:
+    """What launcher "ray" needs to know.
+
+    address: HOST:PORT of a cluster's head, or "auto"; None: one is started on this machine. device: "auto",
+    "cpu" or "cuda". cpus_per_cell, gpus_per_cell: what a cell takes, a GPU in parts or whole; None: one GPU.
+    max_retries: how often a cell is tried again whose worker or node died.
+    """
+
+    address: str | None = None
+    device: str = "auto"
+    cpus_per_cell: int = 1
+    gpus_per_cell: float | None = None
+    max_retries: int = 3
+
+
+class Request(NamedTuple):
+    """What a launcher is made for, see `make_launcher`."""
+
+    jobs: int | None
+    work: Work
+    devices: Sequence[str]
+    cluster: Cluster
+
+
+def _inline(request: Request) -> Launcher:
     from harness.launchers.inline import InlineLauncher
 
-    return InlineLauncher(work)
+    return InlineLauncher(request.work)
 
 
-def _processes(jobs: int | None, work: Work, devices: Sequence[str]) -> Launcher:
+def _processes(request: Request) -> Launcher:
     from harness.launchers.processes import ProcessLauncher, usable_cores
 
-    return ProcessLauncher(usable_cores() if jobs is None else jobs, work, devices)
+    jobs = usable_cores() if request.jobs is None else request.jobs
+    return ProcessLauncher(jobs, request.work, request.devices)
 
 
-Maker = Callable[[int | None, Work, Sequence[str]], Launcher]
-LAUNCHERS: dict[str, Maker] = {"inline": _inline, "processes": _processes}
+def _ray(request: Request) -> Launcher:
+    from harness.launchers.ray import RayLauncher
+
+    return RayLauncher(request.jobs, request.work, request.cluster)
 
 
-def make_launcher(name: str, jobs: int | None, work: Work, devices: Sequence[str] = ()) -> Launcher:
+LAUNCHERS: dict[str, Callable[[Request], Launcher]] = {
+    "inline": _inline,
+    "processes": _processes,
+    "ray": _ray,
+}
+
+
+def make_launcher(
+    name: str,
+    jobs: int | None,
+    work: Work,
+    devices: Sequence[str] = (),
+    cluster: Cluster = Cluster(),
+) -> Launcher:
     """Build a launcher by name.
 
     Args:
-        jobs: how many cells at once; None means the number of usable cores. "inline" has always one.
+        jobs: how many cells at once; None: as many as there are usable cores, or places in the cluster.
+            "inline" has always one.
         work: a module-level function of an importable module.
-        devices: GPUs that workers share evenly; empty: jobs run where they say, as "inline" always does.
+        devices: GPUs that the workers of "processes" share evenly; empty: jobs run where they say.
+        cluster: for "ray".
 
     Raises:
-        UserError: an unknown name, or fewer than one job.
+        UserError: an unknown name, fewer than one job, or no such cluster.
     """
     if name not in LAUNCHERS:
         raise unknown("launcher", name, LAUNCHERS)
     if jobs is not None and jobs < 1:
         raise UserError(f"At least one job at a time is needed; given: jobs={jobs}.")
-    return LAUNCHERS[name](jobs, work, devices)
+    return LAUNCHERS[name](Request(jobs, work, devices, cluster))

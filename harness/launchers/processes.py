@@ -9,7 +9,6 @@ the work, and calls ``prepare()`` of its module, if there is one, before any job
 from __future__ import annotations
 
 import contextlib
-import importlib
 import multiprocessing
 import os
 import pickle
@@ -23,20 +22,11 @@ from dataclasses import replace
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for
-from typing import Any
 
-from harness.launchers import Attempt, Job, Outcome, Work, attempt, describe
-from harness.startup import importing
+from harness.launchers import Job, Outcome, Work, attempt, describe
+from harness.launchers.worker import ENVIRONMENT, answer, breaks_worker, name_of, packed, prepare, unpacked
 
 CONTEXT = multiprocessing.get_context("spawn")
-WORKER_ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    # glibc gives large blocks back to the system at once and takes them anew, page by page, at every step:
-    # a third of a TFN step's time at MOSI size. Kept, they are used again. Other systems ignore these.
-    "MALLOC_MMAP_THRESHOLD_": str(2**31),
-    "MALLOC_TRIM_THRESHOLD_": str(2**32),
-}
 GRACE_S = 1.0
 
 
@@ -49,8 +39,7 @@ class ProcessLauncher:
     def __init__(self, slots: int, work: Work, devices: Sequence[str] = ()) -> None:
         self.slots = slots
         self._devices = devices
-        self._work = f"{work.__module__}:{work.__qualname__}"
-        assert attempt(lambda: _resolve(self._work)).result is work, f"workers cannot import {self._work}"
+        self._work = name_of(work)
         self._workers: list[_Worker] = []
         self._unsent: list[Outcome] = []
         self._lifeline, self._life = CONTEXT.Pipe(duplex=False)
@@ -139,10 +128,8 @@ class _Worker:
         if payload is None:
             self.dead = True
             return Outcome(job, None, f"worker died ({_cause_of_death(self.end(GRACE_S))})")
-        received = attempt(lambda: Attempt(*pickle.loads(payload)))  # noqa: S301  (written by our worker)
-        done = received if received.result is None else received.result
-        if done.error is not None and "CUDA" in done.error:
-            # An error on the device leaves a context in which every later job would fail too.
+        done = unpacked(payload)
+        if breaks_worker(done):
             self.dead = True
             self.end(0.0)
         return Outcome(job, done.result, done.error, done.traceback)
@@ -187,10 +174,10 @@ def _starting() -> Iterator[None]:
     """
     # Its start would unblock Ctrl-C again.
     resource_tracker.ensure_running()
-    environment = {name: os.environ.get(name) for name in WORKER_ENVIRONMENT}
+    environment = {name: os.environ.get(name) for name in ENVIRONMENT}
     main = sys.modules["__main__"]
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    os.environ.update(WORKER_ENVIRONMENT)
+    os.environ.update(ENVIRONMENT)
     sys.modules["__main__"] = types.ModuleType("__main__")
     try:
         yield
@@ -208,36 +195,13 @@ def _serve(lifeline: Connection, channel: Connection, work: str) -> None:
     """Run jobs until the channel ends (the worker's side)."""
     threading.Thread(target=_leave_with_driver, args=(lifeline,), daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    attempt(lambda: _prepare(work))
+    # What fails here fails again with the first job, and is its reason then.
+    attempt(lambda: prepare(work))
     with contextlib.suppress(EOFError, OSError):  # The driver is gone, or has closed the pool.
         while True:
-            channel.send_bytes(_packed(_answer(channel.recv_bytes(), work)))
-
-
-def _prepare(work: str) -> None:
-    # What fails here fails again with the first job, and is its reason then.
-    with importing():
-        module = importlib.import_module(work.partition(":")[0])
-        getattr(module, "prepare", lambda: None)()
-
-
-def _answer(payload: bytes, work: str) -> Attempt:
-    # Importing the work and reading the job may fail as well; then that is the job's reason.
-    return attempt(lambda: _resolve(work)(pickle.loads(payload)))  # noqa: S301  (written by our driver)
+            channel.send_bytes(packed(answer(channel.recv_bytes(), work)))
 
 
 def _leave_with_driver(lifeline: Connection) -> None:
     lifeline.poll(None)
     os._exit(1)
-
-
-def _packed(done: Attempt) -> bytes:
-    packed = attempt(lambda: pickle.dumps(tuple(done)))
-    if packed.result is not None:
-        return bytes(packed.result)
-    return pickle.dumps((None, f"the result cannot be sent to the driver: {packed.error}", packed.traceback))
-
-
-def _resolve(name: str) -> Any:
-    module, _, function = name.partition(":")
-    return getattr(importlib.import_module(module), function)

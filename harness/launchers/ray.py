@@ -1,0 +1,346 @@
+"""One task per cell on a Ray cluster: an existing one, or one that is started on this machine.
+
+Ray finds a place for each cell, and runs it again where a worker or a node dies; the driver gets every result
+and stays the only one that writes. A few cells per place are in flight, so that a plan's size costs nothing.
+What a job reads from the driver's disk goes to each node once, through the object store (`shipping`), and so
+does the code; on the cluster that is started here both are read where they lie.
+
+Ray starts its own processes; those of the cluster that is started here listen on the loopback alone, ask for
+a token that is made up for this run, send no usage statistics, and end with the driver.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import pickle
+import re
+import secrets
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from harness.errors import UserError
+from harness.launchers import Cluster, Job, Outcome, Work, attempt, describe
+from harness.launchers.processes import usable_cores
+from harness.launchers.worker import ENVIRONMENT, breaks_worker, name_of, packed, prepare, read_job, resolve
+from harness.launchers.worker import unpacked as read_answer
+
+CELLS_PER_PLACE = 2  # one that runs and one that waits, so that no place stands idle
+LOOK_S = 5.0  # between two looks at the size of the cluster
+CONNECT_S = 10.0
+LOOPBACK = "127.0.0.1"
+CODE = ("harness", "methods", "backbones")  # packages that go to an existing cluster
+READ = ("data", "text_model", "text_states", "truth")  # a job's fields that name files or folders to read
+# Ray reads them when it is imported.
+SURROUNDINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+class RayLauncher:
+    """Runs jobs as tasks of a Ray cluster; ``device`` is where: "cuda" or "cpu".
+
+    Args:
+        jobs: at most so many cells at once; None: as many as the cluster has places for.
+
+    Raises:
+        UserError: Ray is not installed, the cluster cannot be reached, or it has no place for a cell.
+    """
+
+    def __init__(self, jobs: int | None, work: Work, cluster: Cluster) -> None:
+        self._work, self._jobs, self._cluster = name_of(work), jobs, cluster
+        self._ships = cluster.address is not None
+        self._in_flight: dict[Any, Job] = {}
+        self._unsent: list[Outcome] = []
+        self._parcels: dict[str, Any] = {}
+        self._ray = _connect(jobs, cluster, work)
+        try:
+            self.device = _device(self._ray.cluster_resources(), cluster)
+            self._needs = {"num_cpus": cluster.cpus_per_cell, "num_gpus": self._gpus()}
+            # Workers live over many jobs on GPUs too, where Ray would end them after each.
+            keep = {"max_retries": cluster.max_retries, "max_calls": 0}
+            self._task = self._ray.remote(**self._needs, **keep)(_run)
+            self._places, self._looked = self._count_places(), time.monotonic()
+            if not self._places:
+                raise UserError(self._no_place())
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def slots(self) -> int:
+        """How many jobs may be in flight; it follows the size of the cluster."""
+        if self._jobs is not None and self._ships:
+            return self._jobs
+        if time.monotonic() - self._looked > LOOK_S:
+            self._places, self._looked = self._count_places(), time.monotonic()
+        return max(1, self._places) * CELLS_PER_PLACE
+
+    def start_worker(self) -> None:
+        """Have a worker import what it needs; nobody waits for it."""
+        self._ray.remote(**self._needs, max_retries=0, max_calls=0)(_get_ready).remote(self._work)
+
+    def submit(self, job: Job) -> None:
+        """Hand the job to Ray, with what it reads; why it cannot be sent is its outcome otherwise."""
+        sent = attempt(lambda: self._send(job))
+        if sent.error is None:
+            self._in_flight[sent.result] = job
+        else:
+            self._unsent.append(Outcome(job, None, f"the job cannot be sent to a worker: {sent.error}"))
+
+    def wait(self, timeout_s: float) -> list[Outcome]:
+        """Outcomes that came in; a job whose worker died too often gives one too."""
+        outcomes, self._unsent = self._unsent, []
+        if not self._in_flight:
+            time.sleep(0 if outcomes else timeout_s)
+            return outcomes
+        tasks = list(self._in_flight)
+        ready, _ = self._ray.wait(tasks, timeout=0 if outcomes else timeout_s)
+        if ready:
+            ready, _ = self._ray.wait(tasks, num_returns=len(tasks), timeout=0)
+        for task in ready:
+            outcomes.append(self._outcome(task))
+            del self._in_flight[task]
+        return outcomes
+
+    def close(self) -> None:
+        """End all tasks at once and leave the cluster; one that was started here ends as well."""
+        with contextlib.suppress(Exception):  # The cluster may be gone.
+            for task in self._in_flight:
+                self._ray.cancel(task, force=True)
+        self._in_flight, self._parcels = {}, {}
+        with _handlers_kept():
+            self._ray.shutdown()
+
+    def _send(self, job: Job) -> Any:
+        parcels, checkpoint = {}, None
+        if self._ships:
+            paths = {name: getattr(job, name) for name in READ}
+            parcels = {
+                name: self._parcel(path) for name, path in paths.items() if path and Path(path).exists()
+            }
+            checkpoint = _bytes_of(job.checkpoint)
+        payload = pickle.dumps(replace(job, device=self.device))
+        return self._task.remote(self._work, payload, checkpoint, tuple(parcels), *parcels.values())
+
+    def _parcel(self, path: str) -> Any:
+        """A reference to a packed file or folder in the object store; it is read once."""
+        if path not in self._parcels:
+            from harness.launchers.shipping import pack
+
+            self._parcels[path] = self._ray.put(pack(Path(path)))
+        return self._parcels[path]
+
+    def _outcome(self, task: Any) -> Outcome:
+        job = self._in_flight[task]
+        try:
+            answer, checkpoint = self._ray.get(task)
+        except self._ray.exceptions.RayError as error:
+            return Outcome(job, None, f"worker died ({describe(error)})")
+        if checkpoint is not None and job.checkpoint is not None:
+            _write(Path(job.checkpoint), checkpoint)
+        return Outcome(job, *read_answer(answer))
+
+    def _gpus(self) -> float:
+        """What a cell takes of a GPU."""
+        asked = self._cluster.gpus_per_cell
+        return 0.0 if self.device == "cpu" else 1.0 if asked is None else asked
+
+    def _count_places(self) -> int:
+        """How many cells the living nodes can run at once."""
+        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        return sum(places(node, self._cluster.cpus_per_cell, self._gpus()) for node in nodes)
+
+    def _no_place(self) -> str:
+        gpus = f" and {self._gpus():g} of a GPU" if self._gpus() else ""
+        return (
+            f"No node of the Ray cluster has room for a cell, which takes {self._cluster.cpus_per_cell} "
+            f"CPU{gpus}; ask for less with cell.threads=N or launcher.gpus_per_cell=X."
+        )
+
+
+def places(node: Mapping[str, float], cpus: int, gpus: float) -> int:
+    """How many cells a node with these resources can run at once, each on so many cores and GPUs."""
+    on_cpus = int(node.get("CPU", 0) // cpus)
+    if not gpus:
+        return on_cpus
+    # A cell gets a part of one GPU, or whole ones.
+    on_gpus = int(node.get("GPU", 0)) * int(1 / gpus) if gpus < 1 else int(node.get("GPU", 0) // gpus)
+    return min(on_cpus, on_gpus)
+
+
+def _device(resources: Mapping[str, float], cluster: Cluster) -> str:
+    """Where cells run; raises UserError where there is no such device."""
+    if cluster.device == "cuda" and not resources.get("GPU"):
+        raise UserError(
+            "device=cuda was asked for, but the Ray cluster has no GPU; use device=cpu or device=auto."
+        )
+    return "cuda" if cluster.device != "cpu" and resources.get("GPU") else "cpu"
+
+
+def _connect(jobs: int | None, cluster: Cluster, work: Work) -> Any:
+    """Join the cluster, or start one; returns the module; raises UserError."""
+    for name, value in SURROUNDINGS.items():
+        os.environ.setdefault(name, value)
+    if cluster.address is None:
+        _require_token()
+    try:
+        import ray
+    except ImportError:
+        raise UserError(
+            "launcher=ray needs the package ray; install it with pip install 'msa-mixup-bench[ray]'."
+        ) from None
+    passed_on = {name: os.environ[name] for name in ("CUBLAS_WORKSPACE_CONFIG",) if name in os.environ}
+    runtime: dict[str, Any] = {"env_vars": {**ENVIRONMENT, **passed_on}}
+    if cluster.address is None:
+        cores = usable_cores() if jobs is None else jobs * cluster.cpus_per_cell
+        place: dict[str, Any] = {"address": "local", "num_cpus": cores, "_node_ip_address": LOOPBACK}
+        place["include_dashboard"] = False
+        # Workers find modules where this process does.
+        runtime["env_vars"]["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+        failed = "Ray cannot be started on this machine"
+    else:
+        _check_address(cluster.address)
+        runtime["py_modules"] = _code(work)
+        place, failed = {"address": cluster.address}, f"Cannot join the Ray cluster at {cluster.address!r}"
+    try:
+        with _handlers_kept():
+            ray.init(**place, runtime_env=runtime, log_to_driver=False, logging_level=logging.ERROR)
+    # No such cluster, another version of Ray or Python there, another token: each has its own exception.
+    except Exception as error:
+        raise UserError(f"{failed}: {describe(error).rstrip('.')}.") from error
+    return ray
+
+
+def _require_token() -> None:
+    """Let nobody else on this machine use a cluster that is started here, unless the user chose otherwise."""
+    if "RAY_AUTH_MODE" not in os.environ:
+        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+
+
+def _check_address(address: str) -> None:
+    """Raise UserError unless it is "auto", or something listens there."""
+    host, _, port = address.rpartition(":")
+    if address == "auto":
+        return
+    if not re.fullmatch(r"[^/\s:]+|\[[0-9a-fA-F:]+\]", host) or not port.isdecimal():
+        raise UserError(
+            f"launcher.address={address!r} is no address of a Ray cluster; give HOST:PORT of its head, "
+            "on a machine that joined it with ray start, or auto for the cluster that runs here."
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"No Ray cluster answers at {address}: {reason}.") from None
+
+
+def _code(work: Work) -> list[str]:
+    """The folders of the packages that workers need, so that they run what the driver runs."""
+    found = []
+    for name in dict.fromkeys([*CODE, work.__module__.partition(".")[0]]):
+        spec = find_spec(name)
+        assert spec is not None
+        found.append((spec.submodule_search_locations or [str(spec.origin)])[0])
+    return found
+
+
+@contextlib.contextmanager
+def _handlers_kept() -> Iterator[None]:
+    """Put back the handlers of signals that Ray sets; elsewhere than in the main thread it sets none."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+# What follows runs in the cluster's workers.
+
+_READY: list[str] = []  # the work that this worker has prepared
+_BROKEN: list[str] = []  # the error on the device after which no job can be done here
+
+
+def _get_ready(work: str) -> None:
+    """Prepare once; Ctrl-C in a terminal is the driver's affair."""
+    if work not in _READY:
+        _READY.append(work)
+        attempt(lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
+        # What fails here fails again with the job, and is its reason then.
+        attempt(lambda: prepare(work))
+
+
+def _run(
+    work: str, payload: bytes, checkpoint: bytes | None, names: tuple[str, ...], *parcels: Any
+) -> tuple[bytes, bytes | None]:
+    """Do a job; returns the packed answer and, where it paused far from the driver's disk, its checkpoint."""
+    if _BROKEN:
+        os._exit(1)  # Ray starts another worker for the job.
+    _get_ready(work)
+    kept: list[bytes | None] = []
+
+    def do() -> Any:
+        job = _unpacked(read_job(payload), dict(zip(names, parcels, strict=True)))
+        with _checkpoint_at_hand(job, checkpoint) as (job, far):
+            result = resolve(work)(job)
+            kept.append(_bytes_of(job.checkpoint) if far and job.pause_after is not None else None)
+        return result
+
+    done = attempt(do)
+    if breaks_worker(done):
+        _BROKEN.append(str(done.error))
+    return packed(done), (kept or [None])[0]
+
+
+def _unpacked(job: Job, parcels: Mapping[str, Any]) -> Job:
+    """The job with the paths that hold on this node."""
+    if not parcels:
+        return job
+    from harness.launchers.shipping import node_cache, unpack
+
+    here: dict[str, Any] = {name: str(unpack(parcel, node_cache())) for name, parcel in parcels.items()}
+    return replace(job, **here)
+
+
+@contextlib.contextmanager
+def _checkpoint_at_hand(job: Job, content: bytes | None) -> Iterator[tuple[Job, bool]]:
+    """The job with a checkpoint that can be written, and whether it is out of the driver's reach."""
+    if job.checkpoint is None or Path(job.checkpoint).parent.is_dir():
+        yield job, False
+        return
+    with tempfile.TemporaryDirectory(prefix="checkpoint-") as folder:
+        file = Path(folder) / Path(job.checkpoint).name
+        if content is not None:
+            file.write_bytes(content)
+        yield replace(job, checkpoint=str(file)), True
+
+
+def _bytes_of(file: str | None) -> bytes | None:
+    """What a file holds; None where there is none."""
+    try:
+        return None if file is None else Path(file).read_bytes()
+    except OSError:
+        return None
+
+
+def _write(file: Path, content: bytes) -> None:
+    """Put a checkpoint where the next job of its cell looks for it; without it, it begins anew."""
+    with contextlib.suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_suffix(f".{secrets.token_hex(8)}.tmp")
+        temporary.write_bytes(content)
+        temporary.replace(file)
