@@ -74,7 +74,7 @@ def _drive(config: Any, plan: Plan, console: Console, arguments: Sequence[str]) 
 
     if summary.done_before == summary.total:
         console.print(f"All {summary.total} cells of study {plan.study!r} are done.", markup=False)
-    console.print(closing_table(plan, tracker.complete()))
+    console.print(closing_table(plan, summary.numbers))
     if summary.failed:
         console.print(failure_table(summary))
     # A driver may have died between its last cell and the report, or in the middle of it.

@@ -15,6 +15,7 @@ from harness.plan import Plan
 
 DATASETS_FILE, MATRIX_FILE = "datasets.json", "matrix.json"
 MATRIX_COLUMNS = ("cell_id", "cell", "dataset", "backbone", "method", "seed")
+MOST_NAMES = 50  # of a kind in a description, which stores bound at 8,000 characters and more
 BETWEEN = "$_$"  # MMSA's clip ids are "video$_$clip"
 
 
@@ -22,7 +23,9 @@ def describe(plan: Plan) -> str:
     """One paragraph for the study's page: what was asked for."""
 
     def names(values: Iterable[str]) -> str:
-        return ", ".join(dict.fromkeys(values))
+        found = list(dict.fromkeys(values))
+        rest = len(found) - MOST_NAMES
+        return ", ".join(found[:MOST_NAMES]) + (f" and {rest} more" if rest > 0 else "")
 
     cells = plan.cells
     stand_in = any(data.synthetic for data in plan.datasets.values())

@@ -14,7 +14,6 @@ from rich.table import Table
 from harness.driver import Summary
 from harness.matrix import Cell
 from harness.plan import Plan
-from harness.tracking import Run
 
 
 class LiveDisplay:
@@ -79,11 +78,14 @@ class LiveDisplay:
         return pace * (self.total - self.done)
 
 
-def closing_table(plan: Plan, runs: Mapping[str, Run]) -> Table:
-    """Test MAE and correlation, mean ± standard deviation over seeds, a row per training condition."""
+def closing_table(plan: Plan, numbers: Mapping[str, Mapping[str, float]]) -> Table:
+    """Test MAE and correlation, mean ± standard deviation over seeds, a row per training condition.
+
+    numbers: of the cells that have a result, by their ids.
+    """
     synthetic = " (synthetic stand-in data)" if any(d.synthetic for d in plan.datasets.values()) else ""
     table = Table(title=escape(f"Study {plan.study}: clean test split{synthetic}"), title_justify="left")
-    conditions = _by_condition(plan, runs)
+    conditions = _by_condition(plan, numbers)
     occluded = any(cell.train_ratio for cell in plan.cells)
     for column in ("dataset", "backbone", "method", *(["trained at ratio"] if occluded else [])):
         table.add_column(column)
@@ -94,22 +96,22 @@ def closing_table(plan: Plan, runs: Mapping[str, Run]) -> Table:
         if previous and key[:2] != previous[:2]:
             table.add_section()
         names = key if occluded else key[:3]
-        values = [
-            mean_and_spread([run.metrics.get(f"test/{m}", np.nan) for run in found]) for m in ("mae", "corr")
-        ]
+        values = [mean_and_spread([one.get(f"test/{m}", np.nan) for one in found]) for m in ("mae", "corr")]
         table.add_row(*(escape(name) for name in names), str(len(found)), *values)
         previous = key
     return table
 
 
-def _by_condition(plan: Plan, runs: Mapping[str, Run]) -> dict[tuple[str, ...], list[Run]]:
-    """Runs that differ in the seed alone, by (dataset, backbone, method, training ratio)."""
-    groups: dict[tuple[str, ...], list[Run]] = {}
+def _by_condition(
+    plan: Plan, numbers: Mapping[str, Mapping[str, float]]
+) -> dict[tuple[str, ...], list[Mapping[str, float]]]:
+    """Numbers of cells that differ in the seed alone, by (dataset, backbone, method, training ratio)."""
+    groups: dict[tuple[str, ...], list[Mapping[str, float]]] = {}
     for cell in plan.cells:
         key = (cell.dataset, cell.backbone_label, plan.method_label(cell), f"{cell.train_ratio:g}")
         found = groups.setdefault(key, [])
-        if cell.cell_id in runs:
-            found.append(runs[cell.cell_id])
+        if cell.cell_id in numbers:
+            found.append(numbers[cell.cell_id])
     return groups
 
 

@@ -90,7 +90,10 @@ class Display(Protocol):
 
 @dataclass
 class Summary:
-    """How a driver's run ended: counts, and the reason for each cell that has no result."""
+    """How a driver's run ended: counts, and the reason for each cell that has no result.
+
+    numbers: those of each cell that has one, by its id.
+    """
 
     total: int = 0
     done_before: int = 0
@@ -98,6 +101,7 @@ class Summary:
     reused: int = 0
     elsewhere: int = 0
     failed: dict[str, tuple[Cell, str]] = field(default_factory=dict)
+    numbers: dict[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -125,7 +129,6 @@ class Driver:
         self.summary = Summary()
         self._done: dict[str, Run] = {}
         self._diverged: dict[str, str] = {}
-        self._trained: dict[str, Mapping[str, float]] = {}
         self._outdated: set[str] = set()
         self._seen: set[str] = set()
         self._pending: deque[Order] = deque()
@@ -160,8 +163,8 @@ class Driver:
         cell, new = order.cell, order.cell.cell_id not in self._seen
         self._seen.add(cell.cell_id)
         self.summary.total += new
-        if cell.cell_id in self._trained:
-            self.supply.done(cell, self._trained[cell.cell_id])
+        if cell.cell_id in self.summary.numbers:
+            self.supply.done(cell, self.summary.numbers[cell.cell_id])
         elif cell.cell_id in self._done:
             self.summary.done_before += new
             self._adopt(cell)
@@ -174,7 +177,11 @@ class Driver:
         """Take a cell that is done already."""
         run = self._done[cell.cell_id]
         self.writer.adopt(cell, run)
-        self.supply.done(cell, run.metrics)
+        self._done_with(cell, run.metrics)
+
+    def _done_with(self, cell: Cell, found: Mapping[str, float]) -> None:
+        self.summary.numbers[cell.cell_id] = found
+        self.supply.done(cell, found)
 
     def _end_orphans(self) -> None:
         """Mark runs as killed whose driver died, or was cut off, while it logged them."""
@@ -271,8 +278,7 @@ class Driver:
             return False
         if result.status == "complete":
             self.summary.failed.pop(cell.cell_id, None)
-            self._trained[cell.cell_id] = numbers(result)
-            self.supply.done(cell, self._trained[cell.cell_id])
+            self._done_with(cell, numbers(result))
             self.display.ended(cell, "")
             return True
         self._diverged[cell.cell_id] = result.reason

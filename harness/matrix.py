@@ -79,7 +79,7 @@ class Cell:
         """The backbone with its text encoder, e.g. ``misa[bert]``."""
         return self.backbone + self.text.label
 
-    @property
+    @cached_property
     def method_label(self) -> str:
         """The method with what differs, see `method_label`."""
         return method_label(self.method, self.variant, self.method_settings.components)

@@ -11,12 +11,12 @@ import functools
 import hashlib
 import json
 import logging
-import math
 import os
 import socket
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -34,8 +34,9 @@ import numpy as np
 import pyarrow.parquet as pq
 from mlflow.entities import Metric, Param, RunInfo, ViewType
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from harness.databases import (
@@ -50,6 +51,7 @@ from harness.databases import (
 )
 from harness.errors import StoreError, UserError, nearest
 from harness.matrix import Cell
+from harness.outline import complete_cells, last_numbers
 from harness.predictions import from_table, to_table
 from harness.records import (
     VIEW,
@@ -63,14 +65,13 @@ from harness.records import (
     storable,
     view_state,
 )
-from harness.result import Result
+from harness.result import Predictions, Result
 
 # Creating a database announces every migration otherwise, and a failure, which is raised too, its traceback.
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 PAGE = 1000
-SOME = 500
 METRICS_PER_CALL, PARAMS_PER_CALL = 1000, 100
 COMPLETE = "tags.kind = 'cell' and tags.complete = 'true' and attributes.status = 'FINISHED'"
 STUDY = "tags.kind = 'study'"
@@ -104,12 +105,13 @@ def _answers(
 
 @dataclass(frozen=True)
 class Run:
-    """A stored cell run: its id, experiment, tags and last metric values."""
+    """A stored cell run: its id, experiment, tags, last metric values, and where its files lie ("": ask)."""
 
     run_id: str
     experiment_id: str
     tags: Mapping[str, str]
     metrics: Mapping[str, float]
+    artifact_uri: str = ""
 
 
 class Tracker:
@@ -178,7 +180,8 @@ class Tracker:
         while True:
             page = self._page(experiments, filter_string, token)
             for run in page:
-                yield Run(run.info.run_id, run.info.experiment_id, run.data.tags, run.data.metrics)
+                info, data = run.info, run.data
+                yield Run(info.run_id, info.experiment_id, data.tags, data.metrics, info.artifact_uri)
             token = page.token
             if not token:
                 return
@@ -216,54 +219,27 @@ class Tracker:
         numbers = self.last_numbers([run.run_id for run in runs])
         return [dataclasses.replace(run, metrics=numbers[run.run_id]) for run in runs]
 
-    def outline(self) -> Mapping[str, Mapping[str, str]] | None:
-        """The tags of every complete run of this study by its id, the earliest first, without its numbers.
+    def outline(self) -> list[Run] | None:
+        """Every complete run of this study, the earliest first, without its numbers.
 
         None where the store is a server, which gives a run as a whole only.
         """
-        if self._engine() is None:
-            return None
-        return {run.run_id: run.tags for run in self._outlined([self.experiment_id])}
+        return None if self._engine() is None else self._outlined([self.experiment_id])
 
     @_answers
     def _outlined(self, experiments: Sequence[str], names: Collection[str] | None = None) -> list[Run]:
         """Complete runs of cells without their numbers, the earliest first; names: of the tags wanted."""
-        # MLflow's search reads every number of a run: 20 s for 5,000 runs, where this takes one.
-        from mlflow.store.tracking.dbmodels.models import SqlRun, SqlTag
-
         engine = self._engine()
         assert engine is not None, "a server gives runs as a whole only"
-        wanted = {"kind": "cell", "complete": "true"}
-        query = (
-            select(SqlRun.run_uuid, SqlRun.experiment_id, SqlTag.key, SqlTag.value)
-            .join(SqlTag, SqlTag.run_uuid == SqlRun.run_uuid)
-            .where(SqlRun.experiment_id.in_([int(e) for e in experiments]))
-            .where(SqlRun.lifecycle_stage == "active", SqlRun.status == "FINISHED")
-            .order_by(SqlRun.start_time, SqlRun.run_uuid)
-        )
-        if names is not None:
-            query = query.where(SqlTag.key.in_([*wanted, "cell_id", *names]))
-        found: dict[tuple[str, str], dict[str, str]] = {}
-        with engine.connect() as connection:
-            for run_id, experiment, key, value in connection.execute(query):
-                found.setdefault((run_id, str(experiment)), {})[key] = value
-        return [Run(*place, tags, {}) for place, tags in found.items() if wanted.items() <= tags.items()]
+        found = complete_cells(engine, experiments, names)
+        return [Run(run_id, place, tags, {}, uri) for run_id, place, uri, tags in found]
 
     @_answers
     def last_numbers(self, run_ids: Sequence[str]) -> dict[str, dict[str, float]]:
         """The last value of every metric of these runs; for stores that `outline` can read."""
-        from mlflow.store.tracking.dbmodels.models import SqlLatestMetric as Last
-
         engine = self._engine()
         assert engine is not None, "a server gives runs as a whole only"
-        found: dict[str, dict[str, float]] = {run_id: {} for run_id in run_ids}
-        with engine.connect() as connection:
-            for start in range(0, len(run_ids), SOME):
-                wanted = Last.run_uuid.in_(run_ids[start : start + SOME])
-                query = select(Last.run_uuid, Last.key, Last.value, Last.is_nan).where(wanted)
-                for run_id, key, value, undefined in connection.execute(query):
-                    found[run_id][key] = math.nan if undefined else value
-        return found
+        return last_numbers(engine, run_ids)
 
     def _engine(self) -> Engine | None:
         """The database behind the store; None for a server."""
@@ -287,14 +263,7 @@ class Tracker:
         # By the client's own method the store would be asked first where they go.
         artifacts = get_artifact_repository(info.artifact_uri, self.client.tracking_uri)
         with tempfile.TemporaryDirectory() as folder:
-            Path(folder, RESULT_FILE).write_text(result.to_json())
-            Path(folder, "config.json").write_text(
-                json.dumps(dataclasses.asdict(cell), indent=1, sort_keys=True)
-            )
-            if result.predictions is not None:
-                pq.write_table(to_table(result.predictions), Path(folder, PREDICTIONS_FILE))
-            if result.samples:
-                np.savez_compressed(Path(folder, SAMPLES_FILE), allow_pickle=False, **result.samples)
+            write_files(cell, result, Path(folder))
             artifacts.log_artifacts(folder)
         now = int(time.time() * 1000)
         metrics = [Metric(name, value, now, 0) for name, value in numbers(result).items()]
@@ -348,14 +317,24 @@ class Tracker:
     @_answers
     def load(self, run: Run) -> Result:
         """Read a stored result back, predictions included."""
-        folder = self.client.download_artifacts(run.run_id, "")
-        stored, arrays = Path(folder, PREDICTIONS_FILE), Path(folder, SAMPLES_FILE)
-        try:
-            predictions = from_table(pq.read_table(stored)) if stored.exists() else None
+        folder = Path(self._files(run).download_artifacts(""))
+        stored, arrays = folder / PREDICTIONS_FILE, folder / SAMPLES_FILE
+        with _whole(run):
+            predictions = _read_predictions(stored) if stored.exists() else None
             samples = dict(np.load(arrays, allow_pickle=False)) if arrays.exists() else {}
-            return Result.from_json(Path(folder, RESULT_FILE).read_text(), predictions, samples)
-        except (ValueError, KeyError, TypeError, IndexError, BadZipFile) as error:
-            raise StoreError(f"the artifacts of run {run.run_id} are damaged: {_line(error)}") from error
+            return Result.from_json((folder / RESULT_FILE).read_text(), predictions, samples)
+
+    @_answers
+    def predictions(self, run: Run) -> Predictions:
+        """The predictions of a stored result alone, which must have some."""
+        stored = Path(self._files(run).download_artifacts(PREDICTIONS_FILE))
+        with _whole(run):
+            return _read_predictions(stored)
+
+    def _files(self, run: Run) -> ArtifactRepository:
+        """Where a run's files lie; by its address alone, for MLflow reads all of a run to tell it."""
+        uri = run.artifact_uri or self.client.get_run(run.run_id).info.artifact_uri
+        return get_artifact_repository(uri, self.client.tracking_uri)
 
     @_answers
     def announce(self, files: Mapping[str, str], description: str | None) -> None:
@@ -448,6 +427,31 @@ def _migrate(uri: str) -> None:
     client = mlflow.MlflowClient(uri)
     client.search_experiments(max_results=1)
     client._tracking_client.store._dispose_engine()  # MLflow has no public way to close a database
+
+
+def write_files(cell: Cell, result: Result, folder: Path) -> None:
+    """Write the files that a run keeps of a result, which `Tracker.load` reads."""
+    (folder / RESULT_FILE).write_text(result.to_json())
+    (folder / "config.json").write_text(json.dumps(dataclasses.asdict(cell), indent=1, sort_keys=True))
+    if result.predictions is not None:
+        pq.write_table(to_table(result.predictions), folder / PREDICTIONS_FILE)
+    if result.samples:
+        np.savez_compressed(folder / SAMPLES_FILE, allow_pickle=False, **result.samples)
+
+
+def _read_predictions(path: Path) -> Predictions:
+    # Threads, and what else `pq.read_table` can do, take three times as long for so few rows.
+    with pq.ParquetFile(path) as file:
+        return from_table(file.read(use_threads=False))
+
+
+@contextmanager
+def _whole(run: Run) -> Iterator[None]:
+    """Turn what readers of files raise into a `StoreError`."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, IndexError, BadZipFile) as error:
+        raise StoreError(f"the artifacts of run {run.run_id} are damaged: {_line(error)}") from error
 
 
 def _line(error: BaseException) -> str:

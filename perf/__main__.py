@@ -23,7 +23,7 @@ from harness.errors import UserError, unknown
 from harness.launchers.processes import usable_cores
 from harness.plan import make_plan
 from methods import METHODS
-from perf import against, cells, compare, gpu, growth, hours, methods, reports, steps, trials
+from perf import against, cells, compare, gpu, growth, hours, methods, reports, scale, steps, trials
 from perf.draw import draw
 from perf.rows import Part, Row, markdown
 
@@ -62,6 +62,7 @@ PARTS: dict[str, Measure] = {
     "growth": _growth,
     "trials": lambda _: iter([trials.measure()]),
     "reports": lambda _: iter([reports.measure()]),
+    "scale": lambda _: iter([scale.measure()]),
     "gpu": _gpu,
 }
 

@@ -1,4 +1,4 @@
-"""The measurements as one picture: ratios with their bounds, epochs, where an epoch goes, growth."""
+"""The measurements as one picture: ratios with their bounds, epochs, where an epoch goes, growth, scale."""
 
 from __future__ import annotations
 
@@ -100,10 +100,30 @@ def _grown(ax: Any, rows: Sequence[Row]) -> None:
     ax.legend(fontsize=7)
 
 
+def _scaled(ax: Any, rows: Sequence[Row]) -> None:
+    """Seconds by the number of cells, a line per command, and the bound."""
+    found: dict[str, dict[int, float]] = {}
+    for row in rows:
+        command, *size = _keys(row)
+        if row.unit == "s":
+            found.setdefault(command, {})[int(size[0].removesuffix(" cells"))] = row.value
+    for (command, seconds), shade in zip(found.items(), COLOURS, strict=False):
+        ax.plot(list(seconds), list(seconds.values()), "o-", color=shade, label=command)
+    bounds = {row.bound for row in rows if row.unit == "s" and row.bound is not None}
+    for bound in sorted(bounds):
+        ax.axhline(bound, color="black", linewidth=0.8)
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.set_xlabel("cells")
+    ax.set_ylabel("seconds (black: most)")
+    ax.legend(fontsize=7)
+
+
 PANELS: Mapping[str, Callable[[Any, Sequence[Row]], None]] = {
     "reference": _ratios,
     "compare": _ratios,
     "steps": _epochs,
     "parts": _shares,
     "growth": _grown,
+    "scale": _scaled,
 }

@@ -7,17 +7,12 @@ and reports it twice, each time in a process of its own: from nothing, and with 
 from __future__ import annotations
 
 import itertools
-import os
 import sys
 import tempfile
-import time
-import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import sqlalchemy as sa
 
 from backbones import BACKBONES
 from backbones.base import resolve_settings
@@ -26,11 +21,12 @@ from harness.databases import sqlite_uri
 from harness.inspection import SAMPLE
 from harness.matrix import Cell
 from harness.metrics import METRICS
-from harness.records import cell_tags, numbers, parameters, result_tags
 from harness.result import Result
-from harness.tracking import RESULT_FILE, SAMPLES_FILE, Tracker
+from harness.tracking import Tracker
 from methods import METHODS
 from perf.rows import Part, Row
+from perf.stored import store_runs
+from perf.timed import timed
 
 RUNS = 5000
 BOUNDS = {"first": 60.0, "again": 10.0}
@@ -108,58 +104,9 @@ def samples(generator: np.random.Generator) -> dict[str, np.ndarray]:
 
 
 def fill(tracker: Tracker, count: int) -> None:
-    """Write the runs of a study into its SQLite database, past MLflow, which takes minutes for it."""
-    engine = sa.create_engine(tracker.uri)
-    tables = sa.MetaData()
-    tables.reflect(engine, only=("runs", "tags", "params", "metrics", "latest_metrics"))
+    """Write the runs of a study."""
     generator = np.random.default_rng(0)
-    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in tables.tables}
-    with engine.begin() as connection:
-        for number, cell in enumerate(cells(count)):
-            _add(rows, tracker, cell, made_up(cell, generator), number)
-            if number % 500 == 499 or number == count - 1:
-                for name, new in rows.items():
-                    if new:
-                        connection.execute(tables.tables[name].insert(), new)
-                    new.clear()
-
-
-def _add(
-    rows: dict[str, list[dict[str, Any]]], tracker: Tracker, cell: Cell, result: Result, number: int
-) -> None:
-    run_id, now = uuid.UUID(int=number).hex, 1_700_000_000_000 + number
-    artifacts = tracker.var_dir / "artifacts" / "perf" / run_id / "artifacts"
-    run = {
-        "run_uuid": run_id,
-        "name": cell.run_name,
-        "status": "FINISHED",
-        "start_time": now,
-        "end_time": now,
-    }
-    run |= {"lifecycle_stage": "active", "experiment_id": int(tracker.experiment_id), "source_type": "LOCAL"}
-    rows["runs"].append({**run, "user_id": "perf", "artifact_uri": artifacts.as_uri()})
-    tags = {**cell_tags(cell), **result_tags(result), "mlflow.runName": cell.run_name}
-    rows["tags"] += [{"run_uuid": run_id, "key": key, "value": value} for key, value in tags.items()]
-    settings = parameters({"backbone_settings": vars(cell.backbone_settings)})
-    rows["params"] += [{"run_uuid": run_id, "key": key, "value": value} for key, value in settings.items()]
-    last = {f"epoch/{name}": values[-1] for name, values in result.curves.items()}
-    point = {"run_uuid": run_id, "timestamp": now, "step": 0, "is_nan": False}
-    found = {**numbers(result), **last}
-    rows["latest_metrics"] += [{**point, "key": key, "value": value} for key, value in found.items()]
-    if result.samples:
-        artifacts.mkdir(parents=True)
-        (artifacts / RESULT_FILE).write_text(result.to_json(), encoding="utf-8")
-        np.savez_compressed(artifacts / SAMPLES_FILE, allow_pickle=False, **result.samples)
-
-
-def timed(command: Sequence[str]) -> tuple[float, float]:
-    """Wall seconds and peak memory in MB of a command that ends well."""
-    started = time.perf_counter()
-    silent = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
-    child = os.posix_spawn(command[0], list(command), os.environ, file_actions=silent)
-    _, status, used = os.wait4(child, 0)
-    assert status == 0, f"{' '.join(command)} ended with status {status}"
-    return time.perf_counter() - started, used.ru_maxrss / 1024
+    store_runs(tracker, ((cell, made_up(cell, generator)) for cell in cells(count)))
 
 
 def report_twice(count: int) -> dict[str, dict[str, float]]:

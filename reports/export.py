@@ -10,15 +10,12 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TypeVar
 
 from harness.command import asks_for_help, leave
 from harness.startup import importing
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from harness.tracking import Tracker
+T = TypeVar("T")
 
 HELP = """\
 usage: python -m reports.export study=NAME out=FILE.csv predictions=FILE.parquet
@@ -29,30 +26,6 @@ Writes all numbers of a study, unrounded, and the predictions of all its cells; 
   sweep=NAME                        the cells of this sweep's trials, instead of those of the matrix
   var_dir=DIR tracking.uri=URI      where its results are (default: var)"""
 EXPORTED = ("valid", "test", "cell")
-
-
-def load_predictions(tracker: Tracker, sweep: str | None = None) -> pd.DataFrame:
-    """A row per test clip, cell and occlusion ratio, in the order of the cells' ids.
-
-    sweep: see `reports.frame.load_frame`.
-    """
-    import pandas as pd
-
-    from reports.frame import complete_cells
-
-    columns = ["cell_id", "id", "occlusion_protocol", "occlusion_ratio", "label", "prediction"]
-    frames = []
-    for cell_id, run in sorted(complete_cells(tracker, sweep).items()):
-        stored = tracker.load(run).predictions
-        assert stored is not None, f"run {run.run_id} is complete and has no predictions"
-        protocol = run.tags["occlusion_protocol"]
-        for ratio, values in sorted(stored.values.items()):
-            shown = float(run.tags["train_ratio"]) if protocol == "train" else ratio
-            rows = {"id": stored.ids, "label": stored.labels, "prediction": values}
-            frames.append(
-                pd.DataFrame(rows).assign(cell_id=cell_id, occlusion_protocol=protocol, occlusion_ratio=shown)
-            )
-    return pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame(columns=columns)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,37 +44,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with importing():
             from harness.tracking import Tracker
             from reports.frame import load_frame
+            from reports.predictions import prediction_tables, write_predictions
+            from reports.runs import StudyRuns
             from reports.stats import COLUMNS
 
         tracker = Tracker(config.tracking.uri, path_of(config.var_dir), str(config.study), create=False)
-        sweep = config.sweep or None
+        runs, sweep = StudyRuns(tracker), config.sweep or None
         if config.out is not None:
-            frame = load_frame(tracker, sweep)
+            frame = load_frame(runs, sweep)
             frame = frame[frame["split"].isin(EXPORTED)][list(COLUMNS)]
             _write(path_of(config.out), lambda path: frame.to_csv(path, index=False, na_rep="nan"))
             print(f"{config.out}: {len(frame)} numbers of {frame['cell_id'].nunique()} cells")
         if config.predictions is not None:
-            predictions = load_predictions(tracker, sweep)
-            _write(path_of(config.predictions), lambda path: predictions.to_parquet(path, index=False))
-            print(f"{config.predictions}: {len(predictions)} predictions")
+            tables = prediction_tables(runs, sweep)
+            rows = _write(path_of(config.predictions), lambda path: write_predictions(tables, path))
+            print(f"{config.predictions}: {rows} predictions")
     except (UserError, StoreError) as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def _write(path: Path, write: Callable[[Path], None]) -> None:
+def _write(path: Path, write: Callable[[Path], T]) -> T:
     """Write a file as a whole or not at all; raises UserError where it cannot be written."""
     from harness.errors import UserError
 
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        write(temporary)
+        written = write(temporary)
         temporary.replace(path)
     except OSError as error:
         raise UserError(f"{str(path)!r} cannot be written: {error.strerror or error}.") from error
     finally:
         temporary.unlink(missing_ok=True)
+    return written
 
 
 if __name__ == "__main__":

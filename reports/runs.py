@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -51,11 +52,10 @@ class StudyRuns:
         found = self.tracker.outline() if self._cache is not None else None
         if found is None:
             return self.tracker.complete()
-        numbers = self._numbers(list(found))
-        runs = [Run(r, self.tracker.experiment_id, tags, numbers[r]) for r, tags in found.items()]
+        numbers = self._numbers([run.run_id for run in found])
         earliest: dict[str, Run] = {}
-        for run in runs:
-            earliest.setdefault(run.tags["cell_id"], run)
+        for run in found:
+            earliest.setdefault(run.tags["cell_id"], replace(run, metrics=numbers[run.run_id]))
         return earliest
 
     @functools.cache  # noqa: B019

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 
 from backbones import BACKBONES
 from backbones.base import BackboneSettings, resolve_settings
+from backbones.text import TextSettings
 from harness.config import load_benchmark, settings_of, split_list, split_variant
 from harness.data.export import export
 from harness.data.synthetic import SyntheticSettings
@@ -83,6 +85,15 @@ def test_ids_are_the_same_in_every_process():
         text=True,
     )
     assert found.stdout.split() == [CELL.cell_id, str(seed_for(1, "mixing", 2, "three"))], found.stderr
+
+
+@pytest.mark.parametrize("registry", [METHODS, BACKBONES], ids=["methods", "backbones"])
+def test_the_id_is_the_hash_of_all_fields_as_plain_json(registry):
+    kind = "method_settings" if registry is METHODS else "backbone_settings"
+    for entry in registry.values():
+        cell = dataclasses.replace(CELL, **{kind: entry.Settings()}, text=TextSettings("bert", "m"))
+        text = json.dumps(dataclasses.asdict(cell), sort_keys=True)
+        assert cell.cell_id == hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @pytest.mark.parametrize("field", FIELDS)

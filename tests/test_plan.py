@@ -22,7 +22,7 @@ from harness.config import load_benchmark
 from harness.data.batch import SPLITS
 from harness.data.export import export, raw_mmsa
 from harness.data.synthetic import SyntheticSettings
-from harness.describe import describe
+from harness.describe import MOST_NAMES, describe
 from harness.plan import make_plan, resolve_device
 from methods import METHODS
 
@@ -462,3 +462,10 @@ def test_a_plan_is_described_in_words(plan):
     for expected in ("4 cells", "synthetic stand-in", *named):
         assert expected in text
     assert "synthetic" not in describe(plan(*SMALL, "datasets=[mosi]"))
+
+
+def test_the_description_of_many_seeds_stays_short(plan):
+    """Stores refuse long texts: with thousands of seeds named a study could not even begin."""
+    text = describe(plan(*SMALL, f"seeds={list(range(2 * MOST_NAMES))}"))
+    assert "Seeds: 0, 1, 2, " in text
+    assert f", {MOST_NAMES - 1} and {MOST_NAMES} more. Tests at" in text

