@@ -38,9 +38,12 @@ from harness.launchers.worker import unpacked as read_answer
 CELLS_PER_PLACE = 2  # one that runs and one that waits, so that no place stands idle
 LOOK_S = 5.0  # between two looks at the size of the cluster
 CONNECT_S = 10.0
+LEAVE_S = 0.5  # after an error on the device, for the answer to be sent
+REFUSED = b""
 LOOPBACK = "127.0.0.1"
 CODE = ("harness", "methods", "backbones")  # packages that go to an existing cluster
 READ = ("data", "text_model", "text_states", "truth")  # a job's fields that name files or folders to read
+TOKEN_HINT = " Does it ask for a token (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN or ~/.ray/auth_token)?"
 # Ray reads them when it is imported.
 SURROUNDINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -110,8 +113,12 @@ class RayLauncher:
         if ready:
             ready, _ = self._ray.wait(tasks, num_returns=len(tasks), timeout=0)
         for task in ready:
-            outcomes.append(self._outcome(task))
-            del self._in_flight[task]
+            outcome = self._outcome(task)
+            job = self._in_flight.pop(task)
+            if outcome is None:
+                self.submit(job)
+            else:
+                outcomes.append(outcome)
         return outcomes
 
     def close(self) -> None:
@@ -142,12 +149,15 @@ class RayLauncher:
             self._parcels[path] = self._ray.put(pack(Path(path)))
         return self._parcels[path]
 
-    def _outcome(self, task: Any) -> Outcome:
+    def _outcome(self, task: Any) -> Outcome | None:
+        """How a job ended; None where its worker could not take it."""
         job = self._in_flight[task]
         try:
             answer, checkpoint = self._ray.get(task)
         except self._ray.exceptions.RayError as error:
             return Outcome(job, None, f"worker died ({describe(error)})")
+        if answer == REFUSED:
+            return None
         if checkpoint is not None and job.checkpoint is not None:
             _write(Path(job.checkpoint), checkpoint)
         return Outcome(job, *read_answer(answer))
@@ -219,7 +229,8 @@ def _connect(jobs: int | None, cluster: Cluster, work: Work) -> Any:
             ray.init(**place, runtime_env=runtime, log_to_driver=False, logging_level=logging.ERROR)
     # No such cluster, another version of Ray or Python there, another token: each has its own exception.
     except Exception as error:
-        raise UserError(f"{failed}: {describe(error).rstrip('.')}.") from error
+        asked = TOKEN_HINT if isinstance(error, ConnectionError) and cluster.address else ""
+        raise UserError(f"{failed}: {describe(error).rstrip('.')}.{asked}") from error
     return ray
 
 
@@ -289,7 +300,7 @@ def _run(
 ) -> tuple[bytes, bytes | None]:
     """Do a job; returns the packed answer and, where it paused far from the driver's disk, its checkpoint."""
     if _BROKEN:
-        os._exit(1)  # Ray starts another worker for the job.
+        return REFUSED, None
     _get_ready(work)
     kept: list[bytes | None] = []
 
@@ -303,6 +314,8 @@ def _run(
     done = attempt(do)
     if breaks_worker(done):
         _BROKEN.append(str(done.error))
+        # Until then it refuses jobs, so that none is lost with it.
+        threading.Timer(LEAVE_S, os._exit, (1,)).start()
     return packed(done), (kept or [None])[0]
 
 
