@@ -87,7 +87,7 @@ class Cluster:
         for pid in marked_processes(node):
             with contextlib.suppress(OSError):
                 title = Path(f"/proc/{pid}/cmdline").read_bytes()
-                if title.startswith(b"ray::_run" if busy else b"ray::"):
+                if title.startswith(b"ray::run" if busy else b"ray::"):
                     found.append(pid)
         return found
 

@@ -113,6 +113,19 @@ def test_a_worker_is_killed_and_a_node_is_lost_in_mid_matrix(var_dir, undisturbe
     assert not cluster.workers(head), "no task is left"
 
 
+def test_the_head_is_lost(var_dir, undisturbed, cluster):
+    """Ray would end the driver after a minute; it says so itself before."""
+    driver = begin_study(var_dir, "head", cluster)
+    wait_for_cells(driver, 3)
+    cluster.close()
+    said = finish(driver, "head", status=1)
+    assert (
+        f"Error: the head of the Ray cluster, {cluster.address}, does not answer any more; the" in said
+    )
+    assert run(var_dir, *LONGER) == 0
+    assert_each_cell_once(var_dir, undisturbed)
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_a_driver_ends_and_another_one_resumes(var_dir, undisturbed, cluster, number):
     driver = begin_study(var_dir, "gone", cluster)

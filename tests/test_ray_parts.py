@@ -16,9 +16,9 @@ from test_checkpoint import DATASET, TIMINGS, make_cell
 from harness.benchmark import main
 from harness.data.store import save_dataset
 from harness.errors import UserError
-from harness.launchers import Cluster, Job, make_launcher
-from harness.launchers import ray as module
-from harness.launchers.ray import REFUSED, places
+from harness.launchers import Cluster, Job, make_launcher, ray_task
+from harness.launchers.ray import places
+from harness.launchers.ray_task import REFUSED
 from harness.launchers.shipping import node_cache, pack, unpack
 from harness.launchers.worker import name_of, unpacked
 from harness.work import run_job
@@ -182,15 +182,15 @@ def test_the_cache_of_a_node(monkeypatch):
 def worker(monkeypatch):
     """A worker of its own: nothing prepared, nothing broken, and it does not really leave."""
     left = []
-    monkeypatch.setattr(module, "_READY", [])
-    monkeypatch.setattr(module, "_BROKEN", [])
-    monkeypatch.setattr(module, "LEAVE_S", 0.0)
+    monkeypatch.setattr(ray_task, "_READY", [])
+    monkeypatch.setattr(ray_task, "_BROKEN", [])
+    monkeypatch.setattr(ray_task, "LEAVE_S", 0.0)
     monkeypatch.setattr(os, "_exit", left.append)
     return left
 
 
 def do(work, job, checkpoint=None, **parcels):
-    return module._run(name_of(work), pickle.dumps(job), checkpoint, tuple(parcels), *parcels.values())
+    return ray_task.run(name_of(work), pickle.dumps(job), checkpoint, tuple(parcels), *parcels.values())
 
 
 def fail_on_device(job):
