@@ -286,6 +286,11 @@ def _unknown_key(config: DictConfig, key: str, prefix: str, allowed: list[str]) 
         return UserError(f"{key} is chosen as a whole, as in {key}={GROUPS[key][0]}.")
     if prefix:
         return unknown("setting", key, [f"{prefix}.{name}" for name in allowed])
+    # Settings of sweeps are no use to a benchmark.
+    held = [name for name in allowed if isinstance(config[name], DictConfig) and key in config[name]]
+    nested = [f"{name}.{key}" for name in held if name != "sweep" or "param" in allowed]
+    if nested:
+        return UserError(f"Unknown setting {key!r}. Did you mean {' or '.join(map(repr, nested))}?")
     return unknown("setting", key, {*allowed, *groups})
 
 

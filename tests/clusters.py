@@ -1,4 +1,4 @@
-"""Real Ray clusters for the tests: several nodes on this machine, in a network with nothing but a loopback."""
+"""Real Ray clusters for the tests: several nodes on this machine, in a network that is a loopback alone."""
 
 import contextlib
 import ctypes
@@ -60,6 +60,7 @@ class Cluster:
         command = [RAY, "start", *place, f"--node-ip-address={ADDRESS}", f"--num-cpus={self.cpus}", "--block"]
         command += ["--object-store-memory=100000000", "--disable-usage-stats"]
         environment = {**os.environ, **self.environment, MARK: mark, "XDG_CACHE_HOME": str(self.cache(mark))}
+        environment.pop("PYTHONPATH", None)
         self.nodes[mark] = subprocess.Popen(
             command,
             env=environment,
@@ -86,7 +87,7 @@ class Cluster:
         for pid in marked_processes(node):
             with contextlib.suppress(OSError):
                 title = Path(f"/proc/{pid}/cmdline").read_bytes()
-                if title.startswith(b"ray::_run" if busy else b"ray::"):
+                if title.startswith(b"ray::run" if busy else b"ray::"):
                     found.append(pid)
         return found
 

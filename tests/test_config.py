@@ -450,6 +450,21 @@ def test_a_setting_has_nothing_below_it_and_a_group_no_value(key):
         assert parts[depth] in message
 
 
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("gpus_per_cell", "'launcher.gpus_per_cell'"),
+        ("max_epochs", "'train.max_epochs'"),
+        ("uri", "'tracking.uri' or 'ledger.uri'"),
+        ("ratios", "'occlusion.ratios'"),
+    ],
+)
+def test_a_setting_without_its_group(key, meant):
+    with pytest.raises(UserError) as refused:
+        load_benchmark([f"{key}=1"])
+    assert str(refused.value) == f"Unknown setting {key!r}. Did you mean {meant}?"
+
+
 def test_profile_and_launcher_are_chosen_from_a_list():
     assert refusal("profile.study=a", load=load_benchmark).startswith("profile is chosen as a whole")
     for group, allowed in GROUPS.items():

@@ -410,9 +410,11 @@ import sys
 sys.path[:0] = [sys.argv[1], sys.argv[2]]
 with open(sys.argv[3], "a") as imports:
     imports.write("main module ran\\n")
+from harness.interrupts import raise_interrupts
 from harness.launchers import make_launcher
 import test_launchers
 
+raise_interrupts()
 print("ready", flush=True)
 launcher = make_launcher("processes", 3, test_launchers.run)
 try:

@@ -3,8 +3,10 @@
 import ipaddress
 import os
 import re
+import shlex
 import shutil
 import signal
+import string
 import subprocess
 import sys
 import time
@@ -12,20 +14,32 @@ from pathlib import Path
 
 import pytest
 import test_launchers
+from cluster_work import in_a_process
 from clusters import Cluster, loopback_only
-from driving import CELLS, assert_each_cell_once, finish, kill, run, start, wait_for_cells
+from driving import (
+    CELLS,
+    MARK,
+    assert_each_cell_once,
+    finish,
+    kill,
+    marked_processes,
+    run,
+    start,
+    wait_for_cells,
+)
 from postgres import Server
-from sweeping import assert_each_trial_once, sweep
+from sweeping import SMALL, assert_each_trial_once, sweep
 from test_launchers import ERRORS, JOBS, by_cell, job, outcomes_of
 from test_sweeps_slow import SLOWER, begin, wait_for_trials
 
 from harness import launchers
-from harness.errors import UserError
 from harness.launchers import Job, make_launcher
 from harness.tracking import Tracker
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
-LONGER = ["train.max_epochs=20", "train.patience=20"]  # to be met in mid-training
+pytestmark = pytest.mark.slow
+LONGER = ["train.max_epochs=15", "train.patience=15"]  # to be met in mid-training
+FEWER, FEW = ["methods=[none,ms_mix]"], 8
+STORES = ("tracking.uri", "ledger.uri", "sweep.storage")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -66,6 +80,19 @@ def eventually(find, limit_s=30.0):
     return found
 
 
+def assert_once(var):
+    """The few cells, each once."""
+    cells = [r.tags["cell_id"] for r in Tracker(None, var, "s", create=False).runs()]
+    assert len(cells) == len(set(cells)) == FEW
+
+
+def listening():
+    """Addresses at which anything listens in this network."""
+    lines = subprocess.run(["ss", "-Htunl"], capture_output=True, text=True, check=True).stdout.splitlines()
+    hosts = [line.split()[4].rpartition(":")[0].strip("[]").removeprefix("::ffff:") for line in lines]
+    return [ipaddress.ip_address(host) for host in hosts]
+
+
 # Studies
 
 
@@ -86,6 +113,19 @@ def test_a_worker_is_killed_and_a_node_is_lost_in_mid_matrix(var_dir, undisturbe
     assert not cluster.workers(head), "no task is left"
 
 
+def test_the_head_is_lost(var_dir, undisturbed, cluster):
+    """Ray would end the driver after a minute; it says so itself before."""
+    driver = begin_study(var_dir, "head", cluster)
+    wait_for_cells(driver, 3)
+    cluster.close()
+    said = finish(driver, "head", status=1)
+    assert (
+        f"Error: the head of the Ray cluster, {cluster.address}, does not answer any more; the" in said
+    )
+    assert run(var_dir, *LONGER) == 0
+    assert_each_cell_once(var_dir, undisturbed)
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_a_driver_ends_and_another_one_resumes(var_dir, undisturbed, cluster, number):
     driver = begin_study(var_dir, "gone", cluster)
@@ -104,41 +144,40 @@ def test_a_driver_ends_and_another_one_resumes(var_dir, undisturbed, cluster, nu
     assert all(complete[cell_id].run_id == run_id for cell_id, run_id in trained.items())
 
 
-def test_a_local_cluster_ends_with_its_driver_and_listens_on_the_loopback_alone(
-    var_dir, undisturbed, tmp_path, network
-):
+def test_a_local_cluster_ends_with_its_driver_and_listens_on_the_loopback_alone(var_dir, tmp_path, network):
     if not network:
         pytest.skip("no right to make a network namespace")
     home = {"HOME": str(tmp_path)}
-    driver = start(var_dir, "local", "launcher=ray", *LONGER, **home)
-    wait_for_cells(driver, 2)
-    sockets = subprocess.run(["ss", "-Htunlp"], capture_output=True, text=True, check=True).stdout
-    listening = [line.split()[4].rpartition(":")[0].strip("[]").removeprefix("::ffff:") for line in sockets.splitlines()]
-    assert listening, "Ray's own processes"
-    assert all(ipaddress.ip_address(address).is_loopback for address in listening), sockets
+    driver = start(var_dir, "local", "launcher=ray", *LONGER, *FEWER, **home)
+    wait_for_cells(driver, 2, FEW)
+    found = listening()
+    assert found, "Ray's own processes"
+    assert all(address.is_loopback for address in found)
     kill(driver, "local")
-    finish(start(var_dir, "local", "launcher=ray", *LONGER, **home), "local")
-    assert_each_cell_once(var_dir, undisturbed)
+    finish(start(var_dir, "local", "launcher=ray", *LONGER, *FEWER, **home), "local")
+    assert_once(var_dir)
     assert not (tmp_path / ".ray").exists(), "its token is of one run"
 
 
-def test_only_who_has_the_token_may_use_a_cluster(var_dir, undisturbed, tmp_path):
+def test_only_who_has_the_token_may_use_a_cluster(var_dir, tmp_path):
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 64}
     cluster = Cluster(f"cluster-{os.getpid()}-token", tmp_path, nodes=1, **token)
     try:
-        for wrong in ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "b" * 64}, {"HOME": str(tmp_path)}):
-            driver = begin_study(var_dir, "wrong", cluster, **wrong)
+        for wrong in ({"RAY_AUTH_TOKEN": "b" * 64}, {"HOME": str(tmp_path)}):
+            driver = begin_study(var_dir, "wrong", cluster, RAY_AUTH_MODE="token", **wrong)
             said = finish(driver, "wrong", status=2)
             assert f"Error: Cannot join the Ray cluster at '{cluster.address}': " in said
-            assert "token" in said
-        assert "a" * 64 not in said
-        finish(begin_study(var_dir, "right", cluster, **token), "right")
-        assert_each_cell_once(var_dir, undisturbed)
+            assert "RAY_AUTH_TOKEN" in said
+            assert "b" * 64 not in said
+        assert "a" * 64 not in finish(begin_study(var_dir, "right", cluster, *FEWER, **token), "right")
+        assert_once(var_dir)
     finally:
         cluster.close()
 
 
-def test_a_sweep_with_everything_in_postgres_and_its_driver_killed(var_dir, tmp_path, store_template, cluster):
+def test_a_sweep_with_everything_in_postgres_and_its_driver_killed(
+    var_dir, tmp_path, store_template, cluster
+):
     """Optuna, ledger and MLflow; the server is in the same network."""
     undisturbed = tmp_path / "undisturbed"
     undisturbed.mkdir()
@@ -158,7 +197,46 @@ def test_a_sweep_with_everything_in_postgres_and_its_driver_killed(var_dir, tmp_
         server.close()
 
 
-STORES = ("tracking.uri", "ledger.uri", "sweep.storage")
+def readme_commands():
+    """The marked blocks of the README, line by line."""
+    text = (Path(__file__).parent.parent / "README.md").read_text()
+    blocks = re.findall(r"<!-- run by tests/test_ray.py -->\n```sh\n(.*?)```", text, re.DOTALL)
+    return [line for block in blocks for line in block.splitlines()]
+
+
+def test_the_readmes_way_to_a_cluster(var_dir, tmp_path, network):
+    """Each command as it stands, small settings added; both nodes are this machine."""
+    if not network:
+        pytest.skip("no right to make a network namespace")
+    server, mark = Server(), f"readme-{os.getpid()}"
+    places = {"HEAD": "127.0.0.1", "HERE": "127.0.0.1", "STORE": server.create(), "HOME": str(tmp_path)}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, **places, MARK: mark, "PATH": path}
+    small = [*SMALL, "backbones=[lmf]", "train.max_epochs=1", f"var_dir={var_dir}"]
+    try:
+        commands = readme_commands()
+        assert len(commands) == 7
+        for line in commands:
+            program, *arguments = shlex.split(string.Template(line).substitute(environment))
+            if program == "export":
+                environment |= dict(argument.split("=", 1) for argument in arguments)
+                continue
+            if arguments[1] in ("harness.benchmark", "sweeps.run"):
+                arguments += small
+            elif arguments[0] == "-m":
+                arguments.append(f"var_dir={var_dir}")
+            log = (tmp_path / "log").open("w+")  # not a pipe, which what it starts would hold open
+            done = subprocess.run([program, *arguments], env=environment, stdout=log, stderr=log, timeout=200)
+            log.seek(0)
+            assert done.returncode == 0, log.read()
+        assert (tmp_path / ".ray" / "auth_token").exists()
+        assert len(Tracker(places["STORE"], var_dir, "big", create=False).trials()) == 10
+        assert (var_dir / "reports" / "big" / "index.html").exists()
+        assert all(address.is_loopback for address in listening())
+    finally:
+        for pid in marked_processes(mark):
+            os.kill(pid, signal.SIGKILL)
+        server.close()
 
 
 # The launcher
@@ -225,7 +303,7 @@ def test_what_waiting_and_slots_say(local):
 
 
 def test_no_statistics_are_sent(local):
-    from ray._private.usage import usage_lib
+    from ray._common.usage import usage_lib
 
     assert not usage_lib.usage_stats_enabled()
 
@@ -234,65 +312,21 @@ def test_signals_stay_ours(local):
     assert signal.getsignal(signal.SIGTERM) in (signal.SIG_DFL, signal.default_int_handler)
 
 
-def read(job):
-    """What a job finds where its paths lead."""
-    return job.data, Path(job.data, "deep/file").read_bytes(), Path(job.truth).read_bytes(), job.text_model
-
-
-def test_what_a_job_reads_goes_to_each_node_once(cluster, tmp_path, monkeypatch):
+def test_what_a_job_reads_and_the_code_go_to_each_node_once(cluster, tmp_path):
     (tmp_path / "folder" / "deep").mkdir(parents=True)
-    (tmp_path / "folder" / "deep" / "file").write_bytes(b"content")
-    (tmp_path / "truth.npz").write_bytes(b"truth")
+    (tmp_path / "folder" / "deep" / "file").write_text("content")
+    (tmp_path / "truth.npz").write_text("truth")
     paths = {"data": str(tmp_path / "folder"), "truth": str(tmp_path / "truth.npz")}
-    script = f"""
-import sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-import test_ray
-test_ray.drive_reads({cluster.address!r}, {paths!r})
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    places, puts = eval(done.stdout.splitlines()[-1])  # noqa: S307
+    results, puts = in_a_process("drive", cluster.address, 20, **paths)
     assert puts == 2, "a folder and a file, for twenty jobs"
-    assert {Path(place).relative_to(cluster.cache(node)) for node in cluster.nodes for place in places
-            if place.startswith(str(cluster.cache(node)))}
-    assert {sum(place.startswith(str(cluster.cache(node))) for place in places) for node in cluster.nodes} == {1}
+    assert all(found == ["content", "truth", None] for _, found, _ in results)
+    places = {place for place, _, _ in results}
+    assert [sum(p.startswith(str(cluster.cache(n))) for p in places) for n in cluster.nodes] == [1, 1]
+    assert not {c for _, _, c in results if "runtime_resources" not in c}, "what the driver runs"
 
 
-def drive_reads(address, paths):
-    """Run twenty jobs that read; prints where they found their data, and how often the driver packed."""
-    import ray
-
-    puts, put = [], ray.put
-    ray.put = lambda value: puts.append(value) or put(value)
-    launcher = make_launcher("ray", None, read, cluster=launchers.Cluster(address))
-    jobs = [Job(k, device="cpu", **paths) for k in range(20)]
-    outcomes = outcomes_of(launcher, jobs)
-    launcher.close()
-    assert all(o.result[1:] == (b"content", b"truth", None) for o in outcomes), outcomes
-    print((sorted({o.result[0] for o in outcomes}), len(puts)))
-
-
-def test_a_cluster_without_room_says_so(cluster):
-    from harness.launchers import Cluster as Asked
-
-    def refused(**asked):
-        script = f"""
-import sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-import test_ray
-test_ray.say_refusal({cluster.address!r}, {asked!r})
-"""
-        return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120).stdout
-
-    assert Asked
-    assert "which takes 2 CPU; ask for less with cell.threads=N" in refused(cpus_per_cell=2)
-    assert "device=cuda was asked for, but the Ray cluster has no GPU" in refused(device="cuda")
-
-
-def say_refusal(address, asked):
-    """Print why there is no launcher."""
-    try:
-        make_launcher("ray", None, read, cluster=launchers.Cluster(address, **asked))
-    except UserError as error:
-        print(error)
+def test_a_cluster_without_room_or_gpu_says_so(cluster):
+    refused = in_a_process("refusal", cluster.address, cpus_per_cell=2)
+    assert "which takes 2 CPU; ask for less with cell.threads=N" in refused
+    refused = in_a_process("refusal", cluster.address, device="cuda")
+    assert refused.startswith("device=cuda was asked for, but the Ray cluster has no GPU;")

@@ -20,7 +20,6 @@ import secrets
 import signal
 import socket
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -29,18 +28,20 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from harness.errors import UserError
+from harness.errors import StoreError, UserError
 from harness.launchers import Cluster, Job, Outcome, Work, attempt, describe
 from harness.launchers.processes import usable_cores
-from harness.launchers.worker import ENVIRONMENT, breaks_worker, name_of, packed, prepare, read_job, resolve
-from harness.launchers.worker import unpacked as read_answer
+from harness.launchers.ray_task import REFUSED, bytes_of, get_ready, run
+from harness.launchers.worker import ENVIRONMENT, name_of, unpacked
 
 CELLS_PER_PLACE = 2  # one that runs and one that waits, so that no place stands idle
 LOOK_S = 5.0  # between two looks at the size of the cluster
-CONNECT_S = 10.0
+CONNECT_S = 5.0
+MOST_MISSES = 3  # looks after which the head counts as lost; Ray ends the driver itself after a minute
 LOOPBACK = "127.0.0.1"
 CODE = ("harness", "methods", "backbones")  # packages that go to an existing cluster
 READ = ("data", "text_model", "text_states", "truth")  # a job's fields that name files or folders to read
+TOKEN_HINT = " Does it ask for a token (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN or ~/.ray/auth_token)?"
 # Ray reads them when it is imported.
 SURROUNDINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -65,12 +66,13 @@ class RayLauncher:
         self._unsent: list[Outcome] = []
         self._parcels: dict[str, Any] = {}
         self._ray = _connect(jobs, cluster, work)
+        self._head, self._misses = self._ray.get_runtime_context().gcs_address, 0
         try:
             self.device = _device(self._ray.cluster_resources(), cluster)
             self._needs = {"num_cpus": cluster.cpus_per_cell, "num_gpus": self._gpus()}
             # Workers live over many jobs on GPUs too, where Ray would end them after each.
             keep = {"max_retries": cluster.max_retries, "max_calls": 0}
-            self._task = self._ray.remote(**self._needs, **keep)(_run)
+            self._task = self._ray.remote(**self._needs, **keep)(run)
             self._places, self._looked = self._count_places(), time.monotonic()
             if not self._places:
                 raise UserError(self._no_place())
@@ -83,13 +85,11 @@ class RayLauncher:
         """How many jobs may be in flight; it follows the size of the cluster."""
         if self._jobs is not None and self._ships:
             return self._jobs
-        if time.monotonic() - self._looked > LOOK_S:
-            self._places, self._looked = self._count_places(), time.monotonic()
         return max(1, self._places) * CELLS_PER_PLACE
 
     def start_worker(self) -> None:
         """Have a worker import what it needs; nobody waits for it."""
-        self._ray.remote(**self._needs, max_retries=0, max_calls=0)(_get_ready).remote(self._work)
+        self._ray.remote(**self._needs, max_retries=0, max_calls=0)(get_ready).remote(self._work)
 
     def submit(self, job: Job) -> None:
         """Hand the job to Ray, with what it reads; why it cannot be sent is its outcome otherwise."""
@@ -101,6 +101,7 @@ class RayLauncher:
 
     def wait(self, timeout_s: float) -> list[Outcome]:
         """Outcomes that came in; a job whose worker died too often gives one too."""
+        self._look()
         outcomes, self._unsent = self._unsent, []
         if not self._in_flight:
             time.sleep(0 if outcomes else timeout_s)
@@ -110,8 +111,12 @@ class RayLauncher:
         if ready:
             ready, _ = self._ray.wait(tasks, num_returns=len(tasks), timeout=0)
         for task in ready:
-            outcomes.append(self._outcome(task))
-            del self._in_flight[task]
+            outcome = self._outcome(task)
+            job = self._in_flight.pop(task)
+            if outcome is None:
+                self.submit(job)
+            else:
+                outcomes.append(outcome)
         return outcomes
 
     def close(self) -> None:
@@ -123,6 +128,22 @@ class RayLauncher:
         with _handlers_kept():
             self._ray.shutdown()
 
+    def _look(self) -> None:
+        """Now and then, see how large the cluster is; raise StoreError if its head stays silent.
+
+        Ray waits for a silent head in most calls, and ends this process after a minute.
+        """
+        if time.monotonic() - self._looked < LOOK_S:
+            return
+        self._looked = time.monotonic()
+        if _answers(self._head) is None:
+            self._places, self._misses = self._count_places(), 0
+            return
+        self._misses += 1
+        if self._misses == MOST_MISSES:
+            self._in_flight = {}  # Nobody is left to cancel them.
+            raise StoreError(f"the head of the Ray cluster, {self._head}, does not answer any more")
+
     def _send(self, job: Job) -> Any:
         parcels, checkpoint = {}, None
         if self._ships:
@@ -130,7 +151,7 @@ class RayLauncher:
             parcels = {
                 name: self._parcel(path) for name, path in paths.items() if path and Path(path).exists()
             }
-            checkpoint = _bytes_of(job.checkpoint)
+            checkpoint = bytes_of(job.checkpoint)
         payload = pickle.dumps(replace(job, device=self.device))
         return self._task.remote(self._work, payload, checkpoint, tuple(parcels), *parcels.values())
 
@@ -142,15 +163,18 @@ class RayLauncher:
             self._parcels[path] = self._ray.put(pack(Path(path)))
         return self._parcels[path]
 
-    def _outcome(self, task: Any) -> Outcome:
+    def _outcome(self, task: Any) -> Outcome | None:
+        """How a job ended; None where its worker could not take it."""
         job = self._in_flight[task]
         try:
             answer, checkpoint = self._ray.get(task)
         except self._ray.exceptions.RayError as error:
             return Outcome(job, None, f"worker died ({describe(error)})")
+        if answer == REFUSED:
+            return None
         if checkpoint is not None and job.checkpoint is not None:
             _write(Path(job.checkpoint), checkpoint)
-        return Outcome(job, *read_answer(answer))
+        return Outcome(job, *unpacked(answer))
 
     def _gpus(self) -> float:
         """What a cell takes of a GPU."""
@@ -219,7 +243,8 @@ def _connect(jobs: int | None, cluster: Cluster, work: Work) -> Any:
             ray.init(**place, runtime_env=runtime, log_to_driver=False, logging_level=logging.ERROR)
     # No such cluster, another version of Ray or Python there, another token: each has its own exception.
     except Exception as error:
-        raise UserError(f"{failed}: {describe(error).rstrip('.')}.") from error
+        asked = TOKEN_HINT if isinstance(error, ConnectionError) and cluster.address else ""
+        raise UserError(f"{failed}: {describe(error).rstrip('.')}.{asked}") from error
     return ray
 
 
@@ -239,11 +264,19 @@ def _check_address(address: str) -> None:
             f"launcher.address={address!r} is no address of a Ray cluster; give HOST:PORT of its head, "
             "on a machine that joined it with ray start, or auto for the cluster that runs here."
         )
+    reason = _answers(address)
+    if reason is not None:
+        raise UserError(f"No Ray cluster answers at {address}: {reason}.")
+
+
+def _answers(address: str) -> str | None:
+    """None where something listens at HOST:PORT, else why not."""
+    host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
     except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"No Ray cluster answers at {address}: {reason}.") from None
+        return str(getattr(error, "strerror", None) or error)
+    return None
 
 
 def _code(work: Work) -> list[str]:
@@ -267,74 +300,6 @@ def _handlers_kept() -> Iterator[None]:
         if threading.current_thread() is threading.main_thread():
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-# What follows runs in the cluster's workers.
-
-_READY: list[str] = []  # the work that this worker has prepared
-_BROKEN: list[str] = []  # the error on the device after which no job can be done here
-
-
-def _get_ready(work: str) -> None:
-    """Prepare once; Ctrl-C in a terminal is the driver's affair."""
-    if work not in _READY:
-        _READY.append(work)
-        attempt(lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
-        # What fails here fails again with the job, and is its reason then.
-        attempt(lambda: prepare(work))
-
-
-def _run(
-    work: str, payload: bytes, checkpoint: bytes | None, names: tuple[str, ...], *parcels: Any
-) -> tuple[bytes, bytes | None]:
-    """Do a job; returns the packed answer and, where it paused far from the driver's disk, its checkpoint."""
-    if _BROKEN:
-        os._exit(1)  # Ray starts another worker for the job.
-    _get_ready(work)
-    kept: list[bytes | None] = []
-
-    def do() -> Any:
-        job = _unpacked(read_job(payload), dict(zip(names, parcels, strict=True)))
-        with _checkpoint_at_hand(job, checkpoint) as (job, far):
-            result = resolve(work)(job)
-            kept.append(_bytes_of(job.checkpoint) if far and job.pause_after is not None else None)
-        return result
-
-    done = attempt(do)
-    if breaks_worker(done):
-        _BROKEN.append(str(done.error))
-    return packed(done), (kept or [None])[0]
-
-
-def _unpacked(job: Job, parcels: Mapping[str, Any]) -> Job:
-    """The job with the paths that hold on this node."""
-    if not parcels:
-        return job
-    from harness.launchers.shipping import node_cache, unpack
-
-    here: dict[str, Any] = {name: str(unpack(parcel, node_cache())) for name, parcel in parcels.items()}
-    return replace(job, **here)
-
-
-@contextlib.contextmanager
-def _checkpoint_at_hand(job: Job, content: bytes | None) -> Iterator[tuple[Job, bool]]:
-    """The job with a checkpoint that can be written, and whether it is out of the driver's reach."""
-    if job.checkpoint is None or Path(job.checkpoint).parent.is_dir():
-        yield job, False
-        return
-    with tempfile.TemporaryDirectory(prefix="checkpoint-") as folder:
-        file = Path(folder) / Path(job.checkpoint).name
-        if content is not None:
-            file.write_bytes(content)
-        yield replace(job, checkpoint=str(file)), True
-
-
-def _bytes_of(file: str | None) -> bytes | None:
-    """What a file holds; None where there is none."""
-    try:
-        return None if file is None else Path(file).read_bytes()
-    except OSError:
-        return None
 
 
 def _write(file: Path, content: bytes) -> None:
