@@ -17,9 +17,23 @@ from omegaconf import DictConfig, OmegaConf
 import harness
 from backbones import BACKBONES
 from backbones.base import resolve_settings
-from harness.config import GROUPS, NAME_LISTS, TEXT_KEYS, VALUE_LISTS, apply, given_keys, load_benchmark
-
-from harness.config import load_report, load_sweep, parse, parse_value, settings_of, split_list, split_variant  # isort: skip
+from harness.config import (
+    GROUPS,
+    NAME_LISTS,
+    TEXT_KEYS,
+    VALUE_LISTS,
+    _grammar,
+    apply,
+    given_keys,
+    load_benchmark,
+    load_report,
+    load_sweep,
+    parse,
+    parse_value,
+    settings_of,
+    split_list,
+    split_variant,
+)
 from harness.errors import UserError
 from harness.launchers import LAUNCHERS
 from methods import METHODS
@@ -448,6 +462,18 @@ def test_a_setting_has_nothing_below_it_and_a_group_no_value(key):
         message = refusal(f"{'.'.join(parts[:depth])}=1")
         assert message.startswith(f"{'.'.join(parts[:depth])} is a group of settings")
         assert parts[depth] in message
+
+
+@given(st.one_of(st.integers(-(10**20), 10**20).map(str), st.text("+-_01239.e", min_size=1, max_size=6)))
+def test_numbers_of_a_list_are_read_as_the_grammar_reads_them(text):
+    def outcome(read):
+        try:
+            return read()
+        except UserError as error:
+            return str(error)
+
+    expected = outcome(lambda: [_grammar("seeds", text), 1])
+    assert outcome(lambda: parse_value("seeds", f"[{text},1]")) == expected
 
 
 @pytest.mark.parametrize(
