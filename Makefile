@@ -64,6 +64,7 @@ test: lint ## the fast tests (minutes)
 test-slow: .venv/.ready ## the slow tests
 	@$(PYTHON) -m pytest -m "slow and not soak" -n 2 --durations=15
 
-soak: .venv/.ready ## kill drivers and workers at random for MINUTES=15 and count every cell; the longest tests
+soak: .venv/.ready ## kill drivers and workers at random for MINUTES=15 and count every cell; read hostile files; the longest tests
 	@MINUTES=$(MINUTES) $(PYTHON) tests/soak.py
+	@$(PYTHON) tests/fuzz.py
 	@$(PYTHON) -m pytest -m soak -n 2 --durations=15

@@ -119,7 +119,12 @@ def load_model(folder: Path) -> Any:
     # What the files lack would be drawn at random; the pooling layer is, and is not used.
     with torch.random.fork_rng(devices=[]):
         model, report = AutoModel.from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
+            folder,
+            dtype=torch.float32,
+            local_files_only=True,
+            output_loading_info=True,
+            trust_remote_code=False,  # else it asks at the terminal
+            weights_only=True,
         )
     missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
     if missing:

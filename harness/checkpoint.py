@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import platform
 import time
@@ -25,7 +26,9 @@ import torch
 from torch import Tensor, nn
 
 from backbones.base import Backbone
+from harness.data.npy import check_npz
 from harness.matrix import Cell
+from harness.plain import load_json
 from methods.base import Method
 
 FORMAT = 1
@@ -98,8 +101,9 @@ class Checkpoint:
     def load(self) -> Any | None:
         """The stored state, tensors on the CPU; None where there is none that can be used."""
         try:
+            check_npz(self.path)
             with np.load(self.path, allow_pickle=False) as stored:
-                content = json.loads(stored[TEXT].tobytes())
+                content = load_json(stored[TEXT].tobytes())
                 for name, value in self.identity.items():
                     if content["identity"][name] != value:
                         raise ValueError(f"its {name} is {content['identity'][name]!r}, not {value!r}")
@@ -195,11 +199,13 @@ def unpack(packed: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     [(kind, content)] = packed.items()
     if kind == "tensor":
         name, dtype, shape = content
-        # A copy in memory of torch's own, whose alignment may decide how a sum is rounded.
-        tensor = torch.empty(shape, dtype=getattr(torch, dtype))
-        given = torch.from_numpy(arrays[name])
-        if given.dtype != torch.uint8 or given.numel() != tensor.nbytes:
+        given, kind = torch.from_numpy(arrays[name]), getattr(torch, dtype)
+        if not isinstance(kind, torch.dtype):
+            raise ValueError(f"{dtype} is no dtype")
+        if given.dtype != torch.uint8 or given.numel() != math.prod(shape) * kind.itemsize:
             raise ValueError(f"the array {name} does not have the bytes of its tensor")
+        # A copy in memory of torch's own, whose alignment may decide how a sum is rounded.
+        tensor = torch.empty(shape, dtype=kind)
         _bytes_of(tensor).copy_(given)
         return tensor
     if kind == "dict":

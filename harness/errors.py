@@ -31,3 +31,8 @@ def check(settings: Any, name: str, holds: bool, allowed: str) -> None:
     """Raise a ValueError with the setting, its value and what is allowed, unless the condition holds."""
     if not holds:
         raise ValueError(f"{name} must be {allowed}, however: {name}={getattr(settings, name)!r}")
+
+
+def printable(text: object, most: int = 200) -> str:
+    """One short line that shows as it is: line ends become spaces, what cannot be shown a question mark."""
+    return "".join(c if c.isprintable() else "?" for c in " ".join(str(text).split())[:most])

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from harness.plain import load_json
+
 
 @dataclass(frozen=True)
 class Predictions:
@@ -50,7 +52,7 @@ class Result:
         cls, text: str, predictions: Predictions | None, samples: Mapping[str, np.ndarray] | None = None
     ) -> Result:
         """The inverse of `to_json`."""
-        stored: dict[str, Any] = json.loads(text)
+        stored: dict[str, Any] = load_json(text)
         return cls(**stored, predictions=predictions, samples=samples or {})
 
     def to_plain(self) -> dict[str, Any]:

@@ -14,7 +14,9 @@ import os
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from harness.plain import load_json
 from harness.result import Result
 
 
@@ -56,9 +58,8 @@ class Spool:
             digest, _, text = self._path(cell_id).read_text(encoding="utf-8").partition("\n")
             if digest != _digest(text):
                 return None
-            stored = json.loads(text)
-            return Entry(Result.from_plain(stored["result"]), stored["tags"], stored["started"])
-        except (OSError, ValueError, KeyError, TypeError):
+            return _entry(load_json(text))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
             return None
 
     def drop(self, cell_id: str) -> None:
@@ -75,6 +76,14 @@ class Spool:
 
     def _path(self, cell_id: str) -> Path:
         return self.folder / f"{cell_id}.json"
+
+
+def _entry(stored: Any) -> Entry:
+    """What `Spool.put` has written; of another form it raises whatever it trips over."""
+    tags, started = stored["tags"], stored["started"]
+    if not all(isinstance(part, str) for pair in tags.items() for part in pair):
+        raise ValueError("tags must be text")
+    return Entry(Result.from_plain(stored["result"]), tags, float(started))
 
 
 def _digest(text: str) -> str:

@@ -51,7 +51,7 @@ def find_model(name: str | None, cache: Path) -> TextModel:
     if not folder.is_dir():
         folder = _download(name)
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         if getattr(config, "is_encoder_decoder", False) or not hasattr(config, "hidden_size"):
             raise UserError(f"bert.model={name!r} is a {config.model_type}; an encoder like BERT is needed.")
         # Tried here once, rather than failing in every cell.
@@ -113,9 +113,13 @@ def check_tokens(data: Prepared, model: TextModel, occluded: bool) -> None:
 def text_states(
     plan: Plan, device: str, threads: int, cache: Path, say: Callable[[str], None]
 ) -> dict[tuple[str, str], str]:
-    """Folders of a frozen encoder's states by (dataset, backbone), computed where they are missing."""
+    """Folders of a frozen encoder's states by (dataset, backbone), computed where they are missing.
+
+    They are computed here, on the CPU where the cells' GPUs are those of another machine.
+    """
     if plan.text_model is None or plan.cells[0].text.finetune:
         return {}
+    device = device if torch.cuda.is_available() else "cpu"
     found = {}
     for dataset, backbone in dict.fromkeys((cell.dataset, cell.backbone) for cell in plan.cells):
         data, n_layers = plan.datasets[dataset], BACKBONES[backbone].text_layers

@@ -20,7 +20,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
-from zipfile import BadZipFile
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # The driver waits for a server that went away, and says so; MLflow's own waiting is silent.
@@ -39,6 +38,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
+from harness.data.npy import read_npz
 from harness.databases import (
     check_sqlite,
     create_sqlite,
@@ -52,7 +52,7 @@ from harness.databases import (
 from harness.errors import StoreError, UserError, nearest
 from harness.matrix import Cell
 from harness.outline import complete_cells, last_numbers
-from harness.predictions import from_table, to_table
+from harness.predictions import read_predictions, to_table
 from harness.records import (
     VIEW,
     Trial,
@@ -320,8 +320,8 @@ class Tracker:
         folder = Path(self._files(run).download_artifacts(""))
         stored, arrays = folder / PREDICTIONS_FILE, folder / SAMPLES_FILE
         with _whole(run):
-            predictions = _read_predictions(stored) if stored.exists() else None
-            samples = dict(np.load(arrays, allow_pickle=False)) if arrays.exists() else {}
+            predictions = read_predictions(stored) if stored.exists() else None
+            samples = read_npz(arrays) if arrays.exists() else {}
             return Result.from_json((folder / RESULT_FILE).read_text(), predictions, samples)
 
     @_answers
@@ -329,7 +329,7 @@ class Tracker:
         """The predictions of a stored result alone, which must have some."""
         stored = Path(self._files(run).download_artifacts(PREDICTIONS_FILE))
         with _whole(run):
-            return _read_predictions(stored)
+            return read_predictions(stored)
 
     def _files(self, run: Run) -> ArtifactRepository:
         """Where a run's files lie; by its address alone, for MLflow reads all of a run to tell it."""
@@ -439,18 +439,12 @@ def write_files(cell: Cell, result: Result, folder: Path) -> None:
         np.savez_compressed(folder / SAMPLES_FILE, allow_pickle=False, **result.samples)
 
 
-def _read_predictions(path: Path) -> Predictions:
-    # Threads, and what else `pq.read_table` can do, take three times as long for so few rows.
-    with pq.ParquetFile(path) as file:
-        return from_table(file.read(use_threads=False))
-
-
 @contextmanager
 def _whole(run: Run) -> Iterator[None]:
     """Turn what readers of files raise into a `StoreError`."""
     try:
         yield
-    except (ValueError, KeyError, TypeError, IndexError, BadZipFile) as error:
+    except (ValueError, KeyError, TypeError, UserError) as error:
         raise StoreError(f"the artifacts of run {run.run_id} are damaged: {_line(error)}") from error
 
 

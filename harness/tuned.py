@@ -23,6 +23,7 @@ from backbones.text import ENCODERS, TextSettings
 from harness.config import first_line, is_plain, writable
 from harness.errors import UserError, unknown
 from harness.matrix import Cell
+from harness.yaml_text import load_yaml
 from methods import METHODS
 
 Key = tuple[str, str, str]
@@ -234,12 +235,11 @@ def _naming(path: Path) -> Iterator[None]:
 def _parse(path: Path, content: bytes, method: str, backbone: str) -> Tuned:
     """A file's content; raises UserError."""
     try:
-        found = yaml.safe_load(content)
+        found = load_yaml(content)
     except yaml.YAMLError as error:
         place = getattr(error, "problem_mark", None)
         raise UserError(f"it is no YAML{f', see line {place.line + 1}' if place else ''}.") from None
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
-        # PyYAML lets through what its readers of numbers and dates raise.
+    except ValueError:
         raise UserError("it holds a value that cannot be read.") from None
     if not isinstance(found, dict):
         raise UserError("it does not hold settings by name.")
@@ -281,7 +281,7 @@ def _settings(kind: str, name: str, settings: Any, given: Any) -> dict[str, Any]
             raise UserError(f"{kind}.{name}.{key}={value!r} is no value for a setting.")
     try:
         typed = OmegaConf.to_container(OmegaConf.merge(writable(settings), given))
-    except (OmegaConfBaseException, ValueError) as error:
+    except (OmegaConfBaseException, ValueError, OverflowError) as error:
         raise UserError(f"{kind}.{name}: {first_line(error)}.") from None
     assert isinstance(typed, dict)
     return {key: typed[key] for key in given}

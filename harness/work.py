@@ -10,9 +10,11 @@ import numpy as np
 import torch
 
 from harness.checkpoint import Checkpoint, identity_of
+from harness.data.npy import read_npz
 from harness.data.store import load_dataset
 from harness.data.text import with_text
 from harness.device import peak_memory_mb, reset_peak_memory
+from harness.errors import UserError, printable
 from harness.inspection import Inspection
 from harness.launchers import Job
 from harness.precision import set_arithmetic
@@ -60,8 +62,14 @@ def _truth(file: str | None) -> dict[str, np.ndarray] | None:
     """The hidden truth of the test split; None where it is not kept."""
     if file is None or not Path(file).exists():
         return None
-    with np.load(file, allow_pickle=False) as stored:
+    try:
+        stored = read_npz(Path(file))
         return {key: stored[f"test/{key}"] for key in ("u", "a")}
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"The hidden truth {file!r} is damaged ({printable(error)}); "
+            "delete it and run again, which does without it."
+        ) from error
 
 
 def _path(text: str | None) -> Path | None:

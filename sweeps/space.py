@@ -30,6 +30,7 @@ import yaml
 from harness.config import path_of
 from harness.errors import UserError, unknown
 from harness.matrix import Cell
+from harness.yaml_text import compose_yaml, load_yaml
 from methods import METHODS
 
 FOLDER = Path(__file__).parent / "spaces"
@@ -192,11 +193,11 @@ def read_space(path: Path) -> Space:
 def _content(path: Path) -> Any:
     try:
         text = path.read_text(encoding="utf-8")
-        _check_keys_once(yaml.compose(text, Loader=yaml.SafeLoader))
-        return yaml.safe_load(text)
+        _check_keys_once(compose_yaml(text))
+        return load_yaml(text)
     except FileNotFoundError:
         raise UserError(f"There is no such file; names of search spaces: {', '.join(SPACES)}.") from None
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         mark = getattr(error, "problem_mark", None)
         reason = f"line {mark.line + 1}: {getattr(error, 'problem', '')}" if mark else str(error)
         raise UserError(f"It cannot be read as YAML ({reason.splitlines()[0]}).") from None

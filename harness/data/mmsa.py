@@ -11,11 +11,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, SupportsInt
+from typing import Any
 
 import numpy as np
 
 from harness.data.batch import MODALITIES, SPLITS, Dataset, Split
+from harness.data.budget import Budget
+from harness.data.source import Notes, Source, listed, names_of
 from harness.data.spans import find_starts, move_left, span
 from harness.data.unpickle import load_pickle
 from harness.errors import UserError, nearest
@@ -25,9 +27,7 @@ LABEL_TOLERANCE = 1e-4
 VIDEO_SEPARATOR = "$_$"
 _OTHER_SPLIT_NAMES = {"train": ("training",), "valid": ("val", "dev", "validation"), "test": ("testing",)}
 _MOST_TOKENS = 2**31 - 1
-
-# (modality, what was cleaned, unit) -> the counts by split
-_Notes = dict[tuple[str, str, str], list[str]]
+_MAX_NAME_BYTES = 12  # of a character of a name: in an array, and sorted
 
 
 @dataclass(frozen=True)
@@ -44,61 +44,24 @@ class _Span:
         return steps == self.steps and bool((inside | (stops == 0)).all())
 
 
-@dataclass
-class _Source:
-    """One split as the file has it; keys are taken out when read, so that their memory is given back."""
-
-    file: str
-    split: str
-    content: dict[Any, Any]
-    notes: _Notes
-
-    def wrong(self, key: str, what: str) -> UserError:
-        """The sentence about a key."""
-        return UserError(f"{self.file}: {self.split}/{key} {what}.")
-
-    def note(self, modality: str, what: str, count: SupportsInt, unit: str = "clips") -> None:
-        """Note that something was cleaned, if anything was."""
-        if int(count):
-            self.notes.setdefault((modality, what, unit), []).append(f"{self.split} {int(count)}")
-
-    def take(self, key: str) -> np.ndarray:
-        """The numbers under a key, as an array of any real dtype."""
-        if key not in self.content:
-            names = [str(name) for name in self.content]
-            raise UserError(
-                f"{self.file}: split {self.split!r} has no {key!r}; found: {', '.join(names) or 'nothing'}."
-                f"{nearest(key, names)}"
-            )
-        try:
-            array = np.asarray(self.content.pop(key))
-            array = np.array(array.tolist()) if array.dtype.kind == "O" else array
-        except (ValueError, TypeError, OverflowError):
-            raise self.wrong(key, "does not form an array; its clips must have equal shapes") from None
-        if array.dtype.kind not in "biuf":
-            raise self.wrong(key, f"holds no numbers but {array.dtype.name}")
-        return array
-
-
 def _common_keys(raw: object, file: str) -> dict[str, dict[Any, Any]]:
     """The content of the three splits."""
     if not isinstance(raw, dict):
         raise UserError(f"{file} holds a {type(raw).__name__}; a dict of {', '.join(SPLITS)} is needed.")
-    found = [str(name) for name in raw]
     for split in SPLITS:
         if split not in raw:
             others = [name for name in _OTHER_SPLIT_NAMES[split] if name in raw]
-            hint = f"; rename {others[0]!r} to {split!r}." if others else f".{nearest(split, found)}"
-            raise UserError(f"{file} has no split {split!r}; found: {', '.join(found) or 'nothing'}{hint}")
+            hint = f"; rename {others[0]!r} to {split!r}." if others else f".{nearest(split, names_of(raw))}"
+            raise UserError(f"{file} has no split {split!r}; found: {listed(raw)}{hint}")
         if not isinstance(raw[split], dict) or not raw[split]:
-            what = f"a {type(raw[split]).__name__}" if raw[split] else "empty"
+            what = "empty" if isinstance(raw[split], dict) else f"a {type(raw[split]).__name__}"
             raise UserError(
                 f"{file}: split {split!r} is {what}; a dict with {LABELS} and features is needed."
             )
     return {split: dict(raw[split]) for split in SPLITS}
 
 
-def _read_labels(source: _Source, label_scale: float) -> np.ndarray:
+def _read_labels(source: Source, label_scale: float) -> np.ndarray:
     """Labels as (N,) float32, checked against the range."""
     array = source.take(LABELS)
     if array.ndim != 1 and array.shape[1:] != (1,):
@@ -115,7 +78,7 @@ def _read_labels(source: _Source, label_scale: float) -> np.ndarray:
     return np.clip(labels, -label_scale, label_scale).astype(np.float32)
 
 
-def _read_ids(source: _Source, clips: int) -> np.ndarray:
+def _read_ids(source: Source, clips: int) -> np.ndarray:
     """Clip ids as (N,) unicode, without repetition."""
     given = source.content.pop("id", None)
     if given is None:
@@ -125,17 +88,35 @@ def _read_ids(source: _Source, clips: int) -> np.ndarray:
     if not isinstance(values, (list, tuple)) or len(values) != clips:
         count = len(values) if isinstance(values, (list, tuple)) else "no list of"
         raise source.wrong("id", f"holds {count} names for {clips} clips")
-    strange = [value for value in values if not isinstance(value, (str, bytes, int, float, np.generic))]
-    if strange:
-        raise source.wrong("id", f"holds a {type(strange[0]).__name__}; names must be text or numbers")
-    ids = np.array([v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v) for v in values])
-    names, counts = np.unique(ids, return_counts=True)
-    if len(names) < clips:
-        raise source.wrong("id", f"names {str(names[counts.argmax()])!r} {counts.max()} times")
+    names = [_name(source, value) for value in values]
+    source.budget.take(_MAX_NAME_BYTES * clips * max(map(len, names)))
+    ids = np.array(names)
+    different, counts = np.unique(ids, return_counts=True)
+    if len(different) < clips:
+        raise source.wrong("id", f"names {str(different[counts.argmax()])!r:.60} {counts.max()} times")
     return ids
 
 
-def _whole(source: _Source, key: str, array: np.ndarray, most: int) -> np.ndarray:
+def _name(source: Source, value: Any) -> str:
+    """A clip's name as text that every table and file can hold."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    whole = isinstance(value, int) and value.bit_length() > 64
+    if whole or not isinstance(value, (str, int, float, np.generic)):
+        what = "number of more than 64 bits" if whole else type(value).__name__
+        raise source.wrong("id", f"holds a {what}; names must be text or numbers")
+    name = str(value)
+    if not _is_text(name):
+        raise source.wrong("id", f"holds {ascii(name)[:60]}, which is no text")
+    return name
+
+
+def _is_text(name: str) -> bool:
+    """Whether there are no halves of characters in it, which UTF-8 cannot hold."""
+    return name.isascii() or not any("\ud800" <= c <= "\udfff" for c in name)
+
+
+def _whole(source: Source, key: str, array: np.ndarray, most: int) -> np.ndarray:
     """The array as int64, if it holds whole numbers from 0 to `most`."""
     bad = ~((array >= 0) & (array <= most) & (array == np.floor(array)))
     if bad.any():
@@ -143,7 +124,7 @@ def _whole(source: _Source, key: str, array: np.ndarray, most: int) -> np.ndarra
     return array.astype(np.int64)
 
 
-def _read_lengths(source: _Source, modality: str, clips: int, steps: int) -> np.ndarray | None:
+def _read_lengths(source: Source, modality: str, clips: int, steps: int) -> np.ndarray | None:
     """The given number of valid steps of each clip as (N,) int64, 0 taken as 1; None where not given."""
     key = f"{modality}_lengths"
     if source.content.get(key) is None:
@@ -156,7 +137,7 @@ def _read_lengths(source: _Source, modality: str, clips: int, steps: int) -> np.
     return np.maximum(lengths, 1)
 
 
-def _read_tokens(source: _Source, clips: int, steps: int) -> np.ndarray | None:
+def _read_tokens(source: Source, clips: int, steps: int) -> np.ndarray | None:
     """Token ids, attention mask and segment ids as (N, 3, T) int64 with T <= steps; None where not given."""
     key = "text_bert"
     if source.content.get(key) is None:
@@ -166,11 +147,12 @@ def _read_tokens(source: _Source, clips: int, steps: int) -> np.ndarray | None:
         raise source.wrong(key, f"has shape {array.shape}; ({clips}, 3, steps) is needed")
     if array.shape[2] > steps:
         raise source.wrong(key, f"has {array.shape[2]} steps, more than the {steps} of text")
+    source.budget.take(8 * array.size)
     _whole(source, f"{key} attention mask", array[:, 1], 1)
     return _whole(source, key, array, _MOST_TOKENS)
 
 
-def _read_array(source: _Source, modality: str, clips: int) -> np.ndarray:
+def _read_array(source: Source, modality: str, clips: int) -> np.ndarray:
     """The features as a fresh (N, T, D) float32 array, contents as given."""
     array = source.take(modality)
     if len(array.shape) == 2:
@@ -180,11 +162,11 @@ def _read_array(source: _Source, modality: str, clips: int) -> np.ndarray:
         raise source.wrong(modality, f"has shape {array.shape}; (clips, steps, width) is needed")
     if len(array) != clips:
         raise source.wrong(modality, f"holds {len(array)} clips, but {LABELS} {clips}")
-    with np.errstate(over="ignore"):
-        return np.array(array, dtype=np.float32, order="C")
+    source.budget.take(4 * array.size)
+    return np.array(array, dtype=np.float32, order="C")
 
 
-def _clean(source: _Source, modality: str, values: np.ndarray, inside: np.ndarray) -> None:
+def _clean(source: Source, modality: str, values: np.ndarray, inside: np.ndarray) -> None:
     """Set non-finite values to 0 in place. Shape: values (N, T, D), inside (N, T) bool."""
     finite = np.isfinite(values)
     if not finite.all():
@@ -197,7 +179,7 @@ def _clean(source: _Source, modality: str, values: np.ndarray, inside: np.ndarra
         source.note(modality, "is all zeros: a missing modality", len(values))
 
 
-def _text_span(source: _Source, tokens: np.ndarray, occupied: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _text_span(source: Source, tokens: np.ndarray, occupied: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Starts and lengths of the text by its attention mask; moves the tokens to the left in place."""
     starts, stops = span(tokens[:, 1] == 1)
     source.note("text", "had empty attention masks, taken as length 1", (stops == 0).sum())
@@ -208,7 +190,7 @@ def _text_span(source: _Source, tokens: np.ndarray, occupied: np.ndarray) -> tup
 
 
 def _feature_span(
-    source: _Source, modality: str, occupied: np.ndarray, text: _Span | None
+    source: Source, modality: str, occupied: np.ndarray, text: _Span | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Starts and lengths by the given lengths, the text's where aligned with it, or the non-zero steps."""
     lengths = _read_lengths(source, modality, *occupied.shape)
@@ -223,7 +205,7 @@ def _feature_span(
 
 
 def _align(
-    source: _Source, modality: str, values: np.ndarray, tokens: np.ndarray | None, text: _Span | None
+    source: Source, modality: str, values: np.ndarray, tokens: np.ndarray | None, text: _Span | None
 ) -> _Span:
     """Left-align and clean features (N, T, D) in place, tokens too; return where the steps were."""
     steps = np.arange(values.shape[1])
@@ -240,7 +222,7 @@ def _align(
     return _Span(starts, lengths, len(steps))
 
 
-def _read_split(source: _Source, label_scale: float) -> Split:
+def _read_split(source: Source, label_scale: float) -> Split:
     labels = _read_labels(source, label_scale)
     ids = _read_ids(source, len(labels))
     features = {m: _read_array(source, m, len(labels)) for m in MODALITIES}
@@ -266,30 +248,33 @@ def _check_leakage(splits: Mapping[str, Split], file: str) -> None:
         names = splits[split].ids.tolist()
         for name in names:
             if name in seen:
-                raise UserError(f"{file}: clip {name!r} is in both {seen[name]!r} and {split!r}.")
+                raise UserError(f"{file}: clip {name!r:.60} is in both {seen[name]!r} and {split!r}.")
         seen.update(dict.fromkeys(names, split))
 
 
-def _pad(array: np.ndarray, steps: int, axis: int) -> np.ndarray:
+def _pad(source: Source, array: np.ndarray, steps: int, axis: int) -> np.ndarray:
     missing = [(0, 0)] * array.ndim
     missing[axis] = (0, steps - array.shape[axis])
-    return np.pad(array, missing) if missing[axis][1] else array
+    if not missing[axis][1]:
+        return array
+    source.budget.take(array.nbytes // array.shape[axis] * steps)
+    return np.pad(array, missing)
 
 
-def _equal_steps(splits: Mapping[str, Split], sources: Mapping[str, _Source]) -> dict[str, Split]:
+def _equal_steps(splits: Mapping[str, Split], sources: Mapping[str, Source]) -> dict[str, Split]:
     """Pad every split to the longest T_m of the three; tokens are kept for all splits or none."""
     steps = {m: max(split.features[m].shape[1] for split in splits.values()) for m in MODALITIES}
     with_tokens = all(split.tokens is not None for split in splits.values())
     padded = {}
     for name, split in splits.items():
-        features = {m: _pad(split.features[m], steps[m], 1) for m in MODALITIES}
+        features = {m: _pad(sources[name], split.features[m], steps[m], 1) for m in MODALITIES}
         for m in MODALITIES:
             is_padded = features[m] is not split.features[m]
             sources[name].note(m, f"was padded to {steps[m]} steps", is_padded * len(split))
         tokens = split.tokens if with_tokens else None
         if tokens is not split.tokens:
             sources[name].note("text_bert", "is not in every split, so it is left out", len(split))
-        tokens = None if tokens is None else _pad(tokens, steps["text"], 2)
+        tokens = None if tokens is None else _pad(sources[name], tokens, steps["text"], 2)
         padded[name] = replace(split, features=features, tokens=tokens)
     return padded
 
@@ -307,9 +292,19 @@ def read_mmsa(path: str | Path, label_scale: float) -> Dataset:
     file = repr(str(path))
     if not (math.isfinite(label_scale) and label_scale > 0):
         raise UserError(f"label_scale is {label_scale}; it must be a positive number.")
+    try:
+        # Numbers that do not fit, and NaNs that signal, are found by what becomes of them.
+        with np.errstate(all="ignore"):
+            return _read(path, file, label_scale)
+    except MemoryError:
+        raise UserError(f"{file} needs more memory than there is.") from None
+
+
+def _read(path: str | Path, file: str, label_scale: float) -> Dataset:
     contents = _common_keys(load_pickle(path), file)
-    notes: _Notes = {}
-    sources = {split: _Source(file, split, contents[split], notes) for split in SPLITS}
+    notes: Notes = {}
+    budget = Budget(file, Path(path).stat().st_size)
+    sources = {split: Source(file, split, contents[split], notes, budget) for split in SPLITS}
     splits = {split: _read_split(source, label_scale) for split, source in sources.items()}
     _check_widths(splits, file)
     _check_leakage(splits, file)

@@ -6,7 +6,9 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +17,14 @@ from typing import Any
 import numpy as np
 
 from harness.data.batch import MODALITIES, SPLITS, Dataset, Split
-from harness.errors import UserError
+from harness.data.npy import map_array
+from harness.errors import UserError, printable
+from harness.plain import load_json
 
 FORMAT = 1
 META = "meta.json"
+MAX_CODE_POINT = 0x10FFFF
+LARGEST_SCALE = sys.float_info.max
 
 
 def _arrays(split: Split) -> dict[str, np.ndarray]:
@@ -92,44 +98,73 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 
 def _load_array(folder: Path, name: str, expected: dict[str, Any]) -> np.ndarray:
-    # Copy on write: PyTorch warns of read-only arrays, and the files stay untouched all the same.
-    array = np.load(folder / name, mmap_mode="c", allow_pickle=False)
+    array = map_array(folder / name)
     if list(array.shape) != expected["shape"] or array.dtype.str != expected["dtype"]:
         raise ValueError(f"{name} is not the array that {META} lists")
     return array
 
 
-def _load_split(folder: Path, split: str, files: dict[str, dict[str, Any]]) -> Split:
-    prefix = f"{split}_"
-    names = [name for name in files if name.startswith(prefix)]
-    arrays = {
-        name.removeprefix(prefix).removesuffix(".npy"): _load_array(folder, name, files[name])
-        for name in names
-    }
-    return Split(
-        ids=np.array(arrays["ids"]),
-        features={m: arrays[f"features_{m}"] for m in MODALITIES},
-        lengths={m: arrays[f"lengths_{m}"] for m in MODALITIES},
-        labels=arrays["labels"],
-        tokens=arrays.get("tokens"),
+def _load_split(folder: Path, split: str, files: dict[str, dict[str, Any]], label_scale: float) -> Split:
+    def load(name: str) -> np.ndarray:
+        return _load_array(folder, f"{split}_{name}.npy", files[f"{split}_{name}.npy"])
+
+    loaded = Split(
+        ids=_as_names(load("ids")),
+        features={m: load(f"features_{m}") for m in MODALITIES},
+        lengths={m: load(f"lengths_{m}") for m in MODALITIES},
+        labels=load("labels"),
+        tokens=load("tokens") if f"{split}_tokens.npy" in files else None,
     )
+    _check_split(loaded, split, label_scale)
+    return loaded
+
+
+def _as_names(ids: np.ndarray) -> np.ndarray:
+    """A copy of names in memory, all of them text."""
+    if ids.dtype.kind != "U" or ids.view(np.uint32).max(initial=0) > MAX_CODE_POINT:
+        raise ValueError("the ids are no text")
+    return np.array(ids)
+
+
+def _check_split(split: Split, name: str, label_scale: float) -> None:
+    """Check what can be checked without reading the features: shapes, lengths and labels."""
+    clips = (len(split.ids),)
+    holds = [split.labels.shape == clips, bool((abs(split.labels) <= label_scale).all())]
+    for m in MODALITIES:
+        values, lengths = split.features[m], split.lengths[m]
+        holds += [values.ndim == 3, values.shape[:1] == clips, lengths.shape == clips]
+        holds += [all(holds) and bool(((lengths >= 1) & (lengths <= values.shape[1])).all())]
+    tokens = split.tokens
+    holds += [tokens is None or tokens.shape == (*clips, 3, split.features["text"].shape[1])]
+    if not all(holds):
+        raise ValueError(f"the arrays of {name} do not fit together")
+
+
+def _load(folder: Path) -> Dataset:
+    """Raises ValueError where something is not as it was written, and whatever that trips over."""
+    meta = load_json((folder / META).read_bytes())
+    if meta["format"] != FORMAT:
+        raise ValueError(f"format {meta['format']!r:.20} instead of {FORMAT}")
+    scale, notes = meta["label_scale"], meta["notes"]
+    if not (isinstance(notes, list) and isinstance(meta["files"], dict) and 0 < scale <= LARGEST_SCALE):
+        raise ValueError(f"{META} is of another form")
+    splits = {split: _load_split(folder, split, meta["files"], scale) for split in SPLITS}
+    return Dataset(splits, float(scale), tuple(map(str, notes)))
 
 
 def load_dataset(folder: str | Path) -> Dataset:
     """Map a dataset of `save_dataset` into memory; writing to its arrays does not change the files.
+
+    Of the features and tokens only the sizes are checked, for reading them takes as long as training on them.
 
     Raises:
         UserError: a file is missing, cut short or from another version; says to delete the folder.
     """
     folder = Path(folder)
     try:
-        meta = json.loads((folder / META).read_text(encoding="utf-8"))
-        if meta["format"] != FORMAT:
-            raise ValueError(f"format {meta['format']} instead of {FORMAT}")
-        splits = {split: _load_split(folder, split, meta["files"]) for split in SPLITS}
-        return Dataset(splits, float(meta["label_scale"]), tuple(meta["notes"]))
-    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
-        reason = f"{type(error).__name__}: {error}"
+        return _load(folder)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = printable(f"{type(error).__name__}: {error}")
         raise UserError(
             f"The data cache {str(folder)!r} is damaged ({reason}); delete that folder and run again."
         ) from error
@@ -138,10 +173,15 @@ def load_dataset(folder: str | Path) -> Dataset:
 def _read_fingerprints(cache_file: Path) -> dict[str, Any]:
     """The cached fingerprints; none where the file is missing or damaged."""
     try:
-        cached = json.loads(cache_file.read_text(encoding="utf-8"))
+        cached = load_json(cache_file.read_bytes())
     except (OSError, ValueError):
         return {}
     return cached if isinstance(cached, dict) else {}
+
+
+def _is_digest(text: Any) -> bool:
+    """Whether it can be a SHA-256; it becomes part of a folder's name."""
+    return isinstance(text, str) and re.fullmatch("[0-9a-f]{64}", text) is not None
 
 
 def _write_fingerprints(cache_file: Path, cached: dict[str, Any]) -> None:
@@ -168,7 +208,7 @@ def file_fingerprint(path: str | Path, cache_file: Path) -> str:
             stamp = [state.st_size, state.st_mtime_ns]
             cached = _read_fingerprints(cache_file)
             entry = cached.get(str(path))
-            if isinstance(entry, dict) and entry.get("stamp") == stamp and "sha256" in entry:
+            if isinstance(entry, dict) and entry.get("stamp") == stamp and _is_digest(entry.get("sha256")):
                 return str(entry["sha256"])
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:

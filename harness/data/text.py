@@ -9,6 +9,8 @@ import numpy as np
 
 from backbones.text import TextSettings
 from harness.data.batch import Dataset
+from harness.data.npy import map_array
+from harness.errors import UserError, printable
 
 
 def with_text(dataset: Dataset, settings: TextSettings, states: Path | None) -> Dataset:
@@ -24,7 +26,11 @@ def with_text(dataset: Dataset, settings: TextSettings, states: Path | None) -> 
             continue
         assert split.tokens is not None, "checked when the study was planned"
         n, _, steps = split.tokens.shape
-        text = np.zeros((n, steps, 0), np.float32) if states is None else _mapped(states / f"{name}.npy")
+        text = (
+            np.zeros((n, steps, 0), np.float32)
+            if states is None
+            else _mapped(states / f"{name}.npy", (n, steps))
+        )
         lengths = np.maximum((split.tokens[:, 1] * np.arange(1, steps + 1)).max(1), 1)
         splits[name] = replace(
             split,
@@ -34,6 +40,15 @@ def with_text(dataset: Dataset, settings: TextSettings, states: Path | None) -> 
     return replace(dataset, splits=splits)
 
 
-def _mapped(file: Path) -> np.ndarray:
-    # Copy on write: PyTorch warns of read-only arrays.
-    return np.load(file, mmap_mode="c", allow_pickle=False)
+def _mapped(file: Path, shape: tuple[int, int]) -> np.ndarray:
+    """The stored states of a split, whose first axes are known."""
+    try:
+        states = map_array(file)
+        if states.ndim != 3 or states.shape[:2] != shape or states.dtype != np.float32:
+            raise ValueError(f"it holds {states.dtype.name} of shape {states.shape}")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"The text states {str(file)!r} are damaged ({printable(error)}); "
+            "delete that file's folder and run again."
+        ) from error
+    return states

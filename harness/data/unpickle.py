@@ -1,26 +1,36 @@
 """Read a pickle without letting it run code: only numpy arrays and plain containers come out.
 
-A pickle is a program for a small machine. Here the machine knows the harmless instructions only, and a
-name stands for an entry of one short table of functions of this module, which check their arguments. That
-covers numpy too: it trusts the sizes and flags in a pickle, and wrong ones make it take bytes for objects.
+A pickle is a program for a small machine. Here the machine knows the harmless instructions only, a name
+stands for an entry of one short table of functions, and every instruction and call is charged to a budget of
+memory, for a few of their bytes can make many.
 """
 
 from __future__ import annotations
 
-import math
 import pickle
 import pickletools
 import re
 import struct
-from collections import OrderedDict
+import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from harness.errors import UserError
+from harness.data.admitted import (
+    ADMITTED,
+    SETS,
+    Dtype,
+    Name,
+    RefusedError,
+    expect,
+    fill,
+    plain_keys,
+    reconstruct,
+)
+from harness.data.budget import Budget
+from harness.errors import UserError, printable
 
 PROTOCOLS = range(2, 6)
 
@@ -31,141 +41,37 @@ _INSTRUCTIONS = (
     "EMPTY_LIST APPEND APPENDS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 "
     "EMPTY_DICT EMPTY_SET GLOBAL STACK_GLOBAL INST"
 )
-_OPCODE_NAMES = {ord(op.code): op.name for op in pickletools.opcodes}
-_DTYPE_CODE = re.compile(r"[<>=|]?[biufcSUO?]\d{0,9}")
-_LATIN1 = ("latin1", "latin-1")
-_MAX_DIMENSIONS = 32
-_PLAIN_KEYS = (str, bytes, int, float, complex, type(None), np.generic)
-
-
-class _RefusedError(Exception):
-    """Carries what the pickle asks for."""
-
-
-def _expect(condition: bool, otherwise: str) -> None:
-    if not condition:
-        raise _RefusedError(otherwise)
-
-
-@dataclass(frozen=True)
-class _Name:
-    """What an admitted name is on the stack: not callable, and nothing to change."""
-
-    module: str
-    name: str
-
-
-class _Dtype:
-    """A simple dtype: kind and size come from REDUCE, the byte order from BUILD, the flags from numpy."""
-
-    def __init__(self, code: Any, *_: Any) -> None:
-        _expect(isinstance(code, str) and bool(_DTYPE_CODE.fullmatch(code)), f"numpy.dtype({code!r:.60})")
-        self.value = np.dtype(code)
-
-    def set_state(self, state: Any) -> None:
-        """Take the byte order from (version, order, subarray, names, fields, ...)."""
-        _, order, subarray, names, fields = state[:5]
-        _expect(order in ("<", ">", "=", "|"), f"numpy.dtype of byte order {order!r:.20}")
-        _expect(subarray is None and names is None and fields is None, "numpy.dtype with fields")
-        self.value = self.value.newbyteorder(order)
-
-
-def _latin1(data: Any) -> bytes:
-    """Bytes as they are; text, in which old protocols and Python 2 wrap bytes, as latin-1."""
-    _expect(isinstance(data, (bytes, bytearray, str)), f"bytes made of a {type(data).__name__}")
-    return data.encode("latin1") if isinstance(data, str) else data
-
-
-def _fitting(dtype: Any, shape: Any, size: int) -> np.dtype:
-    """The numpy dtype of an array, once its shape is known to fit `size` bytes (or elements, of objects)."""
-    _expect(isinstance(dtype, _Dtype), "numpy.ndarray of a strange dtype")
-    counts = isinstance(shape, tuple) and all(type(n) is int and n >= 0 for n in shape)
-    _expect(counts and len(shape) <= _MAX_DIMENSIONS, "numpy.ndarray of a strange shape")
-    width = 1 if dtype.value.kind == "O" else dtype.value.itemsize
-    count = math.prod(shape)
-    fits = count * width == size and (width > 0 or count <= 1)
-    _expect(fits, f"numpy.ndarray of shape {shape} in {size} bytes")
-    return dtype.value
-
-
-def _reconstruct(kind: Any, *_: Any) -> np.ndarray:
-    _expect(kind == _Name("numpy", "ndarray"), "numpy._core.multiarray._reconstruct of another class")
-    return np.empty(0, np.int8)
-
-
-def _fill(array: np.ndarray, state: Any) -> None:
-    """Give an array of `_reconstruct` its ([version,] shape, dtype, is_fortran, data), without a copy."""
-    shape, dtype, is_fortran, data = state[-4:]
-    if isinstance(dtype, _Dtype) and dtype.value.kind == "O":
-        _expect(isinstance(data, list), "numpy.ndarray of objects without their list")
-    else:
-        data = bytes(_latin1(data))
-    checked: Any = (1, shape, _fitting(dtype, shape, len(data)), bool(is_fortran), data)
-    array.__setstate__(checked)
-
-
-def _scalar(dtype: Any, data: Any = b"") -> Any:
-    content = bytes(_latin1(data))
-    value = _fitting(dtype, (), len(content))
-    _expect(value.kind != "O", "numpy._core.multiarray.scalar of an object")
-    return np.ndarray((), value, content)[()] if content else value.type()
-
-
-def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any, axes: Any = None) -> np.ndarray:
-    content = _latin1(data)
-    value = _fitting(dtype, shape, len(content))
-    _expect(value.kind != "O" and order in ("C", "F", "K"), "numpy._core.numeric._frombuffer of objects")
-    array: np.ndarray = np.ndarray(shape, value, content, order="F" if order == "F" else "C")
-    return array if axes is None else array.transpose(axes)
-
-
-def _encode(text: Any, encoding: Any) -> bytes:
-    _expect(isinstance(text, str) and encoding in _LATIN1, f"_codecs.encode to {encoding!r:.40}")
-    return text.encode("latin1")
-
-
-def _bytearray(data: Any = b"", encoding: Any = "latin1") -> bytearray:
-    _expect(encoding in _LATIN1, f"builtins.bytearray in {encoding!r:.40}")
-    return bytearray(_latin1(data))
-
-
-def _plain_keys(keys: Any) -> Sequence[Any]:
-    """Keys and set members: numbers, text, flat tuples (the hash of deep tuples overflows the C stack)."""
-    _expect(isinstance(keys, (list, tuple)), f"keys from a {type(keys).__name__}")
-    for key in keys:
-        parts = key if isinstance(key, tuple) else (key,)
-        _expect(all(isinstance(part, _PLAIN_KEYS) for part in parts), f"a {type(key).__name__} as key")
-    return keys
-
-
-def _complex(real: Any, imaginary: Any) -> complex:
-    _expect(isinstance(real, float) and isinstance(imaginary, float), "builtins.complex of no numbers")
-    return complex(real, imaginary)
-
-
-_ADMITTED: dict[_Name, Callable[..., Any] | None] = {
-    _Name("numpy", "ndarray"): None,
-    _Name("numpy", "dtype"): _Dtype,
-    _Name("numpy._core.multiarray", "_reconstruct"): _reconstruct,
-    _Name("numpy._core.multiarray", "scalar"): _scalar,
-    _Name("numpy._core.numeric", "_frombuffer"): _from_buffer,
-    _Name("numpy._core._internal", "_convert_to_stringdtype_kwargs"): lambda *_: _Dtype("O"),
-    _Name("_codecs", "encode"): _encode,
-    _Name("builtins", "bytes"): lambda: b"",
-    _Name("builtins", "bytearray"): _bytearray,
-    _Name("builtins", "set"): lambda items=(): set(_plain_keys(items)),
-    _Name("builtins", "frozenset"): lambda items=(): frozenset(_plain_keys(items)),
-    _Name("builtins", "complex"): _complex,
-    _Name("collections", "OrderedDict"): lambda: OrderedDict(),
+# About the bytes of memory that an instruction leaves behind, beside those of the data that follow it.
+_COSTS = {
+    240: "EMPTY_SET FROZENSET",
+    128: "MEMOIZE BINPUT LONG_BINPUT GLOBAL STACK_GLOBAL INST",
+    96: "MARK EMPTY_LIST EMPTY_DICT TUPLE TUPLE1 TUPLE2 TUPLE3 BYTEARRAY8",
+    64: "BINSTRING SHORT_BINSTRING BINUNICODE SHORT_BINUNICODE BINUNICODE8 "
+    "BINBYTES SHORT_BINBYTES BINBYTES8 LONG1 LONG4",
+    32: "BININT BININT2 BINFLOAT",
 }
+_COST = 16
+_COST_OF_ENTRY = 96
+# The hashes of tuples can be made equal, and then each takes as long to find as there are others.
+_COST_OF_TUPLE_KEY = 2**17
+# To free one array of objects within another takes some of the C stack.
+_MAX_NESTED_ARRAYS = 8
+_OPCODE_NAMES = {ord(op.code): op.name for op in pickletools.opcodes}
 
 
 class _Instructions(dict):
-    """The instructions that the machine knows; any other is refused by its name."""
+    """The instructions that the machine knows, each charged when it is looked up; any other is refused."""
+
+    costs = {getattr(pickle, name)[0]: cost for cost, names in _COSTS.items() for name in names.split()}
+    budget: Budget
+
+    def __getitem__(self, code: int) -> Any:
+        self.budget.take(self.costs.get(code, _COST))
+        return super().__getitem__(code)
 
     def __missing__(self, code: int) -> Any:
         if code in _OPCODE_NAMES:
-            raise _RefusedError(f"the instruction {_OPCODE_NAMES[code]}")
+            raise RefusedError(f"the instruction {_OPCODE_NAMES[code]}")
         raise ValueError(f"unknown instruction {code}")
 
 
@@ -196,42 +102,76 @@ class _Machine(pickle._Unpickler):
     readinto: Callable[[bytearray], int]
     pop_mark: Callable[[], list[Any]]
 
-    def __init__(self, file: _BoundedFile) -> None:
+    def __init__(self, file: _BoundedFile, budget: Budget) -> None:
         super().__init__(file, encoding="latin1")
+        self._budget = budget
+        self.dispatch = _Instructions(self.known)  # type: ignore[misc]
+        self.dispatch.budget = budget
         self._size = file.size
         self._unfilled: dict[int, np.ndarray] = {}
+        self._object_arrays: dict[int, tuple[np.ndarray, int]] = {}
 
-    def find_class(self, module: str, name: str) -> _Name:
+    def find_class(self, module: str, name: str) -> Name:
         """Stand for a name, under numpy's and Python's old or new spelling; refuse any other."""
         new_module = re.sub(r"^numpy\.core\.", "numpy._core.", module)
-        found = _Name({"__builtin__": "builtins"}.get(new_module, new_module), name)
-        _expect(found in _ADMITTED, f"{module}.{name}")
+        found = Name({"__builtin__": "builtins"}.get(new_module, new_module), name)
+        expect(found in ADMITTED, f"{module}.{name}")
         return found
 
     def load_reduce(self) -> None:
         arguments = self.stack.pop()
         name = self.stack[-1]
-        function = _ADMITTED[name] if isinstance(name, _Name) else None
+        function = ADMITTED[name] if isinstance(name, Name) else None
         if function is None or not isinstance(arguments, tuple):
-            raise _RefusedError(f"a call of {name.name if isinstance(name, _Name) else type(name).__name__}")
+            raise RefusedError(f"a call of {name.name if isinstance(name, Name) else type(name).__name__}")
+        if name in SETS and arguments:
+            self._keys(arguments[0])
+        self._take(*arguments)
         value = self.stack[-1] = function(*arguments)
-        if function is _reconstruct:
+        self._take(value)
+        if function is reconstruct:
             self._unfilled[id(value)] = value
 
     def load_build(self) -> None:
         state = self.stack.pop()
         target = self.stack[-1]
-        if isinstance(target, _Dtype):
+        if isinstance(target, Dtype):
             target.set_state(state)
         elif id(target) in self._unfilled:
-            _fill(self._unfilled.pop(id(target)), state)
+            self._fill(target, state)
         else:
-            raise _RefusedError(f"a state for a {type(target).__name__}")
+            raise RefusedError(f"a state for a {type(target).__name__}")
+
+    def _fill(self, array: np.ndarray, state: Any) -> None:
+        data = state[-1]
+        depth = self._depth(data) if isinstance(data, list) else 0
+        self._take(data)
+        fill(self._unfilled.pop(id(array)), state)
+        self._take(array)
+        if depth:
+            self._object_arrays[id(array)] = array, depth
+
+    def _depth(self, items: list[Any]) -> int:
+        """How deep arrays of objects lie in one another, were these the items of one."""
+        expect(not any(id(item) in self._unfilled for item in items), "an array within itself")
+        inner = [self._object_arrays[id(item)][1] for item in items if id(item) in self._object_arrays]
+        depth = 1 + max(inner, default=0)
+        expect(depth <= _MAX_NESTED_ARRAYS, f"numpy.ndarray of objects, {depth} within one another")
+        return depth
+
+    def _take(self, *values: Any) -> None:
+        """Charge what values themselves take, for a call may copy them."""
+        self._budget.take(sum(map(sys.getsizeof, values)))
+
+    def _keys(self, keys: Any) -> Sequence[Any]:
+        tuples = sum(isinstance(key, tuple) for key in plain_keys(keys))
+        self._budget.take(_COST_OF_ENTRY * len(keys) + _COST_OF_TUPLE_KEY * tuples)
+        return keys
 
     def _put(self, items: list[Any]) -> None:
         target = self.stack[-1]
-        _expect(isinstance(target, dict), f"items for a {type(target).__name__}")
-        target.update(zip(_plain_keys(items[::2]), items[1::2], strict=True))
+        expect(isinstance(target, dict), f"items for a {type(target).__name__}")
+        target.update(zip(self._keys(items[::2]), items[1::2], strict=True))
 
     def load_setitem(self) -> None:
         value, key = self.stack.pop(), self.stack.pop()
@@ -241,12 +181,12 @@ class _Machine(pickle._Unpickler):
         self._put(self.pop_mark())
 
     def load_additems(self) -> None:
-        members = _plain_keys(self.pop_mark())
-        _expect(isinstance(self.stack[-1], set), "members for something else than a set")
+        members = self._keys(self.pop_mark())
+        expect(isinstance(self.stack[-1], set), "members for something else than a set")
         self.stack[-1].update(members)
 
     def load_frozenset(self) -> None:
-        members = _plain_keys(self.pop_mark())
+        members = self._keys(self.pop_mark())
         self.stack.append(frozenset(members))
 
     def load_bytearray8(self) -> None:
@@ -257,21 +197,18 @@ class _Machine(pickle._Unpickler):
         self.readinto(content)
         self.stack.append(content)
 
-    dispatch = _Instructions(
-        {
-            getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]]
-            for name in _INSTRUCTIONS.split()
-        }
-        | {
-            pickle.REDUCE[0]: load_reduce,
-            pickle.BUILD[0]: load_build,
-            pickle.SETITEM[0]: load_setitem,
-            pickle.SETITEMS[0]: load_setitems,
-            pickle.ADDITEMS[0]: load_additems,
-            pickle.FROZENSET[0]: load_frozenset,
-            pickle.BYTEARRAY8[0]: load_bytearray8,
-        }
-    )
+    known = {
+        getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]]
+        for name in _INSTRUCTIONS.split()
+    } | {
+        pickle.REDUCE[0]: load_reduce,
+        pickle.BUILD[0]: load_build,
+        pickle.SETITEM[0]: load_setitem,
+        pickle.SETITEMS[0]: load_setitems,
+        pickle.ADDITEMS[0]: load_additems,
+        pickle.FROZENSET[0]: load_frozenset,
+        pickle.BYTEARRAY8[0]: load_bytearray8,
+    }
 
 
 def _open(path: Path) -> BinaryIO:
@@ -291,7 +228,8 @@ def _run(file: BinaryIO, name: str) -> object:
         raise UserError(
             f"{name} is not a pickle file (protocols {PROTOCOLS[0]} to {PROTOCOLS[-1]} are read)."
         )
-    return _Machine(_BoundedFile(file)).load()
+    bounded = _BoundedFile(file)
+    return _Machine(bounded, Budget(name, bounded.size)).load()
 
 
 def load_pickle(path: str | Path) -> object:
@@ -309,7 +247,7 @@ def load_pickle(path: str | Path) -> object:
             return _run(file, name)
     except UserError:
         raise
-    except _RefusedError as error:
+    except RefusedError as error:
         raise UserError(
             f"{name} was refused: its pickle asks for {str(error)[:200]!r};"
             " only numpy arrays and plain containers are allowed."
@@ -318,6 +256,8 @@ def load_pickle(path: str | Path) -> object:
         raise UserError(f"{name} cannot be read: {error.strerror or error}.") from error
     except EOFError:
         raise UserError(f"{name} ends too early: the pickle is truncated.") from None
+    except MemoryError:
+        raise UserError(f"{name} needs more memory than there is.") from None
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}"[:200]
+        reason = printable(f"{type(error).__name__}: {error}")
         raise UserError(f"{name} is not a readable pickle ({reason}).") from error

@@ -1,0 +1,183 @@
+"""What a name in a pickle stands for: short functions that check their arguments, and nothing else.
+
+They cover numpy too: it trusts the sizes and flags in a pickle, and wrong ones make it take bytes for
+objects.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+_DTYPE_CODE = re.compile(r"[<>=|]?[biufcSUO?]\d{0,9}")
+_LATIN1 = ("latin1", "latin-1")
+_MAX_DIMENSIONS = 32
+_MAX_SIZE = 2**63
+_MAX_CODE_POINT = 0x10FFFF
+_MAX_PARTS = 8
+_SHOWN = 60
+
+
+class RefusedError(Exception):
+    """Carries what the pickle asks for."""
+
+
+def expect(condition: bool, otherwise: str) -> None:
+    """Refuse what does not hold."""
+    if not condition:
+        raise RefusedError(otherwise)
+
+
+def shown(value: Any) -> str:
+    """Text as it is, cut; of anything else its type, for its own words may be endless."""
+    return repr(value[:_SHOWN]) if isinstance(value, str) else type(value).__name__
+
+
+@dataclass(frozen=True)
+class Name:
+    """What an admitted name is on the stack: not callable, and nothing to change."""
+
+    module: str
+    name: str
+
+
+class Dtype:
+    """A simple dtype: kind and size come from REDUCE, the byte order from BUILD, the flags from numpy."""
+
+    def __init__(self, code: Any, *_: Any) -> None:
+        expect(isinstance(code, str) and bool(_DTYPE_CODE.fullmatch(code)), f"numpy.dtype({shown(code)})")
+        self.value = np.dtype(code)
+
+    @property
+    def of_objects(self) -> bool:
+        """Whether its arrays hold objects."""
+        return bool(self.value.kind == "O")
+
+    def set_state(self, state: Any) -> None:
+        """Take the byte order from (version, order, subarray, names, fields, ...)."""
+        _, order, subarray, names, fields = state[:5]
+        expect(order in ("<", ">", "=", "|"), f"numpy.dtype of byte order {shown(order)}")
+        expect(subarray is None and names is None and fields is None, "numpy.dtype with fields")
+        self.value = self.value.newbyteorder(order)
+
+
+def _latin1(data: Any) -> bytes:
+    """Bytes as they are; text, in which old protocols and Python 2 wrap bytes, as latin-1."""
+    expect(isinstance(data, (bytes, bytearray, str)), f"bytes made of a {type(data).__name__}")
+    return data.encode("latin1") if isinstance(data, str) else data
+
+
+def _fitting(dtype: Any, shape: Any, size: int) -> np.dtype:
+    """The numpy dtype of an array, once its shape is known to fit `size` bytes (or elements, of objects)."""
+    expect(isinstance(dtype, Dtype), "numpy.ndarray of a strange dtype")
+    counts = isinstance(shape, tuple) and all(type(n) is int and 0 <= n < _MAX_SIZE for n in shape)
+    expect(counts and len(shape) <= _MAX_DIMENSIONS, "numpy.ndarray of a strange shape")
+    width = 1 if dtype.of_objects else dtype.value.itemsize
+    count = math.prod(shape)
+    fits = count * width == size and (width > 0 or count <= 1)
+    expect(fits, f"numpy.ndarray of shape {shape} in {size} bytes")
+    return dtype.value
+
+
+def _fitting_content(dtype: Any, shape: Any, content: bytes | bytearray) -> np.dtype:
+    """The same for bytes, which must be text where the dtype says so: numpy makes text of any number."""
+    value = _fitting(dtype, shape, len(content))
+    if value.kind == "U" and content:
+        codes = np.frombuffer(content, np.dtype("u4").newbyteorder(value.byteorder))
+        expect(int(codes.max()) <= _MAX_CODE_POINT, "numpy.ndarray of text that is none")
+    return value
+
+
+def reconstruct(kind: Any, *_: Any) -> np.ndarray:
+    """An empty array, to be filled by BUILD."""
+    expect(kind == Name("numpy", "ndarray"), "numpy._core.multiarray._reconstruct of another class")
+    return np.empty(0, np.int8)
+
+
+def fill(array: np.ndarray, state: Any) -> None:
+    """Give an array of `reconstruct` its ([version,] shape, dtype, is_fortran, data), without a copy."""
+    shape, dtype, is_fortran, data = state[-4:]
+    if isinstance(dtype, Dtype) and dtype.of_objects:
+        expect(isinstance(data, list), "numpy.ndarray of objects without their list")
+        value = _fitting(dtype, shape, len(data))
+    else:
+        data = bytes(_latin1(data))
+        value = _fitting_content(dtype, shape, data)
+    checked: Any = (1, shape, value, bool(is_fortran), data)
+    array.__setstate__(checked)
+
+
+def _scalar(dtype: Any, data: Any = b"") -> Any:
+    content = bytes(_latin1(data))
+    value = _fitting_content(dtype, (), content)
+    expect(value.kind != "O", "numpy._core.multiarray.scalar of an object")
+    return np.ndarray((), value, content)[()] if content else value.type()
+
+
+def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any, axes: Any = None) -> np.ndarray:
+    content = _latin1(data)
+    value = _fitting_content(dtype, shape, content)
+    expect(value.kind != "O" and order in ("C", "F", "K"), "numpy._core.numeric._frombuffer of objects")
+    array: np.ndarray = np.ndarray(shape, value, content, order="F" if order == "F" else "C")
+    return array if axes is None else array.transpose(axes)
+
+
+def _encode(text: Any, encoding: Any) -> bytes:
+    expect(isinstance(text, str) and encoding in _LATIN1, f"_codecs.encode to {shown(encoding)}")
+    return text.encode("latin1")
+
+
+def _bytearray(data: Any = b"", encoding: Any = "latin1") -> bytearray:
+    expect(encoding in _LATIN1, f"builtins.bytearray in {shown(encoding)}")
+    return bytearray(_latin1(data))
+
+
+def _complex(real: Any, imaginary: Any) -> complex:
+    expect(isinstance(real, float) and isinstance(imaginary, float), "builtins.complex of no numbers")
+    return complex(real, imaginary)
+
+
+def plain_keys(keys: Any) -> Sequence[Any]:
+    """Keys and set members: numbers, text, short flat tuples.
+
+    The hash of deep tuples overflows the C stack, and that of long ones and of long numbers is worked out
+    anew each time.
+    """
+    expect(isinstance(keys, (list, tuple)), f"keys from a {type(keys).__name__}")
+    for key in keys:
+        parts = key if isinstance(key, tuple) else (key,)
+        expect(len(parts) <= _MAX_PARTS and all(map(_is_plain, parts)), f"a {type(key).__name__} as key")
+    return keys
+
+
+def _is_plain(part: Any) -> bool:
+    if isinstance(part, int):
+        return part.bit_length() < 64
+    # Of complex numbers and of long doubles any number have the same hash.
+    kinds = (str, bytes, float, type(None), np.integer, np.bool_, np.float16, np.float32)
+    return isinstance(part, kinds)
+
+
+# The machine checks the members of these with `plain_keys`.
+SETS = (Name("builtins", "set"), Name("builtins", "frozenset"))
+ADMITTED: dict[Name, Callable[..., Any] | None] = {
+    Name("numpy", "ndarray"): None,
+    Name("numpy", "dtype"): Dtype,
+    Name("numpy._core.multiarray", "_reconstruct"): reconstruct,
+    Name("numpy._core.multiarray", "scalar"): _scalar,
+    Name("numpy._core.numeric", "_frombuffer"): _from_buffer,
+    Name("numpy._core._internal", "_convert_to_stringdtype_kwargs"): lambda *_: Dtype("O"),
+    Name("_codecs", "encode"): _encode,
+    Name("builtins", "bytes"): lambda: b"",
+    Name("builtins", "bytearray"): _bytearray,
+    Name("builtins", "set"): lambda items=(): set(items),
+    Name("builtins", "frozenset"): lambda items=(): frozenset(items),
+    Name("builtins", "complex"): _complex,
+    Name("collections", "OrderedDict"): lambda: OrderedDict(),
+}

@@ -1,0 +1,56 @@
+"""Reading YAML that people write or edit: plain values, or an error of two kinds, whatever stands in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import yaml
+
+MOST_YAML = 2**16
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain values only, and each where it stands: with names for values a short text can stand for endless
+    ones. Text must be such that it can be shown.
+    """
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.MarkedYAMLError(None, None, "a name for another value", event.start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_scalar(self, node: Any) -> Any:
+        text = super().construct_scalar(node)
+        if not all(c.isprintable() or c.isspace() for c in text):
+            raise yaml.MarkedYAMLError(None, None, "a character that cannot be shown", node.start_mark)
+        return text
+
+
+def compose_yaml(text: str | bytes) -> yaml.Node | None:
+    """The nodes of a YAML text; raises what `load_yaml` does."""
+    node: yaml.Node | None = _read(text, _Loader.get_single_node)
+    return node
+
+
+def load_yaml(text: str | bytes) -> Any:
+    """The value of a YAML text.
+
+    Raises:
+        yaml.YAMLError: it is none, or gives a value a name to use it again.
+        ValueError: it is too long, nested too deeply, or holds a number or date that is none.
+    """
+    return _read(text, _Loader.get_single_data)
+
+
+def _read(text: str | bytes, read: Callable[[_Loader], Any]) -> Any:
+    if len(text) > MOST_YAML:
+        raise ValueError(f"it has more than {MOST_YAML} characters")
+    try:
+        return read(_Loader(text))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except (TypeError, LookupError, AttributeError) as error:
+        # PyYAML lets through what its readers of numbers and dates raise.
+        raise ValueError(f"it holds a value that cannot be read ({error})") from None

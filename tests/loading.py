@@ -1,0 +1,85 @@
+"""Which calls of a source file could load code from a file, by its syntax tree."""
+
+import ast
+
+# Modules that load objects, and functions that load, evaluate or run: any mention is a finding.
+MODULES = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "jsonpickle"}
+FUNCTIONS = {
+    *(f"yaml.{name}" for name in ("load", "load_all", "full_load", "full_load_all", "unsafe_load")),
+    *(f"yaml.{name}" for name in ("unsafe_load_all", "Loader", "FullLoader", "UnsafeLoader", "CLoader")),
+    *(f"yaml.{name}" for name in ("CFullLoader", "CUnsafeLoader")),
+    *(f"torch.{name}" for name in ("jit.load", "hub.load", "package", "export.load")),
+    *(f"mlflow.{name}.load_model" for name in ("pyfunc", "pytorch", "sklearn")),
+    *("pandas.read_pickle", "pandas.read_hdf", "numpy.lib.format.read_array", "numpy.lib.npyio.NpzFile"),
+    *("runpy.run_path", "runpy.run_module", "builtins.eval", "builtins.exec", "eval", "exec", "__import__"),
+}
+# Functions that load objects too unless they are told not to: by which argument.
+GUARDED = {
+    "numpy.load": ("allow_pickle", "False"),
+    "torch.load": ("weights_only", "True"),
+}
+HARMLESS = {"pickle.dump", "pickle.dumps", "pickle.Pickler", "pickle.PicklingError", "pickle.PickleError"}
+# Methods of Hugging Face, of whatever class.
+METHODS = {"from_pretrained": ("trust_remote_code", "False")}
+
+
+def unsafe_loads(text):
+    """What could load code in a source text: (function or class around it, what)."""
+    tree = ast.parse(text)
+    names = imported(tree)
+    guarded, found = set(), []
+    for scope, node in scoped(tree):
+        if isinstance(node, ast.Call):
+            wanted = GUARDED.get(full_name(node.func, names), METHODS.get(getattr(node.func, "attr", "")))
+            if wanted and any(
+                k.arg == wanted[0] and ast.unparse(k.value) == wanted[1] for k in node.keywords
+            ):
+                guarded.add(id(node.func))
+            elif wanted:
+                found.append((scope, full_name(node.func, names) or ast.unparse(node.func)))
+    for scope, node in scoped(tree):
+        if isinstance(node, ast.Attribute | ast.Name) and id(node) not in guarded and dangerous(node, names):
+            found.append((scope, full_name(node, names)))
+    return sorted(set(found))
+
+
+def imported(tree):
+    """What the names of a module stand for, wherever they are imported."""
+    names = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                names[alias.asname or alias.name.partition(".")[0]] = (
+                    alias.name if alias.asname else alias.name.partition(".")[0]
+                )
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def scoped(tree, scope=""):
+    """All nodes with the dotted name of the function or class that they stand in."""
+    for node in ast.iter_child_nodes(tree):
+        inner = scope
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            inner = f"{scope}.{node.name}".lstrip(".")
+        yield inner, node
+        yield from scoped(node, inner)
+
+
+def full_name(node, names):
+    """The dotted name that an expression stands for; empty for any other expression."""
+    if isinstance(node, ast.Name):
+        return names.get(node.id, node.id)
+    if isinstance(node, ast.Attribute):
+        before = full_name(node.value, names)
+        return f"{before}.{node.attr}" if before else ""
+    return ""
+
+
+def dangerous(node, names):
+    name = full_name(node, names)
+    if isinstance(node, ast.Name) and node.id not in names:
+        return name in FUNCTIONS
+    loads = name.partition(".")[0] in MODULES and "." in name and name not in HARMLESS
+    return loads or name in FUNCTIONS or name in GUARDED
