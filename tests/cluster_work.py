@@ -4,9 +4,11 @@ It imports what is shipped alone: the nodes know no other module of the tests.
 """
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import harness
@@ -18,6 +20,25 @@ def read(job):
     """What a job finds where its paths lead, and where the code lies that runs it."""
     found = [Path(job.data, "deep/file").read_text(), Path(job.truth).read_text(), job.text_model]
     return job.data, found, harness.__file__
+
+
+def see_gpus(job):
+    """The device that a job is to use, and the GPUs that Ray shows it."""
+    time.sleep(0.5)
+    return job.device, os.environ.get("CUDA_VISIBLE_DEVICES"), os.getpid()
+
+
+def drive_on_gpus(address, share):
+    """Run jobs on parts of GPUs; returns their results, and how many may be in flight."""
+    launcher = make_launcher("ray", None, see_gpus, cluster=Cluster(address, gpus_per_cell=share))
+    slots = launcher.slots
+    for k in range(slots):
+        launcher.submit(Job(k, "", "cpu"))
+    results = []
+    while len(results) < slots:
+        results += [outcome.result for outcome in launcher.wait(1.0)]
+    launcher.close()
+    return results, slots
 
 
 def drive(address, jobs, **paths):

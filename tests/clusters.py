@@ -42,11 +42,12 @@ def loopback_only():
 class Cluster:
     """A cluster; each node is a group of processes that carry its own mark.
 
-    folder: for what the nodes keep. environment: of all nodes, like a token.
+    folder: for what the nodes keep. gpus: that each says it has. environment: of all nodes, like a token.
     """
 
-    def __init__(self, mark, folder, nodes=2, cpus=1, **environment):
-        self.mark, self.folder, self.cpus, self.environment = mark, folder, cpus, environment
+    def __init__(self, mark, folder, nodes=2, cpus=1, gpus=0, **environment):
+        self.mark, self.folder, self.environment = mark, folder, environment
+        self.size = [f"--num-cpus={cpus}", f"--num-gpus={gpus}"]
         self.port, self.nodes = free_port(), {}
         self.address = f"{ADDRESS}:{self.port}"
         for _ in range(nodes):
@@ -57,7 +58,7 @@ class Cluster:
         mark = f"{self.mark}-node{len(self.nodes)}"
         head = ["--head", f"--port={self.port}", "--include-dashboard=false"]
         place = [f"--address={self.address}"] if self.nodes else head
-        command = [RAY, "start", *place, f"--node-ip-address={ADDRESS}", f"--num-cpus={self.cpus}", "--block"]
+        command = [RAY, "start", *place, f"--node-ip-address={ADDRESS}", *self.size, "--block"]
         command += ["--object-store-memory=100000000", "--disable-usage-stats"]
         environment = {**os.environ, **self.environment, MARK: mark, "XDG_CACHE_HOME": str(self.cache(mark))}
         environment.pop("PYTHONPATH", None)

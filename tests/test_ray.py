@@ -323,6 +323,19 @@ def test_what_a_job_reads_and_the_code_go_to_each_node_once(cluster, tmp_path):
     assert not {c for _, _, c in results if "runtime_resources" not in c}, "what the driver runs"
 
 
+def test_cells_share_gpus(tmp_path):
+    """Ray believes the number that a node is started with; nothing is computed on them."""
+    cluster = Cluster(f"cluster-{os.getpid()}-gpus", tmp_path, nodes=1, cpus=8, gpus=2)
+    try:
+        results, slots = in_a_process("drive_on_gpus", cluster.address, 0.5)
+    finally:
+        cluster.close()
+    assert slots == 2 * 4, "two run on each GPU, and as many wait"
+    assert {device for device, _, _ in results} == {"cuda"}
+    assert {gpu for _, gpu, _ in results} == {"0", "1"}
+    assert len({pid for *_, pid in results}) == 4, "workers live over many jobs on GPUs too"
+
+
 def test_a_cluster_without_room_or_gpu_says_so(cluster):
     refused = in_a_process("refusal", cluster.address, cpus_per_cell=2)
     assert "which takes 2 CPU; ask for less with cell.threads=N" in refused
