@@ -1,7 +1,8 @@
 """``python -m reports.export study=NAME out=FILE.csv predictions=FILE.parquet``: all numbers, unrounded.
 
 With sweep=NAME those of all cells of this sweep's trials; ``settings`` then holds the sweep's parameters.
-Otherwise the cells that were trained for sweeps alone are left out.
+Otherwise the cells that were trained for sweeps alone are left out. All are of one results version; how many
+of another are left out, or that all are of another than this program's, is printed.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from harness.startup import importing
 if TYPE_CHECKING:
     import pandas as pd
 
-    from harness.tracking import Tracker
+    from reports.runs import StudyRuns
 
 HELP = """\
 usage: python -m reports.export study=NAME out=FILE.csv predictions=FILE.parquet
@@ -31,7 +32,7 @@ Writes all numbers of a study, unrounded, and the predictions of all its cells; 
 EXPORTED = ("valid", "test", "cell")
 
 
-def load_predictions(tracker: Tracker, sweep: str | None = None) -> pd.DataFrame:
+def load_predictions(runs: StudyRuns, sweep: str | None = None) -> pd.DataFrame:
     """A row per test clip, cell and occlusion ratio, in the order of the cells' ids.
 
     sweep: see `reports.frame.load_frame`.
@@ -42,8 +43,8 @@ def load_predictions(tracker: Tracker, sweep: str | None = None) -> pd.DataFrame
 
     columns = ["cell_id", "id", "occlusion_protocol", "occlusion_ratio", "label", "prediction"]
     frames = []
-    for cell_id, run in sorted(complete_cells(tracker, sweep).items()):
-        stored = tracker.load(run).predictions
+    for cell_id, run in sorted(complete_cells(runs, sweep).items()):
+        stored = runs.load(run).predictions
         assert stored is not None, f"run {run.run_id} is complete and has no predictions"
         protocol = run.tags["occlusion_protocol"]
         for ratio, values in sorted(stored.values.items()):
@@ -70,18 +71,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UserError("Nothing to export; give out=FILE.csv, predictions=FILE.parquet or both.")
         with importing():
             from harness.tracking import Tracker
-            from reports.frame import load_frame
+            from reports.frame import load_frame, version_notes
+            from reports.runs import StudyRuns
             from reports.stats import COLUMNS
 
         tracker = Tracker(config.tracking.uri, path_of(config.var_dir), str(config.study), create=False)
-        sweep = config.sweep or None
+        runs, sweep = StudyRuns(tracker), config.sweep or None
+        for sentence in version_notes(runs, sweep):
+            print(sentence)
         if config.out is not None:
-            frame = load_frame(tracker, sweep)
+            frame = load_frame(runs, sweep)
             frame = frame[frame["split"].isin(EXPORTED)][list(COLUMNS)]
             _write(path_of(config.out), lambda path: frame.to_csv(path, index=False, na_rep="nan"))
             print(f"{config.out}: {len(frame)} numbers of {frame['cell_id'].nunique()} cells")
         if config.predictions is not None:
-            predictions = load_predictions(tracker, sweep)
+            predictions = load_predictions(runs, sweep)
             _write(path_of(config.predictions), lambda path: predictions.to_parquet(path, index=False))
             print(f"{config.predictions}: {len(predictions)} predictions")
     except (UserError, StoreError) as error:

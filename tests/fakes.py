@@ -198,6 +198,9 @@ class Silent:
     def waiting(self, count):
         pass
 
+    def say(self, sentence):
+        pass
+
     def trials(self, total, ended):
         self.begun_with = [total, len(ended)]
 

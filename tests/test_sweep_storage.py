@@ -198,7 +198,7 @@ def test_a_damaged_line_is_named_with_what_to_do(journal, line, place):
     with pytest.raises(UserError) as caught:
         open_storage(None, journal)
     sentence = str(caught.value)
-    assert sentence.startswith(f"The sweep storage {journal} is damaged (")
+    assert sentence.startswith(f"The sweep storage {journal} is damaged")
     assert sentence.endswith("); move it away and the sweep is begun anew, with the trained cells kept.")
     assert "\n" not in sentence
     assert journal.read_bytes() == b"".join(lines), "it is left as it was"
