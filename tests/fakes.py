@@ -43,6 +43,8 @@ def stored(run_id, run):
 class FakeTracker:
     """The part of `Tracker` that writer and driver use."""
 
+    study = "s"
+
     def __init__(self, memory):
         self.memory = memory
 
@@ -82,7 +84,7 @@ class FakeTracker:
             "complete": False,
             "reason": result.reason,
             "result": None,
-            "tags": dict(tags),
+            "tags": {"results_version": str(cell.results_version), **tags},
         }
         self.memory.call("create_run", lambda: self.memory.runs.__setitem__(run_id, run))
         self.memory.call("log_artifacts", lambda: run.update(result=result))
