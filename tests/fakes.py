@@ -8,6 +8,7 @@ import harness.driver
 import harness.writer
 from harness.launchers import Outcome
 from harness.ledger import Ledger
+from harness.matrix import RESULTS_VERSION
 from harness.records import numbers
 from harness.tracking import Run
 
@@ -36,7 +37,8 @@ class Memory:
 
 
 def stored(run_id, run):
-    tags = {**run.get("tags", {}), "cell_id": run["cell_id"], "reason": run["reason"]}
+    tags = {"cell_id": run["cell_id"], "reason": run["reason"], "results_version": str(RESULTS_VERSION)}
+    tags = {**run.get("tags", {}), **tags}
     return Run(run_id, "0", tags, numbers(run["result"]) if run.get("result") else {})
 
 
@@ -84,7 +86,7 @@ class FakeTracker:
             "complete": False,
             "reason": result.reason,
             "result": None,
-            "tags": {"results_version": str(cell.results_version), **tags},
+            "tags": dict(tags),
         }
         self.memory.call("create_run", lambda: self.memory.runs.__setitem__(run_id, run))
         self.memory.call("log_artifacts", lambda: run.update(result=result))
