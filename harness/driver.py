@@ -18,6 +18,7 @@ from harness.matrix import Cell
 from harness.records import numbers
 from harness.spool import Entry
 from harness.tracking import Run
+from harness.versions import kept_sentence, version_of
 from harness.writer import Writer
 
 POLL_S = 1.0
@@ -87,6 +88,9 @@ class Display(Protocol):
     def waiting(self, count: int) -> None:
         """Only cells that other drivers are at work on are left."""
 
+    def say(self, sentence: str) -> None:
+        """Something about the study that a person should know."""
+
 
 @dataclass
 class Summary:
@@ -143,12 +147,19 @@ class Driver:
         self._outdated = {run.run_id for run in outdated.values()}
         self._done, self._diverged = patiently(self._refresh)
         self.writer.tidy({*self._done, *self._diverged, *outdated})
+        self._tell_of_other_versions()
         self._order()
         self.display.begin(summary.total, summary.total - len(self._pending))
         if self._pending or self.supply.open:
             self._train(patiently(lambda: self.tracker.complete(everywhere=True)))
             patiently(self._end_orphans)
         return summary
+
+    def _tell_of_other_versions(self) -> None:
+        """Say why results that the study has are not used: no cell of today has the id of one of them."""
+        sentence = kept_sentence(version_of(run.tags) for run in self._done.values())
+        if sentence:
+            self.display.say(f"Study {self.tracker.study!r} has {sentence}")
 
     def _order(self) -> None:
         """Ask for cells while a slot is free and none needs to be trained; those done are told at once."""

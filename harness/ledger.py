@@ -254,7 +254,8 @@ def open_engine(uri: str) -> sa.Engine:
     """Connect to the ledger's database and see to it that the table exists.
 
     Raises:
-        UserError: the address is malformed or in memory, its driver is missing, or it cannot be opened.
+        UserError: the address is malformed or in memory, its driver is missing, it cannot be opened, or its
+            table is of another version.
     """
     try:
         url = sa.make_url(uri)
@@ -265,6 +266,7 @@ def open_engine(uri: str) -> sa.Engine:
         engine = _sqlite_engine(url, uri) if url.get_backend_name() == "sqlite" else _server_engine(uri)
         with tables_lock(uri):
             _create_tables(engine)
+        _check_table(engine, uri)
     except (SQLAlchemyError, ImportError) as error:
         reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
         raise UserError(f"Cannot open the ledger {redact(uri)!r}: {reason}.") from error
@@ -310,6 +312,30 @@ def _create_tables(engine: sa.Engine) -> None:
     except DBAPIError:
         # Another driver created the table between the look and the statement, or it fails again.
         METADATA.create_all(engine)
+
+
+def _check_table(engine: sa.Engine, uri: str) -> None:
+    """Raise UserError for a table in which claims of this version cannot be kept; says what to do.
+
+    Columns of a later version that may be empty do no harm.
+    """
+    look = sa.inspect(engine)
+    found = {column["name"]: column for column in look.get_columns(CLAIMS.name)}
+    lacks = [f"no column {column.name!r}" for column in CLAIMS.columns if column.name not in found]
+    unique = [set(key["column_names"]) for key in look.get_unique_constraints(CLAIMS.name)]
+    # Without it two drivers would both get a cell.
+    lacks += ["no unique key"] * ({"study", "cell_id"} not in unique)
+    others = [name for name in found if name not in CLAIMS.columns]
+    demands = [n for n in others if not found[n]["nullable"] and found[n].get("default") is None]
+    what = [*lacks, *(f"a column {name!r} that wants a value" for name in demands)]
+    if what:
+        move = (
+            "rename that table" if sqlite_path(uri) is None else "move the file away with its -wal and -shm"
+        )
+        raise UserError(
+            f"The ledger {redact(uri)!r} is of another version: its table {CLAIMS.name!r} has "
+            f"{', '.join(what)}; when no driver uses it, {move} to begin a new one, by which nothing is lost."
+        )
 
 
 def _chunks(cell_ids: Collection[str]) -> Iterator[list[str]]:

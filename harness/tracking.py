@@ -51,6 +51,7 @@ from harness.databases import (
 )
 from harness.errors import StoreError, UserError, nearest
 from harness.matrix import Cell
+from harness.migrations import check_schema
 from harness.outline import complete_cells, last_numbers
 from harness.predictions import read_predictions, to_table
 from harness.records import (
@@ -66,6 +67,7 @@ from harness.records import (
     view_state,
 )
 from harness.result import Predictions, Result
+from harness.versions import version_of
 
 # Creating a database announces every migration otherwise, and a failure, which is raised too, its traceback.
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
@@ -122,7 +124,7 @@ class Tracker:
         create: make the study's experiment if it is not there; else it must exist.
 
     Raises:
-        UserError: the store cannot be opened, or the study is unknown or deleted.
+        UserError: the store cannot be opened or has another schema, or the study is unknown or deleted.
     """
 
     def __init__(self, uri: str | None, var_dir: Path, study: str, create: bool = True) -> None:
@@ -141,6 +143,7 @@ class Tracker:
         try:
             # MLflow creates its tables in an empty database without regard to others who do the same.
             with tables_lock(self.uri):
+                check_schema(self.uri)
                 self.client = mlflow.MlflowClient(server_uri(self.uri))
                 self.experiment_id = self._experiment(location, create)
         except (MlflowException, SQLAlchemyError, OSError) as error:
@@ -308,10 +311,10 @@ class Tracker:
         self.client.set_terminated(run.info.run_id, "FAILED" if trial.state == "failed" else "FINISHED")
 
     def trials(self) -> list[Run]:
-        """One run per trial of this study's sweeps: the earliest."""
-        found: dict[tuple[str, str], Run] = {}
+        """One run per trial of this study's sweeps, and per results version: the earliest."""
+        found: dict[tuple[str, str, int], Run] = {}
         for run in self.runs(TRIALS):
-            found.setdefault((run.tags["search"], run.tags["trial"]), run)
+            found.setdefault((run.tags["search"], run.tags["trial"], version_of(run.tags)), run)
         return list(found.values())
 
     @_answers

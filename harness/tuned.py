@@ -22,7 +22,7 @@ from backbones import BACKBONES
 from backbones.text import ENCODERS, TextSettings
 from harness.config import first_line, is_plain, writable
 from harness.errors import UserError, unknown
-from harness.matrix import Cell
+from harness.matrix import RESULTS_VERSION, Cell
 from harness.yaml_text import load_yaml
 from methods import METHODS
 
@@ -172,7 +172,21 @@ class Tuning:
         missed = [self._missed_of(method) for method in dict.fromkeys(method for method, _, _ in self.asked)]
         rest = f"; the configuration's own for: {'; '.join(filter(None, missed))}" if any(missed) else ""
         used = sum(file is not None for file in self.asked.values())
-        return (f"Tuned settings: {used} of {len(self.asked)} combinations{rest}.", *self._unequal())
+        return (
+            f"Tuned settings: {used} of {len(self.asked)} combinations{rest}.",
+            *self._unequal(),
+            *self._aged(),
+        )
+
+    def _aged(self) -> Iterator[str]:
+        """Where settings were chosen by results of another version."""
+        files = [file for file in self.asked.values() if file is not None]
+        versions = {file.head.get("results_version", RESULTS_VERSION) for file in files} - {RESULTS_VERSION}
+        if versions:
+            yield (
+                f"Some were chosen by results of version {', '.join(sorted(map(str, versions)))}, and this "
+                f"program computes version {RESULTS_VERSION}; tune again to choose by its own."
+            )
 
     def _missed_of(self, method: str) -> str:
         """Where a method has no file, in words; empty where it always has one."""

@@ -1,7 +1,8 @@
 """``python -m reports.export study=NAME out=FILE.csv predictions=FILE.parquet``: all numbers, unrounded.
 
 With sweep=NAME those of all cells of this sweep's trials; ``settings`` then holds the sweep's parameters.
-Otherwise the cells that were trained for sweeps alone are left out.
+Otherwise the cells that were trained for sweeps alone are left out. All are of one results version; how many
+of another are left out, or that all are of another than this program's, is printed.
 """
 
 from __future__ import annotations
@@ -43,13 +44,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UserError("Nothing to export; give out=FILE.csv, predictions=FILE.parquet or both.")
         with importing():
             from harness.tracking import Tracker
-            from reports.frame import load_frame
+            from reports.frame import load_frame, version_notes
             from reports.predictions import prediction_tables, write_predictions
             from reports.runs import StudyRuns
             from reports.stats import COLUMNS
 
         tracker = Tracker(config.tracking.uri, path_of(config.var_dir), str(config.study), create=False)
         runs, sweep = StudyRuns(tracker), config.sweep or None
+        for sentence in version_notes(runs, sweep):
+            print(sentence)
         if config.out is not None:
             frame = load_frame(runs, sweep)
             frame = frame[frame["split"].isin(EXPORTED)][list(COLUMNS)]

@@ -15,6 +15,7 @@ from harness.errors import UserError, unknown
 from harness.matrix import method_label
 from harness.tracking import SWEEP, Run
 from harness.tuned import tuned_label
+from harness.versions import chosen, shown_sentences, version_of
 from methods import METHODS
 from reports.runs import Source
 from reports.stats import COLUMNS
@@ -138,7 +139,28 @@ def metric_kinds(source: Source, sweep: str | None = None) -> dict[str, str]:
 
 
 def complete_cells(source: Source, sweep: str | None = None) -> dict[str, Run]:
-    """The complete runs of the study's matrix by cell_id, or those of a sweep of it, see `load_frame`."""
+    """The complete runs of the study's matrix by cell_id, or those of a sweep of it, see `load_frame`.
+
+    Of one results version alone: see `harness.versions.chosen`.
+    """
+    cells = _all_cells(source, sweep)
+    kept = {run.run_id for run in of_one_version(cells.values())}
+    return {cell_id: run for cell_id, run in cells.items() if run.run_id in kept}
+
+
+def version_notes(source: Source, sweep: str | None = None) -> list[str]:
+    """Which results `complete_cells` leaves out or are of another version than this program's, in words."""
+    return shown_sentences((version_of(run.tags) for run in _all_cells(source, sweep).values()), sweep)
+
+
+def of_one_version(runs: Iterable[Run]) -> list[Run]:
+    """Those of the runs that may be shown together, in their order."""
+    found = list(runs)
+    shown = chosen(version_of(run.tags) for run in found)
+    return [run for run in found if version_of(run.tags) == shown]
+
+
+def _all_cells(source: Source, sweep: str | None) -> dict[str, Run]:
     runs = source.complete()
     if sweep is None:
         return {cell_id: run for cell_id, run in runs.items() if SWEEP not in run.tags}

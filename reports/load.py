@@ -12,10 +12,12 @@ from backbones import BACKBONES
 from backbones.base import resolve_settings
 from harness.databases import redact
 from harness.describe import DATASETS_FILE, MATRIX_FILE
+from harness.matrix import RESULTS_VERSION
 from harness.records import flatten
 from harness.tracking import SWEEP, Run, Tracker
 from harness.tuned import tuned_label
-from reports.frame import complete_cells, load_frame, metric_kinds
+from harness.versions import version_of
+from reports.frame import complete_cells, load_frame, metric_kinds, version_notes
 from reports.links import LOCAL, Links
 from reports.runs import StudyRuns
 from reports.study import OUTCOMES, SAMPLE_KEYS, Study
@@ -38,7 +40,7 @@ def load_study(runs: StudyRuns) -> Study:
         frame=load_frame(runs, requested=_requested(matrix)),
         kinds=metric_kinds(runs),
         trials=load_trials(runs),
-        outcomes=_outcomes(matrix, cells, runs.failures()),
+        outcomes=_outcomes(matrix, cells, _failures(runs, cells.values())),
         links=Links(base, tracker.experiment_id),
         datasets=datasets,
         synthetic=_synthetic(datasets, cells.values(), runs.trials()),
@@ -46,7 +48,7 @@ def load_study(runs: StudyRuns) -> Study:
         samples=lambda run_id: dict(runs.load(by_id[run_id]).samples),
         facts=_facts(cells.values()),
         settings=_settings(tracker, cells.values(), datasets),
-        warnings=_warnings(tracker, cells.values()),
+        warnings=[*_versions(runs), *_warnings(tracker, cells.values())],
         description=tracker.description(),
         request=tuple(matrix.get("arguments", ())),
     )
@@ -59,6 +61,12 @@ def label_of(tags: Mapping[str, str]) -> str:
 
 def _requested(matrix: Mapping[str, Any]) -> set[str]:
     return {row[matrix["columns"].index("cell_id")] for row in matrix.get("cells", ())}
+
+
+def _failures(runs: StudyRuns, cells: Iterable[Run]) -> list[Run]:
+    """The failures of the results version that is shown, and of this program's."""
+    shown = {RESULTS_VERSION, *(version_of(run.tags) for run in cells)}
+    return [run for run in runs.failures() if version_of(run.tags) in shown]
 
 
 def _outcomes(matrix: Mapping[str, Any], cells: Mapping[str, Run], failures: Iterable[Run]) -> pd.DataFrame:
@@ -129,6 +137,12 @@ def _facts(cells: Iterable[Run]) -> dict[str, str]:
         for name, value in facts.items():
             found.setdefault(name, set()).add(value)
     return {name: ", ".join(sorted(filter(None, values))) for name, values in found.items()}
+
+
+def _versions(runs: StudyRuns) -> list[str]:
+    """What is to be said of the results versions of the matrix and of each sweep."""
+    sweeps = sorted({trial.tags["sweep"] for trial in runs.trials()})
+    return [sentence for sweep in (None, *sweeps) for sentence in version_notes(runs, sweep)]
 
 
 def _warnings(tracker: Tracker, cells: Iterable[Run]) -> list[str]:

@@ -35,8 +35,9 @@ class Study:
     `harness.describe.describe_dataset`. synthetic: names of those that are stand-ins. sampled: the runs that
     keep samples, with the columns ``SAMPLE_KEYS``; ``method`` as in tables. samples: run_id -> arrays, see
     `harness.inspection.sample_latents`. facts: name and value of what the page's foot tells (versions).
-    settings: sentences on settings that differ from the published ones. warnings: sentences on trainings that
-    ended early. description: of the study. request: arguments of the last call of the benchmark.
+    settings: sentences on settings that differ from the published ones. warnings: sentences on results of
+    other versions and on trainings that ended early. description: of the study. request: arguments of the
+    last call of the benchmark.
     """
 
     name: str

@@ -19,6 +19,7 @@ import pandas as pd
 
 from harness.metrics import DIRECTION
 from harness.records import safe_name
+from reports.frame import of_one_version
 from reports.markup import LATEX, MARKDOWN, file_name
 from reports.permutation import identical_columns, permutation_p, smallest_p
 from reports.stats import summarise, t_interval
@@ -65,10 +66,15 @@ def load_trials(source: Source) -> pd.DataFrame:
     """One row per number of each trial that ended, in an order of their names.
 
     A trial without any number has one row without seed, split, metric and value. Trials of a sweep with the
-    same params count once: the first complete one, else the first that was pruned, else the first.
+    same params count once: the first complete one, else the first that was pruned, else the first. Those of a
+    sweep are of one results version, see `harness.versions.chosen`.
     """
     cells = source.complete()
-    rows = [row for run in _once(source.trials()) for row in _rows(run, cells)]
+    sweeps: dict[str, list[Run]] = {}
+    for run in source.trials():
+        sweeps.setdefault(run.tags["sweep"], []).append(run)
+    kept = [run for trials in sweeps.values() for run in of_one_version(trials)]
+    rows = [row for run in _once(kept) for row in _rows(run, cells)]
     frame = pd.DataFrame(rows, columns=list(COLUMNS)).astype({"seed": "Int64"})
     return frame.sort_values([*GROUP, "trial", "seed", "split", "metric"], ignore_index=True)
 

@@ -141,7 +141,8 @@ def _open_journal(path: Path) -> BaseStorage:
         ) from error
     except Exception as error:  # Whatever Optuna stumbles over in records that are not its own.
         what = f"{type(error).__name__} {error}".strip()
-        raise UserError(f"The sweep storage {path} is damaged ({what}); {REMEDY}.") from error
+        which = "is damaged, or of another version of Optuna"
+        raise UserError(f"The sweep storage {path} {which} ({what}); {REMEDY}.") from error
 
 
 def _check_lines(path: Path) -> None:

@@ -20,10 +20,11 @@ from optuna.trial import FrozenTrial, TrialState
 from harness.checkpoint import discard
 from harness.driver import Order
 from harness.errors import UserError, unknown
-from harness.matrix import Cell
+from harness.matrix import RESULTS_VERSION, Cell
 from harness.metrics import METRICS
 from harness.plan import Plan
 from harness.records import Trial, safe_name
+from harness.versions import version_of
 from harness.writer import Writer
 from sweeps.request import sweep_name
 from sweeps.search import DIVERGED, FAILED, UNDEFINED, Budget, Search, owner_claim
@@ -109,7 +110,8 @@ class Trials:
             self.writer.patiently(lambda search=search: search.begin(retry_diverged))  # type: ignore[misc]
         tracker, patiently = self.writer.tracker, self.writer.patiently
         patiently(self._end_orphans)
-        logged = {(r.tags["search"], r.tags["trial"]) for r in patiently(tracker.trials)}
+        known = [r.tags for r in patiently(tracker.trials) if version_of(r.tags) in (0, RESULTS_VERSION)]
+        logged = {(tags["search"], tags["trial"]) for tags in known}
         complete = patiently(tracker.complete)
         numbers = {cell_id: run.metrics for cell_id, run in complete.items()}
         for search in self.searches:

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 import harness.conf
 from backbones import BACKBONES
 from backbones.base import Backbone, Sizes, by_modality, resolve_settings
-from harness.data.batch import MODALITIES, Batch
+from harness.data.batch import MODALITIES, SPLITS, Batch, Dataset, Split
 from harness.latents import Latents
 from methods import METHODS
 from methods.base import Draw, Method, Mixed, Network
@@ -111,6 +111,20 @@ def make_batch(sizes: Sizes, n: int, seed: int = 0, full: bool = False) -> Batch
         x = torch.randn(n, steps, sizes.widths[m], generator=generator)
         features[m] = x * (torch.arange(steps) < lengths[m][:, None])[..., None]
     return Batch(features, lengths, make_labels(n, sizes.label_scale, seed))
+
+
+def make_dataset(sizes: Sizes, clips: tuple[int, int, int]) -> Dataset:
+    """Random clips in splits of these sizes."""
+    splits = {}
+    for number, (name, n) in enumerate(zip(SPLITS, clips, strict=True)):
+        batch = make_batch(sizes, n, seed=number)
+        splits[name] = Split(
+            np.array([f"{name}{k}" for k in range(n)]),
+            {m: x.numpy() for m, x in batch.features.items()},
+            {m: x.numpy() for m, x in batch.lengths.items()},
+            batch.labels.numpy(),
+        )
+    return Dataset(splits, sizes.label_scale)
 
 
 def make_backbone(name: str, sizes: Sizes, seed: int = 0, like: str = "mosi", **settings) -> Backbone:

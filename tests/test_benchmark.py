@@ -17,6 +17,7 @@ from driving import (
     CELLS,
     assert_each_cell_once,
     comparable,
+    comparable_bytes,
     exported,
     kill,
     resume,
@@ -128,6 +129,8 @@ def test_processes_and_order_change_no_bit(finished, tmp_path, store_template):
         pd.testing.assert_frame_equal(
             *(comparable(f) if "metric" in f else f for f in (mine, theirs)), check_exact=True
         )
+    assert comparable_bytes(finished / "s.csv") == comparable_bytes(var / "s.csv")
+    assert (finished / "s.parquet").read_bytes() == (var / "s.parquet").read_bytes()
 
 
 def test_another_study_of_the_store_reuses_cells(finished, tmp_path, monkeypatch):

@@ -15,13 +15,12 @@ import time
 import numpy as np
 import pytest
 import torch
-from builders import make_batch, make_sizes, same_bits, small_backbone
+from builders import make_dataset, make_sizes, same_bits, small_backbone
 from driving import assert_each_cell_once, finish, kill, run, start, workers_of
 
 from backbones import BACKBONES
 from harness.checkpoint import Checkpoint, identity_of, pack, unpack
 from harness.config import load_benchmark
-from harness.data.batch import SPLITS, Dataset, Split
 from harness.data.store import save_dataset
 from harness.errors import UserError
 from harness.launchers import Job
@@ -59,20 +58,7 @@ class KillsAfterEachWrite(Checkpoint):
         raise Killed
 
 
-def make_dataset() -> Dataset:
-    splits = {}
-    for number, (name, n) in enumerate(zip(SPLITS, (13, 7, 6), strict=True)):
-        batch = make_batch(SIZES, n, seed=number)
-        splits[name] = Split(
-            np.array([f"{name}{k}" for k in range(n)]),
-            {m: x.numpy() for m, x in batch.features.items()},
-            {m: x.numpy() for m, x in batch.lengths.items()},
-            batch.labels.numpy(),
-        )
-    return Dataset(splits, 3.0)
-
-
-DATASET = make_dataset()
+DATASET = make_dataset(SIZES, (13, 7, 6))
 
 
 def make_cell(backbone="lmf", method="ms_mix", seed=1, rules=None, method_settings=None, **options) -> Cell:

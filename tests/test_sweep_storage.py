@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import json
 import os
 import resource
 import signal
@@ -198,7 +199,7 @@ def test_a_damaged_line_is_named_with_what_to_do(journal, line, place):
     with pytest.raises(UserError) as caught:
         open_storage(None, journal)
     sentence = str(caught.value)
-    assert sentence.startswith(f"The sweep storage {journal} is damaged (")
+    assert sentence.startswith(f"The sweep storage {journal} is damaged")
     assert sentence.endswith("); move it away and the sweep is begun anew, with the trained cells kept.")
     assert "\n" not in sentence
     assert journal.read_bytes() == b"".join(lines), "it is left as it was"
@@ -256,6 +257,35 @@ def test_opening_silences_optuna(journal):
         warnings.warn("experimental", ExperimentalWarning, stacklevel=1)
         warnings.warn("another", UserWarning, stacklevel=1)
     assert [str(warning.message) for warning in caught] == ["another"]
+
+
+# Records as Optuna 3 wrote them, with a key that no version knows, and one of a program that writes its own.
+X_IN_3 = '{"name": "FloatDistribution", "attributes": {"step": null, "low": 0.0, "high": 1.0, "log": false}}'
+OTHER_RECORDS = [
+    {"op_code": 0, "study_name": "s", "directions": [1]},
+    {"op_code": 4, "study_id": 0, "datetime_start": "2023-02-01T10:00:00.000000", "new": 1},
+    {"op_code": 5, "trial_id": 0, "param_name": "x", "param_value_internal": 0.5, "distribution": X_IN_3},
+    {"op_code": 6, "trial_id": 0, "state": 1, "values": [3.0], "datetime_complete": "2023-02-01T10:00:01"},
+    {"op_code": 10},
+]
+
+
+def test_a_journal_of_another_version_goes_on(journal):
+    journal.parent.mkdir(parents=True)
+    lines = [json.dumps({"worker_id": "a-1", **record}) for record in OTHER_RECORDS]
+    journal.write_text("\n".join(lines) + "\n")
+    study = study_in(open_storage(None, journal))
+    assert [trial.params for trial in study.trials] == [{"x": 0.5}]
+    tell(study, 2)
+    assert values(study_in(open_storage(None, journal))) == [3, 2]
+
+
+def test_a_record_that_this_version_does_not_know_is_said_to_be_one(journal):
+    tell(new_study(open_storage(None, journal)), 1)
+    with journal.open("a") as file:
+        file.write('{"op_code": 11, "worker_id": "a-1"}\n')
+    with pytest.raises(UserError, match=rf"{journal.name} is damaged, or of another version of Optuna \("):
+        open_storage(None, journal)
 
 
 # Failures
@@ -416,12 +446,16 @@ def test_an_opening_that_was_killed_half_way_is_finished_by_the_next(postgres, p
         optuna.delete_study(study_name="s", storage=study._storage)
 
 
-def test_tables_of_another_version_are_refused_with_what_to_do(postgres, postgres_server, tmp_path):
+@pytest.mark.parametrize("version", ["v2.6.0.a", "v3.0.0.c", "of the future"])
+def test_tables_of_another_version_are_refused_with_what_to_do(postgres, postgres_server, tmp_path, version):
     uri = postgres()
-    open_storage(uri, tmp_path / "unused")
-    postgres_server.execute("UPDATE optuna.alembic_version SET version_num = 'other'", uri)
+    tell(new_study(open_storage(uri, tmp_path / "unused")), 1)
+    before = tables(postgres_server, uri)
+    postgres_server.execute(f"UPDATE optuna.alembic_version SET version_num = '{version}'", uri)
     with pytest.raises(UserError, match=r"\); rename its schema 'optuna' and the sweep is begun anew\.$"):
         open_storage(uri, tmp_path / "unused")
+    assert tables(postgres_server, uri) == before
+    assert postgres_server.execute("SELECT value FROM optuna.trial_values", uri) == [(1.0,)]
     postgres_server.execute("ALTER SCHEMA optuna RENAME TO away", uri)
     tell(new_study(open_storage(uri, tmp_path / "unused")), 1)
 

@@ -7,14 +7,14 @@ import math
 import numpy as np
 import pytest
 import torch
-from builders import make_batch, make_sizes
+from builders import make_dataset, make_sizes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import harness.train as loop
 from backbones import BACKBONES
 from backbones.base import Backbone, BackboneSettings, Fused, by_modality
-from harness.data.batch import MODALITIES, SPLITS, Dataset, Split
+from harness.data.batch import MODALITIES, SPLITS, Dataset
 from harness.data.occlusion import MaskField
 from harness.device import ResidentSplit
 from harness.latents import Latents
@@ -81,19 +81,6 @@ class SingleToy(Toy):
 @pytest.fixture(autouse=True)
 def _with_toy(monkeypatch):
     monkeypatch.setitem(BACKBONES, "toy", Toy)
-
-
-def make_dataset(clips: int) -> Dataset:
-    splits = {}
-    for number, name in enumerate(SPLITS):
-        batch = make_batch(SIZES, clips if name == "train" else 5, seed=number)
-        splits[name] = Split(
-            np.array([f"{name}{k}" for k in range(len(batch))]),
-            {m: x.numpy() for m, x in batch.features.items()},
-            {m: x.numpy() for m, x in batch.lengths.items()},
-            batch.labels.numpy(),
-        )
-    return Dataset(splits, 3.0)
 
 
 def make_cell(made: BackboneSettings, method: str = "none", **options) -> Cell:
@@ -187,7 +174,7 @@ def test_accumulation_and_clipping_equal_a_slow_loop(
         grad_clip=grad_clip,
         max_grad_norm=max_grad_norm,
     )
-    cell, dataset = make_cell(made, max_batches=max_batches), make_dataset(clips)
+    cell, dataset = make_cell(made, max_batches=max_batches), make_dataset(SIZES, (clips, 5, 5))
     by_loop, slowly = (train(cell, dataset, 2) for train in (trained_by_the_loop, trained_slowly))
     # Clipping a norm divides by 1e-6 more in torch, and Adam's first step follows the sign.
     torch.testing.assert_close(weights_of(by_loop), weights_of(slowly), atol=1e-6, rtol=1e-5)
@@ -205,7 +192,7 @@ def test_accumulation_and_clipping_equal_a_slow_loop(
 )
 def test_each_rule_changes_the_training(rule):
     """Otherwise the comparison above would say nothing about it."""
-    dataset = make_dataset(13)
+    dataset = make_dataset(SIZES, (13, 5, 5))
     plain, other = (
         weights_of(trained_by_the_loop(make_cell(rules(batch_size=3, **given)), dataset, 2))
         for given in ({}, rule)
@@ -239,7 +226,7 @@ def recorded(monkeypatch):
 @pytest.mark.parametrize(("batches", "accumulated"), list(itertools.product([1, 4, 5], [1, 2, 4, 7])))
 def test_one_step_per_group_of_batches(recorded, batches, accumulated):
     cell = make_cell(rules(batch_size=2, gradient_accumulation=accumulated))
-    trained_by_the_loop(cell, make_dataset(2 * batches), 3)
+    trained_by_the_loop(cell, make_dataset(SIZES, (2 * batches, 5, 5)), 3)
     assert len(recorded[0].rates) == 3 * math.ceil(batches / accumulated)
 
 
@@ -254,7 +241,7 @@ def test_bounds_of_gradients_hold_for_all_that_is_trained(recorded, monkeypatch,
         {"grad_clip": 0.004, "max_grad_norm": 0.02},
     ):
         made = rules(batch_size=3, gradient_accumulation=accumulated, **bounds)
-        trained_by_the_loop(make_cell(made, method), make_dataset(12), 2)
+        trained_by_the_loop(make_cell(made, method), make_dataset(SIZES, (12, 5, 5)), 2)
         for gradients in recorded[-1].gradients:
             flat = torch.cat([g.flatten().double() for g in gradients])
             assert len(gradients) == len([p for g in recorded[-1].param_groups for p in g["params"]])
@@ -268,7 +255,7 @@ def test_bounds_of_gradients_hold_for_all_that_is_trained(recorded, monkeypatch,
 
 def test_a_sum_and_not_a_mean_by_hand():
     """Accumulated over a whole epoch: the sum of the batches' gradients, each a mean over its clips."""
-    dataset = make_dataset(6)
+    dataset = make_dataset(SIZES, (6, 5, 5))
     cell = make_cell(rules(batch_size=2, gradient_accumulation=3))
     backbone, _ = loop.build(cell, dataset, CPU)
     batch = ResidentSplit(dataset.splits["train"], CPU).take(np.arange(6))
@@ -298,7 +285,7 @@ def test_the_loop_follows_the_schedule(recorded, monkeypatch, schedule):
     losses = [5.0, 4.0, 4.0, 4.5, 4.2, 3.0, 3.0, 3.0, 3.0, 2.0]
     scripted(monkeypatch, losses)
     made = rules(schedule=schedule, plateau_patience=1, warmup=0.3, max_epochs=10, early_stop=10)
-    result = loop.train(make_cell(made), make_dataset(8), CPU)
+    result = loop.train(make_cell(made), make_dataset(SIZES, (8, 5, 5)), CPU)
     assert result.curves["valid_loss"] == losses
     assert result.cell["best_epoch"] == 10
     wanted = [learning_rate(made, 1.0, losses[:epoch]) for epoch in range(10)]
@@ -329,7 +316,7 @@ def test_early_stopping_by_hand(monkeypatch, losses, patience, best, epochs):
     monkeypatch.setattr(loop, "predict", remember)
     scripted(monkeypatch, losses[:epochs])
     made = rules(max_epochs=6, early_stop=patience)
-    result = loop.train(make_cell(made), make_dataset(8), CPU)
+    result = loop.train(make_cell(made), make_dataset(SIZES, (8, 5, 5)), CPU)
     assert result.cell["best_epoch"] == best
     assert len(result.curves["valid_loss"]) == epochs
     valid = [prediction for name, prediction in predicted if name == "valid"]

@@ -29,7 +29,7 @@ from harness.config import given_keys, load_benchmark
 from harness.describe import describe
 from harness.display import closing_table
 from harness.errors import UserError
-from harness.matrix import Cell
+from harness.matrix import RESULTS_VERSION, Cell
 from harness.plan import make_plan
 from harness.records import Trial
 from harness.result import Predictions, Result
@@ -52,7 +52,7 @@ GIVEN_HEAD = {
     "epochs": 12,
     "seeds": [1111, 1112],
     "fingerprint": "0123456789",
-    "results_version": 1,
+    "results_version": RESULTS_VERSION,
 }
 CLIPS = [f"dataset.synthetic_{name}.clips=12" for name in ("mosi", "sims")]
 SMALL = ["datasets=[synthetic_mosi,synthetic_sims]", "backbones=[tfn,lmf]", "seeds=[1,2]", *CLIPS]
@@ -539,6 +539,15 @@ def test_unequal_budgets_are_pointed_out(plan, tune, tmp_path):
         assert len(plan("methods=[none,powmix]", *tuned).notes) == 2
     tune("none", "tfn", "synthetic_mosi", seeds=[7, 8])
     assert len(plan("methods=[none,powmix]", *tuned).notes) == 1, "as many seeds are the same budget"
+
+
+def test_settings_chosen_by_results_of_another_version_are_pointed_out(plan, tune, tmp_path):
+    tune("powmix", "tfn", "synthetic_mosi", results_version=RESULTS_VERSION - 1)
+    tune("ms_mix", "tfn", "synthetic_mosi")
+    tuned = (f"tuned={tmp_path / 'tuned'}", "datasets=[synthetic_mosi]", "backbones=[tfn]")
+    (_, note) = plan("methods=[powmix,ms_mix]", *tuned).notes
+    assert note.startswith(f"Some were chosen by results of version {RESULTS_VERSION - 1}, and this program")
+    assert len(plan("methods=[ms_mix]", *tuned).notes) == 1
 
 
 def test_variants_alone_use_no_file(plan, tune, tmp_path):
