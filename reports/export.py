@@ -6,6 +6,7 @@ Otherwise the cells that were trained for sweeps alone are left out.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -94,14 +95,15 @@ def _write(path: Path, write: Callable[[Path], None]) -> None:
     """Write a file as a whole or not at all; raises UserError where it cannot be written."""
     from harness.errors import UserError
 
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.parent / f".{os.getpid()}.part"
     try:
         write(temporary)
         temporary.replace(path)
     except OSError as error:
         raise UserError(f"{str(path)!r} cannot be written: {error.strerror or error}.") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # In the place of the folder may stand a file.
+            temporary.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":
