@@ -5,12 +5,15 @@ Exit status: 0 all done, 1 something has no result, 2 the request is wrong, 130 
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from harness import startup
+from harness.errors import visible
 from harness.interrupts import ignore_interrupts, raise_interrupts
 
 if TYPE_CHECKING:
@@ -43,10 +46,11 @@ def run_command(action: Callable[[Sequence[str]], int], arguments: Sequence[str]
         return 1
     except OSError as error:
         where = f" {str(error.filename)!r}" if error.filename else ""
-        print(
-            f"Error: cannot use the file{where}: {error.strerror or error}; the same command resumes.",
-            file=sys.stderr,
-        )
+        sentence = f"Error: cannot use the file{where}: {error.strerror or error}"
+        if error.errno == errno.ENAMETOOLONG:  # no waiting makes it shorter
+            print(f"{sentence}.", file=sys.stderr)
+            return 2
+        print(f"{sentence}; the same command resumes.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         ignore_interrupts()
@@ -62,10 +66,13 @@ def leave(status: int) -> NoReturn:
 
 
 def make_console() -> Console:
-    """Where a command prints; wide where nobody's terminal says otherwise."""
+    """Where a command prints, names as they stand; wide where nobody's terminal says otherwise."""
     from rich.console import Console
 
-    return Console() if sys.stdout.isatty() else Console(width=120)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # it may know fewer signs than names have
+    # Rich draws a picture for a name like "a:x:b" unless it is told not to.
+    return Console(emoji=False, width=None if sys.stdout.isatty() else 120)
 
 
 def open_launcher(config: Any, plan: Plan) -> tuple[Launcher, str]:
@@ -121,8 +128,9 @@ def _join_cluster(config: Any) -> tuple[Launcher, str]:
 def show_datasets(console: Console, plan: Plan) -> None:
     """Print where each dataset comes from, what was found in the user's, and the plan's notes."""
     for data in plan.datasets.values():
-        console.print(f"{data.name}: {data.source}", markup=False, highlight=False, soft_wrap=True)
+        source = visible(data.source)
+        console.print(f"{data.name}: {source}", markup=False, highlight=False, soft_wrap=True)
         for note in () if data.synthetic else data.notes:
-            console.print(f"  {note}", style="dim", markup=False, highlight=False, soft_wrap=True)
+            console.print(f"  {visible(note)}", style="dim", markup=False, highlight=False, soft_wrap=True)
     for note in plan.notes:
         console.print(note, markup=False, highlight=False, soft_wrap=True)

@@ -21,6 +21,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from harness.databases import redact, without_secrets
 from harness.errors import UserError, unknown
 from harness.schema import Config, DatasetConfig, ReportConfig, SweepCommand
 
@@ -141,12 +142,13 @@ def parse(arguments: Sequence[str]) -> list[tuple[str, str]]:
         key, equals, value = argument.partition("=")
         if not equals or not KEY.fullmatch(key):
             raise UserError(
-                f"Cannot read {argument!r}; settings are given as KEY=VALUE, e.g. seeds=[1111,1112]."
+                f"Cannot read {redact(argument)!r}; settings are given as KEY=VALUE, e.g. seeds=[1111,1112]."
             )
         if key == "hydra" or key.startswith("hydra."):
             raise UserError(f"{key!r} is no setting of this program; Hydra's own settings cannot be changed.")
         if "${" in value:
-            raise UserError(f"{argument!r} holds '${{...}}'; interpolations are not allowed in settings.")
+            shown = redact(argument)
+            raise UserError(f"{shown!r} holds '${{...}}'; interpolations are not allowed in settings.")
         pairs.append((key, value))
     return pairs
 
@@ -161,11 +163,12 @@ def apply(config: DictConfig, pairs: Iterable[tuple[str, str]]) -> None:
         _check_key(config, parts)
         value = text if TEXT_KEYS.fullmatch(key) else parse_value(key, text)
         if not is_plain(value):
-            raise UserError(f"{key}={text!r} cannot be read; {READABLE}.")
+            raise UserError(f"{key}={redact(text)!r} cannot be read; {READABLE}.")
         try:
             OmegaConf.update(config, key, value, merge=True)
         except (OmegaConfBaseException, ValueError) as error:
-            raise UserError(f"{key}={text!r} does not fit: {first_line(error)}.") from None
+            reason = without_secrets(first_line(error), text)
+            raise UserError(f"{key}={redact(text)!r} does not fit: {reason}.") from None
 
 
 def parse_value(key: str, text: str) -> Any:
@@ -329,9 +332,9 @@ def _grammar(key: str, text: str) -> Any:
         override = OverridesParser.create().parse_override(f"value={text}")
         several, value = override.is_sweep_override(), override.value()
     except HydraException:
-        raise UserError(f"{key}={text!r} cannot be read; {READABLE}.") from None
+        raise UserError(f"{key}={redact(text)!r} cannot be read; {READABLE}.") from None
     if several:
-        raise UserError(f"{key}={text!r} gives several values; one is expected.")
+        raise UserError(f"{key}={redact(text)!r} gives several values; one is expected.")
     return value
 
 

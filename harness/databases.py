@@ -10,6 +10,7 @@ import re
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import unquote, unquote_plus
 
 from harness.errors import UserError
 
@@ -30,7 +31,11 @@ CONNECTION = {
     "tcp_user_timeout": "60000",
 }
 TABLES_LOCK = 5_137_402_266
-SECRET_KEYS = re.compile(r"([?&](?:user|username|password|sslpassword|passfile|token)=)[^&]*", re.IGNORECASE)
+SECRET_KEYS = re.compile(
+    r"([?&](?:user|username|[^=&]*(?:passw|pwd|passfile|secret|token|apikey|api_key)[^=&]*)=)([^&]*)",
+    re.IGNORECASE,
+)
+SHORTEST_SECRET = 3  # a shorter one cannot be told from the letters of a sentence
 
 
 def create_sqlite(path: Path, initialise: Callable[[str], None]) -> None:
@@ -109,14 +114,24 @@ def sqlite_uri(path: Path) -> str:
 
 
 def sqlite_path(uri: str) -> Path | None:
-    """The file that an SQLite address names; None for one in memory and for any other database."""
+    """The file that an SQLite address names; None for one in memory and for any other database.
+
+    Raises:
+        UserError: it cannot be read, or names a host.
+    """
     if uri.partition("://")[0].partition("+")[0] != "sqlite":
         return None
     # Here and above imported late: a command that only shows an address answers without it.
     from sqlalchemy import make_url
+    from sqlalchemy.exc import SQLAlchemyError
 
-    name = make_url(uri).database
-    return Path(name) if name and name != ":memory:" else None
+    try:
+        url = make_url(uri)
+    except (SQLAlchemyError, ValueError):
+        url = None
+    if url is None or url.host:
+        raise UserError(f"The address {redact(uri)!r} cannot be read; write it as sqlite:////FOLDER/FILE.")
+    return Path(url.database) if url.database and url.database != ":memory:" else None
 
 
 def is_database(uri: str) -> bool:
@@ -180,13 +195,39 @@ def tables_lock(uri: str) -> Iterator[None]:
 
 
 def redact(uri: str) -> str:
-    """The address without user and password; SQLite addresses and plain paths stay as they are."""
+    """The address without user and password; SQLite addresses and plain paths stay as they are.
+
+    Of what is no address, but has the colon and the @ of one, only the rest is shown.
+    """
     scheme, separator, rest = uri.partition("://")
-    if not separator or scheme.partition("+")[0] in ("sqlite", "file"):
+    if not separator:
+        before, _, after = uri.rpartition("@")
+        return after if ":" in before else uri
+    if scheme.partition("+")[0] in ("sqlite", "file") and rest.startswith("/"):
         return uri
     # A password may hold any character when nobody quoted it, so everything up to the last @ goes.
     hidden = SECRET_KEYS.sub(r"\1***", rest)
     return f"{scheme}://{hidden.rpartition('@')[2]}"
+
+
+def without_secrets(reason: str, uri: str) -> str:
+    """What a library says of an address, without the user and the password that it quotes.
+
+    uri: the address as it was given.
+    """
+    if redact(uri) == uri:
+        return reason
+    before = uri.partition("://")[2].rpartition("@")[0] or uri.rpartition("@")[0]
+    user, _, password = before.partition(":")
+    # Whoever cannot read the address quotes what it took for the password, or for the host.
+    values = [before, password, *re.split("[:@/]", password or before)]
+    values += [value for _, value in SECRET_KEYS.findall(uri)]
+    hidden = reason.replace(uri, redact(uri))
+    for secret in sorted({*values, *map(unquote, values), *map(unquote_plus, values)}, key=len, reverse=True):
+        if len(secret) >= SHORTEST_SECRET:
+            hidden = hidden.replace(secret, "***")
+    # Servers name the user between quotes.
+    return hidden.replace(f'"{unquote(user)}"', "***") if user else hidden
 
 
 @contextlib.contextmanager

@@ -1,18 +1,42 @@
-"""The one exception that means "the request is wrong": one sentence for the user, exit status 2."""
+"""The one exception that means "the request is wrong": one sentence for the user, exit status 2.
+
+What a sentence quotes may come from anywhere, also from a file. What one cannot see of it is spelt out, and
+an address in it loses its user and password.
+"""
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import Any
 
+# Control characters, marks that turn the direction of reading, and what stands for undecodable bytes.
+_UNSEEN = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufffe\uffff\ud800-\udfff]"
+)
+# But for USER, which stands in examples.
+_CREDENTIALS = re.compile(r"(?<=:/)(/?)(?!USER\b)[^\s/@'\"]*:[^\s@'\"]*@")
 
-class UserError(Exception):
+
+class Sentence(Exception):
+    """An exception that is told to people as one printable sentence without passwords."""
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(_CREDENTIALS.sub(r"\1", visible(sentence)))
+
+
+class UserError(Sentence):
     """What was given, what is allowed and the nearest name, as one sentence; commands exit with 2."""
 
 
-class StoreError(Exception):
+class StoreError(Sentence):
     """A store did not answer or could not write, for longer than the driver waits; the sentence says why."""
+
+
+def visible(text: str) -> str:
+    """The text with what one cannot see of it spelt out, as ``\\u202e``."""
+    return _UNSEEN.sub(lambda sign: f"\\u{ord(sign[0]):04x}", text)
 
 
 def nearest(given: str, allowed: Iterable[str]) -> str:

@@ -20,7 +20,14 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from harness.databases import create_sqlite, redact, server_uri, sqlite_path, tables_lock
+from harness.databases import (
+    create_sqlite,
+    redact,
+    server_uri,
+    sqlite_path,
+    tables_lock,
+    without_secrets,
+)
 from harness.errors import UserError
 from harness.process import Process, is_gone, this_process
 
@@ -79,7 +86,7 @@ class Ledger:
             raise UserError(
                 f"A ledger needs stale_s of at least twice beat_s, not {stale_s:g} and {beat_s:g} seconds."
             )
-        self.owner, self.address = uuid.uuid4().hex, redact(uri)
+        self.owner, self.address, self._uri = uuid.uuid4().hex, redact(uri), uri
         self.heartbeat_error: Exception | None = None
         self._study, self._beat_s, self._stale_s, self._clock = study, beat_s, stale_s, clock
         self._process = process or this_process()
@@ -124,7 +131,7 @@ class Ledger:
     def failure(self, error: DBAPIError) -> str:
         """What to say of an error that the ledger's database raised; without user and password."""
         reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0].rstrip(".")
-        return f"the ledger {self.address} failed: {redact(reason)}"
+        return f"the ledger {self.address} failed: {without_secrets(reason, self._uri)}"
 
     def holds(self, cell_id: str) -> bool:
         """True while this driver's claim stands; the writer asks before it completes a run."""
@@ -269,6 +276,7 @@ def open_engine(uri: str) -> sa.Engine:
         _check_table(engine, uri)
     except (SQLAlchemyError, ImportError) as error:
         reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+        reason = without_secrets(reason, uri)
         raise UserError(f"Cannot open the ledger {redact(uri)!r}: {reason}.") from error
     return engine
 

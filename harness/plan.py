@@ -16,6 +16,7 @@ from harness.config import path_of, settings_of, split_variant
 from harness.data.occlusion import GRANULARITIES
 from harness.data.prepare import Prepared, prepare
 from harness.data.synthetic_facts import SIZES
+from harness.databases import redact
 from harness.errors import UserError, nearest, unknown
 from harness.launchers import LAUNCHERS
 from harness.matrix import Cell, unique
@@ -28,6 +29,7 @@ from methods import METHODS
 PROTOCOLS = ("test", "train")
 DEVICES = ("auto", "cpu", "cuda")
 MAX_STUDY_BYTES = 200  # it names a folder, and file systems allow 255 bytes
+MAX_DATASET_BYTES = 100  # a part of such names, beside hashes
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def make_plan(config: Any, given: Collection[str] = ()) -> Plan:
     methods = {asked: _method(config, asked) for asked in config.methods}
     tuning = Tuning({} if config.tuned is None else read_tuned(path_of(config.tuned)), given)
     occlusions = list(_occlusions(config.occlusion))
-    cache = path_of(config.var_dir) / "cache"
+    cache = var_path(config) / "cache"
     datasets = {
         name: prepare(name, config.dataset[name], config.size, config.data_root, cache)
         for name in config.datasets
@@ -126,8 +128,7 @@ def _check(config: Config) -> None:
         if value is not None and not value >= least:
             raise UserError(f"{key} must be at least {least}, however: {value}.")
     _check_choices(config)
-    if not config.var_dir:
-        raise UserError("var_dir is empty; give the folder for results, as in var_dir=var.")
+    var_path(config)
     check_name(config.study or "", "study", "study")
     _check_tuned(config)
 
@@ -186,6 +187,7 @@ def _check_datasets(config: Config) -> None:
                 f"Unknown dataset {name!r}; give dataset.{name}.path=FILE or {choice}."
                 f"{nearest(name, config.dataset)}"
             )
+        check_name(name, "datasets", "dataset", MAX_DATASET_BYTES)
 
 
 def _check_tuned(config: Config) -> None:
@@ -196,14 +198,14 @@ def _check_tuned(config: Config) -> None:
         raise UserError("matrix=ablation compares parts under the same settings; leave out tuned=DIR.")
 
 
-def check_name(name: str, key: str, kind: str) -> None:
+def check_name(name: str, key: str, kind: str, most: int = MAX_STUDY_BYTES) -> None:
     """Raise UserError for a name that cannot be shown and stored everywhere; key: of the setting."""
     # Control characters, and what stands for undecodable bytes.
     strange = [c for c in name if c in "/\\" or unicodedata.category(c) in ("Cc", "Cs")]
-    too_long = len(name.encode(errors="surrogatepass")) > MAX_STUDY_BYTES
+    too_long = len(name.encode(errors="surrogatepass")) > most
     if not name.strip() or name in (".", "..") or strange or too_long:
-        allowed = f"up to {MAX_STUDY_BYTES} bytes without /, \\ and control characters"
-        raise UserError(f"{key}={name!r} is no name for a {kind}; use {allowed}.")
+        allowed = f"up to {most} bytes without /, \\ and control characters"
+        raise UserError(f"{key}={redact(name)!r} is no name for a {kind}; use {allowed}.")
 
 
 def _known(kind: str, given: Iterable[str], allowed: Iterable[str]) -> None:
@@ -288,5 +290,12 @@ def _cells(
 
 
 def var_path(config: Any) -> Path:
-    """The folder for databases, artifacts, reports and cache."""
+    """The folder for databases, artifacts, reports and cache; raises UserError."""
+    if not config.var_dir:
+        raise UserError("var_dir is empty; give the folder for results, as in var_dir=var.")
+    try:
+        config.var_dir.encode()
+    except UnicodeEncodeError:
+        # Databases and links hold it.
+        raise UserError(f"var_dir={config.var_dir!r} is no UTF-8 text; give another folder.") from None
     return path_of(config.var_dir)

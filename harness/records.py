@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import quote
 
 from harness.matrix import Cell, readable_settings
 from harness.result import Result
@@ -135,13 +136,14 @@ def storable(text: str) -> str:
 
 
 def safe_name(name: str) -> str:
-    """A name of the user's as one path component."""
-    safe = "".join(c if c.isalnum() or c in "-_." else f"%{ord(c):02X}" for c in name) or "_"
-    safe = safe.replace(".", "%2E", 1) if safe.startswith(".") else safe
-    if len(safe.encode("utf-8", "surrogatepass")) <= MAX_NAME:
+    """A name of the user's as one path component, different for different names."""
+    # Percent-encoded, as in URLs, with letters and digits of all scripts as they are.
+    safe = "".join(c if c.isalnum() or c in "-_." else quote(c, "", errors="surrogatepass") for c in name)
+    safe = safe.replace(".", "%2E", 1) if safe.startswith(".") else safe or "%"
+    if len(safe.encode()) <= MAX_NAME:
         return safe
-    digest = hashlib.sha256(safe.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    return f"{safe[: MAX_NAME // 4]}_{digest}"
+    digest = hashlib.sha256(safe.encode()).hexdigest()[:16]
+    return f"{safe[: MAX_NAME // 5]}_{digest}"
 
 
 def numbers(result: Result) -> dict[str, float]:

@@ -86,7 +86,9 @@ def announce(tracker: Tracker, plan: Plan, request: Sequence[str] | None) -> Non
     with locked(_lock(tracker)):
         files = {DATASETS_FILE: datasets_text(plan, tracker.study_file(DATASETS_FILE))}
         if request is not None:
-            files[MATRIX_FILE] = matrix_text(plan, [redact(argument) for argument in request])
+            # Only what looks like an address: a path may hold an @.
+            shown = [redact(argument) if "://" in argument else argument for argument in request]
+            files[MATRIX_FILE] = matrix_text(plan, shown)
         tracker.announce(files, None if request is None else describe(plan))
 
 

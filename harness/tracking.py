@@ -27,6 +27,8 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+# It would print a link to every run that ends, with the server's address as it was given, password and all.
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 import mlflow
 import numpy as np
@@ -48,6 +50,7 @@ from harness.databases import (
     sqlite_path,
     sqlite_uri,
     tables_lock,
+    without_secrets,
 )
 from harness.errors import StoreError, UserError, nearest
 from harness.matrix import Cell
@@ -100,7 +103,8 @@ def _answers(
         try:
             return method(self, *args, **kwargs)
         except (MlflowException, SQLAlchemyError, OSError) as error:
-            raise StoreError(f"the tracking store {redact(self.uri)} failed: {_line(error)}") from error
+            reason = without_secrets(_line(error), self.uri)
+            raise StoreError(f"the tracking store {redact(self.uri)} failed: {reason}") from error
 
     return call
 
@@ -146,10 +150,10 @@ class Tracker:
                 check_schema(self.uri)
                 self.client = mlflow.MlflowClient(server_uri(self.uri))
                 self.experiment_id = self._experiment(location, create)
-        except (MlflowException, SQLAlchemyError, OSError) as error:
-            raise UserError(
-                f"Cannot open the tracking store {redact(self.uri)!r}: {_line(error)}."
-            ) from error
+        # ValueError: it is no address at all; ImportError: the database's driver is not installed.
+        except (MlflowException, SQLAlchemyError, OSError, ValueError, ImportError) as error:
+            reason = without_secrets(_line(error), self.uri)
+            raise UserError(f"Cannot open the tracking store {redact(self.uri)!r}: {reason}.") from error
 
     def _experiment(self, location: str | None, create: bool) -> str:
         found = self.client.get_experiment_by_name(self.study)

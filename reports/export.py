@@ -7,6 +7,7 @@ of another are left out, or that all are of another than this program's, is prin
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -72,14 +73,15 @@ def _write(path: Path, write: Callable[[Path], T]) -> T:
     """Write a file as a whole or not at all; raises UserError where it cannot be written."""
     from harness.errors import UserError
 
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.parent / f".{os.getpid()}.part"
     try:
         written = write(temporary)
         temporary.replace(path)
     except OSError as error:
         raise UserError(f"{str(path)!r} cannot be written: {error.strerror or error}.") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # In the place of the folder may stand a file.
+            temporary.unlink(missing_ok=True)
     return written
 
 

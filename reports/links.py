@@ -48,7 +48,7 @@ class Links:
     def runs(self, tags: Mapping[str, str]) -> str:
         """The list of the study's runs with these tags; cells, unless ``kind`` is among them."""
         asked = {"kind": "cell", **tags}
-        text = " and ".join(f"tags.{name} = {_quoted(value)}" for name, value in asked.items())
+        text = " and ".join(f"tags.{name} {_is(value)}" for name, value in asked.items())
         order = quote("metrics.`test/mae`", safe="")
         view = f"workflowType={TRAINING}&orderByKey={order}&orderByAsc=true"
         return f"{self._runs()}?{view}&searchFilter={quote(text, safe='')}"
@@ -57,5 +57,11 @@ class Links:
         return f"{self.base}/#/experiments/{quote(self.experiment_id)}/runs"
 
 
-def _quoted(value: str) -> str:
-    return f"'{value}'" if "'" not in value else f'"{value}"'
+def _is(value: str) -> str:
+    """The rest of a filter by a tag's value."""
+    if "'" not in value:
+        return f"= '{value}'"
+    if '"' not in value:
+        return f'= "{value}"'
+    # Neither kind of quotes can hold it, so any sign will do in the place of one kind.
+    return "LIKE '" + value.replace("'", "_") + "'"

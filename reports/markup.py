@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from urllib.parse import quote
 
+from harness.errors import visible
+
 
 @dataclass(frozen=True)
 class Dialect:
@@ -29,7 +31,7 @@ class Dialect:
 
 
 def _escape_markdown(text: str) -> str:
-    html = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    html = visible(" ".join(text.split())).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_\[\]|~$#])", r"\\\1", html)
 
 
@@ -48,7 +50,7 @@ _LATEX_SIGNS = {
 
 
 def _escape_latex(text: str) -> str:
-    return "".join(_LATEX_SIGNS.get(sign, sign) for sign in " ".join(text.split()))
+    return "".join(_LATEX_SIGNS.get(sign, sign) for sign in visible(" ".join(text.split())))
 
 
 MARKDOWN = Dialect(_escape_markdown, ("**{}**", "<u>{}</u>", "{}"), {})

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 
+from harness.errors import visible
 from reports.study import STATES
 from reports.table import BEST, SECOND, Column, Part, Table, Value
 
@@ -28,9 +29,6 @@ HEAD = "Method"
 _POLICY = (
     "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:; "
     "style-src 'sha256-{}'; script-src 'sha256-{}'"
-)
-_UNSEEN = re.compile(
-    r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufffe\uffff\ud800-\udfff]"
 )
 _ADDRESS = re.compile(r"https?://[^\s\\]+|(?!/)[^:/?#\s\\]*([/?#][^\s\\]*)?", re.IGNORECASE)
 _SPREAD = re.compile(r"(.*\S) (± \S.*)")
@@ -119,13 +117,12 @@ def page(report: Report) -> str:
 
 
 def _text(text: object) -> str:
-    plain = " ".join(str(text).split())
-    return html.escape(_UNSEEN.sub(lambda sign: f"\\u{ord(sign[0]):04x}", plain))
+    return html.escape(visible(" ".join(str(text).split())))
 
 
 def _linked(inner: str, address: str) -> str:
     """HTML with a link to an address of the web or a file beside the page; of any other, without."""
-    if not address or not _ADDRESS.fullmatch(address) or _UNSEEN.search(address):
+    if not address or not _ADDRESS.fullmatch(address) or visible(address) != address:
         return inner
     away = ' target="_blank" rel="noopener noreferrer"' if address.lower().startswith("http") else ""
     return f'<a href="{html.escape(address)}"{away}>{inner}</a>'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -202,8 +203,11 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     }
     paths = [folder / f"{name}.{ending}" for ending in ENDINGS]
     try:
-        for path, ending in zip(paths, ENDINGS, strict=True):
-            figure.savefig(path, metadata=metadata[ending])
+        with warnings.catch_warnings():
+            # Signs that the font lacks are drawn as boxes; to say so of each in each file would be a storm.
+            warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from font")
+            for path, ending in zip(paths, ENDINGS, strict=True):
+                figure.savefig(path, metadata=metadata[ending])
     finally:
         plt.close(figure)
     return paths

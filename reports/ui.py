@@ -28,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(HELP)
         return 0
     from harness.config import load_report, path_of
+    from harness.databases import redact
     from harness.errors import UserError
 
     try:
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"Error: {error}", file=sys.stderr)
         return 2
     if tracker.uri.startswith(("http://", "https://")):
-        print(f"Open {Links(tracker.uri.rstrip('/'), tracker.experiment_id).study()}")
+        print(f"Open {Links(redact(tracker.uri).rstrip('/'), tracker.experiment_id).study()}")
         return 0
     print(f"Open {Links(LOCAL, tracker.experiment_id).study()}\nStop with Ctrl-C.", flush=True)
     os.environ["MLFLOW_BACKEND_STORE_URI"] = tracker.uri  # not an argument: everybody may read those

@@ -22,7 +22,7 @@ from sqlalchemy import Engine, create_engine, make_url, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from harness.databases import POSTGRES, locked, redact, server_uri, tables_lock
+from harness.databases import POSTGRES, locked, redact, server_uri, tables_lock, without_secrets
 from harness.errors import StoreError, UserError, nearest
 
 SCHEMA = "optuna"
@@ -209,15 +209,4 @@ def _reason(error: BaseException, address: str) -> str:
     if isinstance(original, OSError) and original.strerror:
         return original.strerror
     lines = str(original).strip().splitlines() or [type(original).__name__]
-    return _without_secrets(lines[0].rstrip("."), address)
-
-
-def _without_secrets(reason: str, address: str) -> str:
-    """Servers name the user, and some drivers quote what they could not read."""
-    try:
-        url = make_url(address)
-    except (SQLAlchemyError, ValueError):
-        return reason
-    if url.password:
-        reason = reason.replace(str(url.password), "***")
-    return reason.replace(f'"{url.username}"', "***") if url.username else reason
+    return without_secrets(lines[0].rstrip("."), address)

@@ -28,6 +28,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from harness.databases import redact
 from harness.errors import StoreError, UserError
 from harness.launchers import Cluster, Job, Outcome, Work, attempt, describe
 from harness.launchers.processes import usable_cores
@@ -261,8 +262,8 @@ def _check_address(address: str) -> None:
         return
     if not re.fullmatch(r"[^/\s:]+|\[[0-9a-fA-F:]+\]", host) or not port.isdecimal():
         raise UserError(
-            f"launcher.address={address!r} is no address of a Ray cluster; give HOST:PORT of its head, "
-            "on a machine that joined it with ray start, or auto for the cluster that runs here."
+            f"launcher.address={redact(address)!r} is no address of a Ray cluster; give HOST:PORT of its "
+            "head, on a machine that joined it with ray start, or auto for the cluster that runs here."
         )
     reason = _answers(address)
     if reason is not None:
