@@ -6,12 +6,13 @@ import time
 from collections.abc import Iterable, Mapping
 
 import numpy as np
+from rich import markup
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from harness.driver import Summary
+from harness.errors import visible
 from harness.matrix import Cell
 from harness.plan import Plan
 
@@ -49,7 +50,7 @@ class LiveDisplay:
 
     def started(self, cell: Cell) -> None:
         """Name the cell that started last."""
-        self.progress.update(self.task, now=escape(cell.run_name))
+        self.progress.update(self.task, now=shown(cell.run_name))
 
     def ended(self, cell: Cell, note: str) -> None:
         """Count a cell, and say what went wrong with it."""
@@ -57,9 +58,9 @@ class LiveDisplay:
         left = f"{self._left_s():.0f} s left" if self.done < self.total else ""
         self.progress.update(self.task, completed=self.done, left=left)
         if note:
-            self.console.print(f"[red]failed[/red] {escape(cell.run_name)}: {escape(note)}", soft_wrap=True)
+            self.console.print(f"[red]failed[/red] {shown(cell.run_name)}: {shown(note)}", soft_wrap=True)
         elif not self.console.is_terminal:
-            self.console.print(f"{self.done}/{self.total} {escape(cell.run_name)} {left}", soft_wrap=True)
+            self.console.print(f"{self.done}/{self.total} {shown(cell.run_name)} {left}", soft_wrap=True)
 
     def waiting(self, count: int) -> None:
         """Say that other drivers hold what is left."""
@@ -71,11 +72,16 @@ class LiveDisplay:
 
     def say(self, sentence: str) -> None:
         """Print a sentence above the progress."""
-        self.console.print(escape(sentence), style="yellow", soft_wrap=True)
+        self.console.print(shown(sentence), style="yellow", soft_wrap=True)
 
     def _left_s(self) -> float:
         pace = (time.monotonic() - self.since) / max(1, self.done - self.begun_with)
         return pace * (self.total - self.done)
+
+
+def shown(text: str) -> str:
+    """A text as rich prints it as it stands, with what one cannot see of it spelt out."""
+    return markup.escape(visible(text))
 
 
 def closing_table(plan: Plan, numbers: Mapping[str, Mapping[str, float]]) -> Table:
@@ -84,7 +90,7 @@ def closing_table(plan: Plan, numbers: Mapping[str, Mapping[str, float]]) -> Tab
     numbers: of the cells that have a result, by their ids.
     """
     synthetic = " (synthetic stand-in data)" if any(d.synthetic for d in plan.datasets.values()) else ""
-    table = Table(title=escape(f"Study {plan.study}: clean test split{synthetic}"), title_justify="left")
+    table = Table(title=shown(f"Study {plan.study}: clean test split{synthetic}"), title_justify="left")
     conditions = _by_condition(plan, numbers)
     occluded = any(cell.train_ratio for cell in plan.cells)
     for column in ("dataset", "backbone", "method", *(["trained at ratio"] if occluded else [])):
@@ -97,7 +103,7 @@ def closing_table(plan: Plan, numbers: Mapping[str, Mapping[str, float]]) -> Tab
             table.add_section()
         names = key if occluded else key[:3]
         values = [mean_and_spread([one.get(f"test/{m}", np.nan) for one in found]) for m in ("mae", "corr")]
-        table.add_row(*(escape(name) for name in names), str(len(found)), *values)
+        table.add_row(*(shown(name) for name in names), str(len(found)), *values)
         previous = key
     return table
 
@@ -134,5 +140,5 @@ def failure_table(summary: Summary) -> Table:
     table.add_column("cell")
     table.add_column("reason", overflow="fold")
     for cell, reason in summary.failed.values():
-        table.add_row(escape(cell.run_name), escape(reason))
+        table.add_row(shown(cell.run_name), shown(reason))
     return table

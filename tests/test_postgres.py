@@ -14,7 +14,17 @@ from pathlib import Path
 import psycopg
 import pytest
 import sqlalchemy as sa
-from driving import CELLS, MATRIX, assert_each_cell_once, finish, run, start, wait_for, wait_for_cells
+from driving import (
+    CELLS,
+    MATRIX,
+    assert_each_cell_once,
+    finish,
+    run,
+    start,
+    wait_for,
+    wait_for_cells,
+    workers_of,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from postgres import PASSWORD, USER, free_port
@@ -370,6 +380,12 @@ def test_the_server_restarts_in_mid_matrix(drive, uri, postgres_server, tmp_path
     driver, said = drive(uri), ""
     for count, how in ((2, signal.SIGINT), (9, signal.SIGQUIT)):
         said += wait_for_cells(driver, count)
+        workers = workers_of(driver.pid)
+        assert workers
+        for worker in workers:
+            # Anybody on the machine may read the first, and what a worker starts inherits the second.
+            seen = [Path("/proc", str(worker), name).read_bytes() for name in ("cmdline", "environ")]
+            assert b"s3cret" not in b"".join(seen)
         postgres_server.stop(how)
         try:
             said += wait_for(driver, lambda line: line.startswith("Waiting "))

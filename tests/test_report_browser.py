@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -90,11 +91,39 @@ def test_the_page_works_from_disk(var, browser):
     assert all(Path(unquote(urlparse(url).path)).is_file() for url in files)
 
 
+def members_of(group):
+    """The processes of a group, as folders below /proc."""
+    found = [folder for folder in Path("/proc").iterdir() if folder.name.isdigit()]
+    return [folder for folder in found if group == group_of(int(folder.name))]
+
+
+def group_of(pid):
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return None
+
+
+def listening(members):
+    """The addresses and ports at which processes listen."""
+    links = [os.readlink(link) for member in members for link in (member / "fd").iterdir()]
+    found = set()
+    for table, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
+        for line in Path("/proc/net", table).read_text().splitlines()[1:]:
+            _, local, _, state, *rest = line.split()
+            if state == "0A" and f"socket:[{rest[5]}]" in links:
+                address, port = local.split(":")
+                words = [bytes.fromhex(address[i : i + 8])[::-1] for i in range(0, len(address), 8)]
+                found.add((socket.inet_ntop(family, b"".join(words)), int(port, 16)))
+    return found
+
+
 @pytest.fixture
 def served(var):
     """The UI as `make ui` starts it, and what it printed."""
     command = [sys.executable, "-m", "reports.ui", f"var_dir={var}", "study=s"]
-    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    # What switches telemetry off is to be ours.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW")}
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -103,13 +132,14 @@ def served(var):
         env=environment,
         start_new_session=True,
     )
-    yield process.stdout.readline()
+    yield process.stdout.readline(), process.pid
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
 def test_the_ui_shows_the_studys_cells(served, browser, var):
-    link = re.fullmatch(r"Open (\S+)\n", served)[1]
+    line, group = served
+    link = re.fullmatch(r"Open (\S+)\n", line)[1]
     assert link.startswith(LOCAL)
 
     def loaded():
@@ -143,3 +173,8 @@ def test_the_ui_shows_the_studys_cells(served, browser, var):
         urlparse(url).hostname for url in requested(browser) if urlparse(url).scheme in ("http", "https")
     }
     assert hosts == {"127.0.0.1"}, "nothing is asked of another machine"
+    members = members_of(group)
+    assert listening(members) == {("127.0.0.1", 5000)}, "nothing but this machine can reach it"
+    for member in members:
+        assert b"MLFLOW_DISABLE_TELEMETRY=true\0" in (member / "environ").read_bytes()
+        assert b"mlflow.db" not in (member / "cmdline").read_bytes(), "an address may hold a password"
