@@ -111,7 +111,7 @@ class FakeTracker:
 class FakeLedger:
     """`Ledger` in a dict: cell_id -> [owner, state]; a claim falls with its owner."""
 
-    address = "memory"
+    address = _uri = "memory"
     failure, exclusive = Ledger.failure, Ledger.exclusive
 
     def __init__(self, memory, owner):
