@@ -23,10 +23,23 @@ def raise_interrupts() -> None:
     Python drops what is raised in a destructor or in the callback of a weak reference, where a signal may
     strike as well; such an interrupt comes again a moment later.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _interrupt)
+    # One that is ignored, as in a shell's background jobs, stays so.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
     before = sys.unraisablehook
     if getattr(before, "func", None) is not _interrupt_again:
         sys.unraisablehook = functools.partial(_interrupt_again, before)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    while frame is not None:
+        if frame.f_code is _interrupt_again.__code__:
+            # Here it would be dropped for good.
+            _thread.start_new_thread(_interrupt_later, (number,))
+            return
+        frame = frame.f_back
+    raise KeyboardInterrupt
 
 
 def _interrupt_again(report: Callable[[Any], Any], dropped: Any) -> None:

@@ -307,7 +307,7 @@ def test_no_statistics_are_sent(local):
 
 
 def test_signals_stay_ours(local):
-    assert signal.getsignal(signal.SIGTERM) in (signal.SIG_DFL, signal.default_int_handler)
+    assert not getattr(signal.getsignal(signal.SIGTERM), "__module__", "").startswith("ray")
 
 
 def test_what_a_job_reads_and_the_code_go_to_each_node_once(cluster, tmp_path):

@@ -520,7 +520,7 @@ def test_an_ignored_interrupt_stays_ignored_and_threads_may_use_it_too():
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("place", ["destructor", "weak reference"])
+@pytest.mark.parametrize("place", ["destructor", "weak reference", "hook"])
 def test_no_interrupt_is_lost_where_python_drops_exceptions(number, place):
     """A process of its own, for what it does to signals and hooks."""
     script = f"""
@@ -531,13 +531,23 @@ def strike(*_):
     os.kill(os.getpid(), {int(number)})
     time.sleep(0.2)
 
+def slow(again):
+    def hook(*given):
+        again(*given)
+        time.sleep(0.3)  # the next one strikes in here
+    return hook
+
+if {place == "hook"}:
+    from harness import interrupts
+    interrupts._interrupt_again = slow(interrupts._interrupt_again)
+
 class Thing:
-    if {place == "destructor"}:
+    if {place != "weak reference"}:
         __del__ = strike
 
 def action(arguments):
     thing = Thing()
-    watched = weakref.ref(thing, strike if {place != "destructor"} else None)
+    watched = weakref.ref(thing, strike if {place == "weak reference"} else None)
     del thing
     print("dropped", flush=True)
     time.sleep(60)
