@@ -156,7 +156,7 @@ def forget(_):
 
 
 def mumble(_):
-    raise UserError("two\nlines")
+    raise UserError("endless " * 500)
 
 
 # Readers that must be found out, and how they end.
