@@ -162,12 +162,12 @@ def wait_for_cells(driver, count, cells=CELLS):
     return wait_for(driver, lambda line: line.startswith(f"{count}/{cells} "))
 
 
-def kill(driver, mark, seconds=5.0):
+def kill(driver, mark):
     """SIGKILL; its workers must follow."""
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     driver.stdout.close()
-    assert not wait_until_gone(mark, seconds), "a worker outlived its driver"
+    assert not wait_until_gone(mark), "a worker outlived its driver"
 
 
 def finish(driver, mark, status=0, seconds=300):

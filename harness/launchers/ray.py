@@ -6,7 +6,8 @@ What a job reads from the driver's disk goes to each node once, through the obje
 does the code; on the cluster that is started here both are read where they lie.
 
 Ray starts its own processes; those of the cluster that is started here listen on the loopback alone, ask for
-a token that is made up for this run, send no usage statistics, and end with the driver.
+a token that is made up for this run, send no usage statistics, and end with the driver. Where it is killed,
+idle agents of Ray may stay behind, which nothing answers any more.
 """
 
 from __future__ import annotations
