@@ -15,6 +15,10 @@ from typing import Any
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 AGAIN_S = 0.01
+UNHEARD_S = 0.5
+
+# Signals whose interrupt Python dropped, until a handler that may raise has seen them again.
+_unheard: set[int] = set()
 
 
 def raise_interrupts() -> None:
@@ -36,9 +40,10 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     while frame is not None:
         if frame.f_code is _interrupt_again.__code__:
             # Here it would be dropped for good.
-            _thread.start_new_thread(_interrupt_later, (number,))
+            _interrupt_later(number)
             return
         frame = frame.f_back
+    _unheard.discard(number)
     raise KeyboardInterrupt
 
 
@@ -48,13 +53,22 @@ def _interrupt_again(report: Callable[[Any], Any], dropped: Any) -> None:
         return
     number = next((n for n in STOPPING if callable(signal.getsignal(n))), None)
     if number is not None:
-        # Not `threading`, whose locks may be held by what was interrupted.
-        _thread.start_new_thread(_interrupt_later, (number,))
+        _interrupt_later(number)
 
 
 def _interrupt_later(number: int) -> None:
+    if number not in _unheard:
+        _unheard.add(number)
+        # Not `threading`, whose locks may be held by what was interrupted.
+        _thread.start_new_thread(_repeat, (number,))
+
+
+def _repeat(number: int) -> None:
+    """Send it until it is heard: one that strikes where the main thread begins to wait does not wake it."""
     time.sleep(AGAIN_S)
-    signal.pthread_kill(threading.main_thread().ident or 0, number)
+    while number in _unheard:
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
+        time.sleep(UNHEARD_S)
 
 
 @contextlib.contextmanager
@@ -70,6 +84,7 @@ def interrupts_held() -> Iterator[None]:
     held: list[int] = []
 
     def hold(number: int, frame: FrameType | None) -> None:
+        _unheard.discard(number)
         held.append(number)
         if len(held) > 1:
             raise KeyboardInterrupt
@@ -90,5 +105,6 @@ def interrupts_held() -> Iterator[None]:
 
 def ignore_interrupts() -> None:
     """From here on nothing but SIGKILL stops the process, which is ending anyway."""
+    _unheard.clear()
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)

@@ -520,11 +520,11 @@ def test_an_ignored_interrupt_stays_ignored_and_threads_may_use_it_too():
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("place", ["destructor", "weak reference", "hook"])
+@pytest.mark.parametrize("place", ["destructor", "weak reference", "hook", "unheard"])
 def test_no_interrupt_is_lost_where_python_drops_exceptions(number, place):
     """A process of its own, for what it does to signals and hooks."""
     script = f"""
-import os, time, weakref
+import os, signal, time, weakref
 from harness.command import leave, run_command
 
 def strike(*_):
@@ -540,6 +540,12 @@ def slow(again):
 if {place == "hook"}:
     from harness import interrupts
     interrupts._interrupt_again = slow(interrupts._interrupt_again)
+
+def to_nobody(*given, kill=signal.pthread_kill):
+    signal.pthread_kill = kill
+
+if {place == "unheard"}:
+    signal.pthread_kill = to_nobody
 
 class Thing:
     if {place != "weak reference"}:
