@@ -25,6 +25,7 @@ from harness.data.batch import MODALITIES, Batch, Dataset
 from harness.data.store import load_dataset
 from harness.launchers.processes import usable_cores
 from harness.matrix import Cell
+from harness.memory import COPIES
 from harness.step import step_losses
 from harness.train import build
 from methods import METHODS
@@ -34,7 +35,6 @@ CONTEXT_BYTES = 2**30  # of a process: CUDA's context, the workspaces of cuBLAS 
 TEXT_BYTES = {True: 8 * 2**30, False: 2 * 2**30}  # assumed for a text encoder, fine-tuned or frozen
 MARGIN = 1.5  # for what a backward pass holds besides, and what the allocator cannot use
 CLIPS = 2, 4  # of the steps that are taken as samples
-COPIES = 5  # of the weights: themselves, gradients, Adam's two moments, those of the best epoch
 
 
 class Packing(NamedTuple):

@@ -26,6 +26,7 @@ from harness.device import EVALUATION_BATCH, ResidentSplit
 from harness.diagnostics import Diagnostics
 from harness.inspection import Inspection, inspect
 from harness.matrix import Cell, ratio_text
+from harness.memory import require_memory
 from harness.metrics import score
 from harness.precision import autocast, compile_steps, plain_steps
 from harness.result import Predictions, Result
@@ -150,7 +151,11 @@ def begin(
 def build(
     cell: Cell, dataset: Dataset, device: torch.device, text_model: Path | None = None
 ) -> tuple[Backbone, Method]:
-    """Initialise backbone and method from streams of their own, so that no method changes the backbone."""
+    """Initialise backbone and method from streams of their own, so that no method changes the backbone.
+
+    Raises:
+        UserError: the backbone is too large for the memory that is free.
+    """
     kind, widths = BACKBONES[cell.backbone], dataset.widths()
     text: TextEncoder | FrozenText | None = None
     if cell.text.encoder == "bert":
@@ -161,8 +166,10 @@ def build(
         else:
             text = FrozenText(text_model, kind.text_layers, device)
             widths["text"] //= kind.text_layers
+    sizes = Sizes(widths, dataset.steps(), cell.label_scale)
+    require_memory(cell, sizes, device)
     torch.manual_seed(seed_for(cell.seed, "init"))
-    backbone = kind(cell.backbone_settings, Sizes(widths, dataset.steps(), cell.label_scale))
+    backbone = kind(cell.backbone_settings, sizes)
     backbone.text_encoder = text
     torch.manual_seed(seed_for(cell.seed, "method_init"))
     method = METHODS[cell.method](cell.method_settings, backbone.latent_widths, cell.label_scale)

@@ -31,9 +31,11 @@ HEADS = (
     "n",
 )
 DASH = "\u2013"
+FEW_CLIPS = 50  # the mean of so few absolute errors wanders by a tenth of the labels' unit or more
 NOTES = (
     "Gain: mean over backbones of the mean paired difference to none over seeds, positive where better; MAE "
-    "in units of the labels. Its interval is a stratified bootstrap over seeds.",
+    "in units of the labels. Its interval is a stratified bootstrap over seeds: the test clips are the same "
+    "for all, and what other clips would change is not in it.",
     "p: Wilcoxon signed-rank test over backbones; Holm: adjusted for the methods of a data set. Backbones "
     "share the data, so take it with care. With k backbones p is at least 2 / 2^k, and Holm "
     "multiplies the least by the number of methods: with six backbones and four methods it is 0.12 or more.",
@@ -73,7 +75,7 @@ def comparison_table(study: Study, found: pd.DataFrame, order: Sequence[str] = (
 
 def sentences(study: Study, found: pd.DataFrame, order: Sequence[str] = ()) -> list[str]:
     """Which method wins where, and whether that is outside the noise."""
-    said = [*_by_dataset(found[found["metric"] == PRIMARY], order), *_ranking(study)]
+    said = [*_by_dataset(study, found[found["metric"] == PRIMARY], order), *_ranking(study)]
     return said or [
         "There is nothing to compare yet: that takes none and another method with a seed in common."
     ]
@@ -121,14 +123,26 @@ def _p(value: float) -> str:
     return DASH if math.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.2g}"
 
 
-def _by_dataset(found: pd.DataFrame, order: Sequence[str]) -> Iterator[str]:
+def _by_dataset(study: Study, found: pd.DataFrame, order: Sequence[str]) -> Iterator[str]:
+    clips = {entry["name"]: entry["splits"]["test"]["clips"] for entry in study.datasets}
     for dataset in sorted(found["dataset"].unique(), key=lambda name: place(name, order)):
         part = found[found["dataset"] == dataset]
         ranked = part.sort_values(["gain", "method"], ascending=[False, True])
         best, *others = ranked.to_dict("records")
         texts = [_finding(best, len(part)), _others(others, best["outside"] == "better", len(part))]
         texts += [_line(row) for row in others if row["method"] == STUDIED]
+        texts += [_few_clips(clips.get(dataset, FEW_CLIPS))]
         yield f"{dataset}: {' '.join(filter(None, texts))}"
+
+
+def _few_clips(count: int) -> str:
+    """What a small test split takes from every verdict."""
+    if count >= FEW_CLIPS:
+        return ""
+    clips = "1 clip" if count == 1 else f"{count} clips"
+    return (
+        f"Mind that the test split has only {clips}: the noise is that of seeds, and other clips may differ."
+    )
 
 
 def _line(row: Mapping[Any, Any]) -> str:

@@ -13,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backbones import BACKBONES
+from harness import memory
 from harness.data.batch import Dataset, Split
+from harness.errors import UserError
 from harness.matrix import Cell
 from harness.step import step_losses
 from harness.train import batches, build, make_optimizer
@@ -64,6 +66,29 @@ def test_batches(clips, size, seed):
         assert len(made[-1]) != 1 or size == 1
         assert 1 <= len(made[-1]) <= size + 1
         assert len(made[-1]) <= size or clips % size == 1 or size == 1
+
+
+@over_backbones
+def test_a_backbone_too_large_for_the_memory_is_refused_before_it_is_made(backbone_name, monkeypatch):
+    """Bytes of the weights counted by hand, five times: they, gradients, two moments, the best ones."""
+    cell, dataset, cpu = make_cell(backbone_name, "none"), make_dataset(), torch.device("cpu")
+    need = 5 * sum(p.nbytes for p in small_backbone(backbone_name, SIZES).parameters())
+    monkeypatch.setattr(memory, "free_bytes", lambda device: need)
+    build(cell, dataset, cpu)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: need - 1)
+    monkeypatch.setattr(torch, "manual_seed", lambda seed: pytest.fail("it is being made"))
+    with pytest.raises(UserError, match=f"^{backbone_name} has .* narrower features"):
+        build(cell, dataset, cpu)
+
+
+def test_free_memory_is_what_the_system_tells(tmp_path, monkeypatch):
+    told = memory.free_bytes(torch.device("cpu"))
+    assert told is None or 2**20 < told < 2**50
+    monkeypatch.setattr(memory, "GROUP_LIMIT", tmp_path / "memory.max")
+    for limit, wanted in (("max", told), ("4096", 4096 if told else None)):
+        (tmp_path / "memory.max").write_text(f"{limit}\n")
+        found = memory.free_bytes(torch.device("cpu"))
+        assert found == wanted or abs(found - wanted) < wanted / 4  # others use memory meanwhile
 
 
 @over_both

@@ -423,6 +423,19 @@ def test_equal_methods_are_inside_the_noise():
     assert "outside the noise" not in said
 
 
+@pytest.mark.parametrize(("clips", "wanted"), [(1, "only 1 clip:"), (49, "only 49 clips:"), (50, "")])
+def test_the_summary_warns_of_a_small_test_split(clips, wanted):
+    study = make_study(3, ("synthetic_mosi", "synthetic_sims"), SIX, ("none", "mixup"), (0.0,), sweeps=False)
+    for entry in study.datasets:
+        if entry["name"] == "synthetic_mosi":
+            entry["splits"]["test"]["clips"] = clips
+    small, large, *_ = summary.sentences(study, summary.compare_methods(study))
+    assert small.startswith("synthetic_mosi: ")
+    assert ("test split has" in small) == bool(wanted)
+    assert wanted in small
+    assert "test split has" not in large
+
+
 def test_one_seed_claims_nothing():
     study = make_study(1, ("synthetic_mosi",), SIX, ("none", "mixup"), (0.0,), (), False, False, False)
     said = " ".join(summary.sentences(study, summary.compare_methods(study)))

@@ -22,7 +22,7 @@ from harness.data.spans import find_starts, move_left, span
 from harness.data.unpickle import load_pickle
 from harness.errors import UserError, nearest
 
-LABELS = "regression_labels"
+LABELS, CLASSES = "regression_labels", "classification_labels"
 LABEL_TOLERANCE = 1e-4
 VIDEO_SEPARATOR = "$_$"
 _OTHER_SPLIT_NAMES = {"train": ("training",), "valid": ("val", "dev", "validation"), "test": ("testing",)}
@@ -63,7 +63,12 @@ def _common_keys(raw: object, file: str) -> dict[str, dict[Any, Any]]:
 
 def _read_labels(source: Source, label_scale: float) -> np.ndarray:
     """Labels as (N,) float32, checked against the range."""
+    if LABELS not in source.content and CLASSES in source.content:
+        what = f"has no {LABELS!r}, and {CLASSES!r} cannot stand for them; a score of each clip is needed."
+        raise UserError(f"{source.file}: split {source.split!r} {what}")
     array = source.take(LABELS)
+    if array.dtype.kind == "b":
+        raise source.wrong(LABELS, "holds True and False; a score of each clip is needed")
     if array.ndim != 1 and array.shape[1:] != (1,):
         raise source.wrong(LABELS, f"has shape {array.shape}; (clips,) is needed")
     labels = array.reshape(-1).astype(np.float64)
@@ -100,12 +105,14 @@ def _read_ids(source: Source, clips: int) -> np.ndarray:
 def _name(source: Source, value: Any) -> str:
     """A clip's name as text that every table and file can hold."""
     if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
+        value = value.decode("utf-8", "replace")
     whole = isinstance(value, int) and value.bit_length() > 64
     if whole or not isinstance(value, (str, int, float, np.generic)):
         what = "number of more than 64 bits" if whole else type(value).__name__
         raise source.wrong("id", f"holds a {what}; names must be text or numbers")
     name = str(value)
+    if not name.strip():
+        raise source.wrong("id", "holds an empty name")
     if not _is_text(name):
         raise source.wrong("id", f"holds {ascii(name)[:60]}, which is no text")
     return name

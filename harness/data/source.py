@@ -9,6 +9,7 @@ from typing import Any, SupportsInt
 
 import numpy as np
 
+from harness.data.batch import MODALITIES
 from harness.data.budget import Budget
 from harness.errors import UserError, nearest, printable
 
@@ -19,6 +20,19 @@ _MAX_NESTING = 32
 _COST_OF_NUMBER = 32
 _NUMBERS = (int, float, np.number, np.bool_)
 _SHOWN_NAMES, _SHOWN_CHARACTERS = 12, 60
+# Of the format; none of them is another one's misspelling.
+_NAMES = frozenset(
+    (
+        *MODALITIES,
+        *(f"{m}_lengths" for m in MODALITIES),
+        "id",
+        "raw_text",
+        "text_bert",
+        "annotations",
+        "regression_labels",
+        "classification_labels",
+    )
+)
 
 
 class NoNumbersError(Exception):
@@ -49,7 +63,7 @@ class Source:
         if key not in self.content:
             raise UserError(
                 f"{self.file}: split {self.split!r} has no {key!r}; found: {listed(self.content)}."
-                f"{nearest(key, names_of(self.content))}"
+                f"{nearest(key, [name for name in names_of(self.content) if name not in _NAMES])}"
             )
         try:
             array = as_numbers(self.content.pop(key), self.budget)
