@@ -141,7 +141,7 @@ def _few_clips(count: int) -> str:
         return ""
     clips = "1 clip" if count == 1 else f"{count} clips"
     return (
-        f"Mind that the test split has only {clips}: the noise is that of seeds, and other clips may differ."
+        f"Mind that the test split has only {clips}: intervals are over seeds, and other clips may turn this."
     )
 
 
