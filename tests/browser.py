@@ -61,6 +61,11 @@ class Reader(HTMLParser):
         return [" ".join(text.split()) for _, _, text in self.all(tag, **attributes)]
 
 
+def elements(text):
+    """(tag, "") of each element of a page, and (tag, name) of each of its attributes."""
+    return {(tag, name) for tag, attributes, _ in Reader(text).found for name in ("", *attributes)}
+
+
 @contextmanager
 def chromium(folder, width=1280, height=900):
     """A browser with a profile of its own in a folder; the test is skipped where none is installed."""

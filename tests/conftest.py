@@ -50,13 +50,33 @@ def store_template(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="session")
+def new_var(tmp_path_factory, store_template):
+    """A function that makes a fresh var_dir with an empty store, at a path if one is given."""
+
+    def make(path=None):
+        folder = path or tmp_path_factory.mktemp("new") / "var"
+        folder.mkdir()
+        shutil.copy(store_template, folder / "mlflow.db")
+        return folder
+
+    return make
+
+
 @pytest.fixture
-def var_dir(tmp_path, store_template):
+def var_dir(tmp_path, new_var):
     """A fresh var_dir with an empty store."""
-    folder = tmp_path / "var"
-    folder.mkdir()
-    shutil.copy(store_template, folder / "mlflow.db")
-    return folder
+    return new_var(tmp_path / "var")
+
+
+@pytest.fixture(scope="session")
+def finished_study(new_var):
+    """The matrix of `driving` as it ends when nothing disturbs it: inline; do not train into it."""
+    from driving import run
+
+    var = new_var()
+    assert run(var) == 0
+    return var
 
 
 @pytest.fixture(scope="session")

@@ -41,18 +41,8 @@ def copy_of(var, to):
     return to
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, store_template):
-    """A finished study, trained inline."""
-    var = tmp_path_factory.mktemp("finished") / "var"
-    var.mkdir()
-    shutil.copy(store_template, var / "mlflow.db")
-    assert run(var) == 0
-    return var
-
-
-def test_export_holds_every_number_once(finished):
-    frame, predictions = exported(finished)
+def test_export_holds_every_number_once(finished_study):
+    frame, predictions = exported(finished_study)
     assert tuple(frame.columns) == COLUMNS
     assert frame["cell_id"].nunique() == CELLS
     keys = ["cell_id", "occlusion_protocol", "occlusion_ratio", "split", "metric"]
@@ -75,20 +65,20 @@ def test_export_holds_every_number_once(finished):
     assert predictions["prediction"].notna().all()
 
 
-def test_only_an_undefined_correlation_is_nan(finished):
+def test_only_an_undefined_correlation_is_nan(finished_study):
     """At ratio 1 only lengths are left: no NaN but for corr, where predictions are constant."""
-    frame, _ = exported(finished)
+    frame, _ = exported(finished_study)
     undefined = frame[frame["value"].isna()]
     assert set(undefined["metric"]) <= {"corr"}
-    tracker = Tracker(None, finished, "s", create=False)
+    tracker = Tracker(None, finished_study, "s", create=False)
     for run_id, rows in frame.groupby("run_id"):
         tags = tracker.client.get_run(run_id).data.tags
         reasons = json.loads(tags["undefined"])
         assert len(reasons) == rows["value"].isna().sum()
 
 
-def test_metrics_recomputed_from_predictions(finished):
-    frame, predictions = exported(finished)
+def test_metrics_recomputed_from_predictions(finished_study):
+    frame, predictions = exported(finished_study)
     test = frame[(frame["split"] == "test") & (frame["metric"].isin(["mae", "corr"]))]
     for (cell_id, ratio), clips in predictions.groupby(["cell_id", "occlusion_ratio"]):
         rows = test[(test["cell_id"] == cell_id) & (test["occlusion_ratio"] == ratio)].set_index("metric")[
@@ -100,17 +90,17 @@ def test_metrics_recomputed_from_predictions(finished):
             assert rows["corr"] == pytest.approx(np.corrcoef(p, y)[0, 1], rel=1e-6)
 
 
-def test_a_second_call_trains_nothing(finished, capsys, monkeypatch):
-    before, _ = exported(finished)
+def test_a_second_call_trains_nothing(finished_study, capsys, monkeypatch):
+    before, _ = exported(finished_study)
     monkeypatch.setattr("harness.train.train", None)
-    assert run(finished) == 0
+    assert run(finished_study) == 0
     assert f"All {CELLS} cells of study 's' are done." in capsys.readouterr().out
-    after, _ = exported(finished)
+    after, _ = exported(finished_study)
     pd.testing.assert_frame_equal(before, after)
 
 
-def test_a_wider_matrix_trains_only_what_is_new(finished, tmp_path):
-    var = copy_of(finished, tmp_path / "var")
+def test_a_wider_matrix_trains_only_what_is_new(finished_study, tmp_path):
+    var = copy_of(finished_study, tmp_path / "var")
     before, _ = exported(var)
     assert run(var, "seeds=[1111,1112,1113]", "methods=[none]") == 0
     after, _ = exported(var)
@@ -119,22 +109,20 @@ def test_a_wider_matrix_trains_only_what_is_new(finished, tmp_path):
     pd.testing.assert_frame_equal(before, kept)
 
 
-def test_processes_and_order_change_no_bit(finished, tmp_path, store_template):
-    var = tmp_path / "var"
-    var.mkdir()
-    shutil.copy(store_template, var / "mlflow.db")
+def test_processes_and_order_change_no_bit(finished_study, tmp_path, new_var):
+    var = new_var(tmp_path / "var")
     shuffled = ["seeds=[1112,1111]", "backbones=[lmf,tfn]", "jobs=2"]
     assert run(var, *shuffled, launcher="processes") == 0
-    for mine, theirs in zip(exported(finished), exported(var), strict=True):
+    for mine, theirs in zip(exported(finished_study), exported(var), strict=True):
         pd.testing.assert_frame_equal(
             *(comparable(f) if "metric" in f else f for f in (mine, theirs)), check_exact=True
         )
-    assert comparable_bytes(finished / "s.csv") == comparable_bytes(var / "s.csv")
-    assert (finished / "s.parquet").read_bytes() == (var / "s.parquet").read_bytes()
+    assert comparable_bytes(finished_study / "s.csv") == comparable_bytes(var / "s.csv")
+    assert (finished_study / "s.parquet").read_bytes() == (var / "s.parquet").read_bytes()
 
 
-def test_another_study_of_the_store_reuses_cells(finished, tmp_path, monkeypatch):
-    var = copy_of(finished, tmp_path / "var")
+def test_another_study_of_the_store_reuses_cells(finished_study, tmp_path, monkeypatch):
+    var = copy_of(finished_study, tmp_path / "var")
     monkeypatch.setattr("harness.train.train", None)
     assert run(var, study="again") == 0
     (first, first_clips), (second, second_clips) = exported(var, "s"), exported(var, "again")
@@ -151,9 +139,9 @@ def build_report(var, capsys):
     return {Path(name): Path(name).read_bytes() for name in capsys.readouterr().out.split()}
 
 
-def test_report_files(finished, capsys):
-    folder = finished / "reports" / "s"
-    contents = build_report(finished, capsys)
+def test_report_files(finished_study, capsys):
+    folder = finished_study / "reports" / "s"
+    contents = build_report(finished_study, capsys)
     assert next(iter(contents)) == folder / "index.html"
     assert set(contents) == {path for path in folder.rglob("*") if path.is_file()}
     for number in (1, 2, 5):
@@ -162,30 +150,30 @@ def test_report_files(finished, capsys):
     rows = {path.stem: len(pd.read_csv(path)) for path in folder.glob("data/*.csv")}
     assert {name.partition("_")[0] for name, count in rows.items() if not count} == {"figure4"}, "a sweep's"
     written = {path: path.stat().st_mtime_ns for path in contents}
-    assert build_report(finished, capsys) == contents
+    assert build_report(finished_study, capsys) == contents
     assert {path: path.stat().st_mtime_ns for path in contents} == written, "nothing is drawn again"
-    tracker = Tracker(None, finished, "s", create=False)
+    tracker = Tracker(None, finished_study, "s", create=False)
     [study] = tracker.runs("tags.kind = 'study'")
     stored = {f.path for f in tracker.client.list_artifacts(study.run_id)}
     assert {"index.html", "tables", "figures", "data", "datasets.json", "matrix.json"} <= stored
 
 
 @pytest.mark.slow
-def test_a_report_is_built_again_where_a_file_changed_and_to_the_same_bytes(finished, tmp_path, capsys):
-    contents = build_report(finished, capsys)
+def test_a_report_is_built_again_where_a_file_changed_and_to_the_same_bytes(finished_study, tmp_path, capsys):
+    contents = build_report(finished_study, capsys)
     for path in (*list(contents)[:2], *list(contents)[-2:]):
         path.write_text("changed")
-    extra = finished / "reports" / "s" / "figures" / "left_behind.png"
+    extra = finished_study / "reports" / "s" / "figures" / "left_behind.png"
     extra.write_text("")
-    command = [sys.executable, "-m", "reports.build", f"var_dir={finished}", "study=s"]
+    command = [sys.executable, "-m", "reports.build", f"var_dir={finished_study}", "study=s"]
     subprocess.run(command, check=True, capture_output=True, env={**os.environ, "PYTHONHASHSEED": "7"})
     assert {path: path.read_bytes() for path in contents} == contents
     assert not extra.exists()
 
 
-def test_report_commands_name_the_nearest_study(finished, capsys):
+def test_report_commands_name_the_nearest_study(finished_study, capsys):
     for command in (build, export):
-        assert command.main([f"var_dir={finished}", "study=ss", "out=x.csv"]) == 2
+        assert command.main([f"var_dir={finished_study}", "study=ss", "out=x.csv"]) == 2
         assert "Did you mean 's'?" in capsys.readouterr().err
     assert build.main(["var_dir=nowhere", "study=s"]) == 2
     assert not Path("nowhere").exists()
@@ -234,39 +222,39 @@ def test_divergence_is_reported_and_final(var_dir, capsys):
     assert len(list(runs.runs("tags.kind = 'cell'"))) == 2
 
 
-def test_a_killed_driver_resumes(finished, var_dir):
+def test_a_killed_driver_resumes(finished_study, var_dir):
     """Killed in mid-matrix, twice: what was done stays, the rest is trained, nothing twice."""
     for cells in (3, 12):
         driver = start(var_dir, "resume")
         wait_for_cells(driver, cells)
         kill(driver, "resume")
         assert len(Tracker(None, var_dir, "s", create=False).complete()) >= cells
-    resume(var_dir, "resume", finished)
+    resume(var_dir, "resume", finished_study)
     assert not list(Tracker(None, var_dir, "s", create=False).runs("attributes.status = 'RUNNING'"))
 
 
 @pytest.mark.slow
-def test_a_driver_killed_in_its_first_seconds_resumes(finished, tmp_path):
+def test_a_driver_killed_in_its_first_seconds_resumes(finished_study, tmp_path):
     """From nothing: databases and caches are killed in mid-creation too."""
     for delay in (0.5, 1.5, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 6.0, 7.0, 8.0):
         driver = start(tmp_path / "var", "first")
         time.sleep(delay)
         kill(driver, "first")
-    resume(tmp_path / "var", "first", finished)
+    resume(tmp_path / "var", "first", finished_study)
 
 
-def test_two_drivers_share_a_study(finished, var_dir):
+def test_two_drivers_share_a_study(finished_study, var_dir):
     drivers = [start(var_dir, "two") for _ in range(2)]
     for driver in drivers:
         output, _ = driver.communicate(timeout=300)
         assert driver.returncode == 0, output
     assert not wait_until_gone("two")
-    assert_each_cell_once(var_dir, finished)
+    assert_each_cell_once(var_dir, finished_study)
 
 
-def test_a_tag_that_two_drivers_set_at_once(finished, tmp_path, monkeypatch):
+def test_a_tag_that_two_drivers_set_at_once(finished_study, tmp_path, monkeypatch):
     """MLflow lets one of them fail; asked again, it changes the tag that is there now."""
-    tracker = Tracker(None, copy_of(finished, tmp_path / "var"), "s", create=False)
+    tracker = Tracker(None, copy_of(finished_study, tmp_path / "var"), "s", create=False)
     set_tag, calls = tracker.client.set_tag, []
 
     def fails_first(run_id, name, value):
@@ -281,7 +269,7 @@ def test_a_tag_that_two_drivers_set_at_once(finished, tmp_path, monkeypatch):
     assert tracker.description() == "described"
 
 
-def test_ctrl_c_stops_and_resumes(finished, var_dir):
+def test_ctrl_c_stops_and_resumes(finished_study, var_dir):
     driver = start(var_dir, "ctrl-c")
     wait_for_cells(driver, 3)
     driver.send_signal(signal.SIGINT)
@@ -291,7 +279,7 @@ def test_ctrl_c_stops_and_resumes(finished, var_dir):
     assert "Traceback" not in output
     assert not wait_until_gone("ctrl-c")
     assert run(var_dir, launcher="inline") == 0
-    assert_each_cell_once(var_dir, finished)
+    assert_each_cell_once(var_dir, finished_study)
 
 
 def test_nothing_is_written_into_the_working_directory(var_dir, tmp_path, monkeypatch):

@@ -6,7 +6,6 @@ import json
 import os
 import pickle
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -353,16 +352,10 @@ ONE = [
 ]
 
 
-def copy_of_store(template, var):
-    var.mkdir()
-    shutil.copy(template, var / "mlflow.db")
-    return var
-
-
 @pytest.fixture
-def reference(tmp_path, store_template):
+def reference(tmp_path, new_var):
     """The study of one cell, undisturbed."""
-    var = copy_of_store(store_template, tmp_path / "reference")
+    var = new_var(tmp_path / "reference")
     assert run(var, *ONE) == 0
     return var
 
@@ -403,9 +396,9 @@ def wait_for_writes(folder, driver, count):
 
 
 @pytest.mark.slow
-def test_killed_workers_and_drivers_cost_no_bit(var_dir, tmp_path, store_template):
+def test_killed_workers_and_drivers_cost_no_bit(var_dir, tmp_path, new_var):
     more = [*ONE, "train.max_epochs=300", "train.patience=300"]
-    reference = copy_of_store(store_template, tmp_path / "reference")
+    reference = new_var(tmp_path / "reference")
     assert run(reference, *more) == 0
     folder = var_dir / "checkpoints" / "s"
     for victim in ("worker", "driver"):

@@ -38,12 +38,10 @@ RUNS = {
 
 
 @pytest.mark.slow
-def test_a_study_gives_the_same_bytes_whatever_runs_it_in_whatever_order(tmp_path, store_template):
+def test_a_study_gives_the_same_bytes_whatever_runs_it_in_whatever_order(tmp_path, new_var):
     found = {}
     for number, (name, given) in enumerate(RUNS.items()):
-        var = tmp_path / name
-        var.mkdir()
-        (var / "mlflow.db").write_bytes(store_template.read_bytes())
+        var = new_var(tmp_path / name)
         command = [sys.executable, "-c", PROGRAM, str(var), *MATRIX, *given]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": str(number)}
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -55,13 +53,11 @@ def test_a_study_gives_the_same_bytes_whatever_runs_it_in_whatever_order(tmp_pat
     assert found["shuffled"] == found["inline"]
 
 
-def test_the_order_of_the_request_changes_no_byte_of_an_export(tmp_path, store_template):
+def test_the_order_of_the_request_changes_no_byte_of_an_export(tmp_path, new_var):
     found = []
     small = ["backbones=[tfn,lmf]", "methods=[none,mixup]", "train.max_epochs=1"]
     for name, more in (("asked", []), ("shuffled", ["backbones=[lmf,tfn]", *SHUFFLED[:1]])):
-        var = tmp_path / name
-        var.mkdir()
-        (var / "mlflow.db").write_bytes(store_template.read_bytes())
+        var = new_var(tmp_path / name)
         # In two parts, so that what is last in the export was trained first.
         for part in (["methods=[mixup]"], ["methods=[mixup,none]"]) if more else ([],):
             assert run(var, *small, *more, *part) == 0

@@ -36,11 +36,9 @@ CELLS = 4
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, store_template):
+def undisturbed(new_var):
     """A finished study of a few cells; do not write into it."""
-    var = tmp_path_factory.mktemp("undisturbed") / "var"
-    var.mkdir()
-    shutil.copy(store_template, var / "mlflow.db")
+    var = new_var()
     assert run(var, *FEW) == 0
     return var
 

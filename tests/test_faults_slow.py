@@ -33,22 +33,12 @@ from harness.tracking import Tracker
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, store_template):
-    """A finished study; do not write into it."""
-    var = tmp_path_factory.mktemp("undisturbed") / "var"
-    var.mkdir()
-    shutil.copy(store_template, var / "mlflow.db")
-    assert run(var) == 0
-    return var
-
-
 # Kills and signals
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("seed", [1, 2])
-def test_drivers_killed_at_random_moments(var_dir, undisturbed, seed):
+def test_drivers_killed_at_random_moments(var_dir, finished_study, seed):
     """A dozen kills, most of them while cells are trained and logged."""
     generator, name = random.Random(seed), f"random{seed}"
     for _ in range(12):
@@ -59,11 +49,11 @@ def test_drivers_killed_at_random_moments(var_dir, undisturbed, seed):
         tracker = Tracker(None, var_dir, "s")
         assert len(list(tracker.runs())) == len(tracker.complete())
     finish(start(var_dir, name), name)
-    assert_each_cell_once(var_dir, undisturbed)
+    assert_each_cell_once(var_dir, finished_study)
 
 
 @pytest.mark.soak
-def test_workers_killed_at_random_moments(var_dir, undisturbed):
+def test_workers_killed_at_random_moments(var_dir, finished_study):
     """Cells fail with their reason, one per kill at most; starts go on until nothing is left to do."""
     generator, kills = random.Random(3), 0
     for _ in range(20):
@@ -82,11 +72,11 @@ def test_workers_killed_at_random_moments(var_dir, undisturbed):
     assert kills >= 5
     tracker = Tracker(None, var_dir, "s", create=False)
     assert 0 < len(list(tracker.runs("tags.outcome = 'failed'"))) <= kills
-    assert_each_cell_once(var_dir, undisturbed)
+    assert_each_cell_once(var_dir, finished_study)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.soak)])
-def test_stopped_at_random_moments(var_dir, undisturbed, number):
+def test_stopped_at_random_moments(var_dir, finished_study, number):
     """As from a terminal, where Ctrl-C reaches the workers too; some press it twice."""
     generator, mark = random.Random(int(number)), f"signal{int(number)}"
     stopped = 0
@@ -106,7 +96,7 @@ def test_stopped_at_random_moments(var_dir, undisturbed, number):
             stopped += 1
     assert stopped
     finish(start(var_dir, mark), mark)
-    assert_each_cell_once(var_dir, undisturbed)
+    assert_each_cell_once(var_dir, finished_study)
 
 
 def stop_between_writes(driver, var):
@@ -124,7 +114,7 @@ def stop_between_writes(driver, var):
             time.sleep(0.1)
 
 
-def test_a_driver_that_stands_still_keeps_nobody_waiting(var_dir, undisturbed):
+def test_a_driver_that_stands_still_keeps_nobody_waiting(var_dir, finished_study):
     """SIGSTOP for longer than the ledger's patience: its cells are taken over, and not logged twice later."""
     patience = ["ledger.beat_s=0.5", "ledger.stale_s=2"]
     other_host = textwrap.dedent(
@@ -146,7 +136,7 @@ def test_a_driver_that_stands_still_keeps_nobody_waiting(var_dir, undisturbed):
     finally:
         first.send_signal(signal.SIGCONT)
     finish(first, "still")
-    assert_each_cell_once(var_dir, undisturbed)
+    assert_each_cell_once(var_dir, finished_study)
 
 
 # Databases
@@ -168,7 +158,7 @@ def locked(path):
 
 
 @pytest.mark.parametrize("name", ["mlflow.db", pytest.param("ledger.db", marks=pytest.mark.soak)])
-def test_a_locked_database_is_waited_for(var_dir, undisturbed, name):
+def test_a_locked_database_is_waited_for(var_dir, finished_study, name):
     """Locked for longer than SQLite and its clients wait by themselves (20 and 30 s)."""
     # A mark of its own: both run at once where tests are spread over processes.
     driver = start(var_dir, f"lock-{name}")
@@ -178,10 +168,10 @@ def test_a_locked_database_is_waited_for(var_dir, undisturbed, name):
     assert "database is locked; what was trained is kept." in said
     assert str(var_dir / name) in said
     finish(driver, f"lock-{name}")
-    assert_each_cell_once(var_dir, undisturbed)
+    assert_each_cell_once(var_dir, finished_study)
 
 
-def test_a_database_overwritten_in_mid_matrix(var_dir, undisturbed):
+def test_a_database_overwritten_in_mid_matrix(var_dir, finished_study):
     """The driver stops at once and says which file; with a copy in its place the next start goes on."""
     driver = start(var_dir, "damage")
     wait_for_cells(driver, 5)
@@ -203,7 +193,7 @@ def test_a_database_overwritten_in_mid_matrix(var_dir, undisturbed):
         (var_dir / f"mlflow.db{ending}").unlink(missing_ok=True)
     (var_dir / "copy.db").rename(var_dir / "mlflow.db")
     finish(start(var_dir, "damage"), "damage")
-    assert_each_cell_once(var_dir, undisturbed)
+    assert_each_cell_once(var_dir, finished_study)
 
 
 class Server:
@@ -252,7 +242,7 @@ def server(tmp_path, store_template):
     server.log.close()
 
 
-def test_a_server_that_goes_away_and_comes_back(var_dir, undisturbed, server):
+def test_a_server_that_goes_away_and_comes_back(var_dir, finished_study, server):
     (var_dir / "mlflow.db").unlink()
     tracking = [f"tracking.uri={server.uri}"]
     driver = start(var_dir, "server", *tracking)
@@ -263,11 +253,11 @@ def test_a_server_that_goes_away_and_comes_back(var_dir, undisturbed, server):
         assert f"the tracking store {server.uri} failed" in said
         server.start()
     finish(driver, "server")
-    assert_each_cell_once(var_dir, undisturbed, more=tracking)
+    assert_each_cell_once(var_dir, finished_study, more=tracking)
 
 
 @pytest.mark.soak
-def test_a_server_that_stays_away(var_dir, undisturbed, server):
+def test_a_server_that_stays_away(var_dir, finished_study, server):
     """The driver ends with one sentence; the next start logs what was trained without training it."""
     (var_dir / "mlflow.db").unlink()
     tracking = [f"tracking.uri={server.uri}"]
@@ -290,7 +280,7 @@ def test_a_server_that_stays_away(var_dir, undisturbed, server):
     for cell_id, stored in tracker.complete().items():
         started_s = tracker.client.get_run(stored.run_id).info.start_time / 1000
         assert cell_id not in spooled or started_s < begun, "its training began before this start"
-    assert_each_cell_once(var_dir, undisturbed, more=tracking)
+    assert_each_cell_once(var_dir, finished_study, more=tracking)
 
 
 # The disk
@@ -335,10 +325,8 @@ def full_stores(var):
     )
 
 
-def test_a_full_disk_is_waited_for(small_disk, undisturbed, store_template):
-    var = small_disk / "var"
-    var.mkdir()
-    shutil.copy(store_template, var / "mlflow.db")
+def test_a_full_disk_is_waited_for(small_disk, finished_study, new_var):
+    var = new_var(small_disk / "var")
     driver = start(var, "full")
     wait_for_cells(driver, 4)
     filler = fill(small_disk)
@@ -346,14 +334,12 @@ def test_a_full_disk_is_waited_for(small_disk, undisturbed, store_template):
     assert any(failure in said for failure in full_stores(var))
     filler.unlink()
     finish(driver, "full")
-    assert_each_cell_once(var, undisturbed)
+    assert_each_cell_once(var, finished_study)
 
 
-def test_a_disk_that_stays_full(small_disk, undisturbed, store_template):
+def test_a_disk_that_stays_full(small_disk, finished_study, new_var):
     """What could not be kept is said, and trained again; what was done before stays."""
-    var = small_disk / "var"
-    var.mkdir()
-    shutil.copy(store_template, var / "mlflow.db")
+    var = new_var(small_disk / "var")
     driver = start(var, "full", "tracking.patience_s=3")
     wait_for_cells(driver, 4)
     filler = fill(small_disk)
@@ -364,10 +350,10 @@ def test_a_disk_that_stays_full(small_disk, undisturbed, store_template):
     assert "in memory only, because" in last or "what was trained is kept" in last
     filler.unlink()
     finish(start(var, "full"), "full")
-    assert_each_cell_once(var, undisturbed)
+    assert_each_cell_once(var, finished_study)
 
 
-def test_a_read_only_disk(small_disk, undisturbed):
+def test_a_read_only_disk(small_disk, finished_study):
     var = small_disk / "var"
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     output = finish(start(var, "readonly"), "readonly", status=2)
@@ -381,14 +367,14 @@ def test_a_read_only_disk(small_disk, undisturbed):
     output = finish(start(var, "readonly"), "readonly", status=2)
     assert output.strip().splitlines()[-1].startswith("Error: ")
     subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
-    assert_each_cell_once(var, undisturbed)
+    assert_each_cell_once(var, finished_study)
 
 
 # The clock
 
 
 @pytest.mark.soak
-def test_a_clock_that_jumps(var_dir, undisturbed, tmp_path):
+def test_a_clock_that_jumps(var_dir, finished_study, tmp_path):
     """Every second it is a day later or earlier, in the driver and in its workers; a kill on top."""
     (tmp_path / "clock").mkdir()
     (tmp_path / "clock" / "sitecustomize.py").write_text(
@@ -412,7 +398,7 @@ def test_a_clock_that_jumps(var_dir, undisturbed, tmp_path):
         output, _ = driver.communicate(timeout=300)
         assert driver.returncode == 0, output
     assert not wait_until_gone("clock")
-    assert_each_cell_once(var_dir, undisturbed)
+    assert_each_cell_once(var_dir, finished_study)
     tracker = Tracker(None, var_dir, "s", create=False)
     starts = [tracker.client.get_run(r.run_id).info.start_time for r in tracker.complete().values()]
     assert max(starts) - min(starts) > 86_000_000, "the clock jumped"

@@ -1,12 +1,12 @@
 """Names come from anywhere: as paths they stay in their folder, and where they are shown they stay texts."""
 
 import re
-from html.parser import HTMLParser
 from pathlib import PurePosixPath
 from types import SimpleNamespace
 from urllib.parse import unquote
 
 import pytest
+from browser import elements
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
@@ -158,18 +158,6 @@ def test_a_long_name_of_a_file_is_the_users_own(var_dir, tmp_path):
 # Shown
 
 
-class Elements(HTMLParser):
-    """The elements of a page, and the names of their attributes."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.found = set()
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.found |= {(tag, name) for name, _ in attrs} | {(tag, "")}
-
-
 def report(name):
     """A report that shows a name wherever it can."""
     value = Value(name, order=name, link=name)
@@ -180,14 +168,14 @@ def report(name):
     return Report(name, name, name, tables=[table, fill], failures=failures, runs_link=name, **texts)
 
 
-PLAIN = Elements(page(report("a"))).found | {("a", "target"), ("a", "rel"), ("a", "href")}
+PLAIN = elements(page(report("a"))) | {("a", "target"), ("a", "rel"), ("a", "href")}
 
 
 @given(NAMES)
 @settings(deadline=None)
 def test_no_element_of_a_page_comes_from_a_name(name):
     text = page(report(name))
-    assert Elements(text).found <= PLAIN | {("option", "selected")}
+    assert elements(text) <= PLAIN | {("option", "selected")}
     assert re.fullmatch(SEEN, text.replace("\n", ""))
 
 

@@ -27,11 +27,9 @@ CELLS = 2
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, store_template):
+def finished(new_var):
     """A finished study; do not write into it."""
-    var = tmp_path_factory.mktemp("finished") / "var"
-    var.mkdir()
-    shutil.copy(store_template, var / "mlflow.db")
+    var = new_var()
     assert run(var, *FEW) == 0
     return var
 

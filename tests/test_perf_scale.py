@@ -25,12 +25,11 @@ MANY = 10 * scale.FEW
 
 
 @pytest.fixture(scope="module")
-def filled(tmp_path_factory, store_template):
+def filled(new_var):
     """Studies that are done, of few and of ten times as many cells, by their numbers of cells."""
     found = {}
     for cells in (scale.FEW, MANY):
-        found[cells] = folder = tmp_path_factory.mktemp("scale")
-        shutil.copy(store_template, folder / "mlflow.db")
+        found[cells] = folder = new_var()
         if cells == MANY:  # generating data takes longer than all else
             shutil.copytree(found[scale.FEW] / "cache", folder / "cache")
         scale.fill(folder, cells)

@@ -3,7 +3,6 @@
 import itertools
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +18,6 @@ from driving import (
     MATRIX,
     assert_each_cell_once,
     finish,
-    run,
     start,
     wait_for,
     wait_for_cells,
@@ -248,16 +246,6 @@ def eventually(condition, limit_s=60.0):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, store_template):
-    """The same study, inline on SQLite."""
-    var = tmp_path_factory.mktemp("finished") / "var"
-    var.mkdir()
-    shutil.copy(store_template, var / "mlflow.db")
-    assert run(var) == 0
-    return var
-
-
-@pytest.fixture(scope="module")
 def mlflow_template(postgres):
     """A database with MLflow's tables: creating them takes seconds, copying does not."""
     uri = postgres()
@@ -306,8 +294,8 @@ def stopped_with_claims(driver, uri):
     return False
 
 
-def assert_done(var, uri, finished):
-    assert_each_cell_once(var, finished, more=[f"tracking.uri={uri}"])
+def assert_done(var, uri, finished_study):
+    assert_each_cell_once(var, finished_study, more=[f"tracking.uri={uri}"])
     assert len(cells(uri, "done")) == CELLS
     assert not cells(uri, "working")
 
@@ -326,13 +314,15 @@ def assert_password_nowhere(server, uri, var, *texts):
 
 
 @pytest.mark.slow
-def test_two_drivers_from_an_empty_database(drive, postgres, postgres_server, tmp_path, finished, capfd):
+def test_two_drivers_from_an_empty_database(
+    drive, postgres, postgres_server, tmp_path, finished_study, capfd
+):
     """They create all tables together; passwords come to light nowhere."""
     uri, var = postgres(), tmp_path / "var"
     drivers = [drive(uri), drive(uri)]
     texts = [driver.communicate(timeout=300)[0] for driver in drivers]
     assert [driver.returncode for driver in drivers] == [0, 0], texts
-    assert_done(var, uri, finished)
+    assert_done(var, uri, finished_study)
     assert not list(var.glob("*.db")), "nothing may lie in SQLite"
     tracker = Tracker(uri, var, "s", create=False)
     assert tracker.client.get_experiment(tracker.experiment_id).artifact_location.startswith(var.as_uri())
@@ -342,7 +332,7 @@ def test_two_drivers_from_an_empty_database(drive, postgres, postgres_server, tm
 
 
 @pytest.mark.slow
-def test_claims_of_a_killed_driver_fall_at_once(drive, uri, tmp_path, finished):
+def test_claims_of_a_killed_driver_fall_at_once(drive, uri, tmp_path, finished_study):
     """Long before ``stale_s``: its process is gone."""
     first = drive(uri)
     wait_for_cells(first, 2)
@@ -353,11 +343,11 @@ def test_claims_of_a_killed_driver_fall_at_once(drive, uri, tmp_path, finished):
     first.kill()
     finish(second, str(tmp_path))
     finish(drive(uri), str(tmp_path))
-    assert_done(tmp_path / "var", uri, finished)
+    assert_done(tmp_path / "var", uri, finished_study)
 
 
 @pytest.mark.slow
-def test_a_driver_elsewhere_that_stood_still_logs_nothing_twice(drive, uri, tmp_path, finished):
+def test_a_driver_elsewhere_that_stood_still_logs_nothing_twice(drive, uri, tmp_path, finished_study):
     script = tmp_path / "elsewhere.py"
     script.write_text(ELSEWHERE)
     far = drive(uri, var=tmp_path / "far", stale_s=4, program=[script])
@@ -370,13 +360,13 @@ def test_a_driver_elsewhere_that_stood_still_logs_nothing_twice(drive, uri, tmp_
     far.send_signal(signal.SIGCONT)
     said = far.communicate(timeout=300)[0]
     assert far.returncode == 0, said
-    assert_done(tmp_path / "var", uri, finished)
+    assert_done(tmp_path / "var", uri, finished_study)
     lost = list(Tracker(uri, tmp_path, "s", create=False).runs("attributes.status = 'KILLED'"))
     assert len(lost) <= held
 
 
 @pytest.mark.slow
-def test_the_server_restarts_in_mid_matrix(drive, uri, postgres_server, tmp_path, finished):
+def test_the_server_restarts_in_mid_matrix(drive, uri, postgres_server, tmp_path, finished_study):
     driver, said = drive(uri), ""
     for count, how in ((2, signal.SIGINT), (9, signal.SIGQUIT)):
         said += wait_for_cells(driver, count)
@@ -393,7 +383,7 @@ def test_the_server_restarts_in_mid_matrix(drive, uri, postgres_server, tmp_path
             postgres_server.start()
     said += finish(driver, str(tmp_path))
     finish(drive(uri), str(tmp_path))
-    assert_done(tmp_path / "var", uri, finished)
+    assert_done(tmp_path / "var", uri, finished_study)
     assert_password_nowhere(postgres_server, uri, tmp_path / "var", said)
 
 

@@ -18,11 +18,9 @@ ASKED = ("methods=[none]", "backbones=[lmf]", "occlusion.protocols=[test,train]"
 
 
 @pytest.fixture(scope="module")
-def var(tmp_path_factory, store_template):
+def var(new_var):
     """A study of both protocols, ratios 0, 0.5 and 1; do not write into it."""
-    var = tmp_path_factory.mktemp("predictions") / "var"
-    var.mkdir()
-    (var / "mlflow.db").write_bytes(store_template.read_bytes())
+    var = new_var()
     assert run(var, *ASKED) == 0
     return var
 

@@ -5,7 +5,6 @@ import ipaddress
 import os
 import re
 import shlex
-import shutil
 import signal
 import string
 import subprocess
@@ -51,11 +50,9 @@ def network():
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, store_template):
+def undisturbed(new_var):
     """The matrix as it ends when nothing disturbs it: inline."""
-    var = tmp_path_factory.mktemp("undisturbed") / "var"
-    var.mkdir()
-    shutil.copy(store_template, var / "mlflow.db")
+    var = new_var()
     assert run(var, *LONGER) == 0
     return var
 
@@ -188,13 +185,9 @@ def test_only_who_has_the_token_may_use_a_cluster(var_dir, tmp_path):
         cluster.close()
 
 
-def test_a_sweep_with_everything_in_postgres_and_its_driver_killed(
-    var_dir, tmp_path, store_template, cluster
-):
+def test_a_sweep_with_everything_in_postgres_and_its_driver_killed(var_dir, tmp_path, new_var, cluster):
     """Optuna, ledger and MLflow; the server is in the same network."""
-    undisturbed = tmp_path / "undisturbed"
-    undisturbed.mkdir()
-    shutil.copy(store_template, undisturbed / "mlflow.db")
+    undisturbed = new_var(tmp_path / "undisturbed")
     assert sweep(undisturbed, *SLOWER, "report=false") == 0
     server = Server()
     try:

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -27,11 +26,9 @@ CELLS = 2 * len(METHODS) * len(BACKBONES)
 
 
 @pytest.fixture(scope="module")
-def var(tmp_path_factory, store_template):
+def var(new_var):
     """A study with a report."""
-    var = tmp_path_factory.mktemp("browsed") / "var"
-    var.mkdir()
-    shutil.copy(store_template, var / "mlflow.db")
+    var = new_var()
     assert run(var, f"methods=[{','.join(METHODS)}]", "report=true") == 0
     return var
 

@@ -42,11 +42,9 @@ CELLS = 6
 
 
 @pytest.fixture(scope="module")
-def stored(tmp_path_factory, store_template):
+def stored(new_var):
     """A study with a diverged cell, a failed one and one that was never begun; do not write into it."""
-    var = tmp_path_factory.mktemp("stored") / "var"
-    var.mkdir()
-    shutil.copy(store_template, var / "mlflow.db")
+    var = new_var()
     plain = harness.train.train
 
     def train(cell, *rest):

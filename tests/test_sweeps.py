@@ -29,11 +29,9 @@ def copy_of(var, to):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, store_template):
+def finished(new_var):
     """A finished sweep of delta, trained inline."""
-    var = tmp_path_factory.mktemp("finished") / "var"
-    var.mkdir()
-    shutil.copy(store_template, var / "mlflow.db")
+    var = new_var()
     assert sweep(var, "report=true") == 0
     return var
 
@@ -98,10 +96,8 @@ def test_the_benchmark_takes_over_what_a_sweep_trained_and_the_other_way_round(
     assert again["cell_id"].nunique() == 4
 
 
-def test_processes_give_the_same_values(finished, tmp_path, store_template):
-    var = tmp_path / "var"
-    var.mkdir()
-    shutil.copy(store_template, var / "mlflow.db")
+def test_processes_give_the_same_values(finished, tmp_path, new_var):
+    var = new_var(tmp_path / "var")
     assert sweep(var, "jobs=2", "report=false", launcher="processes") == 0
     assert values_of(var) == values_of(finished)
 
@@ -182,7 +178,7 @@ def test_help_says_how(capsys):
     assert "param=delta|xi|alpha|heads" in capsys.readouterr().out
 
 
-def test_pruning_leaves_the_rest_as_it_is(var_dir, tmp_path, store_template):
+def test_pruning_leaves_the_rest_as_it_is(var_dir, tmp_path, new_var):
     """The trials that go on have the numbers that they have without pauses."""
     settings = ["train.max_epochs=8", "sweep.trials=12", "report=false"]
     assert sweep(var_dir, *settings, "sweep.prune_at=[0.25,0.5]", param="all") == 0
@@ -197,9 +193,7 @@ def test_pruning_leaves_the_rest_as_it_is(var_dir, tmp_path, store_template):
         assert max(by_number[int(trial["trial"])].intermediate_values, default=2) in (2, 4)
     assert not list((var_dir / "checkpoints").rglob("*.npz"))
     # Trained at one go, as the sweep without pruning does, those that went on have the same numbers.
-    other = tmp_path / "plain"
-    other.mkdir()
-    shutil.copy(store_template, other / "mlflow.db")
+    other = new_var(tmp_path / "plain")
     plain = trials_of(var_dir).query("state == 'complete'").drop_duplicates("params")
     variants = ["'ms_mix" + readable_settings(json.loads(params)) + "'" for params in plain["params"]]
     assert benchmark(other, f"methods=[{','.join(variants)}]", *PLAIN, "train.max_epochs=8") == 0

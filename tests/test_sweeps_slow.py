@@ -1,7 +1,6 @@
 """Sweeps whose driver or worker is killed, two drivers on one sweep, and all of it on a real PostgreSQL."""
 
 import os
-import shutil
 import signal
 import time
 
@@ -18,11 +17,9 @@ DELTA = ["param=delta", "report=false", *SLOWER]
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory, store_template):
+def reference(new_var):
     """The sweep as it ends when nothing disturbs it: inline."""
-    var = tmp_path_factory.mktemp("reference") / "var"
-    var.mkdir()
-    shutil.copy(store_template, var / "mlflow.db")
+    var = new_var()
     assert sweep(var, *SLOWER, "report=false") == 0
     return var
 

@@ -3,7 +3,6 @@
 import copy
 import os
 import pickle
-import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -296,7 +295,7 @@ def study(var, bert, *more, name="s"):
 
 
 @pytest.mark.parametrize("finetune", ["true", "false"])
-def test_a_study_in_processes_equals_one_inline(var_dir, store_template, bert, finetune, capsys):
+def test_a_study_in_processes_equals_one_inline(var_dir, new_var, bert, finetune, capsys):
     more = (f"bert.finetune={finetune}", "occlusion.ratios=[0,0.5]")
     assert study(var_dir, bert, *more, "launcher=inline", name="a") == 0
     said = capsys.readouterr().out
@@ -304,9 +303,7 @@ def test_a_study_in_processes_equals_one_inline(var_dir, store_template, bert, f
     label = "lmf[bert]" if finetune == "true" else "lmf[bert,frozen]"
     assert label in said
     # A store of its own: a cell of the same store would be reused.
-    other = var_dir.with_name("other")
-    other.mkdir()
-    shutil.copy(store_template, other / "mlflow.db")
+    other = new_var(var_dir.with_name("other"))
     assert study(other, bert, *more, "launcher=processes", "jobs=2", name="b") == 0
     numbers, clips = exported(var_dir, "a")
     again, others = exported(other, "b")

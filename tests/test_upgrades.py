@@ -43,14 +43,12 @@ def train_as(version, var, *more):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, store_template):
+def trained(new_var):
     """A function: a finished study of these results versions, one after the other; not to be written into."""
 
     @functools.cache
     def study(*wanted):
-        var = tmp_path_factory.mktemp("trained") / "var"
-        var.mkdir()
-        shutil.copy(store_template, var / "mlflow.db")
+        var = new_var()
         for version in wanted:
             train_as(version, var)
         return var
