@@ -1,5 +1,6 @@
 """Shared fixtures, and the rule that a skip must be on the short written list when CI runs."""
 
+import gc
 import os
 import shutil
 from pathlib import Path
@@ -7,6 +8,19 @@ from pathlib import Path
 import pytest
 
 ALLOWED_SKIPS = Path(__file__).with_name("allowed_skips.txt")
+
+
+def pytest_sessionstart(session):
+    """One thread for each process of the tests, which are as many as there are cores."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def pytest_collection_finish(session):
+    """What thousands of tests and their libraries are made of need not be looked at for garbage again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter, exitstatus, config):
