@@ -21,6 +21,7 @@ BOUNDED = {
     "almt": ["train.max_epochs=15"],
     "glomo": ["train.max_epochs=8", "backbone.glomo.learning_rate=0.0005"],
 }
+LONG = {"almt", "mult"}
 
 
 def numbers(var_dir, file, *settings):
@@ -46,7 +47,10 @@ def test_lmf_without_mixing_on_2199_clips(var_dir):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backbone", sorted(set(BACKBONES) - {"lmf"}))
+@pytest.mark.parametrize(
+    "backbone",
+    [pytest.param(b, marks=[pytest.mark.soak] * (b in LONG)) for b in sorted(set(BACKBONES) - {"lmf"})],
+)
 def test_every_backbone_learns_from_2199_clips(var_dir, backbone):
     """Within a few epochs it is far from the training median."""
     settings = [f"backbones=[{backbone}]", "methods=[none]", "seeds=[1111]", "launcher=inline"]
