@@ -3,6 +3,8 @@
 import gc
 import os
 import shutil
+import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,16 @@ def _unlisted(reporter):
     allowed = {line.strip() for line in lines if line.strip() and not line.startswith("#")}
     reasons = {report.longrepr[2].removeprefix("Skipped: ") for report in reporter.stats.get("skipped", [])}
     return sorted(reasons - allowed)
+
+
+@pytest.fixture(autouse=True)
+def own_signals():
+    """What commands and workers do to signals in a test reaches neither later tests nor their processes."""
+    hook, before = sys.unraisablehook, {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    sys.unraisablehook = hook
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(params=["packed", "padded"])

@@ -527,6 +527,8 @@ def test_no_interrupt_is_lost_where_python_drops_exceptions(number, place):
 import os, signal, time, weakref
 from harness.command import leave, run_command
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would ignore it
+
 def strike(*_):
     os.kill(os.getpid(), {int(number)})
     time.sleep(0.2)
