@@ -111,7 +111,7 @@ def overall(pairs: pd.DataFrame, by: Sequence[str] = ("dataset",)) -> pd.DataFra
 
     ``gain`` is the mean of the means of strata, ``low`` and ``high`` are `stats.stratified_interval`, empty
     where there is no spread, see `intervals`. ``outside`` marks an interval that excludes 0, if every stratum
-    has two seeds or more and they leave two degrees of freedom, as three seeds in one stratum do. ``p`` is
+    has three seeds or more: with two each, strata that are noisier than others make too many marks. ``p`` is
     Wilcoxon's over the means of strata, so it cannot fall below 0.05 with fewer than six strata, and takes
     strata for independent, though backbones share a test split; it is NaN without an interval.
     ``p_holm`` is adjusted for the methods of the same ``by``. ``n`` counts pairs, ``seeds`` different seeds.
@@ -282,8 +282,7 @@ def _pooled(part: pd.DataFrame) -> tuple:
     gains = [np.sort(gain.to_numpy(float)) for _, gain in strata]
     means, sizes = np.array([gain.mean() for gain in gains]), [len(gain) for gain in gains]
     low, high = _with_width(stats.stratified_interval(part["gain"].to_numpy(), strata.ngroup().to_numpy()))
-    enough = min(sizes) > 1 and sum(sizes) - len(sizes) >= FEWEST - 1
-    mark = _outside(low, high) if enough else ""
+    mark = _outside(low, high) if min(sizes) >= FEWEST else ""
     p = None if math.isnan(low) else wilcoxon_p(means)
     p = math.nan if p is None else p
     return means.mean(), low, high, mark, p, math.nan, len(part), part["seed"].nunique(), len(means)

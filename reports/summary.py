@@ -41,7 +41,7 @@ NOTES = (
     "multiplies the least by the number of methods: with six backbones and four methods it is 0.12 or more.",
     "Better, worse, noise: on how many backbones the 95% interval (t) of the paired difference over seeds "
     "leaves out 0 or not; from three seeds on.",
-    "Bold: the interval leaves out 0, and three seeds or more stand behind it, backbones taken together.",
+    "Bold: the interval leaves out 0, and three seeds or more of each backbone stand behind it.",
 )
 
 
@@ -127,9 +127,12 @@ def _by_dataset(study: Study, found: pd.DataFrame, order: Sequence[str]) -> Iter
     clips = {entry["name"]: entry["splits"]["test"]["clips"] for entry in study.datasets}
     for dataset in sorted(found["dataset"].unique(), key=lambda name: place(name, order)):
         part = found[found["dataset"] == dataset]
-        ranked = part.sort_values(["gain", "method"], ascending=[False, True])
+        # A mean over some of the backbones may be larger for lack of the others.
+        part = part.assign(lacking=part["strata"].max() - part["strata"])
+        ranked = part.sort_values(["lacking", "gain", "method"], ascending=[True, False, True])
         best, *others = ranked.to_dict("records")
-        texts = [_finding(best, len(part)), _others(others, best["outside"] == "better", len(part))]
+        tested = int(part["p"].notna().sum())
+        texts = [_finding(best, tested), _others(others, best["outside"] == "better", tested)]
         texts += [_line(row) for row in others if row["method"] == STUDIED]
         texts += [_few_clips(clips.get(dataset, FEW_CLIPS))]
         yield f"{dataset}: {' '.join(filter(None, texts))}"
@@ -158,9 +161,9 @@ def _signed(value: float) -> str:
     return f"{round(value, 3) + 0.0:+.3f}"
 
 
-def _finding(best: Mapping[Any, Any], methods: int) -> str:
+def _finding(best: Mapping[Any, Any], tested: int) -> str:
     seeds, strata = int(best["seeds"]), int(best["strata"])
-    counts = f"{strata} backbone{'s' * (strata != 1)}, {seeds} seed{'s' * (seeds != 1)}"
+    counts = f"{_backbones(strata)}, {seeds} seed{'s' * (seeds != 1)}"
     head = f"{best['method']} has the largest mean gain in test MAE over none"
     if best["gain"] <= 0:
         head = f"no method has a lower mean test MAE than none; {best['method']} comes closest"
@@ -171,7 +174,7 @@ def _finding(best: Mapping[Any, Any], methods: int) -> str:
     if not best["outside"] and not best["low"] <= 0 <= best["high"]:
         where[""] = "too few seeds to tell it from noise"
     interval = f"95% interval {_signed(best['low'])} to {_signed(best['high'])}"
-    verdict = where[best["outside"]] + _corrected(best, methods)
+    verdict = where[best["outside"]] + _corrected(best, tested)
     finding = f"{head} ({_signed(best['gain'])}, {interval}; {counts}): {verdict}."
     if best["strata"] == 1 or not best["better"] + best["worse"] + best["inside"]:
         return finding
@@ -179,26 +182,38 @@ def _finding(best: Mapping[Any, Any], methods: int) -> str:
     return f"{finding} On single backbones it is {single}."
 
 
-def _corrected(row: Mapping[Any, Any], methods: int) -> str:
-    """What Holm's correction for the number of methods says of an interval that leaves out 0."""
+def _backbones(count: int) -> str:
+    return f"{count} backbone{'s' * (count != 1)}"
+
+
+def _corrected(row: Mapping[Any, Any], tested: int) -> str:
+    """What Wilcoxon's test says of an interval that leaves out 0, corrected for the methods that have one."""
     if not row["outside"] or math.isnan(row["p_holm"]):
         return ""
-    if methods * 2 / 2 ** row["strata"] > compare.LEVEL:
-        return f" (not corrected for {methods} methods: {row['strata']} backbones are too few for Holm's)"
+    test = "Wilcoxon's test over backbones" if tested == 1 else f"Holm's correction for {tested} methods"
+    least = tested * 2 / 2 ** row["strata"]
+    if row["p_holm"] > compare.LEVEL and least > compare.LEVEL:
+        return f" ({_backbones(int(row['strata']))} are too few for {test})"
     kept = "also" if row["p_holm"] <= compare.LEVEL else "but not"
-    return f", {kept} after Holm's correction (p = {_p(row['p_holm'])})"
+    return f", {kept} {'by' if tested == 1 else 'after'} {test} (p = {_p(row['p_holm'])})"
 
 
-def _others(rows: Sequence[Mapping[Any, Any]], also: bool, methods: int) -> str:
+def _others(rows: Sequence[Mapping[Any, Any]], also: bool, tested: int) -> str:
     """The other methods whose intervals leave out 0."""
     better = "Also better beyond the noise" if also else "Better beyond the noise"
     heads = {"better": better, "worse": "Worse than none beyond the noise"}
     lists = {head: [row for row in rows if row["outside"] == mark] for mark, head in heads.items()}
     return " ".join(
-        f"{head}: {'; '.join(row['method'] + _corrected(row, methods) for row in found)}."
+        f"{head}: {'; '.join(_named(row) + _corrected(row, tested) for row in found)}."
         for head, found in lists.items()
         if found
     )
+
+
+def _named(row: Mapping[Any, Any]) -> str:
+    """A method, and how many backbones it was compared on where others have more."""
+    few = f" (on {_backbones(int(row['strata']))} alone)" if row["lacking"] else ""
+    return f"{row['method']}{few}"
 
 
 def _ranking(study: Study) -> Iterator[str]:

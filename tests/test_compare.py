@@ -250,8 +250,10 @@ def test_overall_weighs_backbones_the_same_and_uses_the_stratified_bootstrap():
     assert turned["outside"] == "worse"
 
 
-@pytest.mark.parametrize(("sizes", "marked"), [((3,), True), ((2,), False), ((2, 2), True), ((5, 1), False)])
-def test_overall_marks_need_two_seeds_everywhere_and_two_degrees_of_freedom(sizes, marked):
+@pytest.mark.parametrize(
+    ("sizes", "marked"), [((3,), True), ((3, 4), True), ((2,), False), ((2, 2), False), ((5, 2), False)]
+)
+def test_overall_marks_need_three_seeds_everywhere(sizes, marked):
     parts = [of_gains(1 + 1e-3 * np.arange(n), backbone=f"b{k}") for k, n in enumerate(sizes)]
     found = only(overall(pd.concat(parts)))
     assert found["low"] > 0

@@ -392,7 +392,10 @@ SIX = ("tfn", "lmf", "mult", "misa", "almt", "glomo")
     [
         (
             0.3,
-            ["mixup has the largest mean gain in test MAE over none", "outside the noise, also after Holm"],
+            [
+                "mixup has the largest mean gain in test MAE over none",
+                "outside the noise, also by Wilcoxon's",
+            ],
         ),
         (
             -0.3,
@@ -408,6 +411,45 @@ def test_the_summary_says_what_is_outside_the_noise(gain, wanted):
     assert "6 backbones, 3 seeds" in said
     side = "better on 6, worse on 0" if gain > 0 else "better on 0, worse on 6"
     assert side in said
+
+
+def few_strata(study, method, backbones):
+    """The study with a method on some backbones alone."""
+    frame = study.frame
+    return dataclasses.replace(
+        study, frame=frame[(frame["method"] != method) | frame["backbone"].isin(backbones)]
+    )
+
+
+def test_a_method_does_not_win_by_the_backbones_that_it_lacks():
+    """powmix gains 0.3 on one backbone, mixup 0.1 on all six."""
+    methods = ("none", "mixup", "powmix")
+    study = make_study(3, ("synthetic_mosi",), SIX, methods, (0.0,), (), False, False, False)
+    study = few_strata(gains(gains(study, "mixup", 0.1), "powmix", 0.3), "powmix", SIX[:1])
+    said = " ".join(summary.sentences(study, summary.compare_methods(study)))
+    assert "mixup has the largest mean gain in test MAE over none (+0.100" in said
+    assert "Also better beyond the noise: powmix (on 1 backbone alone)" in said
+
+
+def test_the_summary_counts_for_holm_what_is_tested():
+    """On one backbone there is no test; on six p is 0.031 or more, times the methods that have one."""
+    methods = ("none", "mixup", "manifold_mixup", "powmix")
+    study = make_study(3, ("synthetic_mosi",), SIX, methods, (0.0,), (), False, False, False)
+    for method in methods[1:]:
+        study = gains(study, method, 0.3)
+    for lacking, wanted in (
+        ((), "(6 backbones are too few for Holm's correction for 3 methods)"),
+        (("mixup",), "(6 backbones are too few for Holm's correction for 2 methods)"),
+        (("mixup", "powmix"), ", also by Wilcoxon's test over backbones (p = 0.031)"),
+    ):
+        fewer = study
+        for method in lacking:
+            fewer = few_strata(fewer, method, SIX[:1])
+        found = summary.compare_methods(fewer)
+        said = " ".join(summary.sentences(fewer, found))
+        assert wanted in said
+        holm = found[(found["metric"] == "mae") & (found["method"] == "manifold_mixup")]["p_holm"].item()
+        assert holm == pytest.approx(2 / 2**6 * (3 - len(lacking)))
 
 
 def test_equal_methods_are_inside_the_noise():
