@@ -1,6 +1,7 @@
-"""Whether a network can be trained in the memory that is free, asked before it is made.
+"""Whether a network can be trained in the memory that there is, asked before it is made.
 
-Without the question the system ends the process, which then can tell nobody why.
+Without the question the system ends the process, which then can tell nobody why. What is free at the moment
+is not asked: others give it back, and a worker keeps what its earlier cells have used.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 
 from backbones import BACKBONES
 from backbones.base import Sizes
+from harness.data.batch import Dataset
 from harness.errors import UserError
 from harness.matrix import Cell
 
@@ -22,18 +24,25 @@ GROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _known: dict[tuple[Any, ...], int] = {}
 
 
-def require_memory(cell: Cell, sizes: Sizes, device: torch.device) -> None:
-    """Check that the weights of a cell's backbone, and their copies in training, fit into what is free.
+def require_memory(cell: Cell, dataset: Dataset, device: torch.device) -> None:
+    """Check that the weights of a cell's backbone, with their copies in training, fit into the memory.
+
+    A text encoder is not counted.
 
     Raises:
         UserError: they do not.
     """
+    widths = dataset.widths()
+    if cell.text.encoder == "bert":
+        layers = BACKBONES[cell.backbone].text_layers
+        widths["text"] = 1 if cell.text.finetune else widths["text"] // layers
+    sizes = Sizes(widths, dataset.steps(), cell.label_scale)
     count = weight_count(cell, sizes)
-    need, free = COPIES * 4 * count, free_bytes(device)
-    if free is not None and need > free:
+    need, there = COPIES * 4 * count, memory_bytes(device)
+    if there is not None and need > there:
         raise UserError(
             f"{cell.backbone} has {count:,} weights on features as wide as these ({_listed(sizes.widths)}); "
-            f"to train them takes {_gigabytes(need)}, and {_gigabytes(free)} are free. "
+            f"to train them takes {_gigabytes(need)}, and there are {_gigabytes(there)} of memory. "
             "Give narrower features, or leave this backbone out."
         )
 
@@ -48,19 +57,19 @@ def weight_count(cell: Cell, sizes: Sizes) -> int:
     return _known[key]
 
 
-def free_bytes(device: torch.device) -> int | None:
-    """Memory that is free on a GPU, or on this machine with its swap; None where the system does not say."""
+def memory_bytes(device: torch.device) -> int | None:
+    """Memory of a GPU, or of this machine with its swap; None where the system does not say."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        return int(torch.cuda.mem_get_info(device)[1])
     try:
         told = dict(re.findall(r"^(\w+): +(\d+) kB$", Path("/proc/meminfo").read_text(), re.MULTILINE))
-        free = 1024 * (int(told["MemAvailable"]) + int(told["SwapFree"]))
+        there = 1024 * (int(told["MemTotal"]) + int(told["SwapTotal"]))
     except (OSError, KeyError):
         return None
     try:
-        return min(free, int(GROUP_LIMIT.read_text()))  # that of a container
+        return min(there, int(GROUP_LIMIT.read_text()))  # of a container
     except (OSError, ValueError):
-        return free
+        return there
 
 
 def _listed(widths: Mapping[str, int]) -> str:

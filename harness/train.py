@@ -59,7 +59,7 @@ def train(
     text_model: Path | None = None,
     inspection: Inspection | None = None,
 ) -> Result:
-    """Train one cell and evaluate it; raises `Diverged`.
+    """Train one cell and evaluate it; raises `Diverged`, and `UserError` for a backbone beyond the memory.
 
     text_model: folder of a pretrained text encoder. inspection: what else to look at when it is trained.
 
@@ -68,6 +68,7 @@ def train(
     says so, a training that would go on pauses: the result, "paused", holds the curves alone.
     """
     started = time.perf_counter()
+    require_memory(cell, dataset, device)
     splits = Splits(
         {name: ResidentSplit(dataset.splits[name], device, resident) for name in SPLITS},
         {name: MaskField(cell.dataset, name, cell.mask_seed, dataset.splits[name].ids) for name in SPLITS},
@@ -151,11 +152,7 @@ def begin(
 def build(
     cell: Cell, dataset: Dataset, device: torch.device, text_model: Path | None = None
 ) -> tuple[Backbone, Method]:
-    """Initialise backbone and method from streams of their own, so that no method changes the backbone.
-
-    Raises:
-        UserError: the backbone is too large for the memory that is free.
-    """
+    """Initialise backbone and method from streams of their own, so that no method changes the backbone."""
     kind, widths = BACKBONES[cell.backbone], dataset.widths()
     text: TextEncoder | FrozenText | None = None
     if cell.text.encoder == "bert":
@@ -166,10 +163,8 @@ def build(
         else:
             text = FrozenText(text_model, kind.text_layers, device)
             widths["text"] //= kind.text_layers
-    sizes = Sizes(widths, dataset.steps(), cell.label_scale)
-    require_memory(cell, sizes, device)
     torch.manual_seed(seed_for(cell.seed, "init"))
-    backbone = kind(cell.backbone_settings, sizes)
+    backbone = kind(cell.backbone_settings, Sizes(widths, dataset.steps(), cell.label_scale))
     backbone.text_encoder = text
     torch.manual_seed(seed_for(cell.seed, "method_init"))
     method = METHODS[cell.method](cell.method_settings, backbone.latent_widths, cell.label_scale)

@@ -62,7 +62,7 @@ def one_thread():
 @pytest.mark.parametrize("name", TRAINED)
 def test_it_is_trained_on(name, config, tmp_path, capsys, monkeypatch):
     """By every backbone, with the methods in turn, in 16 GB; without a warning."""
-    monkeypatch.setattr("harness.memory.free_bytes", lambda device: 16e9)
+    monkeypatch.setattr("harness.memory.memory_bytes", lambda device: 16e9)
     path = write(TRAINED[name](), tmp_path)
     assert data(["check", str(path)]) == 0
     assert re.search(r"^train: \d+ clips", capsys.readouterr().out)
@@ -74,7 +74,7 @@ def test_it_is_trained_on(name, config, tmp_path, capsys, monkeypatch):
     for number, backbone in enumerate(BACKBONES):
         cell = cells[backbone, methods[(turn + number) % len(methods)]]
         if (name, backbone) in TOO_WIDE:
-            with pytest.raises(UserError, match=r"80\.\d GB, and 16\.0 GB are free"):
+            with pytest.raises(UserError, match=r"80\.\d GB, and there are 16\.0 GB"):
                 train(cell, dataset, torch.device("cpu"))
             continue
         with warnings.catch_warnings():
