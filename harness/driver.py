@@ -13,6 +13,7 @@ from functools import partial
 from typing import NamedTuple, Protocol
 
 from harness.errors import StoreError
+from harness.interrupts import interrupts_held
 from harness.launchers import Job, Launcher
 from harness.matrix import Cell
 from harness.records import numbers
@@ -259,12 +260,14 @@ class Driver:
 
         Workers that are free do not wait for the store: they get what is pending first.
         """
-        outcomes = [(o, self._started.pop(o.job.cell.cell_id)) for o in self.launcher.wait(timeout_s)]
-        entries = {
-            outcome.job.cell.cell_id: self.writer.keep(outcome.job.cell, outcome.result, started)
-            for outcome, started in outcomes
-            if outcome.result is not None and outcome.result.status != "paused"
-        }
+        came = self.launcher.wait(timeout_s)
+        with interrupts_held():
+            outcomes = [(outcome, self._started.pop(outcome.job.cell.cell_id)) for outcome in came]
+            entries = {
+                outcome.job.cell.cell_id: self.writer.keep(outcome.job.cell, outcome.result, started)
+                for outcome, started in outcomes
+                if outcome.result is not None and outcome.result.status != "paused"
+            }
         # Not with a single slot, which may be this process: an interrupt would wait for what it was given.
         while self.launcher.slots > 1 and self._begin_one(elsewhere):
             pass
@@ -323,10 +326,11 @@ class Driver:
 
     def _salvage(self) -> None:
         """Keep what workers ended while the driver was busy with the store."""
-        for outcome in self.launcher.wait(0) if self._started else ():
-            if outcome.result is not None and outcome.result.status != "paused":
-                cell = outcome.job.cell
-                self.writer.keep(cell, outcome.result, self._started[cell.cell_id])
+        with interrupts_held():
+            for outcome in self.launcher.wait(0) if self._started else ():
+                if outcome.result is not None and outcome.result.status != "paused":
+                    cell = outcome.job.cell
+                    self.writer.keep(cell, outcome.result, self._started[cell.cell_id])
 
     def _fail(self, cell: Cell, reason: str, final: bool = False) -> None:
         self.summary.failed[cell.cell_id] = (cell, reason)

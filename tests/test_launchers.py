@@ -1,5 +1,6 @@
 """Launchers: the same outcomes wherever work is done, a fault costs its cell, nobody is left behind."""
 
+import contextlib
 import os
 import random
 import signal
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import UserError
-from harness.launchers import Job, Launcher, Outcome, make_launcher
+from harness.launchers import Job, Launcher, Outcome, make_launcher, processes
 
 MARKER = "LAUNCHER_TEST_MARKER"
 
@@ -218,6 +219,26 @@ def test_waiting_without_outcomes_gives_nothing_back(launch, pool):
     assert launch("inline").wait(0.01) == []
     pool.submit(job("sleep", 60))
     assert pool.wait(0.01) == []
+
+
+def test_an_interrupt_while_outcomes_are_collected_loses_none(pool, monkeypatch):
+    collect = processes._Worker.collect
+
+    def interrupted(worker):
+        outcome = collect(worker)
+        signal.raise_signal(signal.SIGINT)
+        return outcome
+
+    monkeypatch.setattr(processes._Worker, "collect", interrupted)
+    for x in (2, 3):
+        pool.submit(job("square", x))
+    found = []
+    deadline = time.monotonic() + 60
+    while len(found) < 2:
+        assert time.monotonic() < deadline
+        with contextlib.suppress(KeyboardInterrupt):
+            found += [outcome.result for outcome in pool.wait(1)]
+    assert sorted(found) == [4, 9]
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,14 @@
 
 import os
 import pickle
+import signal
 import socket
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -15,12 +18,12 @@ from test_checkpoint import DATASET, TIMINGS, make_cell
 
 from harness.benchmark import main
 from harness.data.store import save_dataset
-from harness.errors import UserError
-from harness.launchers import Cluster, Job, make_launcher, ray_task
-from harness.launchers.ray import places
+from harness.errors import StoreError, UserError
+from harness.launchers import Attempt, Cluster, Job, make_launcher, ray_task
+from harness.launchers.ray import RayLauncher, places
 from harness.launchers.ray_task import REFUSED
 from harness.launchers.shipping import node_cache, pack, unpack
-from harness.launchers.worker import name_of, unpacked
+from harness.launchers.worker import name_of, packed, unpacked
 from harness.work import run_job
 
 # Requests
@@ -105,6 +108,94 @@ def test_requests_that_make_no_sense(arguments, sentence, var_dir, capsys):
 )
 def test_places(node, cpus, gpus, expected):
     assert places(node, cpus, gpus) == expected
+
+
+# The driver's side, on a Ray that is not there
+
+
+class NoRay:
+    """What `RayLauncher` calls, in memory: nodes without room, tasks that end when told."""
+
+    def __init__(self, room=1.0):
+        self.room, self.sent, self.results = room, [], {}
+
+    def launcher(self, monkeypatch):
+        monkeypatch.setattr("harness.launchers.ray._connect", lambda *_: self)
+        monkeypatch.setattr("harness.launchers.ray._answers", lambda address: None)
+        return RayLauncher(None, run_job, Cluster(address="h:1", device="cpu"))
+
+    def get_runtime_context(self):
+        return SimpleNamespace(gcs_address="h:1")
+
+    def cluster_resources(self):
+        return {"CPU": self.room}
+
+    def nodes(self):
+        return [{"Alive": True, "Resources": self.cluster_resources()}]
+
+    def remote(self, **needs):
+        return lambda task: self
+
+    def wait(self, tasks, **how):
+        return [task for task in tasks if task in self.results], []
+
+    def get(self, task):
+        return self.results[task](), None
+
+    def put(self, parcel):
+        return parcel
+
+    def shutdown(self):
+        pass
+
+
+def test_workers_on_the_drivers_disk_write_checkpoints_there(monkeypatch, tmp_path):
+    """They do where its folder is; in a fresh study nothing else has made it by then."""
+    ray = NoRay()
+    launcher = ray.launcher(monkeypatch)
+    launcher._task = SimpleNamespace(remote=lambda *given: ray.sent.append(given))
+    file = tmp_path / "checkpoints" / "s" / "c.npz"
+    launcher.submit(Job("cell", str(tmp_path), "cpu", checkpoint=str(file)))
+    assert len(ray.sent) == 1
+    assert file.parent.is_dir()
+
+
+def test_a_cluster_that_has_lost_all_room_is_not_waited_for_for_ever(monkeypatch):
+    ray = NoRay()
+    launcher = ray.launcher(monkeypatch)
+    monkeypatch.setattr("harness.launchers.ray.LOOK_S", 0.0)
+    monkeypatch.setattr("harness.launchers.ray.ROOMLESS_S", 0.2)
+    for room in (1.0, 0.0, 1.0):
+        ray.room = room
+        time.sleep(0.15)
+        assert launcher.wait(0) == []
+    ray.room = 0.0
+    launcher.wait(0)
+    time.sleep(0.3)
+    with pytest.raises(StoreError, match="no node of the Ray cluster at h:1 has had room for a cell"):
+        launcher.wait(0)
+
+
+def test_an_interrupt_while_results_are_fetched_loses_none(monkeypatch):
+    ray = NoRay()
+    launcher = ray.launcher(monkeypatch)
+
+    def fetched():
+        signal.raise_signal(signal.SIGINT)
+        return packed(Attempt(3))
+
+    launcher._in_flight = {"a": Job("a", "", "cpu"), "b": Job("b", "", "cpu")}
+    ray.results = {"a": fetched, "b": lambda: packed(Attempt(4))}
+    with pytest.raises(KeyboardInterrupt):
+        launcher.wait(0)
+    assert sorted(outcome.result for outcome in launcher.wait(0)) == [3, 4]
+
+
+def test_an_end_that_ray_decides_while_it_starts_is_an_interrupt(monkeypatch):
+    """Its own handler of SIGTERM calls sys.exit, with no word for anybody."""
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=lambda **how: sys.exit(15)))
+    with pytest.raises(KeyboardInterrupt):
+        make_launcher("ray", 1, run_job, cluster=Cluster())
 
 
 # Parcels

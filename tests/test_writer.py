@@ -477,6 +477,26 @@ def test_a_failed_cell_is_given_back_with_its_reason(tmp_path):
 # Interrupts
 
 
+@pytest.mark.parametrize("strikes", range(1, len(CELLS) + 1))
+def test_an_interrupt_while_results_are_spooled_loses_none(tmp_path, monkeypatch, strikes):
+    """Of those that the launcher has handed out nobody else knows."""
+    memory, spool, synced = Memory(), Spool(tmp_path / "spool"), itertools.count(1)
+    driver, sync = make_driver(memory, spool), os.fsync
+
+    def strike(file):
+        sync(file)
+        if next(synced) == strikes:
+            signal.raise_signal(signal.SIGINT)
+
+    driver.launcher.slots = len(CELLS)
+    monkeypatch.setattr(os, "fsync", strike)
+    with pytest.raises(KeyboardInterrupt):
+        driver.run()
+    memory.alive.clear()
+    assert make_driver(memory, spool, "next").run().complete
+    assert set(memory.trained.values()) == {1}
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_is_held_until_the_block_is_left(number):
     before = signal.signal(number, signal.default_int_handler)

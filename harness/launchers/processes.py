@@ -23,6 +23,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for
 
+from harness.interrupts import interrupts_held
 from harness.launchers import Job, Outcome, Work, attempt, describe
 from harness.launchers.worker import ENVIRONMENT, answer, breaks_worker, name_of, packed, prepare, unpacked
 
@@ -41,7 +42,7 @@ class ProcessLauncher:
         self._devices = devices
         self._work = name_of(work)
         self._workers: list[_Worker] = []
-        self._unsent: list[Outcome] = []
+        self._came: list[Outcome] = []
         self._lifeline, self._life = CONTEXT.Pipe(duplex=False)
 
     def start_worker(self) -> None:
@@ -54,7 +55,7 @@ class ProcessLauncher:
         try:
             payload = pickle.dumps(job)
         except Exception as error:
-            self._unsent.append(Outcome(job, None, f"the job cannot be sent to a worker: {describe(error)}"))
+            self._came.append(Outcome(job, None, f"the job cannot be sent to a worker: {describe(error)}"))
             return
         worker = self._idle_worker()
         if worker.device is not None:
@@ -63,15 +64,16 @@ class ProcessLauncher:
 
     def wait(self, timeout_s: float) -> list[Outcome]:
         """Outcomes that came in; a worker that died gives one too, and a later job gets a fresh worker."""
-        outcomes, self._unsent = self._unsent, []
         busy = [worker for worker in self._workers if worker.job is not None]
         handles = [handle for worker in busy for handle in (worker.channel, worker.process.sentinel)]
-        ready = wait_for(handles, 0 if outcomes else timeout_s)
-        for worker in busy:
-            # A process forked by the job keeps the sentinel from firing, so the system is asked as well.
-            if worker.channel in ready or not worker.process.is_alive():
-                outcomes.append(worker.collect())
-        self._workers = [worker for worker in self._workers if not worker.dead]
+        ready = wait_for(handles, 0 if self._came else timeout_s)
+        with interrupts_held():  # what a worker has given is with nobody else
+            for worker in busy:
+                # A process forked by the job keeps the sentinel from firing, so the system is asked as well.
+                if worker.channel in ready or not worker.process.is_alive():
+                    self._came.append(worker.collect())
+            self._workers = [worker for worker in self._workers if not worker.dead]
+        outcomes, self._came = self._came, []
         return outcomes
 
     def close(self) -> None:

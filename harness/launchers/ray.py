@@ -31,6 +31,7 @@ from typing import Any
 
 from harness.databases import redact
 from harness.errors import StoreError, UserError
+from harness.interrupts import interrupts_held
 from harness.launchers import Cluster, Job, Outcome, Work, attempt, describe
 from harness.launchers.processes import usable_cores
 from harness.launchers.ray_task import REFUSED, bytes_of, get_ready, run
@@ -38,6 +39,7 @@ from harness.launchers.worker import ENVIRONMENT, name_of, unpacked
 
 CELLS_PER_PLACE = 2  # one that runs and one that waits, so that no place stands idle
 LOOK_S = 5.0  # between two looks at the size of the cluster
+ROOMLESS_S = 300.0  # without a place for a cell, after which nobody is expected to bring one
 CONNECT_S = 5.0
 MOST_MISSES = 3  # looks after which the head counts as lost; Ray ends the driver itself after a minute
 LOOPBACK = "127.0.0.1"
@@ -65,7 +67,7 @@ class RayLauncher:
         self._work, self._jobs, self._cluster = name_of(work), jobs, cluster
         self._ships = cluster.address is not None
         self._in_flight: dict[Any, Job] = {}
-        self._unsent: list[Outcome] = []
+        self._came: list[Outcome] = []
         self._parcels: dict[str, Any] = {}
         self._ray = _connect(jobs, cluster, work)
         self._head, self._misses = self._ray.get_runtime_context().gcs_address, 0
@@ -76,6 +78,7 @@ class RayLauncher:
             keep = {"max_retries": cluster.max_retries, "max_calls": 0}
             self._task = self._ray.remote(**self._needs, **keep)(run)
             self._places, self._looked = self._count_places(), time.monotonic()
+            self._roomy = self._looked  # when there was a place for a cell
             if not self._places:
                 raise UserError(self._no_place())
         except BaseException:
@@ -99,27 +102,30 @@ class RayLauncher:
         if sent.error is None:
             self._in_flight[sent.result] = job
         else:
-            self._unsent.append(Outcome(job, None, f"the job cannot be sent to a worker: {sent.error}"))
+            self._came.append(Outcome(job, None, f"the job cannot be sent to a worker: {sent.error}"))
 
     def wait(self, timeout_s: float) -> list[Outcome]:
         """Outcomes that came in; a job whose worker died too often gives one too."""
         self._look()
-        outcomes, self._unsent = self._unsent, []
-        if not self._in_flight:
-            time.sleep(0 if outcomes else timeout_s)
-            return outcomes
-        tasks = list(self._in_flight)
-        ready, _ = self._ray.wait(tasks, timeout=0 if outcomes else timeout_s)
-        if ready:
+        tasks, limit_s = list(self._in_flight), 0 if self._came else timeout_s
+        if not tasks:
+            time.sleep(limit_s)
+        elif self._ray.wait(tasks, timeout=limit_s)[0]:
             ready, _ = self._ray.wait(tasks, num_returns=len(tasks), timeout=0)
-        for task in ready:
-            outcome = self._outcome(task)
-            job = self._in_flight.pop(task)
-            if outcome is None:
-                self.submit(job)
-            else:
-                outcomes.append(outcome)
+            with interrupts_held():  # a result that was fetched is soon with nobody else
+                for task in ready:
+                    self._fetch(task)
+        outcomes, self._came = self._came, []
         return outcomes
+
+    def _fetch(self, task: Any) -> None:
+        """Take what a task gave; what its worker could not take is handed in again."""
+        outcome = self._outcome(task)
+        job = self._in_flight.pop(task)
+        if outcome is None:
+            self.submit(job)
+        else:
+            self._came.append(outcome)
 
     def close(self) -> None:
         """End all tasks at once and leave the cluster; one that was started here ends as well."""
@@ -140,6 +146,12 @@ class RayLauncher:
         self._looked = time.monotonic()
         if _answers(self._head) is None:
             self._places, self._misses = self._count_places(), 0
+            self._roomy = self._looked if self._places else self._roomy
+            if self._looked - self._roomy > ROOMLESS_S:
+                raise StoreError(
+                    f"no node of the Ray cluster at {self._head} has had room for a cell for "
+                    f"{ROOMLESS_S:.0f} s; {len(self._in_flight)} cells wait"
+                )
             return
         self._misses += 1
         if self._misses == MOST_MISSES:
@@ -148,6 +160,10 @@ class RayLauncher:
 
     def _send(self, job: Job) -> Any:
         parcels, checkpoint = {}, None
+        if job.checkpoint is not None:
+            # Workers that see it write their checkpoints there themselves.
+            with contextlib.suppress(OSError):
+                Path(job.checkpoint).parent.mkdir(parents=True, exist_ok=True)
         if self._ships:
             paths = {name: getattr(job, name) for name in READ}
             parcels = {
@@ -243,6 +259,9 @@ def _connect(jobs: int | None, cluster: Cluster, work: Work) -> Any:
     try:
         with _handlers_kept():
             ray.init(**place, runtime_env=runtime, log_to_driver=False, logging_level=logging.ERROR)
+    except SystemExit:
+        # Of Ray's own handler, while it starts.
+        raise KeyboardInterrupt from None
     # No such cluster, another version of Ray or Python there, another token: each has its own exception.
     except Exception as error:
         asked = TOKEN_HINT if isinstance(error, ConnectionError) and cluster.address else ""
