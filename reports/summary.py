@@ -75,7 +75,11 @@ def comparison_table(study: Study, found: pd.DataFrame, order: Sequence[str] = (
 
 def sentences(study: Study, found: pd.DataFrame, order: Sequence[str] = ()) -> list[str]:
     """Which method wins where, and whether that is outside the noise."""
-    said = [*_by_dataset(study, found[found["metric"] == PRIMARY], order), *_ranking(study)]
+    said = [
+        *_by_dataset(study, found[found["metric"] == PRIMARY], order),
+        *_ranking(study),
+        *_improvement(study),
+    ]
     return said or [
         "There is nothing to compare yet: that takes none and another method with a seed in common."
     ]
@@ -239,3 +243,16 @@ def _ranking(study: Study) -> Iterator[str]:
     lost += [f"not ranked, as most lack it: {', '.join(found.dropped)}"] if found.dropped else []
     left = f" ({'; '.join(lost)})" if lost else ""
     yield f"Average ranks on test MAE over {blocks} (1 is best): {order}{left}. {test}"
+
+
+def _improvement(study: Study) -> Iterator[str]:
+    """How often a method's run beats one of the baseline; nothing where that has no interval."""
+    found = compare.improvement(compare.clean(study.scores()), PRIMARY).dropna(subset=["low"])
+    if found.empty:
+        return
+    ranked = found.sort_values(["probability", "method"], ascending=[False, True]).to_dict("records")
+    chances = (f"{r['method']} {r['probability']:.2f} ({r['low']:.2f} to {r['high']:.2f})" for r in ranked)
+    yield (
+        f"Probability that a run has a lower test MAE than one of {BASELINE} (0.5: as often as not; in "
+        f"brackets 95% intervals, too narrow for few seeds): {', '.join(chances)}."
+    )

@@ -452,6 +452,18 @@ def test_the_summary_counts_for_holm_what_is_tested():
         assert holm == pytest.approx(2 / 2**6 * (3 - len(lacking)))
 
 
+@pytest.mark.parametrize(("seeds", "told"), [(1, False), (2, True)])
+def test_the_summary_says_how_often_a_run_beats_one_of_the_baseline(seeds, told):
+    """Counted by hand: pairs of runs of the same backbone and data set."""
+    study = make_study(seeds, ("synthetic_mosi",), SIX, ("none", "mixup"), (0.0,), (), False, False, False)
+    study = gains(study, "mixup", 0.0, spread=0.05)
+    said = " ".join(summary.sentences(study, summary.compare_methods(study)))
+    rows = study.scores().query("metric == 'mae' and split == 'test'")
+    pairs = rows[rows["method"] == "mixup"].merge(rows[rows["method"] == "none"], on=["dataset", "backbone"])
+    chance = (pairs["value_x"] < pairs["value_y"]).mean()
+    assert (f"too narrow for few seeds): mixup {chance:.2f} (" in said) == told
+
+
 def test_equal_methods_are_inside_the_noise():
     study = make_study(
         5, ("synthetic_mosi",), SIX, ("none", "mixup", "powmix"), (0.0,), (), False, False, False
