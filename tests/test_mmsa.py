@@ -337,6 +337,16 @@ def test_empty_sequences_have_length_one():
     assert "vision had clips without a non-zero step, taken as length 1 (clips: test 1)." in said
 
 
+def test_lengths_beyond_the_steps_are_all_of_these():
+    content, truth = make_file()
+    content["train"]["audio_lengths"][1:3] = [10, 2**31 - 1]
+    content["train"]["audio"][1:3] = 1
+    dataset = read(content)
+    check_contract(dataset)
+    assert dataset.splits["train"].lengths["audio"][:3].tolist() == [len(truth["train"]["audio"][0]), 9, 9]
+    assert dataset.notes == ("audio had lengths beyond its steps, taken as all of these (clips: train 2).",)
+
+
 def as_lists(content):
     return {
         split: {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in parts.items()}
@@ -442,6 +452,20 @@ def test_tokens_on_the_left_find_text_that_is_padded_in_front():
     assert not any("non-zero padding" in note for note in dataset.notes)
 
 
+def test_tokens_of_more_steps_than_text_are_left_out():
+    content, truth = make_file()
+    for split in SPLITS:
+        content[split]["text_bert"] = make_tokens(truth[split]["text"], 7, False)
+    dataset = read(content)
+    check_contract(dataset)
+    assert dataset.notes == (
+        "text_bert has more steps than text, so it is left out (clips: train 5, valid 3, test 4).",
+    )
+    for name, split in dataset.splits.items():
+        assert split.tokens is None
+        assert split.lengths["text"].tolist() == [len(sequence) for sequence in truth[name]["text"]]
+
+
 def test_tokens_in_some_splits_only_are_left_out():
     content = make_content()
     del content["valid"]["text_bert"]
@@ -464,6 +488,22 @@ def test_ids_become_text(ids, expected):
     content = make_content()
     content["valid"]["id"] = ids
     assert read(content).splits["valid"].ids.tolist() == expected
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("kind", [list, np.array, lambda ids: [str(row) for row in ids[::-1]]])
+def test_row_numbers_are_given_the_name_of_their_split(kind, first):
+    content = make_content()
+    for parts in content.values():
+        parts["id"] = kind(list(range(first, first + len(parts["id"]))))
+    dataset = read(content)
+    check_contract(dataset)
+    for name, split in dataset.splits.items():
+        assert set(split.ids.tolist()) == {f"{name}_{first + row}" for row in range(len(split))}
+    assert dataset.splits["valid"].ids.tolist() == [f"valid_{row}" for row in content["valid"]["id"]]
+    assert dataset.notes == (
+        "id numbers the rows, so the split's name is put before it (clips: train 5, valid 3, test 4).",
+    )
 
 
 def test_labels_at_the_edge_stay_in_the_range():
@@ -500,6 +540,16 @@ def drop(split, key):
     return lambda content: content[split].pop(key)
 
 
+def number_clips(others, first=0):
+    """Row numbers as ids, but for some splits others."""
+
+    def apply(content):
+        for split, parts in content.items():
+            parts["id"] = others.get(split, list(range(first, first + len(parts["id"]))))
+
+    return apply
+
+
 REFUSED = {
     "no valid": (rename("valid", "other"), "no split 'valid'; found: train, test, other."),
     "val": (rename("valid", "val"), "rename 'val' to 'valid'"),
@@ -532,12 +582,11 @@ REFUSED = {
         change("test", "vision", np.ones((4, 7, 5))),
         "differs between splits (train 4, valid 4, test 5)",
     ),
-    "lengths large": (change("train", "audio_lengths", put(0, 10)), "holds 10; whole numbers from 0 to 9"),
+    "lengths infinite": (change("train", "audio_lengths", [np.inf] * 5), "train/audio_lengths holds inf"),
     "lengths negative": (change("train", "vision_lengths", put(0, -1)), "train/vision_lengths holds -1"),
     "lengths halves": (change("train", "audio_lengths", [1.5] * 5), "train/audio_lengths holds 1.5"),
     "lengths NaN": (change("train", "audio_lengths", [np.nan] * 5), "train/audio_lengths holds nan"),
     "lengths count": (change("train", "audio_lengths", [1, 2]), "_lengths has shape (2,) for 5 clips"),
-    "mask long": (change("train", "text_bert", np.ones((5, 3, 7))), "has 7 steps, more than the 6 of text"),
     "mask of 2": (change("train", "text_bert", put((0, 1, 0), 2)), "train/text_bert attention mask holds 2"),
     "mask NaN": (change("train", "text_bert", put((0, 1, 0), np.nan)), "attention mask holds nan"),
     "token negative": (change("train", "text_bert", put((0, 0, 0), -4)), "train/text_bert holds -4"),
@@ -549,6 +598,8 @@ REFUSED = {
     "ids of lists": (change("valid", "id", [["a"], ["b"], ["c"]]), "valid/id holds a list"),
     "ids twice": (change("valid", "id", ["a", "b", "a"]), "valid/id names 'a' 2 times"),
     "leak": (change("test", "id", ["a", "b", "c", "train0$_$1"]), "is in both 'train' and 'test'"),
+    "leak of numbers": (number_clips({"train": [0, 1, 2, 3, 5]}), "clip '0' is in both 'train' and 'valid'"),
+    "numbers and names": (number_clips({"train": list("abcde")}), "clip '0' is in both 'valid' and 'test'"),
 }
 
 

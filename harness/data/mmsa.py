@@ -26,7 +26,7 @@ LABELS, CLASSES = "regression_labels", "classification_labels"
 LABEL_TOLERANCE = 1e-4
 VIDEO_SEPARATOR = "$_$"
 _OTHER_SPLIT_NAMES = {"train": ("training",), "valid": ("val", "dev", "validation"), "test": ("testing",)}
-_MOST_TOKENS = 2**31 - 1
+_MOST = 2**31 - 1  # of token ids and lengths
 _MAX_NAME_BYTES = 12  # of a character of a name: in an array, and sorted
 
 
@@ -88,6 +88,25 @@ def _read_ids(source: Source, clips: int) -> np.ndarray:
     return ids
 
 
+def _name_rows(splits: Mapping[str, RawSplit]) -> dict[str, RawSplit]:
+    """Put the split's name before ids that number the rows, from 0 or 1, in every split."""
+    if not all(_are_row_numbers(split.ids) for split in splits.values()):
+        return dict(splits)
+    return {name: replace(split, ids=_with_name(name, split)) for name, split in splits.items()}
+
+
+def _are_row_numbers(ids: np.ndarray) -> bool:
+    names = set(ids.tolist())
+    return any(names == {str(first + row) for row in range(len(ids))} for first in (0, 1))
+
+
+def _with_name(name: str, split: RawSplit) -> np.ndarray:
+    split.source.note("id", "numbers the rows, so the split's name is put before it", len(split.ids))
+    names = [f"{name}_{row}" for row in split.ids.tolist()]
+    split.source.budget.take(_MAX_NAME_BYTES * len(names) * max(map(len, names)))
+    return np.array(names)
+
+
 def _name(source: Source, value: Any) -> str:
     """A clip's name as text that every table and file can hold."""
     if isinstance(value, bytes):
@@ -109,7 +128,7 @@ def _is_text(name: str) -> bool:
     return name.isascii() or not any("\ud800" <= c <= "\udfff" for c in name)
 
 
-def _whole(source: Source, key: str, array: np.ndarray, most: int) -> np.ndarray:
+def _whole(source: Source, key: str, array: np.ndarray, most: int = _MOST) -> np.ndarray:
     """The array as int64, if it holds whole numbers from 0 to `most`."""
     bad = ~((array >= 0) & (array <= most) & (array == np.floor(array)))
     if bad.any():
@@ -118,20 +137,24 @@ def _whole(source: Source, key: str, array: np.ndarray, most: int) -> np.ndarray
 
 
 def _read_lengths(source: Source, modality: str, clips: int, steps: int) -> np.ndarray | None:
-    """The given number of valid steps of each clip as (N,) int64, 0 taken as 1; None where not given."""
+    """The given number of valid steps of each clip as (N,) int64, 1 to T; None where not given.
+
+    MMSA-FET cuts features to a number of steps and keeps the lengths from before.
+    """
     key = f"{modality}_lengths"
     if source.content.get(key) is None:
         return None
     array = source.take(key)
     if array.size != clips or array.shape[:1] != (clips,):
         raise source.wrong(key, f"has shape {array.shape} for {clips} clips")
-    lengths = _whole(source, key, array.reshape(-1), steps)
+    lengths = _whole(source, key, array.reshape(-1))
     source.note(modality, "had lengths of 0, taken as 1", (lengths == 0).sum())
-    return np.maximum(lengths, 1)
+    source.note(modality, "had lengths beyond its steps, taken as all of these", (lengths > steps).sum())
+    return np.clip(lengths, 1, steps)
 
 
 def _read_tokens(source: Source, clips: int, steps: int) -> np.ndarray | None:
-    """Token ids, attention mask and segment ids as (N, 3, T) int64 with T <= steps; None where not given."""
+    """Token ids, attention mask and segment ids as (N, 3, T) int64, T <= steps; None if there are none."""
     key = "text_bert"
     if source.content.get(key) is None:
         return None
@@ -139,10 +162,11 @@ def _read_tokens(source: Source, clips: int, steps: int) -> np.ndarray | None:
     if array.ndim != 3 or array.shape[:2] != (clips, 3) or array.shape[2] == 0:
         raise source.wrong(key, f"has shape {array.shape}; ({clips}, 3, steps) is needed")
     if array.shape[2] > steps:
-        raise source.wrong(key, f"has {array.shape[2]} steps, more than the {steps} of text")
+        source.note(key, "has more steps than text, so it is left out", clips)
+        return None
     source.budget.take(8 * array.size)
     _whole(source, f"{key} attention mask", array[:, 1], 1)
-    return _whole(source, key, array, _MOST_TOKENS)
+    return _whole(source, key, array)
 
 
 def _read_array(source: Source, modality: str, clips: int) -> np.ndarray:
@@ -242,7 +266,7 @@ def _read(path: str | Path, file: str, label_scale: float) -> Dataset:
     notes: Notes = {}
     budget = Budget(file, Path(path).stat().st_size)
     sources = {split: Source(file, split, contents[split], notes, budget) for split in SPLITS}
-    raw = {split: _read_split(source, label_scale) for split, source in sources.items()}
+    raw = _name_rows({split: _read_split(source, label_scale) for split, source in sources.items()})
     _check_widths(raw, file)
     _check_leakage(raw, file)
     splits = _equal_steps(align(raw), sources)
