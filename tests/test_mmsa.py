@@ -642,6 +642,21 @@ def test_the_summary_describes_every_split():
     assert len(lines) == 3 * 4 + len(dataset.notes)
 
 
+def test_the_summary_counts_no_videos_where_not_every_id_names_one():
+    content = make_content()
+    content["train"]["id"][4] = "alone"
+    content["valid"]["id"] = [3, 4, 5]
+    content["test"]["id"] = ["a$_$b$_$1", "a$_$c", "$_$1", "b$_$"]
+    dataset = read(content)
+    assert [split.videos() for split in dataset.splits.values()] == [None, None, 3]
+    lines = summary_lines(dataset)
+    assert [lines[row].partition(";")[0] for row in (0, 4, 8)] == [
+        "train: 5 clips",
+        "valid: 3 clips",
+        "test: 4 clips of 3 videos",
+    ]
+
+
 def read_shared(name):
     if not (SHARED / name).exists():
         pytest.skip("the real clips (../shared/data) are not here")

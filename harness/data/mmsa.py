@@ -24,7 +24,6 @@ from harness.errors import UserError, nearest
 
 LABELS, CLASSES = "regression_labels", "classification_labels"
 LABEL_TOLERANCE = 1e-4
-VIDEO_SEPARATOR = "$_$"
 _OTHER_SPLIT_NAMES = {"train": ("training",), "valid": ("val", "dev", "validation"), "test": ("testing",)}
 _MOST = 2**31 - 1  # of token ids and lengths
 _MAX_NAME_BYTES = 12  # of a character of a name: in an array, and sorted
@@ -278,10 +277,11 @@ def summary_lines(dataset: Dataset) -> list[str]:
     """A description for people: per split its clips, videos, labels and modalities, then the notes."""
     lines = []
     for name, split in dataset.splits.items():
-        videos = {clip.split(VIDEO_SEPARATOR)[0] for clip in split.ids.tolist()}
+        videos = split.videos()
+        of_videos = "" if videos is None else f" of {videos} videos"
         y = split.labels.astype(np.float64)
         lines.append(
-            f"{name}: {len(split)} clips of {len(videos)} videos; labels {y.min():g} to {y.max():g}, "
+            f"{name}: {len(split)} clips{of_videos}; labels {y.min():g} to {y.max():g}, "
             f"mean {y.mean():.3f}, std {y.std():.3f}"
         )
         for m in MODALITIES:
