@@ -16,7 +16,6 @@ from harness.plan import Plan
 DATASETS_FILE, MATRIX_FILE = "datasets.json", "matrix.json"
 MATRIX_COLUMNS = ("cell_id", "cell", "dataset", "backbone", "method", "seed")
 MOST_NAMES = 50  # of a kind in a description, which stores bound at 8,000 characters and more
-BETWEEN = "$_$"  # MMSA's clip ids are "video$_$clip"
 
 
 def describe(plan: Plan) -> str:
@@ -68,13 +67,11 @@ def describe_dataset(data: Prepared) -> dict[str, Any]:
 
 
 def _describe_split(split: Split) -> dict[str, Any]:
-    ids = [str(name) for name in split.ids]
-    videos = len({name.partition(BETWEEN)[0] for name in ids})
     labels = split.labels.astype(float)
     lengths = {m: np.quantile(split.lengths[m], (0.5, 0.95)).tolist() for m in MODALITIES}
     return {
-        "clips": len(ids),
-        "videos": videos if all(BETWEEN in name for name in ids) else None,
+        "clips": len(split),
+        "videos": split.videos(),
         "label_mean": float(labels.mean()),
         "label_std": float(labels.std()),
         "negative": float((labels < 0).mean()),

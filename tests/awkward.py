@@ -50,11 +50,11 @@ def without(key, **instead):
     }
 
 
-def with_tokens(mask):
+def with_tokens(mask, steps=5):
     """The file with token ids of three words, and their attention mask."""
     found = content()
     for part in found.values():
-        part["text_bert"] = np.zeros((len(part["id"]), 3, 5), np.float32)
+        part["text_bert"] = np.zeros((len(part["id"]), 3, steps), np.float32)
         part["text_bert"][:, 0, :3], part["text_bert"][:, 1, :3] = [101, 2054, 102], mask
     return found
 
@@ -91,6 +91,7 @@ TRAINED = {
     "text zero": lambda: changed(np.zeros_like, "text"),
     "all zero": lambda: changed(np.zeros_like, *MODALITIES),
     "audio lengths zero": lambda: changed(lambda _: [0] * 6, "audio_lengths", splits=["valid", "test"]),
+    "lengths beyond the steps": lambda: changed(lambda _: [9] * 6, "audio_lengths", splits=["test"]),
     "steps differ": lambda: pieced((4, 2, 7), "steps"),
     "further keys": with_more,
     "float16": lambda: changed(lambda x: x.astype(np.float16), *MODALITIES),
@@ -104,6 +105,8 @@ TRAINED = {
     "all constant": lambda: changed(np.ones_like, *MODALITIES),
     "tokens": lambda: with_tokens(1),
     "tokens masked": lambda: with_tokens(0),
+    "tokens of more steps": lambda: with_tokens(1, steps=6),
+    "ids row numbers": lambda: changed(lambda ids: list(range(len(ids))), "id"),
     "ids numbers": lambda: changed(lambda ids: [float(crc32(name.encode())) for name in ids], "id"),
     "ids bytes": lambda: changed(lambda ids: [name.encode() + b"\xff" for name in ids], "id"),
     "ids hostile": lambda: changed(lambda ids: [f"<b>\x1b[2J\0\n=cmd()|../{name}" for name in ids], "id"),
@@ -118,9 +121,9 @@ REFUSED = {  # with a word of the sentence that says why
     "keys that a terminal obeys": (lambda: {s: {"a\nb\x1b[2J": 1} for s in SPLITS}, f"has no '{LABELS}'"),
     "a split missing": (lambda: {"train": content()["train"]}, "no split 'valid'"),
     "a list": (lambda: [1, 2], "list"),
-    "lengths beyond the steps": (lambda: changed(lambda _: [9] * 6, "audio_lengths", splits=["test"]), "9"),
+    "lengths negative": (lambda: changed(lambda _: [-9] * 6, "audio_lengths", splits=["test"]), "-9"),
     "a name twice": (lambda: changed(lambda ids: [ids[1], *ids[1:]], "id", splits=["test"]), "2 times"),
-    "a name in two splits": (lambda: changed(lambda ids: list(range(len(ids))), "id"), "in both"),
+    "a name in two splits": (lambda: changed(lambda ids: list(range(2, 2 + len(ids))), "id"), "in both"),
     "a name empty": (lambda: changed(lambda ids: ["", *ids[1:]], "id", splits=["test"]), "empty name"),
     "a name of spaces": (lambda: changed(lambda ids: [b" ", *ids[1:]], "id"), "empty name"),
     "names None": (lambda: changed(lambda ids: [None] * len(ids), "id"), "NoneType"),

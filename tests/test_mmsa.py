@@ -153,6 +153,131 @@ def test_interior_zero_steps_stay_without_lengths():
     assert split.features["audio"][0, :, 0].tolist() == [7, 0, 0, 7, 0, 0, 0, 0, 0]
 
 
+def first_zero_steps(array):
+    """Lengths as MMSA's data/getLengths.py finds them: up to the first step that sums to 0."""
+    lengths = []
+    for clip in array:
+        zero = np.flatnonzero(clip.sum(axis=1) == 0)
+        lengths.append(max(1, zero[0]) if len(zero) else len(clip))
+    return lengths
+
+
+@pytest.mark.parametrize("in_front", [False, True])
+def test_lengths_up_to_the_first_zero_step_are_left_out_where_they_cut(in_front):
+    content, truth = make_file(5, in_front)
+    for split in SPLITS:
+        sequence = truth[split]["vision"][0] = np.ones((6, WIDTHS["vision"]), np.float32)
+        sequence[2] = 0
+        content[split]["vision"] = lay_out(truth[split]["vision"], STEPS["vision"], in_front)
+        content[split]["vision_lengths"] = first_zero_steps(content[split]["vision"])
+    dataset = read(content)
+    check_contract(dataset)
+    for name, split in dataset.splits.items():
+        assert split.lengths["vision"].tolist() == [len(sequence) for sequence in truth[name]["vision"]]
+        np.testing.assert_array_equal(
+            split.features["vision"], lay_out(truth[name]["vision"], STEPS["vision"], False)
+        )
+    said = [note for note in dataset.notes if "padded in front" not in note]
+    assert len(said) == 1
+    assert said[0].startswith(
+        "vision had lengths up to the first zero step, which cut clips, so they are left"
+    )
+    if not in_front:
+        assert said[0].endswith("(clips: train 1, valid 1, test 1).")
+
+
+def test_other_lengths_that_cut_are_believed():
+    """One clip of the split that ends elsewhere than at a zero step is enough."""
+    content, _ = make_file(5)
+    content["train"]["vision"][:2] = 1
+    content["train"]["vision"][0, 2] = 0
+    content["train"]["vision_lengths"] = first_zero_steps(content["train"]["vision"])
+    content["train"]["vision_lengths"][1] = 3
+    dataset = read(content)
+    assert dataset.splits["train"].lengths["vision"][:2].tolist() == [2, 3]
+    assert dataset.notes == ("vision had non-zero padding, set to 0 (clips: train 2).",)
+
+
+def make_aligned(clips=10, words=4, steps=6):
+    """A file with tokens and without lengths, audio and vision on the steps of the text."""
+    content = {}
+    for split in SPLITS:
+        parts = content[split] = {m: np.zeros((clips, steps, WIDTHS[m]), np.float32) for m in MODALITIES}
+        for m in MODALITIES:
+            parts[m][:, :words] = 1
+        parts["text_bert"] = np.zeros((clips, 3, steps))
+        parts["text_bert"][:, 1, :words] = 1
+        parts[LABELS] = np.zeros(clips)
+        parts["id"] = [f"{split}$_${row}" for row in range(clips)]
+    return content
+
+
+def test_words_without_sound_are_steps_where_audio_is_aligned():
+    content = make_aligned()
+    content["train"]["audio"][0, 0] = 0
+    content["train"]["audio"][1] = 0
+    dataset = read(content)
+    assert dataset.notes == ()
+    split = dataset.splits["train"]
+    assert split.lengths["audio"].tolist() == [4] * 10
+    assert split.features["audio"][0, :, 0].tolist() == [0, 1, 1, 1, 0, 0]
+
+
+def test_a_few_odd_steps_do_not_undo_the_alignment():
+    content = make_aligned()
+    for parts in content.values():
+        parts["audio"][:, 0] = 0
+    content["test"]["audio"][2:5, 4] = 1  # three of thirty clips
+    dataset = read(content)
+    check_contract(dataset)
+    assert dataset.notes == (
+        "audio is aligned with text, but had steps beyond it, which were kept (clips: test 3).",
+    )
+    lengths = {name: split.lengths["audio"].tolist() for name, split in dataset.splits.items()}
+    assert lengths == {"train": [4] * 10, "valid": [4] * 10, "test": [4, 4, 5, 5, 5, 4, 4, 4, 4, 4]}
+    assert dataset.splits["test"].features["audio"][2, :, 0].tolist() == [0, 1, 1, 1, 1, 0]
+
+
+def test_alignment_is_undone_in_all_splits_by_more_than_one_in_ten():
+    content = make_aligned()
+    for parts in content.values():
+        parts["audio"][:, 0] = 0
+    content["test"]["audio"][2:6, 4] = 1
+    dataset = read(content)
+    for split in dataset.splits.values():
+        assert split.features["audio"][0, :, 0].tolist() == [1, 1, 1, 0, 0, 0]
+    assert dataset.splits["train"].lengths["audio"].tolist() == [3] * 10
+
+
+def test_steps_of_audio_before_its_text_are_kept():
+    content = make_aligned()
+    for parts in content.values():
+        for m in MODALITIES:
+            parts[m] = np.roll(parts[m], 2, axis=1)
+        parts["text_bert"] = np.roll(parts["text_bert"], 2, axis=2)
+    content["train"]["audio"][0, 1], content["train"]["audio"][0, 2] = 7, 0
+    split = read(content).splits["train"]
+    assert split.lengths["audio"].tolist() == [5] + [4] * 9
+    assert split.features["audio"][0, :, 0].tolist() == [7, 0, 1, 1, 1, 0]
+
+
+def test_splits_of_other_steps_than_the_text_are_not_aligned():
+    content = make_aligned()
+    for parts in content.values():
+        parts["audio"][:, 0] = 0
+    content["test"]["audio"] = content["test"]["audio"][:, :5]
+    assert read(content).splits["train"].lengths["audio"].tolist() == [3] * 10
+
+
+def test_lengths_left_out_are_those_of_the_text_where_aligned():
+    content = make_aligned()
+    for parts in content.values():
+        parts["audio"][0, 1] = parts["audio"][1, 3] = 0
+        parts["audio_lengths"] = first_zero_steps(parts["audio"])
+    for split in read(content).splits.values():
+        assert split.lengths["audio"].tolist() == [4] * 10
+
+
 def test_values_after_the_valid_steps_are_removed_and_said():
     content = make_content()
     for clip, length in ((0, 2), (2, 3)):
@@ -210,6 +335,16 @@ def test_empty_sequences_have_length_one():
     assert "audio had lengths of 0, taken as 1 (clips: train 1)." in said
     assert "text had empty attention masks, taken as length 1 (clips: valid 1)." in said
     assert "vision had clips without a non-zero step, taken as length 1 (clips: test 1)." in said
+
+
+def test_lengths_beyond_the_steps_are_all_of_these():
+    content, truth = make_file()
+    content["train"]["audio_lengths"][1:3] = [10, 2**31 - 1]
+    content["train"]["audio"][1:3] = 1
+    dataset = read(content)
+    check_contract(dataset)
+    assert dataset.splits["train"].lengths["audio"][:3].tolist() == [len(truth["train"]["audio"][0]), 9, 9]
+    assert dataset.notes == ("audio had lengths beyond its steps, taken as all of these (clips: train 2).",)
 
 
 def as_lists(content):
@@ -304,6 +439,33 @@ def test_short_tokens_find_text_that_is_padded_in_front():
         np.testing.assert_array_equal(split.tokens, make_tokens(truth[name]["text"], STEPS["text"], False))
 
 
+def test_tokens_on_the_left_find_text_that_is_padded_in_front():
+    content, truth = make_file(2, in_front=True)
+    for split in SPLITS:
+        content[split]["text_bert"] = make_tokens(truth[split]["text"], STEPS["text"], False)
+    dataset = read(content)
+    for name, split in dataset.splits.items():
+        sequences = truth[name]["text"]
+        np.testing.assert_array_equal(split.features["text"], lay_out(sequences, STEPS["text"], False))
+        np.testing.assert_array_equal(split.tokens, make_tokens(sequences, STEPS["text"], False))
+        assert split.lengths["text"].tolist() == [len(sequence) for sequence in sequences]
+    assert not any("non-zero padding" in note for note in dataset.notes)
+
+
+def test_tokens_of_more_steps_than_text_are_left_out():
+    content, truth = make_file()
+    for split in SPLITS:
+        content[split]["text_bert"] = make_tokens(truth[split]["text"], 7, False)
+    dataset = read(content)
+    check_contract(dataset)
+    assert dataset.notes == (
+        "text_bert has more steps than text, so it is left out (clips: train 5, valid 3, test 4).",
+    )
+    for name, split in dataset.splits.items():
+        assert split.tokens is None
+        assert split.lengths["text"].tolist() == [len(sequence) for sequence in truth[name]["text"]]
+
+
 def test_tokens_in_some_splits_only_are_left_out():
     content = make_content()
     del content["valid"]["text_bert"]
@@ -326,6 +488,22 @@ def test_ids_become_text(ids, expected):
     content = make_content()
     content["valid"]["id"] = ids
     assert read(content).splits["valid"].ids.tolist() == expected
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("kind", [list, np.array, lambda ids: [str(row) for row in ids[::-1]]])
+def test_row_numbers_are_given_the_name_of_their_split(kind, first):
+    content = make_content()
+    for parts in content.values():
+        parts["id"] = kind(list(range(first, first + len(parts["id"]))))
+    dataset = read(content)
+    check_contract(dataset)
+    for name, split in dataset.splits.items():
+        assert set(split.ids.tolist()) == {f"{name}_{first + row}" for row in range(len(split))}
+    assert dataset.splits["valid"].ids.tolist() == [f"valid_{row}" for row in content["valid"]["id"]]
+    assert dataset.notes == (
+        "id numbers the rows, so the split's name is put before it (clips: train 5, valid 3, test 4).",
+    )
 
 
 def test_labels_at_the_edge_stay_in_the_range():
@@ -362,6 +540,16 @@ def drop(split, key):
     return lambda content: content[split].pop(key)
 
 
+def number_clips(others, first=0):
+    """Row numbers as ids, but for some splits others."""
+
+    def apply(content):
+        for split, parts in content.items():
+            parts["id"] = others.get(split, list(range(first, first + len(parts["id"]))))
+
+    return apply
+
+
 REFUSED = {
     "no valid": (rename("valid", "other"), "no split 'valid'; found: train, test, other."),
     "val": (rename("valid", "val"), "rename 'val' to 'valid'"),
@@ -394,12 +582,11 @@ REFUSED = {
         change("test", "vision", np.ones((4, 7, 5))),
         "differs between splits (train 4, valid 4, test 5)",
     ),
-    "lengths large": (change("train", "audio_lengths", put(0, 10)), "holds 10; whole numbers from 0 to 9"),
+    "lengths infinite": (change("train", "audio_lengths", [np.inf] * 5), "train/audio_lengths holds inf"),
     "lengths negative": (change("train", "vision_lengths", put(0, -1)), "train/vision_lengths holds -1"),
     "lengths halves": (change("train", "audio_lengths", [1.5] * 5), "train/audio_lengths holds 1.5"),
     "lengths NaN": (change("train", "audio_lengths", [np.nan] * 5), "train/audio_lengths holds nan"),
     "lengths count": (change("train", "audio_lengths", [1, 2]), "_lengths has shape (2,) for 5 clips"),
-    "mask long": (change("train", "text_bert", np.ones((5, 3, 7))), "has 7 steps, more than the 6 of text"),
     "mask of 2": (change("train", "text_bert", put((0, 1, 0), 2)), "train/text_bert attention mask holds 2"),
     "mask NaN": (change("train", "text_bert", put((0, 1, 0), np.nan)), "attention mask holds nan"),
     "token negative": (change("train", "text_bert", put((0, 0, 0), -4)), "train/text_bert holds -4"),
@@ -411,6 +598,8 @@ REFUSED = {
     "ids of lists": (change("valid", "id", [["a"], ["b"], ["c"]]), "valid/id holds a list"),
     "ids twice": (change("valid", "id", ["a", "b", "a"]), "valid/id names 'a' 2 times"),
     "leak": (change("test", "id", ["a", "b", "c", "train0$_$1"]), "is in both 'train' and 'test'"),
+    "leak of numbers": (number_clips({"train": [0, 1, 2, 3, 5]}), "clip '0' is in both 'train' and 'valid'"),
+    "numbers and names": (number_clips({"train": list("abcde")}), "clip '0' is in both 'valid' and 'test'"),
 }
 
 
@@ -451,6 +640,21 @@ def test_the_summary_describes_every_split():
     assert lines[3].endswith("non-zero clips 60.0%")
     assert lines[-1] == "note: audio held NaN, set to 0 (values: train 1)."
     assert len(lines) == 3 * 4 + len(dataset.notes)
+
+
+def test_the_summary_counts_no_videos_where_not_every_id_names_one():
+    content = make_content()
+    content["train"]["id"][4] = "alone"
+    content["valid"]["id"] = [3, 4, 5]
+    content["test"]["id"] = ["a$_$b$_$1", "a$_$c", "$_$1", "b$_$"]
+    dataset = read(content)
+    assert [split.videos() for split in dataset.splits.values()] == [None, None, 3]
+    lines = summary_lines(dataset)
+    assert [lines[row].partition(";")[0] for row in (0, 4, 8)] == [
+        "train: 5 clips",
+        "valid: 3 clips",
+        "test: 4 clips of 3 videos",
+    ]
 
 
 def read_shared(name):

@@ -15,6 +15,7 @@ from torch import Tensor
 
 MODALITIES = ("text", "audio", "vision")
 SPLITS = ("train", "valid", "test")
+_AFTER_VIDEO = "$_$"  # MMSA's clip ids are "video$_$clip"
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,13 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def videos(self) -> int | None:
+        """How many videos the clips are of; None where not every id names one."""
+        ids = self.ids.tolist()
+        if not all(_AFTER_VIDEO in name for name in ids):
+            return None
+        return len({name.partition(_AFTER_VIDEO)[0] for name in ids})
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Read an MMSA feature file: check it, clean what the reference cleans, left-align it, and say what was done.
+"""Read an MMSA feature file: check it, have it left-aligned and cleaned, and say what was done.
 
 The format (github.com/thuiar/MMSA): a pickled dict train/valid/test -> dict of text, audio, vision
 (clips, steps, width), regression_labels (clips,), and optionally id, text_bert (clips, 3, steps: token ids,
@@ -9,39 +9,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from harness.data.align import RawSplit, align
 from harness.data.batch import MODALITIES, SPLITS, Dataset, Split
 from harness.data.budget import Budget
 from harness.data.source import Notes, Source, listed, names_of
-from harness.data.spans import find_starts, move_left, span
 from harness.data.unpickle import load_pickle
 from harness.errors import UserError, nearest
 
 LABELS, CLASSES = "regression_labels", "classification_labels"
 LABEL_TOLERANCE = 1e-4
-VIDEO_SEPARATOR = "$_$"
 _OTHER_SPLIT_NAMES = {"train": ("training",), "valid": ("val", "dev", "validation"), "test": ("testing",)}
-_MOST_TOKENS = 2**31 - 1
+_MOST = 2**31 - 1  # of token ids and lengths
 _MAX_NAME_BYTES = 12  # of a character of a name: in an array, and sorted
-
-
-@dataclass(frozen=True)
-class _Span:
-    """The valid steps of N sequences of ``steps`` steps. Shape: starts, lengths (N,)."""
-
-    starts: np.ndarray
-    lengths: np.ndarray
-    steps: int
-
-    def covers(self, starts: np.ndarray, stops: np.ndarray, steps: int) -> bool:
-        """Whether other sequences, of as many steps, lie within these everywhere (empty ones do)."""
-        inside = (starts >= self.starts) & (stops <= self.starts + self.lengths)
-        return steps == self.steps and bool((inside | (stops == 0)).all())
 
 
 def _common_keys(raw: object, file: str) -> dict[str, dict[Any, Any]]:
@@ -102,6 +87,25 @@ def _read_ids(source: Source, clips: int) -> np.ndarray:
     return ids
 
 
+def _name_rows(splits: Mapping[str, RawSplit]) -> dict[str, RawSplit]:
+    """Put the split's name before ids that number the rows, from 0 or 1, in every split."""
+    if not all(_are_row_numbers(split.ids) for split in splits.values()):
+        return dict(splits)
+    return {name: replace(split, ids=_with_name(name, split)) for name, split in splits.items()}
+
+
+def _are_row_numbers(ids: np.ndarray) -> bool:
+    names = set(ids.tolist())
+    return any(names == {str(first + row) for row in range(len(ids))} for first in (0, 1))
+
+
+def _with_name(name: str, split: RawSplit) -> np.ndarray:
+    split.source.note("id", "numbers the rows, so the split's name is put before it", len(split.ids))
+    names = [f"{name}_{row}" for row in split.ids.tolist()]
+    split.source.budget.take(_MAX_NAME_BYTES * len(names) * max(map(len, names)))
+    return np.array(names)
+
+
 def _name(source: Source, value: Any) -> str:
     """A clip's name as text that every table and file can hold."""
     if isinstance(value, bytes):
@@ -123,7 +127,7 @@ def _is_text(name: str) -> bool:
     return name.isascii() or not any("\ud800" <= c <= "\udfff" for c in name)
 
 
-def _whole(source: Source, key: str, array: np.ndarray, most: int) -> np.ndarray:
+def _whole(source: Source, key: str, array: np.ndarray, most: int = _MOST) -> np.ndarray:
     """The array as int64, if it holds whole numbers from 0 to `most`."""
     bad = ~((array >= 0) & (array <= most) & (array == np.floor(array)))
     if bad.any():
@@ -132,20 +136,24 @@ def _whole(source: Source, key: str, array: np.ndarray, most: int) -> np.ndarray
 
 
 def _read_lengths(source: Source, modality: str, clips: int, steps: int) -> np.ndarray | None:
-    """The given number of valid steps of each clip as (N,) int64, 0 taken as 1; None where not given."""
+    """The given number of valid steps of each clip as (N,) int64, 1 to T; None where not given.
+
+    MMSA-FET cuts features to a number of steps and keeps the lengths from before.
+    """
     key = f"{modality}_lengths"
     if source.content.get(key) is None:
         return None
     array = source.take(key)
     if array.size != clips or array.shape[:1] != (clips,):
         raise source.wrong(key, f"has shape {array.shape} for {clips} clips")
-    lengths = _whole(source, key, array.reshape(-1), steps)
+    lengths = _whole(source, key, array.reshape(-1))
     source.note(modality, "had lengths of 0, taken as 1", (lengths == 0).sum())
-    return np.maximum(lengths, 1)
+    source.note(modality, "had lengths beyond its steps, taken as all of these", (lengths > steps).sum())
+    return np.clip(lengths, 1, steps)
 
 
 def _read_tokens(source: Source, clips: int, steps: int) -> np.ndarray | None:
-    """Token ids, attention mask and segment ids as (N, 3, T) int64 with T <= steps; None where not given."""
+    """Token ids, attention mask and segment ids as (N, 3, T) int64, T <= steps; None if there are none."""
     key = "text_bert"
     if source.content.get(key) is None:
         return None
@@ -153,10 +161,11 @@ def _read_tokens(source: Source, clips: int, steps: int) -> np.ndarray | None:
     if array.ndim != 3 or array.shape[:2] != (clips, 3) or array.shape[2] == 0:
         raise source.wrong(key, f"has shape {array.shape}; ({clips}, 3, steps) is needed")
     if array.shape[2] > steps:
-        raise source.wrong(key, f"has {array.shape[2]} steps, more than the {steps} of text")
+        source.note(key, "has more steps than text, so it is left out", clips)
+        return None
     source.budget.take(8 * array.size)
     _whole(source, f"{key} attention mask", array[:, 1], 1)
-    return _whole(source, key, array, _MOST_TOKENS)
+    return _whole(source, key, array)
 
 
 def _read_array(source: Source, modality: str, clips: int) -> np.ndarray:
@@ -173,75 +182,18 @@ def _read_array(source: Source, modality: str, clips: int) -> np.ndarray:
     return np.array(array, dtype=np.float32, order="C")
 
 
-def _clean(source: Source, modality: str, values: np.ndarray, inside: np.ndarray) -> None:
-    """Set non-finite values to 0 in place. Shape: values (N, T, D), inside (N, T) bool."""
-    finite = np.isfinite(values)
-    if not finite.all():
-        if not (finite.any(axis=2) & inside).any():
-            raise source.wrong(modality, "holds no finite value in any valid step")
-        for name, test in (("-inf", np.isneginf), ("+inf", np.isposinf), ("NaN", np.isnan)):
-            source.note(modality, f"held {name}, set to 0", np.count_nonzero(test(values)), "values")
-        np.copyto(values, 0, where=~finite)
-    if not values.any():
-        source.note(modality, "is all zeros: a missing modality", len(values))
-
-
-def _text_span(source: Source, tokens: np.ndarray, occupied: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Starts and lengths of the text by its attention mask; moves the tokens to the left in place."""
-    starts, stops = span(tokens[:, 1] == 1)
-    source.note("text", "had empty attention masks, taken as length 1", (stops == 0).sum())
-    lengths = np.maximum(stops - starts, 1)
-    move_left(tokens.transpose(0, 2, 1), starts, lengths)
-    same_steps = tokens.shape[2] == occupied.shape[1]
-    return (starts if same_steps else find_starts(occupied, lengths)), lengths
-
-
-def _feature_span(
-    source: Source, modality: str, occupied: np.ndarray, text: _Span | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Starts and lengths by the given lengths, the text's where aligned with it, or the non-zero steps."""
-    lengths = _read_lengths(source, modality, *occupied.shape)
-    if lengths is not None:
-        return find_starts(occupied, lengths), lengths
-    starts, stops = span(occupied)
-    if text is not None and text.covers(starts, stops, occupied.shape[1]):
-        # A word without sound or picture is a step all the same.
-        return text.starts, text.lengths
-    source.note(modality, "had clips without a non-zero step, taken as length 1", (stops == 0).sum())
-    return starts, np.maximum(stops - starts, 1)
-
-
-def _align(
-    source: Source, modality: str, values: np.ndarray, tokens: np.ndarray | None, text: _Span | None
-) -> _Span:
-    """Left-align and clean features (N, T, D) in place, tokens too; return where the steps were."""
-    steps = np.arange(values.shape[1])
-    occupied = np.any(values, axis=2)  # NaN and infinity count as non-zero: they are steps of the clip
-    if modality == "text" and tokens is not None:
-        starts, lengths = _text_span(source, tokens, occupied)
-    else:
-        starts, lengths = _feature_span(source, modality, occupied, text)
-    outside = (steps < starts[:, None]) | (steps >= (starts + lengths)[:, None])
-    source.note(modality, "was padded in front, moved to the left", np.count_nonzero(starts))
-    source.note(modality, "had non-zero padding, set to 0", (occupied & outside).any(axis=1).sum())
-    move_left(values, starts, lengths)
-    _clean(source, modality, values, steps < lengths[:, None])
-    return _Span(starts, lengths, len(steps))
-
-
-def _read_split(source: Source, label_scale: float) -> Split:
+def _read_split(source: Source, label_scale: float) -> RawSplit:
     labels = _read_labels(source, label_scale)
     ids = _read_ids(source, len(labels))
     features = {m: _read_array(source, m, len(labels)) for m in MODALITIES}
     tokens = _read_tokens(source, len(labels), features["text"].shape[1])
-    text = _align(source, "text", features["text"], tokens, None)
-    by_mask = text if tokens is not None else None
-    spans = {m: _align(source, m, features[m], None, by_mask) for m in MODALITIES[1:]}
-    lengths = {"text": text.lengths, **{m: spans[m].lengths for m in spans}}
-    return Split(ids, features, lengths, labels, tokens)
+    by_lengths = MODALITIES if tokens is None else MODALITIES[1:]
+    given = {m: _read_lengths(source, m, *features[m].shape[:2]) for m in by_lengths}
+    lengths = {m: found for m, found in given.items() if found is not None}
+    return RawSplit(source, ids, features, lengths, labels, tokens)
 
 
-def _check_widths(splits: Mapping[str, Split], file: str) -> None:
+def _check_widths(splits: Mapping[str, RawSplit], file: str) -> None:
     for modality in MODALITIES:
         widths = {split: splits[split].features[modality].shape[2] for split in SPLITS}
         if len(set(widths.values())) > 1:
@@ -249,7 +201,7 @@ def _check_widths(splits: Mapping[str, Split], file: str) -> None:
             raise UserError(f"{file}: the width of {modality} differs between splits ({listed}).")
 
 
-def _check_leakage(splits: Mapping[str, Split], file: str) -> None:
+def _check_leakage(splits: Mapping[str, RawSplit], file: str) -> None:
     seen: dict[str, str] = {}
     for split in SPLITS:
         names = splits[split].ids.tolist()
@@ -290,8 +242,9 @@ def read_mmsa(path: str | Path, label_scale: float) -> Dataset:
     """Read an MMSA pickle whose labels lie in [-label_scale, label_scale]; `notes` say what was cleaned.
 
     The valid steps of text are those of its attention mask, of audio and vision those that `*_lengths`
-    give; without these, those of the text where they are aligned with it (as many steps, and nothing outside
-    of the mask), else from the first to the last non-zero step. Non-finite values become 0.
+    give (unless they end at the first zero step and cut clips); without these, those of the text where they
+    are aligned with it (as many steps, and nine in ten clips within the mask), else from the first to the
+    last non-zero step. Non-finite values become 0.
 
     Raises:
         UserError: the file cannot be used as it is (one sentence: where, what was found, what is allowed).
@@ -312,10 +265,10 @@ def _read(path: str | Path, file: str, label_scale: float) -> Dataset:
     notes: Notes = {}
     budget = Budget(file, Path(path).stat().st_size)
     sources = {split: Source(file, split, contents[split], notes, budget) for split in SPLITS}
-    splits = {split: _read_split(source, label_scale) for split, source in sources.items()}
-    _check_widths(splits, file)
-    _check_leakage(splits, file)
-    splits = _equal_steps(splits, sources)
+    raw = _name_rows({split: _read_split(source, label_scale) for split, source in sources.items()})
+    _check_widths(raw, file)
+    _check_leakage(raw, file)
+    splits = _equal_steps(align(raw), sources)
     sentences = (f"{m} {what} ({unit}: {', '.join(counts)})." for (m, what, unit), counts in notes.items())
     return Dataset(splits, float(label_scale), tuple(sentences))
 
@@ -324,10 +277,11 @@ def summary_lines(dataset: Dataset) -> list[str]:
     """A description for people: per split its clips, videos, labels and modalities, then the notes."""
     lines = []
     for name, split in dataset.splits.items():
-        videos = {clip.split(VIDEO_SEPARATOR)[0] for clip in split.ids.tolist()}
+        videos = split.videos()
+        of_videos = "" if videos is None else f" of {videos} videos"
         y = split.labels.astype(np.float64)
         lines.append(
-            f"{name}: {len(split)} clips of {len(videos)} videos; labels {y.min():g} to {y.max():g}, "
+            f"{name}: {len(split)} clips{of_videos}; labels {y.min():g} to {y.max():g}, "
             f"mean {y.mean():.3f}, std {y.std():.3f}"
         )
         for m in MODALITIES:

@@ -14,6 +14,11 @@ def span(occupied: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.where(filled, occupied.argmax(axis=1), 0), np.where(filled, stops, 0)
 
 
+def first_gap(occupied: np.ndarray) -> np.ndarray:
+    """The first False of each row, T where there is none. Shape: (N, T) -> (N,)."""
+    return np.where(occupied.all(axis=1), occupied.shape[1], occupied.argmin(axis=1))
+
+
 def find_starts(occupied: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Where sequences of known length begin: at 0, or at T - length in a file that is padded in front.
 

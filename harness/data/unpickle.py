@@ -226,7 +226,7 @@ def _run(file: BinaryIO, name: str) -> object:
         raise UserError(f"{name} is empty.")
     if head[0] != pickle.PROTO[0] or head[-1] not in PROTOCOLS:
         raise UserError(
-            f"{name} is not a pickle file (protocols {PROTOCOLS[0]} to {PROTOCOLS[-1]} are read)."
+            f"{name} is not a pickle file of protocol {PROTOCOLS[0]} to {PROTOCOLS[-1]}; only these are read."
         )
     bounded = _BoundedFile(file)
     return _Machine(bounded, Budget(name, bounded.size)).load()
