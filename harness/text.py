@@ -93,7 +93,10 @@ def check_tokens(data: Prepared, model: TextModel, occluded: bool) -> None:
         raise UserError(f"Occlusion replaces tokens by id {UNK_ID}; the model knows 0 to {size - 1} only.")
     for name, split in load_dataset(data.folder).splits.items():
         if split.tokens is None:
-            raise UserError(f"text=bert needs tokens, but dataset {data.name!r} has no text_bert.")
+            raise UserError(
+                f"text=bert needs tokens, but dataset {data.name!r} has no text_bert that fits its text in "
+                "every split."
+            )
         ids, _, segments = split.tokens.transpose(1, 0, 2)
         steps, most = split.tokens.shape[2], getattr(model.config, "max_position_embeddings", None)
         if most is not None and steps > most:
