@@ -78,7 +78,7 @@ class RayLauncher:
             keep = {"max_retries": cluster.max_retries, "max_calls": 0}
             self._task = self._ray.remote(**self._needs, **keep)(run)
             self._places, self._looked = self._count_places(), time.monotonic()
-            self._roomy = self._looked  # when there was a place for a cell
+            self._roomless: float | None = None  # since when there is no place for a cell
             if not self._places:
                 raise UserError(self._no_place())
         except BaseException:
@@ -146,8 +146,8 @@ class RayLauncher:
         self._looked = time.monotonic()
         if _answers(self._head) is None:
             self._places, self._misses = self._count_places(), 0
-            self._roomy = self._looked if self._places else self._roomy
-            if self._looked - self._roomy > ROOMLESS_S:
+            self._roomless = None if self._places else self._roomless or self._looked
+            if self._roomless is not None and self._looked - self._roomless > ROOMLESS_S:
                 raise StoreError(
                     f"no node of the Ray cluster at {self._head} has had room for a cell for "
                     f"{ROOMLESS_S:.0f} s; {len(self._in_flight)} cells wait"
