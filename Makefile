@@ -63,7 +63,7 @@ test: lint ## the fast tests (minutes)
 
 # They wait a third of their time: for databases, nodes, claims that fall.
 test-slow: .venv/.ready ## the slow tests
-	@$(PYTHON) -m pytest -m "slow and not soak" -n 3 --durations=15
+	@$(PYTHON) -m pytest -m "slow and not soak" -n 3 --dist worksteal --durations=15
 
 soak: .venv/.ready ## kill drivers and workers at random for MINUTES=15 and count every cell; read hostile files; the longest tests
 	@MINUTES=$(MINUTES) $(PYTHON) tests/soak.py

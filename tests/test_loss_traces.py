@@ -188,7 +188,7 @@ def test_what_changed_is_not_overwritten_before_the_version_is_raised_and_what_i
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("capability", ["default", "avx2"])
+@pytest.mark.parametrize("capability", ["default", pytest.param("avx2", marks=pytest.mark.soak)])
 def test_other_vector_instructions_change_less_than_a_tenth_of_what_is_noticed(capability):
     """Of this processor; one that lacks them is asked for what it has."""
     environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability, "PYTHONPATH": f"{TESTS.parent}:{TESTS}"}

@@ -21,7 +21,7 @@ BOUNDED = {
     "almt": ["train.max_epochs=15"],
     "glomo": ["train.max_epochs=8", "backbone.glomo.learning_rate=0.0005"],
 }
-LONG = {"almt", "mult"}
+LONG = {"almt", "glomo", "misa", "mult"}
 
 
 def numbers(var_dir, file, *settings):

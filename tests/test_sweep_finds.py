@@ -56,6 +56,7 @@ def test_where_no_delta_is_best_the_report_says_so(var_dir):
     assert "no setting is better" in table
 
 
+@pytest.mark.soak
 def test_tuning_finds_it_among_all_settings(var_dir):
     """With everything free, TPE comes as near as the grid; the tuned file gives it to the benchmark."""
     assert sweep(var_dir, islands(2), "tune=ms_mix", "seeds=[1111,1112]", "report=false") == 0

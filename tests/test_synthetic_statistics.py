@@ -211,7 +211,9 @@ def test_quick_probes_on_average_over_twenty_seeds(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("aligned", [False, True])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.soak] * (n == "synthetic_mosei")) for n in NAMES]
+)
 def test_full_probes_have_the_intended_strength(name, aligned):
     # A third of MOSEI at its real widths, for memory's sake.
     clips = 8000 if name == "synthetic_mosei" else None
