@@ -96,13 +96,22 @@ def var_dir(tmp_path, new_var):
 
 
 @pytest.fixture(scope="session")
-def finished_study(new_var):
-    """The matrix of `driving` as it ends when nothing disturbs it: inline; do not train into it."""
+def train_study(new_var):
+    """A function that trains the matrix of `driving`, with these settings, inline; returns its var_dir."""
     from driving import run
 
-    var = new_var()
-    assert run(var) == 0
-    return var
+    def train(*settings):
+        var = new_var()
+        assert run(var, *settings) == 0
+        return var
+
+    return train
+
+
+@pytest.fixture(scope="session")
+def finished_study(train_study):
+    """The matrix as it ends when nothing disturbs it; do not train into it."""
+    return train_study()
 
 
 @pytest.fixture(scope="session")

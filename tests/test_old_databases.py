@@ -27,11 +27,9 @@ CELLS = 2
 
 
 @pytest.fixture(scope="module")
-def finished(new_var):
+def finished(train_study):
     """A finished study; do not write into it."""
-    var = new_var()
-    assert run(var, *FEW) == 0
-    return var
+    return train_study(*FEW)
 
 
 @pytest.fixture

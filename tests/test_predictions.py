@@ -6,7 +6,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from driving import run
 
 from harness.errors import StoreError
 from harness.tracking import PREDICTIONS_FILE, Tracker
@@ -18,11 +17,9 @@ ASKED = ("methods=[none]", "backbones=[lmf]", "occlusion.protocols=[test,train]"
 
 
 @pytest.fixture(scope="module")
-def var(new_var):
+def var(train_study):
     """A study of both protocols, ratios 0, 0.5 and 1; do not write into it."""
-    var = new_var()
-    assert run(var, *ASKED) == 0
-    return var
+    return train_study(*ASKED)
 
 
 @pytest.fixture

@@ -50,11 +50,9 @@ def network():
 
 
 @pytest.fixture(scope="module")
-def undisturbed(new_var):
+def undisturbed(train_study):
     """The matrix as it ends when nothing disturbs it: inline."""
-    var = new_var()
-    assert run(var, *LONGER) == 0
-    return var
+    return train_study(*LONGER)
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ from urllib.parse import unquote, urlparse
 
 import pytest
 from browser import chromium, console, find, requested
-from driving import run
 from selenium.common.exceptions import StaleElementReferenceException, WebDriverException
 from selenium.webdriver.common.by import By
 
@@ -26,11 +25,9 @@ CELLS = 2 * len(METHODS) * len(BACKBONES)
 
 
 @pytest.fixture(scope="module")
-def var(new_var):
+def var(train_study):
     """A study with a report."""
-    var = new_var()
-    assert run(var, f"methods=[{','.join(METHODS)}]", "report=true") == 0
-    return var
+    return train_study(f"methods=[{','.join(METHODS)}]", "report=true")
 
 
 @pytest.fixture
