@@ -80,16 +80,7 @@ def train(
         if checkpoint is not None and checkpoint.pauses(training.epoch):
             checkpoint.save(training.state())
             return Result("paused", curves=training.curves)
-        epoch_started = time.perf_counter()
-        for group in training.optimizer.param_groups:
-            valid_losses = training.curves.get("valid_loss", [])
-            group["lr"] = learning_rate(rules, group["initial_lr"], valid_losses)
-        losses = train_epoch(cell, backbone, training.method, training.optimizer, splits, epoch)
-        valid_loss = task_loss(backbone, *predict(cell, backbone, splits, "valid"))
-        measured = {**losses, "valid_loss": valid_loss, "epoch_s": time.perf_counter() - epoch_started}
-        _record(training.curves, epoch, measured)
-        if not np.isfinite(valid_loss):
-            raise Diverged(f"the validation loss is {valid_loss} after epoch {epoch}")
+        valid_loss = _next_epoch(cell, training, splits, epoch)
         if valid_loss < training.best_loss:
             training.best_loss, training.best_epoch = valid_loss, epoch
             _copy(training.network, training.best_weights)
@@ -99,14 +90,7 @@ def train(
         if checkpoint is not None and checkpoint.due():
             checkpoint.save(training.state())
     training.network.load_state_dict(training.best_weights)
-    numbers = {
-        "best_epoch": training.best_epoch,
-        "train_s": time.perf_counter() - started,
-        "epoch_s": float(np.median(training.curves["epoch_s"])),
-        "parameter_count": sum(p.numel() for _, p in backbone.own_parameters()),
-        "method_parameter_count": sum(p.numel() for p in training.method.parameters()),
-    }
-    values = {name: float(number) for name, number in numbers.items()}
+    values = _cell_numbers(training, time.perf_counter() - started)
     result = final_result(cell, backbone, splits, values, training.curves)
     resumed = {"resumed_after_epoch": str(resumed_after)} if resumed_after else {}
     plain_steps(backbone)
@@ -115,6 +99,33 @@ def train(
         scores = {**result.scores, "mechanism": found.mechanism} if found.mechanism else result.scores
         result = replace(result, samples=found.samples, scores=scores)
     return replace(result, environment=resumed)
+
+
+def _next_epoch(cell: Cell, training: Training, splits: Splits, epoch: int) -> float:
+    """Train for one epoch and record it; returns the validation task loss after it."""
+    started, backbone = time.perf_counter(), training.backbone
+    for group in training.optimizer.param_groups:
+        valid_losses = training.curves.get("valid_loss", [])
+        group["lr"] = learning_rate(backbone.settings, group["initial_lr"], valid_losses)
+    losses = train_epoch(cell, backbone, training.method, training.optimizer, splits, epoch)
+    valid_loss = task_loss(backbone, *predict(cell, backbone, splits, "valid"))
+    measured = {**losses, "valid_loss": valid_loss, "epoch_s": time.perf_counter() - started}
+    _record(training.curves, epoch, measured)
+    if not np.isfinite(valid_loss):
+        raise Diverged(f"the validation loss is {valid_loss} after epoch {epoch}")
+    return valid_loss
+
+
+def _cell_numbers(training: Training, train_s: float) -> dict[str, float]:
+    """What a cell took, by the names under which it is logged."""
+    numbers = {
+        "best_epoch": training.best_epoch,
+        "train_s": train_s,
+        "epoch_s": np.median(training.curves["epoch_s"]),
+        "parameter_count": sum(p.numel() for _, p in training.backbone.own_parameters()),
+        "method_parameter_count": sum(p.numel() for p in training.method.parameters()),
+    }
+    return {name: float(number) for name, number in numbers.items()}
 
 
 def _record(curves: dict[str, list[float]], epoch: int, measured: dict[str, float]) -> None:
