@@ -48,15 +48,16 @@ ui: .venv/.ready ## the MLflow UI on 127.0.0.1:5000, and the link to the study
 	@$(PYTHON) -m reports.ui 'study=$(STUDY)' $(ARGS)
 
 perf: .venv/.ready ## how fast it is, held against its bounds; writes var/perf (BASE=rev: compare with it)
-	@$(PYTHON) -m perf $(if $(BASE),'--base=$(BASE)') $(ARGS)
+	@$(PYTHON) -m tests.perf $(if $(BASE),'--base=$(BASE)') $(ARGS)
 
 gpu-check: .venv/.ready ## is training on CUDA right, repeatable and fast? every backbone with every method
-	@$(PYTHON) -m perf.gpu $(ARGS)
+	@$(PYTHON) -m tests.perf.gpu $(ARGS)
 
-lint: .venv/.ready ## ruff and mypy
+lint: .venv/.ready ## ruff, mypy and the contract of imports
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m ruff format --check .
 	@$(PYTHON) -m mypy
+	@.venv/bin/lint-imports --no-logo
 
 test: lint ## the fast tests (minutes)
 	@$(PYTHON) -m pytest -m "not slow and not soak" -n 2
@@ -66,6 +67,6 @@ test-slow: .venv/.ready ## the slow tests
 	@$(PYTHON) -m pytest -m "slow and not soak" -n 3 --dist worksteal --durations=15
 
 soak: .venv/.ready ## kill drivers and workers at random for MINUTES=15 and count every cell; read hostile files; the longest tests
-	@MINUTES=$(MINUTES) $(PYTHON) tests/soak.py
-	@$(PYTHON) tests/fuzz.py
+	@MINUTES=$(MINUTES) $(PYTHON) -m tests.end_to_end.soak
+	@$(PYTHON) -m tests.fuzz
 	@$(PYTHON) -m pytest -m soak -n 2 --durations=15

@@ -37,9 +37,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones.base import Backbone, BackboneSettings, Fused, Sizes, by_modality
-from harness.data.batch import MODALITIES
-from harness.errors import check
-from harness.latents import Latents
+from backbones.batch import MODALITIES, Latents
+from backbones.settings import check
 
 
 @dataclass(frozen=True)

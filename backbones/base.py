@@ -9,9 +9,8 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
-from harness.data.batch import MODALITIES, Batch, valid_steps
-from harness.errors import check
-from harness.latents import Latents
+from backbones.batch import MODALITIES, Batch, Latents, valid_steps
+from backbones.settings import check
 
 CRITERIA = ("l1", "mse")
 OPTIMIZERS = ("adam", "adamw")

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from backbones import places
-from backbones.dropout import Dropout
-from harness.latents import Latents
+from backbones.batch import Latents
+from backbones.cpu import places
+from backbones.cpu.dropout import Dropout
 
 # Numbers in a batch of sequences below which packing costs more than it saves.
 SMALL = 100_000

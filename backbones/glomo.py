@@ -38,12 +38,11 @@ import torch
 from torch import Tensor, nn
 
 from backbones.base import Backbone, BackboneSettings, Fused, Sizes
-from backbones.dropout import Dropout
+from backbones.batch import MODALITIES, Latents, valid_steps
+from backbones.cpu.dropout import Dropout
 from backbones.experts import WEIGHT_DEVIATION, SparseExperts
+from backbones.settings import check
 from backbones.transformer import Dropouts, TransformerEncoder, sinusoids
-from harness.data.batch import MODALITIES, valid_steps
-from harness.errors import check
-from harness.latents import Latents
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,9 @@ import torch
 from torch import Tensor, nn
 
 from backbones.base import Backbone, BackboneSettings, Fused, Sizes, by_modality
+from backbones.batch import MODALITIES, Latents
 from backbones.blocks import POOLS, MeanSubnet, SubNetworks, TextSubnet, with_one
-from harness.data.batch import MODALITIES
-from harness.errors import check
-from harness.latents import Latents
+from backbones.settings import check
 
 
 @dataclass(frozen=True)

@@ -39,11 +39,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones.base import Backbone, BackboneSettings, Fused, Sizes, by_modality
+from backbones.batch import MODALITIES, Latents
 from backbones.blocks import at_last_step, time_mean
-from backbones.dropout import Dropout
-from harness.data.batch import MODALITIES
-from harness.errors import check
-from harness.latents import Latents
+from backbones.cpu.dropout import Dropout
+from backbones.settings import check
 
 MOMENTS = 5
 

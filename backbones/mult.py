@@ -35,12 +35,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones.base import Backbone, BackboneSettings, Fused, Sizes, by_modality
+from backbones.batch import MODALITIES, Latents, valid_steps
 from backbones.blocks import at_last_step
-from backbones.dropout import Dropout
+from backbones.cpu.dropout import Dropout
+from backbones.settings import check
 from backbones.transformer import Dropouts, TransformerEncoder
-from harness.data.batch import MODALITIES, valid_steps
-from harness.errors import check
-from harness.latents import Latents
 
 
 @dataclass(frozen=True)

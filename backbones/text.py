@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.data.batch import Batch
-from harness.errors import check
+from backbones.batch import Batch
+from backbones.settings import check
 
 ENCODERS = ("features", "bert")
 

@@ -27,10 +27,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones.base import Backbone, BackboneSettings, Fused, Sizes, by_modality
+from backbones.batch import Latents
 from backbones.blocks import POOLS, MeanSubnet, SubNetworks, TextSubnet, with_one
-from backbones.dropout import Dropout
-from harness.errors import check
-from harness.latents import Latents
+from backbones.cpu.dropout import Dropout
+from backbones.settings import check
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbones.attention import Layout, make_layout
-from backbones.dropout import Dropout
-from harness.data.batch import valid_steps
+from backbones.batch import valid_steps
+from backbones.cpu.attention import Layout, make_layout
+from backbones.cpu.dropout import Dropout
 
 
 class Dropouts(NamedTuple):

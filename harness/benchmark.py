@@ -11,17 +11,18 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from harness.command import leave, make_console, open_launcher, run_command, show_datasets
-from harness.startup import importing
+from harness.cli import importing, leave, make_console, run_command
+from harness.launchers.choose import open_launcher
+from harness.study.display import show_datasets
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from harness.driver import Summary
-    from harness.launchers import Launcher
+    from harness.launchers.base import Launcher
     from harness.matrix import Cell
     from harness.plan import Plan
-    from harness.tracking import Tracker
+    from harness.study.driver import Summary
+    from harness.tracking.tracker import Tracker
 
 HELP = """\
 usage: python -m harness.benchmark [KEY=VALUE ...]
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str]) -> int:
     with importing():
-        from harness.config import given_keys, load_benchmark
+        from harness.config.compose import given_keys, load_benchmark
 
         config = load_benchmark(arguments)
         from harness.plan import make_plan
@@ -66,11 +67,11 @@ def _run(arguments: Sequence[str]) -> int:
 
 def _drive(config: Any, plan: Plan, console: Console, arguments: Sequence[str]) -> int:
     """Run the plan and show how it ended; returns the exit status."""
-    launcher, device = open_launcher(config, plan)
+    launcher, device = open_launcher(config, plan.cells, plan.folders())
     with contextlib.closing(launcher):
         tracker, summary = _train(config, plan, device, launcher, console, arguments)
-    from harness.display import closing_table, failure_table
-    from harness.session import write_report
+    from harness.study.display import closing_table, failure_table
+    from reports.build import write_report
 
     if summary.done_before == summary.total:
         console.print(f"All {summary.total} cells of study {plan.study!r} are done.", markup=False)
@@ -90,11 +91,11 @@ def _train(
 ) -> tuple[Tracker, Summary]:
     """Run the plan's cells; what is imported here (MLflow, most of all) is not needed by workers."""
     with importing():
-        from harness.display import LiveDisplay
-        from harness.driver import Matrix
         from harness.plan import var_path
-        from harness.session import Session
-        from harness.tracking import Tracker
+        from harness.study.display import LiveDisplay
+        from harness.study.driver import Matrix
+        from harness.study.session import Session
+        from harness.tracking.tracker import Tracker
 
         tracker = Tracker(config.tracking.uri, var_path(config), plan.study)
 

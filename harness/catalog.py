@@ -15,7 +15,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from harness.startup import end, importing
+from harness.cli import end, importing
 
 ROOT = Path(__file__).resolve().parent.parent
 

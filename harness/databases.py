@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import importlib.util
 import os
 import re
@@ -13,6 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote, unquote_plus
 
 from harness.errors import UserError
+from harness.files import locked
 
 POSTGRES = ("postgres", "postgresql")
 DATABASES = ("sqlite", "mysql", "mssql", *POSTGRES)
@@ -228,18 +228,6 @@ def without_secrets(reason: str, uri: str) -> str:
             hidden = hidden.replace(secret, "***")
     # Servers name the user between quotes.
     return hidden.replace(f'"{unquote(user)}"', "***") if user else hidden
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Let one process of this machine at a time into the block; ``path`` is the lock's own file."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        # The lock file stays: whoever removed it would let two newcomers lock two different files.
-        os.close(descriptor)
 
 
 def _set_wal(path: Path) -> None:

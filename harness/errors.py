@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
-from typing import Any
 
 # Control characters, marks that turn the direction of reading, and what stands for undecodable bytes.
 _UNSEEN = re.compile(
@@ -49,12 +48,6 @@ def unknown(kind: str, given: str, allowed: Iterable[str]) -> UserError:
     """Build the error for a name that is not in a list of allowed names."""
     names = sorted(allowed)
     return UserError(f"Unknown {kind} {given!r}; allowed: {', '.join(names)}.{nearest(given, names)}")
-
-
-def check(settings: Any, name: str, holds: bool, allowed: str) -> None:
-    """Raise a ValueError with the setting, its value and what is allowed, unless the condition holds."""
-    if not holds:
-        raise ValueError(f"{name} must be {allowed}, however: {name}={getattr(settings, name)!r}")
 
 
 def printable(text: object, most: int = 200) -> str:

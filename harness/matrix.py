@@ -30,7 +30,7 @@ class Cell:
     dataset, metrics ("mosi" | "mosei" | "sims"), label_scale, fingerprint: the data. *_settings: resolved,
     no field is None. text: how text enters the backbone. ratios: occlusion ratios of the test split,
     ascending. train_ratio: occlusion of the training split. max_batches: bound on training and evaluation
-    batches, or None. threads: CPU threads. deterministic, precision, compile: see `harness.precision`.
+    batches, or None. threads: CPU threads. deterministic, precision, compile: see `harness.train.arithmetic`.
     """
 
     dataset: str

@@ -12,22 +12,21 @@ from typing import Any
 from backbones import BACKBONES
 from backbones.base import resolve_settings
 from backbones.text import ENCODERS, TextSettings
-from harness.config import path_of, settings_of, split_variant
+from harness.config.compose import path_of, settings_of, split_variant
+from harness.config.schema import Config, OcclusionConfig
+from harness.config.tuned import Tuned, Tuning, read_tuned, tuned_label
 from harness.data.occlusion import GRANULARITIES
 from harness.data.prepare import Prepared, prepare
-from harness.data.synthetic_facts import SIZES
+from harness.data.pretrained import TextModel, check_tokens, find_model
+from harness.data.synthetic.statistics import SIZES
 from harness.databases import redact
 from harness.errors import UserError, nearest, unknown
-from harness.launchers import LAUNCHERS
+from harness.launchers.choose import LAUNCHERS
 from harness.matrix import Cell, unique
-from harness.precision import check_precision
-from harness.schema import Config, OcclusionConfig
-from harness.text import TextModel, check_tokens, find_model
-from harness.tuned import Tuned, Tuning, read_tuned, tuned_label
+from harness.train.arithmetic import DEVICES, check_precision, resolve_device
 from methods import METHODS
 
 PROTOCOLS = ("test", "train")
-DEVICES = ("auto", "cpu", "cuda")
 MAX_STUDY_BYTES = 200  # it names a folder, and file systems allow 255 bytes
 MAX_DATASET_BYTES = 100  # a part of such names, beside hashes
 
@@ -46,6 +45,10 @@ class Plan:
     tags: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
+    def folders(self) -> dict[str, Path]:
+        """Where the stored datasets lie, by name."""
+        return {name: data.folder for name, data in self.datasets.items()}
+
     def method_label(self, cell: Cell) -> str:
         """The name of a cell's method in tables."""
         return tuned_label(cell.method) if "tuned" in self.tags.get(cell.cell_id, {}) else cell.method_label
@@ -54,8 +57,7 @@ class Plan:
 def make_plan(config: Any, given: Collection[str] = ()) -> Plan:
     """Check the request, prepare its datasets and list its cells; raises UserError.
 
-    given: keys of the settings that the user gave (`harness.config.given_keys`), which tuned settings must
-    not change.
+    given: keys of the settings that the user gave (`given_keys`), which tuned settings must not change.
     """
     _check(config)
     # Before the data are prepared, which takes longer.
@@ -84,19 +86,6 @@ def make_plan(config: Any, given: Collection[str] = ()) -> Plan:
             changed = resolve_settings(BACKBONES[backbone], pair[0][1], data.like) != plain
             tags |= {cell.cell_id: {**file.tags, "tuned_backbone": str(changed).lower()} for cell in made}
     return Plan(config.study, tuple(unique(cells)), datasets, text_model, tags, tuning.notes())
-
-
-def resolve_device(name: str) -> str:
-    """The torch device for ``auto``, ``cpu`` or ``cuda``; raises UserError where there is no GPU."""
-    import torch
-
-    if name not in DEVICES:
-        raise unknown("device", name, DEVICES)
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError(
-            "device=cuda was asked for, but PyTorch sees no GPU here; use device=cpu or device=auto."
-        )
-    return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def _check(config: Config) -> None:

@@ -29,8 +29,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.errors import check
-from harness.latents import Latents
+from backbones.batch import Latents
+from backbones.settings import check
 from methods.base import (
     Draw,
     Method,

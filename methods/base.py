@@ -15,8 +15,8 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from torch import Tensor, nn
 
-from harness.errors import check
-from harness.latents import Latents
+from backbones.batch import Latents
+from backbones.settings import check
 
 MODES = ("append", "replace")
 MIX_LOSSES = ("backbone", "mse", "split_mse")

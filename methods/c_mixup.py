@@ -27,8 +27,8 @@ from math import inf
 import numpy as np
 from torch import Tensor
 
-from harness.errors import check
-from harness.latents import Latents
+from backbones.batch import Latents
+from backbones.settings import check
 from methods.base import Draw, Method, MethodSettings, Mixed, Network, draw_beta, mix, pair_weights
 
 

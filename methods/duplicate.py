@@ -19,7 +19,7 @@ from collections.abc import Mapping
 import numpy as np
 from torch import Tensor
 
-from harness.latents import Latents
+from backbones.batch import Latents
 from methods.base import Draw, Method, Mixed, Network, mix
 
 

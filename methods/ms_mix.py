@@ -35,8 +35,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.errors import check
-from harness.latents import Latents
+from backbones.batch import Latents
+from backbones.settings import check
 from methods.base import Draw, Method, MethodSettings, Mixed, Network, draw_beta, mix, pair_weights
 
 

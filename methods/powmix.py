@@ -37,8 +37,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.errors import check
-from harness.latents import Latents
+from backbones.batch import Latents
+from backbones.settings import check
 from methods.base import Draw, Method, Mixed, Network, mix
 from methods.multimix import MultiMixSettings, draw_mixtures, members_per_mixture
 

@@ -15,11 +15,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.command import asks_for_help, leave
-from harness.startup import importing
+from harness.cli import asks_for_help, importing, leave
 
 if TYPE_CHECKING:
-    from reports.runs import StudyRuns
+    from harness.tracking.tracker import Tracker
+    from reports.stored_runs import StudyRuns
 
 HELP = """\
 usage: python -m reports.build study=NAME [KEY=VALUE ...]
@@ -33,10 +33,32 @@ CODE = (".py", ".csv", ".css", ".js")
 LIBRARIES = ("matplotlib", "numpy", "pandas", "scikit-learn", "scipy")
 
 
+def write_report(tracker: Tracker) -> list[Path]:
+    """Write the report, unless it is there and up to date, and store it with the study's run.
+
+    Returns its files.
+    """
+    from harness.files import locked
+    from harness.study.session import lock_of
+    from reports.stored_runs import StudyRuns
+
+    folder = tracker.folder("reports")
+    # Of drivers that end together, the one that waited finds it done.
+    with locked(lock_of(tracker)):
+        runs = StudyRuns(tracker, tracker.var_dir / "cache")
+        files = kept(runs, folder)
+        if files is None:
+            of = made_of(runs)
+            files = build(runs, folder)
+            tracker.attach(folder)
+            keep(runs, folder, files, of)
+        return files
+
+
 def build(runs: StudyRuns, folder: Path) -> list[Path]:
     """Write a study's report into a folder, made if need be; returns the files."""
-    from reports.load import load_study
-    from reports.write import write
+    from reports.loading import load_study
+    from reports.page.report import write
 
     return write(load_study(runs), folder)
 
@@ -65,7 +87,7 @@ def keep(runs: StudyRuns, folder: Path, files: Sequence[Path], of: str) -> None:
 
 
 def _memory(runs: StudyRuns) -> Path:
-    from harness.records import safe_name
+    from harness.files import safe_name
 
     return runs.tracker.var_dir / "cache" / "reports" / f"{safe_name(runs.study)}.json"
 
@@ -97,14 +119,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if asks_for_help(arguments):
         print(HELP)
         return 0
-    from harness.config import load_report, path_of
+    from harness.config.compose import load_report, path_of
     from harness.errors import StoreError, UserError
 
     try:
         config = load_report(arguments)
         with importing():
-            from harness.session import write_report
-            from harness.tracking import Tracker
+            from harness.tracking.tracker import Tracker
 
         tracker = Tracker(config.tracking.uri, path_of(config.var_dir), str(config.study), create=False)
         for path in write_report(tracker):
@@ -113,6 +134,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"Error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+if __name__ == "__main__":
+    leave(main())
 
 
 if __name__ == "__main__":

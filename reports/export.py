@@ -14,8 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from harness.command import asks_for_help, leave
-from harness.startup import importing
+from harness.cli import asks_for_help, importing, leave
 
 T = TypeVar("T")
 
@@ -36,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if asks_for_help(arguments):
         print(HELP)
         return 0
-    from harness.config import load_report, path_of
+    from harness.config.compose import load_report, path_of
     from harness.errors import StoreError, UserError
 
     try:
@@ -44,11 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if config.out is None and config.predictions is None:
             raise UserError("Nothing to export; give out=FILE.csv, predictions=FILE.parquet or both.")
         with importing():
-            from harness.tracking import Tracker
+            from harness.tracking.tracker import Tracker
             from reports.frame import load_frame, version_notes
             from reports.predictions import prediction_tables, write_predictions
-            from reports.runs import StudyRuns
-            from reports.stats import COLUMNS
+            from reports.stats.intervals import COLUMNS
+            from reports.stored_runs import StudyRuns
 
         tracker = Tracker(config.tracking.uri, path_of(config.var_dir), str(config.study), create=False)
         runs, sweep = StudyRuns(tracker), config.sweep or None

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from harness.config.tuned import tuned_label
 from harness.errors import UserError, unknown
 from harness.matrix import method_label
-from harness.tracking import SWEEP, Run
-from harness.tuned import tuned_label
-from harness.versions import chosen, shown_sentences, version_of
+from harness.tracking.tracker import SWEEP, Run
+from harness.tracking.versions import chosen, shown_sentences, version_of
 from methods import METHODS
-from reports.runs import Source
-from reports.stats import COLUMNS
+from reports.stats.intervals import COLUMNS
+from reports.stored_runs import Source
 
 CELL_NUMBERS = (
     "parameter_count",
@@ -42,8 +42,8 @@ def load_frame(
 ) -> pd.DataFrame:
     """One row per number of each complete cell (the earliest run of each), in an order of their names.
 
-    ``split`` is "valid", "test", "cell", "mechanism" (see `harness.inspection.mechanism`) or "epoch" (what
-    mixing did in the last epoch, see `harness.diagnostics`). Besides `COLUMNS` it has ``tuned``, whether the
+    ``split`` is "valid", "test", "cell", "mechanism" (see `harness.train.inspection`) or "epoch" (what mixing
+    did in the last epoch, see `harness.train.diagnostics`). Besides `COLUMNS` it has ``tuned``, whether the
     cell's settings are those of a tuned file, ``tuned_backbone``, whether that file changes settings of the
     backbone, ``outdated``, whether a cell that started later has the same method, backbone and dataset and
     the settings of another file, ``superseded``, see there, and ``environment``: device, torch, results
@@ -141,7 +141,7 @@ def metric_kinds(source: Source, sweep: str | None = None) -> dict[str, str]:
 def complete_cells(source: Source, sweep: str | None = None) -> dict[str, Run]:
     """The complete runs of the study's matrix by cell_id, or those of a sweep of it, see `load_frame`.
 
-    Of one results version alone: see `harness.versions.chosen`.
+    Of one results version alone: see `harness.tracking.versions.chosen`.
     """
     cells = _all_cells(source, sweep)
     kept = {run.run_id for run in of_one_version(cells.values())}

@@ -8,9 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness.predictions import to_table
+from harness.tracking.artifacts import to_table
 from reports.frame import complete_cells
-from reports.runs import StudyRuns
+from reports.stored_runs import StudyRuns
 
 SCHEMA = pa.schema(
     {

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from reports.frame import is_ablation, named
-from reports.links import Links
+from reports.mlflow_links import Links
 
 SAMPLE_KEYS = ("dataset", "backbone", "method", "seed", "run_id", "cell_id")
 OUTCOMES = ("cell", "state", "reason", "run_id", "dataset", "backbone", "method", "seed", "requested")
@@ -29,12 +29,12 @@ class Study:
     """What is known of a study.
 
     frame: the tidy frame of its matrix, see `reports.frame.load_frame`. kinds: data set -> kind of metrics.
-    trials: those of its sweeps, see `reports.sweeps.COLUMNS`. outcomes: a row per cell that was asked for or
+    trials: those of its sweeps, see `reports.trials.COLUMNS`. outcomes: a row per cell that was asked for or
     has a run, with the columns ``OUTCOMES``; ``state`` is one of ``STATES``, ``requested`` whether the last
     request of the benchmark asked for it. datasets: what is known of each, see
-    `harness.describe.describe_dataset`. synthetic: names of those that are stand-ins. sampled: the runs that
+    `describe_dataset`. synthetic: names of those that are stand-ins. sampled: the runs that
     keep samples, with the columns ``SAMPLE_KEYS``; ``method`` as in tables. samples: run_id -> arrays, see
-    `harness.inspection.sample_latents`. facts: name and value of what the page's foot tells (versions).
+    `harness.train.inspection.sample_latents`. facts: name and value of what the page's foot tells (versions).
     settings: sentences on settings that differ from the published ones. warnings: sentences on results of
     other versions and on trainings that ended early. description: of the study. request: arguments of the
     last call of the benchmark.

@@ -9,8 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from harness.command import asks_for_help, leave
-from harness.startup import importing
+from harness.cli import asks_for_help, importing, leave
 
 HELP = """\
 usage: python -m reports.ui study=NAME [KEY=VALUE ...]
@@ -27,15 +26,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if asks_for_help(arguments):
         print(HELP)
         return 0
-    from harness.config import load_report, path_of
+    from harness.config.compose import load_report, path_of
     from harness.databases import redact
     from harness.errors import UserError
 
     try:
         config = load_report(arguments)
         with importing():
-            from harness.tracking import Tracker
-            from reports.links import LOCAL, Links
+            from harness.tracking.tracker import Tracker
+            from reports.mlflow_links import LOCAL, Links
 
         tracker = Tracker(config.tracking.uri, path_of(config.var_dir), str(config.study), create=False)
     except UserError as error:

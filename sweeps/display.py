@@ -8,10 +8,10 @@ from typing import Any
 
 from rich.console import Console
 
-from harness.display import LiveDisplay, shown
 from harness.matrix import Cell, readable_settings
 from harness.metrics import DIRECTION
-from harness.records import Trial
+from harness.study.display import LiveDisplay, shown
+from harness.tracking.tags import Trial
 
 
 class SweepDisplay(LiveDisplay):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
-from harness.config import given_keys, load_benchmark, path_of
+from harness.config.compose import given_keys, load_benchmark, path_of
 from harness.errors import UserError, unknown
 from harness.metrics import METRICS
 from harness.plan import check_name

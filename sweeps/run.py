@@ -11,18 +11,19 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from harness.command import leave, make_console, open_launcher, run_command, show_datasets
-from harness.startup import importing
+from harness.cli import importing, leave, make_console, run_command
+from harness.launchers.choose import open_launcher
+from harness.study.display import show_datasets
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from harness.launchers import Launcher
+    from harness.launchers.base import Launcher
     from harness.plan import Plan
-    from harness.tracking import Tracker
-    from harness.writer import Writer
+    from harness.study.writer import Writer
+    from harness.tracking.tracker import Tracker
     from sweeps.space import Space
-    from sweeps.supply import Trials
+    from sweeps.trials import Trials
 
 HELP = """\
 usage: python -m sweeps.run param=NAME [KEY=VALUE ...]
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str]) -> int:
     with importing():
-        from harness.config import given_keys, load_sweep
+        from harness.config.compose import given_keys, load_sweep
 
         config = load_sweep(arguments)
         from harness.plan import make_plan
@@ -72,11 +73,11 @@ def _run(arguments: Sequence[str]) -> int:
 
 def _drive(config: Any, plan: Plan, space: Space, console: Console) -> int:
     """Run the sweep and show how it ended; returns the exit status."""
-    launcher, device = open_launcher(config, plan)
+    launcher, device = open_launcher(config, plan.cells, plan.folders())
     with contextlib.closing(launcher):
         tracker, supply = _train(config, plan, space, device, launcher, console)
     from sweeps.display import closing_lines
-    from sweeps.outcome import conclude
+    from sweeps.finish import conclude
     from sweeps.request import sweep_name
 
     trials = supply.final()
@@ -95,11 +96,11 @@ def _train(
     """Run the sweep's trials; what is imported here (MLflow and Optuna) is not needed by workers."""
     with importing():
         from harness.plan import var_path
-        from harness.session import Session
-        from harness.tracking import SWEEP, Tracker
+        from harness.study.session import Session
+        from harness.tracking.tracker import SWEEP, Tracker
         from sweeps.display import SweepDisplay
         from sweeps.request import sweep_name
-        from sweeps.supply import make_supply
+        from sweeps.trials import make_supply
 
         tracker = Tracker(config.tracking.uri, var_path(config), plan.study)
 

@@ -27,8 +27,8 @@ from harness.errors import StoreError, UserError
 from harness.ledger import Ledger
 from harness.matrix import Cell
 from harness.metrics import DIRECTION
-from harness.records import flatten
-from harness.seeds import seed_for
+from harness.tracking.tags import flatten
+from harness.train.seeds import seed_for
 from sweeps.space import Range, Space
 from sweeps.storage import answers
 

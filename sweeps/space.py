@@ -27,10 +27,10 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from harness.config import path_of
+from harness.config.compose import path_of
+from harness.config.safe_yaml import compose_yaml, load_yaml
 from harness.errors import UserError, unknown
 from harness.matrix import Cell
-from harness.yaml_text import compose_yaml, load_yaml
 from methods import METHODS
 
 FOLDER = Path(__file__).parent / "spaces"

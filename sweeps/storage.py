@@ -22,8 +22,9 @@ from sqlalchemy import Engine, create_engine, make_url, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from harness.databases import POSTGRES, locked, redact, server_uri, tables_lock, without_secrets
+from harness.databases import POSTGRES, redact, server_uri, tables_lock, without_secrets
 from harness.errors import StoreError, UserError, nearest
+from harness.files import locked
 
 SCHEMA = "optuna"
 # libpq alone takes the schema with the connection, so that no query can run outside it.

@@ -58,8 +58,8 @@ def own_signals():
 
 @pytest.fixture(params=["packed", "padded"])
 def layout(request, monkeypatch):
-    """Sequences lie as they do where there is much, and where there is little (see `backbones.attention`)."""
-    from backbones import attention
+    """Sequences lie as they do where there is much, and where there is little (`backbones.cpu.attention`)."""
+    from backbones.cpu import attention
 
     monkeypatch.setattr(attention, "SMALL", 0 if request.param == "packed" else 10**9)
     return request.param
@@ -69,7 +69,7 @@ def layout(request, monkeypatch):
 def store_template(tmp_path_factory):
     """An MLflow database with its tables: creating one takes seconds, copying it does not."""
     from harness.databases import create_sqlite
-    from harness.tracking import _migrate
+    from harness.tracking.tracker import _migrate
 
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
     create_sqlite(path, _migrate)
@@ -98,7 +98,7 @@ def var_dir(tmp_path, new_var):
 @pytest.fixture(scope="session")
 def train_study(new_var):
     """A function that trains the matrix of `driving`, with these settings, inline; returns its var_dir."""
-    from driving import run
+    from tests.support.driving import run
 
     def train(*settings):
         var = new_var()
@@ -117,7 +117,7 @@ def finished_study(train_study):
 @pytest.fixture(scope="session")
 def postgres_server():
     """A PostgreSQL server of this session; where it cannot run, the tests that need it fail."""
-    from postgres import Server
+    from tests.support.postgres import Server
 
     server = Server()
     yield server

@@ -1,1 +1,1 @@
-"""Values of the configuration, composed by Hydra; their types stand in `harness.schema`."""
+"""Values of the configuration, composed by Hydra; their types stand in `harness.config.schema`."""

@@ -12,9 +12,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from harness.data.batch import MODALITIES, SPLITS
-from harness.data.synthetic import make_features, make_tokens, make_words
-from harness.data.synthetic_clips import SyntheticSettings, make_clips
+from backbones.batch import MODALITIES
+from harness.data.dataset import SPLITS
+from harness.data.synthetic.clips import SyntheticSettings, make_clips
+from harness.data.synthetic.generate import make_features, make_tokens, make_words
 from harness.errors import UserError
 
 PROTOCOL = 4

@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from backbones.batch import MODALITIES
 from harness.data.align import RawSplit, align
-from harness.data.batch import MODALITIES, SPLITS, Dataset, Split
-from harness.data.budget import Budget
+from harness.data.dataset import SPLITS, Dataset, Split
+from harness.data.memory_limit import Budget
 from harness.data.source import Notes, Source, listed, names_of
 from harness.data.unpickle import load_pickle
 from harness.errors import UserError, nearest

@@ -18,7 +18,7 @@ from typing import IO, Literal
 
 import numpy as np
 
-from harness.data.budget import Budget
+from harness.data.memory_limit import Budget
 from harness.errors import printable
 
 _MAGIC = b"\x93NUMPY\x01\x00"

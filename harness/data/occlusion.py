@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.data.batch import MODALITIES, Batch, valid_steps
+from backbones.batch import MODALITIES, Batch, valid_steps
 
 UNK_ID = 100  # [UNK] in the vocabularies of bert-base-uncased and bert-base-chinese
 GRANULARITIES = ("frame", "entry")

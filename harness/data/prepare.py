@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.config import path_of
+from harness.config.compose import path_of
+from harness.config.schema import LABEL_SCALES, METRICS_OF, DatasetConfig
 from harness.data.mmsa import read_mmsa
 from harness.data.store import file_fingerprint, load_dataset, save_dataset
-from harness.data.synthetic import SyntheticSettings, generate, synthetic_fingerprint
+from harness.data.synthetic.generate import SyntheticSettings, generate, synthetic_fingerprint
 from harness.errors import UserError, unknown
-from harness.schema import LABEL_SCALES, METRICS_OF, DatasetConfig
 
 # To be raised with any change of what the reader makes of the same bytes.
 READER_VERSION = 2

@@ -9,8 +9,8 @@ from typing import Any, SupportsInt
 
 import numpy as np
 
-from harness.data.batch import MODALITIES
-from harness.data.budget import Budget
+from backbones.batch import MODALITIES
+from harness.data.memory_limit import Budget
 from harness.errors import UserError, nearest, printable
 
 # (modality, what was cleaned, unit) -> the counts by split

@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from harness.data.batch import MODALITIES, SPLITS, Dataset, Split
+from backbones.batch import MODALITIES
+from harness.data.dataset import SPLITS, Dataset, Split
 from harness.data.npy import map_array
 from harness.errors import UserError, printable
-from harness.plain import load_json
+from harness.files import load_json
 
 FORMAT = 1
 META = "meta.json"

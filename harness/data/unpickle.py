@@ -18,7 +18,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from harness.data.admitted import (
+from harness.data.memory_limit import Budget
+from harness.data.safe_globals import (
     ADMITTED,
     SETS,
     Dtype,
@@ -29,7 +30,6 @@ from harness.data.admitted import (
     plain_keys,
     reconstruct,
 )
-from harness.data.budget import Budget
 from harness.errors import UserError, printable
 
 PROTOCOLS = range(2, 6)

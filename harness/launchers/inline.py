@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from harness.launchers import Job, Outcome, Work, attempt
+from harness.launchers.base import Job, Outcome, Work, attempt
 
 
 class InlineLauncher:

@@ -24,7 +24,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for
 
 from harness.interrupts import interrupts_held
-from harness.launchers import Job, Outcome, Work, attempt, describe
+from harness.launchers.base import Job, Outcome, Work, attempt, describe
 from harness.launchers.worker import ENVIRONMENT, answer, breaks_worker, name_of, packed, prepare, unpacked
 
 CONTEXT = multiprocessing.get_context("spawn")

@@ -32,7 +32,7 @@ from typing import Any
 from harness.databases import redact
 from harness.errors import StoreError, UserError
 from harness.interrupts import interrupts_held
-from harness.launchers import Cluster, Job, Outcome, Work, attempt, describe
+from harness.launchers.base import Cluster, Job, Outcome, Work, attempt, describe
 from harness.launchers.processes import usable_cores
 from harness.launchers.ray_task import REFUSED, bytes_of, get_ready, run
 from harness.launchers.worker import ENVIRONMENT, name_of, unpacked

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.launchers import Job, attempt
+from harness.launchers.base import Job, attempt
 from harness.launchers.worker import breaks_worker, packed, prepare, read_job, resolve
 
 _READY: list[str] = []  # the work that this worker has prepared

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from harness.data.store import new_folder
-from harness.databases import locked
+from harness.files import locked
 
 CACHE = "msa-mixup-bench"
 

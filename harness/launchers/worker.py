@@ -9,8 +9,8 @@ import importlib
 import pickle
 from typing import Any
 
-from harness.launchers import Attempt, Job, Work, attempt
-from harness.startup import importing
+from harness.cli import importing
+from harness.launchers.base import Attempt, Job, Work, attempt
 
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",

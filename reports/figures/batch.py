@@ -15,11 +15,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, PathPatch
 from matplotlib.path import Path
 
-from harness.data.batch import MODALITIES
-from harness.inspection import correlation
-from reports import style
+from backbones.batch import MODALITIES
+from harness.train.inspection import correlation
+from reports.figures import style
 from reports.figures.base import Command, Figure
 from reports.figures.latents import load_samples, rounded, sampled_runs
+from reports.names import base_method
 from reports.study import Study
 
 COLUMNS = ("dataset", "backbone", "seed", "method", "kind", "name", "i", "j", "value")
@@ -56,7 +57,7 @@ def batch(study: Study) -> pd.DataFrame:
     runs = sampled_runs(study)
     runs = pd.concat([runs[runs["method"] == _METHOD], runs[runs["method"] != _METHOD]])
     for run in runs.to_dict("records"):
-        if style.base_method(run["method"]) != _METHOD:
+        if base_method(run["method"]) != _METHOD:
             continue
         samples = load_samples(study, run["run_id"])
         labels = samples.get("batch_labels", np.empty(0)).astype(float).ravel()

@@ -13,10 +13,12 @@ from matplotlib.figure import Figure as Drawing
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from reports import style
-from reports.compare import FEWEST, clean, intervals, overall, paired
+from reports.figures import style
 from reports.figures.base import Command, Figure
 from reports.figures.occlusion import span
+from reports.names import METRIC_NAMES
+from reports.stats.comparison import clean, intervals, overall, paired
+from reports.stats.intervals import FEWEST
 from reports.study import Study
 
 METRICS = ("mae", "corr")
@@ -31,7 +33,7 @@ _WIDEST = 3
 def data(study: Study) -> pd.DataFrame:
     """A row per metric, data set, backbone (last: all of them) and method.
 
-    ``row`` is the backbone or ``ALL``; ``outside`` as in `reports.compare`; ``unpaired`` counts the seeds of
+    ``row`` is the backbone or ``ALL``; ``outside`` as in `comparison`; ``unpaired`` counts the seeds of
     the metric that have no partner.
     """
     scores = clean(study.scores())
@@ -96,7 +98,7 @@ def panel(data: pd.DataFrame, ax: Axes, places: dict[tuple[str, str], float], st
         _mark(ax, mark, y, limits, labels)
     ax.set_xlim(*limits)
     ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    ax.set_xlabel(f"gain in {style.METRICS[metric]} over none ({UNITS[metric]}better →)")
+    ax.set_xlabel(f"gain in {METRIC_NAMES[metric]} over none ({UNITS[metric]}better →)")
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
     return ax

@@ -15,10 +15,9 @@ from matplotlib.legend_handler import HandlerTuple
 from matplotlib.lines import Line2D
 
 from harness.errors import StoreError
-from reports import style
+from reports.figures import style
 from reports.figures.base import Command, Figure
-from reports.frame import is_ablation
-from reports.projection import (
+from reports.figures.projection import (
     NEIGHBOURS,
     Projection,
     density,
@@ -29,6 +28,7 @@ from reports.projection import (
     stacked,
     standardised,
 )
+from reports.frame import is_ablation
 from reports.study import SAMPLE_KEYS, Study
 
 KEYS = ("dataset", "backbone", "seed", "method", "kind")

@@ -15,8 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 from matplotlib.lines import Line2D
 
-from harness.data.batch import MODALITIES
-from reports import style
+from backbones.batch import MODALITIES
+from reports.figures import style
 from reports.figures.base import Command, Figure
 from reports.figures.occlusion import SUMMARY, counted, left_out, over_blocks
 from reports.frame import is_ablation, named

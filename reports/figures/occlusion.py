@@ -14,9 +14,10 @@ from matplotlib.figure import Figure as Drawing
 from matplotlib.ticker import MaxNLocator
 
 from harness.metrics import DIRECTION
-from reports import style
+from reports.figures import style
 from reports.figures.base import Command, Figure
-from reports.stats import stratified_interval
+from reports.names import METRIC_NAMES
+from reports.stats.intervals import stratified_interval
 from reports.study import Study
 
 METRIC = "mae"
@@ -188,7 +189,7 @@ def draw(data: pd.DataFrame, title: str, command: Command) -> Drawing:
                 style.say(ax, f"No training has clips {PROTOCOLS[protocol]}.")
             ax.set_title(style.wrapped(dataset, 30))
         arrow = "↑" if DIRECTION[METRIC] > 0 else "↓"
-        row[0].set_ylabel(f"{style.METRICS[METRIC]} {arrow} (label units)")
+        row[0].set_ylabel(f"{METRIC_NAMES[METRIC]} {arrow} (label units)")
     style.legend(figure, [style.method_handle(name, labels) for name in labels])
     return figure
 

@@ -13,9 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
 from harness.metrics import DIRECTION, METRICS
-from reports import style
+from reports.figures import style
 from reports.figures.base import Command, Figure
 from reports.figures.occlusion import SUMMARY, counted, left_out, over_blocks, twins
+from reports.names import METRIC_NAMES
 from reports.study import Study
 
 COLUMNS = ("dataset", "metric", "method", "scaled", *SUMMARY)
@@ -71,7 +72,7 @@ def caption(data: pd.DataFrame) -> str:
         texts.append("Without two seeds that differ no uncertainty can be given.")
     equal = data.groupby(["dataset", "metric"])["mean"].agg(lambda means: means.nunique() == 1)
     if equal.any():
-        names = (f"{style.METRICS[metric]} on {dataset}" for dataset, metric in equal[equal].index)
+        names = (f"{METRIC_NAMES[metric]} on {dataset}" for dataset, metric in equal[equal].index)
         texts.append(f"All methods are equal, at the outer ring, in {', '.join(names)}.")
     return " ".join([*texts, *left_out(data, ["dataset", "metric"]), *twins(data, ["metric"])])
 
@@ -108,7 +109,7 @@ def _axis_label(means: pd.Series, metric: str) -> str:
     worst, best = (means.max(), means.min()) if DIRECTION[metric] < 0 else (means.min(), means.max())
     factor, digits = (1, 3) if metric in _PLAIN else (100, 1)
     arrow = "↑" if DIRECTION[metric] > 0 else "↓"
-    return f"{style.METRICS[metric]} {arrow}\n{factor * worst:.{digits}f} → {factor * best:.{digits}f}"
+    return f"{METRIC_NAMES[metric]} {arrow}\n{factor * worst:.{digits}f} → {factor * best:.{digits}f}"
 
 
 def draw(data: pd.DataFrame, title: str, command: Command) -> Drawing:

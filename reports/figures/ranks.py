@@ -13,11 +13,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from reports import style
-from reports.compare import LEVEL, Ranks, clean, ranks
+from reports.figures import style
 from reports.figures.base import Command, Figure
 from reports.figures.occlusion import span
-from reports.stats import performance_profile
+from reports.stats.comparison import LEVEL, Ranks, clean, ranks
+from reports.stats.intervals import performance_profile
 from reports.study import Study
 
 METRIC, BASELINE = "mae", "none"

@@ -20,11 +20,13 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
 
 from harness.metrics import DIRECTION
-from reports import style
+from reports.figures import style
 from reports.figures.base import Command, Figure
 from reports.figures.occlusion import span
+from reports.names import METRIC_NAMES
+from reports.stats.intervals import FEWEST
+from reports.stats.settings import GROUP, LEVEL, settings_table, verdicts
 from reports.study import Study
-from reports.sweeps import FEWEST, GROUP, LEVEL, settings_table, verdicts
 
 METHOD = "ms_mix"
 COLUMNS = (
@@ -67,7 +69,7 @@ def data(study: Study) -> pd.DataFrame:
     with a 95% t interval from three seeds on, ``test_mae`` likewise; ``value`` and ``test_value`` are the
     seed's.
     ``shown`` marks the backbone and data set with the most complete settings; ``p`` is that of its sweep,
-    see `reports.sweeps`.
+    see `reports.trials`.
     """
     trials = study.trials[study.trials["sweep"].isin(PANELS) & (study.trials["method"] == METHOD)]
     table = settings_table(trials)
@@ -255,7 +257,7 @@ def style_of(number: int) -> tuple[str, str]:
 def objective_label(data: pd.DataFrame) -> str:
     """The objective as an axis names it."""
     split, _, metric = str(data["objective"].iloc[0]).partition("/")
-    name = style.METRICS.get(metric, metric)
+    name = METRIC_NAMES.get(metric, metric)
     return f"{'validation' if split == 'valid' else split} {name} {'↓↑'[DIRECTION.get(metric, 1) > 0]}"
 
 

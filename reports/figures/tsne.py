@@ -12,10 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 from matplotlib.lines import Line2D
 
-from reports import style
+from reports.figures import style
 from reports.figures.base import Command, Figure
 from reports.figures.latents import KINDS, load_samples, rounded, sampled_runs
-from reports.projection import bounded_perplexity, scaling, stacked, standardised, tsne
+from reports.figures.projection import bounded_perplexity, scaling, stacked, standardised, tsne
 from reports.study import Study
 
 COLUMNS = ("dataset", "backbone", "seed", "method", "kind", "x", "y", "label", "perplexity")

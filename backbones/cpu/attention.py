@@ -1,0 +1,304 @@
+"""Attention of packed or padded sequences, whose weights are never held all at once, on the CPU too.
+
+`make_layout` chooses. On CUDA, where PyTorch compiles, and where there is little, sequences stay padded,
+(B, T, width), and attend by `F.scaled_dot_product_attention`, whose kernels hold no (T, S) matrix. On the CPU
+that function has such a kernel only without dropout, and spends as much on padding as on steps. There the
+valid steps alone are kept, (steps, width), and `ChunkedAttention` goes over groups of clips and blocks of
+queries small enough for the processor's cache, leaves out keys beyond the lengths and the band, and in the
+backward pass computes weights and dropout masks once more instead of keeping them.
+
+Shape of queries in heads: (B, H, d, T), of keys and values (B, H, d, S): B clips, H heads of width d.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from backbones.batch import valid_steps
+from backbones.cpu import places
+from backbones.cpu.dropout import Masks, draw_seed
+
+# Weights in a chunk: about what a core's own cache holds; most queries of one.
+CHUNK, BLOCK = 300_000, 128
+# Weights in all below which packing costs more than it saves.
+SMALL = 200_000
+
+
+class Packing(Protocol):
+    """How the sequences of a batch lie while they are encoded."""
+
+    def pack(self, x: Tensor) -> Tensor:
+        """Shape: (B, T, width) -> (..., width)."""
+
+    def unpack(self, x: Tensor) -> Tensor:
+        """The way back."""
+
+
+class Layout(Protocol):
+    """Where target and source lie while they are encoded, and how one attends to the other."""
+
+    @property
+    def targets(self) -> Packing:
+        """Of what attends."""
+
+    @property
+    def sources(self) -> Packing:
+        """Of what is attended to."""
+
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, dropout: float) -> Tensor:
+        """Attend in heads. Shape: (..., width) each -> (..., width)."""
+
+
+def make_layout(
+    target: Tensor,
+    lengths: Tensor | None,
+    source: Tensor,
+    source_lengths: Tensor | None,
+    reach: int | None,
+    n_heads: int,
+) -> Layout:
+    """How a target (B, T, width) attends to a source (B, S, width), or to itself where it is the source.
+
+    lengths (B,): valid steps; None: all. reach: a query t sees the keys up to t + reach; None: all keys.
+    """
+    clips, steps, keys = len(target), target.shape[1], source.shape[1]
+    exact = target.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
+    if not (places.on_cpu(target) and exact and clips * n_heads * steps * keys > SMALL):
+        return PaddedLayout(allowed_keys(steps, keys, source_lengths, reach, target.device), n_heads)
+    counts = _counts(lengths, target)
+    # The longest first, so that clips of one chunk have about the same length.
+    order = torch.argsort(counts, stable=True, descending=True)
+    targets = Packed(counts[order], order, steps)
+    if source is target:
+        return PackedLayout(targets, targets, n_heads, reach)
+    sources = Packed(_counts(source_lengths, source)[order], order, keys)
+    return PackedLayout(targets, sources, n_heads, reach)
+
+
+def _counts(lengths: Tensor | None, x: Tensor) -> Tensor:
+    return torch.full((len(x),), x.shape[1]) if lengths is None else lengths
+
+
+class Padded:
+    """Sequences stay as they are."""
+
+    def pack(self, x: Tensor) -> Tensor:
+        """Unchanged."""
+        return x
+
+    unpack = pack
+
+
+class PaddedLayout:
+    """Padded sequences. allowed: which keys each query may see, see `allowed_keys`."""
+
+    def __init__(self, allowed: Tensor | None, n_heads: int):
+        self.allowed, self.n_heads = allowed, n_heads
+        self.targets = self.sources = Padded()
+
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, dropout: float) -> Tensor:
+        """Shape: (B, T, width), (B, S, width), (B, S, width) -> (B, T, width)."""
+        width = queries.shape[-1] // self.n_heads
+        q, k, v = (self._heads(x) for x in (queries, keys, values))
+        heads = F.scaled_dot_product_attention(q, k, v, self.allowed, dropout, scale=width**-0.5)
+        return heads[..., :width].transpose(1, 2).flatten(2)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """Shape: (B, T, width) -> (B, n_heads, T, width / n_heads, zeros up to a multiple of 8)."""
+        heads = x.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
+        # The kernels that never hold a (T, S) matrix of weights take only such widths; zeros change nothing.
+        return F.pad(heads, (0, -heads.shape[-1] % 8))
+
+
+def allowed_keys(
+    queries: int, keys: int, lengths: Tensor | None, reach: int | None, device: torch.device
+) -> Tensor | None:
+    """Which keys each query may see, or None for all. Shape: lengths (B,) -> bool (B or 1, 1, T or 1, S).
+
+    The first key is always allowed, so no query is without one: lengths are at least 1, reach at least 0.
+    """
+    mask = None if lengths is None else valid_steps(lengths, keys)[:, None, None]
+    if reach is not None:
+        within = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(reach)
+        mask = within[None, None] if mask is None else mask & within
+    return mask
+
+
+class Packed:
+    """The valid steps of clips in a new order, one after the other. lengths (B,): in that order."""
+
+    def __init__(self, lengths: Tensor, order: Tensor, steps: int):
+        self.lengths: list[int] = lengths.tolist()
+        self.shape = len(lengths), steps
+        valid = valid_steps(lengths, steps)
+        # Of each valid step its row among all (B * T,) in the new order, and in the given one.
+        self.sorted = valid.flatten().nonzero()[:, 0]
+        self.given = (order[:, None] * steps + torch.arange(steps))[valid]
+        self.bias = torch.zeros(valid.shape).masked_fill_(~valid, -math.inf)
+
+    def pack(self, x: Tensor) -> Tensor:
+        """Shape: (B, T, width) -> (steps, width)."""
+        return x.flatten(0, 1).index_select(0, self.given)
+
+    def unpack(self, x: Tensor) -> Tensor:
+        """Shape: (steps, width) -> (B, T, width), zero beyond the lengths."""
+        return self._spread(x, self.given)
+
+    def heads(self, x: Tensor, n_heads: int) -> Tensor:
+        """Shape: (steps, width) -> (B, H, d, T) in the new order."""
+        padded = self._spread(x, self.sorted).unflatten(-1, (n_heads, -1))
+        return padded.permute(0, 2, 3, 1).contiguous()
+
+    def join(self, heads: Tensor) -> Tensor:
+        """The way back from heads."""
+        return heads.permute(0, 3, 1, 2).flatten(2).flatten(0, 1).index_select(0, self.sorted)
+
+    def _spread(self, x: Tensor, rows: Tensor) -> Tensor:
+        spread = x.new_zeros(self.shape[0] * self.shape[1], x.shape[1]).index_copy(0, rows, x)
+        return spread.unflatten(0, self.shape)
+
+
+class PackedLayout:
+    """Packed sequences, longest targets first."""
+
+    def __init__(self, targets: Packed, sources: Packed, n_heads: int, reach: int | None):
+        self.targets, self.sources, self.n_heads = targets, sources, n_heads
+        self.plan = make_plan(targets.lengths, sources.lengths, n_heads, sources.bias, reach)
+
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, dropout: float) -> Tensor:
+        """Shape: (steps, width) each -> (steps, width)."""
+        q = self.targets.heads(queries * (queries.shape[-1] // self.n_heads) ** -0.5, self.n_heads)
+        k, v = (self.sources.heads(x, self.n_heads) for x in (keys, values))
+        seed = draw_seed() if dropout else 0
+        return self.targets.join(ChunkedAttention.apply(q, k, v, self.plan, dropout, seed))
+
+
+class Chunk(NamedTuple):
+    """Clips first to last, queries start to stop, and the keys before `keys`; the ends are excluded."""
+
+    first: int
+    last: int
+    start: int
+    stop: int
+    keys: int
+
+
+class Plan(NamedTuple):
+    """What to compute of a (B, H, T, S) attention.
+
+    chunks: cover every valid query. bias: (B, S), 0 for valid keys, else -inf. reach: a query t sees
+    the keys up to t + reach; None: all.
+    """
+
+    chunks: tuple[Chunk, ...]
+    bias: Tensor
+    reach: int | None
+
+
+def make_plan(
+    targets: Sequence[int], sources: Sequence[int], n_heads: int, bias: Tensor, reach: int | None
+) -> Plan:
+    """Cut an attention into chunks; targets, sources: valid steps of each clip, best in order of size."""
+    chunks = []
+    for first, last in _groups(targets, sources, n_heads):
+        steps, keys = max(targets[first:last]), max(sources[first:last])
+        blocks = -(-steps // BLOCK)
+        size = -(-steps // blocks)
+        for start in range(0, steps, size):
+            stop = min(start + size, steps)
+            seen = keys if reach is None else min(keys, stop + reach)
+            chunks.append(Chunk(first, last, start, stop, seen))
+    return Plan(tuple(chunks), bias, reach)
+
+
+def _groups(targets: Sequence[int], sources: Sequence[int], n_heads: int) -> Iterator[tuple[int, int]]:
+    """Neighbouring clips that fit into one chunk together."""
+    first, steps, keys = 0, 0, 0
+    for clip, (target, source) in enumerate(zip(targets, sources, strict=True)):
+        wide = n_heads * max(steps, target) * max(keys, source) * (clip - first + 1)
+        if clip > first and wide > CHUNK:
+            yield first, clip
+            first, steps, keys = clip, 0, 0
+        steps, keys = max(steps, target), max(keys, source)
+    yield first, len(targets)
+
+
+class ChunkedAttention(torch.autograd.Function):
+    """softmax(q^T k + bias) with dropout, applied to v, chunk by chunk; zero for queries of padding."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, plan: Plan, dropout: float, seed: int) -> Tensor:
+        """Shape: see the module."""
+        ctx.save_for_backward(q, k, v)
+        ctx.how = plan, dropout, seed
+        masks, out = (Masks(dropout, seed) if dropout else None), torch.zeros_like(q)
+        for c in plan.chunks:
+            weights = _weights(q, k, plan, c)
+            if masks is not None:
+                weights.mul_(masks.next(weights.shape, weights.dtype))
+            heads = torch.bmm(_cut(v, c, 0, c.keys), weights.transpose(1, 2))
+            _part(out, c, c.start, c.stop).copy_(heads.view(c.last - c.first, -1, *heads.shape[1:]))
+        return out if masks is None else out.mul_(masks.scale)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of queries, keys and values."""
+        (q, k, v), (plan, dropout, seed) = ctx.saved_tensors, ctx.how
+        masks = Masks(dropout, seed) if dropout else None
+        gradient = gradient if masks is None else gradient * masks.scale
+        dq, dk, dv = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        for c in plan.chunks:
+            weights, of_heads = _weights(q, k, plan, c), _cut(gradient, c, c.start, c.stop)
+            d_weights, kept = torch.bmm(of_heads.transpose(1, 2), _cut(v, c, 0, c.keys)), weights
+            if masks is not None:
+                kept = masks.next(weights.shape, weights.dtype)
+                d_weights.mul_(kept)
+                kept.mul_(weights)
+            _add(dv, c, 0, c.keys, torch.bmm(of_heads, kept))
+            d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)
+            _add(dq, c, c.start, c.stop, torch.bmm(_cut(k, c, 0, c.keys), d_scores.transpose(1, 2)))
+            _add(dk, c, 0, c.keys, torch.bmm(_cut(q, c, c.start, c.stop), d_scores))
+        return dq, dk, dv, None, None, None
+
+
+def _part(x: Tensor, c: Chunk, start: int, stop: int) -> Tensor:
+    return x[c.first : c.last, :, :, start:stop]
+
+
+def _cut(x: Tensor, c: Chunk, start: int, stop: int) -> Tensor:
+    """A chunk's clips and steps, heads side by side. Shape: (B, H, d, T) -> (clips * H, d, steps)."""
+    return _part(x, c, start, stop).flatten(0, 1)
+
+
+def _add(x: Tensor, c: Chunk, start: int, stop: int, y: Tensor) -> None:
+    part = _part(x, c, start, stop)
+    part += y.view(part.shape)
+
+
+def _weights(q: Tensor, k: Tensor, plan: Plan, c: Chunk) -> Tensor:
+    """A chunk's attention weights. Shape: (clips * H, queries, keys)."""
+    scores = torch.bmm(_cut(q, c, c.start, c.stop).transpose(1, 2), _cut(k, c, 0, c.keys))
+    if c.last - c.first > 1:
+        clips = scores.view(c.last - c.first, -1, *scores.shape[1:])
+        clips += plan.bias[c.first : c.last, None, None, : c.keys]
+    if plan.reach is not None:
+        # Keys from here on are hidden from the first query, one more from each.
+        hidden = c.start + plan.reach + 1
+        if hidden < c.keys:
+            scores[:, :, hidden:] += _triangle(c.stop - c.start, c.keys - hidden, scores.dtype)
+    return torch.softmax(scores, -1, out=scores)
+
+
+@lru_cache(maxsize=256)
+def _triangle(queries: int, keys: int, dtype: torch.dtype) -> Tensor:
+    """-inf on and above the diagonal, else 0. Shape: (queries, keys)."""
+    return torch.full((queries, keys), -math.inf, dtype=dtype).triu()

@@ -1,0 +1,1 @@
+"""The configuration: from the command line to typed settings."""

@@ -1,0 +1,63 @@
+"""A dataset on the host: its three splits, cleaned and padded.
+
+Sequences are left-aligned and padded with zeros to the dataset's fixed length ``T_m``; ``lengths`` says
+how many leading steps are valid (at least 1). Labels are in the dataset's own range ``[-s, s]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from backbones.batch import MODALITIES
+
+SPLITS = ("train", "valid", "test")
+
+
+_AFTER_VIDEO = "$_$"  # MMSA's clip ids are "video$_$clip"
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split on the host (arrays may be memory-mapped, so they are read-only).
+
+    Shape:
+        ids: (N,) unicode. features[m]: (N, T_m, D_m) float32, finite, zero from ``lengths`` on.
+        lengths[m]: (N,) int64, 1 <= length <= T_m. labels: (N,) float32 in [-s, s].
+        tokens: (N, 3, T_text) int64 (ids, attention mask, segment ids), left-aligned, or None.
+    """
+
+    ids: np.ndarray
+    features: Mapping[str, np.ndarray]
+    lengths: Mapping[str, np.ndarray]
+    labels: np.ndarray
+    tokens: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def videos(self) -> int | None:
+        """How many videos the clips are of; None where not every id names one."""
+        ids = self.ids.tolist()
+        if not all(_AFTER_VIDEO in name for name in ids):
+            return None
+        return len({name.partition(_AFTER_VIDEO)[0] for name in ids})
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The three splits, the label range ``[-label_scale, label_scale]`` and what cleaning did (sentences)."""
+
+    splits: Mapping[str, Split]
+    label_scale: float
+    notes: tuple[str, ...] = ()
+
+    def widths(self) -> dict[str, int]:
+        """Feature width D_m of each modality."""
+        return {m: int(self.splits["train"].features[m].shape[2]) for m in MODALITIES}
+
+    def steps(self) -> dict[str, int]:
+        """Padded length T_m of each modality."""
+        return {m: int(self.splits["train"].features[m].shape[1]) for m in MODALITIES}

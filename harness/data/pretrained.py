@@ -1,0 +1,173 @@
+"""Pretrained text encoders: found, checked against the data, and run once over it where they are frozen."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from backbones import BACKBONES
+from backbones.text import encode_tokens, load_model
+from harness.config.compose import path_of
+from harness.data.dataset import SPLITS, Split
+from harness.data.occlusion import UNK_ID
+from harness.data.prepare import Prepared
+from harness.data.store import file_fingerprint, load_dataset, new_folder
+from harness.errors import UserError
+from harness.matrix import RESULTS_VERSION, Cell
+
+BATCH = 64
+MODEL_FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "*.bin")
+
+
+@dataclass(frozen=True)
+class TextModel:
+    """A Hugging Face directory: where it is, a hash of its files, and what its configuration says."""
+
+    folder: Path
+    fingerprint: str
+    config: Any
+
+
+def find_model(name: str | None, cache: Path) -> TextModel:
+    """The pretrained model of a directory or a name on the Hugging Face hub; raises UserError."""
+    if not name:
+        raise UserError("text=bert needs a model; give bert.model=DIR, a Hugging Face directory or name.")
+    try:
+        from transformers import AutoConfig
+    except ImportError:
+        raise UserError(
+            "text=bert needs the package transformers; install it with pip install 'msa-mixup-bench[bert]'."
+        ) from None
+    folder = path_of(name)
+    if not folder.is_dir():
+        folder = _download(name)
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        if getattr(config, "is_encoder_decoder", False) or not hasattr(config, "hidden_size"):
+            raise UserError(f"bert.model={name!r} is a {config.model_type}; an encoder like BERT is needed.")
+        # Tried here once, rather than failing in every cell.
+        load_model(folder)
+    except UserError:
+        raise
+    # A damaged or foreign file fails in many ways, those of each of the formats.
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0].rstrip(".")
+        raise UserError(f"bert.model={name!r} cannot be used as a Hugging Face model: {reason}.") from None
+    return TextModel(folder, _fingerprint(folder, cache), config)
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(MODEL_FILES)))
+    # No network, no such name, not a name at all: the hub's client has an exception for each.
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0].rstrip(".")
+        raise UserError(
+            f"bert.model={name!r} is neither a directory nor a model that can be had from the "
+            f"Hugging Face hub ({type(error).__name__}: {reason})."
+        ) from None
+
+
+def _fingerprint(folder: Path, cache: Path) -> str:
+    """A hash over the names and bytes of the model's and the tokenizer's files."""
+    files = sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern)})
+    digests = [(path.name, file_fingerprint(path, cache / "fingerprints.json")) for path in files]
+    return hashlib.sha256(repr(digests).encode()).hexdigest()
+
+
+def check_tokens(data: Prepared, model: TextModel, occluded: bool) -> None:
+    """Raise UserError unless the model can read the dataset's tokens, those put in by occlusion included."""
+    size = model.config.vocab_size
+    if occluded and size <= UNK_ID:
+        raise UserError(f"Occlusion replaces tokens by id {UNK_ID}; the model knows 0 to {size - 1} only.")
+    for name, split in load_dataset(data.folder).splits.items():
+        if split.tokens is None:
+            raise UserError(
+                f"text=bert needs tokens, but dataset {data.name!r} has no text_bert that fits its text in "
+                "every split."
+            )
+        ids, _, segments = split.tokens.transpose(1, 0, 2)
+        steps, most = split.tokens.shape[2], getattr(model.config, "max_position_embeddings", None)
+        if most is not None and steps > most:
+            raise UserError(f"Dataset {data.name!r} has {steps} tokens per clip; the model reads {most}.")
+        for kind, values, size in (
+            ("token ids", ids, model.config.vocab_size),
+            ("segment ids", segments, getattr(model.config, "type_vocab_size", None) or 1),
+        ):
+            if values.min() < 0 or values.max() >= size:
+                raise UserError(
+                    f"Dataset {data.name!r} has {kind} from {values.min()} to {values.max()} in its {name} "
+                    f"split; the model at {str(model.folder)!r} knows 0 to {size - 1}: was the text "
+                    "tokenized for another model?"
+                )
+
+
+def text_states(
+    model: TextModel,
+    datasets: Mapping[str, Prepared],
+    cells: Iterable[Cell],
+    device: str,
+    threads: int,
+    cache: Path,
+    say: Callable[[str], None],
+) -> dict[tuple[str, str], str]:
+    """Folders of a frozen encoder's states by (dataset, backbone), computed where they are missing.
+
+    They are computed here, on the CPU where the cells' GPUs are those of another machine.
+    """
+    device = device if torch.cuda.is_available() else "cpu"
+    found = {}
+    for dataset, backbone in dict.fromkeys((cell.dataset, cell.backbone) for cell in cells):
+        data, n_layers = datasets[dataset], BACKBONES[backbone].text_layers
+        folder = cache / "text" / _states_key(data, model, n_layers, torch.device(device), threads)
+        if not folder.exists():
+            say(f"{dataset}: running the frozen text encoder over all clips, once.")
+            _write_states(data, model, n_layers, torch.device(device), threads, folder)
+        found[dataset, backbone] = str(folder.absolute())
+    return found
+
+
+def _states_key(data: Prepared, model: TextModel, n_layers: int, device: torch.device, threads: int) -> str:
+    """Everything that can change the states' bits."""
+    import transformers
+
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    versions = [RESULTS_VERSION, torch.__version__, transformers.__version__]
+    parts = [data.folder.name, model.fingerprint, n_layers, name, threads, *versions]
+    return f"{data.name}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:32]}"
+
+
+def _write_states(
+    data: Prepared, model: TextModel, n_layers: int, device: torch.device, threads: int, folder: Path
+) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        encoder = load_model(model.folder).eval().to(device)
+        splits = load_dataset(data.folder).splits
+        with new_folder(folder) as temporary:
+            for name in SPLITS:
+                _write_split(temporary / f"{name}.npy", encoder, splits[name], n_layers, device)
+    finally:
+        torch.set_num_threads(before)
+
+
+@torch.inference_mode()
+def _write_split(file: Path, encoder: Any, split: Split, n_layers: int, device: torch.device) -> None:
+    """Write states of (N, T, n_layers * width), a batch at a time."""
+    assert split.tokens is not None
+    n, _, steps = split.tokens.shape
+    shape = (n, steps, n_layers * encoder.config.hidden_size)
+    states = np.lib.format.open_memmap(file, "w+", np.float32, shape)
+    for start in range(0, n, BATCH):
+        tokens = torch.from_numpy(split.tokens[start : start + BATCH]).to(device)
+        states[start : start + BATCH] = encode_tokens(encoder, tokens, n_layers).cpu().numpy()
+    states.flush()

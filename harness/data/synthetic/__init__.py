@@ -1,0 +1,1 @@
+"""Synthetic stand-ins for MOSI, MOSEI and CH-SIMS with a known truth."""

@@ -1,0 +1,80 @@
+"""What a worker does with a job: load the data, set the threads, train, measure."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from harness.data.npy import read_npz
+from harness.data.store import load_dataset
+from harness.data.tokens import with_text
+from harness.errors import UserError, printable
+from harness.launchers.base import Job
+from harness.train.arithmetic import set_arithmetic
+from harness.train.checkpoint import Checkpoint, identity_of
+from harness.train.inspection import Inspection
+from harness.train.loop import Diverged, train
+from harness.train.result import Result
+from harness.train.splits import peak_memory_mb, reset_peak_memory
+
+
+def prepare() -> None:
+    """Import what the first training would: torch's optimizers load its compiler, which takes a second."""
+    import torch._dynamo  # noqa: F401
+
+
+def run_job(job: Job) -> Result:
+    """Train and evaluate ``job.cell``; a divergence is a result, any other failure an exception."""
+    cell = job.cell
+    device = torch.device(job.device)
+    torch.set_num_threads(cell.threads)
+    set_arithmetic(cell.precision, cell.deterministic, device)
+    started, cpu_started = time.perf_counter(), time.process_time()
+    reset_peak_memory(device)
+    try:
+        dataset = with_text(load_dataset(Path(job.data)), cell.text, _path(job.text_states))
+        checkpoint, text_model = _checkpoint(job, device), _path(job.text_model)
+        inspection = Inspection(job.sample, _truth(job.truth))
+        result = train(cell, dataset, device, job.resident, checkpoint, text_model, inspection)
+    except Diverged as error:
+        result = Result("diverged", reason=str(error))
+    measured = {
+        "wall_s": time.perf_counter() - started,
+        "cpu_s": time.process_time() - cpu_started,
+        "peak_memory_mb": peak_memory_mb(device),
+    }
+    environment = {**result.environment, "device": _device_name(device), "torch": torch.__version__}
+    return replace(result, cell={**result.cell, **measured}, environment=environment)
+
+
+def _checkpoint(job: Job, device: torch.device) -> Checkpoint | None:
+    if job.checkpoint is None:
+        return None
+    identity = identity_of(job.cell, device)
+    return Checkpoint(Path(job.checkpoint), job.checkpoint_s, identity, job.pause_after)
+
+
+def _truth(file: str | None) -> dict[str, np.ndarray] | None:
+    """The hidden truth of the test split; None where it is not kept."""
+    if file is None or not Path(file).exists():
+        return None
+    try:
+        stored = read_npz(Path(file))
+        return {key: stored[f"test/{key}"] for key in ("u", "a")}
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"The hidden truth {file!r} is damaged ({printable(error)}); "
+            "delete it and run again, which does without it."
+        ) from error
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text)
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

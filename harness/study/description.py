@@ -1,0 +1,82 @@
+"""What a study's page says of it: what was asked for, and the data that it was trained on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from backbones.batch import MODALITIES
+from harness.data.dataset import Split
+from harness.data.prepare import Prepared
+from harness.data.store import load_dataset
+from harness.plan import Plan
+
+DATASETS_FILE, MATRIX_FILE = "datasets.json", "matrix.json"
+MATRIX_COLUMNS = ("cell_id", "cell", "dataset", "backbone", "method", "seed")
+MOST_NAMES = 50  # of a kind in a description, which stores bound at 8,000 characters and more
+
+
+def describe(plan: Plan) -> str:
+    """One paragraph for the study's page: what was asked for."""
+
+    def names(values: Iterable[str]) -> str:
+        found = list(dict.fromkeys(values))
+        rest = len(found) - MOST_NAMES
+        return ", ".join(found[:MOST_NAMES]) + (f" and {rest} more" if rest > 0 else "")
+
+    cells = plan.cells
+    stand_in = any(data.synthetic for data in plan.datasets.values())
+    synthetic = " on synthetic stand-in data" if stand_in else ""
+    return (
+        f"Mixup in multimodal sentiment analysis{synthetic}: {len(cells)} cells. "
+        f"Datasets: {names(c.dataset for c in cells)}. Backbones: {names(c.backbone_label for c in cells)}. "
+        f"Methods: {names(plan.method_label(c) for c in cells)}. Seeds: {names(str(c.seed) for c in cells)}. "
+        f"Tests at occlusion ratios {names(str(r) for c in cells for r in c.ratios)}."
+        + (f" Tuned settings: {len(plan.tags)} cells." if plan.tags else "")
+    )
+
+
+def matrix_text(plan: Plan, arguments: Sequence[str]) -> str:
+    """What was asked for, as JSON: ``arguments`` of the command, ``columns`` and ``cells``, rows of these."""
+    rows = [
+        (c.cell_id, c.run_name, c.dataset, c.backbone_label, plan.method_label(c), c.seed) for c in plan.cells
+    ]
+    asked = {"arguments": list(arguments), "columns": MATRIX_COLUMNS, "cells": rows}
+    return json.dumps(asked, ensure_ascii=False)
+
+
+def datasets_text(plan: Plan, known: str | None) -> str:
+    """The plan's datasets and those described before (``known``) as JSON, a list in the order of names."""
+    found = {entry["name"]: entry for entry in json.loads(known or "[]")}
+    found |= {name: describe_dataset(data) for name, data in plan.datasets.items()}
+    return json.dumps([found[name] for name in sorted(found)], indent=1, ensure_ascii=False)
+
+
+def describe_dataset(data: Prepared) -> dict[str, Any]:
+    """Where a dataset comes from, its widths and padded lengths D_m and T_m, and figures of each split.
+
+    Of a split: clips, videos (None where ids do not name them), mean and standard deviation of the labels,
+    shares of negative, neutral and positive ones, median and 95% quantile of the lengths.
+    """
+    dataset = load_dataset(data.folder)
+    facts = {k: v for k, v in vars(data).items() if k != "folder"}
+    splits = {name: _describe_split(split) for name, split in dataset.splits.items()}
+    return {**facts, "widths": dataset.widths(), "steps": dataset.steps(), "splits": splits}
+
+
+def _describe_split(split: Split) -> dict[str, Any]:
+    labels = split.labels.astype(float)
+    lengths = {m: np.quantile(split.lengths[m], (0.5, 0.95)).tolist() for m in MODALITIES}
+    return {
+        "clips": len(split),
+        "videos": split.videos(),
+        "label_mean": float(labels.mean()),
+        "label_std": float(labels.std()),
+        "negative": float((labels < 0).mean()),
+        "neutral": float((labels == 0).mean()),
+        "positive": float((labels > 0).mean()),
+        "lengths": {m: {"median": low, "p95": high} for m, (low, high) in lengths.items()},
+    }

@@ -1,0 +1,67 @@
+"""Test predictions as the table in which they are stored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from harness.data.memory_limit import Budget
+from harness.errors import printable
+from harness.train.result import Predictions
+
+SCHEMA = pa.schema(
+    {"id": pa.string(), "occlusion_ratio": pa.float64(), "label": pa.float32(), "prediction": pa.float32()}
+)
+# In memory and while numpy takes them over; a row has four values.
+BYTES_OF_ROW = 256
+MOST_RATIOS = 1000
+
+
+def to_table(predictions: Predictions) -> pa.Table:
+    """A row per clip and ratio: id, occlusion_ratio, label, prediction."""
+    ratios = sorted(predictions.values)
+    n = len(predictions.labels)
+    return pa.table(
+        {
+            "id": np.tile(predictions.ids, len(ratios)).tolist(),
+            "occlusion_ratio": np.repeat(np.array(ratios, np.float64), n),
+            "label": np.tile(predictions.labels, len(ratios)),
+            "prediction": np.concatenate([predictions.values[r] for r in ratios]),
+        }
+    )
+
+
+def from_table(table: pa.Table) -> Predictions:
+    """The inverse of `to_table`; raises ValueError where clips lack a ratio, IndexError without a row."""
+    ratios = table["occlusion_ratio"].to_numpy()
+    different, counts = np.unique(ratios, return_counts=True)
+    if len(different) > MOST_RATIOS or len(set(counts.tolist())) > 1:
+        raise ValueError("its rows are not those of predictions")
+    values = {float(r): table["prediction"].to_numpy()[ratios == r] for r in different}
+    first = ratios == ratios[0]
+    return Predictions(np.array(table["id"].to_pylist())[first], table["label"].to_numpy()[first], values)
+
+
+def read_predictions(path: Path) -> Predictions:
+    """Read a stored table of `to_table`.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is damaged, or something else.
+        UserError: it declares far more rows than it has bytes for.
+    """
+    budget = Budget(repr(str(path)), path.stat().st_size)
+    try:
+        with pq.ParquetFile(path, memory_map=False) as file:
+            if not file.schema_arrow.equals(SCHEMA):
+                raise ValueError("its columns are not those of predictions")
+            groups = [file.metadata.row_group(k) for k in range(file.metadata.num_row_groups)]
+            budget.take(sum(group.total_byte_size + BYTES_OF_ROW * group.num_rows for group in groups))
+            # Threads take longer than they save for so few rows.
+            return from_table(file.read(use_threads=False))
+    # Arrow's readers have an exception for each thing that can be wrong, and not all are of its own kind.
+    except (pa.ArrowException, NotImplementedError, MemoryError, IndexError, OSError) as error:
+        raise ValueError(f"it is no whole table ({printable(error)})") from None

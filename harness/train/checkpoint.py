@@ -1,0 +1,225 @@
+"""A long training's state in a file, so that a kill costs minutes and not the cell.
+
+A checkpoint is one `.npz` that carries no code: the bytes of every tensor as a uint8 array, and the rest as
+one JSON text. It is written beside its place and then renamed, so it is whole or absent. One that is damaged,
+or of another cell, device or version, is ignored with a warning; no checkpoint ever fails a training.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import os
+import platform
+import time
+import uuid
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from backbones.base import Backbone
+from harness.data.npy import check_npz
+from harness.files import load_json
+from harness.matrix import Cell
+from methods.base import Method
+
+FORMAT = 1
+TEXT = "text"
+LOGGER = logging.getLogger(__name__)
+
+
+@dataclass
+class Training:
+    """All that a training changes; a checkpoint holds it.
+
+    Every random stream is derived from (seed, purpose, epoch, step), torch's own is reseeded at each step,
+    no gradient outlives its step, and no schedule changes the optimizer: none of them is part of it. A
+    module's state is its parameters and persistent buffers.
+
+    best_weights: the network's state after best_epoch. epoch: the last one done. train_s: time until then.
+    """
+
+    backbone: Backbone
+    method: Method
+    optimizer: torch.optim.Optimizer
+    best_weights: dict[str, Tensor]
+    best_loss: float = float("inf")
+    best_epoch: int = 0
+    epoch: int = 0
+    train_s: float = 0.0
+    curves: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def network(self) -> nn.ModuleDict:
+        """The backbone and the method as one module."""
+        return nn.ModuleDict({"backbone": self.backbone, "method": self.method})
+
+    def state(self) -> dict[str, Any]:
+        """Everything as plain values and tensors, which are not copied."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return values | {name: values[name].state_dict() for name in ("backbone", "method", "optimizer")}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over a state; one that does not fit raises whatever it is, and leaves a half restored one."""
+        for name in ("backbone", "method", "optimizer"):
+            getattr(self, name).load_state_dict(state[name])
+        for name, tensor in self.best_weights.items():
+            tensor.copy_(state["best_weights"][name])
+        self.best_loss, self.best_epoch = float(state["best_loss"]), int(state["best_epoch"])
+        self.epoch, self.train_s = int(state["epoch"]), float(state["train_s"])
+        self.curves = {name: [float(x) for x in curve] for name, curve in state["curves"].items()}
+
+
+class Checkpoint:
+    """The checkpoint of one training.
+
+    Args:
+        path: the file, ``CELL_ID.npz``.
+        every_s: least time between two writes; None: it is written only to pause, and read where it is there.
+        identity: whatever else must be the same for a state to be taken up, see `identity_of`.
+        pause_after: the epoch after which the training is to pause, if it would go on.
+    """
+
+    def __init__(
+        self, path: Path, every_s: float | None, identity: Mapping[str, str], pause_after: int | None = None
+    ) -> None:
+        self.path = path
+        self.pause_after = pause_after
+        self.every_s = every_s
+        self.identity = {"format": str(FORMAT), **identity}
+        self._last = time.monotonic()
+        self._warned = False
+
+    def load(self) -> Any | None:
+        """The stored state, tensors on the CPU; None where there is none that can be used."""
+        try:
+            check_npz(self.path)
+            with np.load(self.path, allow_pickle=False) as stored:
+                content = load_json(stored[TEXT].tobytes())
+                for name, value in self.identity.items():
+                    if content["identity"][name] != value:
+                        raise ValueError(f"its {name} is {content['identity'][name]!r}, not {value!r}")
+                return unpack(content["state"], stored)
+        except FileNotFoundError:
+            return None
+        # A damaged file fails in a dozen ways, from zipfile's to json's.
+        except Exception as error:
+            self.reject(error)
+            return None
+
+    def reject(self, error: Exception) -> None:
+        """Say that the file is of no use."""
+        LOGGER.warning("the checkpoint %s is ignored, the cell is trained anew: %s", self.path, error)
+
+    def due(self) -> bool:
+        """Whether ``every_s`` went by since the training began or the last write ended."""
+        return self.every_s is not None and time.monotonic() - self._last >= self.every_s
+
+    def pauses(self, epoch: int) -> bool:
+        """Whether a training pauses that has done so many epochs."""
+        return self.pause_after is not None and epoch >= self.pause_after
+
+    def save(self, state: Any) -> None:
+        """Replace the stored state; where the file cannot be written, warn once and keep the one before."""
+        temporary = self.path.with_suffix(f".{uuid.uuid4().hex}.tmp")
+        arrays: dict[str, Any] = {}
+        content = {"identity": self.identity, "state": pack(state, arrays)}
+        arrays[TEXT] = np.frombuffer(json.dumps(content).encode(), np.uint8)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            _remove(self.path.parent.glob(f"{self.path.stem}.*.tmp"))
+            with temporary.open("wb") as file:
+                np.savez(file, **arrays)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self.path)
+        except OSError as error:
+            if not self._warned:
+                LOGGER.warning("no checkpoint can be written, the training goes on without: %s", error)
+            self._warned = True
+        finally:
+            _remove([temporary])
+        self._last = time.monotonic()
+
+
+def identity_of(cell: Cell, device: torch.device) -> dict[str, str]:
+    """What a training's numbers depend on: cell (with the results version), versions, and kind of device.
+
+    The device is the GPU's model, or the CPU's architecture and vector instructions.
+    """
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    versions = {"torch": torch.__version__, "numpy": np.__version__}
+    if cell.text.encoder == "bert":
+        versions["transformers"] = metadata.version("transformers")
+    return {"cell": cell.cell_id, "device": name, **versions}
+
+
+def discard(folder: Path, cell_ids: Container[str]) -> None:
+    """Remove the checkpoints of cells, and what killed workers left of them half written."""
+    with contextlib.suppress(OSError):
+        _remove([path for path in folder.iterdir() if path.name.partition(".")[0] in cell_ids])
+
+
+def pack(state: Any, arrays: dict[str, np.ndarray]) -> Any:
+    """Turn nested dicts, lists and tuples into JSON values; the bytes of tensors go into ``arrays``.
+
+    Raises:
+        TypeError: a value is neither a tensor nor plain.
+    """
+    if isinstance(state, Tensor):
+        name = f"tensor{len(arrays)}"
+        arrays[name] = _bytes_of(state.detach().cpu().contiguous()).numpy()
+        return {"tensor": [name, str(state.dtype).removeprefix("torch."), list(state.shape)]}
+    if isinstance(state, dict):
+        # As pairs, for an optimizer's keys are numbers.
+        return {"dict": [[key, pack(value, arrays)] for key, value in state.items()]}
+    if isinstance(state, list | tuple):
+        kind = "list" if isinstance(state, list) else "tuple"
+        return {kind: [pack(value, arrays) for value in state]}
+    if state is None or isinstance(state, bool | int | float | str):
+        return state
+    raise TypeError(f"a checkpoint cannot hold a {type(state).__name__}")
+
+
+def unpack(packed: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+    """The inverse of `pack`, bit for bit."""
+    if not isinstance(packed, dict):
+        return packed
+    [(kind, content)] = packed.items()
+    if kind == "tensor":
+        name, dtype, shape = content
+        given, kind = torch.from_numpy(arrays[name]), getattr(torch, dtype)
+        if not isinstance(kind, torch.dtype):
+            raise ValueError(f"{dtype} is no dtype")
+        if given.dtype != torch.uint8 or given.numel() != math.prod(shape) * kind.itemsize:
+            raise ValueError(f"the array {name} does not have the bytes of its tensor")
+        # A copy in memory of torch's own, whose alignment may decide how a sum is rounded.
+        tensor = torch.empty(shape, dtype=kind)
+        _bytes_of(tensor).copy_(given)
+        return tensor
+    if kind == "dict":
+        return {key: unpack(value, arrays) for key, value in content}
+    values = [unpack(value, arrays) for value in content]
+    return tuple(values) if kind == "tuple" else values
+
+
+def _bytes_of(tensor: Tensor) -> Tensor:
+    """A contiguous tensor's memory. Shape: any -> (bytes,), uint8."""
+    return tensor.reshape(-1).view(torch.uint8)
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)

@@ -1,0 +1,168 @@
+"""What a trained network and its method make of the data: samples for figures, and mechanism checks.
+
+Everything here reads the best weights after training and changes nothing; no cell's numbers depend on it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from backbones.base import Backbone
+from backbones.batch import MODALITIES, Batch, Latents
+from harness.matrix import Cell
+from harness.train.seeds import generator_for
+from harness.train.splits import EVALUATION_BATCH, ResidentSplit
+from harness.train.step import mix_batch, step_losses
+from methods.base import Draw, Method
+
+SAMPLE = 512
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What to look at: sample: store latents. truth: of a synthetic test split, keys as in `Clips.truth`."""
+
+    sample: bool = False
+    truth: Mapping[str, np.ndarray] | None = None
+
+
+@dataclass(frozen=True)
+class Findings:
+    """samples: arrays by name, see `sample_latents`. mechanism: numbers by name, see `mechanism`."""
+
+    samples: Mapping[str, np.ndarray] = field(default_factory=dict)
+    mechanism: Mapping[str, float] = field(default_factory=dict)
+
+
+def inspect(
+    cell: Cell, backbone: Backbone, method: Method, splits: Mapping[str, ResidentSplit], wanted: Inspection
+) -> Findings:
+    """Look at a trained network in eval mode."""
+    backbone.eval()
+    method.eval()
+    samples = sample_latents(cell, backbone, method, splits["train"]) if wanted.sample else {}
+    found = {} if wanted.truth is None else mechanism(backbone, method, splits["test"], wanted.truth)
+    return Findings(samples, found)
+
+
+def sample_latents(
+    cell: Cell, backbone: Backbone, method: Method, split: ResidentSplit
+) -> dict[str, np.ndarray]:
+    """Clean and mixed latents of at most 512 training clips each, and one batch as the method explains it.
+
+    Shape: clean_{modality} and mixed_{modality} (n, D) float16, as vectors; clean_labels, mixed_labels (n,);
+    batch_{name}: of the first batch, see `Method.explain`; batch_losses: total, task, mixed, penalty and
+    auxiliary.
+    """
+    parts: dict[str, list[np.ndarray]] = defaultdict(list)
+    order = generator_for(cell.seed, "sample").permutation(len(split))[:SAMPLE]
+    size = backbone.settings.batch_size
+    for step, start in enumerate(range(0, len(order), size)):
+        index = order[start : start + size]
+        batch = split.take(index)
+        with torch.no_grad():
+            inputs = backbone.embed(batch)
+            latents = backbone.encode(inputs)
+        _add(parts, "clean", latents, batch.labels)
+        draw = method.draw(generator_for(cell.seed, "sample", step), split.split.labels[index])
+        if draw is None:
+            continue
+        if step == 0:
+            for name, array in _explained(backbone, method, batch, latents, draw).items():
+                parts[f"batch_{name}"].append(array)
+        if draw.layer < 2:
+            _add_mixed(parts, backbone, method, (inputs, latents)[draw.layer], batch.labels, draw)
+    joined = {name: np.concatenate(arrays) for name, arrays in parts.items()}
+    return {name: _small(array) for name, array in joined.items()}
+
+
+def _add_mixed(
+    parts: dict[str, list[np.ndarray]],
+    backbone: Backbone,
+    method: Method,
+    source: Latents,
+    labels: Tensor,
+    draw: Draw,
+) -> None:
+    mixed = mix_batch(backbone, method, source, labels, draw)
+    with torch.no_grad():
+        latents = backbone.encode(mixed.latents) if draw.layer == 0 else mixed.latents
+    _add(parts, "mixed", latents, mixed.labels, mixed.counted)
+
+
+def _add(
+    parts: dict[str, list[np.ndarray]],
+    kind: str,
+    latents: Latents,
+    labels: Tensor,
+    counted: Tensor | None = None,
+) -> None:
+    rows = {m: x for m, x in latents.vectors().items()} | {"labels": labels}
+    for name, row in rows.items():
+        chosen = row if counted is None else row[counted]
+        parts[f"{kind}_{name}"].append(chosen.detach().float().cpu().numpy())
+
+
+def _explained(
+    backbone: Backbone, method: Method, batch: Batch, latents: Latents, draw: Draw
+) -> dict[str, np.ndarray]:
+    arrays = {k: torch.from_numpy(a).to(batch.labels.device) for k, a in draw.arrays.items()}
+    with torch.no_grad():
+        explained = method.explain(latents, batch.labels, arrays)
+        if not explained:
+            return {}
+        losses = torch.stack(step_losses(backbone, method, batch, draw))
+    return {name: x.detach().cpu().numpy() for name, x in {**explained, "losses": losses}.items()}
+
+
+def _small(array: np.ndarray) -> np.ndarray:
+    """Floats as float16, clipped to its range."""
+    if array.dtype.kind != "f":
+        return array
+    most = float(np.finfo(np.float16).max)
+    return np.clip(array, -most, most).astype(np.float16)
+
+
+@torch.inference_mode()
+def mechanism(
+    backbone: Backbone, method: Method, split: ResidentSplit, truth: Mapping[str, np.ndarray]
+) -> dict[str, float]:
+    """Whether intensities |I^m| follow what the synthetic clips express, over the test split.
+
+    Per modality: ``intensity_{m}_truth``, correlation with a^m |u^m|; ``intensity_{m}_label``, with |y|;
+    ``intensity_{m}_partial``, with a^m given |y|, which SAL's own target says nothing of. Undefined ones are
+    left out. Empty for methods without intensities.
+    """
+    parts: dict[str, list[Tensor]] = defaultdict(list)
+    for index in np.array_split(np.arange(len(split)), -(-len(split) // EVALUATION_BATCH)):
+        latents = backbone.encode(backbone.embed(split.take(index)))
+        for m, values in method.intensities(latents).items():
+            parts[m].append(values)
+    found = {}
+    label = np.abs(split.split.labels.astype(float))
+    for m, tensors in parts.items():
+        intensity = torch.cat(tensors).abs().double().cpu().numpy()
+        a, u = (truth[key][:, MODALITIES.index(m)].astype(float) for key in ("a", "u"))
+        found[f"intensity_{m}_truth"] = correlation(intensity, a * np.abs(u))
+        found[f"intensity_{m}_label"] = correlation(intensity, label)
+        found[f"intensity_{m}_partial"] = correlation(without(intensity, label), without(a, label))
+    return {name: value for name, value in found.items() if np.isfinite(value)}
+
+
+def correlation(x: np.ndarray, y: np.ndarray) -> float:
+    """Pearson's correlation; NaN where either is constant. Shape: (N,), (N,)."""
+    x, y = x - x.mean(), y - y.mean()
+    scale = float(np.sqrt((x @ x) * (y @ y)))
+    return float(x @ y) / scale if scale > 1e-12 * len(x) else float("nan")
+
+
+def without(x: np.ndarray, given: np.ndarray) -> np.ndarray:
+    """The residuals of x's linear regression on another variable. Shape: (N,), (N,) -> (N,)."""
+    design = np.stack([np.ones_like(given), given], 1)
+    return x - design @ np.linalg.lstsq(design, x, rcond=None)[0]

@@ -1,0 +1,85 @@
+"""Where training reads and computes: splits as tensors, batches by index, and the memory that it takes."""
+
+from __future__ import annotations
+
+import re
+import resource
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from backbones.batch import MODALITIES, Batch
+from harness.data.dataset import Split
+
+EVALUATION_BATCH = 256
+
+
+class ResidentSplit:
+    """One split where training reads it.
+
+    resident: "device" keeps it on the device, "host" in host memory (batches are copied as they are
+    taken), "auto" on the device where it fits into a third of the free memory. On the CPU both are the same,
+    and memory-mapped arrays stay mapped, so that workers share one copy.
+    """
+
+    def __init__(self, split: Split, device: torch.device, resident: str = "auto") -> None:
+        self.split = split
+        self.device = device
+        home = device if _on_device(split, device, resident) else torch.device("cpu")
+        self.features = {m: torch.from_numpy(split.features[m]).to(home) for m in MODALITIES}
+        self.lengths = {
+            m: torch.from_numpy(np.ascontiguousarray(split.lengths[m])).to(home) for m in MODALITIES
+        }
+        self.labels = torch.from_numpy(np.ascontiguousarray(split.labels)).to(home)
+        self.tokens = None if split.tokens is None else torch.from_numpy(split.tokens).to(home)
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def take(self, index: np.ndarray) -> Batch:
+        """The clips at ``index`` (B,), as a batch on the device."""
+        rows = torch.from_numpy(index).to(self.labels.device, non_blocking=True)
+
+        def pick(tensor: Tensor) -> Tensor:
+            chosen = tensor.index_select(0, rows)
+            if chosen.device.type != self.device.type:
+                chosen = chosen.pin_memory()
+            return chosen.to(self.device, non_blocking=True)
+
+        return Batch(
+            {m: pick(x) for m, x in self.features.items()},
+            {m: pick(x) for m, x in self.lengths.items()},
+            pick(self.labels),
+            None if self.tokens is None else pick(self.tokens),
+        )
+
+
+def _on_device(split: Split, device: torch.device, resident: str) -> bool:
+    if device.type != "cuda" or resident != "auto":
+        return resident != "host"
+    size = sum(x.nbytes for x in split.features.values())
+    return size < torch.cuda.mem_get_info(device)[0] / 3
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Count peak memory from now on."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return  # Elsewhere than on Linux the peak is the process's, not the cell's.
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Peak memory since the reset: allocated on CUDA, resident of this process on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    try:
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    except OSError:
+        found = None
+    return (int(found[1]) if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / 2**10

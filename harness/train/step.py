@@ -1,0 +1,147 @@
+"""One training step: embed, encode, mix, fuse, predict, and the weighing of the losses."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from backbones.base import Backbone
+from backbones.batch import Batch, Latents, concatenate
+from methods.base import Draw, Method, MethodSettings, Mixed, Network
+
+LOGGER = logging.getLogger(__name__)
+
+Criterion = Callable[[Tensor, Tensor], Tensor]
+Watch = Callable[[Mixed, Latents, Tensor], None]
+CRITERIA: dict[str, Criterion] = {
+    "l1": lambda prediction, target: (prediction - target).abs(),
+    "mse": lambda prediction, target: (prediction - target).square(),
+}
+
+
+class Losses(NamedTuple):
+    """The losses of one step, scalars: total is what is back-propagated."""
+
+    total: Tensor
+    task: Tensor
+    mixed: Tensor
+    penalty: Tensor
+    auxiliary: Tensor
+
+
+def step_losses(
+    backbone: Backbone, method: Method, batch: Batch, draw: Draw | None, watch: Watch | None = None
+) -> Losses:
+    """Embed, encode, mix at the drawn layer, fuse clean and mixed at once, and weigh the losses.
+
+    watch: told of the mixed examples, the latents that they were made from, and the clean labels.
+    """
+    n = len(batch)
+    inputs = backbone.embed(batch)
+    latents = backbone.encode(inputs)
+    mixed, source = None, latents
+    if draw is not None and draw.layer < 2:
+        source = latents if draw.layer else inputs
+        mixed = mix_batch(backbone, method, source, batch.labels, draw)
+        mixed_latents = mixed.latents if draw.layer else _encode_apart(backbone, mixed.latents)
+        latents = concatenate(latents, mixed_latents)
+    representation, auxiliary = backbone.fuse(latents, n)
+    if draw is not None and draw.layer == 2:
+        source = Latents({"fused": representation})
+        mixed = mix_batch(backbone, method, source, batch.labels, draw)
+        representation = torch.cat([representation, mixed.latents.values["fused"]])
+    if watch is not None and mixed is not None:
+        watch(mixed, source, batch.labels)
+    prediction = _like(backbone.head(representation), batch.labels)
+    zero, choice = batch.labels.new_zeros(()), method.settings.mix_loss
+    criterion = CRITERIA[backbone.settings.criterion]
+    return _weigh(
+        method.settings,
+        criterion(prediction[:n], batch.labels).mean(),
+        zero if mixed is None else mixed_loss(prediction[n:], mixed, batch.labels, choice, criterion),
+        zero if auxiliary is None else _like(auxiliary, batch.labels),
+        mixed,
+    )
+
+
+def _like(x: Tensor, labels: Tensor) -> Tensor:
+    """In the labels' precision, in which all losses are: under autocast the network's outputs are not."""
+    return x.to(labels.dtype)
+
+
+def mix_batch(backbone: Backbone, method: Method, latents: Latents, labels: Tensor, draw: Draw) -> Mixed:
+    """Call the method with its draw on the device; cap the number of mixed examples."""
+    device = labels.device
+    arrays = {k: torch.from_numpy(a).to(device, non_blocking=True) for k, a in draw.arrays.items()}
+    predict = functools.partial(_predict_latents, backbone, labels)
+    network = Network(predict, CRITERIA[backbone.settings.criterion])
+    mixed: Mixed = method(latents, labels, arrays, network)
+    most = backbone.max_mixed_per_batch(len(labels))
+    if most is not None and len(mixed) > most:
+        _warn_of_cap(backbone.name, most)
+        mixed = mixed.first(most)
+    return mixed
+
+
+def _predict_latents(backbone: Backbone, labels: Tensor, latents: Latents) -> Tensor:
+    """Predictions in eval mode, which moves no statistics and draws nothing. Shape: n latents -> (n,)."""
+    training = backbone.training
+    backbone.eval()
+    try:
+        return _like(backbone.head(backbone.fuse(latents, len(latents)).representation), labels)
+    finally:
+        backbone.train(training)
+
+
+@functools.cache
+def _warn_of_cap(backbone: str, most: int) -> None:
+    """Say it once, not at every step."""
+    LOGGER.warning("%s fuses no more than %d mixed examples; the others are left out", backbone, most)
+
+
+def _encode_apart(backbone: Backbone, inputs: Latents) -> Latents:
+    """Encode mixed inputs without moving running statistics, which come from clean examples alone."""
+    norms = [m for m in backbone.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        return backbone.encode(inputs)
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
+
+
+def mixed_loss(
+    prediction: Tensor, mixed: Mixed, labels: Tensor, mix_loss: str, criterion: Criterion
+) -> Tensor:
+    """Mean loss on the mixed examples that count; 0 where none does.
+
+    Shape: prediction (n,), labels of the clean batch (B,) -> scalar.
+    """
+    if mix_loss == "split_mse":
+        errors = (prediction[:, None] - labels[mixed.indices]).square()
+        loss = (mixed.label_weights * errors).sum(1)
+    else:
+        loss = (CRITERIA["mse"] if mix_loss == "mse" else criterion)(prediction, mixed.labels)
+    if mixed.counted is not None:
+        return (loss * mixed.counted).sum() / mixed.counted.sum().clamp_min(1)
+    return loss.sum() / max(len(mixed), 1)
+
+
+def _weigh(
+    settings: MethodSettings, task: Tensor, mixed: Tensor, auxiliary: Tensor, made: Mixed | None
+) -> Losses:
+    """Total loss: append: task + xi1 * mixed; replace: mixed, or task where nothing was mixed; + the rest."""
+    penalty = task.new_zeros(()) if made is None else _like(made.penalty, task)
+    if settings.mode == "append":
+        total = task + settings.xi1 * mixed
+    elif made is None or not len(made):
+        total = task
+    else:
+        total = mixed if made.counted is None else torch.where(made.counted.any(), mixed, task)
+    return Losses(total + penalty + auxiliary, task, mixed, penalty, auxiliary)

@@ -1,0 +1,195 @@
+"""How figures look and are written: sizes, one colour per method, placeholders, bytes that never change."""
+
+from __future__ import annotations
+
+import textwrap
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot as plt
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from reports.names import base_method
+
+COLUMN, PAGE = 3.4, 7.0
+"""Widths in inches of a column and of a page of a two-column paper."""
+ENDINGS = ("pdf", "svg", "png")
+POLARITY = {"negative": "#2166ac", "neutral": "#8c8c8c", "positive": "#b2182b"}
+"""Colours of the sign of a label, apart for all common kinds of colour blindness."""
+
+# Okabe and Ito's palette (2008), with grey, and one of Paul Tol's.
+_COLOURS = {
+    "none": "#000000",
+    "duplicate": "#7f7f7f",
+    "mixup": "#e69f00",
+    "manifold_mixup": "#56b4e9",
+    "c_mixup": "#a89a00",
+    "multimix": "#009e73",
+    "advmixup": "#882255",
+    "powmix": "#0072b2",
+    "ms_mix": "#d55e00",
+    "ms_mix_released": "#cc79a7",
+}
+_FURTHER = ("#332288", "#117733", "#aa4499", "#44aa99", "#661100", "#6699cc")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
+_DASHES = ("-", "--", ":", "-.")
+_RC = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "legend.fontsize": 7,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 3.5,
+    "legend.frameon": False,
+    "figure.dpi": 100,
+    "savefig.dpi": 200,
+    "pdf.fonttype": 42,
+    "svg.hashsalt": "report",
+    "figure.constrained_layout.use": True,
+}
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """The settings under which all figures are drawn; those of the caller come back."""
+    with matplotlib.rc_context({**matplotlib.rcParamsDefault, "backend": "Agg", **_RC}):
+        yield
+
+
+def colour(label: str, labels: Sequence[str] = ()) -> str:
+    """The colour of a method, the same in every figure; variants have that of their method.
+
+    labels: all that the figure shows, for methods that are none of the project's own.
+    """
+    base = base_method(label)
+    others = sorted({base_method(name) for name in (*labels, label)} - set(_COLOURS))
+    return _COLOURS[base] if base in _COLOURS else _FURTHER[others.index(base) % len(_FURTHER)]
+
+
+def marker(label: str, labels: Sequence[str] = ()) -> str:
+    """A method's marker, so that colour is not all that tells methods apart."""
+    bases = [*_COLOURS, *sorted({base_method(name) for name in (*labels, label)} - set(_COLOURS))]
+    return _MARKERS[bases.index(base_method(label)) % len(_MARKERS)]
+
+
+def dashes(label: str, labels: Sequence[str]) -> str:
+    """A line style that tells variants of one method apart; labels: all that the figure shows."""
+    variants = [name for name in dict.fromkeys(labels) if base_method(name) == base_method(label)]
+    return _DASHES[variants.index(label) % len(_DASHES)]
+
+
+def ordered(labels: Iterable[str]) -> list[str]:
+    """Methods as all figures list them: ``none`` first, then those of the literature, then others by name."""
+    known = list(_COLOURS)
+    places = {
+        name: known.index(base) if (base := base_method(name)) in known else len(known) for name in labels
+    }
+    return sorted(places, key=lambda name: (places[name], base_method(name), name))
+
+
+def wrapped(text: object, width: int = 40) -> str:
+    """A name of any length as it stands, in lines of at most this many characters."""
+    return plain("\n".join(textwrap.wrap(str(text), width)))
+
+
+def method_handle(label: str, labels: Sequence[str]) -> Line2D:
+    """What a legend shows of a method. labels: all that the figure shows."""
+    return Line2D(
+        [],
+        [],
+        color=colour(label, labels),
+        marker=marker(label, labels),
+        linestyle=dashes(label, labels),
+        label=wrapped(label),
+    )
+
+
+def legend(figure: Figure, handles: Sequence[Artist]) -> None:
+    """The one legend of a figure, below its axes, in as many columns as have room."""
+    widest = max(len(line) for handle in handles for line in str(handle.get_label()).splitlines())
+    columns = max(1, int(16 * figure.get_figwidth() / (widest + 7)))
+    rows = -(-len(handles) // columns)
+    figure.legend(handles=list(handles), loc="outside lower center", ncols=-(-len(handles) // rows))
+
+
+def polarity(label: float) -> str:
+    """The sign of a label, as a key of ``POLARITY``."""
+    return "neutral" if label == 0 else "positive" if label > 0 else "negative"
+
+
+def lighter(shade: str, share: float = 0.6) -> str:
+    """A colour with this share of white. shade: #rrggbb."""
+    parts = (int(shade[i : i + 2], 16) for i in (1, 3, 5))
+    return "#" + "".join(f"{round(part + (255 - part) * share):02x}" for part in parts)
+
+
+def plain(text: object) -> str:
+    """Any text as it stands: matplotlib takes what stands between dollar signs for mathematics."""
+    return str(text).replace("$", r"\$")
+
+
+def set_title(figure: Figure, title: str) -> None:
+    """Put a title above a figure, in as many lines as it needs."""
+    lines = textwrap.wrap(title, max(30, int(17 * figure.get_figwidth())))
+    figure.suptitle(plain("\n".join(lines)), fontsize=8)
+
+
+def say(ax: Axes, text: str, columns: int = 44) -> Axes:
+    """Fill axes that have nothing to show with a sentence (and the command that changes it)."""
+    ax.set_axis_off()
+    lines = wrapped_lines(text, columns)
+    size = 7 if len(lines) <= 9 else 4.5
+    said = ax.text(0.5, 0.5, plain("\n".join(lines)), ha="center", va="center", color="#555555",
+                   fontsize=size, transform=ax.transAxes, family="monospace")  # fmt: skip
+    said.set_in_layout(False)  # a long command would leave no room for the axes
+    return ax
+
+
+def wrapped_lines(text: str, columns: int) -> list[str]:
+    """The lines of a text, none longer than this."""
+    return [part for line in text.splitlines() for part in textwrap.wrap(line, columns) or [""]]
+
+
+def placeholder(title: str, reason: str, fill: str) -> Figure:
+    """A figure that holds nothing but what is missing and the command that fills it."""
+    text = f"{reason}\n\n{fill}"
+    width, columns = (COLUMN, 44) if len(fill) <= 80 else (PAGE, 96)
+    lines = len(wrapped_lines(text, columns))
+    figure, ax = plt.subplots(figsize=(width, max(1.6, 0.8 + 0.15 * lines)))
+    set_title(figure, title)
+    say(ax, text, columns)
+    ax.texts[0].set_fontsize(7)
+    return figure
+
+
+def save(figure: Figure, folder: Path, name: str) -> list[Path]:
+    """Write a figure as PDF, SVG and PNG and close it; the same figure gives the same bytes."""
+    metadata: dict[str, dict[str, None]] = {
+        "pdf": {"CreationDate": None, "ModDate": None},
+        "svg": {"Date": None},
+        "png": {"Software": None},
+    }
+    paths = [folder / f"{name}.{ending}" for ending in ENDINGS]
+    try:
+        with warnings.catch_warnings():
+            # Signs that the font lacks are drawn as boxes; to say so of each in each file would be a storm.
+            warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from font")
+            for path, ending in zip(paths, ENDINGS, strict=True):
+                figure.savefig(path, metadata=metadata[ending])
+    finally:
+        plt.close(figure)
+    return paths

@@ -1,0 +1,24 @@
+"""What metrics and methods are called where people read of them."""
+
+from __future__ import annotations
+
+METRIC_NAMES = {
+    "acc2_has0": "Acc-2 has-0",
+    "f1_has0": "F1 has-0",
+    "acc2_non0": "Acc-2 non-0",
+    "f1_non0": "F1 non-0",
+    "acc2": "Acc-2",
+    "acc3": "Acc-3",
+    "acc5": "Acc-5",
+    "acc7": "Acc-7",
+    "f1": "F1",
+    "mae": "MAE",
+    "corr": "Corr",
+    "loss": "loss",
+}
+"""Metrics as axes name them."""
+
+
+def base_method(label: str) -> str:
+    """The method of a variant's name: ``ms_mix`` of ``ms_mix[sass]{delta:0.4}``."""
+    return label.partition("{")[0].partition("[")[0]

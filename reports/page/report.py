@@ -1,0 +1,211 @@
+"""A study -> the files of its report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+from threadpoolctl import threadpool_limits
+
+from backbones import BACKBONES
+from methods import METHODS
+from reports.figures import style
+from reports.figures.base import Figure
+from reports.figures.registry import FIGURES
+from reports.page import summary
+from reports.page.departures import departures
+from reports.page.html import Failure, Report, Shown, page
+from reports.study import OUTCOMES, Study
+from reports.tables import sweeps
+from reports.tables.aggregate import ablation_numbers, main_numbers, occlusion_numbers
+from reports.tables.cost import cost_table
+from reports.tables.datasets import dataset_table
+from reports.tables.scores import score_table
+from reports.tables.table import Table, to_latex, to_markdown
+
+PAGE = "index.html"
+PLACES = ("tables", "figures", "data")
+REAL = ("mosi", "mosei", "sims", "simsv2")
+ORDER = (*REAL, *(f"synthetic_{name}" for name in REAL), *BACKBONES, *METHODS)
+READING = (
+    "The numbers of the MS-Mix paper's tables are not available to this project: tables 1 to 5 are its own "
+    "reading of their structure, filled with this study's results."
+)
+
+
+def write(study: Study, folder: Path) -> list[Path]:
+    """Write everything into a folder, and remove what an earlier report left there; returns the files."""
+    for place in PLACES:
+        (folder / place).mkdir(parents=True, exist_ok=True)
+    # Sums over several threads may differ in the last bits.
+    with threadpool_limits(1):
+        found = summary.compare_methods(study)
+        tables = all_tables(study, found)
+        written = [path for table in tables for path in _write_table(table, folder / "tables")]
+        written += sweeps.write(study.trials, study.name, folder)
+        shown = []
+        for figure in FIGURES:
+            made, files = _write_figure(figure, study, folder)
+            shown.append(made)
+            written += files
+    report = _report(study, summary.sentences(study, found, ORDER), tables, shown, folder)
+    (folder / PAGE).write_text(page(report), encoding="utf-8")
+    there = {path for place in PLACES for path in (folder / place).iterdir() if not path.is_dir()}
+    for stale in there - set(written):
+        stale.unlink()
+    return [folder / PAGE, *written]
+
+
+def all_tables(study: Study, found: pd.DataFrame) -> list[Table]:
+    """The tables of the report but those of sweeps. found: see `reports.page.summary.compare_methods`."""
+    frame, kinds = study.frame, study.kinds
+    main, name = main_numbers(frame, kinds, ORDER), f"study {study.name}"
+    sims = main["kind"] == "sims"
+    tables = [
+        summary.comparison_table(study, found, ORDER),
+        dataset_table(study, ORDER),
+        score_table(
+            _part(main, ~sims),
+            "table2_mosi_mosei",
+            f"Table 2: results in the metrics of MOSI and MOSEI, {name}",
+            study,
+            "make benchmark",
+        ),
+        score_table(
+            _part(main, sims),
+            "table3_sims",
+            f"Table 3: results in the metrics of CH-SIMS, {name}",
+            study,
+            "make benchmark",
+        ),
+        score_table(
+            ablation_numbers(frame, kinds, ORDER),
+            "table4_ablation",
+            f"Table 4: ablation of the components of a method, {name}",
+            study,
+            "make benchmark ARGS=matrix=ablation",
+        ),
+        cost_table(study, ORDER),
+        score_table(
+            _occluded(occlusion_numbers(frame, kinds, ORDER)),
+            "occlusion",
+            f"Results under occlusion, {name}",
+            study,
+            "make benchmark ARGS='occlusion.ratios=[0,0.5]'",
+        ),
+    ]
+    return [replace(table, fill=study.command(table.fill)) if table.fill else table for table in tables]
+
+
+def _occluded(numbers: pd.DataFrame) -> pd.DataFrame:
+    """All of the numbers, or none where nothing was occluded."""
+    return numbers if (numbers["occlusion_ratio"] > 0).any() else _part(numbers, numbers["n"] < 0)
+
+
+def _part(numbers: pd.DataFrame, chosen: pd.Series) -> pd.DataFrame:
+    part = numbers[chosen].reset_index(drop=True)
+    part.attrs = numbers.attrs
+    return part
+
+
+def _write_table(table: Table, folder: Path) -> Iterator[Path]:
+    texts = {"csv": table.csv, "md": to_markdown(table), "tex": to_latex(table)}
+    for ending, text in texts.items():
+        path = folder / f"{table.name}.{ending}"
+        path.write_text(text, encoding="utf-8")
+        yield path
+
+
+def _write_figure(figure: Figure, study: Study, folder: Path) -> tuple[Shown, list[Path]]:
+    """Write a figure and the data that it shows."""
+    data = figure.data(study)
+    title = figure.title + place(data) + study.stand_in(list(dict.fromkeys(data["dataset"])))
+    csv = folder / "data" / f"{figure.name}.csv"
+    csv.write_text(data.to_csv(index=False, lineterminator="\n", float_format="%.10g"), encoding="utf-8")
+    paths = _draw(figure, data, title, study, folder / "figures")
+    files = {path.suffix[1:]: f"{path.parent.name}/{path.name}" for path in (*paths, csv)}
+    svg = paths[style.ENDINGS.index("svg")].read_text(encoding="utf-8")
+    fill = study.command(figure.fill)
+    caption = f"{figure.missing} {fill}" if data.empty else figure.caption(data)
+    return Shown(figure.name, title, caption, svg, files, data.empty), [*paths, csv]
+
+
+def place(data: pd.DataFrame) -> str:
+    """Where the data are from, if that is one backbone on one data set."""
+    if not {"backbone", "dataset"} <= set(data.columns):
+        return ""
+    places = data[["backbone", "dataset"]].drop_duplicates()
+    return f", {places['backbone'].iloc[0]} on {places['dataset'].iloc[0]}" if len(places) == 1 else ""
+
+
+def _draw(figure: Figure, data: pd.DataFrame, title: str, study: Study, folder: Path) -> list[Path]:
+    with style.styled():
+        if data.empty:
+            drawing = style.placeholder(title, figure.missing, study.command(figure.fill))
+        else:
+            drawing = figure.draw(data, title, study.command)
+        return style.save(drawing, folder, figure.name)
+
+
+def _report(
+    study: Study, said: Sequence[str], tables: Sequence[Table], shown: Sequence[Shown], folder: Path
+) -> Report:
+    outcomes, counts = study.outcomes, study.counts()
+    lost = outcomes[outcomes["state"].isin(["failed", "diverged", "missing"])]
+    failures = [
+        Failure(cell, state, reason, study.links.run(run_id) if run_id else "")
+        for cell, state, reason, run_id in lost[list(OUTCOMES[:4])].itertuples(index=False, name=None)
+    ]
+    notes = [("How to read the tables", [READING]), *_environments(study)]
+    said = [*said, *study.warnings, *_data(study)]
+    if study.settings:
+        head = "Settings of backbones that differ from the published ones (in parentheses)"
+        notes.append((head, list(study.settings)))
+    named = departures(outcomes["method"], outcomes["backbone"])
+    notes += [(f"{title}: departures from the paper or reference", texts) for title, texts in named]
+    files = {
+        table.name: {end: f"tables/{table.name}.{end}" for end in ("csv", "md", "tex")} for table in tables
+    }
+    data_sets = list(dict.fromkeys([*study.frame["dataset"], *study.trials["dataset"]]))
+    return Report(
+        title=f"Mixup in multimodal sentiment analysis: study {study.name}",
+        study=study.name,
+        synthetic=study.stand_in(data_sets),
+        counts=counts,
+        requested_note=_requested(study),
+        summary=said,
+        tables=[*tables, *sweeps.page_tables(study.trials, study.name, study.links)],
+        figures=shown,
+        failures=failures,
+        notes=notes,
+        facts=study.facts,
+        runs_link=study.links.study(),
+        table_files={**files, **sweeps.page_files(study.trials, folder)},
+    )
+
+
+def _requested(study: Study) -> str:
+    asked = study.outcomes[study.outcomes["requested"].astype(bool)]
+    if asked.empty:
+        return ""
+    done = int((asked["state"] == "done").sum())
+    others = len(study.outcomes) - len(asked)
+    earlier = f"; {others} of earlier requests" if others else ""
+    return f"The last request asked for {len(asked)} cells: {done} are done{earlier}."
+
+
+def _data(study: Study) -> list[str]:
+    """What real data the study is of."""
+    real = [entry for entry in study.datasets if entry["name"] not in study.synthetic]
+    return [f"{entry['name']} is real data, read from {entry['source']}." for entry in real]
+
+
+def _environments(study: Study) -> list[tuple[str, list[str]]]:
+    """What is said where results of several devices, versions or precisions stand side by side."""
+    found = sorted(set(study.frame["environment"]))
+    if len(found) < 2:
+        return []
+    warning = "Means in the tables mix them; comparisons with none pair results of the same one only."
+    return [("Several environments", [*(f"{name}." for name in found), warning])]

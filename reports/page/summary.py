@@ -1,0 +1,258 @@
+"""What a study says in a few sentences, and the table behind them: each method against `none`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from reports.names import METRIC_NAMES
+from reports.stats import comparison
+from reports.study import Study
+from reports.tables.aggregate import BASELINE, place
+from reports.tables.table import BEST, OTHER, Column, Part, Table, Value
+
+NAME, TITLE = "comparison", "Each method against none"
+METRICS = ("mae", "corr")
+PRIMARY, STUDIED = METRICS[0], "ms_mix"
+HEADS = (
+    "Dataset",
+    "Method",
+    "Metric",
+    "Gain",
+    "95% interval",
+    "p",
+    "p (Holm)",
+    "Better",
+    "Worse",
+    "Noise",
+    "n",
+)
+DASH = "\u2013"
+FEW_CLIPS = 50  # the mean of so few absolute errors wanders by a tenth of the labels' unit or more
+NOTES = (
+    "Gain: mean over backbones of the mean paired difference to none over seeds, positive where better; MAE "
+    "in units of the labels. Its interval is a stratified bootstrap over seeds: the test clips are the same "
+    "for all, and what other clips would change is not in it.",
+    "p: Wilcoxon signed-rank test over backbones; Holm: adjusted for the methods of a data set. Backbones "
+    "share the data, so take it with care. With k backbones p is at least 2 / 2^k, and Holm "
+    "multiplies the least by the number of methods: with six backbones and four methods it is 0.12 or more.",
+    "Better, worse, noise: on how many backbones the 95% interval (t) of the paired difference over seeds "
+    "leaves out 0 or not; from three seeds on.",
+    "Bold: the interval leaves out 0, and three seeds or more of each backbone stand behind it.",
+)
+
+
+def compare_methods(study: Study) -> pd.DataFrame:
+    """`compare.overall` per data set and method with the counts of `compare.wins`, for both ``METRICS``."""
+    scores, parts = comparison.clean(study.scores()), []
+    for metric in METRICS:
+        pairs = comparison.paired(scores, metric, BASELINE)
+        counts = comparison.wins(comparison.intervals(pairs))
+        found = comparison.overall(pairs).merge(counts, on=["dataset", "method"])
+        parts.append(found.assign(metric=metric))
+    return pd.concat(parts, ignore_index=True)
+
+
+def comparison_table(study: Study, found: pd.DataFrame, order: Sequence[str] = ()) -> Table:
+    """The table of `compare_methods`, one part for all data sets."""
+    title = TITLE + study.stand_in(list(dict.fromkeys(found["dataset"])))
+    if found.empty:
+        notes = ["There is nothing to compare: that takes none and another method with a seed in common."]
+        return Table(NAME, title, [], notes, fill="make benchmark")
+    columns = [Column(head, k > 2) for k, head in enumerate(HEADS)]
+    rows = sorted(found.to_dict("records"), key=lambda row: _place(row, order))
+    groups: dict[tuple[str, str], list[list[Value]]] = {}
+    for row in rows:
+        link = study.links.behind({"dataset": row["dataset"], "method": row["method"]})
+        groups.setdefault((row["dataset"], row["metric"]), []).append(_row(row, link))
+    csv = pd.DataFrame(rows)[["dataset", "method", "metric", *_numbers(found)]]
+    text = csv.to_csv(index=False, lineterminator="\n")
+    return Table(NAME, title, [Part(columns, list(groups.values()))], NOTES, text)
+
+
+def sentences(study: Study, found: pd.DataFrame, order: Sequence[str] = ()) -> list[str]:
+    """Which method wins where, and whether that is outside the noise."""
+    said = [
+        *_by_dataset(study, found[found["metric"] == PRIMARY], order),
+        *_ranking(study),
+        *_improvement(study),
+    ]
+    return said or [
+        "There is nothing to compare yet: that takes none and another method with a seed in common."
+    ]
+
+
+def _place(row: Mapping[Any, Any], order: Sequence[str]) -> tuple:
+    metric = METRICS.index(row["metric"])
+    return place(row["dataset"], order), metric, place(row["method"], order)
+
+
+def _numbers(found: pd.DataFrame) -> list[str]:
+    return [c for c in found.columns if c not in ("dataset", "method", "metric")]
+
+
+def _row(row: Mapping[Any, Any], link: str) -> list[Value]:
+    names = [Value(str(text), order=str(text)) for text in (row["dataset"], row["method"])]
+    metric = Value(METRIC_NAMES[row["metric"]], order=row["metric"])
+    gain = Value(f"{_signed(row['gain'])}", BEST if row["outside"] else OTHER, row["gain"], link)
+    undefined = math.isnan(row["low"])
+    interval = (
+        Value(DASH)
+        if undefined
+        else Value(f"{_signed(row['low'])} to {_signed(row['high'])}", order=row["low"])
+    )
+    tests = [
+        Value(_p(row[name]), order=None if math.isnan(row[name]) else row[name]) for name in ("p", "p_holm")
+    ]
+    tested = row["better"] + row["worse"] + row["inside"]
+    counts = [
+        Value(str(row[name]), order=float(row[name])) if tested else Value(DASH)
+        for name in ("better", "worse", "inside")
+    ]
+    return [
+        *names,
+        metric,
+        gain,
+        interval,
+        *tests,
+        *counts,
+        Value(str(row["n"]), order=float(row["n"]), link=link),
+    ]
+
+
+def _p(value: float) -> str:
+    return DASH if math.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.2g}"
+
+
+def _by_dataset(study: Study, found: pd.DataFrame, order: Sequence[str]) -> Iterator[str]:
+    clips = {entry["name"]: entry["splits"]["test"]["clips"] for entry in study.datasets}
+    for dataset in sorted(found["dataset"].unique(), key=lambda name: place(name, order)):
+        part = found[found["dataset"] == dataset]
+        # A mean over some of the backbones may be larger for lack of the others.
+        part = part.assign(lacking=part["strata"].max() - part["strata"])
+        ranked = part.sort_values(["lacking", "gain", "method"], ascending=[True, False, True])
+        best, *others = ranked.to_dict("records")
+        tested = int(part["p"].notna().sum())
+        texts = [_finding(best, tested), _others(others, best["outside"] == "better", tested)]
+        texts += [_line(row) for row in others if row["method"] == STUDIED]
+        texts += [_few_clips(clips.get(dataset, FEW_CLIPS))]
+        yield f"{dataset}: {' '.join(filter(None, texts))}"
+
+
+def _few_clips(count: int) -> str:
+    """What a small test split takes from every verdict."""
+    if count >= FEW_CLIPS:
+        return ""
+    clips = "1 clip" if count == 1 else f"{count} clips"
+    return (
+        f"Mind that the test split has only {clips}: intervals are over seeds, and other clips may turn this."
+    )
+
+
+def _line(row: Mapping[Any, Any]) -> str:
+    """What became of the method that the study is about, where another one comes first."""
+    interval = (
+        "" if math.isnan(row["low"]) else f", 95% interval {_signed(row['low'])} to {_signed(row['high'])}"
+    )
+    return f"{row['method']}: {_signed(row['gain'])}{interval}."
+
+
+def _signed(value: float) -> str:
+    """A number with its sign, and no sign of a zero that was rounded to it."""
+    return f"{round(value, 3) + 0.0:+.3f}"
+
+
+def _finding(best: Mapping[Any, Any], tested: int) -> str:
+    seeds, strata = int(best["seeds"]), int(best["strata"])
+    counts = f"{_backbones(strata)}, {seeds} seed{'s' * (seeds != 1)}"
+    head = f"{best['method']} has the largest mean gain in test MAE over none"
+    if best["gain"] <= 0:
+        head = f"no method has a lower mean test MAE than none; {best['method']} comes closest"
+    if math.isnan(best["low"]):
+        why = "with one seed no uncertainty can be given" if seeds == 1 else "no uncertainty can be given"
+        return f"{head} ({_signed(best['gain'])}; {counts}); {why}."
+    where = {"better": "outside the noise", "worse": "worse beyond the noise", "": "inside the noise"}
+    if not best["outside"] and not best["low"] <= 0 <= best["high"]:
+        where[""] = "too few seeds to tell it from noise"
+    interval = f"95% interval {_signed(best['low'])} to {_signed(best['high'])}"
+    verdict = where[best["outside"]] + _corrected(best, tested)
+    finding = f"{head} ({_signed(best['gain'])}, {interval}; {counts}): {verdict}."
+    if best["strata"] == 1 or not best["better"] + best["worse"] + best["inside"]:
+        return finding
+    single = f"better on {best['better']}, worse on {best['worse']}, inside the noise on {best['inside']}"
+    return f"{finding} On single backbones it is {single}."
+
+
+def _backbones(count: int) -> str:
+    return f"{count} backbone{'s' * (count != 1)}"
+
+
+def _corrected(row: Mapping[Any, Any], tested: int) -> str:
+    """What Wilcoxon's test says of an interval that leaves out 0, corrected for the methods that have one."""
+    if not row["outside"] or math.isnan(row["p_holm"]):
+        return ""
+    test = "Wilcoxon's test over backbones" if tested == 1 else f"Holm's correction for {tested} methods"
+    least = tested * 2 / 2 ** row["strata"]
+    if row["p_holm"] > comparison.LEVEL and least > comparison.LEVEL:
+        return f" ({_backbones(int(row['strata']))} are too few for {test})"
+    kept = "also" if row["p_holm"] <= comparison.LEVEL else "but not"
+    return f", {kept} {'by' if tested == 1 else 'after'} {test} (p = {_p(row['p_holm'])})"
+
+
+def _others(rows: Sequence[Mapping[Any, Any]], also: bool, tested: int) -> str:
+    """The other methods whose intervals leave out 0."""
+    better = "Also better beyond the noise" if also else "Better beyond the noise"
+    heads = {"better": better, "worse": "Worse than none beyond the noise"}
+    lists = {head: [row for row in rows if row["outside"] == mark] for mark, head in heads.items()}
+    return " ".join(
+        f"{head}: {'; '.join(_named(row) + _corrected(row, tested) for row in found)}."
+        for head, found in lists.items()
+        if found
+    )
+
+
+def _named(row: Mapping[Any, Any]) -> str:
+    """A method, and how many backbones it was compared on where others have more."""
+    few = f" (on {_backbones(int(row['strata']))} alone)" if row["lacking"] else ""
+    return f"{row['method']}{few}"
+
+
+def _ranking(study: Study) -> Iterator[str]:
+    found = comparison.ranks(comparison.clean(study.scores()), PRIMARY)
+    if len(found.methods) < 2 or not found.blocks:
+        return
+    blocks = f"{found.blocks} combination{'s' * (found.blocks != 1)} of data set and backbone"
+    order = ", ".join(f"{m} {r:.2f}" for m, r in zip(found.methods, found.average, strict=True))
+    if math.isnan(found.p):
+        yield f"Average ranks on test MAE over {blocks}: {order}; too few results to test them."
+        return
+    same = next((group for group in found.cliques if found.methods[0] in group), ())
+    if found.p > comparison.LEVEL:
+        verdict = "the ranks do not differ beyond chance"
+    else:
+        others = [m for m in same if m != found.methods[0]]
+        apart = [m for m in found.methods[1:] if m not in others] or ["no other"]
+        verdict = f"Nemenyi's test tells the first from {', '.join(apart)}"
+        verdict += f", not from {', '.join(others)}" if others else ""
+    test = f"Friedman's test: p = {_p(found.p)}; {verdict}."
+    test += " Backbones share test clips, which the test takes for independent."
+    lost = [f"{found.left_out} combinations lack some method"] if found.left_out else []
+    lost += [f"not ranked, as most lack it: {', '.join(found.dropped)}"] if found.dropped else []
+    left = f" ({'; '.join(lost)})" if lost else ""
+    yield f"Average ranks on test MAE over {blocks} (1 is best): {order}{left}. {test}"
+
+
+def _improvement(study: Study) -> Iterator[str]:
+    """How often a method's run beats one of the baseline; nothing where that has no interval."""
+    found = comparison.improvement(comparison.clean(study.scores()), PRIMARY).dropna(subset=["low"])
+    if found.empty:
+        return
+    ranked = found.sort_values(["probability", "method"], ascending=[False, True]).to_dict("records")
+    chances = (f"{r['method']} {r['probability']:.2f} ({r['low']:.2f} to {r['high']:.2f})" for r in ranked)
+    yield (
+        f"Probability that a run has a lower test MAE than one of {BASELINE} (0.5: as often as not; in "
+        f"brackets 95% intervals, too narrow for few seeds): {', '.join(chances)}."
+    )

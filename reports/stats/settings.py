@@ -1,0 +1,219 @@
+"""The settings of a sweep: ranked by their objective, compared by permutations, and what that says.
+
+Everything is a pure function of the tidy frame of trials, see `reports.trials`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from harness.metrics import DIRECTION
+from reports.stats.intervals import summarise, t_interval
+from reports.stats.permutation import identical_columns, permutation_p, smallest_p
+
+GROUP = ("sweep", "dataset", "backbone", "method")
+STATES = ("complete", "pruned", "failed")
+LEVEL = 0.05  # a p-value at or below it is taken to be more than noise
+FIGURES, ENDS = ("objective_value", "test_mae", "test_corr"), ("", "_std", "_low", "_high")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the trials of one sweep say on one data set and backbone.
+
+    best: params with the best objective, None where no trial is complete; among equals the default. value,
+    default_value: their objective, None where there is none. p: see `permutation_p`. flat: all settings give
+    the same numbers to the last bit. states: how many settings ended in each state. sentence: all of it.
+    """
+
+    sweep: str
+    dataset: str
+    backbone: str
+    method: str
+    best: str | None
+    value: float | None
+    default_value: float | None
+    p: float | None
+    seeds: int
+    flat: bool
+    states: dict[str, int]
+    sentence: str
+
+
+def settings_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row per params of each group, the best first; those that are not complete come last, unranked.
+
+    ``seeds`` is how many seeds have the objective. Of it, ``test_mae`` and ``test_corr`` there are mean (the
+    bare name), ``_std``, and ``_low`` and ``_high``: a 95% t interval over seeds, NaN for one seed.
+    """
+    rows = [row for _, part in frame.groupby(list(GROUP)) for row in ranked(part)]
+    names = ["rank", "params", "default", "state", "reason", "trial", "seeds", "objective"]
+    columns = [*GROUP, *names, *(f"{name}{end}" for name in FIGURES for end in ENDS)]
+    return pd.DataFrame(rows, columns=columns).astype({"rank": "Int64"})
+
+
+def verdicts(frame: pd.DataFrame) -> list[Verdict]:
+    """A verdict per group of the tidy frame, in the order of their names."""
+    return [verdict(part) for _, part in frame.groupby(list(GROUP))]
+
+
+def _wide(part: pd.DataFrame) -> pd.DataFrame:
+    """The numbers of one group: a row per ("split/metric", seed), a column per params, NaN where none is."""
+    keyed = part.assign(key=part["split"] + "/" + part["metric"])
+    return keyed.pivot(index=["key", "seed"], columns="params", values="value")
+
+
+def _of(wide: pd.DataFrame, key: str) -> pd.DataFrame:
+    return wide[wide.index.get_level_values("key") == key]
+
+
+def ranked(part: pd.DataFrame) -> list[dict[Any, Any]]:
+    """The rows of `settings_table` of one group; those without a rank have ``cost`` infinity."""
+    rows: list[dict[Any, Any]] = part.drop_duplicates("params").to_dict("records")
+    wide, sign = _wide(part), -direction(part["objective"].iloc[0])
+    for row in rows:
+        done = row["state"] == "complete" and not math.isnan(row["objective_value"])
+        row["cost"] = sign * row["objective_value"] if done else math.inf
+        row["seeds"] = int(_of(wide, row["objective"])[row["params"]].count())
+        for name, key in zip(FIGURES, (row["objective"], "test/mae", "test/corr"), strict=True):
+            values = _of(wide, key)[row["params"]].to_numpy()
+            summary, (row[f"{name}_low"], row[f"{name}_high"]) = summarise(values), t_interval(values)
+            row[f"{name}_std"], row[f"{name}_n"] = summary.std, summary.n
+            # The trial's own mean is what the sweep went by, also where cells are gone.
+            row.setdefault(name, summary.mean)
+    for row in rows:
+        better = sum(other["cost"] < row["cost"] for other in rows)
+        row["rank"] = 1 + better if row["cost"] < math.inf else pd.NA
+    return sorted(rows, key=lambda row: (row["cost"], not row["default"], _natural(row["params"])))
+
+
+def direction(objective: str) -> int:
+    """+1 where a higher objective is better, -1 where a lower one is."""
+    return DIRECTION[objective.partition("/")[2]]
+
+
+def _natural(params: str) -> list[tuple[float, str]]:
+    """Sort key by which numbers in settings stand in their order."""
+    values = json.loads(params).values()
+    return [(v, "") if isinstance(v, (int, float)) else (math.inf, json.dumps(v)) for v in values]
+
+
+def verdict(part: pd.DataFrame) -> Verdict:
+    """What the trials of one group of the tidy frame say."""
+    rows = [row for row in ranked(part) if row["cost"] < math.inf]
+    states = list(part.drop_duplicates("params")["state"])
+    wide = _wide(part)[[row["params"] for row in rows]].dropna(axis=1, how="all")
+    same = identical_columns(wide)
+    flat = len(same) == 1 < len(rows) == wide.shape[1]
+    values = _of(wide, part["objective"].iloc[0])[[group[0] for group in same]]
+    # A seed that few settings have would cost all others; a setting without one of the rest is left out.
+    values = values[values.notna().mean(axis=1) > 0.5].dropna(axis=1)
+    p = 1.0 if flat and len(values) > 1 else permutation_p(values.to_numpy())
+    default = next((row for row in rows if row["default"]), None)
+    sweep, dataset, backbone, method = part[list(GROUP)].iloc[0]
+    texts = [_finding(rows, flat, values.shape, p), "" if flat else _on_valid(rows, default)]
+    if p is not None and not flat and "pruned" in states:
+        texts.insert(1, f"The permutation test runs over the {len(rows)} settings trained to their end.")
+    texts += [_twins(same, flat), _on_test(part, rows, default), _lost(part, states)]
+    return Verdict(
+        *(sweep, dataset, backbone, method),
+        best=rows[0]["params"] if rows else None,
+        value=rows[0]["objective_value"] if rows else None,
+        default_value=default["objective_value"] if default else None,
+        p=p,
+        seeds=len(values),
+        flat=flat,
+        states={state: states.count(state) for state in STATES},
+        sentence=f"{sweep} on {backbone}, {dataset}: {' '.join(filter(None, texts))}",
+    )
+
+
+def _finding(rows: list[dict[Any, Any]], flat: bool, shape: tuple[int, ...], p: float | None) -> str:
+    """What the validation split says; shape: (seeds, different settings) that were compared."""
+    if not rows:
+        return "no trial is complete."
+    seeds, settings = shape
+    counts = f"{len(rows)} settings, {seeds} seed{'s' * (seeds != 1)}"
+    if len(rows) == 1:
+        return f"only one setting is complete, {_named(rows[0])} ({_score(rows[0])}): nothing to compare."
+    if flat:
+        value = f"{_score(rows[0])}; {counts}"
+        return f"every setting gives exactly the same result ({value}): here it has no effect."
+    if p is None:
+        why = "with one seed" if seeds == 1 else "where so few settings have results for all seeds"
+        return f"no uncertainty can be given {why} ({counts})."
+    if smallest_p(seeds, settings) > LEVEL:
+        few = f"{settings} different settings over {seeds} seeds are too few"
+        return f"{few} to tell a difference from noise: try more (seeds=[...])."
+    chance = f"({f'p = {p:.2g}' if p >= 0.001 else 'p < 0.001'}; {counts})"
+    if p <= LEVEL:
+        return f"the setting matters beyond the noise between seeds: some are better than others {chance}."
+    more = " Two seeds show only large effects: try more (seeds=[...])." if seeds == 2 else ""
+    default = ", so nothing speaks against the default" * any(row["default"] for row in rows)
+    return f"no setting is better than the others beyond the noise between seeds {chance}{default}.{more}"
+
+
+def _on_valid(rows: list[dict[Any, Any]], default: dict[Any, Any] | None) -> str:
+    """Which setting is the best on the validation split, and what the default has there."""
+    if len(rows) < 2:
+        return ""
+    usual = f"; {_named(default)}, has {_score(default)}" if default and default is not rows[0] else ""
+    return f"On the validation split the best is {_named(rows[0])} ({_score(rows[0])}){usual}."
+
+
+def _named(row: dict[Any, Any]) -> str:
+    return ("the default, " if row["default"] else "") + _label(row["params"])
+
+
+def _score(row: dict[Any, Any]) -> str:
+    return f"{row['objective'].replace('/', ' ')} {row['objective_value']:.3f}"
+
+
+def _twins(same: list[list[str]], flat: bool) -> str:
+    """Which settings cannot be told apart, unless none can."""
+    groups = [sorted(group, key=_natural) for group in same if len(group) > 1]
+    lists = [", ".join(map(_label, group[:8])) + ", ..." * (len(group) > 8) for group in groups[:3]]
+    text = f"Exactly the same result: {'; '.join(lists)}{'; ...' * (len(groups) > 3)}."
+    return text if groups and not flat else ""
+
+
+def _on_test(part: pd.DataFrame, rows: list[dict[Any, Any]], default: dict[Any, Any] | None) -> str:
+    """Compare the best with the default on the test split, paired by seed."""
+    if not rows or rows[0]["default"]:
+        return ""
+    if default is None:
+        return f"The default {'has no complete trial' if part['default'].any() else 'was not tried'}."
+    pairs = _of(_wide(part), "test/mae")[[rows[0]["params"], default["params"]]].dropna().to_numpy()
+    if not len(pairs):
+        return ""
+    (best, usual), (low, high) = pairs.mean(axis=0), t_interval(pairs[:, 0] - pairs[:, 1])
+    spread = f"95% interval {low:+.3f} to {high:+.3f}, n = {len(pairs)}" if len(pairs) > 1 else "one seed"
+    noise = ", inside the noise" if low <= 0 <= high else ""
+    found = f"MAE {best:.3f}, the default {usual:.3f} (difference {best - usual:+.3f}, {spread}){noise}"
+    return f"On the test split the best, {_label(rows[0]['params'])}, has {found}."
+
+
+def _lost(part: pd.DataFrame, states: list[str]) -> str:
+    """How many settings gave no value, and why."""
+    counts = [f"{states.count(state)} {state}" for state in STATES[1:] if state in states]
+    reasons = part[(part["state"] == "failed") & (part["reason"] != "")]["reason"]
+    why = f" (first reason: {reasons.iloc[0].rstrip('.')})" if len(reasons) else ""
+    return f"Of {len(states)} settings {' and '.join(counts)}{why}." if counts else ""
+
+
+def _label(params: str) -> str:
+    """Settings for people, e.g. ``attention=batch heads=4``."""
+    return (
+        " ".join(f"{name}={value_text(value)}" for name, value in json.loads(params).items()) or "no settings"
+    )
+
+
+def value_text(value: Any) -> str:
+    """A setting's value for people."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    return f"{value:.4g}" if isinstance(value, float) else text

@@ -1,0 +1,112 @@
+"""The runs of a study as reports read them: each kind once, and what never changes from a cache.
+
+The numbers of a finished run never change, so they are kept below ``var/cache``; its tags may, and a run may
+be deleted, so which runs there are is asked anew each time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from harness.files import safe_name
+from harness.tracking.tracker import Run, Tracker
+from harness.train.result import Result
+
+Numbers = dict[str, dict[str, float]]
+
+
+class Source(Protocol):
+    """What frames are made of; a `Tracker` is one."""
+
+    study: str
+
+    def complete(self) -> Mapping[str, Run]:
+        """One complete run per cell_id."""
+
+    def trials(self) -> list[Run]:
+        """One run per trial of the study's sweeps."""
+
+
+class StudyRuns:
+    """The runs of one study; a `Source` that asks the store once.
+
+    cache: the folder of the cache; None for none.
+    """
+
+    def __init__(self, tracker: Tracker, cache: Path | None = None) -> None:
+        self.tracker, self.study = tracker, tracker.study
+        self._cache = cache
+
+    @functools.cache  # noqa: B019 (it lives as long as a command)
+    def complete(self) -> dict[str, Run]:
+        """See `Tracker.complete`."""
+        found = self.tracker.outline() if self._cache is not None else None
+        if found is None:
+            return self.tracker.complete()
+        numbers = self._numbers([run.run_id for run in found])
+        earliest: dict[str, Run] = {}
+        for run in found:
+            earliest.setdefault(run.tags["cell_id"], replace(run, metrics=numbers[run.run_id]))
+        return earliest
+
+    @functools.cache  # noqa: B019
+    def trials(self) -> list[Run]:
+        """See `Tracker.trials`."""
+        return self.tracker.trials()
+
+    @functools.cache  # noqa: B019
+    def failures(self) -> list[Run]:
+        """See `Tracker.failures`."""
+        return self.tracker.failures()
+
+    def load(self, run: Run) -> Result:
+        """See `Tracker.load`."""
+        return self.tracker.load(run)
+
+    def _numbers(self, run_ids: list[str]) -> Numbers:
+        """The numbers of these runs: those that are new from the store, the others from the cache."""
+        assert self._cache is not None
+        path = self._cache / "runs" / f"{safe_name(self.study)}.parquet"
+        known = _read(path, run_ids)
+        new = [run_id for run_id in run_ids if run_id not in known]
+        if new:
+            known |= self.tracker.last_numbers(new)
+            _write(path, known)
+        return {run_id: known.get(run_id, {}) for run_id in run_ids}
+
+
+def _read(path: Path, run_ids: Iterable[str]) -> Numbers:
+    """The cached numbers of those of the runs that are there; nothing of a damaged file."""
+    try:
+        table = pq.read_table(path, columns=["run_id", "name", "value"])
+        table = table.filter(pc.is_in(table["run_id"], pa.array(list(run_ids), pa.string())))
+        columns = [table[name].to_pylist() for name in ("run_id", "name", "value")]
+    except (OSError, KeyError, ValueError, pa.ArrowException):
+        return {}
+    found: Numbers = {}
+    for run_id, name, value in zip(*columns, strict=True):
+        found.setdefault(run_id, {})[name] = value
+    return found
+
+
+def _write(path: Path, numbers: Numbers) -> None:
+    """Replace the cache at once; without the right or the room to write, the next report reads anew."""
+    rows = [(run_id, name, value) for run_id, found in numbers.items() for name, value in found.items()]
+    names = ("run_id", "name", "value")
+    columns = dict(zip(names, zip(*rows, strict=True), strict=True)) if rows else dict.fromkeys(names, ())
+    types = {"run_id": pa.string(), "name": pa.string(), "value": pa.float64()}
+    table = pa.table({name: pa.array(columns[name], types[name]) for name in names})
+    temporary = path.with_name(f".{path.name}.new")
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, temporary)
+        temporary.replace(path)

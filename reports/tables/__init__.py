@@ -1,0 +1,1 @@
+"""The tables of the report: numbers of the tidy frame, laid out for people."""

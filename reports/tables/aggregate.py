@@ -1,0 +1,157 @@
+"""The tidy frame -> the numbers of a table: mean and spread over seeds, and how they compare with `none`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+
+import numpy as np
+import pandas as pd
+
+from harness.metrics import METRICS
+from reports.frame import is_ablation, named
+from reports.stats.comparison import intervals, paired_everywhere
+from reports.stats.intervals import check_frame
+
+BASELINE = "none"
+CONDITIONS = ("occlusion_protocol", "occlusion_ratio")
+FIGURES = ("mean", "std", "n", "undefined", "seeds")
+
+
+def main_numbers(frame: pd.DataFrame, kind_of: Mapping[str, str], order: Sequence[str] = ()) -> pd.DataFrame:
+    """Test scores of clean input, over seeds.
+
+    Args:
+        frame: the tidy frame (see `reports.frame.load_frame`) of one study.
+        kind_of: data set -> kind of metrics, a key of ``harness.metrics.METRICS``.
+        order: names of data sets, backbones and methods that come first, in this order; the others follow
+            alphabetically, ``none`` ahead of the other methods and variants after their method.
+
+    Returns:
+        One row per (data set, backbone, method, metric) in the order of the table, with the columns
+        ``dataset, backbone, method, kind, metric, mean, std, n, undefined, seeds, outside``. Methods are
+        named as by `reports.frame.named`, and ``attrs["outdated"]`` counts the cells that it leaves out;
+        variants with a component switched off are those of `ablation_numbers`. ``n`` values are defined and
+        enter the mean, ``undefined`` are NaN, ``seeds`` is how many seeds gave them; a combination without
+        results has 0 in all three. ``outside``: "better" or "worse" than `none` beyond the paired interval,
+        else empty.
+
+    Raises:
+        ValueError: if columns are missing, or ``kind_of`` lacks a data set or names an unknown kind.
+    """
+    return _numbers(_clean(frame), (), kind_of, order, ablation=False)
+
+
+def occlusion_numbers(
+    frame: pd.DataFrame, kind_of: Mapping[str, str], order: Sequence[str] = ()
+) -> pd.DataFrame:
+    """Like `main_numbers` for every occlusion protocol and ratio, two more columns of the result."""
+    check_frame(frame)
+    return _numbers(frame, CONDITIONS, kind_of, order, ablation=False)
+
+
+def ablation_numbers(
+    frame: pd.DataFrame, kind_of: Mapping[str, str], order: Sequence[str] = ()
+) -> pd.DataFrame:
+    """Like `main_numbers` where methods have variants with components off: these, the whole, `none`."""
+    clean = _clean(frame)
+    tests = named(clean[clean["split"] == "test"])
+    cut = tests[np.array([is_ablation(name) for name in tests["method"]], bool)]
+    wholes = {name.partition("[")[0] for name in cut["method"]}
+    numbers = _numbers(clean, (), kind_of, order, ablation=True)
+    kept = [m in wholes | {BASELINE} or is_ablation(m) for m in numbers["method"]]
+    places = set(cut[["dataset", "backbone"]].itertuples(index=False, name=None))
+    here = [pair in places for pair in numbers[["dataset", "backbone"]].itertuples(index=False, name=None)]
+    return numbers[np.array(kept, bool) & np.array(here, bool)].reset_index(drop=True)
+
+
+def _clean(frame: pd.DataFrame) -> pd.DataFrame:
+    check_frame(frame)
+    return frame[(frame["occlusion_protocol"] == "test") & (frame["occlusion_ratio"] == 0)]
+
+
+def _numbers(
+    frame: pd.DataFrame,
+    conditions: tuple[str, ...],
+    kind_of: Mapping[str, str],
+    order: Sequence[str],
+    ablation: bool,
+) -> pd.DataFrame:
+    tests = frame[frame["split"] == "test"]
+    outdated = tests.loc[tests["outdated"].astype(bool), "cell_id"].nunique() if "outdated" in tests else 0
+    replaced = (
+        tests.loc[tests["superseded"].astype(bool), "cell_id"].nunique() if "superseded" in tests else 0
+    )
+    tests = named(tests)
+    if not ablation:
+        tests = tests[np.array([not is_ablation(name) for name in tests["method"]], bool)]
+    keys = ["dataset", "backbone", *conditions, "method"]
+    rows = [
+        (*key, kind, metric)
+        for key in _grid(tests, conditions, order)
+        for kind in [_kind(key[0], kind_of)]
+        for metric in METRICS[kind]
+    ]
+    grid = pd.DataFrame(rows, columns=[*keys, "kind", "metric"])
+    numbers = _joined(grid, _figures(tests, [*keys, "metric"]), [*keys, "metric"])
+    numbers = _joined(numbers, _outside(tests, conditions), [*keys, "metric"])
+    numbers[["n", "undefined", "seeds"]] = numbers[["n", "undefined", "seeds"]].fillna(0).astype(int)
+    numbers["outside"] = ["" if pd.isna(mark) else str(mark) for mark in numbers["outside"]]
+    numbers = numbers.astype({name: str for name in ("dataset", "backbone", "method", "metric")})
+    numbers.attrs = {"sweeps": frame.attrs.get("sweeps", False), "outdated": outdated, "superseded": replaced}
+    return numbers
+
+
+def _joined(left: pd.DataFrame, right: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    if left.empty or right.empty:
+        return left.assign(**{name: np.nan for name in right.columns if name not in keys})
+    return left.merge(right, how="left", on=keys)
+
+
+def _figures(tests: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """Mean and standard deviation of the defined values of each group, and the counts."""
+    defined = tests["value"].where(np.isfinite(tests["value"].astype(float)))
+    # A sum depends on its order in the last bits.
+    groups = tests.assign(value=defined.astype(float)).sort_values([*keys, "value"]).groupby(keys, sort=False)
+    found = groups.agg(
+        mean=("value", "mean"),
+        std=("value", "std"),
+        n=("value", "count"),
+        undefined=("value", "size"),
+        seeds=("seed", "nunique"),
+    ).reset_index()
+    return found.assign(undefined=found["undefined"] - found["n"])
+
+
+def _outside(tests: pd.DataFrame, conditions: tuple[str, ...]) -> pd.DataFrame:
+    """Which groups differ from `none` beyond the noise between seeds."""
+    columns = ["dataset", "backbone", *conditions, "metric", "method", "outside"]
+    return intervals(paired_everywhere(tests, BASELINE))[columns]
+
+
+def _grid(tests: pd.DataFrame, conditions: tuple[str, ...], order: Sequence[str]) -> Iterator[tuple]:
+    """Every combination of what was seen, in the order of the table, so that holes show."""
+    datasets, backbones, methods = (
+        sorted(tests[column].unique(), key=lambda name: place(name, order))
+        for column in ("dataset", "backbone", "method")
+    )
+    seen = sorted(set(tests[list(conditions)].itertuples(index=False, name=None))) if conditions else [()]
+    for dataset, backbone, condition, method in product(datasets, backbones, seen, methods):
+        yield (dataset, backbone, *condition, method)
+
+
+def place(name: str, order: Sequence[str]) -> tuple:
+    """Sort key: the given order, then ``none``, then the alphabet; a variant stands after its method."""
+    base = name.partition("{")[0].partition("[")[0]
+    listed = name if name in order else base
+    components = name.partition("{")[0].partition("[")[2]
+    # Of an ablation the whole method first, then what has more of it.
+    off = -components.count(",") - (len(components) > 1) if components else -99
+    return (order.index(listed) if listed in order else len(order), base != BASELINE, base, off, name)
+
+
+def _kind(dataset: str, kind_of: Mapping[str, str]) -> str:
+    kind = kind_of.get(dataset)
+    if kind not in METRICS:
+        raise ValueError(f"data set {dataset!r} must have a kind among {', '.join(METRICS)}, however: {kind}")
+    return kind

@@ -1,0 +1,105 @@
+"""Table 1: the data that a study was trained on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from backbones.batch import MODALITIES
+from harness.data.dataset import SPLITS
+from reports.study import Study
+from reports.tables.aggregate import place
+from reports.tables.table import Column, Part, Table, Value
+
+NAME, TITLE = "table1_datasets", "Table 1: data sets"
+NUMBERS = ("clips", "videos", "label_mean", "label_std", "negative", "neutral", "positive")
+HEADS = {
+    "dataset": "Dataset",
+    "split": "Split",
+    "clips": "Clips",
+    "videos": "Videos",
+    "label_mean": "Label mean",
+    "label_std": "Label std",
+    "negative": "Negative %",
+    "neutral": "Neutral %",
+    "positive": "Positive %",
+}
+DASH = "\u2013"
+
+
+def dataset_table(study: Study, order: Sequence[str] = ()) -> Table:
+    """A row per data set and split, and one per data set and modality: width, padded length, lengths."""
+    ordered = sorted(study.datasets, key=lambda entry: place(entry["name"], order))
+    study = dataclasses.replace(study, datasets=ordered)
+    title = TITLE + study.stand_in([entry["name"] for entry in study.datasets])
+    splits = dataset_numbers(study)
+    if splits.empty:
+        return Table(NAME, title, [], ["Nothing is known of the data yet."], fill="make benchmark")
+    columns = [Column(text, name not in ("dataset", "split")) for name, text in HEADS.items()]
+    groups = [
+        [[_value(name, row[name]) for name in HEADS] for row in part.to_dict("records")]
+        for _, part in splits.groupby("dataset", sort=False)
+    ]
+    sources = [
+        f"{entry['name']}: {entry['source']}; labels in [-{entry['label_scale']:g}, "
+        f"{entry['label_scale']:g}]; fingerprint {entry['fingerprint'][:16]}."
+        for entry in study.datasets
+    ]
+    notes = [
+        "Lengths in time steps, of the training split; as padded, a shorter one leaves zeros.",
+        "Videos: told apart by the clips' ids; a dash where these do not name them.",
+        *sources,
+    ]
+    csv = splits.to_csv(index=False, lineterminator="\n")
+    return Table(NAME, title, [Part(columns, groups), _shapes(study)], notes, csv)
+
+
+def dataset_numbers(study: Study) -> pd.DataFrame:
+    """One row per data set and split: counts, label statistics, and of each modality D_m, T_m and lengths."""
+    rows = [_row(entry, split) for entry in study.datasets for split in SPLITS]
+    sizes = [f"{m}_{what}" for m in MODALITIES for what in ("width", "padded", "median", "p95")]
+    return pd.DataFrame(rows, columns=["dataset", "split", *NUMBERS, *sizes])
+
+
+def _row(entry: Mapping[str, Any], split: str) -> dict[str, Any]:
+    figures = entry["splits"][split]
+    row = {"dataset": entry["name"], "split": split, **{name: figures[name] for name in NUMBERS}}
+    for m in MODALITIES:
+        row[f"{m}_width"], row[f"{m}_padded"] = entry["widths"][m], entry["steps"][m]
+        row |= {f"{m}_{name}": figures["lengths"][m][name] for name in ("median", "p95")}
+    return row
+
+
+def _value(name: str, value: Any) -> Value:
+    if isinstance(value, str):
+        return Value(value, order=value)
+    if value is None or pd.isna(value):
+        return Value(DASH)
+    share = name in ("negative", "neutral", "positive")
+    text = f"{100 * value:.1f}" if share else f"{value:.3f}" if name.startswith("label_") else f"{value:.0f}"
+    return Value(text, order=float(value))
+
+
+def _shapes(study: Study) -> Part:
+    titles = ("Dataset", "Modality", "Width", "Padded length", "Median length", "95% length")
+    columns = [Column(title, k > 1) for k, title in enumerate(titles)]
+    groups = [
+        [
+            [
+                Value(entry["name"], order=entry["name"]),
+                Value(m, order=m),
+                *(Value(f"{x:g}", order=float(x)) for x in _sizes(entry, m)),
+            ]
+            for m in MODALITIES
+        ]
+        for entry in study.datasets
+    ]
+    return Part(columns, groups)
+
+
+def _sizes(entry: Mapping[str, Any], modality: str) -> tuple[float, ...]:
+    lengths = entry["splits"]["train"]["lengths"][modality]
+    return entry["widths"][modality], entry["steps"][modality], lengths["median"], lengths["p95"]

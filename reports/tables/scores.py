@@ -1,0 +1,240 @@
+"""The score tables: numbers over seeds -> `reports.tables.table.Table`, for people.
+
+Accuracies and F1 are shown in percent; the best and second-best method of each group are marked, and those
+that differ from `none` beyond the noise between seeds. The CSV of a table holds the raw numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from harness.config.tuned import tuned_label
+from harness.metrics import DIRECTION, METRICS
+from methods import METHODS
+from reports.frame import is_ablation
+from reports.names import METRIC_NAMES, base_method
+from reports.study import Study
+from reports.tables.aggregate import BASELINE, CONDITIONS
+from reports.tables.published import SOURCE, published_numbers
+from reports.tables.table import OTHER, Column, Part, Table, Value
+
+DASH = "\u2013"
+RAW = ("mae", "corr", "loss")
+HEADS = {
+    "dataset": "Dataset",
+    "backbone": "Backbone",
+    "occlusion_protocol": "Occlusion in",
+    "occlusion_ratio": "Ratio",
+    "method": "Method",
+}
+SIGNS = {"better": " ⁺", "worse": " ⁻"}
+Row = dict[Any, Any]
+
+
+def score_table(numbers: pd.DataFrame, name: str, title: str, study: Study, fill: str = "") -> Table:
+    """A table of scores with one part per data set.
+
+    numbers: see `aggregate`. title: without what it says of synthetic data. fill: the command that
+    makes numbers where there are none.
+    """
+    published = numbers[:0] if set(CONDITIONS) <= set(numbers.columns) else published_numbers(numbers, study)
+    shown = _with_published(numbers, published)
+    parts = [
+        _part(part, study, title + study.stand_in([str(dataset)]))
+        for dataset, part in shown.groupby("dataset", sort=False)
+    ]
+    full = title + study.stand_in(list(dict.fromkeys(numbers["dataset"])))
+    csv = shown.to_csv(index=False, lineterminator="\n")
+    return Table(name, full, parts, _notes(shown, study), csv, fill if numbers.empty else "")
+
+
+def heading(metric: str) -> str:
+    """A metric with the direction in which it is better: ``MAE ↓``."""
+    return f"{METRIC_NAMES.get(metric, metric)} {'↑' if DIRECTION.get(metric, 1) > 0 else '↓'}"
+
+
+def shown(value: float, metric: str) -> str:
+    """A mean or spread as tables have it: accuracies and F1 in percent, a dash for NaN."""
+    if math.isnan(value):
+        return DASH
+    return f"{value:.3f}" if metric in RAW else f"{100 * value:.2f}"
+
+
+def _with_published(numbers: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
+    """The numbers with the published ones of a backbone after its row of `none`."""
+    numbers = numbers.assign(published=False)
+    if published.empty:
+        return numbers
+    numbers = numbers.assign(place=range(len(numbers)))
+    last = numbers[numbers["method"] == BASELINE].groupby(["dataset", "backbone"])["place"].max()
+    after = [last[pair] + 0.5 for pair in zip(published["dataset"], published["backbone"], strict=True)]
+    joined = pd.concat([numbers, published.assign(place=after)])
+    shown = joined.sort_values("place", kind="stable", ignore_index=True).drop(columns="place")
+    shown.attrs = numbers.attrs
+    return shown
+
+
+def _part(part: pd.DataFrame, study: Study, title: str) -> Part:
+    keys = [name for name in HEADS if name in part.columns]
+    metrics = METRICS[part["kind"].iloc[0]]
+    columns = [Column(HEADS[key], key == "occlusion_ratio") for key in keys]
+    columns += [Column("n", True), *(Column(heading(metric), True) for metric in metrics)]
+    rows = part.to_dict("records")
+    groups = [_rows(group, keys, study) for group in _grouped(rows, keys[:-1]).values()]
+    return Part(columns, groups, title)
+
+
+def _grouped(rows: Sequence[Row], keys: Sequence[str]) -> dict[tuple[Any, ...], list[Row]]:
+    """Rows by the values of their keys, in the order in which these come first."""
+    # By pandas, thousands of small groups take seconds.
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[key] for key in keys), []).append(row)
+    return groups
+
+
+def _rows(group: Sequence[Row], keys: list[str], study: Study) -> list[list[Value]]:
+    ranks = {metric: _ranks(rows, metric) for (metric,), rows in _grouped(group, ["metric"]).items()}
+    rows = []
+    for key, figures in _grouped(group, keys).items():
+        most = max(row["n"] + row["undefined"] for row in figures)
+        repeated = "‡" * any(row["n"] + row["undefined"] > row["seeds"] for row in figures)
+        link = study.links.behind(dict(zip(keys, key, strict=True))) if most else ""
+        count = DASH if figures[0]["published"] else f"{most}{repeated}"
+        values = [
+            Value(
+                _cell(row),
+                ranks[row["metric"]].get(row["method"], OTHER),
+                None if math.isnan(row["mean"]) else row["mean"],
+                link,
+            )
+            for row in figures
+        ]
+        rows.append([*map(_name, key), Value(count, order=float(most), link=link), *values])
+    return rows
+
+
+def _name(name: Any) -> Value:
+    return Value(f"{name:g}", order=name) if isinstance(name, float) else Value(str(name), order=str(name))
+
+
+def _ranks(figures: Sequence[Row], metric: str) -> dict[str, int]:
+    """Method -> BEST or SECOND, by the value as shown: what reads equal is marked equal."""
+    # A mean over only those seeds that did not fail would win by its failures.
+    most = max(row["n"] for row in figures)
+    ranked = [row for row in figures if row["n"] == most > 0 and not row["undefined"]]
+    if len(ranked) < 2:
+        return {}
+    values = [DIRECTION[metric] * float(shown(row["mean"], metric)) for row in ranked]
+    places = {value: place for place, value in enumerate(sorted(set(values), reverse=True)[:2])}
+    return {row["method"]: places[v] for row, v in zip(ranked, values, strict=True) if v in places}
+
+
+def _cell(row: Row) -> str:
+    """Mean ± std of one row of the numbers, and how it compares with `none`; a dash where there is none."""
+    mean, std = (shown(row[name], row["metric"]) for name in ("mean", "std"))
+    text = mean if row["published"] else f"{mean} ± {std}" if row["n"] else DASH
+    text += SIGNS.get(row["outside"], "")
+    return f"{text} †{row['undefined']}/{row['n'] + row['undefined']}" if row["undefined"] else text
+
+
+def _notes(numbers: pd.DataFrame, study: Study) -> list[str]:
+    """What the reader must know, only as far as it applies to these numbers."""
+    if numbers.empty and numbers.attrs.get("sweeps"):
+        return ["There are no complete cells but those of sweeps: see sweep_*.md."]
+    if numbers.empty:
+        return ["There are no complete cells yet."]
+    own = numbers[~numbers["published"]]
+    return [*_reading(own), *_completeness(own), *_comparing(own), *_about_tuned(own), *_sources(numbers)]
+
+
+def _reading(numbers: pd.DataFrame) -> list[str]:
+    several = numbers["method"].nunique() > 1
+    notes = [
+        "Test split; mean ± standard deviation over n seeds; accuracies and F1 in percent.",
+        "↑ higher is better, ↓ lower is better.",
+    ]
+    best = (
+        "Bold: best, underlined: second-best mean of a group, of rows with all its seeds; it may be chance."
+    )
+    return [*notes, best] if several else notes
+
+
+def _completeness(numbers: pd.DataFrame) -> list[str]:
+    counts = numbers["n"] + numbers["undefined"]
+    notes = (
+        ((numbers["n"] == 1).any(), f"With one seed no spread can be given: ± {DASH}."),
+        (
+            numbers["undefined"].any(),
+            "†k/n: undefined for k of n seeds, left out of the mean and not ranked.",
+        ),
+        (
+            (counts > numbers["seeds"]).any(),
+            "‡ some seeds count repeatedly, with other settings that this table does not show.",
+        ),
+        ((counts == 0).any(), f"{DASH} alone: no complete cell."),
+        (
+            numbers.attrs.get("superseded", 0) > 0,
+            f"{numbers.attrs.get('superseded')} cells with other settings of backbone or training, or with "
+            "other ratios, are left out: what was asked for last counts.",
+        ),
+    )
+    return [note for applies, note in notes if applies]
+
+
+def _comparing(numbers: pd.DataFrame) -> list[str]:
+    """How to read the marks against `none`, or why there are none."""
+    others = numbers[numbers["method"] != BASELINE]
+    if others.empty or BASELINE not in set(numbers["method"]):
+        return []
+    if numbers["n"].max() < 3:
+        return ["No mark compares with none: that takes at least three seeds."]
+    return [
+        "⁺ better, ⁻ worse than none: the 95% interval (t) of the paired difference over seeds leaves out 0. "
+        "Where nothing differs, one comparison in twenty is marked all the same."
+    ]
+
+
+def _about_tuned(numbers: pd.DataFrame) -> list[str]:
+    mark, outdated = tuned_label(""), numbers.attrs.get("outdated", 0)
+    tuned = numbers["method"].str.endswith(mark)
+    notes = (
+        (
+            tuned.any(),
+            f"{mark}: settings chosen on the validation split for each data set and backbone; "
+            "the parameters of the runs hold them, and the files under tuned=DIR the budgets. A method's own "
+            "settings are tuned, for none learning rate and dropout; the seeds of the search may be among "
+            "those evaluated.",
+        ),
+        (
+            outdated > 0,
+            f"{mark} takes the newest file alone: {outdated} "
+            f"{'cells' if outdated > 1 else 'cell'} of earlier ones left out.",
+        ),
+        (
+            tuned.any() and not tuned.all(),
+            f"Rows without {mark} had no such choice: a gain over them may be due to it.",
+        ),
+    )
+    return [note for applies, note in notes if applies]
+
+
+def _sources(numbers: pd.DataFrame) -> list[str]:
+    ablated = any(is_ablation(name) for name in numbers["method"])
+    notes = [
+        "In square brackets: the components that are on; without brackets all are, in [] none."
+    ] * ablated
+    bases = dict.fromkeys(base_method(name) for name in numbers["method"])
+    made = [METHODS[name].title for name in bases if name in METHODS]
+    made = [title for title in made if "reconstruction" in title]
+    notes += [f"{', '.join(made)}: the authors released no code."] * bool(made)
+    if numbers["published"].any():
+        notes.append(
+            f"Published: {SOURCE}; its data, settings and choice of epochs are its own, "
+            "and MISA's text is read by a fine-tuned BERT."
+        )
+    return notes

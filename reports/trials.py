@@ -1,0 +1,69 @@
+"""The trials of sweeps as one tidy frame, a row per number of their cells, from MLflow alone.
+
+It has the columns ``COLUMNS``. ``params`` is the JSON text of the trial's settings, keys sorted; ``state`` is
+"complete", "pruned" or "failed"; ``objective`` names the number that the sweep optimised and
+``objective_value`` is its mean over the trial's seeds (NaN if none).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+
+from harness.tracking.tracker import Run
+from reports.frame import of_one_version
+from reports.stats.settings import GROUP, STATES
+from reports.stored_runs import Source
+
+TRIAL = ("trial", "state", "reason", "params", "default", "objective", "objective_value", "synthetic")
+COLUMNS = (*GROUP, *TRIAL, "seed", "split", "metric", "value")
+
+
+def load_trials(source: Source) -> pd.DataFrame:
+    """One row per number of each trial that ended, in an order of their names.
+
+    A trial without any number has one row without seed, split, metric and value. Trials of a sweep with the
+    same params count once: the first complete one, else the first that was pruned, else the first. Those of a
+    sweep are of one results version, see `harness.tracking.versions.chosen`.
+    """
+    cells = source.complete()
+    sweeps: dict[str, list[Run]] = {}
+    for run in source.trials():
+        sweeps.setdefault(run.tags["sweep"], []).append(run)
+    kept = [run for trials in sweeps.values() for run in of_one_version(trials)]
+    rows = [row for run in _once(kept) for row in _rows(run, cells)]
+    frame = pd.DataFrame(rows, columns=list(COLUMNS)).astype({"seed": "Int64"})
+    return frame.sort_values([*GROUP, "trial", "seed", "split", "metric"], ignore_index=True)
+
+
+def _once(runs: Iterable[Run]) -> list[Run]:
+    """One run per sweep, data set, backbone, method and params."""
+    found: dict[tuple[str, ...], Run] = {}
+    for run in sorted(runs, key=lambda run: (STATES.index(run.tags["state"]), int(run.tags["trial"]))):
+        found.setdefault((*(run.tags[name] for name in GROUP), _canonical(run.tags["params"])), run)
+    return list(found.values())
+
+
+def _canonical(params: str) -> str:
+    return json.dumps(json.loads(params), sort_keys=True, ensure_ascii=False)
+
+
+def _rows(run: Run, cells: Mapping[str, Run]) -> Iterator[dict[str, Any]]:
+    tags = run.tags
+    common: dict[str, Any] = {name: tags[name] for name in (*GROUP, "state", "objective")}
+    common |= {name: tags.get(name) == "true" for name in ("default", "synthetic")}
+    common |= {"trial": int(tags["trial"]), "reason": tags.get("reason", "")}
+    common |= dict(params=_canonical(tags["params"]), objective_value=run.metrics.get("objective", math.nan))
+    rows = [
+        {**common, "seed": int(seed), "split": split, "metric": metric, "value": value}
+        for seed, cell_id in json.loads(tags.get("cells", "{}")).items()
+        if cell_id in cells
+        for key, value in cells[cell_id].metrics.items()
+        for split, _, metric in [key.partition("/")]
+        if split in ("valid", "test") or split.startswith("test_r")
+    ]
+    yield from rows or [{**common, "seed": pd.NA, "split": "", "metric": "", "value": math.nan}]

@@ -1,0 +1,488 @@
+"""Every backbone of the registry against the contract; the fusions of TFN and LMF against slow loops."""
+
+import copy
+import dataclasses
+import io
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from backbones import BACKBONES
+from backbones.base import Sizes, by_modality, resolve_settings
+from backbones.batch import MODALITIES, Batch, Latents
+from backbones.blocks import POOLS, BatchNorm, at_last_step, time_mean, with_one
+from harness.data.occlusion import occlude
+from tests.support.builders import array, changed, make_backbone, make_batch, make_sizes, small_backbone
+from tests.support.paths import SHARED
+
+FACTS = SHARED / "facts" / "hyperparameters.json"
+
+# Parameters of the reference at MOSI size: thuiar/MMSA, commit a94e65d, without a text encoder.
+COUNTS = {
+    "tfn": 9_497_045,
+    "lmf": 505_071,
+    "mult": 2_571_551,
+    "misa": 1_134_445,
+    "almt": 2_603_649,
+    "glomo": 2_084_999,
+}
+MOSI = Sizes(by_modality(768, 5, 20), by_modality(50, 375, 500), 3.0)
+SHAPES = {
+    "plain": make_sizes(),
+    "single text step": make_sizes(steps=(1, 7, 6)),
+    "single audio step": make_sizes(steps=(9, 1, 6)),
+    "single vision step": make_sizes(steps=(9, 7, 1)),
+    "single steps": make_sizes(steps=(1, 1, 1)),
+    "odd widths": make_sizes(widths=(13, 1, 7)),
+    "narrow": make_sizes(widths=(1, 1, 1), steps=(2, 3, 1), scale=1.0),
+}
+over_backbones = pytest.mark.parametrize("name", BACKBONES)
+over_shapes = pytest.mark.parametrize("shape", SHAPES)
+cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+def training_loss(backbone, batch: Batch) -> torch.Tensor:
+    """L1 and the auxiliary losses, which together reach every parameter."""
+    fused = backbone.fuse(backbone.encode(backbone.embed(batch)), len(batch))
+    loss = (backbone.head(fused.representation) - batch.labels).abs().mean()
+    return loss if fused.auxiliary is None else loss + fused.auxiliary
+
+
+def trained(backbone, sizes: Sizes):
+    """The backbone after a few steps, so that running statistics and zero weights have moved."""
+    backbone.train()
+    optimizer = torch.optim.SGD([p for p in backbone.parameters() if p.requires_grad], lr=1e-3)
+    for seed in range(3):
+        batch = make_batch(sizes, 8, seed)
+        optimizer.zero_grad()
+        training_loss(backbone, batch).backward()
+        optimizer.step()
+    return backbone.eval()
+
+
+def check_gradients(backbone) -> None:
+    for key, parameter in backbone.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, key
+            assert parameter.grad.isfinite().all(), key
+
+
+# The contract, over the registry
+
+
+@over_backbones
+def test_parameter_count(name):
+    backbone = make_backbone(name, MOSI)
+    assert backbone.name == name
+    assert sum(p.numel() for p in backbone.parameters()) == COUNTS[name]
+
+
+@over_backbones
+@over_shapes
+@pytest.mark.parametrize("n", [1, 2, 5])
+@pytest.mark.parametrize("training", [True, False])
+def test_four_steps(name, shape, n, training):
+    sizes = SHAPES[shape]
+    backbone, batch = small_backbone(name, sizes).train(training), make_batch(sizes, n)
+    inputs = backbone.embed(batch)
+    latents = backbone.encode(inputs)
+    fused = backbone.fuse(latents, n)
+    prediction = backbone.head(fused.representation)
+    assert list(inputs.values) == list(latents.values) == list(MODALITIES)
+    assert all(inputs.values[m].shape[:2] == (n, sizes.steps[m]) for m in MODALITIES)
+    assert {m: x.shape[-1] for m, x in latents.values.items()} == backbone.latent_widths
+    assert fused.representation.shape[0] == n
+    assert fused.representation.ndim == 2
+    assert prediction.shape == (n,)
+    assert prediction.isfinite().all()
+    training_loss(backbone, batch).backward()
+    check_gradients(backbone)
+    for m, lengths in latents.lengths.items():
+        assert (lengths >= 1).all()
+        for row, length in enumerate(lengths.tolist()):
+            assert not latents.values[m][row, length:].any()
+
+
+@over_backbones
+@pytest.mark.parametrize("zero", [*itertools.combinations(MODALITIES, 1), MODALITIES])
+@pytest.mark.parametrize("training", [True, False])
+def test_modalities_of_zeros(name, zero, training):
+    sizes = make_sizes()
+    batch = make_batch(sizes, 4)
+    features = {m: torch.zeros_like(x) if m in zero else x for m, x in batch.features.items()}
+    backbone = small_backbone(name, sizes).train(training)
+    batch = dataclasses.replace(batch, features=features)
+    assert backbone(batch).isfinite().all()
+    training_loss(backbone, batch).backward()
+    check_gradients(backbone)
+
+
+@over_backbones
+def test_everything_occluded(name):
+    sizes = make_sizes()
+    batch = make_batch(sizes, 4)
+    field = {m: torch.zeros(4, sizes.steps[m]) for m in MODALITIES}
+    backbone = trained(small_backbone(name, sizes), sizes)
+    assert backbone(occlude(batch, 1.0, field)).isfinite().all()
+
+
+@over_backbones
+@over_shapes
+def test_a_prediction_does_not_depend_on_its_batch(name, shape):
+    sizes = SHAPES[shape]
+    backbone, batch = trained(small_backbone(name, sizes), sizes), make_batch(sizes, 7, seed=5)
+    with torch.no_grad():
+        together = backbone(batch)
+        assert together.unique().numel() > 1
+        for row in range(7):
+            alone = backbone(changed(batch, lambda x, row=row: x[row : row + 1]))
+            torch.testing.assert_close(alone[0], together[row], atol=1e-5, rtol=0)
+        order = torch.randperm(7)
+        shuffled = backbone(changed(batch, lambda x: x[order]))
+        torch.testing.assert_close(shuffled, together[order], atol=1e-5, rtol=0)
+
+
+@over_backbones
+def test_eval_draws_nothing(name):
+    sizes = make_sizes()
+    backbone, batch = trained(small_backbone(name, sizes), sizes), make_batch(sizes, 5)
+    before, state = copy.deepcopy(backbone.state_dict()), torch.get_rng_state()
+    first = backbone(batch)
+    assert torch.equal(first, backbone(dataclasses.replace(batch, labels=-batch.labels)))
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(torch.equal(x, before[key]) for key, x in backbone.state_dict().items())
+
+
+@over_backbones
+def test_a_batch_of_one_leaves_the_running_statistics(name):
+    sizes = make_sizes()
+    backbone = trained(small_backbone(name, sizes), sizes).train()
+    before = {key: x.clone() for key, x in backbone.named_buffers()}
+    training_loss(backbone, make_batch(sizes, 1)).backward()
+    assert all(torch.equal(x, before[key]) for key, x in backbone.named_buffers())
+    check_gradients(backbone)
+
+
+@over_backbones
+def test_save_and_load(name):
+    sizes = make_sizes()
+    backbone, batch = trained(small_backbone(name, sizes), sizes), make_batch(sizes, 5)
+    stored = io.BytesIO()
+    torch.save(backbone.state_dict(), stored)
+    stored.seek(0)
+    other = small_backbone(name, sizes, seed=1).eval()
+    assert not torch.equal(other(batch), backbone(batch))
+    other.load_state_dict(torch.load(stored, weights_only=True))
+    assert torch.equal(other(batch), backbone(batch))
+
+
+@over_backbones
+def test_the_seed_decides_the_initial_weights(name):
+    first, again, other = (small_backbone(name, make_sizes(), seed).state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(x, again[key]) for key, x in first.items())
+    assert any(not torch.equal(x, other[key]) for key, x in first.items())
+
+
+@over_backbones
+def test_every_trained_parameter_is_in_one_group(name):
+    backbone = small_backbone(name, make_sizes())
+    grouped = [id(p) for group in backbone.parameter_groups() for p in group["params"]]
+    wanted = {id(p) for p in backbone.parameters() if p.requires_grad}
+    assert len(grouped) == len(set(grouped))
+    assert set(grouped) == wanted
+
+
+@over_backbones
+def test_bfloat16_autocast(name):
+    sizes = make_sizes()
+    backbone, batch = small_backbone(name, sizes).train(), make_batch(sizes, 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        training_loss(backbone, batch).backward()
+        backbone.eval()
+        rough = backbone(batch)
+    check_gradients(backbone)
+    torch.testing.assert_close(rough.float(), backbone(batch), atol=0.1, rtol=0.1)
+
+
+@pytest.mark.parametrize(
+    "name",
+    # The compiler takes a minute for each of the larger ones.
+    [n if n in ("tfn", "lmf") else pytest.param(n, marks=pytest.mark.soak) for n in BACKBONES],
+)
+@pytest.mark.slow
+def test_compiled(name):
+    sizes = make_sizes()
+    backbone, batch = trained(small_backbone(name, sizes), sizes), make_batch(sizes, 5)
+    compiled = torch.compile(backbone)
+    torch.testing.assert_close(compiled(batch), backbone(batch), atol=1e-5, rtol=1e-4)
+    torch.compile(training_loss)(backbone.train(), batch).backward()
+    check_gradients(backbone)
+
+
+@over_backbones
+@cuda
+def test_cuda_agrees_with_the_cpu(name):
+    sizes = make_sizes()
+    backbone, batch = trained(small_backbone(name, sizes), sizes), make_batch(sizes, 5)
+    wanted = backbone(batch)
+    on_device = changed(batch, lambda x: x.to("cuda"))
+    made = backbone.to("cuda")(on_device)
+    torch.testing.assert_close(made.cpu(), wanted, atol=1e-4, rtol=1e-4)
+    training_loss(backbone.train(), on_device).backward()
+    check_gradients(backbone)
+
+
+# Settings
+
+
+@over_backbones
+@pytest.mark.parametrize("like", ["mosi", "mosei", "sims"])
+def test_published_settings_leave_nothing_open(name, like):
+    backbone = BACKBONES[name]
+    resolved = resolve_settings(backbone, backbone.Settings(), like)
+    assert all(getattr(resolved, f.name) is not None for f in dataclasses.fields(resolved))
+    assert resolve_settings(backbone, resolved, "mosi") == resolved
+    assert resolve_settings(backbone, backbone.Settings(batch_size=7), like).batch_size == 7
+
+
+@pytest.mark.parametrize("name", sorted({"tfn", "lmf"} & set(BACKBONES)))
+@pytest.mark.parametrize("like", ["mosi", "mosei", "sims"])
+def test_published_settings_are_the_collected_ones(name, like):
+    if not FACTS.exists():
+        pytest.skip("the collected facts (../shared/facts) are not here")
+    facts = json.loads(FACTS.read_text())
+    assert facts["parameter_counts_mosi"]["counts"] == COUNTS
+    wanted = facts["backbones"][name][like]
+    made = resolve_settings(BACKBONES[name], BACKBONES[name].Settings(), like)
+    assert [made.text_hidden, made.audio_hidden, made.vision_hidden] == wanted["hidden_dims"]
+    audio, vision, _, post_fusion = wanted["dropouts"]
+    assert (made.audio_dropout, made.vision_dropout) == (audio, vision)
+    assert (made.batch_size, made.learning_rate) == (wanted["batch_size"], wanted["learning_rate"])
+    assert made.weight_decay == wanted.get("weight_decay", 0)
+    assert made.early_stop == facts["backbones"][name]["common"]["early_stop"]
+    assert made.criterion == facts["training_rules"]["loss"][name].lower()
+    assert made.optimizer == "adam"
+    if name == "tfn":
+        assert made.fusion_dropout == post_fusion
+        assert (made.text_out, made.post_fusion_dim) == (wanted["text_out"], wanted["post_fusion_dim"])
+    else:
+        assert (made.rank, made.factor_lr) == (wanted["rank"], wanted["factor_lr"])
+
+
+@over_backbones
+def test_settings_refuse_what_cannot_be_used(name):
+    kind = BACKBONES[name].Settings
+    for field in dataclasses.fields(kind):
+        wrong = {"i": (0, -1), "f": (math.nan, math.inf, -1.0), "s": ("nonsense",)}.get(
+            str(field.type)[0], ()
+        )
+        for value in wrong:
+            with pytest.raises(ValueError, match=field.name):
+                kind(**{field.name: value})
+        if field.name.endswith("dropout"):
+            with pytest.raises(ValueError, match=field.name):
+                kind(**{field.name: 1.0})
+
+
+# Shared layers
+
+
+def test_time_means():
+    latents = Latents(
+        {"audio": torch.tensor([[[2.0], [4.0], [0.0], [0.0]], [[0.0], [3.0], [0.0], [0.0]]])},
+        {"audio": torch.tensor([2, 3])},
+    )
+    occluded = dataclasses.replace(
+        latents, kept={"audio": torch.tensor([[True, True, False, False], [False, True, False, False]])}
+    )
+    gone = dataclasses.replace(latents, kept={"audio": torch.zeros(2, 4, dtype=torch.bool)})
+
+    def means(inputs, pool):
+        return time_mean(inputs, "audio", pool)[:, 0].tolist()
+
+    assert means(latents, "padded_mean") == means(occluded, "padded_mean") == [1.5, 0.75]
+    assert means(latents, "masked_mean") == means(occluded, "masked_mean") == [3.0, 1.0]
+    assert means(latents, "kept_mean") == [3.0, 1.0]
+    assert means(occluded, "kept_mean") == [3.0, 3.0]
+    assert time_mean(gone, "audio", "kept_mean").isfinite().all()
+
+
+def test_the_last_valid_step():
+    states, lengths = torch.arange(12.0).view(2, 3, 2), torch.tensor([1, 3])
+    assert at_last_step(states, lengths, "valid").tolist() == [[0, 1], [10, 11]]
+    assert at_last_step(states, lengths, "reference").tolist() == [[4, 5], [10, 11]]
+
+
+def test_normalisation_of_a_single_example():
+    torch.manual_seed(0)
+    norm, plain = BatchNorm(3), torch.nn.BatchNorm1d(3)
+    for _ in range(3):
+        x = torch.randn(6, 3) * 4 + 1
+        assert torch.equal(norm(x), plain(x))
+    one = torch.randn(1, 3)
+    assert torch.equal(norm(one), plain.eval()(one))
+    for key, value in plain.state_dict().items():
+        assert torch.equal(norm.state_dict()[key], value)
+
+
+@pytest.mark.parametrize("name", sorted({"tfn", "lmf"} & set(BACKBONES)))
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("padding", ["valid", "reference"])
+def test_what_padding_changes(name, pool, padding):
+    """More padding changes nothing, but the mean that counts it and text read at the padded end."""
+    sizes, longer = make_sizes(), make_sizes(steps=(12, 12, 12))
+    backbone = trained(small_backbone(name, sizes, pool=pool, padding=padding), sizes)
+    batch = make_batch(sizes, 6, seed=3)
+    features = {
+        m: torch.nn.functional.pad(x, (0, 0, 0, longer.steps[m] - sizes.steps[m]))
+        for m, x in batch.features.items()
+    }
+    padded = Batch(features, batch.lengths, batch.labels)
+    first, second = (backbone.encode(backbone.embed(b)).values for b in (batch, padded))
+    assert torch.allclose(first["text"], second["text"], atol=1e-6) == (padding == "valid")
+    for m in ("audio", "vision"):
+        assert torch.allclose(first[m], second[m], atol=1e-6) == (pool != "padded_mean")
+
+
+# TFN and LMF
+
+
+def slow_subnets(backbone, batch: Batch, pool: str) -> dict[str, np.ndarray]:
+    """The sub-networks in eval mode: an LSTM step by step, means over time and three layers."""
+    p = {key: array(x) for key, x in backbone.subnets.state_dict().items()}
+
+    def sigmoid(x):
+        return 1 / (1 + np.exp(-x))
+
+    texts = []
+    for x, length in zip(array(batch.features["text"]), batch.lengths["text"].tolist(), strict=True):
+        hidden = cell = np.zeros(p["text.lstm.weight_hh_l0"].shape[1])
+        for step in x[:length]:
+            gates = p["text.lstm.weight_ih_l0"] @ step + p["text.lstm.bias_ih_l0"]
+            gates = gates + p["text.lstm.weight_hh_l0"] @ hidden + p["text.lstm.bias_hh_l0"]
+            update, forget, new, out = np.split(gates, 4)
+            cell = sigmoid(forget) * cell + sigmoid(update) * np.tanh(new)
+            hidden = sigmoid(out) * np.tanh(cell)
+        texts.append(p["text.linear.weight"] @ hidden + p["text.linear.bias"])
+    vectors = {"text": np.array(texts)}
+    for m in ("audio", "vision"):
+        x, lengths = array(batch.features[m]), batch.lengths[m].tolist()
+        count = [x.shape[1] if pool == "padded_mean" else length for length in lengths]
+        y = np.array([row[:length].sum(0) / c for row, length, c in zip(x, lengths, count, strict=True)])
+        y = (y - p[f"{m}.norm.running_mean"]) / np.sqrt(p[f"{m}.norm.running_var"] + 1e-5)
+        y = y * p[f"{m}.norm.weight"] + p[f"{m}.norm.bias"]
+        for layer in range(3):
+            y = np.maximum(y @ p[f"{m}.layers.{layer}.weight"].T + p[f"{m}.layers.{layer}.bias"], 0)
+        vectors[m] = y
+    return vectors
+
+
+def slow_tfn(backbone, vectors: dict[str, np.ndarray], row: int) -> float:
+    """Outer product of (1, z^m) by three loops, two layers, the scaled sigmoid."""
+    p = {key: array(x) for key, x in backbone.state_dict().items()}
+    text, audio, vision = ([1.0, *vectors[m][row]] for m in MODALITIES)
+    product = [a * v * t for a in audio for v in vision for t in text]
+    hidden = np.maximum(p["post_fusion_1.weight"] @ product + p["post_fusion_1.bias"], 0)
+    hidden = np.maximum(p["post_fusion_2.weight"] @ hidden + p["post_fusion_2.bias"], 0)
+    logit = (p["output.weight"] @ hidden + p["output.bias"]).item()
+    scale = backbone.sizes.label_scale
+    return 2 * scale / (1 + math.exp(-logit)) - scale
+
+
+def slow_lmf(backbone, vectors: dict[str, np.ndarray], row: int) -> float:
+    """Rank by rank: the product over modalities of (1, z^m) W^m, weighted, plus the bias."""
+    p = {key: array(x) for key, x in backbone.state_dict().items()}
+    total = p["bias"].item()
+    for rank in range(backbone.settings.rank):
+        product = 1.0
+        for m in MODALITIES:
+            factor = p[f"factors.{m}"][rank, :, 0]
+            product *= sum(w * z for w, z in zip(factor, [1.0, *vectors[m][row]], strict=True))
+        total += p["weights"][0, rank] * product
+    return total
+
+
+SMALL = {
+    "tfn": {"text_hidden": 6, "audio_hidden": 3, "vision_hidden": 4, "text_out": 5, "post_fusion_dim": 6},
+    "lmf": {"text_hidden": 6, "audio_hidden": 3, "vision_hidden": 4, "rank": 3},
+}
+
+
+@pytest.mark.parametrize(("name", "slow"), [("tfn", slow_tfn), ("lmf", slow_lmf)])
+@pytest.mark.parametrize("pool", ["padded_mean", "masked_mean"])
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_predictions_equal_loops(name, slow, pool, scale):
+    sizes = make_sizes(scale=scale)
+    backbone = trained(make_backbone(name, sizes, pool=pool, **SMALL[name]), sizes).double()
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for parameter in backbone.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    batch = make_batch(sizes, 5)
+    features = {m: x.double() for m, x in batch.features.items()}
+    batch = dataclasses.replace(batch, features=features)
+    vectors = slow_subnets(backbone, batch, pool)
+    latents = backbone.encode(backbone.embed(batch))
+    prediction = backbone(batch)
+    for m in MODALITIES:
+        np.testing.assert_allclose(array(latents.values[m]), vectors[m], atol=1e-10)
+    wanted = [slow(backbone, vectors, row) for row in range(5)]
+    np.testing.assert_allclose(array(prediction), wanted, atol=1e-9)
+    assert np.ptp(wanted) > 0.05, "the predictions differ, or the comparison says little"
+
+
+@pytest.mark.parametrize("scale", [1, 1.0, 3.0])
+def test_tfn_stays_in_the_label_range(scale):
+    sizes = make_sizes(scale=scale)
+    backbone = make_backbone("tfn", sizes).eval()
+    frozen = [p for p in backbone.parameters() if not p.requires_grad]
+    assert sorted(p.item() for p in frozen) == [-scale, 2 * scale]
+    assert all(p.is_floating_point() for p in frozen)
+    huge = torch.linspace(-1e4, 1e4, 9)[:, None] * torch.ones(9, backbone.settings.post_fusion_dim)
+    prediction = backbone.head(huge)
+    assert (prediction.abs() <= scale).all()
+    assert prediction.abs().max() > 0.99 * scale
+
+
+def test_tfn_layers_and_dropout():
+    sizes = make_sizes()
+    backbone = make_backbone("tfn", sizes, audio_dropout=0.0, vision_dropout=0.0, fusion_dropout=0.5).train()
+    latents = backbone.encode(backbone.embed(make_batch(sizes, 5)))
+    first, second = (backbone.fuse(latents, 5) for _ in range(2))
+    assert not torch.equal(first.representation, second.representation)
+    assert first.representation.shape == (5, 64)
+    assert (first.representation >= 0).all()
+    assert first.auxiliary is None
+    assert backbone.max_mixed_per_batch(8) == 32
+
+
+def test_lmf_has_no_dropout_after_the_mix_point():
+    sizes = make_sizes()
+    backbone = make_backbone("lmf", sizes).train()
+    latents = backbone.encode(backbone.embed(make_batch(sizes, 5)))
+    assert torch.equal(backbone.fuse(latents, 5).representation, backbone.fuse(latents, 5).representation)
+    assert backbone.latent_widths == by_modality(64, 16, 128)
+    assert backbone.max_mixed_per_batch(8) is None
+
+
+def test_lmf_starts_as_published_and_trains_its_factors_at_their_own_rate():
+    backbone = make_backbone("lmf", make_sizes(), like="sims")
+    assert not backbone.bias.any()
+    for factor in backbone.factors.values():
+        fan = factor.shape[0] + factor.shape[1]  # of a (r, h + 1, 1) tensor: h + 1 in, r out
+        assert abs(factor.std().item() / math.sqrt(2 / fan) - 1) < 0.25
+        assert factor.abs().max() > 1.05 * math.sqrt(6 / fan), "normal: a uniform one would end there"
+    main, factors = backbone.parameter_groups()
+    assert "lr" not in main
+    assert factors["lr"] == 0.0005
+    assert {id(p) for p in factors["params"]} == {id(p) for p in backbone.factors.values()}
+    assert {id(backbone.weights), id(backbone.bias)} <= {id(p) for p in main["params"]}
+
+
+def test_the_constant_one_comes_first():
+    assert with_one(torch.tensor([[2.0, 3.0]])).tolist() == [[1, 2, 3]]

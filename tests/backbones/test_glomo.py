@@ -1,0 +1,555 @@
+"""GLoMo against a slow second implementation; its experts and pooling against loops and worked examples."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from backbones import experts
+from backbones.base import by_modality, resolve_settings
+from backbones.batch import MODALITIES, Batch, Latents
+from backbones.experts import SparseExperts, combine, noisy_top_k, squared_variation
+from backbones.glomo import GLoMo, GLoMoSettings, append, max_pool
+from harness.train.step import step_losses
+from methods import METHODS
+from tests.support.builders import array, make_backbone, make_batch, make_sizes
+from tests.support.paths import SHARED
+
+FACTS = SHARED / "facts" / "hyperparameters.json"
+SMALL = {"model_dim": 8, "n_heads": 2, "feedforward_dim": 12}
+DROPOUTS = [f.name for f in dataclasses.fields(GLoMoSettings) if f.name.endswith("dropout")]
+
+
+def make_glomo(sizes, **settings) -> GLoMo:
+    """A small GLoMo whose every weight has moved, the gates' zeros too."""
+    backbone = make_backbone("glomo", sizes, **{**SMALL, **settings})
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for parameter in backbone.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return backbone.eval()
+
+
+def in_double(batch: Batch) -> Batch:
+    return dataclasses.replace(batch, features={m: x.double() for m, x in batch.features.items()})
+
+
+# The second implementation: one clip at a time, vector by vector
+
+
+class Slow:
+    """A backbone's arrays, and its arithmetic on lists of vectors."""
+
+    def __init__(self, backbone: GLoMo):
+        self.p = {key: array(x) for key, x in backbone.state_dict().items()}
+        self.s = backbone.settings
+
+    def linear(self, name, x):
+        return self.p[f"{name}.weight"] @ x + self.p[f"{name}.bias"]
+
+    def norm(self, name, x):
+        x = (x - x.mean()) / math.sqrt(x.var() + 1e-5)
+        return x * self.p[f"{name}.weight"] + self.p[f"{name}.bias"]
+
+    def convolve(self, name, steps):
+        """Kernel 3, a zero on either side, no bias."""
+        weight = self.p[f"{name}.weight"]  # (d, D, 3)
+        zero = np.zeros(weight.shape[1])
+        framed = [zero, *steps, zero]
+        return [sum(weight[:, :, k] @ framed[t + k] for k in range(3)) for t in range(len(steps))]
+
+    def attend(self, weight, bias, output, steps):
+        """Multi-head self-attention without dropout; weight rows: queries, keys, values."""
+        d = len(steps[0])
+        projected = [weight @ x + bias for x in steps]
+        width, out = d // self.s.n_heads, []
+        for query in projected:
+            heads = []
+            for first in range(0, d, width):
+                part = slice(first, first + width)
+                scores = [query[part] @ key[d : 2 * d][part] / math.sqrt(width) for key in projected]
+                shares = softmax(scores)
+                heads += list(sum(a * v[2 * d :][part] for a, v in zip(shares, projected, strict=True)))
+            out.append(self.linear(output, np.array(heads)))
+        return out
+
+    def encoder(self, name, steps, length):
+        """MulT's, pre-norm, with positions on the valid steps; every step given is attended to."""
+        d = len(steps[0])
+        states = [math.sqrt(d) * x + (position(t + 1, d) if t < length else 0) for t, x in enumerate(steps)]
+        for layer in range(self.s.encoder_layers):
+            at = f"{name}.layers.{layer}"
+            weight, bias = (self.p[f"{at}.attention.projection.{kind}"] for kind in ("weight", "bias"))
+            normed = [self.norm(f"{at}.norm_1", x) for x in states]
+            seen = self.attend(weight, bias, f"{at}.attention.output", normed)
+            states = [x + y for x, y in zip(states, seen, strict=True)]
+            for t, x in enumerate(states):
+                hidden = np.maximum(self.linear(f"{at}.widen", self.norm(f"{at}.norm_2", x)), 0)
+                states[t] = x + self.linear(f"{at}.narrow", hidden)
+        return [self.norm(f"{name}.norm", x) for x in states]
+
+    def expert_vector(self, name, x):
+        """The two best experts' outputs, weighted: log of the weighted mean of exponentials."""
+        logits = x @ self.p[f"{name}.gate"]
+        best = sorted(range(len(logits)), key=lambda e: -logits[e])[: self.s.top_k]
+        total = 0.0
+        for gate, e in zip(softmax([logits[e] for e in best]), best, strict=True):
+            hidden = x @ self.p[f"{name}.hidden.weight"][e] + self.p[f"{name}.hidden.bias"][e]
+            out = (
+                np.maximum(hidden, 0) @ self.p[f"{name}.output.weight"][e] + self.p[f"{name}.output.bias"][e]
+            )
+            total = total + gate * np.exp(out)
+        return np.log(total)
+
+    def modality(self, m, steps, length):
+        """Coarse vector, and the experts' of the fine map. steps: those that are read."""
+        name = f"branches.{m}"
+        if m == "text":
+            width = self.p[f"{name}.coarse.weight"].shape[1]
+            first, second = [x[-width:] for x in steps], [x[:width] for x in steps]
+            coarse = self.linear(f"{name}.coarse", first[0])
+            states = self.convolve(f"{name}.convolution", first + second)
+        else:
+            states = self.encoder(f"{name}.encoder", self.convolve(f"{name}.convolution", steps), length)
+            coarse = np.max(states, 0)
+        fine = [np.max(states[a:b], 0) for a, b in bins(len(states), self.s.granularity)]
+        return coarse, self.expert_vector(f"experts.{m}", np.concatenate(fine))
+
+    def fuse(self, coarse, fine):
+        """Six vectors through post-norm layers, weighted and joined."""
+        states = coarse + fine
+        for layer in range(self.s.fusion_layers):
+            at = f"fusion.{layer}"
+            weight, bias = (self.p[f"{at}.self_attn.in_proj_{kind}"] for kind in ("weight", "bias"))
+            seen = self.attend(weight, bias, f"{at}.self_attn.out_proj", states)
+            for t, (x, y) in enumerate(zip(states, seen, strict=True)):
+                x = self.norm(f"{at}.norm1", x + y)
+                y = self.linear(f"{at}.linear2", np.maximum(self.linear(f"{at}.linear1", x), 0))
+                states[t] = self.norm(f"{at}.norm2", x + y)
+        coarse, fine = states[:3], states[3:]
+        sums, shares = [], {}
+        for kind, three in [("coarse", coarse), ("fine", fine)]:
+            hidden = np.maximum(self.linear(f"{kind}_weights.hidden", np.concatenate(three)), 0)
+            scores = self.linear(f"{kind}_weights.output", hidden) / math.sqrt(len(three[0]))
+            shares[kind] = softmax(scores)
+            sums.append(sum(a * x for a, x in zip(shares[kind], three, strict=True)))
+        f_all = self.linear("join_all", np.concatenate(sums))
+        f_each = [
+            self.linear(f"join.{m}", np.concatenate([c, f]))
+            for m, c, f in zip(MODALITIES, coarse, fine, strict=True)
+        ]
+        return np.concatenate([f_all, sum(a * f for a, f in zip(shares["coarse"], f_each, strict=True))])
+
+
+def softmax(scores):
+    shares = np.exp(np.array(scores) - max(scores))
+    return shares / shares.sum()
+
+
+def position(t, d):
+    """Sines, then cosines; frequencies from 1 down to 1/10000."""
+    rates = [10000 ** (-i / (d // 2 - 1)) for i in range(d // 2)]
+    return np.array([math.sin(t * r) for r in rates] + [math.cos(t * r) for r in rates])
+
+
+def bins(length, n):
+    """First step and end of each bin of an adaptive pool."""
+    return [(math.floor(i * length / n), math.ceil((i + 1) * length / n)) for i in range(n)]
+
+
+@pytest.mark.usefixtures("layout")
+@pytest.mark.parametrize("padding", ["valid", "reference"])
+@pytest.mark.parametrize("text_layers", [1, 2])
+@pytest.mark.parametrize("granularity", [3, 2])
+def test_predictions_equal_loops(padding, text_layers, granularity):
+    sizes = make_sizes()
+    backbone = make_glomo(sizes, padding=padding, granularity=granularity).double()
+    inputs = backbone.embed(in_double(make_batch(sizes, 5)))
+    if text_layers == 2:
+        other = inputs.values["text"].flip(-1).sin()
+        values = {**inputs.values, "text": torch.cat([inputs.values["text"], other], -1)}
+        inputs = dataclasses.replace(inputs, values=values)
+    latents = backbone.encode(inputs)
+    fused = backbone.fuse(latents, 5)
+    slow, predictions = Slow(backbone), []
+    for row in range(5):
+        coarse, fine = [], []
+        for m in MODALITIES:
+            length = int(inputs.lengths[m][row])
+            steps = list(array(inputs.values[m][row, : length if padding == "valid" else None]))
+            vectors = slow.modality(m, steps, length)
+            # The positions are in single precision.
+            np.testing.assert_allclose(array(latents.values[m][row]), np.concatenate(vectors), atol=1e-6)
+            coarse.append(vectors[0])
+            fine.append(vectors[1])
+        representation = slow.fuse(coarse, fine)
+        np.testing.assert_allclose(array(fused.representation[row]), representation, atol=1e-6)
+        predictions.append(slow.linear("output", representation).item())
+    np.testing.assert_allclose(array(backbone.head(fused.representation)), predictions, atol=1e-6)
+    assert np.ptp(predictions) > 0.05, "the predictions differ, or the comparison says little"
+    assert fused.auxiliary is None
+
+
+@pytest.mark.parametrize("padding", ["valid", "reference"])
+def test_what_padding_changes(padding):
+    sizes, longer = make_sizes(), make_sizes(steps=(12, 12, 12))
+    backbone, batch = make_glomo(sizes, padding=padding), make_batch(sizes, 6, seed=3)
+    features = {
+        m: nn.functional.pad(x, (0, 0, 0, longer.steps[m] - sizes.steps[m]))
+        for m, x in batch.features.items()
+    }
+    padded = Batch(features, batch.lengths, batch.labels)
+    first, second = (backbone.encode(backbone.embed(b)).values for b in (batch, padded))
+    for m in MODALITIES:
+        assert torch.allclose(first[m], second[m], atol=1e-5) == (padding == "valid")
+
+
+def test_without_padding_both_paddings_agree():
+    sizes = make_sizes()
+    batch = make_batch(sizes, 4, full=True)
+    valid, reference = (make_glomo(sizes, padding=padding)(batch) for padding in ("valid", "reference"))
+    torch.testing.assert_close(valid, reference)
+
+
+def test_features_stand_for_both_layers():
+    sizes = make_sizes()
+    backbone, batch = make_glomo(sizes), make_batch(sizes, 4)
+    inputs = backbone.embed(batch)
+    twice = {**inputs.values, "text": inputs.values["text"].repeat(1, 1, 2)}
+    doubled = backbone.encode(dataclasses.replace(inputs, values=twice))
+    torch.testing.assert_close(doubled.values["text"], backbone.encode(inputs).values["text"])
+
+
+# Pooling
+
+
+def test_the_second_layer_follows_the_first_ones_valid_steps():
+    first = torch.tensor([[1.0, 2, 0], [1, 2, 3], [1, 0, 0]])[..., None]
+    joined = append(first, 10 * first, torch.tensor([2, 3, 1]))
+    assert joined[..., 0].tolist() == [[1, 2, 10, 20, 0, 0], [1, 2, 3, 10, 20, 30], [1, 10, 0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("n_bins", [1, 2, 3, 5])
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 11])
+def test_pooling_equals_loops(n_bins, steps):
+    torch.manual_seed(steps)
+    lengths = torch.arange(1, steps + 1)
+    x = torch.randn(steps, steps, 4) - 5
+    x[torch.arange(steps) >= lengths[:, None]] = 100.0  # padding must not be seen
+    made = max_pool(x, lengths, n_bins)
+    for row, length in enumerate(lengths.tolist()):
+        wanted = [x[row, a:b].max(0).values for a, b in bins(length, n_bins)]
+        assert torch.equal(made[row], torch.stack(wanted))
+        alone = nn.AdaptiveMaxPool1d(n_bins)(x[row : row + 1, :length].transpose(1, 2))
+        assert torch.equal(made[row], alone[0].T)
+
+
+# Experts
+
+
+def gates_of(clean, deviation, noise, k):
+    made = noisy_top_k(*(torch.tensor(x, dtype=torch.float64) for x in (clean, deviation, noise)), k)
+    return made, made.log.exp().numpy()
+
+
+def test_gates_worked_by_hand():
+    clean = [[0.0, math.log(3), math.log(2)], [math.log(9), 0.0, -50.0]]
+    made, gates = gates_of(clean, np.ones((2, 3)), np.zeros((2, 3)), 2)
+    np.testing.assert_allclose(gates, [[0, 0.6, 0.4], [0.9, 0.1, 0]], atol=1e-12)
+    # Importance 0.9, 0.7, 0.4: mean 2/3, sample variance 19/300, so 57/400.
+    np.testing.assert_allclose(squared_variation(made.log.exp().sum(0)), 0.1425, atol=1e-9)
+    # The noise times its deviation turns the second example's choice.
+    _, gates = gates_of(clean[1:], [[1.0, 0.5, 25.0]], [[0.0, -2.0, 2.0]], 2)
+    np.testing.assert_allclose(gates, [[0.9, 0, 0.1]], atol=1e-12)
+    _, gates = gates_of(clean, np.ones((2, 3)), np.zeros((2, 3)), 1)
+    assert gates.tolist() == [[0, 1, 0], [1, 0, 0]]
+
+
+def test_loads_worked_by_hand():
+    """Phi(-1) = 0.158655, Phi(1) = 0.841345, Phi(2) = 0.977250, Phi(4) = 0.999968."""
+    clean, deviation = [[0.0, 1.0, 2.0]], [[1.0, 1.0, 0.5]]
+    quiet, _ = gates_of(clean, deviation, [[0.0, 0.0, 0.0]], 2)
+    np.testing.assert_allclose(quiet.load, [0.158655, 0.841345, 0.999968], atol=1e-6)
+    loud, gates = gates_of(clean, deviation, [[2.0, 0.0, 0.0]], 2)
+    np.testing.assert_allclose(gates, [[0.5, 0, 0.5]])
+    np.testing.assert_allclose(loud.load, [0.158655, 0.158655, 0.977250], atol=1e-6)
+    both, _ = gates_of(clean * 2, deviation * 2, [[0.0, 0.0, 0.0], [2.0, 0.0, 0.0]], 2)
+    np.testing.assert_allclose(both.load, quiet.load + loud.load)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_the_load_is_the_chance_of_being_kept(k):
+    """Redraw one expert's noise many times, the others' fixed, and count."""
+    generator = np.random.default_rng(k)
+    clean, deviation, noise = generator.normal(size=(3, 1, 4))
+    deviation = np.abs(deviation) + 0.3
+    made, _ = gates_of(clean, deviation, noise, k)
+    for e in range(4):
+        redrawn = np.repeat(clean + noise * deviation, 20_000, 0)
+        redrawn[:, e] = clean[0, e] + deviation[0, e] * generator.normal(size=20_000)
+        kept = (redrawn > redrawn[:, e : e + 1]).sum(1) < k
+        assert abs(made.load[e].item() - kept.mean()) < 0.015
+
+
+def test_ties_go_to_the_first_experts():
+    made, gates = gates_of(np.zeros((3, 4)), np.ones((3, 4)), np.zeros((3, 4)), 2)
+    assert gates.tolist() == [[0.5, 0.5, 0, 0]] * 3
+    assert made.load.tolist() == [1.5] * 4
+    assert made.balance_loss().item() == pytest.approx(4 / 3), "importance 1.5, 1.5, 0, 0; equal loads"
+
+
+def test_all_experts_kept():
+    made, gates = gates_of([[0.0, math.log(3)]], np.ones((1, 2)), np.zeros((1, 2)), 2)
+    np.testing.assert_allclose(gates, [[0.25, 0.75]])
+    assert made.load.tolist() == [1, 1]
+    single, gates = gates_of([[2.0]], [[1.0]], [[0.3]], 1)
+    assert gates.tolist() == [[1]]
+    assert single.balance_loss() == 0
+
+
+def test_squared_variations():
+    assert squared_variation(torch.tensor([1.0, 2, 3])).item() == pytest.approx(0.25)
+    assert squared_variation(torch.tensor([0.5, 0.5, 0])).item() == pytest.approx(0.75), "a batch of one"
+    assert squared_variation(torch.tensor([4.0, 4, 4])) == 0
+    assert squared_variation(torch.tensor([5.0])) == 0
+
+
+def test_outputs_combined_by_hand():
+    log_gates = torch.tensor([[0.6, 0.4, 0.0], [0.0, 0.0, 1.0]]).log()
+    outputs = torch.tensor([[2.0, 5.0], [7.0, 11.0], [1e9, 3.0]]).log()[..., None]  # (E, B, 1)
+    made = combine(log_gates, outputs).exp()
+    torch.testing.assert_close(made, torch.tensor([[4.0], [3.0]]))  # 0.6 * 2 + 0.4 * 7, and 3
+
+
+def test_combining_overflows_nowhere():
+    logits = torch.tensor([[0.0, -300.0, -400.0]] * 3, requires_grad=True)
+    outputs = torch.tensor([[500.0, -900.0, 3.0], [800.0, -500.0, 4.0], [9e4, 9e4, 9e4]])[..., None]
+    outputs = outputs.double().requires_grad_()
+    made = combine(noisy_top_k(logits.double(), torch.ones(3, 3), torch.zeros(3, 3), 2).log, outputs)
+    wanted = torch.tensor([500 + math.log(2), -800.0, 3.0], dtype=torch.float64)  # equal terms, one, one
+    torch.testing.assert_close(made[:, 0], wanted)
+    made.sum().backward()
+    assert logits.grad.isfinite().all()
+    assert outputs.grad.isfinite().all()
+    assert not outputs.grad[2].any()
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 3])
+def test_one_batched_product_equals_a_loop_over_experts(top_k):
+    torch.manual_seed(0)
+    mixture = SparseExperts(6, 4, 3, top_k).double().eval()
+    with torch.no_grad():
+        mixture.gate.normal_()
+    x = torch.randn(7, 6, dtype=torch.float64)
+    made, gates = mixture(x)
+    for row in range(7):
+        total, kept = 0.0, 0
+        for e in range(3):
+            gate = gates.log[row, e].exp()
+            hidden = (x[row] @ mixture.hidden.weight[e] + mixture.hidden.bias[e]).relu()
+            total = total + gate * (hidden @ mixture.output.weight[e] + mixture.output.bias[e]).exp()
+            kept += bool(gate)
+        assert kept == top_k
+        torch.testing.assert_close(made[row], total.log())
+
+
+def test_experts_start_at_zero_gates_and_draw_in_training_only():
+    torch.manual_seed(0)
+    mixture, x = SparseExperts(6, 4, 3, 2), torch.randn(400, 6)
+    assert not mixture.gate.any()
+    assert not mixture.noise.any()
+    state = torch.get_rng_state()
+    assert (mixture.eval()(x)[1].log.exp() == torch.tensor([0.5, 0.5, 0])).all()
+    assert torch.equal(state, torch.get_rng_state())
+    gates = mixture.train()(x)[1].log.exp()
+    assert ((gates > 0).sum(1) == 2).all()
+    # Equal logits: each expert is kept by two thirds of the examples, whatever its number.
+    torch.testing.assert_close((gates > 0).float().mean(0), torch.full((3,), 2 / 3), atol=0.08, rtol=0)
+
+
+def test_the_noise_of_a_mixture_by_hand(monkeypatch):
+    """Logits 3 and 2; deviations softplus(0) + 0.01 and softplus(1) + 0.01."""
+    mixture = SparseExperts(1, 1, 2, 1).double().train()
+    with torch.no_grad():
+        mixture.gate.copy_(torch.tensor([[3.0, 2.0]]))
+        mixture.noise.copy_(torch.tensor([[0.0, 1.0]]))
+    draw = torch.tensor([[-1.0, 1.0]], dtype=torch.float64)
+    monkeypatch.setattr(experts.torch, "randn_like", lambda x: draw.expand_as(x))
+    deviations = math.log(2) + 0.01, math.log(1 + math.e) + 0.01
+    logits = 3 - deviations[0], 2 + deviations[1]
+    gates = mixture.gates(torch.ones(1, 1, dtype=torch.float64))
+    assert gates.log.exp().tolist() == [[0, 1]]
+
+    def phi(x):
+        return (1 + math.erf(x / math.sqrt(2))) / 2
+
+    wanted = [phi((3 - logits[1]) / deviations[0]), phi((2 - logits[0]) / deviations[1])]
+    np.testing.assert_allclose(gates.load.detach(), wanted, atol=1e-12)
+
+
+def test_the_weights_start_as_in_bert():
+    backbone = make_backbone("glomo", make_sizes())
+    for name, p in backbone.named_parameters():
+        if name.endswith("bias") or ".gate" in name or ".noise" in name:
+            assert not p.any(), name
+        elif "norm" in name:
+            assert (p == 1).all(), name
+        elif "attention.projection" in name or "in_proj" in name:
+            assert p.abs().max().item() == pytest.approx(math.sqrt(6 / (4 * 96)), rel=0.01), name
+        elif "convolution" not in name:
+            assert p.std().item() == pytest.approx(0.02, rel=0.15), name
+
+
+def test_gates_are_in_single_precision_under_autocast():
+    torch.manual_seed(0)
+    mixture, x = SparseExperts(6, 4, 3, 2).train(), torch.randn(5, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        made, gates = mixture(x)
+        assert mixture.hidden(x.expand(3, -1, -1)).dtype == torch.bfloat16
+    assert made.dtype == gates.log.dtype == gates.load.dtype == torch.float32
+
+
+# Losses
+
+
+def test_the_balance_loss_of_a_training_step():
+    sizes = make_sizes()
+    backbone, batch = make_glomo(sizes, balance_weight=0.02).train(), make_batch(sizes, 6)
+    seen = []
+    for m in MODALITIES:
+        backbone.experts[m].register_forward_hook(lambda module, given, made: seen.append(made[1]))
+    latents = backbone.encode(backbone.embed(batch))
+    wanted = 0.0
+    for gates in seen:
+        for use in (gates.log.exp().sum(0), gates.load):
+            wanted += 0.02 * use.var().item() / use.mean().item() ** 2
+    assert len(seen) == 3
+    assert wanted > 1e-4
+    assert latents.auxiliary.item() == pytest.approx(wanted, rel=1e-5)
+    assert backbone.fuse(latents, 6).auxiliary is latents.auxiliary
+    assert backbone.eval().encode(backbone.embed(batch)).auxiliary is None
+
+
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_the_balance_loss_counts_the_clean_rows_once(layer):
+    sizes = make_sizes()
+    backbone, batch = make_glomo(sizes).train(), make_batch(sizes, 6)
+    kind = METHODS["manifold_mixup"]
+    method = kind(kind.Settings(layers=[layer]), backbone.latent_widths, 3.0).train()
+    torch.manual_seed(5)
+    wanted = backbone.encode(backbone.embed(batch)).auxiliary
+    torch.manual_seed(5)
+    losses = step_losses(backbone, method, batch, method.draw(np.random.default_rng(0), batch.labels.numpy()))
+    assert torch.equal(losses.auxiliary, wanted)
+    torch.testing.assert_close(losses.total, losses.task + 0.7 * losses.mixed + wanted)
+
+
+def test_a_batch_of_one_has_a_finite_loss_and_gradients():
+    sizes = make_sizes()
+    backbone = make_backbone("glomo", sizes, **SMALL).train()
+    fused = backbone.fuse(backbone.encode(backbone.embed(make_batch(sizes, 1))), 1)
+    (backbone.head(fused.representation).sum() + fused.auxiliary).backward()
+    assert fused.auxiliary.isfinite()
+    assert all(p.grad.isfinite().all() for p in backbone.parameters())
+    assert all(backbone.experts[m].noise.grad.any() for m in MODALITIES), "the noise learns its size"
+
+
+# Settings
+
+
+def test_every_dropout_is_there(monkeypatch):
+    sizes = make_sizes()
+    batch, off = make_batch(sizes, 6), dict.fromkeys(DROPOUTS, 0.0)
+    assert len(DROPOUTS) == 6
+
+    def differs(**dropouts) -> bool:
+        backbone = make_glomo(sizes, **{**off, **dropouts}).train()
+        return not torch.equal(backbone(batch), backbone(batch))
+
+    assert differs(), "the gates' noise"
+    monkeypatch.setattr(experts.torch, "randn_like", torch.zeros_like)
+    assert not differs()
+    for name in DROPOUTS:
+        assert differs(**{name: 0.5}), name
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("model_dim", 90), ("top_k", 4), ("granularity", 0), ("balance_weight", -1.0)]
+)
+def test_settings_that_do_not_fit_are_refused(field, value):
+    with pytest.raises(ValueError, match=f"{field} must be .*{field}={value}"):
+        GLoMoSettings(**{field: value})
+
+
+@pytest.mark.parametrize("like", ["mosi", "mosei", "sims"])
+def test_published_settings_are_the_collected_ones(like):
+    if not FACTS.exists():
+        pytest.skip("the collected facts (../shared/facts) are not here")
+    facts = json.loads(FACTS.read_text())
+    assert list(facts["backbones"]["glomo"]) == ["common"]
+    wanted = facts["backbones"]["glomo"]["common"]
+    made = resolve_settings(GLoMo, GLoMoSettings(), like)
+    assert dict.fromkeys(MODALITIES, made.granularity) == wanted["granularity"]
+    assert (made.n_experts, made.top_k) == (wanted["experts_per_modality"], wanted["experts_top_k"])
+    assert (made.model_dim, made.n_heads) == (wanted["d_model"], wanted["num_heads"])
+    assert (made.encoder_layers, made.fusion_layers) == (
+        wanted["encoder_layers"],
+        wanted["fusion_encoder_layers"],
+    )
+    dropouts = ("dropout", "attn_dropout", "relu_dropout", "res_dropout", "embed_dropout")
+    assert [wanted[name] for name in dropouts] == [
+        made.weighting_dropout,
+        made.attention_dropout,
+        made.relu_dropout,
+        made.residual_dropout,
+        made.embed_dropout,
+    ]
+    assert made.balance_weight == wanted["moe_load_balance_weight"]
+    for name in ("learning_rate", "weight_decay", "batch_size", "max_epochs", "early_stop"):
+        assert getattr(made, name) == wanted[name]
+    assert made.criterion == facts["training_rules"]["loss"]["glomo"].lower()
+    assert facts["training_rules"]["optimizer"]["glomo"].startswith("AdamW")
+    assert made.optimizer == "adamw"
+
+
+def test_training_rules():
+    made = resolve_settings(GLoMo, GLoMoSettings(), "mosi")
+    assert (made.schedule, made.gradient_accumulation, made.padding) == ("constant", 1, "valid")
+    assert (made.grad_clip, made.max_grad_norm) == (0, 0)
+    assert (made.feedforward_dim, made.fusion_dropout) == (2048, 0.1)
+    assert GLoMo.text_layers == 2
+    backbone = make_backbone("glomo", make_sizes())
+    assert backbone.latent_widths == by_modality(192, 192, 192)
+
+
+def test_biases_and_layer_norms_do_not_decay():
+    backbone = make_backbone("glomo", make_sizes(), **SMALL)
+    main, free = backbone.parameter_groups()
+    assert "weight_decay" not in main
+    assert free["weight_decay"] == 0
+    names = {id(p): name for name, p in backbone.named_parameters()}
+    kept = [names[id(p)] for p in free["params"]]
+    assert all(name.endswith("bias") or ".norm" in name for name in kept)
+    assert {f"fusion.{i}.norm{j}.weight" for i in (0, 1) for j in (1, 2)} <= set(kept)
+    assert {"experts.text.hidden.bias", "fusion.0.self_attn.in_proj_bias"} <= set(kept)
+    decayed = [names[id(p)] for p in main["params"]]
+    assert not any("norm" in name or "bias" in name for name in decayed)
+    assert {"experts.audio.gate", "experts.audio.noise", "join_all.weight"} <= set(decayed)
+
+
+def test_no_row_of_the_mix_point_depends_on_another():
+    """Mixing sees (B, 2d) vectors without lengths."""
+    sizes = make_sizes()
+    backbone, batch = make_glomo(sizes), make_batch(sizes, 4)
+    latents = backbone.encode(backbone.embed(batch))
+    assert isinstance(latents, Latents)
+    assert not latents.lengths
+    assert not latents.kept
+    assert {m: tuple(x.shape) for m, x in latents.values.items()} == dict.fromkeys(MODALITIES, (4, 16))
+    first = Latents({m: x[:1] for m, x in latents.values.items()})
+    alone = backbone.fuse(first, 1).representation
+    torch.testing.assert_close(alone[0], backbone.fuse(latents, 4).representation[0])

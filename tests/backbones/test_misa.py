@@ -1,0 +1,434 @@
+"""MISA against slow loops, its losses against hand-worked examples, its options and published settings."""
+
+import copy
+import dataclasses
+import json
+import math
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from backbones.base import resolve_settings
+from backbones.batch import MODALITIES, Batch, Latents, concatenate
+from backbones.misa import (
+    MISA,
+    BidirectionalLSTM,
+    Discriminator,
+    MISASettings,
+    central_moment_discrepancy,
+    reversal,
+    soft_orthogonality,
+)
+from tests.support.builders import array, make_backbone, make_batch, make_sizes
+from tests.support.paths import SHARED
+
+FACTS = SHARED / "facts" / "hyperparameters.json"
+SIZES = make_sizes()
+
+
+def small(seed: int = 0, **settings) -> MISA:
+    """A narrow MISA whose biases and norms are not at their initial values."""
+    widths = {"latent_dim": 6, "transformer_hidden": 7} | settings
+    backbone = make_backbone("misa", SIZES, seed, **widths)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in backbone.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+    return backbone
+
+
+def doubled(backbone: MISA, n: int = 5, seed: int = 0) -> tuple[MISA, Batch]:
+    """The backbone in eval mode and a batch, both in double precision."""
+    batch = make_batch(SIZES, n, seed)
+    features = {m: x.double() for m, x in batch.features.items()}
+    return backbone.double().eval(), dataclasses.replace(batch, features=features)
+
+
+def random_latents(n: int, d: int = 6, seed: int = 0, dtype: torch.dtype = torch.float64) -> Latents:
+    generator = torch.Generator().manual_seed(seed)
+    return Latents({m: torch.randn(n, d, generator=generator, dtype=dtype) for m in MODALITIES})
+
+
+# A slow second implementation
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def slow_linear(p, key, x):
+    return p[f"{key}.weight"] @ x + p[f"{key}.bias"]
+
+
+def slow_norm(p, key, x):
+    return (x - x.mean()) / math.sqrt(x.var() + 1e-5) * p[f"{key}.weight"] + p[f"{key}.bias"]
+
+
+def slow_lstm(p, key, steps):
+    """The hidden states, one after the other."""
+    hidden = cell = np.zeros(p[f"{key}.weight_hh_l0"].shape[1])
+    states = []
+    for step in steps:
+        gates = p[f"{key}.weight_ih_l0"] @ step + p[f"{key}.bias_ih_l0"]
+        gates = gates + p[f"{key}.weight_hh_l0"] @ hidden + p[f"{key}.bias_hh_l0"]
+        update, forget, new, out = np.split(gates, 4)
+        cell = sigmoid(forget) * cell + sigmoid(update) * np.tanh(new)
+        hidden = sigmoid(out) * np.tanh(cell)
+        states.append(hidden)
+    return states
+
+
+def slow_recurrent(p, key, steps):
+    """Two LSTMs in both directions; final states: forward's last, backward's first in time, of each."""
+    final = []
+    for layer in ("first", "second"):
+        ahead = slow_lstm(p, f"{key}.{layer}.ahead", steps)
+        back = slow_lstm(p, f"{key}.{layer}.back", steps[::-1])[::-1]
+        final += [ahead[-1], back[0]]
+        joined = [np.concatenate(pair) for pair in zip(ahead, back, strict=True)]
+        steps = [slow_norm(p, f"{key}.norm", state) for state in joined] if layer == "first" else []
+    return np.concatenate(final)
+
+
+def slow_encode(backbone: MISA, batch: Batch, row: int) -> dict[str, np.ndarray]:
+    """The projected vectors of one clip, read up to its lengths."""
+    p, latents = {key: array(x) for key, x in backbone.state_dict().items()}, {}
+    text_length = int(batch.lengths["text"][row])
+    for m in MODALITIES:
+        length = int(batch.lengths[m][row])
+        if backbone.settings.padding == "reference":
+            length = min(text_length, batch.features[m].shape[1])
+        steps = list(array(batch.features[m])[row, :length])
+        pooled = sum(steps) / length if m == "text" else slow_recurrent(p, f"recurrent.{m}", steps)
+        latents[m] = slow_norm(p, f"project.{m}.2", np.maximum(slow_linear(p, f"project.{m}.0", pooled), 0))
+    return latents
+
+
+def slow_attention(p, key, tokens, heads):
+    """Multi-head attention of a sequence over itself, a query and a head at a time."""
+    query, weights, bias = [], p[f"{key}.in_proj_weight"], p[f"{key}.in_proj_bias"]
+    query, keys, values = (
+        [w @ token + b for token in tokens]
+        for w, b in zip(np.split(weights, 3), np.split(bias, 3), strict=True)
+    )
+    width, out = len(tokens[0]) // heads, []
+    for q in query:
+        parts = []
+        for head in range(heads):
+            part = slice(head * width, (head + 1) * width)
+            score = np.exp([q[part] @ k[part] / math.sqrt(width) for k in keys])
+            shares = score / score.sum()
+            parts.append(sum(share * v[part] for share, v in zip(shares, values, strict=True)))
+        out.append(slow_linear(p, f"{key}.out_proj", np.concatenate(parts)))
+    return out
+
+
+def slow_spaces(p, latents):
+    """Private and shared vectors of one clip."""
+    private = {m: sigmoid(slow_linear(p, f"private.{m}.0", latents[m])) for m in MODALITIES}
+    shared = {m: sigmoid(slow_linear(p, "shared.0", latents[m])) for m in MODALITIES}
+    return private, shared
+
+
+def slow_fuse(backbone: MISA, latents: dict[str, np.ndarray]) -> np.ndarray:
+    """The representation of one clip in eval mode."""
+    p = {key: array(x) for key, x in backbone.state_dict().items()}
+    private, shared = slow_spaces(p, latents)
+    tokens = [*private.values(), *shared.values()]
+    attended = slow_attention(p, "transformer.self_attn", tokens, backbone.settings.transformer_heads)
+    out = []
+    for token, context in zip(tokens, attended, strict=True):
+        x = slow_norm(p, "transformer.norm1", token + context)
+        inner = np.maximum(slow_linear(p, "transformer.linear1", x), 0)
+        out.append(slow_norm(p, "transformer.norm2", x + slow_linear(p, "transformer.linear2", inner)))
+    return np.maximum(slow_linear(p, "fusion.0", np.concatenate(out)), 0)
+
+
+def slow_difference(x, y):
+    """Mean squared entry of X^T Y, entry by entry."""
+    x, y = ([row - np.mean(z, 0) for row in z] for z in (x, y))
+    x, y = ([row / (np.linalg.norm(row) + 1e-6) for row in z] for z in (x, y))
+    n, d = len(x), len(x[0])
+    products = [sum(x[i][a] * y[i][b] for i in range(n)) for a in range(d) for b in range(d)]
+    return sum(product**2 for product in products) / d**2
+
+
+def slow_discrepancy(x, y):
+    total = 0.0
+    for moment in range(1, 6):
+        squares = 1e-12
+        for feature in range(x.shape[1]):
+            means = [z[:, feature].mean() for z in (x, y)]
+            if moment > 1:
+                means = [((z[:, feature] - c) ** moment).mean() for z, c in zip((x, y), means, strict=True)]
+            squares += (means[0] - means[1]) ** 2
+        total += math.sqrt(squares)
+    return total
+
+
+def slow_naming(p, shared):
+    """Mean cross-entropy of the discriminator over clips and modalities."""
+    total = []
+    for label, m in enumerate(MODALITIES):
+        for row in shared[m]:
+            hidden = np.maximum(slow_linear(p, "discriminator.layers.0", row), 0)
+            logits = slow_linear(p, "discriminator.layers.3", hidden)
+            total.append(math.log(sum(math.exp(x) for x in logits)) - logits[label])
+    return sum(total) / len(total)
+
+
+def slow_auxiliary(backbone: MISA, latents: Latents, n: int) -> float:
+    """The weighted losses of the first n rows."""
+    p, s = {key: array(x) for key, x in backbone.state_dict().items()}, backbone.settings
+    rows = [{m: array(latents.values[m])[row] for m in MODALITIES} for row in range(n)]
+    spaces = [slow_spaces(p, row) for row in rows]
+    private, shared = ({m: np.array([space[k][m] for space in spaces]) for m in MODALITIES} for k in (0, 1))
+    difference = sum(slow_difference(private[m], shared[m]) for m in MODALITIES)
+    difference += sum(slow_difference(private[a], private[b]) for a, b in combinations(MODALITIES, 2))
+    errors = []
+    for row, (own, common) in zip(rows, spaces, strict=True):
+        for m in MODALITIES:
+            errors += list((slow_linear(p, f"reconstruct.{m}", own[m] + common[m]) - row[m]) ** 2)
+    if s.use_cmd_sim:
+        similarity = sum(slow_discrepancy(shared[a], shared[b]) for a, b in combinations(MODALITIES, 2)) / 3
+    else:
+        similarity = slow_naming(p, shared)
+    return s.diff_weight * difference + s.sim_weight * similarity + s.recon_weight * sum(errors) / len(errors)
+
+
+@pytest.mark.parametrize("padding", ["valid", "reference"])
+@pytest.mark.parametrize("heads", [2, 3])
+def test_predictions_equal_loops(padding, heads):
+    backbone, batch = doubled(small(padding=padding, transformer_heads=heads))
+    latents = backbone.encode(backbone.embed(batch))
+    fused, predictions = backbone.fuse(latents, 5).representation, array(backbone(batch))
+    for row in range(5):
+        vectors = slow_encode(backbone, batch, row)
+        for m in MODALITIES:
+            np.testing.assert_allclose(array(latents.values[m])[row], vectors[m], atol=1e-9)
+        wanted = slow_fuse(backbone, vectors)
+        np.testing.assert_allclose(array(fused)[row], wanted, atol=1e-9)
+        output = array(backbone.output.weight)[0] @ wanted + backbone.output.bias.item()
+        np.testing.assert_allclose(predictions[row], output, atol=1e-9)
+    assert np.ptp(predictions) > 0.05, "the predictions differ, or the comparison says little"
+
+
+@pytest.mark.parametrize("use_cmd_sim", [True, False])
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_auxiliary_losses_equal_loops_over_the_clean_rows(use_cmd_sim, n):
+    weights = {"diff_weight": 0.7, "sim_weight": 1.3, "recon_weight": 0.4}
+    backbone = small(use_cmd_sim=use_cmd_sim, **weights).double().eval()
+    clean, mixed = random_latents(n), random_latents(3, seed=1)
+    alone, together = backbone.fuse(clean, n), backbone.fuse(concatenate(clean, mixed), n)
+    assert together.auxiliary.shape == ()
+    np.testing.assert_allclose(together.auxiliary.item(), slow_auxiliary(backbone, clean, n), rtol=1e-9)
+    torch.testing.assert_close(alone.auxiliary, together.auxiliary)
+    torch.testing.assert_close(alone.representation, together.representation[:n])
+    unweighted = small(use_cmd_sim=use_cmd_sim, **dict.fromkeys(weights, 0.0)).double()
+    assert unweighted.fuse(clean, n).auxiliary == 0
+
+
+# The recurrent encoders
+
+
+def test_turning_the_valid_steps_round():
+    assert reversal(torch.tensor([1, 3, 4]), 4).tolist() == [[0, 1, 2, 3], [2, 1, 0, 3], [3, 2, 1, 0]]
+
+
+@pytest.mark.parametrize(("width", "hidden"), [(1, 1), (5, 5), (6, 3)])
+def test_both_directions_equal_a_packed_lstm(width, hidden):
+    torch.manual_seed(0)
+    made, packed = BidirectionalLSTM(width, hidden), torch.nn.LSTM(width, hidden, bidirectional=True)
+    parts = {f"ahead.{key}": x for key, x in packed.state_dict().items() if "reverse" not in key}
+    parts |= {f"back.{key[:-8]}": x for key, x in packed.state_dict().items() if "reverse" in key}
+    made.load_state_dict(parts)
+    x, lengths = torch.randn(4, 7, width), torch.tensor([3, 1, 7, 6])
+    states, final = made(x, lengths)
+    sequence = pack_padded_sequence(x.transpose(0, 1), lengths, enforce_sorted=False)
+    out, (last, _) = packed(sequence)
+    wanted = pad_packed_sequence(out)[0].transpose(0, 1)
+    valid = (torch.arange(7) < lengths[:, None])[..., None]
+    torch.testing.assert_close(states * valid, wanted)
+    torch.testing.assert_close(final, torch.cat([*last], -1))
+
+
+def test_what_stands_beyond_the_lengths_is_not_read():
+    backbone, batch = doubled(small())
+    longer = make_sizes(steps=(12, 12, 12)).steps
+    features = {
+        m: torch.nn.functional.pad(x, (0, 0, 0, longer[m] - x.shape[1])) for m, x in batch.features.items()
+    }
+    torch.testing.assert_close(backbone(dataclasses.replace(batch, features=features)), backbone(batch))
+
+
+def test_the_reference_reads_audio_and_vision_up_to_the_length_of_the_text():
+    valid, batch = doubled(small())
+    reference, _ = doubled(small(padding="reference"))
+    lengths = {m: batch.lengths["text"].clamp_max(x.shape[1]) for m, x in batch.features.items()}
+    assert not torch.equal(lengths["audio"], batch.lengths["audio"])
+    as_text = dataclasses.replace(batch, lengths=lengths)
+    torch.testing.assert_close(reference(batch), valid(as_text))
+    assert not torch.allclose(reference(batch), valid(batch), atol=1e-3)
+
+
+# The losses
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "wanted"),
+    [
+        # Means 1 and 0; central moments of (-1, -1, 2): 2, 2, 6, 10.
+        ([[0], [0], [3]], [[0], [0], [0]], 1 + 2 + 2 + 6 + 10),
+        # Means 0.5 and 1; central moments of (-0.5, 0.5): 0.25, 0, 0.0625, 0.
+        ([[0], [1]], [[1], [1]], 0.5 + 0.25 + 0.0625),
+        # Means (1, 0) and (0, 1); even central moments the same, odd ones 0.
+        ([[0, 0], [2, 0]], [[0, 0], [0, 2]], 3 * math.sqrt(2)),
+        # A shift by (3, 4) changes the means alone; the number of examples may differ.
+        ([[0, 1], [2, 1]], [[3, 5], [5, 5], [3, 5], [5, 5]], 5),
+        ([[1, 2]], [[1, 2]], 0),
+    ],
+)
+def test_central_moment_discrepancy_by_hand(x, y, wanted):
+    x, y = (torch.tensor(z, dtype=torch.float64) for z in (x, y))
+    for a, b in ((x, y), (y, x)):
+        assert central_moment_discrepancy(a, b).item() == pytest.approx(wanted, abs=6e-6)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "wanted"),
+    [
+        # Centred (-5, 5) and (1, -1), scaled (-1, 1) and (1, -1): the product is -2.
+        ([[0], [10]], [[3], [1]], 4),
+        # (1, -1, 1, -1) and (1, 1, -1, -1) are orthogonal over the batch.
+        ([[1], [-1], [1], [-1]], [[2], [2], [-2], [-2]], 0),
+        # X^T Y = [[0, 2], [0, 0]]: the mean of 0, 4, 0, 0.
+        ([[1, 0], [-1, 0]], [[0, 2], [0, -2]], 1),
+        # Rows (+-0.6, +-0.8) against (+-1, 0): X^T Y = [[1.2, 0], [1.6, 0]].
+        ([[3, 4], [-3, -4]], [[7, 5], [1, 5]], (1.44 + 2.56) / 4),
+        # A single example, and equal ones, are zero once centred.
+        ([[5, 1]], [[2, 3]], 0),
+        ([[5, 1], [5, 1]], [[2, 3], [1, 3]], 0),
+    ],
+)
+def test_soft_orthogonality_by_hand(x, y, wanted):
+    x, y = (torch.tensor(z, dtype=torch.float64) for z in (x, y))
+    assert soft_orthogonality(x, y).item() == pytest.approx(wanted, abs=1e-5)
+    assert soft_orthogonality(y, x).item() == pytest.approx(wanted, abs=1e-5)
+
+
+def test_lengths_of_rows_carry_no_gradient():
+    """With one feature a row's direction is its sign, so that only a held length leaves a gradient."""
+    x = torch.tensor([[0.0], [10.0]], requires_grad=True)
+    soft_orthogonality(x, torch.tensor([[3.0], [1.0]])).backward()
+    # product = (-x_0 + x_1) (-1) / 5 of the centred x = -2; d product^2 = 2 * (-2) * (1/5, -1/5).
+    torch.testing.assert_close(x.grad, torch.tensor([[-0.8], [0.8]]), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("use_cmd_sim", [True, False])
+@pytest.mark.parametrize("n", [1, 2, 4])
+@pytest.mark.parametrize("kind", ["random", "constant", "equal modalities", "zeros", "huge"])
+def test_auxiliary_losses_and_their_gradients_are_finite(use_cmd_sim, n, kind):
+    backbone = small(use_cmd_sim=use_cmd_sim).train()
+    z = random_latents(n + 2, dtype=torch.float32).values
+    if kind == "constant":
+        z = {m: x[:1].expand_as(x) for m, x in z.items()}
+    elif kind == "equal modalities":
+        z = dict.fromkeys(MODALITIES, z["text"])
+        for m in ("audio", "vision"):
+            backbone.private[m].load_state_dict(backbone.private["text"].state_dict())
+    elif kind != "random":
+        z = {m: x * {"zeros": 0.0, "huge": 1e4}[kind] for m, x in z.items()}
+    z = {m: x.clone().requires_grad_() for m, x in z.items()}
+    auxiliary = backbone.fuse(Latents(z), n).auxiliary
+    auxiliary.backward()
+    assert auxiliary.isfinite()
+    own = [backbone.private, backbone.shared, backbone.reconstruct]
+    own += [] if use_cmd_sim else [backbone.discriminator]
+    gradients = [p.grad for part in own for p in part.parameters()] + [x.grad for x in z.values()]
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    assert all(not x.grad[n:].any() for x in z.values()), "mixed rows have no part in it"
+
+
+# The adversarial variant
+
+
+def test_the_discriminator_exists_with_its_option_only():
+    with_cmd, without = (make_backbone("misa", SIZES, use_cmd_sim=flag) for flag in (True, False))
+    own, more = with_cmd.state_dict(), without.state_dict()
+    assert all(torch.equal(more[key], x) for key, x in own.items()), "the rest starts from the same weights"
+    d = with_cmd.settings.latent_dim
+    added = sum(x.numel() for key, x in more.items() if key not in own)
+    assert added == d * d + d + 3 * d + 3
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.8])
+def test_the_gradient_is_reversed_below_the_discriminator(weight):
+    torch.manual_seed(0)
+    reversing = Discriminator(4, 0.0, weight)
+    plain, labels = copy.deepcopy(reversing.layers), torch.tensor([0, 0, 0, 1, 1, 1, 2, 2, 2])
+    x = {m: torch.randn(3, 4, requires_grad=True) for m in MODALITIES}
+    y = torch.cat(list(x.values())).detach().requires_grad_()
+    first, second = reversing(x), torch.nn.functional.cross_entropy(plain(y), labels)
+    first.backward()
+    second.backward()
+    torch.testing.assert_close(first, second)
+    assert y.grad.any()
+    torch.testing.assert_close(torch.cat([z.grad for z in x.values()]), -weight * y.grad)
+    for a, b in zip(reversing.layers.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
+
+
+# Settings
+
+
+def test_dropout():
+    """None before the mix point; each of the fusion's two can be turned off."""
+    batch = make_batch(SIZES, 5)
+    off = {"transformer_dropout": 0.0, "fusion_dropout": 0.0}
+    for settings in ({}, {"transformer_dropout": 0.5}, {"fusion_dropout": 0.5}):
+        backbone = small(**off | settings).train()
+        first, second = (backbone.encode(backbone.embed(batch)) for _ in range(2))
+        assert all(torch.equal(first.values[m], second.values[m]) for m in MODALITIES)
+        a, b = (backbone.fuse(first, 5) for _ in range(2))
+        assert torch.equal(a.representation, b.representation) == (not settings)
+        assert torch.equal(a.auxiliary, b.auxiliary)
+        assert a.representation.shape == (5, 3 * backbone.settings.latent_dim)
+        assert (a.representation >= 0).all()
+
+
+def test_training_rules():
+    resolved = resolve_settings(MISA, MISASettings(), "mosi")
+    assert (resolved.criterion, resolved.optimizer, resolved.schedule) == ("mse", "adam", "constant")
+    assert (resolved.gradient_accumulation, resolved.early_stop, resolved.weight_decay) == (2, 8, 0)
+    assert (resolved.max_grad_norm, resolved.padding, resolved.use_cmd_sim) == (0, "valid", True)
+    (group,) = make_backbone("misa", SIZES).parameter_groups()
+    assert list(group) == ["params"]
+
+
+def test_the_width_is_divided_among_the_heads():
+    with pytest.raises(
+        ValueError, match="latent_dim must be a multiple of transformer_heads=2, however: lat"
+    ):
+        MISASettings(latent_dim=7)
+    assert MISASettings(latent_dim=9, transformer_heads=3).latent_dim == 9
+
+
+@pytest.mark.parametrize("like", ["mosi", "mosei", "sims"])
+def test_published_settings_are_the_collected_ones(like):
+    if not FACTS.exists():
+        pytest.skip("the collected facts (../shared/facts) are not here")
+    facts = json.loads(FACTS.read_text())
+    wanted, common = facts["backbones"]["misa"][like], facts["backbones"]["misa"]["common"]
+    made = resolve_settings(MISA, MISASettings(), like)
+    same = ("batch_size", "learning_rate", "reverse_grad_weight", "diff_weight", "sim_weight", "recon_weight")
+    assert {key: getattr(made, key) for key in (*same, "grad_clip")} == {
+        key: wanted[key] for key in (*same, "grad_clip")
+    }
+    assert (made.latent_dim, made.fusion_dropout) == (wanted["hidden_size"], wanted["dropout"])
+    assert (made.early_stop, made.use_cmd_sim) == (common["early_stop"], common["use_cmd_sim"])
+    assert made.gradient_accumulation == common["update_epochs"]
+    assert made.criterion == facts["training_rules"]["loss"]["misa"].lower()
+    assert made.weight_decay == 0, "the reference lists one and does not use it"

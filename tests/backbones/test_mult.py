@@ -1,0 +1,236 @@
+"""MulT against slow loops, its convolutions, padding, dropouts and published settings."""
+
+import dataclasses
+import itertools
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from backbones import BACKBONES
+from backbones.base import by_modality, resolve_settings
+from backbones.batch import MODALITIES, Batch
+from backbones.mult import MulT
+from tests.support.builders import array, make_backbone, make_batch, make_sizes
+from tests.support.paths import SHARED
+from tests.support.slow_transformer import below, check_halved, moved, slow_encoder, slow_linear
+
+FACTS = SHARED / "facts" / "hyperparameters.json"
+NO_DROPOUT = {name: 0.0 for name in MulT.published["mosi"] if name.endswith("_dropout")}
+SMALL = {
+    "latent_dim": 6,
+    "n_heads": 2,
+    "n_layers": 2,
+    "text_kernel": 3,
+    "audio_kernel": 2,
+    "vision_kernel": 1,
+}
+
+
+def small_mult(sizes=None, **settings) -> MulT:
+    """A narrow MulT without dropout, in double precision, its parameters moved from where they start."""
+    backbone = make_backbone("mult", sizes or make_sizes(), **SMALL | NO_DROPOUT | settings)
+    return moved(backbone).double().eval()
+
+
+def double(batch: Batch) -> Batch:
+    return dataclasses.replace(batch, features={m: x.double() for m, x in batch.features.items()})
+
+
+def lengthened(batch: Batch, steps: int) -> Batch:
+    """The batch with more padding."""
+    return dataclasses.replace(
+        batch, features={m: F.pad(x, (0, 0, 0, steps)) for m, x in batch.features.items()}
+    )
+
+
+# Against loops
+
+
+def slow_convolution(weight: np.ndarray, x: np.ndarray, valid: int) -> np.ndarray:
+    """Windows of the valid steps; fewer than a kernel are filled up with zeros. (T, D) -> (T', d)."""
+    kernel = weight.shape[2]
+    x = np.concatenate([x[:valid], np.zeros((max(kernel - valid, 0), x.shape[1]))])
+    windows = [x[t : t + kernel] for t in range(len(x) - kernel + 1)]
+    return np.array([sum(weight[:, :, k] @ window[k] for k in range(kernel)) for window in windows])
+
+
+def slow_mult(backbone: MulT, batch: Batch, row: int) -> tuple[dict[str, np.ndarray], float]:
+    """One clip's latents and prediction."""
+    p, s = {key: array(x) for key, x in backbone.state_dict().items()}, backbone.settings
+    latents, padded = {}, {}
+    for m, x in batch.features.items():
+        weight, steps = p[f"convolutions.{m}.weight"], x.shape[1]
+        valid = batch.lengths[m][row].item() if s.padding == "valid" else steps
+        latents[m] = slow_convolution(weight, array(x[row]), valid)
+        padded[m] = max(steps - weight.shape[2] + 1, 1)
+    summaries = []
+    for target in MODALITIES:
+        gathered = [
+            slow_encoder(
+                below(p, f"cross.{target}_from_{source}."),
+                latents[target],
+                latents[source],
+                s.n_heads,
+                abs(padded[target] - padded[source]),
+                s.positions,
+            )
+            for source in MODALITIES
+            if source != target
+        ]
+        memory = below(p, f"memories.{target}.")
+        both = np.concatenate(gathered, 1)
+        summaries.append(slow_encoder(memory, both, None, s.n_heads, 0, s.positions)[-1])
+    summary = np.concatenate(summaries)
+    hidden = np.maximum(slow_linear(p, "residual_1", summary), 0)
+    representation = summary + slow_linear(p, "residual_2", hidden)
+    return latents, slow_linear(p, "output", representation).item()
+
+
+@pytest.mark.usefixtures("layout")
+@pytest.mark.parametrize("padding", ["valid", "reference"])
+@pytest.mark.parametrize("positions", [False, True])
+@pytest.mark.parametrize("kernels", [(3, 2, 1), (1, 8, 4)])
+def test_predictions_equal_loops(padding, positions, kernels):
+    sizes = make_sizes()
+    kernels = {f"{m}_kernel": kernel for m, kernel in by_modality(*kernels).items()}
+    backbone = small_mult(sizes, padding=padding, positions=positions, **kernels)
+    batch = double(make_batch(sizes, 3, seed=1))
+    latents = backbone.encode(backbone.embed(batch))
+    prediction = array(backbone(batch))
+    for row in range(3):
+        slow_latents, slow_prediction = slow_mult(backbone, batch, row)
+        for m in MODALITIES:
+            length = latents.lengths[m][row]
+            assert length == len(slow_latents[m])
+            np.testing.assert_allclose(array(latents.values[m][row, :length]), slow_latents[m], atol=1e-10)
+        # The table of positions is made in single precision.
+        assert abs(prediction[row] - slow_prediction) < (1e-4 if positions else 1e-9)
+    assert np.ptp(prediction) > 0.05, "the predictions differ, or the comparison says little"
+
+
+# The backbone
+
+
+def test_lengths_after_the_convolution():
+    """Whole windows of valid steps, at least one."""
+    sizes, lengths = make_sizes(steps=(6, 6, 6)), torch.tensor([1, 2, 3, 6])
+    x = torch.ones(4, 6, 1) * (torch.arange(6) < lengths[:, None])[..., None]
+    batch = Batch({m: x.repeat(1, 1, sizes.widths[m]).double() for m in MODALITIES},
+                  {m: lengths for m in MODALITIES}, torch.zeros(4))  # fmt: skip
+    wanted = {"text": [1, 1, 1, 4], "audio": [1, 1, 2, 5], "vision": [1, 2, 3, 6]}
+    backbone, reference = small_mult(sizes), small_mult(sizes, padding="reference")
+    latents, padded = (b.encode(b.embed(batch)) for b in (backbone, reference))
+    assert {m: x.tolist() for m, x in latents.lengths.items()} == wanted
+    assert {m: x.tolist() for m, x in padded.lengths.items()} == by_modality([4] * 4, [5] * 4, [6] * 4)
+    assert latents.values["text"][2, 1:].any().item() is False
+    assert padded.values["text"][2, 1:].any().item() is True, "windows that overlap the end are kept"
+
+
+def test_what_padding_changes():
+    """More padding, equal for all modalities so that the band stays, changes nothing unless it is read."""
+    batch = double(make_batch(make_sizes(), 4, seed=2))
+    for padding in ("valid", "reference"):
+        backbone = small_mult(padding=padding)
+        same = torch.allclose(backbone(batch), backbone(lengthened(batch, 4)), atol=1e-9)
+        assert same == (padding == "valid")
+
+
+def test_layers():
+    backbone = make_backbone("mult", make_sizes())
+    assert {len(encoder.layers) for encoder in backbone.cross.values()} == {4}
+    backbone = make_backbone("mult", make_sizes(), like="sims")
+    assert sorted(backbone.cross) == sorted(f"{t}_from_{s}" for t, s in itertools.permutations(MODALITIES, 2))
+    assert {len(encoder.layers) for encoder in backbone.cross.values()} == {2}
+    assert {len(encoder.layers) for encoder in backbone.memories.values()} == {3}
+    assert list(backbone.memories) == list(MODALITIES)
+    latents = backbone.encode(backbone.embed(make_batch(make_sizes(), 3)))
+    fused = backbone.fuse(latents, 3)
+    assert fused.representation.shape == (3, 300)
+    assert fused.auxiliary is None
+    assert backbone.latent_widths == by_modality(50, 50, 50)
+
+
+CROSS = [f"cross.{t}_from_{s}" for t, s in itertools.permutations(MODALITIES, 2)]
+MEMORIES = [f"memories.{m}" for m in MODALITIES]
+WHERE = {
+    "text_attn_dropout": ["cross.audio_from_text", "cross.vision_from_text", *MEMORIES],
+    "audio_attn_dropout": ["cross.text_from_audio", "cross.vision_from_audio"],
+    "vision_attn_dropout": ["cross.text_from_vision", "cross.audio_from_vision"],
+    "relu_dropout": [*CROSS, *MEMORIES],
+    "residual_dropout": [*CROSS, *MEMORIES],
+    "embed_dropout": [*CROSS, *MEMORIES],
+}
+
+
+@pytest.mark.parametrize("name", WHERE)
+def test_encoders_take_their_dropouts(name):
+    """Attention dropout follows the source; the memories take the text's."""
+    backbone = small_mult(**{name: 0.4}).train()
+    noisy = []
+    for part in (*CROSS, *MEMORIES):
+        encoder, x = backbone.get_submodule(part), torch.randn(2, 3, 12 if part in MEMORIES else 6).double()
+        source = None if part in MEMORIES else x.flip(1)
+        if not torch.equal(encoder(x, source=source), encoder(x, source=source)):
+            noisy.append(part)
+    assert sorted(noisy) == sorted(WHERE[name])
+
+
+def test_text_and_output_dropouts():
+    batch = double(make_batch(make_sizes(), 4, full=True))
+    backbone = small_mult(text_dropout=0.5, output_dropout=0.5).train()
+    seen = {}
+    for part in ("convolutions.text", "convolutions.audio", "residual_1", "residual_2"):
+        backbone.get_submodule(part).register_forward_hook(
+            lambda _, args, output, part=part: seen.update({part: (args[0], output)})
+        )
+    backbone(batch)
+    check_halved(seen["convolutions.text"][0].transpose(1, 2), batch.features["text"])
+    assert torch.equal(seen["convolutions.audio"][0].transpose(1, 2), batch.features["audio"])
+    check_halved(seen["residual_2"][0], seen["residual_1"][1].relu())
+
+
+def test_without_dropouts_training_is_exact():
+    batch, backbone = double(make_batch(make_sizes(), 4)), small_mult()
+    assert torch.equal(backbone.train()(batch), backbone.eval()(batch))
+
+
+# Settings
+
+
+@pytest.mark.parametrize("like", ["mosi", "mosei", "sims"])
+def test_published_settings_are_the_collected_ones(like):
+    if not FACTS.exists():
+        pytest.skip("the collected facts (../shared/facts) are not here")
+    facts = json.loads(FACTS.read_text())
+    wanted, common = facts["backbones"]["mult"][like], facts["backbones"]["mult"]["common"]
+    made = resolve_settings(BACKBONES["mult"], MulT.Settings(), like)
+    names = {
+        "text_attn_dropout": "attn_dropout",
+        "audio_attn_dropout": "attn_dropout_a",
+        "vision_attn_dropout": "attn_dropout_v",
+        "text_kernel": "conv1d_kernel_size_l",
+        "audio_kernel": "conv1d_kernel_size_a",
+        "vision_kernel": "conv1d_kernel_size_v",
+        "residual_dropout": "res_dropout",
+        "n_layers": "nlevels",
+        "plateau_patience": "patience",
+    }
+    alike = ("text_dropout", "relu_dropout", "embed_dropout", "output_dropout", "batch_size",
+             "learning_rate", "grad_clip")  # fmt: skip
+    for ours, theirs in {**names, **{name: name for name in alike}}.items():
+        assert getattr(made, ours) == wanted[theirs], ours
+    assert [made.latent_dim, made.n_heads] == wanted["dst_feature_dim_nheads"]
+    assert (made.early_stop, made.gradient_accumulation) == (common["early_stop"], common["update_epochs"])
+    assert made.criterion == facts["training_rules"]["loss"]["mult"].lower()
+    assert (made.optimizer, made.schedule, made.weight_decay) == ("adam", "plateau", 0)
+    assert (made.padding, made.positions, made.max_grad_norm) == ("valid", False, 0)
+
+
+def test_heads_share_the_width_evenly():
+    with pytest.raises(ValueError, match=r"latent_dim.*divisible by n_heads = 4"):
+        MulT.Settings(latent_dim=10, n_heads=4)
+    with pytest.raises(ValueError, match=r"latent_dim.*divisible by n_heads = 10"):
+        resolve_settings(MulT, MulT.Settings(latent_dim=16), "mosi")

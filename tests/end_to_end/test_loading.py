@@ -1,0 +1,76 @@
+"""No source file loads what could carry code, but for the two that are named here."""
+
+import pytest
+
+from tests.support.loading import unsafe_loads
+from tests.support.paths import ROOT
+
+PACKAGES = ("harness", "methods", "backbones", "sweeps", "reports", "perf")
+ALLOWED = {
+    # Jobs and results between a driver and the workers that it started itself, through their own pipes.
+    "harness/launchers/worker.py": {"pickle.loads"},
+    # The interpreter's unpickler, with a short list of instructions and of names.
+    "harness/data/unpickle.py": {"pickle._Unpickler", "pickle._Unpickler.dispatch"},
+}
+CONSTANTS = {f"pickle.{name}" for name in ("PROTO", "REDUCE", "BUILD", "SETITEM", "SETITEMS", "ADDITEMS")}
+CONSTANTS |= {"pickle.FROZENSET", "pickle.BYTEARRAY8"}
+UNSAFE = {
+    "import pickle\npickle.load(f)": "pickle.load",
+    "import pickle as p\np.loads(b)": "pickle.loads",
+    "from pickle import loads as read\nread(b)": "pickle.loads",
+    "import pickle\nread = pickle.loads": "pickle.loads",
+    "import pickle\npickle.Unpickler(f).load()": "pickle.Unpickler",
+    "import dill\ndill.load(f)": "dill.load",
+    "import joblib\njoblib.load(f)": "joblib.load",
+    "import marshal\nmarshal.loads(f)": "marshal.loads",
+    "import numpy as np\nnp.load(f)": "numpy.load",
+    "import numpy as np\nnp.load(f, allow_pickle=True)": "numpy.load",
+    "import numpy as np\nnp.load(f, allow_pickle=maybe)": "numpy.load",
+    "import numpy as np\nread = np.load": "numpy.load",
+    "from numpy import load\nload(f)": "numpy.load",
+    "import torch\ntorch.load(f)": "torch.load",
+    "import torch\ntorch.load(f, weights_only=False)": "torch.load",
+    "import torch\ntorch.jit.load(f)": "torch.jit.load",
+    "import yaml\nyaml.load(f, Loader=yaml.SafeLoader)": "yaml.load",
+    "import yaml\nyaml.unsafe_load(f)": "yaml.unsafe_load",
+    "import yaml\nclass L(yaml.Loader): pass": "yaml.Loader",
+    "import pandas as pd\npd.read_pickle(f)": "pandas.read_pickle",
+    "eval(text)": "eval",
+    "def f():\n    exec(text)": "exec",
+    "AutoModel.from_pretrained(folder)": "AutoModel.from_pretrained",
+    "AutoModel.from_pretrained(folder, trust_remote_code=True)": "AutoModel.from_pretrained",
+}
+SAFE = (
+    "import numpy as np\nnp.load(f, allow_pickle=False)",
+    "import torch\ntorch.load(f, weights_only=True)",
+    "import yaml\nyaml.safe_load(f)\nclass L(yaml.SafeLoader): pass",
+    "import pickle\npickle.dumps(x)\npickle.Pickler(f)",
+    "import json\njson.load(f)",
+    "model.eval()",
+    "AutoModel.from_pretrained(folder, trust_remote_code=False)",
+)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_source_file_loads_what_could_carry_code(package):
+    files = sorted((ROOT / package).rglob("*.py"))
+    assert files
+    for path in files:
+        name = path.relative_to(ROOT).as_posix()
+        found = {what for _, what in unsafe_loads(path.read_text(encoding="utf-8"))}
+        assert found - CONSTANTS <= ALLOWED.get(name, set()), name
+
+
+def test_the_exceptions_are_still_there():
+    for name, allowed in ALLOWED.items():
+        assert {what for _, what in unsafe_loads((ROOT / name).read_text(encoding="utf-8"))} & allowed
+
+
+@pytest.mark.parametrize("text", UNSAFE)
+def test_unsafe_calls_are_found(text):
+    assert UNSAFE[text] in [what for _, what in unsafe_loads(text)]
+
+
+@pytest.mark.parametrize("text", SAFE)
+def test_safe_calls_are_not(text):
+    assert unsafe_loads(text) == []

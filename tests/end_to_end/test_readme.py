@@ -1,0 +1,76 @@
+"""The README's commands are run, and what it names exists."""
+
+import re
+import shlex
+
+from backbones import BACKBONES
+from harness import catalog
+from harness.benchmark import main as benchmark
+from harness.data.__main__ import main as data
+from harness.matrix import readable_settings
+from methods import METHODS
+from reports.export import main as export
+from tests.support.paths import ROOT
+
+README = (ROOT / "README.md").read_text()
+COMMANDS = {"harness.benchmark": benchmark, "harness.data": data, "reports.export": export}
+SMALL = [
+    *("seeds=[1111]", "backbones=[lmf]", "methods=[none,mixup]", "datasets=[synthetic_mosi]"),
+    *("train.max_epochs=1", "launcher=inline", "size=quick", "report=false"),
+]
+
+
+def marked_commands():
+    blocks = re.findall(
+        r"<!-- run by tests/end_to_end/test_readme.py -->\n```sh\n(.*?)```", README, re.DOTALL
+    )
+    return [shlex.split(line)[2:] for block in blocks for line in block.splitlines()]
+
+
+def test_marked_commands_run(var_dir, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert data(["synth", "synthetic_mosi", "--out", "my_features.pkl", "--clips", "60"]) == 0
+    commands = marked_commands()
+    assert len(commands) >= 5
+    for module, *arguments in commands:
+        if module != "harness.data":
+            arguments.append(f"var_dir={var_dir}")
+        if module == "harness.benchmark":
+            chosen = {argument.split("=")[0] for argument in arguments}
+            arguments += [setting for setting in SMALL if setting.split("=")[0] not in chosen]
+        assert COMMANDS[module](arguments) == 0, arguments
+    assert (tmp_path / "numbers.csv").exists()
+    assert (tmp_path / "clips.parquet").exists()
+
+
+def test_every_make_target_named_exists():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"(?:`|^)make ([a-z-]+)", README, re.MULTILINE))
+    assert named
+    assert named <= targets
+
+
+def test_the_tables_are_the_catalogue():
+    """`python -m harness.catalog --markdown` writes them."""
+    tables = README.split("<!-- python -m harness.catalog --markdown -->\n")[1].split("<!-- end -->")[0]
+    assert tables.strip() == "\n".join(catalog.markdown()).strip()
+    assert all(f"`{name}`" in tables for name in [*METHODS, *BACKBONES])
+
+
+def test_the_catalogue_lists_everything(capsys):
+    assert catalog.main([]) == 0
+    text = capsys.readouterr().out
+    for registry in (METHODS, BACKBONES):
+        for name, entry in registry.items():
+            block = text[text.index(f"\n{name}  {entry.title}: ") :].split("\n\n")[0]
+            assert f"{entry.__module__.replace('.', '/')}.py" in block
+            assert " ".join(entry.citation.split()) in " ".join(block.split())
+            for key, value in catalog.defaults(entry).items():
+                assert f"{key}:" in block, (name, key)
+                assert value is None or readable_settings({key: value})[1:-1] in block
+
+
+def test_links_lead_somewhere():
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
+    assert links
+    assert all((ROOT / link).exists() for link in links)

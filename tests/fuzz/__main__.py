@@ -1,0 +1,83 @@
+"""The long run of the fuzzer, a part of ``make soak``: thousands of cases, counted in summary.json.
+
+python -m tests.fuzz [--cases 10000] [--stored 2200] [--seed 20261122] [--no-summary]
+"""
+
+import argparse
+import json
+import platform
+import sys
+from collections import Counter
+from importlib import metadata
+from pathlib import Path
+
+from harness.data.memory_limit import SPARE, TIMES
+from tests.fuzz.runner import BAD, CASE_S, GOOD, run_cases
+from tests.fuzz.stored import TARGETS
+
+SEED = 20261122
+CASES, STORED = 10_000, 2_200
+SUMMARY = Path(__file__).with_name("summary.json")
+
+
+def options(arguments):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--cases", type=int, default=CASES, help="MMSA files")
+    parser.add_argument("--stored", type=int, default=STORED, help="the project's own stored files")
+    parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--no-summary", action="store_true", help="write nothing")
+    return parser.parse_args(arguments)
+
+
+def fuzz(reader, seed, cases):
+    """Run cases and tell of those that ended badly; returns what is counted of each."""
+    found = []
+    for said in run_cases(reader, seed, range(cases)):
+        if said["ending"] in BAD:
+            print(f"{reader} {seed} {said['case']}: {said['kind']} {said['ending']}: {said['detail']}")
+        found.append(said)
+    print(f"{reader}: {dict(Counter(said['ending'] for said in found))}", flush=True)
+    return found
+
+
+def summarize(found, of_kinds=True):
+    """Counts of endings, of kinds of change by ending, of stages, and the most memory and time."""
+    endings = Counter(said["ending"] for said in found)
+    kinds = Counter((said["kind"], said["ending"]) for said in found)
+    summary = {"cases": len(found)} | {name: endings[name] for name in GOOD + BAD}
+    if of_kinds:
+        names = sorted({said["kind"] for said in found})
+        summary["by_change"] = {kind: {name: kinds[kind, name] for name in GOOD} for kind in names}
+    summary["by_stage"] = dict(sorted(Counter(said["stage"] for said in found).items()))
+    summary["largest_file"] = max(said["size"] for said in found)
+    summary["peak_memory_mib"] = round(max(said["peak"] for said in found) / 2**20, 1)
+    shares = (said["peak"] / (SPARE + TIMES * said["size"]) for said in found)
+    summary["peak_memory_over_allowance"] = round(max(shares), 3)
+    summary["slowest_s"] = round(max(said.get("s", CASE_S) for said in found), 2)
+    return summary
+
+
+def main(arguments=None):
+    """Fuzz, and write the summary if all is well; returns the exit status."""
+    given = options(arguments)
+    files, others = fuzz("mmsa", given.seed, given.cases), fuzz("stored", given.seed, given.stored)
+    if any(said["ending"] in BAD for said in files + others):
+        print("FAILED", file=sys.stderr)
+        return 1
+    kinds = {name: [said for said in others if said["kind"].startswith(f"{name}: ")] for name in TARGETS}
+    summary = {
+        "seed": given.seed,
+        "allowance_bytes": f"{SPARE} + {TIMES} x file",
+        "mmsa": summarize(files),
+        "stored": {name: summarize(cases, of_kinds=False) for name, cases in kinds.items()},
+        "versions": {"python": platform.python_version(), "numpy": metadata.version("numpy")},
+    }
+    if not given.no_summary:
+        SUMMARY.write_text(json.dumps(summary, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,172 @@
+"""What the fuzzer runs: the reader of MMSA files, those of stored files, and broken ones to be found out."""
+
+import os
+import pickle
+import signal
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.data.mmsa import read_mmsa, summary_lines
+from harness.errors import UserError
+from tests.fuzz import mutations as fuzz_mutations
+from tests.harness.data.test_mmsa import check_contract
+
+
+@dataclass
+class Case:
+    """A changed file. run: read it; returns the stage that was reached, or nothing where it is not valid.
+
+    clean: exceptions that are a refusal. stage: where one was raised.
+    """
+
+    kind: str
+    size: int
+    run: Callable[[], str | None]
+    clean: tuple[type[BaseException], ...] = (UserError,)
+    stage: Callable[[BaseException], str] = lambda error: "refused"
+
+
+def mmsa(folder, read=lambda path: read_mmsa(path, 3.0)):
+    """Cases of a mutated MMSA file, read by ``read``."""
+    path = folder / "file.pkl"
+
+    def run():
+        dataset = read(path)
+        check_contract(dataset)
+        assert "\n" not in "".join(summary_lines(dataset))
+        return "a dataset"
+
+    def make(generator, _=0):
+        kind, content = fuzz_mutations.mutate(generator)
+        path.write_bytes(content)
+        return Case(kind, len(content), run, stage=stage)
+
+    return make
+
+
+def stage(error):
+    """How far the reading of an MMSA file came before it was refused."""
+    text, names = str(error), {frame.name for frame in traceback.extract_tb(error.__traceback__)}
+    if "load_pickle" not in names:
+        return (
+            "content: too much memory" if "more than" in text and "memory" in text else content_stage(names)
+        )
+    for words, reached in PICKLE_STAGES.items():
+        if words in text:
+            return f"pickle: {reached}"
+    return "pickle: other"
+
+
+PICKLE_STAGES = {
+    "not a pickle file": "no pickle",
+    "is empty": "no pickle",
+    "ends too early": "truncated",
+    "not a readable": "no program",
+    "asks for": "not allowed",
+    "of memory": "too much memory",
+}
+
+
+def content_stage(names):
+    """Which part of the content was refused."""
+    for function, part in CONTENT_STAGES.items():
+        if function in names:
+            return f"content: {part}"
+    return "content: other"
+
+
+CONTENT_STAGES = {
+    "_common_keys": "splits",
+    "_read_labels": "labels",
+    "_read_ids": "ids",
+    "_read_tokens": "tokens",
+    "_read_array": "features",
+    "_read_lengths": "lengths",
+    "_clean": "features",
+    "_check_widths": "widths",
+    "_check_leakage": "leakage",
+}
+
+
+def stored(folder):
+    """Cases of the stored files, one kind after another; of each kind's files one is changed."""
+    from tests.fuzz.stored import TARGETS
+
+    makers = [one_kind(folder, name, target) for name, target in TARGETS.items()]
+    return lambda generator, number: makers[number % len(makers)](generator)
+
+
+def one_kind(folder, name, target):
+    from tests.fuzz.stored import change_file, originals
+
+    files, place = originals(name, str(folder)), folder / name
+
+    def run():
+        value = target.read(place)
+        return ("ignored" if value is None else "read") if target.check(value) else None
+
+    def make(generator):
+        for path, content in files.items():
+            if path.read_bytes() != content:
+                path.write_bytes(content)
+        path = generator.choice(list(files))
+        what, content = change_file(generator, target, files[path])
+        path.write_bytes(content)
+        size = len(content) + sum(len(other) for p, other in files.items() if p != path)
+        return Case(f"{name}: {what}", size, run, target.clean)
+
+    return make
+
+
+def broken(folder):
+    """A reader after another that must be found out."""
+    makers = [mmsa(folder, read) for read, _ in BROKEN.values()]
+    return lambda generator, number: makers[number % len(makers)](generator)
+
+
+def crash(_):
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def hang(_):
+    time.sleep(3600)
+
+
+def run_it(path):
+    pickle.loads(path.read_bytes())
+    raise UserError("It was read all the same.")
+
+
+def write_canary(_):
+    Path("canary").touch()
+    raise UserError("It was refused.")
+
+
+def take_memory(path):
+    block = bytearray(2 * 2**27 + 2**26 + 17 * path.stat().st_size + 2**26)
+    raise UserError(f"It has {len(block)} bytes.")
+
+
+def forget(_):
+    raise KeyError("train")
+
+
+def mumble(_):
+    raise UserError("endless " * 500)
+
+
+# Readers that must be found out, and how they end.
+BROKEN = {
+    "crash": (crash, "crashed"),
+    "hang": (hang, "hung"),
+    "run": (run_it, "payload"),
+    "canary": (write_canary, "payload"),
+    "memory": (take_memory, "greedy"),
+    "exception": (forget, "escaped"),
+    "words": (mumble, "escaped"),
+    "nothing": (lambda path: None, "escaped"),
+}
+READERS = {"mmsa": mmsa, "stored": stored, "broken": broken}

@@ -1,0 +1,80 @@
+"""The fuzzer: some of its cases, how far they get, and whether it would notice what it looks for."""
+
+import json
+import random
+from collections import Counter
+
+import pytest
+
+from harness.data.mmsa import read_mmsa
+from tests.fuzz.__main__ import CASES, SUMMARY, summarize
+from tests.fuzz.corpus import corpus
+from tests.fuzz.mutations import MUTATIONS, mutate
+from tests.fuzz.readers import BROKEN
+from tests.fuzz.runner import BAD, GOOD, run_cases
+from tests.fuzz.stored import TARGETS
+from tests.harness.data.test_mmsa import check_contract
+
+CASES_HERE = 160
+
+
+def test_the_corpus_is_valid(tmp_path):
+    """Else the fuzzer would show nothing: in every protocol, under old names and new."""
+    for content in list(corpus().values())[::3]:
+        path = tmp_path / "file.pkl"
+        path.write_bytes(content)
+        check_contract(read_mmsa(path, 3.0))
+
+
+@pytest.fixture(scope="module")
+def some_cases():
+    return list(run_cases("mmsa", 3, range(CASES_HERE)))
+
+
+def test_some_cases_end_well(some_cases):
+    assert [said for said in some_cases if said["ending"] in BAD] == []
+    assert [said["case"] for said in some_cases] == list(range(CASES_HERE))
+
+
+def test_changes_reach_every_part_of_the_reader(some_cases):
+    """Neither all refused at the door nor all harmless."""
+    found = summarize(some_cases)
+    assert set(found["by_change"]) == set(MUTATIONS)
+    assert found["accepted"] >= 0.05 * found["cases"]
+    stages = Counter(said["stage"].partition(":")[0] for said in some_cases)
+    assert stages["content"] >= 0.1 * found["cases"]
+    assert {"pickle: not allowed", "pickle: truncated", "content: splits", "a dataset"} <= set(
+        found["by_stage"]
+    )
+
+
+def test_a_case_follows_from_its_number(some_cases):
+    for said in some_cases:
+        kind, content = mutate(random.Random(f"3 {said['case']}"))
+        assert (kind, len(content)) == (said["kind"], said["size"])
+
+
+def test_some_stored_files_end_well():
+    found = list(run_cases("stored", 5, range(10 * len(TARGETS))))
+    assert [said for said in found if said["ending"] in BAD] == []
+    assert {said["kind"].partition(":")[0] for said in found} == set(TARGETS)
+    assert {said["ending"] for said in found} == set(GOOD)
+
+
+def test_broken_readers_are_found_out():
+    """And the cases after the one at which a child went down are run all the same."""
+    found = list(run_cases("broken", 1, range(len(BROKEN)), case_s=2))
+    assert [said["case"] for said in found] == list(range(len(BROKEN)))
+    ends = dict(zip(BROKEN, [said["ending"] for said in found], strict=True))
+    assert ends == {name: ending for name, (_, ending) in BROKEN.items()}
+    assert set(BAD) - {"invalid"} <= set(ends.values())
+
+
+def test_the_long_run_found_nothing():
+    summary = json.loads(SUMMARY.read_text())
+    assert summary["mmsa"]["cases"] >= CASES
+    assert set(summary["stored"]) == set(TARGETS)
+    for found in (summary["mmsa"], *summary["stored"].values()):
+        assert {name: found[name] for name in BAD} == dict.fromkeys(BAD, 0)
+        assert sum(found[name] for name in GOOD) == found["cases"]
+        assert found["peak_memory_over_allowance"] < 1.5

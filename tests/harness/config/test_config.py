@@ -1,0 +1,606 @@
+"""From the command line to a typed configuration: what is accepted, what is refused, and with which words."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from omegaconf import DictConfig, OmegaConf
+
+import harness
+from backbones import BACKBONES
+from backbones.base import resolve_settings
+from harness.config.compose import (
+    GROUPS,
+    NAME_LISTS,
+    TEXT_KEYS,
+    VALUE_LISTS,
+    _grammar,
+    apply,
+    given_keys,
+    load_benchmark,
+    load_report,
+    load_sweep,
+    parse,
+    parse_value,
+    settings_of,
+    split_list,
+    split_variant,
+)
+from harness.errors import UserError
+from harness.launchers.choose import LAUNCHERS
+from methods import METHODS
+
+PROFILES = sorted(file.stem for file in (Path(harness.__file__).parent / "conf" / "profile").glob("*.yaml"))
+DEFAULT = load_benchmark(["dataset.mine.path=FILE"])
+UNTOUCHED = DEFAULT.copy()
+LISTS = [*NAME_LISTS, *VALUE_LISTS]
+ENTRIES = [("method", name) for name in METHODS] + [("backbone", name) for name in BACKBONES]
+
+
+def changed(*arguments: str) -> DictConfig:
+    """The default configuration with some settings changed, without composing it again."""
+    config = DEFAULT.copy()
+    apply(config, parse(arguments))
+    return config
+
+
+def refusal(*arguments: str, load=None) -> str:
+    """The sentence with which the arguments are refused."""
+    with pytest.raises(UserError) as caught:
+        load(arguments) if load else apply(UNTOUCHED, parse(arguments))
+    return one_line(caught.value)
+
+
+def one_line(error: UserError) -> str:
+    text = str(error)
+    assert text.splitlines() == [text]
+    assert text.endswith((".", "?"))
+    return text
+
+
+def leaves(node: DictConfig, prefix: str = "") -> dict[str, object]:
+    """Every single setting by its dotted key."""
+    found = {}
+    for name, value in node.items():
+        group = isinstance(value, DictConfig)
+        found |= leaves(value, f"{prefix}{name}.") if group else {f"{prefix}{name}": value}
+    return found
+
+
+LEAVES = leaves(DEFAULT)
+
+
+# What is accepted
+
+
+def test_the_groups_are_the_profiles_and_launchers_that_exist():
+    assert sorted(GROUPS["profile"]) == PROFILES
+    assert set(GROUPS["launcher"]) == set(LAUNCHERS)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_profile_composes_with_every_launcher(profile):
+    for launcher in GROUPS["launcher"]:
+        config = load_benchmark([f"profile={profile}", f"launcher={launcher}"])
+        assert config.launcher.name == launcher
+        assert config.study == profile
+        assert set(config.method) == set(METHODS)
+        assert set(config.backbone) == set(BACKBONES)
+        assert set(config.datasets) <= set(config.dataset)
+
+
+def test_the_paper_profile_has_the_published_matrix_and_settings():
+    config = load_benchmark(["profile=paper"])
+    assert list(config.datasets) == ["mosi", "mosei", "sims"]
+    assert list(config.seeds) == [1111, 1112, 1113, 1114, 1115]
+    assert list(config.occlusion.ratios) == [k / 10 for k in range(10)]
+    assert list(config.occlusion.protocols) == ["test", "train"]
+    assert list(config.occlusion.train_ratios) == [0.1, 0.3, 0.5, 0.7]
+    for kind, name in ENTRIES:
+        registry = METHODS if kind == "method" else BACKBONES
+        assert settings_of(config, kind, name, {}) == registry[name].Settings()
+
+
+def test_an_override_wins_over_the_profile_whatever_the_order():
+    quick = load_benchmark(["profile=quick"])
+    for arguments in (["profile=quick", "seeds=[7]"], ["seeds=[7]", "profile=quick"]):
+        config = load_benchmark(arguments)
+        assert list(config.seeds) == [7]
+        assert config.backbone == quick.backbone
+
+
+DOCUMENTED = {
+    "var_dir=DIR": "DIR",
+    "data_root=DIR": "DIR",
+    "jobs=3": 3,
+    "device=cuda": "cuda",
+    "occlusion.ratios=[0,0.5]": [0.0, 0.5],
+    "occlusion.protocols=[test,train]": ["test", "train"],
+    "occlusion.train_ratios=null": None,
+    "occlusion.granularity=entry": "entry",
+    "train.max_epochs=2": 2,
+    "train.patience=2": 2,
+    "train.max_batches=2": 2,
+    "size=full": "full",
+    "dataset.synthetic_mosi.clips=60": 60,
+    "dataset.mosi.aligned=true": True,
+    "dataset.new.path=FILE": "FILE",
+    "dataset.new.label_scale=3": 3.0,
+    "dataset.new.metrics=mosi": "mosi",
+    "dataset.new.like=mosei": "mosei",
+    "cell.threads=1": 1,
+    "data.resident=host": "host",
+    "backbone.tfn.text_hidden=64": 64,
+    "backbone.lmf.pool=kept_mean": "kept_mean",
+    "method.ms_mix.xi2=0.1": 0.1,
+    "method.manifold_mixup.layers=[0,1,2]": [0, 1, 2],
+    "tracking.uri=postgresql://user:pass@host/db?a=b": "postgresql://user:pass@host/db?a=b",
+    "ledger.uri=sqlite:////tmp/a b.db": "sqlite:////tmp/a b.db",
+    "retry=diverged": "diverged",
+    "deterministic=false": False,
+    "precision=bf16": "bf16",
+    "compile=true": True,
+    "jobs_per_gpu=4": 4,
+    "tuned=DIR": "DIR",
+    "sweep.storage=postgresql://user:pass@host/db?a=b": "postgresql://user:pass@host/db?a=b",
+    "sweep.name=1e5": "1e5",
+    "sweep.tuned_dir=a, [b]": "a, [b]",
+    "sweep.trials=3": 3,
+    "sweep.seeds=1,2": [1, 2],
+    "sweep.prune_at=0.1,0.5": [0.1, 0.5],
+    "sweep.prune_at=[]": [],
+    "sweep.backbones=tfn,lmf": ["tfn", "lmf"],
+    "sweep.datasets=mine": ["mine"],
+    **{f"method.{name}.xi1=0.25": 0.25 for name in METHODS},
+}
+
+
+def test_documented_settings_are_accepted():
+    for argument, value in DOCUMENTED.items():
+        assert OmegaConf.select(changed(argument), argument.partition("=")[0]) == value
+    last = {argument.partition("=")[0]: value for argument, value in DOCUMENTED.items()}
+    together = load_benchmark(list(DOCUMENTED))
+    assert {key: OmegaConf.select(together, key) for key in last} == last
+
+
+@pytest.mark.parametrize("key", LEAVES)
+def test_every_setting_takes_its_own_value_again(key):
+    value = list(LEAVES[key]) if OmegaConf.is_list(LEAVES[key]) else LEAVES[key]
+    again = leaves(changed(f"{key}={value if isinstance(value, str) else json.dumps(value)}"))
+    if value is None and TEXT_KEYS.fullmatch(key):
+        assert again == LEAVES | {key: "null"}
+    else:
+        assert again == LEAVES
+        assert type(again[key]) is type(LEAVES[key])
+
+
+def test_the_study_is_named_after_the_profile_by_default():
+    assert load_benchmark([]).study == load_benchmark(["study="]).study == "benchmark"
+    assert load_benchmark(["profile=quick"]).study == "quick"
+    assert load_benchmark(["profile=quick", "study=mine"]).study == "mine"
+
+
+@pytest.mark.parametrize(
+    "text", ["1e5", "2024_01", "null", "true", "007", "1.50", "[a]", "off", "0x1F", " a "]
+)
+def test_a_study_that_looks_like_a_value_stays_text(text):
+    assert load_benchmark([f"study={text}"]).study == text
+    assert load_report([f"study={text}"]).study == text
+
+
+# Any text, and text made of the characters that mean something to a shell or to Hydra.
+awkward_text = st.text(min_size=1) | st.text("=,'[({#~;$\"\\%&!*?:@é数😀 a1", min_size=1)
+
+
+@settings(deadline=None)
+@given(text=awkward_text)
+def test_text_keys_keep_every_character(text):
+    assume("${" not in text and text != "???")
+    keys = ["study", "var_dir", "out", "predictions", "tracking.uri"]
+    report = load_report([f"{key}={text}" for key in keys])
+    assert [OmegaConf.select(report, key) for key in keys] == [text] * 5
+    keys = ["study", "var_dir", "data_root", "ledger.uri", "dataset.mine.path", "dataset.mine.file_aligned"]
+    config = changed(*(f"{key}={text}" for key in keys))
+    assert [OmegaConf.select(config, key) for key in keys] == [text] * 6
+
+
+def test_an_awkward_name_survives_composing():
+    name = "a=b,c 'd' [e] (f) {g} #h ~i ;j $k \"l\" \\m é数.pkl"
+    config = load_benchmark([f"data_root={name}", f"dataset.x.path=~/{name}", f"study={name}"])
+    assert (config.data_root, config.dataset.x.path, config.study) == (name, f"~/{name}", name)
+
+
+# Lists and variants
+
+names = st.from_regex(r"[a-z][a-z_0-9]{0,8}", fullmatch=True)
+numbers = st.floats(0, 1)
+values = numbers.map(repr) | st.sampled_from(["true", "null", "[1,2]", "x"])
+variants = st.builds(
+    lambda name, pairs: name + "{" + ",".join(f"{k}:{v}" for k, v in pairs.items()) + "}",
+    names,
+    st.dictionaries(names, values, max_size=3),
+)
+
+
+@settings(deadline=None)
+@given(
+    elements=st.lists(names | variants, min_size=1, max_size=5),
+    quote=st.sampled_from(["", "'", '"']),
+    comma=st.sampled_from([",", ", ", " , "]),
+    closed=st.booleans(),
+)
+def test_lists_are_split_at_top_level_commas_only(elements, quote, comma, closed):
+    text = comma.join(f"{quote}{element}{quote}" for element in elements)
+    assert split_list("methods", f"[{text}]" if closed else text) == elements
+
+
+@pytest.mark.parametrize("text", ["1111", "1111,1112", "[1111,1112]", " [ 1111 , 1112 ] ", "'1111','1112'"])
+def test_seeds_come_in_three_spellings(text):
+    assert list(changed(f"seeds={text}").seeds) == [1111, 1112][: text.count(",") + 1]
+
+
+def test_a_variant_is_one_element():
+    config = changed("methods='ms_mix{delta:0.4,alpha:1}',none")
+    assert list(config.methods) == ["ms_mix{delta:0.4,alpha:1}", "none"]
+    assert split_variant(config.methods[0]) == ("ms_mix", {"delta": 0.4, "alpha": 1})
+    assert split_variant("none") == split_variant("none{}") == ("none", {})
+
+
+def test_components_in_square_brackets_are_those_that_are_on():
+    assert split_variant("ms_mix[sass, sig]{delta:0.4}") == ("ms_mix", {"sal": False, "delta": 0.4})
+    assert split_variant("ms_mix[]") == ("ms_mix", {"sass": False, "sig": False, "sal": False})
+    assert split_variant("ms_mix[sal,sig,sass]") == ("ms_mix", {})
+    assert list(changed("methods=[ms_mix[sass,sig],none]").methods) == ["ms_mix[sass,sig]", "none"]
+    for text, sentence in {
+        "ms_mix[sas]": "Did you mean 'sass'?",
+        "none[x]": "write it as 'none'",
+        "ms_mix[sass": "write it like 'ms_mix[sass,sig]'",
+        "mx_mix[sass]": "Did you mean 'ms_mix'?",
+    }.items():
+        with pytest.raises(UserError) as caught:
+            split_variant(text)
+        assert sentence in one_line(caught.value)
+
+
+def test_the_ablation_is_every_combination_of_the_components():
+    given = load_benchmark(["matrix=ablation", "profile=quick"]).methods
+    found = [settings_of(DEFAULT, "method", *split_variant(method)) for method in given]
+    states = [(s.sass, s.sig, s.sal) for s in found]
+    assert given[0] == "ms_mix"
+    assert sorted(states) == sorted(itertools.product((True, False), repeat=3))
+    assert all(dataclasses.replace(s, sass=True, sig=True, sal=True) == found[0] for s in found)
+    varied = load_benchmark(["matrix=ablation", "methods=[ms_mix{delta:0.4}]"]).methods
+    assert len(varied) == 8
+    assert all(split_variant(method)[1]["delta"] == 0.4 for method in varied)
+    for arguments, sentence in {
+        ("matrix=ablation", "methods=[none]"): "'none'; allowed: ",
+        ("matrix=ablated",): "Did you mean 'ablation'?",
+    }.items():
+        with pytest.raises(UserError) as caught:
+            load_benchmark(arguments)
+        assert sentence in one_line(caught.value)
+
+
+@settings(deadline=None)
+@given(name=names, pairs=st.dictionaries(names, numbers, max_size=3))
+def test_variants_are_read_as_written(name, pairs):
+    text = ", ".join(f"{key}: {value!r}" for key, value in pairs.items())
+    assert split_variant(f"{name}{{{text}}}") == (name, pairs)
+
+
+@pytest.mark.parametrize("key", LISTS)
+def test_malformed_lists(key):
+    for text in ("", "[]", " [ ] "):
+        assert parse_value(key, text) == []
+    for text in ("[1", "1]", "[1,2", "1}", "{1", "[(1]", "[1)]", "[1],[2]", "'1", '[1,"2]', "[{1]}"):
+        assert refusal(f"{key}={text}").startswith(
+            f"{key}={text!r} has a bracket or quote without its partner"
+        )
+    for text in (",", "1,", ",1", "[1,]", "[,1]", "[1,,2]", "1, ,2", "[1,'']", '[1," "]'):
+        assert refusal(f"{key}={text}").startswith(f"{key}={text!r} has an empty element")
+
+
+UNREADABLE = (
+    "ms_mix{ ms_mix{delta} ms_mix{delta:} ms_mix{delta:1}x ms_mix{delta:1}{alpha:1} ms_mix{delta:{a:1}} "
+    "ms_mix{delta:[[1]]} ms_mix{delta:???} ms_mix{delta:choice(1,2)} ms_mix{delta:1,,alpha:1} ms_mix{delta=1}"
+)
+
+
+@pytest.mark.parametrize("variant", UNREADABLE.split())
+def test_variants_that_cannot_be_read(variant):
+    with pytest.raises(UserError) as caught:
+        split_variant(variant)
+    assert repr(variant) in one_line(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("variant", "expected"),
+    [
+        ("ms_mix{delt:1}", "Did you mean 'delta'?"),
+        ("ms_mix{1:2}", "Unknown setting of method ms_mix '1'"),
+        ("ms_mix{delta:x}", "'x'"),
+        ("ms_mix{delta:null}", "None"),
+        ("ms_mix{delta:true}", "True"),
+        ("ms_mix{heads:3}", "heads must be 1, 2, 4 or 8, however: heads=3"),
+        ("ms_mix{heads:4.5}", "4.5"),
+        ("ms_mix{xi1:-1}", "xi1=-1"),
+    ],
+)
+def test_wrong_settings_of_a_variant(variant, expected):
+    with pytest.raises(UserError) as caught:
+        settings_of(DEFAULT, "method", *split_variant(variant))
+    assert expected in one_line(caught.value)
+
+
+# Sweeps
+
+
+def test_a_sweep_has_its_own_matrix_unless_it_is_given():
+    whole = {"datasets": ["synthetic_mosi"], "backbones": ["misa"], "seeds": [1111, 1112]}
+    matrices = {"quick": whole, "paper": {**whole, "datasets": ["mosi"]}, None: whole}
+    for profile, matrix in matrices.items():
+        chosen = [] if profile is None else [f"profile={profile}"]
+        config, plain = load_sweep(["param=delta", *chosen]), load_benchmark(chosen)
+        assert {key: list(config[key]) for key in matrix} == matrix
+        assert config.study == plain.study == (profile or "benchmark")
+        assert (config.sweep.param, config.sweep.tune) == ("delta", None)
+        rest = set(plain) - {*matrix, "sweep"}
+        assert {key: config[key] for key in rest} == {key: plain[key] for key in rest}
+        assert set(config) == set(plain), "param and tune are those of the sweep"
+
+
+@pytest.mark.parametrize("key", ["datasets", "backbones", "seeds"])
+def test_what_is_given_wins_over_the_sweeps_own(key):
+    values = {"datasets": ["mosi", "sims"], "backbones": ["tfn", "lmf"], "seeds": [1, 2]}
+    others = {"datasets": ["mosei"], "backbones": ["mult"], "seeds": [3]}
+    text, other = (",".join(map(str, of[key])) for of in (values, others))
+    assert list(load_sweep([f"{key}={text}"])[key]) == values[key]
+    assert list(load_sweep([f"sweep.{key}={text}"])[key]) == values[key]
+    for arguments in ([f"{key}={text}", f"sweep.{key}={other}"], [f"sweep.{key}={other}", f"{key}={text}"]):
+        assert list(load_sweep(arguments)[key]) == values[key]
+    for name in {"datasets", "backbones", "seeds"} - {key}:
+        assert load_sweep([f"{key}={text}"])[name] == load_sweep([])[name]
+    # Where the benchmark has its own default, it keeps it.
+    assert load_benchmark([f"sweep.{key}={text}"])[key] == load_benchmark([])[key]
+
+
+def test_param_and_tune_are_the_sweeps():
+    assert load_sweep(["tune=powmix"]).sweep.tune == load_sweep(["sweep.tune=powmix"]).sweep.tune == "powmix"
+    assert (load_sweep(["param=1e5"]).sweep.param, load_sweep(["tune=a,b"]).sweep.tune) == ("1e5", "a,b")
+    assert load_sweep(["sweep.param=xi"]).sweep.param == "xi"
+    config = load_sweep(["param=delta", "sweep.tune=none"])
+    assert (config.sweep.param, config.sweep.tune) == ("delta", "none")
+    assert (load_sweep([]).sweep.param, load_sweep([]).sweep.tune) == (None, None)
+
+
+def test_only_a_sweep_takes_param_and_tune():
+    for load in (load_benchmark, load_report):
+        for key in ("param", "tune"):
+            assert refusal("study=a", f"{key}=delta", load=load).startswith(
+                f"Unknown setting {key!r}; allowed: "
+            )
+    assert refusal("tuen=none", load=load_sweep).endswith("Did you mean 'tune'?")
+    assert refusal("prm=delta", load=load_sweep).endswith("Did you mean 'param'?")
+    assert "sweep is a group of settings (param, tune, " in refusal("sweep=delta", load=load_sweep)
+    assert "matrix=ablation is no sweep" in refusal("matrix=ablation", load=load_sweep)
+    assert "Did you mean 'ablation'?" in refusal("matrix=ablat", load=load_sweep)
+
+
+def test_given_keys_are_all_that_was_written():
+    assert given_keys(["seeds=1", "method.ms_mix.delta=0.2", "profile=quick", "seeds=2"]) == {
+        "seeds", "method.ms_mix.delta", "profile"
+    }  # fmt: skip
+    assert given_keys([]) == set()
+
+
+# What is refused
+
+
+def test_only_key_equals_value_is_read():
+    prefixed = ["+seeds=[1]", "++seeds=[1]", "~seeds", "~seeds=[1]", "hydra/launcher=x", "dataset@x=mosi"]
+    for argument in (
+        *prefixed,
+        "seeds",
+        "",
+        "=1",
+        "a b=1",
+        "seeds =1",
+        "--jobs=2",
+        "a..b=1",
+        ".a=1",
+        "seeds[0]=1",
+    ):
+        for load in (load_benchmark, load_report):
+            assert refusal("study=x", argument, load=load).startswith(f"Cannot read {argument!r}; ")
+
+
+def test_hydras_own_settings_cannot_be_changed():
+    for key in ("hydra", "hydra.run.dir", "hydra.job.name", "hydra.searchpath"):
+        for load in (load_benchmark, load_report):
+            assert refusal(f"{key}=x", load=load).startswith(f"{key!r} is no setting of this program")
+
+
+@pytest.mark.parametrize("key", ["study", "seeds", "methods", "profile", "dataset.mine.path", "jobs"])
+def test_values_that_mean_more_than_themselves(key):
+    for value in ("${oc.env:HOME}", "a${study}b", "[${study}]", "\\${study}", "${"):
+        message = refusal(f"{key}={value}", load=load_benchmark)
+        assert message.startswith(f"{f'{key}={value}'!r} holds '${{...}}'")
+    assert "'???'" in refusal(f"{key}=???", load=load_benchmark)
+
+
+@pytest.mark.parametrize("key", ["jobs", "device", "method.ms_mix.delta", "dataset.mine.clips", "report"])
+def test_a_sweep_is_no_value(key):
+    for value in ("1,2", "choice(1,2)", "range(1,3)", "interval(1,2)", "glob(*)"):
+        assert refusal(f"{key}={value}") == f"{key}={value!r} gives several values; one is expected."
+
+
+@pytest.mark.parametrize("key", LEAVES)
+def test_a_misspelt_key_is_refused_at_every_depth_with_the_nearest_name(key):
+    parts = key.split(".")
+    for depth, part in enumerate(parts):
+        if parts[0] == "dataset" and depth == 1:
+            continue  # any name is a dataset
+        wrong, right = (".".join([*parts[:depth], name]) for name in (part + "x", part))
+        message = refusal(".".join([wrong, *parts[depth + 1 :]]) + "=1")
+        assert message.startswith(f"Unknown setting {wrong!r}; allowed: ")
+        assert message.endswith(f"Did you mean {right!r}?")
+
+
+@pytest.mark.parametrize("key", LEAVES)
+def test_a_setting_has_nothing_below_it_and_a_group_no_value(key):
+    assert refusal(f"{key}.more=1") == f"{key} is a single setting, so it has no 'more'."
+    parts = key.split(".")
+    for depth in range(1, len(parts)):
+        message = refusal(f"{'.'.join(parts[:depth])}=1")
+        assert message.startswith(f"{'.'.join(parts[:depth])} is a group of settings")
+        assert parts[depth] in message
+
+
+@given(st.one_of(st.integers(-(10**20), 10**20).map(str), st.text("+-_01239.e", min_size=1, max_size=6)))
+def test_numbers_of_a_list_are_read_as_the_grammar_reads_them(text):
+    def outcome(read):
+        try:
+            return read()
+        except UserError as error:
+            return str(error)
+
+    expected = outcome(lambda: [_grammar("seeds", text), 1])
+    assert outcome(lambda: parse_value("seeds", f"[{text},1]")) == expected
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("gpus_per_cell", "'launcher.gpus_per_cell'"),
+        ("max_epochs", "'train.max_epochs'"),
+        ("uri", "'tracking.uri' or 'ledger.uri'"),
+        ("ratios", "'occlusion.ratios'"),
+    ],
+)
+def test_a_setting_without_its_group(key, meant):
+    with pytest.raises(UserError) as refused:
+        load_benchmark([f"{key}=1"])
+    assert str(refused.value) == f"Unknown setting {key!r}. Did you mean {meant}?"
+
+
+def test_profile_and_launcher_are_chosen_from_a_list():
+    assert refusal("profile.study=a", load=load_benchmark).startswith("profile is chosen as a whole")
+    for group, allowed in GROUPS.items():
+        for value in ("", "xyz", "[quick]", "inline,processes", "null", "../x", "a=b", "{"):
+            message = refusal(f"{group}={value}", load=load_benchmark)
+            assert message.startswith(f"Unknown {group} {value!r}; allowed: {', '.join(sorted(allowed))}.")
+    assert refusal("profile=quik", load=load_benchmark).endswith("Did you mean 'quick'?")
+
+
+WRONG_TYPES = {
+    "jobs": ["two", "2.5", "true", "", "[1]", "{a:1}", "a=b", "'", "(", "1\n2"],
+    "report": ["maybe", "", "null"],
+    "seeds": ["[a]", "[1.5]", "[true]", "[[1]]", "[{a:1}]", "null", "[null]", "range(1,3)"],
+    "occlusion.ratios": ["[a]", "null"],
+    "methods": ["null"],
+    "sweep.trials": ["many", "1.5", "null"],
+    "sweep.seeds": ["[a]", "null"],
+    "sweep.prune_at": ["[a]", "null"],
+    "sweep.backbones": ["null"],
+    "dataset.mine.label_scale": ["big"],
+    "dataset.mine.clips": ["1.5"],
+    "backbone.tfn.text_hidden": ["wide", "1.5"],
+    "backbone.tfn.early_stop": ["null"],
+    "method.ms_mix.sass": ["perhaps", "[true]"],
+    "method.ms_mix.delta": ["[1]", "null", "x"],
+    "method.manifold_mixup.layers": ["[[1]]", "{a:1}", "[a]", "null"],
+}
+
+
+@pytest.mark.parametrize("key", WRONG_TYPES)
+def test_values_of_the_wrong_type(key):
+    for value in WRONG_TYPES[key]:
+        assert refusal(f"{key}={value}").startswith(f"{key}={value!r} ")
+
+
+pieces = st.sampled_from([*"[]{}()'\",:=\\$ .-~!\n", "1", "0.5", "none", "ms_mix", "delta", "null"])
+
+
+@settings(deadline=None, max_examples=40)
+@given(text=st.lists(pieces).map("".join) | st.text(max_size=20))
+@pytest.mark.parametrize("key", ["methods", "seeds", "jobs", "device", "method.ms_mix.delta", "dataset", ""])
+def test_no_text_breaks_the_reader(key, text):
+    try:
+        config = changed(f"{key}={text}" if key else text)
+        for method in config.methods:
+            settings_of(config, "method", "ms_mix", split_variant(method)[1])
+    except UserError as error:
+        one_line(error)
+
+
+def test_a_refused_setting_changes_nothing():
+    before = OmegaConf.to_yaml(UNTOUCHED)
+    for argument in ("jobs=two", "seeds=[a]", "method.ms_mix.delta=x", "occlusion.ratios=[0.1,a]"):
+        refusal(argument)
+    assert OmegaConf.to_yaml(UNTOUCHED) == before
+
+
+def test_reports_know_their_own_settings_only():
+    for arguments in ([], ["out=a.csv"], ["study="]):
+        assert "study=NAME" in refusal(*arguments, load=load_report)
+    for argument in ("datasets=[mosi]", "dataset.x.path=a", "launcher=inline", "profile=quick"):
+        message = refusal("study=a", argument, load=load_report)
+        assert "allowed: out, predictions, study, sweep, tracking, var_dir" in message
+    assert refusal("study=a", "ot=x", load=load_report).endswith("Did you mean 'out'?")
+
+
+# What comes back
+
+
+@pytest.mark.parametrize(("kind", "name"), ENTRIES)
+def test_settings_come_back_frozen_and_of_their_class(kind, name):
+    expected = (METHODS if kind == "method" else BACKBONES)[name].Settings
+    found = settings_of(DEFAULT, kind, name, {})
+    assert type(found) is expected
+    assert found == expected()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(found, dataclasses.fields(found)[0].name, 1)
+
+
+def test_overrides_reach_the_settings_and_leave_the_defaults_alone():
+    config = changed("method.ms_mix.delta=0.9", "backbone.tfn.text_hidden=5")
+    for _ in range(2):
+        assert settings_of(config, "method", "ms_mix", {}).delta == 0.9
+        assert settings_of(config, "method", "ms_mix", {"alpha": 1}).alpha == 1.0
+    assert isinstance(settings_of(config, "method", "ms_mix", {"alpha": 1}).alpha, float)
+    assert settings_of(config, "backbone", "tfn", {}).text_hidden == 5
+    assert settings_of(DEFAULT, "method", "ms_mix", {}) == METHODS["ms_mix"].Settings()
+
+
+@pytest.mark.parametrize("like", ["mosi", "mosei", "sims"])
+@pytest.mark.parametrize("name", BACKBONES)
+def test_a_field_left_at_none_takes_the_published_value(name, like):
+    backbone = BACKBONES[name]
+
+    def resolved(*arguments):
+        return resolve_settings(backbone, settings_of(changed(*arguments), "backbone", name, {}), like)
+
+    published = backbone.published[like]
+    fields = [f.name for f in dataclasses.fields(backbone.Settings) if f.default is None]
+    assert published
+    assert {field: getattr(resolved(), field) for field in fields} == {f: published[f] for f in fields}
+    given_one = f"backbone.{name}.{fields[0]}=3"
+    assert resolved(given_one) == dataclasses.replace(resolved(), **{fields[0]: 3})
+    assert resolved(given_one, f"backbone.{name}.{fields[0]}=null") == resolved()
+
+
+def test_nothing_is_written_and_hydra_is_left_as_it_was(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for arguments in (["profile=paper", "study=a", "var_dir=v"], ["seeds=[1"], ["profile=x"], ["+a=1"]):
+        with contextlib.suppress(UserError):
+            load_benchmark(arguments)
+        assert list(tmp_path.iterdir()) == []
+        assert not GlobalHydra.instance().is_initialized()

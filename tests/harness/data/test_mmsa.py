@@ -1,0 +1,686 @@
+"""The reader of MMSA files: what it reads, what it cleans and says, and what it refuses."""
+
+import pickle
+import re
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backbones.batch import MODALITIES
+from harness.data.dataset import SPLITS
+from harness.data.mmsa import LABELS, read_mmsa, summary_lines
+from harness.errors import UserError
+from tests.support.paths import SHARED
+
+STEPS = {"text": 6, "audio": 9, "vision": 7}
+WIDTHS = {"text": 3, "audio": 2, "vision": 4}
+CLIPS = {"train": 5, "valid": 3, "test": 4}
+DATA = SHARED / "data"
+
+
+def make_sequences(clips, steps, width, generator):
+    """Sequences of 1 to `steps` rows, none of them zero."""
+    lengths = generator.integers(1, steps + 1, clips)
+    return [generator.uniform(0.5, 1.5, (length, width)).astype(np.float32) for length in lengths]
+
+
+def lay_out(sequences, steps, in_front):
+    """Pad sequences with zeros to (N, T, D), one at a time."""
+    array = np.zeros((len(sequences), steps, sequences[0].shape[1]), np.float32)
+    for row, sequence in enumerate(sequences):
+        start = steps - len(sequence) if in_front else 0
+        array[row, start : start + len(sequence)] = sequence
+    return array
+
+
+def make_tokens(sequences, steps, in_front):
+    rows = [np.stack([100 + np.arange(len(s)), np.ones(len(s)), np.zeros(len(s))], 1) for s in sequences]
+    return lay_out(rows, steps, in_front).transpose(0, 2, 1)
+
+
+def make_file(seed=0, in_front=False, with_lengths=True, with_tokens=True):
+    """A valid file as a dict, and the sequences that are in it."""
+    generator = np.random.default_rng(seed)
+    content, truth = {}, {}
+    for split in SPLITS:
+        clips = CLIPS[split]
+        truth[split] = {m: make_sequences(clips, STEPS[m], WIDTHS[m], generator) for m in MODALITIES}
+        content[split] = {m: lay_out(truth[split][m], STEPS[m], in_front) for m in MODALITIES}
+        content[split] |= {
+            "id": [f"{split}{row // 2}$_${row}" for row in range(clips)],
+            "raw_text": [""] * clips,
+            "regression_labels": generator.uniform(-3, 3, clips).astype(np.float32),
+        }
+        if with_tokens:
+            content[split]["text_bert"] = make_tokens(truth[split]["text"], STEPS["text"], in_front)
+        if with_lengths:
+            for m in ("audio", "vision"):
+                content[split][f"{m}_lengths"] = [len(sequence) for sequence in truth[split][m]]
+    return content, truth
+
+
+def make_content(**options):
+    return make_file(**options)[0]
+
+
+def read(content, label_scale=3.0):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "file.pkl"
+        path.write_bytes(pickle.dumps(content, 4))
+        return read_mmsa(path, label_scale)
+
+
+def check_contract(dataset):
+    """What `Split` promises."""
+    assert list(dataset.splits) == list(SPLITS)
+    for split in dataset.splits.values():
+        clips = len(split)
+        assert split.ids.shape == (clips,)
+        assert split.ids.dtype.kind == "U"
+        assert split.labels.dtype == np.float32
+        assert np.abs(split.labels).max() <= dataset.label_scale
+        for m in MODALITIES:
+            values, lengths = split.features[m], split.lengths[m]
+            assert values.shape == (clips, dataset.steps()[m], dataset.widths()[m])
+            assert values.dtype == np.float32
+            assert values.flags.c_contiguous
+            assert np.isfinite(values).all()
+            assert lengths.dtype == np.int64
+            assert lengths.min() >= 1
+            assert lengths.max() <= values.shape[1]
+            for row, length in enumerate(lengths):
+                assert not values[row, length:].any()
+        if split.tokens is not None:
+            assert split.tokens.dtype == np.int64
+            assert split.tokens.shape == (clips, 3, dataset.steps()["text"])
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 10**6), st.booleans(), st.booleans(), st.booleans())
+def test_sequences_are_found_and_left_aligned(seed, in_front, with_lengths, with_tokens):
+    content, truth = make_file(seed, in_front, with_lengths, with_tokens)
+    dataset = read(content)
+    check_contract(dataset)
+    for name, split in dataset.splits.items():
+        for m in MODALITIES:
+            np.testing.assert_array_equal(split.features[m], lay_out(truth[name][m], STEPS[m], False))
+            assert split.lengths[m].tolist() == [len(sequence) for sequence in truth[name][m]]
+        if with_tokens:
+            np.testing.assert_array_equal(
+                split.tokens, make_tokens(truth[name]["text"], STEPS["text"], False)
+            )
+        else:
+            assert split.tokens is None
+        assert split.ids.tolist() == content[name]["id"]
+        np.testing.assert_array_equal(split.labels, content[name]["regression_labels"])
+    assert all("padded in front" in note for note in dataset.notes)
+
+
+def test_nothing_cleaned_is_nothing_said():
+    assert read(make_content()).notes == ()
+
+
+@pytest.mark.parametrize("in_front", [False, True])
+def test_given_lengths_and_masks_keep_zero_steps(in_front):
+    content, truth = make_file(3, in_front)
+    for split in SPLITS:
+        for m in MODALITIES:
+            sequence = truth[split][m][0] = np.ones((4, WIDTHS[m]), np.float32)
+            sequence[[0, 2, 3]] = 0
+            content[split][m] = lay_out(truth[split][m], STEPS[m], in_front)
+        for m in ("audio", "vision"):
+            content[split][f"{m}_lengths"][0] = 4
+            # A second clip that fills one side only, so that the side of the first is known.
+            truth[split][m][1] = np.ones((2, WIDTHS[m]), np.float32)
+            content[split][m] = lay_out(truth[split][m], STEPS[m], in_front)
+            content[split][f"{m}_lengths"][1] = 2
+        content[split]["text_bert"] = make_tokens(truth[split]["text"], STEPS["text"], in_front)
+    dataset = read(content)
+    for name, split in dataset.splits.items():
+        for m in MODALITIES:
+            assert split.lengths[m][0] == 4
+            np.testing.assert_array_equal(split.features[m], lay_out(truth[name][m], STEPS[m], False))
+
+
+def test_interior_zero_steps_stay_without_lengths():
+    content = make_content(with_lengths=False)
+    content["train"]["audio"][0] = 0
+    content["train"]["audio"][0, [2, 5]] = 7
+    split = read(content).splits["train"]
+    assert split.lengths["audio"][0] == 4
+    assert split.features["audio"][0, :, 0].tolist() == [7, 0, 0, 7, 0, 0, 0, 0, 0]
+
+
+def first_zero_steps(array):
+    """Lengths as MMSA's data/getLengths.py finds them: up to the first step that sums to 0."""
+    lengths = []
+    for clip in array:
+        zero = np.flatnonzero(clip.sum(axis=1) == 0)
+        lengths.append(max(1, zero[0]) if len(zero) else len(clip))
+    return lengths
+
+
+@pytest.mark.parametrize("in_front", [False, True])
+def test_lengths_up_to_the_first_zero_step_are_left_out_where_they_cut(in_front):
+    content, truth = make_file(5, in_front)
+    for split in SPLITS:
+        sequence = truth[split]["vision"][0] = np.ones((6, WIDTHS["vision"]), np.float32)
+        sequence[2] = 0
+        content[split]["vision"] = lay_out(truth[split]["vision"], STEPS["vision"], in_front)
+        content[split]["vision_lengths"] = first_zero_steps(content[split]["vision"])
+    dataset = read(content)
+    check_contract(dataset)
+    for name, split in dataset.splits.items():
+        assert split.lengths["vision"].tolist() == [len(sequence) for sequence in truth[name]["vision"]]
+        np.testing.assert_array_equal(
+            split.features["vision"], lay_out(truth[name]["vision"], STEPS["vision"], False)
+        )
+    said = [note for note in dataset.notes if "padded in front" not in note]
+    assert len(said) == 1
+    assert said[0].startswith(
+        "vision had lengths up to the first zero step, which cut clips, so they are left"
+    )
+    if not in_front:
+        assert said[0].endswith("(clips: train 1, valid 1, test 1).")
+
+
+def test_other_lengths_that_cut_are_believed():
+    """One clip of the split that ends elsewhere than at a zero step is enough."""
+    content, _ = make_file(5)
+    content["train"]["vision"][:2] = 1
+    content["train"]["vision"][0, 2] = 0
+    content["train"]["vision_lengths"] = first_zero_steps(content["train"]["vision"])
+    content["train"]["vision_lengths"][1] = 3
+    dataset = read(content)
+    assert dataset.splits["train"].lengths["vision"][:2].tolist() == [2, 3]
+    assert dataset.notes == ("vision had non-zero padding, set to 0 (clips: train 2).",)
+
+
+def make_aligned(clips=10, words=4, steps=6):
+    """A file with tokens and without lengths, audio and vision on the steps of the text."""
+    content = {}
+    for split in SPLITS:
+        parts = content[split] = {m: np.zeros((clips, steps, WIDTHS[m]), np.float32) for m in MODALITIES}
+        for m in MODALITIES:
+            parts[m][:, :words] = 1
+        parts["text_bert"] = np.zeros((clips, 3, steps))
+        parts["text_bert"][:, 1, :words] = 1
+        parts[LABELS] = np.zeros(clips)
+        parts["id"] = [f"{split}$_${row}" for row in range(clips)]
+    return content
+
+
+def test_words_without_sound_are_steps_where_audio_is_aligned():
+    content = make_aligned()
+    content["train"]["audio"][0, 0] = 0
+    content["train"]["audio"][1] = 0
+    dataset = read(content)
+    assert dataset.notes == ()
+    split = dataset.splits["train"]
+    assert split.lengths["audio"].tolist() == [4] * 10
+    assert split.features["audio"][0, :, 0].tolist() == [0, 1, 1, 1, 0, 0]
+
+
+def test_a_few_odd_steps_do_not_undo_the_alignment():
+    content = make_aligned()
+    for parts in content.values():
+        parts["audio"][:, 0] = 0
+    content["test"]["audio"][2:5, 4] = 1  # three of thirty clips
+    dataset = read(content)
+    check_contract(dataset)
+    assert dataset.notes == (
+        "audio is aligned with text, but had steps beyond it, which were kept (clips: test 3).",
+    )
+    lengths = {name: split.lengths["audio"].tolist() for name, split in dataset.splits.items()}
+    assert lengths == {"train": [4] * 10, "valid": [4] * 10, "test": [4, 4, 5, 5, 5, 4, 4, 4, 4, 4]}
+    assert dataset.splits["test"].features["audio"][2, :, 0].tolist() == [0, 1, 1, 1, 1, 0]
+
+
+def test_alignment_is_undone_in_all_splits_by_more_than_one_in_ten():
+    content = make_aligned()
+    for parts in content.values():
+        parts["audio"][:, 0] = 0
+    content["test"]["audio"][2:6, 4] = 1
+    dataset = read(content)
+    for split in dataset.splits.values():
+        assert split.features["audio"][0, :, 0].tolist() == [1, 1, 1, 0, 0, 0]
+    assert dataset.splits["train"].lengths["audio"].tolist() == [3] * 10
+
+
+def test_steps_of_audio_before_its_text_are_kept():
+    content = make_aligned()
+    for parts in content.values():
+        for m in MODALITIES:
+            parts[m] = np.roll(parts[m], 2, axis=1)
+        parts["text_bert"] = np.roll(parts["text_bert"], 2, axis=2)
+    content["train"]["audio"][0, 1], content["train"]["audio"][0, 2] = 7, 0
+    split = read(content).splits["train"]
+    assert split.lengths["audio"].tolist() == [5] + [4] * 9
+    assert split.features["audio"][0, :, 0].tolist() == [7, 0, 1, 1, 1, 0]
+
+
+def test_splits_of_other_steps_than_the_text_are_not_aligned():
+    content = make_aligned()
+    for parts in content.values():
+        parts["audio"][:, 0] = 0
+    content["test"]["audio"] = content["test"]["audio"][:, :5]
+    assert read(content).splits["train"].lengths["audio"].tolist() == [3] * 10
+
+
+def test_lengths_left_out_are_those_of_the_text_where_aligned():
+    content = make_aligned()
+    for parts in content.values():
+        parts["audio"][0, 1] = parts["audio"][1, 3] = 0
+        parts["audio_lengths"] = first_zero_steps(parts["audio"])
+    for split in read(content).splits.values():
+        assert split.lengths["audio"].tolist() == [4] * 10
+
+
+def test_values_after_the_valid_steps_are_removed_and_said():
+    content = make_content()
+    for clip, length in ((0, 2), (2, 3)):
+        content["train"]["audio"][clip] = 1
+        content["train"]["audio_lengths"][clip] = length
+    content["train"]["text"][1] = 1
+    content["train"]["text_bert"][1, 1] = [1, 1, 0, 0, 0, 0]
+    dataset = read(content)
+    check_contract(dataset)
+    assert dataset.notes == (
+        "text had non-zero padding, set to 0 (clips: train 1).",
+        "audio had non-zero padding, set to 0 (clips: train 2).",
+    )
+    assert dataset.splits["train"].features["text"][1].sum() == 2 * WIDTHS["text"]
+
+
+def test_non_finite_values_become_zero_and_their_steps_stay():
+    content = make_content(with_lengths=False)
+    for split, clip in (("train", 0), ("train", 1), ("test", 0)):
+        content[split]["audio"][clip] = 0
+        content[split]["audio"][clip, :3] = [[-np.inf, -np.inf], [1, np.nan], [np.inf, np.nan]]
+    dataset = read(content)
+    check_contract(dataset)
+    assert dataset.notes == (
+        "audio held -inf, set to 0 (values: train 4, test 2).",
+        "audio held +inf, set to 0 (values: train 2, test 1).",
+        "audio held NaN, set to 0 (values: train 4, test 2).",
+    )
+    split = dataset.splits["train"]
+    assert split.lengths["audio"][0] == 3
+    assert split.features["audio"][0, :3].tolist() == [[0, 0], [1, 0], [0, 0]]
+
+
+def test_a_missing_modality_is_noted():
+    content = make_content()
+    for split in SPLITS:
+        content[split]["vision"][:] = 0
+    dataset = read(content)
+    check_contract(dataset)
+    assert dataset.notes == ("vision is all zeros: a missing modality (clips: train 5, valid 3, test 4).",)
+
+
+def test_empty_sequences_have_length_one():
+    content = make_content()
+    content["train"]["audio_lengths"][0] = 0
+    content["valid"]["text_bert"][1, 1] = 0
+    del content["test"]["vision_lengths"]
+    content["test"]["vision"][2] = 0
+    dataset = read(content)
+    check_contract(dataset)
+    assert dataset.splits["train"].lengths["audio"][0] == 1
+    assert dataset.splits["valid"].lengths["text"][1] == 1
+    assert dataset.splits["test"].lengths["vision"][2] == 1
+    said = " ".join(dataset.notes)
+    assert "audio had lengths of 0, taken as 1 (clips: train 1)." in said
+    assert "text had empty attention masks, taken as length 1 (clips: valid 1)." in said
+    assert "vision had clips without a non-zero step, taken as length 1 (clips: test 1)." in said
+
+
+def test_lengths_beyond_the_steps_are_all_of_these():
+    content, truth = make_file()
+    content["train"]["audio_lengths"][1:3] = [10, 2**31 - 1]
+    content["train"]["audio"][1:3] = 1
+    dataset = read(content)
+    check_contract(dataset)
+    assert dataset.splits["train"].lengths["audio"][:3].tolist() == [len(truth["train"]["audio"][0]), 9, 9]
+    assert dataset.notes == ("audio had lengths beyond its steps, taken as all of these (clips: train 2).",)
+
+
+def as_lists(content):
+    return {
+        split: {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in parts.items()}
+        for split, parts in content.items()
+    }
+
+
+def as_types(content, dtype):
+    kinds = {split: dict(parts) for split, parts in content.items()}
+    for parts in kinds.values():
+        for key in (*MODALITIES, "regression_labels", "text_bert"):
+            parts[key] = parts[key].astype(dtype)
+        parts["audio_lengths"] = np.array(parts["audio_lengths"], dtype)[:, None]
+    return kinds
+
+
+def as_objects(content):
+    """Arrays of objects, labels as a column, ids as an array of bytes."""
+    kinds = {split: dict(parts) for split, parts in content.items()}
+    for parts in kinds.values():
+        clips = len(parts["id"])
+        for m in MODALITIES:
+            objects = np.empty(clips, object)
+            objects[:] = list(parts[m])
+            parts[m] = objects
+        parts["regression_labels"] = parts["regression_labels"][:, None].astype(object)
+        parts["id"] = np.array([name.encode() for name in parts["id"]], object)
+    return kinds
+
+
+@pytest.mark.parametrize(
+    "change", [as_lists, as_objects, lambda c: as_types(c, ">f4"), lambda c: as_types(c, "f8")]
+)
+def test_other_containers_and_types_give_the_same(change):
+    content = make_content(seed=1, in_front=True)
+    expected, dataset = read(content), read(change(content))
+    check_contract(dataset)
+    for name in SPLITS:
+        one, other = expected.splits[name], dataset.splits[name]
+        assert one.ids.tolist() == other.ids.tolist()
+        np.testing.assert_array_equal(one.labels, other.labels)
+        np.testing.assert_array_equal(one.tokens, other.tokens)
+        for m in MODALITIES:
+            np.testing.assert_array_equal(one.features[m], other.features[m])
+            np.testing.assert_array_equal(one.lengths[m], other.lengths[m])
+
+
+def test_half_precision_is_widened():
+    content = make_content()
+    half = {split: {**parts, "text": parts["text"].astype(np.float16)} for split, parts in content.items()}
+    values = read(half).splits["train"].features["text"]
+    np.testing.assert_array_equal(values, half["train"]["text"].astype(np.float32))
+
+
+def test_features_without_a_time_axis_are_one_step():
+    content = make_content()
+    for split in SPLITS:
+        content[split]["vision"] = content[split]["vision"][:, 0]
+        del content[split]["vision_lengths"]
+    dataset = read(content)
+    check_contract(dataset)
+    assert dataset.steps()["vision"] == 1
+    assert dataset.notes == ("vision had no time axis, taken as one step (clips: train 5, valid 3, test 4).",)
+
+
+def test_shorter_splits_and_tokens_are_padded():
+    content = make_content()
+    content["valid"]["audio"] = content["valid"]["audio"][:, :4]
+    content["valid"]["audio_lengths"] = [1, 2, 4]
+    content["test"]["text_bert"] = content["test"]["text_bert"][:, :, :4]
+    dataset = read(content)
+    check_contract(dataset)
+    assert "audio was padded to 9 steps (clips: valid 3)." in dataset.notes
+    masks = content["test"]["text_bert"][:, 1]
+    assert dataset.splits["test"].lengths["text"].tolist() == [int(mask.sum()) for mask in masks]
+    np.testing.assert_array_equal(dataset.splits["test"].tokens[:, 1, :4], masks)
+
+
+def test_short_tokens_find_text_that_is_padded_in_front():
+    content, truth = make_file(in_front=True)
+    for split in SPLITS:
+        truth[split]["text"] = [sequence[:4] for sequence in truth[split]["text"]]
+        content[split]["text"] = lay_out(truth[split]["text"], STEPS["text"], True)
+        content[split]["text_bert"] = make_tokens(truth[split]["text"], 4, True)
+    dataset = read(content)
+    for name, split in dataset.splits.items():
+        np.testing.assert_array_equal(
+            split.features["text"], lay_out(truth[name]["text"], STEPS["text"], False)
+        )
+        np.testing.assert_array_equal(split.tokens, make_tokens(truth[name]["text"], STEPS["text"], False))
+
+
+def test_tokens_on_the_left_find_text_that_is_padded_in_front():
+    content, truth = make_file(2, in_front=True)
+    for split in SPLITS:
+        content[split]["text_bert"] = make_tokens(truth[split]["text"], STEPS["text"], False)
+    dataset = read(content)
+    for name, split in dataset.splits.items():
+        sequences = truth[name]["text"]
+        np.testing.assert_array_equal(split.features["text"], lay_out(sequences, STEPS["text"], False))
+        np.testing.assert_array_equal(split.tokens, make_tokens(sequences, STEPS["text"], False))
+        assert split.lengths["text"].tolist() == [len(sequence) for sequence in sequences]
+    assert not any("non-zero padding" in note for note in dataset.notes)
+
+
+def test_tokens_of_more_steps_than_text_are_left_out():
+    content, truth = make_file()
+    for split in SPLITS:
+        content[split]["text_bert"] = make_tokens(truth[split]["text"], 7, False)
+    dataset = read(content)
+    check_contract(dataset)
+    assert dataset.notes == (
+        "text_bert has more steps than text, so it is left out (clips: train 5, valid 3, test 4).",
+    )
+    for name, split in dataset.splits.items():
+        assert split.tokens is None
+        assert split.lengths["text"].tolist() == [len(sequence) for sequence in truth[name]["text"]]
+
+
+def test_tokens_in_some_splits_only_are_left_out():
+    content = make_content()
+    del content["valid"]["text_bert"]
+    dataset = read(content)
+    assert [split.tokens for split in dataset.splits.values()] == [None] * 3
+    assert "text_bert is not in every split, so it is left out (clips: train 5, test 4)." in dataset.notes
+
+
+@pytest.mark.parametrize(
+    ("ids", "expected"),
+    [
+        (np.arange(3), ["0", "1", "2"]),
+        ([7, 8, 9], ["7", "8", "9"]),
+        ([b"a", "b\u00e9", 3], ["a", "b\u00e9", "3"]),
+        (np.array([["a"], ["b"], ["c"]]), ["a", "b", "c"]),
+        (None, ["valid_0", "valid_1", "valid_2"]),
+    ],
+)
+def test_ids_become_text(ids, expected):
+    content = make_content()
+    content["valid"]["id"] = ids
+    assert read(content).splits["valid"].ids.tolist() == expected
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("kind", [list, np.array, lambda ids: [str(row) for row in ids[::-1]]])
+def test_row_numbers_are_given_the_name_of_their_split(kind, first):
+    content = make_content()
+    for parts in content.values():
+        parts["id"] = kind(list(range(first, first + len(parts["id"]))))
+    dataset = read(content)
+    check_contract(dataset)
+    for name, split in dataset.splits.items():
+        assert set(split.ids.tolist()) == {f"{name}_{first + row}" for row in range(len(split))}
+    assert dataset.splits["valid"].ids.tolist() == [f"valid_{row}" for row in content["valid"]["id"]]
+    assert dataset.notes == (
+        "id numbers the rows, so the split's name is put before it (clips: train 5, valid 3, test 4).",
+    )
+
+
+def test_labels_at_the_edge_stay_in_the_range():
+    content = make_content()
+    content["train"]["regression_labels"][:2] = [3.00005, -3.00005]
+    dataset = read(content)
+    assert dataset.splits["train"].labels[:2].tolist() == [3.0, -3.0]
+
+
+def change(split, key, edit):
+    """A change of one key: a new value, or a function that gives it."""
+
+    def apply(content):
+        old = content[split].get(key)
+        content[split][key] = edit(old) if callable(edit) else edit
+
+    return apply
+
+
+def put(index, value):
+    def edit(array):
+        array = np.array(array)
+        array[index] = value
+        return array
+
+    return edit
+
+
+def rename(old, new):
+    return lambda content: content.__setitem__(new, content.pop(old))
+
+
+def drop(split, key):
+    return lambda content: content[split].pop(key)
+
+
+def number_clips(others, first=0):
+    """Row numbers as ids, but for some splits others."""
+
+    def apply(content):
+        for split, parts in content.items():
+            parts["id"] = others.get(split, list(range(first, first + len(parts["id"]))))
+
+    return apply
+
+
+REFUSED = {
+    "no valid": (rename("valid", "other"), "no split 'valid'; found: train, test, other."),
+    "val": (rename("valid", "val"), "rename 'val' to 'valid'"),
+    "dev": (rename("valid", "dev"), "rename 'dev' to 'valid'"),
+    "near": (rename("train", "traim"), "Did you mean 'traim'?"),
+    "split is a list": (lambda c: c.__setitem__("test", [1]), "split 'test' is a list"),
+    "split is {}": (lambda c: c.__setitem__("test", {}), "split 'test' is empty"),
+    "no text": (drop("train", "text"), "split 'train' has no 'text'"),
+    "no labels": (drop("test", LABELS), "split 'test' has no 'regression_labels'"),
+    "empty split": (change("valid", LABELS, []), "split 'valid' is empty"),
+    "labels (N, 2)": (change("train", LABELS, np.zeros((5, 2))), "_labels has shape (5, 2)"),
+    "labels NaN": (change("train", LABELS, put(1, np.nan)), "_labels holds nan"),
+    "labels inf": (change("train", LABELS, put(1, -np.inf)), "_labels holds -inf"),
+    "labels out": (change("test", LABELS, put(1, -3.5)), "holds -3.5, outside [-3, 3]; set"),
+    "labels text": (change("train", LABELS, ["a"] * 5), "_labels holds no numbers"),
+    "labels None": (change("train", LABELS, None), "_labels holds no numbers"),
+    "audio 4-d": (change("train", "audio", np.ones((5, 2, 2, 2))), "train/audio has shape (5, 2, 2, 2)"),
+    "audio 1-d": (change("train", "audio", np.ones(5)), "train/audio has shape (5,)"),
+    "audio no steps": (change("train", "audio", np.ones((5, 0, 2))), "train/audio has shape (5, 0, 2)"),
+    "audio ragged": (change("train", "audio", [[[1, 2]], [[1, 2], [3, 4]]]), "audio does not form an array"),
+    "audio a dict": (change("train", "audio", {"a": 1}), "train/audio holds no numbers"),
+    "audio complex": (change("train", "audio", np.ones((5, 9, 2), complex)), "train/audio holds no numbers"),
+    "audio short": (change("train", "audio", lambda a: a[:4]), "train/audio holds 4 clips, but"),
+    "audio NaN": (change("test", "audio", lambda a: a * np.nan), "test/audio holds no finite value"),
+    "audio NaN, padded": (
+        change("test", "audio", lambda a: np.where(a == 0, 0, -np.inf)),
+        "test/audio holds no finite value",
+    ),
+    "widths": (
+        change("test", "vision", np.ones((4, 7, 5))),
+        "differs between splits (train 4, valid 4, test 5)",
+    ),
+    "lengths infinite": (change("train", "audio_lengths", [np.inf] * 5), "train/audio_lengths holds inf"),
+    "lengths negative": (change("train", "vision_lengths", put(0, -1)), "train/vision_lengths holds -1"),
+    "lengths halves": (change("train", "audio_lengths", [1.5] * 5), "train/audio_lengths holds 1.5"),
+    "lengths NaN": (change("train", "audio_lengths", [np.nan] * 5), "train/audio_lengths holds nan"),
+    "lengths count": (change("train", "audio_lengths", [1, 2]), "_lengths has shape (2,) for 5 clips"),
+    "mask of 2": (change("train", "text_bert", put((0, 1, 0), 2)), "train/text_bert attention mask holds 2"),
+    "mask NaN": (change("train", "text_bert", put((0, 1, 0), np.nan)), "attention mask holds nan"),
+    "token negative": (change("train", "text_bert", put((0, 0, 0), -4)), "train/text_bert holds -4"),
+    "token halves": (change("train", "text_bert", put((0, 0, 0), 0.5)), "train/text_bert holds 0.5"),
+    "tokens shape": (change("train", "text_bert", np.ones((5, 2, 6))), "train/text_bert has shape (5, 2, 6)"),
+    "tokens count": (change("train", "text_bert", np.ones((4, 3, 6))), "train/text_bert has shape (4, 3, 6)"),
+    "ids count": (change("train", "id", ["a"]), "train/id holds 1 names for 5 clips"),
+    "ids a number": (change("train", "id", 5), "train/id holds no list of names for 5 clips"),
+    "ids of lists": (change("valid", "id", [["a"], ["b"], ["c"]]), "valid/id holds a list"),
+    "ids twice": (change("valid", "id", ["a", "b", "a"]), "valid/id names 'a' 2 times"),
+    "leak": (change("test", "id", ["a", "b", "c", "train0$_$1"]), "is in both 'train' and 'test'"),
+    "leak of numbers": (number_clips({"train": [0, 1, 2, 3, 5]}), "clip '0' is in both 'train' and 'valid'"),
+    "numbers and names": (number_clips({"train": list("abcde")}), "clip '0' is in both 'valid' and 'test'"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_used_is_refused(case):
+    apply, message = REFUSED[case]
+    content = make_content()
+    apply(content)
+    with pytest.raises(UserError, match=re.escape(message)) as caught:
+        read(content)
+    assert "file.pkl'" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [[], None, np.ones(3), "text", 3])
+def test_a_file_without_a_dict_is_refused(content):
+    with pytest.raises(UserError, match="a dict of train, valid, test is needed"):
+        read(content)
+
+
+@pytest.mark.parametrize("label_scale", [0, -1, float("nan"), float("inf")])
+def test_a_strange_label_scale_is_refused(label_scale):
+    with pytest.raises(UserError, match="label_scale is"):
+        read(make_content(), label_scale)
+
+
+def test_the_summary_describes_every_split():
+    content, truth = make_file()
+    content["train"]["regression_labels"][:] = [-3, 0, 0, 0, 3]
+    content["train"]["vision"][[0, 1]] = 0
+    content["train"]["audio"][0, 0, 0] = np.nan
+    dataset = read(content)
+    lines = summary_lines(dataset)
+    assert lines[0] == "train: 5 clips of 3 videos; labels -3 to 3, mean 0.000, std 1.897"
+    audio = sorted(len(sequence) for sequence in truth["train"]["audio"])
+    expected = f"9 x 2; length min {audio[0]}, median {audio[2]}, max {audio[-1]}; non-zero clips 100.0%"
+    assert lines[2] == f"  audio  {expected}"
+    assert lines[3].endswith("non-zero clips 60.0%")
+    assert lines[-1] == "note: audio held NaN, set to 0 (values: train 1)."
+    assert len(lines) == 3 * 4 + len(dataset.notes)
+
+
+def test_the_summary_counts_no_videos_where_not_every_id_names_one():
+    content = make_content()
+    content["train"]["id"][4] = "alone"
+    content["valid"]["id"] = [3, 4, 5]
+    content["test"]["id"] = ["a$_$b$_$1", "a$_$c", "$_$1", "b$_$"]
+    dataset = read(content)
+    assert [split.videos() for split in dataset.splits.values()] == [None, None, 3]
+    lines = summary_lines(dataset)
+    assert [lines[row].partition(";")[0] for row in (0, 4, 8)] == [
+        "train: 5 clips",
+        "valid: 3 clips",
+        "test: 4 clips of 3 videos",
+    ]
+
+
+def read_shared(name):
+    if not (DATA / name).exists():
+        pytest.skip("the real clips (../shared/data) are not here")
+    return read_mmsa(DATA / name, 3.0)
+
+
+def test_the_real_file_without_vision():
+    dataset = read_shared("mosi_text_audio.pkl")
+    check_contract(dataset)
+    assert [len(split) for split in dataset.splits.values()] == [1284, 229, 686]
+    assert dataset.steps() == {"text": 40, "audio": 1, "vision": 1}
+    assert dataset.notes == (
+        "vision is all zeros: a missing modality (clips: train 1284, valid 229, test 686).",
+    )
+    for split in dataset.splits.values():
+        assert (split.tokens[:, 1].sum(axis=1) == split.lengths["text"]).all()
+        assert (split.tokens[:, 0, 0] == 101).all()
+
+
+def test_the_real_file_of_three_modalities():
+    dataset = read_shared("mosi_752_trimodal.pkl")
+    check_contract(dataset)
+    assert [len(split) for split in dataset.splits.values()] == [515, 84, 153]
+    assert dataset.widths() == {"text": 128, "audio": 73, "vision": 67}
+    assert dataset.notes == ()

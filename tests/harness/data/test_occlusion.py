@@ -1,0 +1,354 @@
+"""Occlusion: nested masks that depend on the clip alone, against a slow implementation with plain numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from backbones.batch import MODALITIES, Batch
+from harness.config.compose import load_benchmark
+from harness.data.occlusion import GRANULARITIES, UNK_ID, MaskField, occlude
+from harness.data.store import load_dataset
+from harness.plan import make_plan
+from harness.train.loop import train
+
+WORD = 2**64 - 1
+GOLDEN = 0x9E3779B97F4A7C15
+IDS = np.array([f"video_{k // 3}$_${k}" for k in range(40)])
+
+
+def scramble(x: int) -> int:
+    """The finaliser of splitmix64 on one number."""
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & WORD
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & WORD
+    return x ^ (x >> 31)
+
+
+def slow_u(names: tuple[str, str, int], clip: str, modality: str, step: int, epoch: int | None) -> float:
+    """The number u of one step; names = (dataset, split, mask seed), steps are counted from 1."""
+    text = json.dumps([*names, clip, modality])
+    key = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+    if epoch is not None:
+        key = scramble((key + GOLDEN * (epoch + 1)) & WORD)
+    return (scramble((key + GOLDEN * step) & WORD) >> 40) / 2**24
+
+
+def slow_occlude(batch: Batch, names, ids, ratio, granularity, epoch):
+    """Features and token ids after occlusion, one number at a time."""
+    features = {m: batch.features[m].clone() for m in MODALITIES}
+    for m in MODALITIES:
+        width = features[m].shape[2]
+        for row, clip in enumerate(ids):
+            for step in range(int(batch.lengths[m][row])):
+                for d in range(width):
+                    position = step * width + d if granularity == "entry" else step
+                    if slow_u(names, clip, m, position + 1, epoch) < ratio:
+                        features[m][row, step, d] = 0.0
+    if batch.tokens is None:
+        return features, None
+    tokens = batch.tokens.clone()
+    for row, clip in enumerate(ids):
+        valid = int(tokens[row, 1].sum())
+        for step in range(1, valid - 1):
+            if slow_u(names, clip, "text", step + 1, epoch) < ratio:
+                tokens[row, 0, step] = 100
+    return features, tokens
+
+
+def make_batch(index, steps=(6, 8, 5), widths=(3, 2, 4), tokens=True, seed=0) -> Batch:
+    """The clips at ``index`` of a random split; numbers other than 0 stand in the padding too."""
+    generator = np.random.default_rng(seed)
+    n = len(IDS)
+    features, lengths = {}, {}
+    for m, t, d in zip(MODALITIES, steps, widths, strict=True):
+        features[m] = torch.from_numpy(generator.uniform(1, 2, (n, t, d)).astype(np.float32))[index]
+        lengths[m] = torch.from_numpy(generator.integers(1, t + 1, n))[index]
+    ids = torch.from_numpy(generator.integers(1000, 2000, (n, steps[0])))[index]
+    attention = (torch.arange(steps[0]) < lengths["text"][:, None]).long()
+    packed = torch.stack([ids, attention, torch.zeros_like(ids)], 1) if tokens else None
+    labels = torch.from_numpy(generator.uniform(-3, 3, n).astype(np.float32))[index]
+    return Batch(features, lengths, labels, packed)
+
+
+def same(one: Batch, other: Batch) -> bool:
+    pairs = [(one.features[m], other.features[m]) for m in MODALITIES]
+    pairs += [(one.lengths[m], other.lengths[m]) for m in MODALITIES]
+    pairs += [(one.labels, other.labels)]
+    pairs += [] if one.tokens is None else [(one.tokens, other.tokens)]
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+field = MaskField("mosi", "test", 0, IDS)
+everyone = np.arange(len(IDS))
+some_clips = st.lists(st.integers(0, len(IDS) - 1), min_size=1, max_size=4, unique=True).map(np.array)
+some_sizes = st.tuples(*[st.integers(1, 5)] * 3)
+some_ratios = st.floats(0, 1, width=32)
+some_epochs = st.none() | st.integers(0, 10_000)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    names=st.tuples(st.text(max_size=5), st.sampled_from(["train", "test"]), st.integers(-5, 5)),
+    index=some_clips,
+    steps=some_sizes,
+    widths=some_sizes,
+    ratio=some_ratios,
+    epoch=some_epochs,
+    granularity=st.sampled_from(GRANULARITIES),
+    tokens=st.booleans(),
+)
+def test_against_the_slow_implementation(names, index, steps, widths, ratio, epoch, granularity, tokens):
+    batch = make_batch(index, steps, widths, tokens)
+    found = occlude(batch, ratio, MaskField(*names, IDS).of(batch, index, granularity, epoch))
+    features, token_rows = slow_occlude(batch, names, IDS[index], ratio, granularity, epoch)
+    assert same(found, replace(batch, features=features, tokens=token_rows))
+    for m in MODALITIES if granularity == "frame" and ratio else ():
+        valid = torch.arange(steps[MODALITIES.index(m)]) < batch.lengths[m][:, None]
+        assert torch.equal(found.dropped[m], valid & (features[m] == 0).all(2))
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_nothing_changes_at_ratio_zero(granularity):
+    batch = make_batch(everyone)
+    assert occlude(batch, 0.0, field.of(batch, everyone, granularity)) is batch
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_only_lengths_are_left_at_ratio_one(granularity):
+    batch = make_batch(everyone)
+    found = occlude(batch, 1.0, field.of(batch, everyone, granularity))
+    for m in MODALITIES:
+        valid = torch.arange(batch.features[m].shape[1]) < batch.lengths[m][:, None]
+        assert (found.features[m][valid] == 0).all()
+        assert torch.equal(found.features[m][~valid], batch.features[m][~valid]), "padding is untouched"
+        assert torch.equal(found.lengths[m], batch.lengths[m])
+    assert torch.equal(found.labels, batch.labels)
+    for before, after in zip(batch.tokens, found.tokens, strict=True):
+        valid = int(before[1].sum())
+        assert torch.equal(after[1:], before[1:]), "attention mask and segments stay"
+        kept = [0, valid - 1, *range(valid, before.shape[1])]
+        assert torch.equal(after[0, kept], before[0, kept])
+        assert (after[0, 1 : valid - 1] == UNK_ID).all()
+    assert UNK_ID == 100
+
+
+def test_another_token_can_stand_for_unknown():
+    batch = make_batch(everyone)
+    found = occlude(batch, 1.0, field.of(batch, everyone), unk_id=3)
+    assert (found.tokens[:, 0] == 3).any()
+    assert not (found.tokens[:, 0] == UNK_ID).any()
+
+
+@settings(deadline=None)
+@given(
+    ratios=st.tuples(some_ratios, some_ratios).map(sorted),
+    granularity=st.sampled_from(GRANULARITIES),
+    epoch=some_epochs,
+)
+def test_what_is_missing_stays_missing_at_a_higher_ratio(ratios, granularity, epoch):
+    batch = make_batch(everyone)
+    u = field.of(batch, everyone, granularity, epoch)
+    less, more = (occlude(batch, ratio, u) for ratio in ratios)
+    for m in MODALITIES:
+        assert (more.features[m][less.features[m] == 0] == 0).all()
+    assert (more.tokens[:, 0][less.tokens[:, 0] == UNK_ID] == UNK_ID).all()
+
+
+@settings(deadline=None)
+@given(
+    order=st.permutations(range(len(IDS))),
+    size=st.integers(1, len(IDS)),
+    granularity=st.sampled_from(GRANULARITIES),
+    epoch=some_epochs,
+)
+def test_masks_do_not_depend_on_batch_size_and_order(order, size, granularity, epoch):
+    at_once = make_batch(everyone)
+    expected = occlude(at_once, 0.5, field.of(at_once, everyone, granularity, epoch))
+    for start in range(0, len(order), size):
+        index = np.array(order[start : start + size])
+        batch = make_batch(index)
+        found = occlude(batch, 0.5, field.of(batch, index, granularity, epoch))
+        rows = {m: x[index] for m, x in expected.features.items()}
+        assert same(found, replace(batch, features=rows, tokens=expected.tokens[index]))
+
+
+def test_masks_depend_on_the_clip_and_not_on_its_place_in_the_split():
+    reverse = MaskField("mosi", "test", 0, IDS[::-1])
+    for m in MODALITIES:
+        there, here = (f.draw(m, everyone, (7,), None) for f in (reverse, field))
+        assert torch.equal(there.flip(0), here)
+        assert len(torch.unique(here[:, 0])) == len(IDS)
+
+
+def test_masks_differ_by_all_that_they_depend_on():
+    fields = [
+        MaskField(dataset, split, seed, IDS)
+        for dataset in ("mosi", "mosei")
+        for split in ("train", "test")
+        for seed in (0, 1)
+    ]
+    epochs = [None, 0, 1, 2, 500]
+    draws = [f.draw(m, everyone, (9,), epoch) for f in fields for m in MODALITIES for epoch in epochs]
+    table = np.stack([draw.flatten().numpy() for draw in draws])
+    assert len(table) == 8 * 3 * 5
+    largest = np.abs(np.corrcoef(table) - np.eye(len(table))).max()
+    assert largest < 5 / np.sqrt(table.shape[1])
+
+
+def test_the_last_token_stays_behind_a_gap_in_the_mask():
+    batch = make_batch(np.arange(3))
+    tokens = batch.tokens.clone()
+    tokens[:, 1] = torch.tensor([1, 1, 0, 1, 1, 0])
+    everything = {m: torch.zeros(x.shape[:2]) for m, x in batch.features.items()} | {
+        "tokens": torch.zeros(3, 6)
+    }
+    found = occlude(replace(batch, tokens=tokens), 1.0, everything)
+    assert (found.tokens[:, 0] == UNK_ID).tolist() == [[False, True, False, True, False, False]] * 3
+
+
+def test_tokens_and_text_features_lose_the_same_words():
+    batch = make_batch(everyone)
+    found = occlude(batch, 0.5, field.of(batch, everyone))
+    position = torch.arange(6)
+    inner = (position > 0) & (position < batch.lengths["text"][:, None] - 1)
+    assert torch.equal((found.tokens[:, 0] == UNK_ID), found.dropped["text"] & inner)
+    entries = occlude(batch, 0.5, field.of(batch, everyone, "entry"))
+    assert torch.equal(entries.tokens, found.tokens), "tokens have no entries, so they are dropped whole"
+
+
+def test_no_nan_comes_from_what_is_dropped():
+    batch = make_batch(everyone)
+    values = dict(zip(MODALITIES, (np.inf, -np.inf, np.nan), strict=True))
+    spoilt = {m: torch.full_like(batch.features[m], values[m]) for m in MODALITIES}
+    for granularity in GRANULARITIES:
+        found = occlude(replace(batch, features=spoilt), 1.0, field.of(batch, everyone, granularity))
+        for m in MODALITIES:
+            valid = torch.arange(spoilt[m].shape[1]) < batch.lengths[m][:, None]
+            assert (found.features[m][valid] == 0).all()
+
+
+def test_the_input_is_left_as_it_was():
+    batch, before = make_batch(everyone), make_batch(everyone)
+    for granularity in GRANULARITIES:
+        occlude(batch, 0.7, field.of(batch, everyone, granularity))
+        assert same(batch, before)
+
+
+# Distribution, with fixed names, so that the outcome is fixed too
+
+MANY = np.array([f"clip_{k}" for k in range(4000)])
+
+
+@pytest.mark.parametrize("epoch", [None, 1, 77])
+@pytest.mark.parametrize("shape", [(1,), (50,), (10, 5)])
+def test_u_is_uniform(shape, epoch):
+    many = MaskField("mosei", "train", 0, MANY)
+    for m in MODALITIES:
+        u = many.draw(m, np.arange(len(MANY)), shape, epoch)
+        assert u.shape == (len(MANY), *shape)
+        assert u.dtype == torch.float32
+        assert ((u >= 0) & (u < 1)).all()
+        assert stats.kstest(u.flatten().numpy(), "uniform").pvalue > 0.001
+
+
+def test_u_of_neighbours_are_unrelated():
+    many = MaskField("mosei", "train", 0, MANY)
+    u = {m: many.draw(m, np.arange(len(MANY)), (50,), None).numpy() for m in MODALITIES}
+    pairs = [(x[:, :-1], x[:, 1:]) for x in u.values()]  # steps
+    pairs += [(x[:-1], x[1:]) for x in u.values()]  # clips
+    pairs += [(u["text"], u["audio"]), (u["audio"], u["vision"]), (u["text"], u["vision"])]
+    fresh = [many.draw("text", np.arange(len(MANY)), (50,), epoch).numpy() for epoch in (1, 2)]
+    pairs += [(fresh[0], fresh[1]), (u["text"], fresh[0])]
+    for one, other in pairs:
+        correlation = np.corrcoef(one.ravel(), other.ravel())[0, 1]
+        assert abs(correlation) < 4 / np.sqrt(one.size)
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.3, 0.5, 0.9])
+def test_the_share_that_is_dropped_is_the_ratio(ratio):
+    many = MaskField("mosi", "test", 3, MANY)
+    for m in MODALITIES:
+        share = (many.draw(m, np.arange(len(MANY)), (50,), None) < ratio).double().mean().item()
+        assert abs(share - ratio) < 4 * np.sqrt(ratio * (1 - ratio) / (50 * len(MANY)))
+
+
+@pytest.mark.parametrize("ratio", [0.2, 0.5])
+def test_utterance_level_inputs_lose_whole_modalities_independently(ratio):
+    index = np.arange(len(MANY))
+    n = len(MANY)
+    features = {m: torch.ones(n, 1, 3) for m in MODALITIES}
+    batch = Batch(features, {m: torch.ones(n, dtype=torch.long) for m in MODALITIES}, torch.zeros(n))
+    found = occlude(batch, ratio, MaskField("sims", "test", 0, MANY).of(batch, index))
+    lost = torch.stack([(found.features[m] == 0).all(2)[:, 0] for m in MODALITIES], 1)
+    assert torch.equal(lost, torch.stack([(found.features[m] == 0).any(2)[:, 0] for m in MODALITIES], 1))
+    number_lost = lost.sum(1)
+    for k, probability in enumerate(stats.binom.pmf(range(4), 3, ratio)):
+        share = (number_lost == k).double().mean().item()
+        assert abs(share - probability) < 4 * np.sqrt(probability * (1 - probability) / n)
+    assert (number_lost == 3).any(), "all three can be gone"
+
+
+# In training
+
+
+@pytest.fixture
+def masks_of(tmp_path, monkeypatch):
+    """Train one small cell; returns the u it used by (split, clip, epoch, modality)."""
+    seen = {}
+    draw = MaskField.of
+
+    def recorded(self, batch, index, granularity="frame", epoch=None):
+        u = draw(self, batch, index, granularity, epoch)
+        for row, clip in enumerate(index.tolist()):
+            for m in MODALITIES:
+                key = (self.keys["text"][clip].item(), epoch, m)
+                assert torch.equal(seen.setdefault(key, u[m][row]), u[m][row])
+        return u
+
+    monkeypatch.setattr(MaskField, "of", recorded)
+
+    def run(*arguments):
+        seen.clear()
+        data = ["datasets=[synthetic_mosi]", "dataset.synthetic_mosi.clips=40"]
+        fixed = [*data, "train.max_epochs=2", "backbones=[lmf]"]
+        plan = make_plan(load_benchmark([f"var_dir={tmp_path}", *fixed, *arguments]))
+        assert len(plan.cells) == 1
+        dataset = load_dataset(plan.datasets["synthetic_mosi"].folder)
+        train(plan.cells[0], dataset, torch.device("cpu"))
+        return dict(seen), len(dataset.splits["train"]), len(dataset.splits["test"])
+
+    return run
+
+
+OTHERS = [
+    ["methods=[none]", "seeds=[1]"],
+    ["methods=[ms_mix]", "seeds=[2]", "backbone.lmf.batch_size=7"],
+]
+
+
+def test_training_masks_are_fresh_each_epoch_and_independent_of_method_seed_and_batch_size(masks_of):
+    request = ["occlusion.protocols=[train]", "occlusion.ratios=[0.5]"]
+    (first, n_train, _), (second, _, _) = (masks_of(*request, *other) for other in OTHERS)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert {epoch for _, epoch, _ in first} == {1, 2}, "validation and test are clean"
+    assert len(first) == 2 * n_train * len(MODALITIES)
+    for clip, epoch, m in first:
+        assert epoch == 2 or not torch.equal(first[clip, 1, m], first[clip, 2, m])
+
+
+def test_test_masks_are_independent_of_method_seed_and_batch_size(masks_of):
+    request = ["occlusion.protocols=[test]", "occlusion.ratios=[0,0.5,1]"]
+    (first, _, n_test), (second, _, _) = (masks_of(*request, *other) for other in OTHERS)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert {epoch for _, epoch, _ in first} == {None}, "the training split is clean"
+    assert len(first) == n_test * len(MODALITIES)

@@ -1,0 +1,233 @@
+"""What is stored carries no code, and nothing else is taken for it: by hand, beside the fuzzer."""
+
+import contextlib
+import json
+import pickle
+import struct
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertConfig, BertModel
+
+from harness.config.safe_yaml import MOST_YAML, load_yaml
+from harness.data.npy import check_npz, map_array, read_npz
+from harness.data.pretrained import find_model
+from harness.data.store import load_dataset
+from harness.errors import UserError
+from harness.train.checkpoint import Checkpoint, pack
+from tests.fuzz.programs import CANARY
+from tests.fuzz.stored import STATE, TARGETS, TUNED, arrays, impostors, originals
+from tests.harness.train.test_checkpoint_file import saved
+
+CODE = ("pickle", "objects", "archive of objects", "torch", "head of code", "YAML of code")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The working folder, where a canary would be left; files lie in another one."""
+    place = tmp_path / "work"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", impostors())
+@pytest.mark.parametrize("target", TARGETS)
+def test_nothing_else_is_taken_for_a_stored_file(target, name, folder, monkeypatch):
+    """Each of a kind's files in turn: refused in the reader's words, ignored, or what the file says."""
+    known, content = TARGETS[target], impostors()[name]
+    originals.cache_clear()
+    files = originals(target, str(folder))
+    for path, original in list(files.items())[:6]:
+        path.write_bytes(content)
+        with contextlib.suppress(*known.clean):
+            assert known.check(known.read(folder / target))
+        path.write_bytes(original)
+        known.read(folder / target)
+    assert list((folder / "work").iterdir()) == []
+
+
+def test_the_impostors_carry_code(folder):
+    """Whoever loads them without care leaves the canary."""
+    import yaml
+
+    def load(name):
+        path = folder / name
+        path.write_bytes(impostors()[name])
+        loaded = np.load(path, allow_pickle=True)
+        return loaded["w"] if hasattr(loaded, "files") else loaded
+
+    careless = {
+        "pickle": lambda: pickle.loads(impostors()["pickle"]),
+        "objects": lambda: load("objects"),
+        "archive of objects": lambda: load("archive of objects"),
+        "torch": lambda: torch.load(torch_file(), weights_only=False),
+        "YAML of code": lambda: yaml.unsafe_load(impostors()["YAML of code"]),
+    }
+
+    def torch_file():
+        (folder / "torch").write_bytes(impostors()["torch"])
+        return folder / "torch"
+
+    canary = folder / "work" / CANARY
+    for name, read in careless.items():
+        read()
+        assert canary.exists(), name
+        canary.rmdir()
+
+
+# Arrays
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("dtype", ["<f4", "<f2", "<i8", "|u1", "|b1", "<U7", "<f8"])
+def test_arrays_come_back_as_they_were(dtype, order, tmp_path):
+    array = np.asarray(np.arange(24).reshape(2, 3, 4).astype(dtype), order=order)
+    for made in (array, array[0, 0, :1], array.reshape(-1)[0], array[:, :0]):
+        np.save(tmp_path / "a.npy", made)
+        found = map_array(tmp_path / "a.npy")
+        assert found.dtype == made.dtype
+        np.testing.assert_array_equal(found, made)
+
+
+@pytest.mark.parametrize("change", ["longer", "shorter", "version 2", "structured", "big-endian"])
+def test_other_arrays_are_refused(change, tmp_path):
+    path, array = tmp_path / "a.npy", np.ones((2, 3), np.float32)
+    if change == "version 2":
+        with path.open("wb") as file:
+            np.lib.format.write_array(file, array, (2, 0))
+    elif change in ("structured", "big-endian"):
+        np.save(path, np.zeros(2, "f4,i4") if change == "structured" else array.astype(">f4"))
+    else:
+        np.save(path, array)
+        path.write_bytes(path.read_bytes() + b"\0" if change == "longer" else path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"size of its array|no array of numpy's|not that of a plain array"):
+        map_array(path)
+
+
+def test_an_archive_that_unpacks_to_much_more_is_refused(tmp_path):
+    (tmp_path / "a.npz").write_bytes(impostors()["archive bomb"])
+    with pytest.raises(UserError, match="far more than its own size"):
+        read_npz(tmp_path / "a.npz")
+
+
+def test_an_archive_whose_arrays_are_longer_than_they_say_is_refused(tmp_path):
+    np.savez(tmp_path / "a.npz", **arrays())
+    check_npz(tmp_path / "a.npz")
+    with zipfile.ZipFile(tmp_path / "b.npz", "w") as archive:
+        archive.writestr("a.npy", impostors()["huge array"] + bytes(96))
+    with pytest.raises(ValueError, match="does not have the size of its array"):
+        read_npz(tmp_path / "b.npz")
+
+
+# Single kinds
+
+
+@pytest.mark.parametrize("shape", [[2**40], [2**62, 4], [-1], [1e3], ["a"], None, [5, 0]])
+def test_a_checkpoint_reserves_nothing_for_a_shape(shape, tmp_path, caplog):
+    path, packed = tmp_path / "c.npz", {}
+    content = {"identity": {"format": "1"}, "state": pack(STATE, packed)}
+    content["state"]["dict"][0][1]["tensor"][2] = shape
+    packed["text"] = np.frombuffer(json.dumps(content).encode(), np.uint8)
+    np.savez(path, **packed)
+    assert Checkpoint(path, 0, {}).load() is None
+    assert "is ignored" in caplog.text
+
+
+@pytest.mark.parametrize("dtype", ["load", "Tensor", "nn", "nothing", "__class__"])
+def test_a_checkpoint_takes_no_other_name_for_a_dtype(dtype, tmp_path):
+    path, packed = tmp_path / "c.npz", {}
+    content = {"identity": {"format": "1"}, "state": pack(STATE, packed)}
+    content["state"]["dict"][0][1]["tensor"][1] = dtype
+    packed["text"] = np.frombuffer(json.dumps(content).encode(), np.uint8)
+    np.savez(path, **packed)
+    assert Checkpoint(path, 0, {}).load() is None
+
+
+def test_a_checkpoint_that_unpacks_to_much_more_is_ignored(tmp_path, caplog):
+    checkpoint = saved(tmp_path / "c.npz", STATE)
+    checkpoint.path.write_bytes(impostors()["archive bomb"])
+    assert checkpoint.load() is None
+    assert "far more than its own size" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("train_lengths_text", 2**40, "do not fit together"),
+        ("train_lengths_audio", 0, "do not fit together"),
+        ("test_labels", np.nan, "do not fit together"),
+        ("test_labels", 7, "do not fit together"),
+    ],
+)
+def test_values_that_do_not_fit_the_stored_dataset_are_noticed(name, value, words, folder):
+    originals.cache_clear()
+    originals("dataset", str(folder))
+    array = np.load(folder / "dataset" / "data" / f"{name}.npy")
+    array[1] = value
+    np.save(folder / "dataset" / "data" / f"{name}.npy", array)
+    with pytest.raises(UserError, match=words):
+        load_dataset(folder / "dataset" / "data")
+
+
+def test_stored_names_that_are_no_text_are_noticed(folder):
+    originals.cache_clear()
+    originals("dataset", str(folder))
+    path = folder / "dataset" / "data" / "train_ids.npy"
+    path.write_bytes(path.read_bytes()[:-4] + struct.pack("<I", 0x7FFFFFFF))
+    with pytest.raises(UserError, match="the ids are no text"):
+        load_dataset(folder / "dataset" / "data")
+
+
+@pytest.mark.parametrize("name", ["YAML of names", "YAML in itself", "YAML merges"])
+def test_yaml_gives_no_names_to_values(name):
+    import yaml
+
+    with pytest.raises(yaml.YAMLError, match="a name for another value"):
+        load_yaml(impostors()[name])
+
+
+@pytest.mark.parametrize("text", ["[" * 5000, "a" * (MOST_YAML + 1), "9" * 5000, "2024-99-99", "'\\ud800'"])
+def test_yaml_is_bounded(text):
+    import yaml
+
+    with pytest.raises((ValueError, yaml.YAMLError)):
+        load_yaml(text.replace("'", '"'))
+
+
+def test_yaml_of_settings_is_read_as_before():
+    import yaml
+
+    assert load_yaml(TUNED) == yaml.safe_load(TUNED)
+
+
+# Models of others
+
+
+@pytest.fixture
+def model(tmp_path):
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    BertModel(BertConfig(**sizes)).save_pretrained(tmp_path / "bert")
+    return tmp_path / "bert"
+
+
+@pytest.mark.parametrize("content", ["pickle", "torch"])
+def test_weights_that_carry_code_are_refused(content, model, folder):
+    """Hugging Face directories may hold weights as a pickle; torch reads tensors of it only."""
+    (model / "model.safetensors").unlink()
+    (model / "pytorch_model.bin").write_bytes(impostors()[content])
+    with pytest.raises(UserError, match="cannot be used as a Hugging Face model"):
+        find_model(str(model), folder)
+    assert list((folder / "work").iterdir()) == []
+
+
+def test_a_model_that_brings_its_own_code_is_refused_without_a_question(model, folder):
+    config = json.loads((model / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.Config", "AutoModel": "own.Model"}}
+    (model / "config.json").write_text(json.dumps(config))
+    (model / "own.py").write_text(f"import os\nos.mkdir({CANARY!r})\nclass Config: pass\nclass Model: pass\n")
+    with pytest.raises(UserError, match="cannot be used as a Hugging Face model"):
+        find_model(str(model), folder)
+    assert list((folder / "work").iterdir()) == []

@@ -1,0 +1,225 @@
+"""The synthetic stand-ins: invariants, reproducibility, refusals and the format of their export."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backbones.batch import MODALITIES
+from harness.data.dataset import SPLITS, Dataset
+from harness.data.export import export, raw_mmsa
+from harness.data.mmsa import read_mmsa
+from harness.data.synthetic.generate import SyntheticSettings, generate, synthetic_fingerprint
+from harness.data.synthetic.statistics import FACTS
+from harness.errors import UserError
+
+NAMES = ("synthetic_mosi", "synthetic_mosei", "synthetic_sims")
+
+any_settings = st.builds(
+    SyntheticSettings,
+    name=st.sampled_from(NAMES),
+    size=st.just("quick"),
+    clips=st.integers(12, 150),
+    aligned=st.booleans(),
+    seed=st.integers(0, 10_000),
+)
+
+
+# Invariants
+
+
+@settings(deadline=None, max_examples=25)
+@given(any_settings)
+def test_the_dataset_keeps_the_contract_of_a_split(wanted):
+    dataset, truth = generate(wanted)
+    grid = FACTS[wanted.name].grid().astype(np.float32)
+    assert sum(len(split) for split in dataset.splits.values()) == wanted.clips
+    for name, split in dataset.splits.items():
+        assert len(split) == wanted.split_sizes()[name] >= 3
+        assert len(set(split.ids)) == len(split)
+        assert split.labels.dtype == np.float32
+        assert np.isin(split.labels, grid).all()
+        for k, modality in enumerate(MODALITIES):
+            features, lengths = split.features[modality], split.lengths[modality]
+            assert features.dtype == np.float32
+            assert features.shape == (len(split), wanted.steps()[k], wanted.shape.widths[k])
+            assert np.isfinite(features).all()
+            for clip, length in zip(features, lengths, strict=True):
+                assert 1 <= length <= len(clip)
+                assert not clip[length:].any()
+                assert clip[:length].any(axis=1).all()
+        assert all(len(values) == len(split) for values in truth[name].values())
+
+
+@settings(deadline=None, max_examples=25)
+@given(any_settings)
+def test_tokens_are_cls_words_sep_and_zeros(wanted):
+    dataset, _ = generate(wanted)
+    for split in dataset.splits.values():
+        assert split.tokens.dtype == np.int64
+        for (ids, mask, segment), length in zip(split.tokens, split.lengths["text"], strict=True):
+            assert ids[0] == 101
+            assert ids[length - 1] == 102
+            assert (ids[1 : length - 1] > 1000).all()
+            assert not ids[length:].any()
+            assert mask.tolist() == [1] * length + [0] * (len(mask) - length)
+            assert not segment.any()
+
+
+@settings(deadline=None, max_examples=25)
+@given(any_settings)
+def test_the_truth_explains_itself(wanted):
+    dataset, truth = generate(wanted)
+    for name, split in dataset.splits.items():
+        told = truth[name]
+        for n, label in enumerate(split.labels):
+            silent = [bool(intensity == np.float32(0.05)) for intensity in told["a"][n]]
+            assert silent in ([False, True, True], [True, False, False])
+            for k in range(3):
+                assert told["u"][n, k] == (-label if told["conflict"][n, k] else label)
+                assert not (told["conflict"][n, k] and label == 0)
+                assert silent[k] or 0.6 <= told["a"][n, k] <= 1
+                assert np.sign(told["unimodal"][n, k]) == np.sign(told["u"][n, k])
+                end = told["burst_start"][n, k].max() + told["burst_span"][n, k]
+                assert end <= split.lengths[MODALITIES[k]][n] - (k == 0)
+                assert told["burst_start"][n, k].min() >= (k == 0)
+
+
+@settings(deadline=None, max_examples=10)
+@given(any_settings)
+def test_videos_are_told_by_the_ids_and_never_cross_splits(wanted):
+    dataset, truth = generate(wanted)
+    seen: set[str] = set()
+    for name, split in dataset.splits.items():
+        videos = [clip.split("$_$")[0] for clip in split.ids]
+        pairs = set(zip(videos, truth[name]["video"].tolist(), strict=True))
+        assert len(pairs) == len(set(videos)) == len(set(truth[name]["video"].tolist()))
+        assert not seen & set(videos)
+        seen |= set(videos)
+
+
+def same_bytes(one: Dataset, other: Dataset) -> bool:
+    for split in SPLITS:
+        a, b = one.splits[split], other.splits[split]
+        pairs = [(a.labels, b.labels), (a.tokens, b.tokens), (a.ids, b.ids)]
+        for modality in MODALITIES:
+            pairs.append((a.features[modality], b.features[modality]))
+            pairs.append((a.lengths[modality], b.lengths[modality]))
+        if any(x.dtype != y.dtype or x.tobytes() != y.tobytes() for x, y in pairs):
+            return False
+    return True
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_same_settings_same_bytes_and_another_seed_others(name):
+    wanted = SyntheticSettings(name)
+    first, _ = generate(wanted)
+    assert same_bytes(first, generate(wanted)[0])
+    assert not same_bytes(first, generate(replace(wanted, seed=1))[0])
+
+
+def test_aligned_data_share_the_text_its_lengths_and_the_places_of_the_bursts():
+    apart, _ = generate(SyntheticSettings("synthetic_mosi"))
+    aligned, truth = generate(SyntheticSettings("synthetic_mosi", aligned=True))
+    assert set(aligned.steps().values()) == {apart.steps()["text"]}
+    for name, split in aligned.splits.items():
+        assert np.array_equal(split.features["text"], apart.splits[name].features["text"])
+        for modality in MODALITIES:
+            assert np.array_equal(split.lengths[modality], split.lengths["text"])
+        starts = truth[name]["burst_start"]
+        assert (starts == starts[:, :1]).all()
+
+
+def test_the_fingerprint_tells_every_setting_apart():
+    base = SyntheticSettings("synthetic_mosi")
+    changes = [{"name": "synthetic_sims"}, {"size": "full"}, {"clips": 300}, {"aligned": True}, {"seed": 1}]
+    prints = [synthetic_fingerprint(replace(base, **change)) for change in [{}, *changes]]
+    assert len(set(prints)) == len(prints)
+    assert synthetic_fingerprint(SyntheticSettings("synthetic_mosi")) == prints[0]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"name": "synthetic_mosy"}, ["'synthetic_mosy'", "Did you mean 'synthetic_mosi'"]),
+        ({"name": "mosi"}, ["'mosi'", "synthetic_mosi"]),
+        ({"name": "synthetic_mosi", "size": "qick"}, ["'qick'", "quick"]),
+        ({"name": "synthetic_mosi", "clips": 11}, ["11", "12"]),
+        ({"name": "synthetic_mosi", "clips": 0}, ["0", "12"]),
+        ({"name": "synthetic_mosi", "clips": -5}, ["-5", "12"]),
+        ({"name": "synthetic_mosi", "clips": 10**12}, ["1000000000000", "100000"]),
+        ({"name": "synthetic_mosi", "seed": -1}, ["-1"]),
+    ],
+)
+def test_wrong_settings_are_refused_in_one_sentence(wrong, words):
+    with pytest.raises(UserError) as refused:
+        SyntheticSettings(**wrong)
+    assert all(word in str(refused.value) for word in words)
+
+
+# The format of MMSA's files
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_reading_the_export_gives_the_generated_data_bit_for_bit(name, aligned, tmp_path):
+    wanted = SyntheticSettings(name, aligned=aligned, seed=3)
+    export(wanted, tmp_path / "data.pkl")
+    made, _ = generate(wanted)
+    read = read_mmsa(tmp_path / "data.pkl", made.label_scale)
+    assert read.label_scale == made.label_scale
+    for split in SPLITS:
+        a, b = made.splits[split], read.splits[split]
+        assert a.ids.tolist() == b.ids.tolist()
+        assert a.labels.tobytes() == b.labels.tobytes()
+        assert a.tokens.dtype == b.tokens.dtype
+        assert a.tokens.tobytes() == b.tokens.tobytes()
+        for m in MODALITIES:
+            assert a.features[m].dtype == b.features[m].dtype
+            assert a.features[m].tobytes() == b.features[m].tobytes()
+            assert a.lengths[m].dtype == b.lengths[m].dtype
+            assert a.lengths[m].tobytes() == b.lengths[m].tobytes()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_raw_dictionary_has_the_keys_and_faults_of_the_real_files(name):
+    raw = raw_mmsa(SyntheticSettings(name))
+    assert tuple(raw) == SPLITS
+    for entry in raw.values():
+        assert np.isneginf(entry["audio"]).any()
+        assert np.isnan(entry["audio"]).any()
+        assert np.isfinite(entry["text"]).all()
+        assert np.isfinite(entry["vision"]).all()
+        assert isinstance(entry["audio_lengths"], list)
+        assert isinstance(entry["vision_lengths"], list)
+        assert ("regression_labels_T" in entry) == (name == "synthetic_sims")
+        names = {-1: "Negative", 0: "Neutral", 1: "Positive"}
+        signs = np.sign(entry["regression_labels"]).astype(int).tolist()
+        assert entry["annotations"].tolist() == [names[sign] for sign in signs]
+        assert entry["classification_labels"].tolist() == [sign + 1 for sign in signs]
+        for text, (ids, mask, _) in zip(entry["raw_text"], entry["text_bert"], strict=True):
+            said = [int(word.removeprefix("word")) for word in str(text).split()]
+            inner = ids[1 : mask.sum() - 1].tolist()
+            assert said[: len(inner)] == inner
+
+
+def test_aligned_files_have_no_lengths():
+    raw = raw_mmsa(SyntheticSettings("synthetic_mosei", aligned=True))
+    assert not any(key.endswith("lengths") for entry in raw.values() for key in entry)
+
+
+def test_the_export_is_a_protocol_4_pickle_that_any_tool_can_load(tmp_path):
+    wanted = SyntheticSettings("synthetic_sims")
+    export(wanted, tmp_path / "data.pkl")
+    assert (tmp_path / "data.pkl").read_bytes()[:2] == b"\x80\x04"
+    loaded = pickle.loads((tmp_path / "data.pkl").read_bytes())
+    expected = raw_mmsa(wanted)
+    for split in SPLITS:
+        assert list(loaded[split]) == list(expected[split])
+        for key, value in expected[split].items():
+            np.testing.assert_array_equal(loaded[split][key], value)

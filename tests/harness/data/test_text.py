@@ -1,0 +1,444 @@
+"""Text through a pretrained encoder: fine-tuned, frozen, occluded, and what is refused."""
+
+import copy
+import os
+import pickle
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertModel, T5Config
+
+from backbones import BACKBONES
+from backbones.text import FrozenText, TextEncoder, TextSettings, encode_tokens, load_model
+from harness.benchmark import main
+from harness.config.compose import load_benchmark
+from harness.data.dataset import SPLITS, Dataset, Split
+from harness.data.occlusion import UNK_ID, MaskField, occlude
+from harness.data.store import load_dataset
+from harness.data.tokens import with_text
+from harness.matrix import Cell
+from harness.plan import make_plan
+from harness.tracking.tracker import Tracker
+from harness.train.checkpoint import Checkpoint
+from harness.train.loop import build, make_optimizer, train
+from harness.train.splits import ResidentSplit
+from methods.base import MethodSettings
+from tests.support.builders import make_batch, make_sizes, small_backbone
+from tests.support.driving import comparable, exported
+from tests.support.paths import SHARED
+
+CLIPS = SHARED / "data" / "mosi_752_trimodal.pkl"
+WIDTH = 8
+
+
+def save_bert(folder, **changes):
+    """A random BERT that reads bert-base-uncased's ids."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": WIDTH, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 16}
+    BertModel(BertConfig(**sizes, **changes)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def offline():
+    """No name is looked up on the hub."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory):
+    return save_bert(tmp_path_factory.mktemp("bert"))
+
+
+def make_tokens(n, steps=7, seed=0):
+    """Ids, attention mask and segments, left-aligned; at least two tokens each."""
+    generator = np.random.default_rng(seed)
+    tokens = np.zeros((n, 3, steps), np.int64)
+    for row in tokens:
+        length = generator.integers(2, steps + 1)
+        row[0, :length] = generator.integers(200, 30000, length)
+        row[1, :length] = 1
+    return tokens
+
+
+def make_dataset(n=12, seed=0):
+    sizes, splits = make_sizes(), {}
+    for number, name in enumerate(SPLITS):
+        batch = make_batch(sizes, n, seed + number)
+        features = {m: x.numpy() for m, x in batch.features.items()}
+        lengths = {m: x.numpy() for m, x in batch.lengths.items()}
+        ids = np.array([f"{name}{i}" for i in range(n)])
+        splits[name] = Split(ids, features, lengths, batch.labels.numpy(), make_tokens(n, seed=number))
+    return Dataset(splits, 3.0)
+
+
+def states_of(dataset, folder, n_layers, to):
+    """What the frozen encoder's cache would hold."""
+    model = load_model(folder).eval()
+    for name, split in dataset.splits.items():
+        with torch.no_grad():
+            np.save(
+                to / f"{name}.npy", encode_tokens(model, torch.from_numpy(split.tokens), n_layers).numpy()
+            )
+    return to
+
+
+def take(dataset, name):
+    split = ResidentSplit(dataset.splits[name], torch.device("cpu"))
+    return split.take(np.arange(len(split)))
+
+
+def make_cell(backbone, text, **changes):
+    settings = small_backbone(backbone, make_sizes()).settings
+    settings = replace(settings, batch_size=4, max_epochs=2, learning_rate=0.01)
+    return Cell("toy", "mosi", 3.0, "f", backbone, settings, "none", MethodSettings(), 1, text, **changes)
+
+
+FINETUNED = TextSettings("bert", "x", True, 1e-3)
+FROZEN = TextSettings("bert", "x", False, 0.0)
+
+
+# The encoder
+
+
+@pytest.mark.parametrize("n_layers", [1, 2])
+def test_states_are_those_of_the_model_clip_by_clip(bert, n_layers):
+    tokens = torch.from_numpy(make_tokens(5))
+    model = BertModel.from_pretrained(bert).eval()
+    with torch.no_grad():
+        made = encode_tokens(load_model(bert).eval(), tokens, n_layers)
+        assert made.shape == (5, 7, n_layers * WIDTH)
+        for row, clip in enumerate(tokens):
+            length = int(clip[1].sum())
+            alone = model(clip[0, None, :length], output_hidden_states=True).hidden_states[-n_layers:]
+            torch.testing.assert_close(made[row, :length], torch.cat(alone, -1)[0], atol=1e-5, rtol=0)
+            assert not made[row, length:].any()
+
+
+def test_loading_draws_nothing_and_leaves_no_pooling_layer(bert):
+    before = torch.get_rng_state()
+    first, second = load_model(bert), load_model(bert)
+    assert torch.equal(before, torch.get_rng_state())
+    assert not any("pooler" in name for name, _ in first.named_parameters())
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert {p.dtype for p in first.parameters()} == {torch.float32}
+
+
+def test_weights_of_another_model_are_refused(tmp_path):
+    folder = save_bert(tmp_path)
+    deeper = BertConfig.from_pretrained(folder)
+    deeper.num_hidden_layers = 5
+    deeper.save_pretrained(folder)
+    with pytest.raises(ValueError, match=r"weights lack encoder\.layer\.3"):
+        load_model(folder)
+
+
+def test_an_encoder_without_segments(tmp_path):
+    DistilBertModel(DistilBertConfig(dim=WIDTH, n_layers=1, n_heads=2, hidden_dim=16)).save_pretrained(
+        tmp_path
+    )
+    encoder = TextEncoder(load_model(tmp_path), 1)
+    assert encoder.width == WIDTH
+    assert encode_tokens(encoder.model, torch.from_numpy(make_tokens(3)), 1).shape == (3, 7, WIDTH)
+
+
+# In a network
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_every_backbone_trains_with_either(backbone, bert, tmp_path):
+    dataset, layers = make_dataset(), BACKBONES[backbone].text_layers
+    states = states_of(dataset, bert, layers, tmp_path)
+    for text, folder in ((FINETUNED, None), (FROZEN, states)):
+        cell = make_cell(backbone, text, ratios=(0.0, 0.5))
+        result = train(cell, with_text(dataset, text, folder), torch.device("cpu"), text_model=bert)
+        assert result.status == "complete"
+        assert np.isfinite(result.scores["test_r0.50"]["mae"])
+        assert result.scores["test"] != result.scores["test_r0.50"]
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_fine_tuning_moves_the_encoder_at_its_own_rate(backbone, bert):
+    dataset = with_text(make_dataset(), FINETUNED, None)
+    made, method = build(make_cell(backbone, FINETUNED), dataset, torch.device("cpu"), bert)
+    optimizer = make_optimizer(made, method, 1e-3)
+    assert isinstance(made.text_encoder, TextEncoder)
+    assert made.sizes.widths["text"] == WIDTH
+    encoder = {id(p) for p in made.text_encoder.parameters()}
+    own = {id(p) for _, p in made.own_parameters()}
+    assert encoder
+    assert not encoder & own
+    groups = [{id(p) for p in group["params"]} for group in optimizer.param_groups]
+    assert groups[-1] == encoder
+    assert optimizer.param_groups[-1]["lr"] == 1e-3
+    assert optimizer.param_groups[-1]["weight_decay"] == 0
+    assert not any(encoder & group for group in groups[:-1])
+
+
+def test_words_that_training_lacks_stay_as_pretrained(bert):
+    """LMF's weight decay, an L2 term under Adam, would move every row of the embedding at each step."""
+    dataset = with_text(make_dataset(), FINETUNED, None)
+    made, method = build(make_cell("lmf", FINETUNED), dataset, torch.device("cpu"), bert)
+    optimizer, batch = make_optimizer(made, method, 1e-3), take(dataset, "train")
+    words = made.text_encoder.model.embeddings.word_embeddings.weight
+    before, seen = words.detach().clone(), set(batch.tokens[:, 0].flatten().tolist())
+    for _ in range(3):
+        optimizer.zero_grad()
+        made(batch).sum().backward()
+        optimizer.step()
+    moved = set((words != before).any(1).nonzero()[:, 0].tolist())
+    assert moved
+    assert moved <= seen
+
+
+def test_the_frozen_encoder_is_no_part_of_the_network(bert, tmp_path):
+    dataset = make_dataset()
+    frozen = with_text(dataset, FROZEN, states_of(dataset, bert, 1, tmp_path))
+    made, _ = build(make_cell("lmf", FROZEN), frozen, torch.device("cpu"), bert)
+    assert isinstance(made.text_encoder, FrozenText)
+    assert not any(name.startswith("text_encoder") for name in made.state_dict())
+    assert made.sizes.widths["text"] == WIDTH
+
+
+def test_frozen_states_are_those_of_the_encoder_and_run_anew_where_tokens_were_occluded(bert, tmp_path):
+    dataset = make_dataset()
+    text = with_text(dataset, FROZEN, states_of(dataset, bert, 2, tmp_path))
+    split, encoder = text.splits["test"], FrozenText(bert, 2, torch.device("cpu"))
+    live = TextEncoder(load_model(bert), 2).eval()
+    index = np.arange(len(split))
+    batch = ResidentSplit(split, torch.device("cpu")).take(index)
+    assert encoder(batch) is batch.features["text"]
+    torch.testing.assert_close(encoder(batch), live(batch), atol=1e-5, rtol=0)
+    field = MaskField("toy", "test", 0, split.ids)
+    for granularity in ("frame", "entry"):
+        occluded = occlude(batch, 0.6, field.of(batch, index, granularity))
+        replaced = occluded.tokens[:, 0] == UNK_ID
+        assert torch.equal(replaced, occluded.dropped["tokens"])
+        assert replaced.any()
+        made = encoder(occluded)
+        torch.testing.assert_close(made, live(occluded), atol=1e-6, rtol=0)
+        assert not torch.allclose(made, batch.features["text"], atol=1e-2)
+        assert not made.requires_grad
+
+
+def test_text_lengths_are_the_tokens(bert, tmp_path):
+    dataset = make_dataset()
+    for text, folder in ((FINETUNED, None), (FROZEN, states_of(dataset, bert, 1, tmp_path))):
+        for name, split in with_text(dataset, text, folder).splits.items():
+            wanted = [int(clip[1].sum()) for clip in dataset.splits[name].tokens]
+            assert split.lengths["text"].tolist() == wanted
+            assert split.features["audio"] is dataset.splits[name].features["audio"]
+    gap = dataset.splits["train"].tokens
+    gap[:, 1, 0] = 0
+    assert with_text(dataset, FINETUNED, None).splits["train"].lengths["text"].tolist() == [
+        int(np.flatnonzero(clip[1])[-1]) + 1 for clip in gap
+    ]
+    plain = with_text(dataset, TextSettings(), None).splits["train"]
+    assert plain.tokens is None
+    assert plain.features is dataset.splits["train"].features
+
+
+def test_dropped_tokens_count_as_kept_states(bert):
+    dataset = with_text(make_dataset(), FINETUNED, None)
+    made, _ = build(make_cell("lmf", FINETUNED), dataset, torch.device("cpu"), bert)
+    index = np.arange(6)
+    batch = ResidentSplit(dataset.splits["test"], torch.device("cpu")).take(index)
+    field = MaskField("toy", "test", 0, dataset.splits["test"].ids)
+    inputs = made.embed(occlude(batch, 0.9, field.of(batch, index)))
+    assert set(inputs.kept) == {"audio", "vision"}
+    assert inputs.values["text"].shape == (6, 7, WIDTH)
+
+
+def test_a_resumed_fine_tuning_ends_with_the_same_bits(bert, tmp_path):
+    class Cut(Exception):
+        pass
+
+    class Once(Checkpoint):
+        def save(self, state):
+            super().save(state)
+            raise Cut
+
+    dataset, cell = with_text(make_dataset(), FINETUNED, None), make_cell("lmf", FINETUNED)
+    wanted = train(cell, dataset, torch.device("cpu"), text_model=bert)
+    path = tmp_path / "state.npz"
+    with pytest.raises(Cut):
+        train(cell, dataset, torch.device("cpu"), "auto", Once(path, 0.0, {}), bert)
+    made = train(cell, dataset, torch.device("cpu"), "auto", Checkpoint(path, None, {}), bert)
+    assert made.environment["resumed_after_epoch"] == "1"
+    assert made.scores == wanted.scores
+
+
+# The command
+
+
+def study(var, bert, *more, name="s"):
+    given = [
+        "datasets=[synthetic_mosi]",
+        "dataset.synthetic_mosi.clips=40",
+        "backbones=[lmf]",
+        "methods=[none,ms_mix]",
+        "seeds=[1]",
+        "train.max_epochs=1",
+        "text=bert",
+        f"bert.model={bert}",
+        f"var_dir={var}",
+        f"study={name}",
+    ]
+    return main([*given, "report=false", *more])
+
+
+@pytest.mark.parametrize("finetune", ["true", "false"])
+def test_a_study_in_processes_equals_one_inline(var_dir, new_var, bert, finetune, capsys):
+    more = (f"bert.finetune={finetune}", "occlusion.ratios=[0,0.5]")
+    assert study(var_dir, bert, *more, "launcher=inline", name="a") == 0
+    said = capsys.readouterr().out
+    assert ("running the frozen text encoder" in said) == (finetune == "false")
+    label = "lmf[bert]" if finetune == "true" else "lmf[bert,frozen]"
+    assert label in said
+    # A store of its own: a cell of the same store would be reused.
+    other = new_var(var_dir.with_name("other"))
+    assert study(other, bert, *more, "launcher=processes", "jobs=2", name="b") == 0
+    numbers, clips = exported(var_dir, "a")
+    again, others = exported(other, "b")
+    assert comparable(numbers).equals(comparable(again))
+    assert clips.equals(others)
+    assert set(numbers["backbone"]) == {label}
+
+
+def test_the_model_is_part_of_a_cells_identity(tmp_path, bert):
+    other = save_bert(tmp_path / "other", hidden_dropout_prob=0.2)
+
+    def cells(*more):
+        data = ["datasets=[synthetic_mosi]", "dataset.synthetic_mosi.clips=40", f"var_dir={tmp_path / 'var'}"]
+        return [c.cell_id for c in make_plan(load_benchmark([*data, "methods=[none]", *more])).cells]
+
+    bert_cells = ["text=bert", f"bert.model={bert}"]
+    found = [
+        cells(),
+        cells(*bert_cells),
+        cells("text=bert", f"bert.model={other}"),
+        cells(*bert_cells, "bert.finetune=false"),
+        cells(*bert_cells, "bert.learning_rate=1e-4"),
+    ]
+    assert len({tuple(ids) for ids in found}) == len(found)
+    assert cells("bert.learning_rate=1e-4") == found[0]
+    assert cells(*bert_cells, "bert.finetune=false", "bert.learning_rate=1e-4") == found[3]
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for file in bert.iterdir():
+        (moved / file.name).write_bytes(file.read_bytes())
+    assert cells("text=bert", f"bert.model={moved}") == found[1]
+
+
+@pytest.mark.parametrize(
+    "change", ["harness.data.pretrained.RESULTS_VERSION", "torch.__version__", "transformers.__version__"]
+)
+def test_cached_states_are_those_of_this_code_and_these_versions(var_dir, bert, change, monkeypatch, capsys):
+    said = []
+    for name, new in (("a", False), ("b", False), ("c", True)):
+        if new:
+            monkeypatch.setattr(change, "99.0.0")
+        assert study(var_dir, bert, "bert.finetune=false", "launcher=inline", name=name) == 0
+        said.append("running the frozen text encoder" in capsys.readouterr().out)
+    assert said == [True, False, True]
+
+
+def refused(capsys, var, bert, *more):
+    assert study(var, bert, *more) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("Error: ")
+    assert len(error.splitlines()) == 1
+    assert not (var / "spool").exists()
+    return error
+
+
+def test_what_cannot_be_used_is_refused(tmp_path, var_dir, bert, capsys):
+    small = save_bert(tmp_path / "small", vocab_size=150)
+    tiny = save_bert(tmp_path / "tiny", vocab_size=100)
+    short = save_bert(tmp_path / "short", max_position_embeddings=9)
+    deeper = save_bert(tmp_path / "deeper")
+    config = BertConfig.from_pretrained(deeper)
+    config.num_hidden_layers = 4
+    config.save_pretrained(deeper)
+    weightless = save_bert(tmp_path / "weightless")
+    (weightless / "model.safetensors").unlink()
+    damaged = save_bert(tmp_path / "damaged")
+    (damaged / "model.safetensors").write_bytes(b"1234567890" * 10)
+    T5Config(d_model=8).save_pretrained(tmp_path / "t5")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text("{")
+    cases = {
+        (bert, "bert.model="): "needs a model; give bert.model=DIR",
+        (tmp_path / "nowhere",): "neither a directory nor a model",
+        ("no-such-model",): "neither a directory nor a model",
+        (tmp_path / "empty",): "cannot be used as a Hugging Face model",
+        (tmp_path / "broken",): "cannot be used as a Hugging Face model",
+        (tmp_path / "t5",): "an encoder like BERT is needed",
+        (deeper,): "its weights lack encoder.layer.3",
+        (weightless,): "cannot be used as a Hugging Face model",
+        (damaged,): "cannot be used as a Hugging Face model",
+        (small,): "knows 0 to 149",
+        (short,): "the model reads 9",
+        (tiny, "occlusion.ratios=[0,0.5]"): "Occlusion replaces tokens by id 100",
+        (tiny, "occlusion.protocols=[train]", "occlusion.train_ratios=[0.5]"): "tokens by id 100",
+        (bert, "bert.learning_rate=-1"): "bert.learning_rate must be >= 0",
+        (bert, "text=brt"): "Did you mean 'bert'",
+    }
+    for (model, *more), sentence in cases.items():
+        assert sentence in refused(capsys, var_dir, model, *more), (model, more)
+
+
+def test_data_without_tokens_is_refused(tmp_path, var_dir, bert, capsys):
+    splits = {}
+    for name in SPLITS:
+        batch = make_batch(make_sizes(), 6)
+        splits[name] = {m: x.numpy() for m, x in batch.features.items()}
+        splits[name] |= {"regression_labels": batch.labels.numpy(), "id": [f"{name}_{i}" for i in range(6)]}
+    file = tmp_path / "plain.pkl"
+    file.write_bytes(pickle.dumps(splits))
+    error = refused(capsys, var_dir, bert, "datasets=[mine]", f"dataset.mine.path={file}")
+    assert "dataset 'mine' has no text_bert" in error
+
+
+def test_without_transformers_one_sentence_says_how_to_get_it(var_dir, bert, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    assert "pip install 'msa-mixup-bench[bert]'" in refused(capsys, var_dir, bert)
+
+
+def test_features_need_no_transformers():
+    program = "import sys; sys.modules['transformers'] = None; import harness.plan, harness.launchers.job"
+    subprocess.run([sys.executable, "-c", program], check=True, env=dict(os.environ))
+
+
+def test_real_tokens(var_dir, bert):
+    if not CLIPS.exists():
+        pytest.skip("the real clips (../shared/data) are not here")
+    data = ["datasets=[real]", f"dataset.real.path={CLIPS}", "train.max_batches=2", "launcher=inline"]
+    for finetune in ("true", "false"):
+        more = (*data, f"bert.finetune={finetune}", "occlusion.ratios=[0,0.5]", "backbones=[tfn,lmf]")
+        assert study(var_dir, bert, *more, name=f"real_{finetune}") == 0
+        runs = Tracker(None, var_dir, f"real_{finetune}", create=False).complete()
+        assert len(runs) == 4
+        for run in runs.values():
+            assert np.isfinite(run.metrics["test/mae"])
+            assert run.metrics["test/mae"] != run.metrics["test_r0.50/mae"]
+    [folder] = (var_dir / "cache" / "text").iterdir()
+    [stored] = (var_dir / "cache" / "data").glob("real-*")
+    tokens = load_dataset(stored).splits["valid"].tokens
+    with torch.no_grad():
+        wanted = encode_tokens(load_model(bert).eval(), torch.from_numpy(tokens), 1)
+    np.testing.assert_allclose(np.load(folder / "valid.npy"), wanted.numpy(), atol=1e-5)
+
+
+def test_a_copy_of_the_network_is_whole(bert):
+    dataset = with_text(make_dataset(), FINETUNED, None)
+    made, _ = build(make_cell("lmf", FINETUNED), dataset, torch.device("cpu"), bert)
+    assert copy.deepcopy(made).state_dict().keys() == made.state_dict().keys()

@@ -1,0 +1,354 @@
+"""Studies and sweeps on real Ray clusters of two nodes, which lose workers, nodes and drivers."""
+
+import contextlib
+import ipaddress
+import os
+import re
+import shlex
+import signal
+import string
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from harness.launchers import base
+from harness.launchers.base import Job
+from harness.launchers.choose import make_launcher
+from harness.launchers.ray import RayLauncher
+from harness.tracking.tracker import Tracker
+from tests.harness.launchers import test_launchers
+from tests.harness.launchers.test_launchers import ERRORS, JOBS, by_cell, job, outcomes_of
+from tests.support.cluster_work import in_a_process
+from tests.support.clusters import Cluster, loopback_only
+from tests.support.driving import (
+    CELLS,
+    MARK,
+    assert_each_cell_once,
+    finish,
+    kill,
+    marked_processes,
+    run,
+    start,
+    wait_for_cells,
+)
+from tests.support.paths import ROOT
+from tests.support.postgres import Server
+from tests.support.sweeping import SMALL, assert_each_trial_once, sweep
+from tests.sweeps.test_sweeps_slow import SLOWER, begin, wait_for_trials
+
+pytestmark = pytest.mark.slow
+LONGER = ["train.max_epochs=15", "train.patience=15"]  # to be met in mid-training
+FEWER, FEW = ["methods=[none,ms_mix]"], 8
+STORES = ("tracking.uri", "ledger.uri", "sweep.storage")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def network():
+    """Ray advertises itself on the loopback, and there is nothing else."""
+    with loopback_only() as alone:
+        yield alone
+
+
+@pytest.fixture(scope="module")
+def undisturbed(train_study):
+    """The matrix as it ends when nothing disturbs it: inline."""
+    return train_study(*LONGER)
+
+
+@pytest.fixture
+def cluster(request, tmp_path):
+    """Two nodes with a core each."""
+    made = Cluster(f"cluster-{os.getpid()}-{request.node.name[:40]}", tmp_path)
+    yield made
+    made.close()
+
+
+def begin_study(var, mark, cluster, *more, **environment):
+    place = ["launcher=ray", f"launcher.address={cluster.address}"]
+    return start(var, mark, *place, *LONGER, *more, jobs="null", **environment)
+
+
+def eventually(find, limit_s=30.0):
+    deadline = time.monotonic() + limit_s
+    while not (found := find()):
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.02)
+    return found
+
+
+def assert_once(var):
+    """The few cells, each once."""
+    cells = [r.tags["cell_id"] for r in Tracker(None, var, "s", create=False).runs()]
+    assert len(cells) == len(set(cells)) == FEW
+
+
+def names_of(mark):
+    """What the programs are called that carry a mark."""
+    found = set()
+    for pid in marked_processes(mark):
+        with contextlib.suppress(OSError):
+            title = Path(f"/proc/{pid}/cmdline").read_bytes().partition(b"\0")[0].decode()
+            found.add(Path(title).name.split()[0] if title.split() else "")
+    return found
+
+
+def listening():
+    """Addresses at which anything listens in this network."""
+    lines = subprocess.run(["ss", "-Htunl"], capture_output=True, text=True, check=True).stdout.splitlines()
+    hosts = [line.split()[4].rpartition(":")[0].strip("[]").removeprefix("::ffff:") for line in lines]
+    return [ipaddress.ip_address(host) for host in hosts]
+
+
+# Studies
+
+
+def test_a_worker_is_killed_and_a_node_is_lost_in_mid_matrix(var_dir, undisturbed, cluster):
+    driver = begin_study(var_dir, "lost", cluster)
+    head, other = cluster.nodes
+    wait_for_cells(driver, 2)
+    os.kill(eventually(lambda: cluster.workers(head))[0], signal.SIGKILL)
+    wait_for_cells(driver, 5)
+    eventually(lambda: cluster.workers(other))
+    cluster.lose(other)
+    said = finish(driver, "lost")
+    assert "have no result" not in said
+    assert_each_cell_once(var_dir, undisturbed)
+    assert not cluster.workers(head), "no task is left"
+
+
+def test_the_head_is_lost(var_dir, undisturbed, cluster):
+    """Ray would end the driver after a minute; it says so itself before."""
+    driver = begin_study(var_dir, "head", cluster)
+    wait_for_cells(driver, 3)
+    cluster.close()
+    said = finish(driver, "head", status=1)
+    assert f"Error: the head of the Ray cluster, {cluster.address}, does not answer any more; the" in said
+    assert run(var_dir, *LONGER) == 0
+    assert_each_cell_once(var_dir, undisturbed)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.soak)])
+def test_a_driver_ends_and_another_one_resumes(var_dir, undisturbed, cluster, number):
+    driver = begin_study(var_dir, "gone", cluster)
+    wait_for_cells(driver, 4)
+    trained = {r.tags["cell_id"]: r.run_id for r in Tracker(None, var_dir, "s", create=False).runs()}
+    assert 4 <= len(trained) < CELLS
+    if number == signal.SIGKILL:
+        kill(driver, "gone")
+    else:
+        os.killpg(driver.pid, number)
+        assert "Stopped; the same command resumes" in finish(driver, "gone", status=130)
+    eventually(lambda: not any(cluster.workers(node) for node in cluster.nodes))
+    finish(begin_study(var_dir, "gone", cluster), "gone")
+    assert_each_cell_once(var_dir, undisturbed)
+    complete = Tracker(None, var_dir, "s", create=False).complete()
+    assert all(complete[cell_id].run_id == run_id for cell_id, run_id in trained.items())
+
+
+def test_a_local_cluster_ends_with_its_driver_and_listens_on_the_loopback_alone(var_dir, tmp_path, network):
+    if not network:
+        pytest.skip("no right to make a network namespace")
+    home = {"HOME": str(tmp_path)}
+    driver = start(var_dir, "first", "launcher=ray", *LONGER, *FEWER, **home)
+    wait_for_cells(driver, 2, FEW)
+    found = listening()
+    assert found, "Ray's own processes"
+    assert all(address.is_loopback for address in found)
+    driver.kill()
+    driver.wait()
+    driver.stdout.close()
+    try:
+        eventually(lambda: not names_of("first") & {"raylet", "gcs_server", "ray::run", "ray::IDLE"})
+    finally:
+        for pid in marked_processes("first"):  # Ray's agents may stay, which serve nobody any more.
+            os.kill(pid, signal.SIGKILL)
+    finish(start(var_dir, "second", "launcher=ray", *LONGER, *FEWER, **home), "second")
+    assert_once(var_dir)
+    assert not (tmp_path / ".ray").exists(), "its token is of one run"
+
+
+def test_only_who_has_the_token_may_use_a_cluster(var_dir, tmp_path):
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 64}
+    cluster = Cluster(f"cluster-{os.getpid()}-token", tmp_path, nodes=1, **token)
+    try:
+        for wrong in ({"RAY_AUTH_TOKEN": "b" * 64}, {"HOME": str(tmp_path)}):
+            driver = begin_study(var_dir, "wrong", cluster, RAY_AUTH_MODE="token", **wrong)
+            said = finish(driver, "wrong", status=2)
+            assert f"Error: Cannot join the Ray cluster at '{cluster.address}': " in said
+            assert "RAY_AUTH_TOKEN" in said
+            assert "b" * 64 not in said
+        assert "a" * 64 not in finish(begin_study(var_dir, "right", cluster, *FEWER, **token), "right")
+        assert_once(var_dir)
+    finally:
+        cluster.close()
+
+
+def test_a_sweep_with_everything_in_postgres_and_its_driver_killed(var_dir, tmp_path, new_var, cluster):
+    """Optuna, ledger and MLflow; the server is in the same network."""
+    undisturbed = new_var(tmp_path / "undisturbed")
+    assert sweep(undisturbed, *SLOWER, "report=false") == 0
+    server = Server()
+    try:
+        uri = server.create()
+        place = ["launcher=ray", f"launcher.address={cluster.address}", *(f"{k}={uri}" for k in STORES)]
+        driver = begin(var_dir, "sweep", *place, jobs="null")
+        said = wait_for_trials(driver, 3)
+        kill(driver, "sweep")
+        said += finish(begin(var_dir, "sweep", *place, jobs="null"), "sweep")
+        assert_each_trial_once(var_dir, undisturbed, uri=uri, storage=uri)
+        assert "s3cret" not in said
+    finally:
+        server.close()
+
+
+def readme_commands():
+    """The marked blocks of the README, line by line."""
+    text = (ROOT / "README.md").read_text()
+    blocks = re.findall(
+        r"<!-- run by tests/harness/launchers/test_ray.py -->\n```sh\n(.*?)```", text, re.DOTALL
+    )
+    return [line for block in blocks for line in block.splitlines()]
+
+
+def test_the_readmes_way_to_a_cluster(var_dir, tmp_path, network):
+    """Each command as it stands, small settings added; both nodes are this machine."""
+    if not network:
+        pytest.skip("no right to make a network namespace")
+    server, mark = Server(), f"readme-{os.getpid()}"
+    places = {"HEAD": "127.0.0.1", "HERE": "127.0.0.1", "STORE": server.create(), "HOME": str(tmp_path)}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, **places, MARK: mark, "PATH": path}
+    small = [*SMALL, "backbones=[lmf]", "train.max_epochs=1", f"var_dir={var_dir}"]
+    try:
+        commands = readme_commands()
+        assert len(commands) == 7
+        for line in commands:
+            program, *arguments = shlex.split(string.Template(line).substitute(environment))
+            if program == "export":
+                environment |= dict(argument.split("=", 1) for argument in arguments)
+                continue
+            if arguments[1] in ("harness.benchmark", "sweeps.run"):
+                arguments += small
+            elif arguments[0] == "-m":
+                arguments.append(f"var_dir={var_dir}")
+            log = (tmp_path / "log").open("w+")  # not a pipe, which what it starts would hold open
+            done = subprocess.run([program, *arguments], env=environment, stdout=log, stderr=log, timeout=200)
+            log.seek(0)
+            assert done.returncode == 0, log.read()
+        assert (tmp_path / ".ray" / "auth_token").exists()
+        assert len(Tracker(places["STORE"], var_dir, "big", create=False).trials()) == 10
+        assert (var_dir / "reports" / "big" / "index.html").exists()
+        assert all(address.is_loopback for address in listening())
+    finally:
+        for pid in marked_processes(mark):
+            os.kill(pid, signal.SIGKILL)
+        server.close()
+
+
+# The launcher
+
+
+@pytest.fixture(scope="module")
+def local(network):
+    """A launcher on a cluster that it started, for `test_launchers.run`."""
+    launcher = RayLauncher(2, test_launchers.run, base.Cluster(max_retries=1))
+    yield launcher
+    launcher.close()
+
+
+def test_the_same_outcomes_as_inline(local):
+    inline = outcomes_of(make_launcher("inline", 1, test_launchers.run), JOBS)
+    outcomes = outcomes_of(local, JOBS)
+    assert by_cell(outcomes) == by_cell(inline)
+    assert {o.job.cell: o.error for o in outcomes if o.error} == ERRORS
+    assert all(any(o.job is j for j in JOBS) for o in outcomes), "the driver sees its own jobs"
+    assert all("Traceback" in o.traceback for o in outcomes if o.error)
+
+
+def test_large_results_and_what_cannot_be_sent(local):
+    jobs = [
+        job("large", 20_000_000),
+        Job(lambda: None, "", "cpu"),
+        job("unpicklable"),
+        job("treacherous"),
+        Job(test_launchers.Treacherous(), "", "cpu"),
+    ]
+    found = {jobs.index(o.job): o for o in outcomes_of(local, jobs)}
+    assert len(found[0].result) == 20_000_000
+    assert found[1].error.startswith("the job cannot be sent to a worker: ")
+    assert found[2].error.startswith("the result cannot be sent to the driver: ")
+    assert found[3].error == found[4].error == "ValueError: cannot be read"
+
+
+def test_a_worker_that_always_dies_costs_only_its_cell(local):
+    jobs = [job("die", signal.SIGKILL), *(job("square", x) for x in range(4))]
+    outcomes = outcomes_of(local, jobs)
+    died = [o for o in outcomes if o.error]
+    assert [o.job for o in died] == jobs[:1]
+    assert re.match(r"worker died \(\w+", died[0].error)
+    assert sorted(o.result for o in outcomes if not o.error) == [0, 1, 4, 9]
+
+
+def test_after_an_error_on_the_device_the_worker_is_replaced(local):
+    broken = outcomes_of(local, [job("fail", "CUDA error: an illegal memory access")] * 4)
+    assert {o.error for o in broken} == {"ValueError: CUDA error: an illegal memory access"}
+    assert [o.error for o in outcomes_of(local, [job("square", 2)] * 4)] == [None] * 4
+
+
+def test_workers_have_one_thread_and_prepare_once(local):
+    found = [o.result for o in outcomes_of(local, [job("surroundings")] * 4)]
+    assert {threads for _, *threads in found for threads in [tuple(threads)]} == {("1", "1")}
+    prepared = [o.result for o in outcomes_of(local, [job("preparations")] * 6)]
+    assert all(pids == [pid] for pid, pids in prepared)
+
+
+def test_what_waiting_and_slots_say(local):
+    assert local.wait(0.01) == []
+    assert local.slots == 4, "two run and two wait"
+    assert local.device == "cpu"
+
+
+def test_no_statistics_are_sent(local):
+    from ray._common.usage import usage_lib
+
+    assert not usage_lib.usage_stats_enabled()
+
+
+def test_signals_stay_ours(local):
+    assert not getattr(signal.getsignal(signal.SIGTERM), "__module__", "").startswith("ray")
+
+
+def test_what_a_job_reads_and_the_code_go_to_each_node_once(cluster, tmp_path):
+    (tmp_path / "folder" / "deep").mkdir(parents=True)
+    (tmp_path / "folder" / "deep" / "file").write_text("content")
+    (tmp_path / "truth.npz").write_text("truth")
+    paths = {"data": str(tmp_path / "folder"), "truth": str(tmp_path / "truth.npz")}
+    results, puts = in_a_process("drive", cluster.address, 20, **paths)
+    assert puts == 2, "a folder and a file, for twenty jobs"
+    assert all(found == ["content", "truth", None] for _, found, _ in results)
+    places = {place for place, _, _ in results}
+    assert [sum(p.startswith(str(cluster.cache(n))) for p in places) for n in cluster.nodes] == [1, 1]
+    assert not {c for _, _, c in results if "runtime_resources" not in c}, "what the driver runs"
+
+
+def test_cells_share_gpus(tmp_path):
+    """Ray believes the number that a node is started with; nothing is computed on them."""
+    cluster = Cluster(f"cluster-{os.getpid()}-gpus", tmp_path, nodes=1, cpus=8, gpus=2)
+    try:
+        results, slots = in_a_process("drive_on_gpus", cluster.address, 0.5)
+    finally:
+        cluster.close()
+    assert slots == 2 * 4, "two run on each GPU, and as many wait"
+    assert {device for device, _, _ in results} == {"cuda"}
+    assert {gpu for _, gpu, _ in results} == {"0", "1"}
+    assert len({pid for *_, pid in results}) == 4, "workers live over many jobs on GPUs too"
+
+
+def test_a_cluster_without_room_or_gpu_says_so(cluster):
+    refused = in_a_process("refusal", cluster.address, cpus_per_cell=2)
+    assert "which takes 2 CPU; ask for less with cell.threads=N" in refused
+    refused = in_a_process("refusal", cluster.address, device="cuda")
+    assert refused.startswith("device=cuda was asked for, but the Ray cluster has no GPU;")

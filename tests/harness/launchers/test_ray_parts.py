@@ -1,0 +1,346 @@
+"""What launcher=ray consists of, without a cluster: requests, places, parcels, checkpoints that travel."""
+
+import os
+import pickle
+import signal
+import socket
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.benchmark import main
+from harness.data.store import save_dataset
+from harness.errors import StoreError, UserError
+from harness.launchers import ray_task
+from harness.launchers.base import Attempt, Cluster, Job
+from harness.launchers.job import run_job
+from harness.launchers.ray import RayLauncher, places
+from harness.launchers.ray_task import REFUSED
+from harness.launchers.shipping import node_cache, pack, unpack
+from harness.launchers.worker import name_of, packed, unpacked
+from tests.harness.train.test_checkpoint import DATASET, TIMINGS, make_cell
+
+# Requests
+
+
+def free_address():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+@pytest.mark.parametrize(
+    "address", ["ray://head:10001", "head", "head:", ":6379", "http://head:6379", "a b:1", ""]
+)
+def test_an_address_that_is_none_is_told_at_once(address):
+    with pytest.raises(UserError, match="is no address of a Ray cluster; give HOST:PORT of its head"):
+        RayLauncher(None, run_job, Cluster(address))
+
+
+@pytest.mark.parametrize("address", ["free", "127.0.0.1:99999"])
+def test_where_nobody_answers(address):
+    address = free_address() if address == "free" else address
+    with pytest.raises(UserError, match=f"No Ray cluster answers at {address}: "):
+        RayLauncher(None, run_job, Cluster(address))
+
+
+def test_without_the_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    with pytest.raises(
+        UserError, match=r"needs the package ray; install it with pip install 'msa-mixup-bench\[ray\]'"
+    ):
+        RayLauncher(1, run_job, Cluster())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            ["launcher.address=h:1"],
+            "launcher.address is a setting of launcher=ray, not of launcher=processes.",
+        ),
+        (
+            ["launcher=inline", "launcher.gpus_per_cell=1"],
+            "launcher.gpus_per_cell is a setting of launcher=ray",
+        ),
+        (["launcher=ray", "launcher.gpus_per_cell=0"], "must be a part of one GPU above 0, or whole ones"),
+        (["launcher=ray", "launcher.gpus_per_cell=1.5"], "must be a part of one GPU above 0, or whole ones"),
+        (["launcher=ray", "launcher.gpus_per_cell=0.5", "jobs_per_gpu=2"], "say the same; give one of them"),
+        (
+            ["launcher=ray", "launcher.max_retries=-1"],
+            "launcher.max_retries must be at least 0, however: -1.",
+        ),
+        (["launcher=ray", "launcher.adress=h:1"], "Did you mean 'launcher.address'?"),
+        (["launcher=ray", "device=gpu"], "Unknown device 'gpu'"),
+        (["launcher=ray", "launcher.address=nowhere"], "launcher.address='nowhere' is no address"),
+    ],
+)
+def test_requests_that_make_no_sense(arguments, sentence, var_dir, capsys):
+    small = ["datasets=[synthetic_mosi]", "dataset.synthetic_mosi.clips=30", f"var_dir={var_dir}", "study=s"]
+    assert main([*small, *arguments]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+# Places
+
+
+@pytest.mark.parametrize(
+    ("node", "cpus", "gpus", "expected"),
+    [
+        ({"CPU": 8.0}, 1, 0.0, 8),
+        ({"CPU": 8.0}, 3, 0.0, 2),
+        ({"CPU": 8.0}, 1, 1.0, 0),
+        ({"CPU": 8.0, "GPU": 2.0}, 1, 0.25, 8),
+        ({"CPU": 8.0, "GPU": 2.0}, 1, 0.4, 4),
+        ({"CPU": 64.0, "GPU": 2.0}, 1, 0.1, 20),
+        ({"CPU": 8.0, "GPU": 4.0}, 1, 2.0, 2),
+        ({"CPU": 8.0, "GPU": 3.0}, 1, 2.0, 1),
+        ({"GPU": 4.0}, 1, 1.0, 0),
+        ({}, 1, 0.0, 0),
+    ],
+)
+def test_places(node, cpus, gpus, expected):
+    assert places(node, cpus, gpus) == expected
+
+
+# The driver's side, on a Ray that is not there
+
+
+class NoRay:
+    """What `RayLauncher` calls, in memory: nodes without room, tasks that end when told."""
+
+    def __init__(self, room=1.0):
+        self.room, self.sent, self.results = room, [], {}
+
+    def launcher(self, monkeypatch):
+        monkeypatch.setattr("harness.launchers.ray._connect", lambda *_: self)
+        monkeypatch.setattr("harness.launchers.ray._answers", lambda address: None)
+        return RayLauncher(None, run_job, Cluster(address="h:1", device="cpu"))
+
+    def get_runtime_context(self):
+        return SimpleNamespace(gcs_address="h:1")
+
+    def cluster_resources(self):
+        return {"CPU": self.room}
+
+    def nodes(self):
+        return [{"Alive": True, "Resources": self.cluster_resources()}]
+
+    def remote(self, **needs):
+        return lambda task: self
+
+    def wait(self, tasks, **how):
+        return [task for task in tasks if task in self.results], []
+
+    def get(self, task):
+        return self.results[task](), None
+
+    def put(self, parcel):
+        return parcel
+
+    def shutdown(self):
+        pass
+
+
+def test_workers_on_the_drivers_disk_write_checkpoints_there(monkeypatch, tmp_path):
+    """They do where its folder is; in a fresh study nothing else has made it by then."""
+    ray = NoRay()
+    launcher = ray.launcher(monkeypatch)
+    launcher._task = SimpleNamespace(remote=lambda *given: ray.sent.append(given))
+    file = tmp_path / "checkpoints" / "s" / "c.npz"
+    launcher.submit(Job("cell", str(tmp_path), "cpu", checkpoint=str(file)))
+    assert len(ray.sent) == 1
+    assert file.parent.is_dir()
+
+
+def test_a_cluster_that_has_lost_all_room_is_not_waited_for_for_ever(monkeypatch):
+    ray = NoRay()
+    launcher = ray.launcher(monkeypatch)
+    monkeypatch.setattr("harness.launchers.ray.LOOK_S", 0.0)
+    monkeypatch.setattr("harness.launchers.ray.ROOMLESS_S", 0.2)
+    for room in (1.0, 0.0, 1.0):
+        ray.room = room
+        time.sleep(0.15)
+        assert launcher.wait(0) == []
+    ray.room = 0.0
+    launcher.wait(0)
+    time.sleep(0.3)
+    with pytest.raises(StoreError, match="no node of the Ray cluster at h:1 has had room for a cell"):
+        launcher.wait(0)
+
+
+def test_an_interrupt_while_results_are_fetched_loses_none(monkeypatch):
+    ray = NoRay()
+    launcher = ray.launcher(monkeypatch)
+
+    def fetched():
+        signal.raise_signal(signal.SIGINT)
+        return packed(Attempt(3))
+
+    launcher._in_flight = {"a": Job("a", "", "cpu"), "b": Job("b", "", "cpu")}
+    ray.results = {"a": fetched, "b": lambda: packed(Attempt(4))}
+    with pytest.raises(KeyboardInterrupt):
+        launcher.wait(0)
+    assert sorted(outcome.result for outcome in launcher.wait(0)) == [3, 4]
+
+
+def test_an_end_that_ray_decides_while_it_starts_is_an_interrupt(monkeypatch):
+    """Its own handler of SIGTERM calls sys.exit, with no word for anybody."""
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=lambda **how: sys.exit(15)))
+    with pytest.raises(KeyboardInterrupt):
+        RayLauncher(1, run_job, Cluster())
+
+
+# Parcels
+
+NAMES = st.lists(
+    st.text("abé .", min_size=1, max_size=4).filter(lambda t: t.strip(" .")), min_size=1, max_size=3
+)
+FOLDERS = st.dictionaries(
+    NAMES.map("/".join).map(lambda t: f"{t}.f"), st.binary(max_size=50), min_size=1, max_size=5
+)
+
+
+def write(folder: Path, files):
+    for name, content in files.items():
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+    return folder
+
+
+def files_of(folder: Path):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@given(FOLDERS)
+def test_a_folder_arrives_as_it_is(tmp_path_factory, files):
+    base = tmp_path_factory.mktemp("parcel")
+    folder = write(base / "folder", files)
+    there = unpack(pickle.loads(pickle.dumps(pack(folder))), base / "cache")
+    assert there.name == "folder"
+    assert files_of(there) == files_of(folder)
+
+
+def test_a_file_arrives_too_and_only_what_is_new_is_written(tmp_path):
+    (tmp_path / "a.npz").write_bytes(b"one")
+    first = unpack(pack(tmp_path / "a.npz"), tmp_path / "cache")
+    assert (first.name, first.read_bytes()) == ("a.npz", b"one")
+    stamp = first.stat().st_mtime_ns
+    assert unpack(pack(tmp_path / "a.npz"), tmp_path / "cache") == first
+    assert first.stat().st_mtime_ns == stamp
+    (tmp_path / "a.npz").write_bytes(b"two")
+    second = unpack(pack(tmp_path / "a.npz"), tmp_path / "cache")
+    assert second != first
+    assert second.read_bytes() == b"two"
+    assert (tmp_path / "cache").stat().st_mode & 0o077 == 0, "nobody else reads or writes there"
+
+
+def test_keys_tell_names_and_contents_apart(tmp_path):
+    contents = [{"a": b"bc"}, {"ab": b"c"}, {"a": b"b", "b": b"c"}, {"a": b"", "b": b"bc"}, {"a/b": b"bc"}]
+    keys = [pack(write(tmp_path / str(k), files)).key for k, files in enumerate(contents)]
+    assert len(set(keys)) == len(contents)
+
+
+def test_workers_of_a_node_that_begin_at_once_share_one_copy(tmp_path):
+    parcel = pack(write(tmp_path / "folder", {"x": bytes(10**6)}))
+    threads = [threading.Thread(target=unpack, args=(parcel, tmp_path / "cache")) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [p.name for p in (tmp_path / "cache").iterdir() if not p.name.startswith(".")] == [parcel.key]
+
+
+def test_the_cache_of_a_node(monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    assert node_cache() == Path("/somewhere/msa-mixup-bench")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert node_cache() == Path.home() / ".cache" / "msa-mixup-bench"
+
+
+# In a worker
+
+
+@pytest.fixture
+def worker(monkeypatch):
+    """A worker of its own: nothing prepared, nothing broken, and it does not really leave."""
+    left = []
+    monkeypatch.setattr(ray_task, "_READY", [])
+    monkeypatch.setattr(ray_task, "_BROKEN", [])
+    monkeypatch.setattr(ray_task, "LEAVE_S", 0.0)
+    monkeypatch.setattr(os, "_exit", left.append)
+    return left
+
+
+def do(work, job, checkpoint=None, **parcels):
+    return ray_task.run(name_of(work), pickle.dumps(job), checkpoint, tuple(parcels), *parcels.values())
+
+
+def fail_on_device(job):
+    raise RuntimeError("CUDA error: out of memory")
+
+
+def test_a_worker_with_a_broken_device_refuses_jobs_and_leaves(worker):
+    answer, _ = do(fail_on_device, Job("x", "", "cpu"))
+    assert unpacked(answer).error == "RuntimeError: CUDA error: out of memory"
+    assert do(fail_on_device, Job("x", "", "cpu")) == (REFUSED, None)
+    for thread in threading.enumerate():
+        if isinstance(thread, threading.Timer):
+            thread.join()
+    assert worker == [1]
+
+
+def data_of(job):
+    return job.data, Path(job.data, "x").read_bytes(), job.truth
+
+
+def test_a_job_reads_what_was_shipped(worker, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "node"))
+    parcel = pack(write(tmp_path / "folder", {"x": b"here"}))
+    answer, checkpoint = do(data_of, Job("x", "/only/at/the/driver", "cpu", truth="/t"), data=parcel)
+    place, content, truth = unpacked(answer).result
+    assert place.startswith(str(tmp_path / "node"))
+    assert (content, truth, checkpoint) == (b"here", "/t", None)
+
+
+def without_times(result):
+    """As text, where NaN equals NaN."""
+    parts = (result.curves, result.cell, result.scores, result.predictions.values)
+    return [repr([(k, part[k]) for k in sorted(part) if k not in TIMINGS]) for part in parts]
+
+
+def test_a_paused_training_goes_on_from_its_checkpoint_on_another_node(worker, tmp_path):
+    """The driver's disk is out of reach: the checkpoint goes with the answer and comes with the job."""
+    save_dataset(DATASET, tmp_path / "data")
+    far = tmp_path / "not" / "here" / "cell.npz"
+    job = Job(make_cell(), str(tmp_path / "data"), "cpu", checkpoint=str(far))
+    whole = run_job(replace(job, checkpoint=None))
+    answer, checkpoint = do(run_job, replace(job, pause_after=2))
+    assert unpacked(answer).result.status == "paused"
+    assert not far.parent.exists()
+    assert isinstance(checkpoint, bytes)
+    answer, left = do(run_job, job, checkpoint)
+    resumed = unpacked(answer).result
+    assert left is None
+    assert without_times(resumed) == without_times(whole)
+    again, _ = do(run_job, job, b"no checkpoint at all")
+    assert without_times(unpacked(again).result) == without_times(whole), "a bad one costs only time"
+
+
+def test_a_checkpoint_stays_where_the_driver_looks_for_it(worker, tmp_path):
+    save_dataset(DATASET, tmp_path / "data")
+    near = tmp_path / "cell.npz"
+    job = Job(make_cell(), str(tmp_path / "data"), "cpu", checkpoint=str(near), pause_after=2)
+    answer, checkpoint = do(run_job, job)
+    assert unpacked(answer).result.status == "paused"
+    assert checkpoint is None
+    assert near.exists()

@@ -1,0 +1,360 @@
+"""What goes wrong around a study: after each fault nothing is lost, counted twice or half-logged."""
+
+import os
+import shutil
+import signal
+import sqlite3
+import time
+from contextlib import closing
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sqlalchemy.exc import OperationalError
+
+import harness.train.loop
+from harness.databases import check_sqlite
+from harness.errors import UserError
+from harness.ledger import Ledger
+from harness.tracking.tracker import Tracker
+from harness.train.loop import Diverged
+from reports import build, export
+from tests.support.driving import (
+    assert_each_cell_once,
+    comparable,
+    exported,
+    finish,
+    is_training,
+    run,
+    start,
+    workers_of,
+)
+
+FEW = ("methods=[none,mixup]", "backbones=[lmf]")
+CELLS = 4
+
+
+@pytest.fixture(scope="module")
+def undisturbed(train_study):
+    """A finished study of a few cells; do not write into it."""
+    return train_study(*FEW)
+
+
+@pytest.fixture
+def finished(undisturbed, tmp_path):
+    """A copy of the finished study, its databases in one file each."""
+    var = tmp_path / "var"
+    shutil.copytree(undisturbed, var)
+    for name in ("mlflow.db", "ledger.db"):
+        with closing(sqlite3.connect(var / name)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return var
+
+
+@pytest.fixture
+def sentence(capsys):
+    """The one line with which a command refused to go on."""
+
+    def read():
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert len(lines) == 1, lines
+        assert lines[0].startswith("Error: ")
+        return lines[0]
+
+    return read
+
+
+# Damaged files
+
+
+def overwrite(path, place, length):
+    with path.open("r+b") as file:
+        file.seek(place)
+        file.write(np.random.default_rng(place).bytes(length))
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 8192 * 4096])
+
+
+def replace_by_text(path):
+    path.write_text("this is no database\n" * 500)
+
+
+DAMAGES = {
+    "empty": empty,
+    "cut short": cut,
+    "another file": replace_by_text,
+    "head overwritten": lambda path: overwrite(path, 0, 64),
+    "middle overwritten": lambda path: overwrite(path, 8192, path.stat().st_size // 2),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", ["mlflow.db", "ledger.db"])
+def test_a_damaged_database(finished, undisturbed, sentence, monkeypatch, name, damage):
+    file, other = finished / name, finished / {"mlflow.db": "ledger.db", "ledger.db": "mlflow.db"}[name]
+    whole, untouched = file.read_bytes(), other.read_bytes()
+    DAMAGES[damage](file)
+    monkeypatch.setattr("harness.train.loop.train", None)
+    assert run(finished, *FEW) == 2
+    said = sentence()
+    assert str(file) in said
+    assert "is damaged" in said
+    assert "put a copy in its place, or move it away" in said
+    if name == "mlflow.db":
+        for command in (build, export):
+            assert command.main([f"var_dir={finished}", "study=s", f"out={finished / 'x.csv'}"]) == 2
+            assert "is damaged" in sentence()
+        assert other.read_bytes() == untouched
+        for ending in ("", "-wal", "-shm"):
+            (finished / f"mlflow.db{ending}").unlink(missing_ok=True)
+        file.write_bytes(whole)
+    else:
+        for ending in ("", "-wal", "-shm"):
+            (finished / f"ledger.db{ending}").unlink(missing_ok=True)
+    assert run(finished, *FEW) == 0
+    assert_each_cell_once(finished, undisturbed, CELLS)
+
+
+def test_whole_databases_pass(finished, tmp_path):
+    for name in ("mlflow.db", "ledger.db"):
+        check_sqlite(finished / name)
+    with closing(sqlite3.connect(finished / "ledger.db")) as connection:
+        connection.execute("BEGIN EXCLUSIVE")
+        check_sqlite(finished / "ledger.db")
+    (tmp_path / "text").write_text("x")
+    with pytest.raises(UserError, match="is damaged"):
+        check_sqlite(tmp_path / "text")
+
+
+def test_damaged_spool_files_are_ignored(var_dir, undisturbed):
+    cells = list(Tracker(None, undisturbed, "s", create=False).complete())
+    spool = var_dir / "spool" / "s"
+    spool.mkdir(parents=True)
+    for cell_id, text in zip(cells, ["", "{", '{"result": {}}', "0" * 64 + '\n{"result": {}}'], strict=True):
+        (spool / f"{cell_id}.json").write_text(text)
+    (spool / f"{cells[0]}.77.tmp").write_text("left by a driver that was killed")
+    assert run(var_dir, *FEW) == 0
+    # What was left beside them goes with the next start.
+    assert run(var_dir, *FEW) == 0
+    assert_each_cell_once(var_dir, undisturbed, CELLS)
+
+
+# The disk
+
+
+def test_a_file_in_the_place_of_the_folder(tmp_path, sentence):
+    (tmp_path / "var").write_text("")
+    assert run(tmp_path / "var", *FEW) == 2
+    assert str(tmp_path / "var") in sentence()
+
+
+def test_a_spool_that_cannot_be_written_costs_nothing_while_the_store_answers(var_dir, undisturbed):
+    (var_dir / "spool").write_text("")
+    assert run(var_dir, *FEW) == 0
+    (var_dir / "spool").unlink()
+    assert_each_cell_once(var_dir, undisturbed, CELLS)
+
+
+def test_a_report_that_cannot_be_written(var_dir, undisturbed, sentence, capsys):
+    """The cells are safe; the next start, which trains nothing, builds the report."""
+    (var_dir / "reports").write_text("")
+    assert run(var_dir, *FEW, "report=true") == 1
+    said = sentence()
+    assert str(var_dir / "reports") in said
+    assert "resumes" in said
+    (var_dir / "reports").unlink()
+    assert run(var_dir, *FEW, "report=true") == 0
+    assert f"All {CELLS} cells" in capsys.readouterr().out
+    assert (var_dir / "reports" / "s" / "tables" / "table2_mosi_mosei.md").exists()
+    assert_each_cell_once(var_dir, undisturbed, CELLS)
+
+
+def test_no_room_to_write(var_dir, undisturbed):
+    """Files that cannot grow stand for a full disk: the store fails, the spool still has room."""
+    shutil.copytree(undisturbed / "cache", var_dir / "cache")
+    driver = start(var_dir, "limit", *FEW, "tracking.patience_s=2", jobs=1, limit=200_000)
+    output = finish(driver, "limit", status=1)
+    assert "Waiting 1 s, then trying again: the tracking store" in output
+    last = output.strip().splitlines()[-1]
+    assert last.startswith("Error: the tracking store sqlite:////")
+    assert last.endswith("what was trained is kept; the same command resumes.")
+    kept = len(list((var_dir / "spool" / "s").glob("*.json")))
+    assert kept >= 1
+    before = len(Tracker(None, var_dir, "s", create=False).complete())
+    assert kept + before <= CELLS
+    assert run(var_dir, *FEW) == 0
+    assert_each_cell_once(var_dir, undisturbed, CELLS)
+    exported_frame, _ = exported(var_dir)
+    assert exported_frame["cell_id"].nunique() == CELLS
+
+
+# Processes and memory
+
+
+def test_an_allocation_that_fails(var_dir, undisturbed, capsys, monkeypatch):
+    """Where nobody tells beforehand what memory there is."""
+    monkeypatch.setattr("harness.train.memory.memory_bytes", lambda device: None)
+    huge = ["backbones=[lmf,tfn]", "backbone.tfn.text_hidden=3000000", "backbone.tfn.text_out=3000000"]
+    assert run(var_dir, "methods=[none,mixup]", *huge) == 1
+    shown = capsys.readouterr().out
+    assert "4 of 8 cells have no result" in shown
+    assert "allocate" in shown
+    tracker = Tracker(None, var_dir, "s", create=False)
+    failed = list(tracker.runs("tags.outcome = 'failed' and attributes.status = 'FAILED'"))
+    assert len(failed) == 4
+    assert all("allocate" in stored.tags["reason"] for stored in failed)
+    assert_each_cell_once(var_dir, undisturbed, CELLS)
+
+
+def test_a_killed_worker_costs_its_cell(var_dir, undisturbed):
+    """Killed on its first job; the cell fails with the reason, the others end, the next start finishes."""
+    driver = start(var_dir, "worker", *FEW, jobs=1)
+    deadline = time.monotonic() + 60
+    while not (workers := list(filter(is_training, workers_of(driver.pid)))) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(workers[0], signal.SIGKILL)
+    output = finish(driver, "worker", status=1)
+    assert f"1 of {CELLS} cells have no result" in output
+    assert output.count("worker died (signal 9: killed; often out of memory)") == 2, (
+        "as it ends, and at the end"
+    )
+    tracker = Tracker(None, var_dir, "s", create=False)
+    assert len(tracker.complete()) == CELLS - 1
+    (failed,) = tracker.runs("tags.outcome = 'failed'")
+    assert "signal 9" in failed.tags["reason"]
+    assert run(var_dir, *FEW) == 0
+    assert_each_cell_once(var_dir, undisturbed, CELLS)
+
+
+def test_interrupted_in_the_report(var_dir, undisturbed, capsys, monkeypatch):
+    """The next start, which trains nothing, builds it."""
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("harness.interrupts.signal.signal", lambda *_: None)
+        patch.setattr("reports.page.report.main_numbers", interrupted)
+        assert run(var_dir, *FEW, "report=true") == 130
+    folder = var_dir / "reports" / "s"
+    assert not (folder / "index.html").exists()
+    assert run(var_dir, *FEW, "report=true") == 0
+    assert f"All {CELLS} cells" in capsys.readouterr().out
+    assert (folder / "index.html").exists()
+    assert (folder / "tables" / "table2_mosi_mosei.md").exists()
+
+
+# Stores that do not answer
+
+
+def test_a_ledger_that_fails_for_a_while(var_dir, undisturbed, capsys, monkeypatch):
+    """Every tenth call of the ledger fails once."""
+    calls, plain = [], Ledger._execute
+
+    def failing(self, statement):
+        calls.append(statement)
+        if len(calls) % 3 == 2:
+            raise OperationalError("", None, sqlite3.OperationalError("database is locked"))
+        return plain(self, statement)
+
+    monkeypatch.setattr(Ledger, "_execute", failing)
+    monkeypatch.setattr("harness.study.writer.FIRST_WAIT_S", 0.01)
+    assert run(var_dir, *FEW) == 0
+    said = capsys.readouterr().out
+    assert f"trying again: the ledger sqlite:///{var_dir / 'ledger.db'} failed: database is locked" in said
+    assert_each_cell_once(var_dir, undisturbed, CELLS)
+
+
+def test_drivers_that_end_at_once_share_the_studys_run(var_dir):
+    one, other = Tracker(None, var_dir, "s"), Tracker(None, var_dir, "s")
+    plain = one.client.create_run
+
+    def create_run(*arguments, **settings):
+        other.describe("by the other")
+        return plain(*arguments, **settings)
+
+    one.client.create_run = create_run
+    one.describe("by this one")
+    (found,) = one.runs("tags.kind = 'study'")
+    assert found.tags["mlflow.note.content"] == "by this one"
+
+
+def test_a_server_that_is_not_there(tmp_path, sentence):
+    assert run(tmp_path / "var", *FEW, "tracking.uri=http://user:secret@127.0.0.1:9") == 2
+    said = sentence()
+    assert said == "Error: Cannot open the tracking store 'http://127.0.0.1:9': Connection refused."
+
+
+# Divergence
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_weight_that_is_not_finite(var_dir, undisturbed, capsys, monkeypatch, value):
+    """Planted after the last step of an epoch in a weight that no loss of that epoch has seen."""
+    plain, steps = harness.train.loop.make_optimizer, []
+
+    def make_optimizer(*parts):
+        optimizer, backbone = plain(*parts), parts[0]
+        step = optimizer.step
+
+        def planted():
+            step()
+            steps.append(1)
+            with torch.no_grad():
+                next(backbone.parameters()).view(-1)[0] = value
+
+        optimizer.step = planted
+        return optimizer
+
+    monkeypatch.setattr(harness.train.loop, "make_optimizer", make_optimizer)
+    one = ["methods=[none]", "backbones=[lmf]", "seeds=[1111]", "train.max_batches=1"]
+    assert run(var_dir, *one) == 1
+    assert len(steps) == 1
+    shown = capsys.readouterr().out
+    assert "1 of 1 cells have no result" in shown
+    assert "is not finite after epoch 1, step 1" in " ".join(shown.split())
+    tracker = Tracker(None, var_dir, "s", create=False)
+    (diverged,) = tracker.runs("tags.kind = 'cell'")
+    assert diverged.tags["outcome"] == "diverged"
+    assert "is not finite after epoch 1, step 1" in diverged.tags["reason"]
+    assert tracker.client.get_run(diverged.run_id).info.status == "FAILED"
+    monkeypatch.setattr(harness.train.loop, "make_optimizer", plain)
+    assert run(var_dir, *one) == 1
+    assert "diverged earlier: the weight" in capsys.readouterr().out
+    assert len(list(tracker.runs("tags.kind = 'cell'"))) == 1
+    assert run(var_dir, *one, "retry=diverged") == 0
+    assert len(tracker.complete()) == 1
+    assert run(var_dir, *one) == 0
+
+
+def test_a_diverged_cell_enters_no_mean(var_dir, undisturbed, monkeypatch):
+    plain = harness.train.loop.train
+
+    def train(cell, *rest):
+        if cell.seed == 1112:
+            raise Diverged("a training loss is not finite at epoch 2, step 1")
+        return plain(cell, *rest)
+
+    monkeypatch.setattr("harness.launchers.job.train", train)
+    assert run(var_dir, *FEW, "report=true") == 1
+    frame, predictions = exported(var_dir)
+    whole, _ = exported(undisturbed)
+    expected = comparable(whole[whole["seed"] == 1111].reset_index(drop=True))
+    pd.testing.assert_frame_equal(comparable(frame), expected, check_exact=True)
+    assert predictions["cell_id"].nunique() == CELLS // 2
+    table = pd.read_csv(var_dir / "reports" / "s" / "tables" / "table2_mosi_mosei.csv")
+    numbers = whole[(whole["seed"] == 1111) & (whole["split"] == "test") & (whole["occlusion_ratio"] == 0)]
+    for method in ("none", "mixup"):
+        mae = numbers[(numbers["method"] == method) & (numbers["metric"] == "mae")]["value"].item()
+        row = table[table["method"] == method]
+        assert mae in row.select_dtypes("number").to_numpy().ravel().tolist()
+    monkeypatch.setattr("harness.launchers.job.train", plain)
+    assert run(var_dir, *FEW, "retry=diverged") == 0
+    assert_each_cell_once(var_dir, undisturbed, CELLS)

@@ -1,0 +1,545 @@
+"""Claims: one owner each, falling when the owner is gone or silent; databases: whole or absent."""
+
+import itertools
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
+from sqlalchemy.exc import DBAPIError
+
+from harness import ledger as ledger_module
+from harness.databases import create_sqlite, redact, sqlite_path, sqlite_uri
+from harness.errors import UserError
+from harness.ledger import Ledger
+from harness.process import Process, is_gone, process_of, this_process
+from tests.support.paths import ROOT
+
+CELLS = ("a", "b", "c")
+ELSEWHERE = Process("another host", 1, 1)
+
+
+class Clock:
+    """Seconds that pass only when told."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def file_uri(tmp_path):
+    return sqlite_uri(tmp_path / "ledger.db")
+
+
+@pytest.fixture(scope="module")
+def database(postgres):
+    return postgres()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def uri(request):
+    """An empty ledger of each kind."""
+    if request.param == "sqlite":
+        return request.getfixturevalue("file_uri")
+    address = request.getfixturevalue("database")
+    request.getfixturevalue("postgres_server").execute("DROP TABLE IF EXISTS claims", address)
+    return address
+
+
+@pytest.fixture
+def ended():
+    """A process that has ended, as others saw it while it ran."""
+    child = subprocess.Popen(["sleep", "60"])
+    process = process_of(child.pid)
+    child.kill()
+    child.wait()
+    return process
+
+
+def python(code, *arguments, **options):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, **options)
+
+
+class ThreeDrivers(RuleBasedStateMachine):
+    """Any sequence of calls by living drivers, against a dictionary {cell: (owner, state)}."""
+
+    def __init__(self, uri, study):
+        super().__init__()
+        self.drivers = [Ledger(uri, study) for _ in range(3)]
+        self.other_study = Ledger(uri, f"other than {study}")
+        self.model = {}
+
+    @rule(who=st.integers(0, 2), cell=st.sampled_from(CELLS))
+    def claim(self, who, cell):
+        expected = self.model.setdefault(cell, (who, "working")) == (who, "working")
+        assert self.drivers[who].claim(cell) is expected
+
+    @rule(who=st.integers(0, 2), cell=st.sampled_from(CELLS))
+    def finish(self, who, cell):
+        owned = self.model.get(cell) in [(who, "working"), (who, "done")]
+        assert self.drivers[who].finish(cell) is owned, "it may be repeated"
+        if owned:
+            self.model[cell] = (who, "done")
+
+    @rule(who=st.integers(0, 2), cell=st.sampled_from(CELLS))
+    def release(self, who, cell):
+        self.drivers[who].release(cell)
+        if self.model.get(cell) == (who, "working"):
+            del self.model[cell]
+
+    @rule(who=st.integers(0, 2))
+    def release_all(self, who):
+        self.drivers[who].release_all()
+        self.model = {cell: claim for cell, claim in self.model.items() if claim != (who, "working")}
+
+    @rule(who=st.integers(0, 2), cells=st.sets(st.sampled_from(CELLS)))
+    def forget(self, who, cells):
+        self.drivers[who].forget(cells)
+        kept = {cell: claim for cell, claim in self.model.items() if cell not in cells or claim[1] != "done"}
+        self.model = kept
+
+    @rule(who=st.integers(0, 2))
+    def look(self, who):
+        driver = self.drivers[who]
+        assert driver.done() == {cell for cell, (_, state) in self.model.items() if state == "done"}
+        others = {cell for cell, (owner, state) in self.model.items() if state == "working" and owner != who}
+        assert driver.claimed_by_others(CELLS) == others
+        assert [driver.holds(cell) for cell in CELLS] == [
+            self.model.get(cell) == (who, "working") for cell in CELLS
+        ]
+        assert self.other_study.done() | self.other_study.claimed_by_others(CELLS) == set()
+
+    def teardown(self):
+        for driver in [*self.drivers, self.other_study]:
+            driver.close()
+
+
+def test_three_drivers(uri):
+    studies = map(str, itertools.count())
+    examples = 25 if sqlite_path(uri) else 10
+    # Databases answer too slowly for Hypothesis's own idea of a slow test.
+    short = settings(
+        deadline=None, max_examples=examples, stateful_step_count=15, suppress_health_check=HealthCheck
+    )
+    run_state_machine_as_test(lambda: ThreeDrivers(uri, next(studies)), settings=short)
+
+
+def test_claims_of_an_ended_process_fall_at_once(uri, ended):
+    dead, living = Ledger(uri, "study", process=ended), Ledger(uri, "study")
+    assert all(dead.claim(cell) for cell in CELLS)
+    assert dead.finish("c")
+    assert living.claimed_by_others(CELLS) == set()
+    assert living.claim("a")
+    assert living.holds("a")
+    assert not dead.holds("a")
+    assert not dead.finish("a")
+    assert not living.claim("c"), "what a dead driver finished stays done"
+    dead.release_all()
+    assert living.holds("a"), "who lost a claim cannot release it"
+
+
+def test_who_counts_as_gone(ended):
+    me = this_process()
+    assert me.started is not None
+    assert process_of(os.getpid()) == me
+    assert not is_gone(me)
+    assert is_gone(ended)
+    assert is_gone(replace(me, started=me.started - 1)), "the id belongs to a later process"
+    assert not is_gone(replace(ended, started=None)), "unknown: only the beat decides"
+    assert not is_gone(process_of(os.getppid()))
+    zombie = subprocess.Popen(["sleep", "60"])
+    seen = process_of(zombie.pid)
+    zombie.kill()
+    os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)
+    assert is_gone(seen)
+    zombie.wait()
+
+
+def test_a_process_name_with_brackets_and_blanks(tmp_path):
+    odd = tmp_path / "a) R (b"
+    odd.symlink_to("/bin/sleep")
+    child = subprocess.Popen([odd, "60"])
+    plain = subprocess.Popen(["sleep", "60"])
+    try:
+        assert 0 <= process_of(plain.pid).started - process_of(child.pid).started < 10**4
+        assert not is_gone(process_of(child.pid))
+    finally:
+        for process in (child, plain):
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.parametrize("change", [{"host": "another host"}, {"started": None}])
+def test_other_hosts_process_ids_mean_nothing_here(uri, ended, change):
+    far, near = Ledger(uri, "study", process=replace(ended, **change)), Ledger(uri, "study")
+    assert far.claim("a")
+    assert not near.claim("a")
+    assert near.claimed_by_others(CELLS) == {"a"}
+
+
+@pytest.mark.parametrize("ask", [Ledger.claim, lambda ledger, cell: not ledger.claimed_by_others([cell])])
+def test_a_claim_falls_when_its_beat_stands_still(uri, ask):
+    clock = Clock()
+    far = Ledger(uri, "study", process=ELSEWHERE)
+    near = Ledger(uri, "study", stale_s=60, clock=clock)
+    assert far.claim("a")
+    assert not ask(near, "a"), "never seen before: no time has passed"
+    clock.now = 59.9
+    assert not ask(near, "a")
+    far.beat()
+    clock.now = 119.0
+    assert not ask(near, "a"), "the beat moved: the time starts anew"
+    clock.now = 178.9
+    assert not ask(near, "a")
+    clock.now = 179.0
+    assert ask(near, "a")
+    assert near.claim("a")
+    assert not far.holds("a")
+    far.beat()
+    assert near.holds("a"), "the late beat of a former owner changes nothing"
+
+
+def test_a_cell_released_and_claimed_again_looks_alive(uri):
+    clock = Clock()
+    far, near = Ledger(uri, "study", process=ELSEWHERE), Ledger(uri, "study", clock=clock)
+    assert far.claim("a")
+    assert not near.claim("a")
+    far.release("a")
+    clock.now = 1000.0
+    assert far.claim("a")
+    assert not near.claim("a")
+
+
+def test_wall_clocks_may_jump(uri, monkeypatch):
+    far, near = Ledger(uri, "study", process=ELSEWHERE), Ledger(uri, "study")
+    assert far.claim("a")
+    for jump in (0.0, 1e6, -1e6, 1e9):
+        monkeypatch.setattr(time, "time", lambda jump=jump: 1.7e9 + jump)
+        assert not near.claim("a")
+        assert far.holds("a")
+
+
+def test_questions_in_bulk(uri):
+    far, near = Ledger(uri, "study", process=ELSEWHERE), Ledger(uri, "study")
+    ids = [f"cell{i}" for i in range(1203)]
+    with far._engine.begin() as connection:
+        rows = [{"study": "study", "cell_id": cell, **far._stamp()} for cell in ids[::2]]
+        connection.execute(ledger_module.CLAIMS.insert(), rows)
+    assert near.claimed_by_others(ids) == set(ids[::2])
+    assert near.claimed_by_others(ids[:7]) == set(ids[:7:2])
+    assert near.claimed_by_others([]) == set()
+    assert all(far.finish(cell) for cell in ids[:20:2])
+    near.forget(ids[2:])
+    assert near.done() == {ids[0]}
+
+
+CLAIM_ALL = """
+import sys, time, pathlib
+from harness.ledger import Ledger
+ledger, go = Ledger(sys.argv[1], "study"), pathlib.Path(sys.argv[2])
+print("ready", flush=True)
+while not go.exists():
+    time.sleep(0.001)
+print(*[i for i in range(50) if ledger.claim(f"cell{i}")], flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("inherited", [False, True], ids=["free", "of a dead driver"])
+def test_racing_processes_claim_each_cell_once(uri, tmp_path, ended, inherited):
+    if inherited:
+        dead = Ledger(uri, "study", process=ended)
+        assert all(dead.claim(f"cell{i}") for i in range(50))
+    drivers = [python(CLAIM_ALL, uri, tmp_path / "go", stdin=subprocess.PIPE) for _ in range(3)]
+    assert [driver.stdout.readline() for driver in drivers] == ["ready\n"] * 3
+    (tmp_path / "go").touch()
+    claimed = [driver.stdout.readline().split() for driver in drivers]
+    for driver in drivers:
+        driver.communicate("", timeout=30)
+    assert Counter(itertools.chain(*claimed)) == Counter(map(str, range(50)))
+
+
+def test_racing_threads_claim_each_cell_once(uri):
+    shared = Ledger(uri, "study")
+    drivers = [shared, shared, Ledger(uri, "study"), Ledger(uri, "study")]
+    won = [[] for _ in drivers]
+    start = threading.Barrier(len(drivers))
+
+    def claim_all(driver, mine):
+        start.wait()
+        mine.extend(cell for cell in map(str, range(30)) if driver.claim(cell))
+
+    threads = [threading.Thread(target=claim_all, args=pair) for pair in zip(drivers, won, strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    by_owner = [{*won[0], *won[1]}, won[2], won[3]]
+    assert Counter(itertools.chain(*by_owner)) == Counter(map(str, range(30)))
+
+
+def eventually(condition, limit_s=20.0):
+    deadline = time.monotonic() + limit_s
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def beats(driver):
+    return {row.cell_id: row.beat for row in driver._rows()}
+
+
+def test_the_heart_beats_through_a_locked_database(file_uri, monkeypatch):
+    monkeypatch.setattr(ledger_module, "BUSY_TIMEOUT_S", 0.05)
+    with Ledger(file_uri, "study", beat_s=0.02) as driver:
+        assert driver.claim("a")
+        assert driver.claim("b")
+        before = beats(driver)
+        assert eventually(lambda: all(beats(driver)[cell] > before[cell] + 2 for cell in "ab"))
+        blocker = sqlite3.connect(sqlite_path(file_uri), isolation_level=None)
+        blocker.execute("BEGIN IMMEDIATE")
+        assert eventually(lambda: driver.heartbeat_error is not None)
+        with pytest.raises(DBAPIError):
+            driver.claim("c")
+        blocker.execute("ROLLBACK")
+        blocker.close()
+        assert eventually(lambda: driver.heartbeat_error is None)
+        before = beats(driver)
+        assert eventually(lambda: beats(driver)["a"] > before["a"])
+
+
+def test_closing_gives_back_what_is_not_done(uri):
+    with Ledger(uri, "study", beat_s=0.02) as first:
+        assert first.claim("a")
+        assert first.claim("b")
+        assert first.finish("b")
+    assert "ledger-heartbeat" not in {thread.name for thread in threading.enumerate()}
+    second = Ledger(uri, "study")
+    assert second.claim("a")
+    assert not second.claim("b")
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("nonsense", "not one of a database"),
+        ("postgresql://me:secret@host:port/db", "not one of a database"),
+        ("sqlite://", "cannot be in memory"),
+        ("sqlite:///:memory:", "cannot be in memory"),
+        ("nosuch://me:secret@host/db", "nosuch"),
+    ],
+)
+def test_useless_addresses_get_one_sentence(address, reason):
+    with pytest.raises(UserError, match=reason) as caught:
+        Ledger(address, "study")
+    assert "secret" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("beat_s", "stale_s"), [(5, 9.9), (0, 60), (-1, 60), (5, 0), (float("nan"), 60)])
+def test_claims_must_outlive_a_late_beat(file_uri, beat_s, stale_s):
+    with pytest.raises(UserError, match="stale_s of at least twice beat_s"):
+        Ledger(file_uri, "study", beat_s=beat_s, stale_s=stale_s)
+    assert Ledger(file_uri, "study", beat_s=5, stale_s=10).claim("a")
+
+
+def test_a_corrupted_file_gets_one_sentence_and_is_left_alone(tmp_path):
+    path = tmp_path / "ledger.db"
+    path.write_bytes(b"not a database" * 1000)
+    with pytest.raises(UserError, match=r"ledger\.db.*not a database"):
+        Ledger(sqlite_uri(path), "study")
+    assert path.read_bytes() == b"not a database" * 1000
+
+
+@pytest.mark.parametrize(
+    "name", ["a b", "d%20e", "100%", "what?x=1", "ü=1,'x'", "[({#~;$", "with:colon@sign"]
+)
+def test_odd_file_names(tmp_path, name):
+    uri = sqlite_uri(tmp_path / name / "ledger.db")
+    assert sqlite_path(uri) == tmp_path / name / "ledger.db"
+    assert Ledger(uri, "study").claim("a")
+    assert (tmp_path / name / "ledger.db").is_file()
+    assert not Ledger(uri, "study").claim("a")
+
+
+def test_nothing_is_written_for_a_folder_that_cannot_be(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="Cannot create the database"):
+        create_sqlite(tmp_path / "file" / "new.db", lambda uri: None)
+
+
+# Databases
+
+
+TABLES = 60
+
+
+def fill(uri):
+    with sqlite3.connect(sqlite_path(uri), isolation_level=None) as connection:
+        for i in range(TABLES):
+            connection.execute(f"CREATE TABLE t{i} (x)")
+    connection.close()
+
+
+def check(path):
+    assert {entry.name for entry in path.parent.iterdir()} <= {path.name, path.with_suffix(".lock").name}
+    connection = sqlite3.connect(path)
+    assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (TABLES,)
+    assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    connection.close()
+
+
+CREATE = """
+import pathlib, sys
+from harness.databases import create_sqlite
+from tests.harness.test_ledger import fill
+print("ready", flush=True)
+create_sqlite(pathlib.Path(sys.argv[1]), fill)
+"""
+
+
+def test_a_kill_in_mid_creation_leaves_nothing_behind(tmp_path):
+    path = tmp_path / "folder" / "new.db"
+
+    def fill_half_and_die(uri):
+        fill(uri)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    child = os.fork()
+    if child == 0:
+        create_sqlite(path, fill_half_and_die)
+    os.waitpid(child, 0)
+    assert not path.exists()
+    assert any(path.parent.glob(".new.db*"))
+    create_sqlite(path, fill)
+    check(path)
+
+
+def test_kills_at_random_moments_during_creation(tmp_path):
+    draw = random.Random(0)
+    for attempt in range(8):
+        path = tmp_path / str(attempt) / "new.db"
+        child = python(CREATE, path)
+        assert child.stdout.readline() == "ready\n"
+        time.sleep(draw.uniform(0.0, 0.15))
+        child.kill()
+        child.communicate()
+        if path.exists():
+            check(path)
+        create_sqlite(path, fill)
+        check(path)
+
+
+def test_a_failed_creation_leaves_no_database_and_can_be_repeated(tmp_path):
+    def fail(uri):
+        fill(uri)
+        raise RuntimeError("no")
+
+    path = tmp_path / "folder" / "new.db"
+    with pytest.raises(RuntimeError, match="no"):
+        create_sqlite(path, fail)
+    assert not path.exists()
+    create_sqlite(path, fill)
+    check(path)
+
+
+def test_of_many_creators_one_creates(tmp_path):
+    path, calls = tmp_path / "folder" / "new.db", []
+
+    def create():
+        create_sqlite(path, lambda uri: (calls.append(uri), fill(uri)))
+        check_open = sqlite3.connect(path)
+        assert check_open.execute("SELECT count(*) FROM sqlite_master").fetchone() == (TABLES,)
+        check_open.close()
+        seen.append(True)
+
+    seen = []
+    threads = [threading.Thread(target=create) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(calls) == 1
+    assert len(seen) == 6
+    check(path)
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("postgresql://user:p%40ss@host/db", "postgresql://host/db"),
+        (
+            "postgresql+psycopg://user@host:5432/db?sslmode=require",
+            "postgresql+psycopg://host:5432/db?sslmode=require",
+        ),
+        (
+            "postgresql://host/db?user=u&password=p@s&sslmode=on",
+            "postgresql://host/db?user=***&password=***&sslmode=on",
+        ),
+        ("http://u:p@h:5000", "http://h:5000"),
+        ("http://u:p/q@r@h:5000/path", "http://h:5000/path"),
+        ("http://127.0.0.1:5000", "http://127.0.0.1:5000"),
+        ("sqlite:////tmp/a:b@c/x.db", "sqlite:////tmp/a:b@c/x.db"),
+        ("var/mlruns", "var/mlruns"),
+        ("me@there", "me@there"),
+    ],
+)
+def test_redact(uri, shown):
+    assert redact(uri) == shown
+
+
+@given(user=st.text(min_size=1, max_size=8), password=st.text(max_size=12))
+@settings(deadline=None)
+def test_no_user_and_password_are_shown(user, password):
+    assert redact(f"postgresql://{user}:{password}@host:5432/db") == "postgresql://host:5432/db"
+
+
+@pytest.mark.parametrize(
+    ("uri", "path"),
+    [
+        ("sqlite:///var/x.db", Path("var/x.db")),
+        ("sqlite:////var/x.db", Path("/var/x.db")),
+        ("sqlite+pysqlite:////x.db?timeout=3", Path("/x.db")),
+        ("sqlite://", None),
+        ("sqlite:///:memory:", None),
+        ("postgresql://host/x.db", None),
+        ("x.db", None),
+    ],
+)
+def test_sqlite_path(uri, path):
+    assert sqlite_path(uri) == path
+
+
+def test_an_open_file_is_brought_to_disk_at_the_end_and_not_after_every_statement(tmp_path):
+    path = tmp_path / "ledger.db"
+    one, other = (Ledger(sqlite_uri(path), "s") for _ in range(2))
+    assert one.claim("a")
+    log = path.with_name("ledger.db-wal")
+    assert log.stat().st_size > 0
+    connection = sqlite3.connect(path)
+    busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    connection.close()
+    assert busy == 0, "nobody keeps reading"
+    one.close()
+    assert other.claim("a")
+    other.close()
+    assert not log.exists()

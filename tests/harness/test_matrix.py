@@ -1,0 +1,365 @@
+"""Cells and their identity, the names that people read, results as text, and derived seeds."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backbones import BACKBONES
+from backbones.base import BackboneSettings, resolve_settings
+from backbones.text import TextSettings
+from harness.config.compose import load_benchmark, settings_of, split_list, split_variant
+from harness.data.export import export
+from harness.data.synthetic.generate import SyntheticSettings
+from harness.matrix import Cell, differences, ratio_text, readable_settings, unique
+from harness.plan import make_plan
+from harness.train.result import Predictions, Result
+from harness.train.seeds import generator_for, seed_for
+from methods import METHODS
+from methods.base import MethodSettings
+from tests.support.paths import ROOT
+
+CELL = Cell(
+    dataset="mosi",
+    metrics="mosi",
+    label_scale=3.0,
+    fingerprint="0123456789abcdef",
+    backbone="tfn",
+    backbone_settings=BackboneSettings(32, 0.001, 0.0, "l1", "adam", 8, 200),
+    method="mixup",
+    method_settings=MethodSettings(0.7, "append", "backbone"),
+    seed=1111,
+    ratios=(0.0, 0.5),
+    results_version=1,
+)
+FIELDS = [field.name for field in dataclasses.fields(Cell)]
+
+
+def another(value):
+    """A different value of the same kind."""
+    if dataclasses.is_dataclass(value):
+        return with_another(value, dataclasses.fields(value)[0].name)
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, (int, float)):
+        return value + 1
+    if isinstance(value, (tuple, list)):
+        return type(value)([*value, 1])
+    return 1 if value is None else value + "x"
+
+
+def with_another(settings, field):
+    """Settings with another value of one field, allowed or not."""
+    changed = copy.copy(settings)
+    object.__setattr__(changed, field, another(getattr(settings, field)))
+    return changed
+
+
+# Identity
+
+
+def test_the_id_of_a_known_cell():
+    """Stored results carry these ids: a change here means that all of them are trained again."""
+    assert CELL.cell_id == "9631d0e1da9a0f01"
+
+
+def test_ids_are_the_same_in_every_process():
+    code = "from tests.harness.test_matrix import *; print(CELL.cell_id, seed_for(1, 'mixing', 2, 'three'))"
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONHASHSEED": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert found.stdout.split() == [CELL.cell_id, str(seed_for(1, "mixing", 2, "three"))], found.stderr
+
+
+@pytest.mark.parametrize("registry", [METHODS, BACKBONES], ids=["methods", "backbones"])
+def test_the_id_is_the_hash_of_all_fields_as_plain_json(registry):
+    kind = "method_settings" if registry is METHODS else "backbone_settings"
+    for entry in registry.values():
+        cell = dataclasses.replace(CELL, **{kind: entry.Settings()}, text=TextSettings("bert", "m"))
+        text = json.dumps(dataclasses.asdict(cell), sort_keys=True)
+        assert cell.cell_id == hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_every_field_of_a_cell_changes_its_id(field):
+    changed = dataclasses.replace(CELL, **{field: another(getattr(CELL, field))})
+    assert changed.cell_id != CELL.cell_id
+    assert dataclasses.replace(changed, **{field: getattr(CELL, field)}).cell_id == CELL.cell_id
+
+
+@pytest.mark.parametrize("registry", [METHODS, BACKBONES], ids=["methods", "backbones"])
+def test_every_setting_of_every_method_and_backbone_changes_the_id(registry):
+    kind = "method_settings" if registry is METHODS else "backbone_settings"
+    for entry in registry.values():
+        default = entry.Settings()
+        found = {dataclasses.replace(CELL, **{kind: default}).cell_id}
+        fields = [field.name for field in dataclasses.fields(default)]
+        for field in fields:
+            found.add(dataclasses.replace(CELL, **{kind: with_another(default, field)}).cell_id)
+        assert len(found) == len(fields) + 1
+
+
+def test_ids_are_short_hashes():
+    assert re.fullmatch(r"[0-9a-f]{16}", CELL.cell_id)
+
+
+def test_unique_keeps_the_first_of_each_in_order():
+    cells = [dataclasses.replace(CELL, seed=seed) for seed in (3, 1, 3, 2, 1)]
+    assert [cell.seed for cell in unique(cells)] == [3, 1, 2]
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "mine.pkl"
+    export(SyntheticSettings("synthetic_mosi", clips=12), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def ids(file, tmp_path_factory):
+    """The ids that some arguments plan."""
+    var = tmp_path_factory.mktemp("plans") / "var"
+    asked = ["datasets=[mine,synthetic_mosi]", "dataset.synthetic_mosi.clips=12", "backbones=[tfn,lmf]"]
+    more = ["methods=[none,ms_mix]", "seeds=[1,2]", "occlusion.ratios=[0,0.5]", f"dataset.mine.path={file}"]
+
+    def plan(*arguments):
+        cells = make_plan(load_benchmark([f"var_dir={var}", *asked, *more, *arguments])).cells
+        return [cell.cell_id for cell in cells]
+
+    return plan
+
+
+def test_ids_do_not_depend_on_where_and_how_cells_run(ids, file, tmp_path):
+    elsewhere = tmp_path / "moved.pkl"
+    shutil.copy(file, elsewhere)
+    expected = ids()
+    assert len(set(expected)) == 16
+    neutral = (
+        "launcher=inline launcher=processes jobs=1 jobs=7 jobs_per_gpu=3 study=other report=false "
+        "data_root=/nowhere device=cpu device=auto data.resident=host retry=diverged "
+        "tracking.uri=http://host ledger.uri=sqlite:///a"
+    )
+    for argument in (*neutral.split(), f"var_dir={tmp_path / 'var'}", f"dataset.mine.path={elsewhere}"):
+        assert ids(argument) == expected
+    orders = ["seeds=[2,1]", "backbones=[lmf,tfn]", "methods=[ms_mix,none]", "datasets=[synthetic_mosi,mine]"]
+    shuffled = ids(*orders)
+    assert shuffled != expected
+    assert set(shuffled) == set(expected)
+
+
+@pytest.mark.parametrize(
+    "argument",
+    ["seeds=[3]", "occlusion.ratios=[0,0.5,0.6]", "occlusion.granularity=entry", "occlusion.mask_seed=1",
+     "train.max_epochs=2", "train.patience=2", "train.max_batches=2", "cell.threads=2", "deterministic=false",
+     "compile=true",
+     "method.none.xi1=0.1 methods=[none]", "method.ms_mix.xi2=0.1 methods=[ms_mix]",
+     "backbone.tfn.text_out=3 backbones=[tfn]", "backbone.lmf.rank=7 backbones=[lmf]",
+     "dataset.mine.label_scale=4 datasets=[mine]", "dataset.mine.metrics=sims datasets=[mine]",
+     "dataset.mine.like=mosei datasets=[mine]", "dataset.synthetic_mosi.clips=13 datasets=[synthetic_mosi]",
+     "dataset.synthetic_mosi.seed=1 datasets=[synthetic_mosi]",
+     "dataset.synthetic_mosi.aligned=true datasets=[synthetic_mosi]"],
+)  # fmt: skip
+def test_ids_depend_on_what_changes_the_numbers(ids, argument):
+    assert not set(ids(*argument.split())) & set(ids())
+
+
+def test_only_the_asked_part_of_a_matrix_changes(ids):
+    assert len(set(ids("backbone.tfn.text_out=3")) & set(ids())) == 8
+    assert len(set(ids("method.ms_mix.delta=0.3")) & set(ids())) == 8
+    assert set(ids()) < set(ids("seeds=[1,2,3]"))
+
+
+# Names
+
+
+def test_run_names():
+    assert CELL.run_name == "mosi/tfn/mixup/seed1111"
+    assert CELL.protocol == "test"
+    trained = dataclasses.replace(CELL, ratios=(0.0,), train_ratio=0.3)
+    assert trained.run_name == "mosi/tfn/mixup/seed1111/train_r0.30"
+    assert trained.protocol == "train"
+    variant = METHODS["ms_mix"].Settings(delta=0.4, sig=False)
+    found = dataclasses.replace(CELL, method="ms_mix", method_settings=variant)
+    assert found.run_name == "mosi/tfn/ms_mix[sass,sal]{delta:0.4}/seed1111"
+    assert found.variant == {"delta": 0.4, "sig": False}
+
+
+def test_readable_settings():
+    assert readable_settings({}) == ""
+    assert readable_settings({"b": 1, "a": 0.5}) == "{a:0.5,b:1}"
+    assert readable_settings({"layers": [0, 1], "mode": "replace"}) == "{layers:[0,1],mode:replace}"
+    assert readable_settings({"a": "null", "b": "1", "c": "x y"}) == '{a:"null",b:"1",c:"x y"}'
+
+
+def test_differences_are_what_is_not_the_default():
+    for entry in (*METHODS.values(), *BACKBONES.values()):
+        default = entry.Settings()
+        assert differences(default) == {}
+        for field in dataclasses.fields(default):
+            changed = with_another(default, field.name)
+            assert differences(changed) == {field.name: getattr(changed, field.name)}
+
+
+keys = st.from_regex(r"[a-z][a-z_0-9]{0,8}", fullmatch=True)
+numbers = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(10**6), 10**6) | st.booleans()
+words = st.sampled_from(["append", "replace", "padded_mean", "a b", "null", "true", "1", "", "a,b", "{", "é"])
+
+
+@settings(deadline=None)
+@given(
+    name=keys,
+    given_settings=st.dictionaries(keys, numbers | words | st.lists(numbers, max_size=3), max_size=4),
+)
+def test_a_readable_variant_can_be_given_back_to_the_command(name, given_settings):
+    label = name + readable_settings(given_settings)
+    found = split_variant(label)
+    assert found == (name, given_settings)
+    assert repr(found) == repr((name, dict(sorted(given_settings.items())))), "types are kept too"
+    assert split_list("methods", f"[none,'{label}']") == ["none", label]
+
+
+VARIANTS = (
+    "ms_mix ms_mix{delta:0.4,sal:false,mode:replace} manifold_mixup{layers:[0,2],alpha:0.5} "
+    "none{mix_loss:mse} mixup{per_sample:true,xi1:0} ms_mix[sass,sal] ms_mix[] ms_mix[sig]{alpha:1}"
+)
+
+
+@pytest.mark.parametrize("text", VARIANTS.split())
+def test_the_label_of_a_variant_gives_its_settings_again(text):
+    config = load_benchmark([])
+    method, changes = split_variant(text)
+    made = settings_of(config, "method", method, changes)
+    label = dataclasses.replace(CELL, method=method, method_settings=made).method_label
+    assert split_variant(label)[0] == method
+    assert settings_of(config, "method", *split_variant(label)) == made
+
+
+@given(ratio=st.floats(0, 1))
+def test_ratio_text_names_the_ratio_and_no_other(ratio):
+    assert float(ratio_text(ratio)) == ratio
+
+
+def test_ratio_text_has_two_decimals_where_they_do():
+    assert [ratio_text(k / 100) for k in range(101)] == [f"{k // 100}.{k % 100:02d}" for k in range(101)]
+    assert ratio_text(0.125) == "0.125"
+
+
+# Results as text
+
+measured = st.floats()  # NaN and infinities included
+tables = st.dictionaries(st.text(max_size=5), measured, max_size=3)
+results = st.builds(
+    Result,
+    status=st.sampled_from(["complete", "diverged"]),
+    scores=st.dictionaries(st.sampled_from(["valid", "test", "test_r0.30"]), tables),
+    undefined=st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=2),
+    cell=tables,
+    curves=st.dictionaries(st.text(max_size=5), st.lists(measured, max_size=3), max_size=2),
+    environment=st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=2),
+    reason=st.text(max_size=5),
+)
+
+
+def make_predictions(numbers):
+    values = np.array(numbers, np.float32)
+    ids = np.array([f"clip_{k}é" for k in range(len(values))])
+    return Predictions(ids, values[::-1].copy(), {0.0: values, 0.3: -values})
+
+
+predictions = st.none() | st.lists(st.floats(width=32), min_size=1, max_size=4).map(make_predictions)
+
+
+def assert_same(one: Result, other: Result) -> None:
+    """Equal in every field, NaN equal to NaN, arrays bit for bit but for the sign of NaN."""
+    for field in dataclasses.fields(Result):
+        if field.name != "predictions":
+            np.testing.assert_equal(getattr(one, field.name), getattr(other, field.name))
+    if one.predictions is None or other.predictions is None:
+        assert one.predictions is other.predictions
+        return
+    a, b = one.predictions, other.predictions
+    assert list(a.values) == list(b.values)
+    arrays = [(a.ids, b.ids), (a.labels, b.labels), *((a.values[r], b.values[r]) for r in a.values)]
+    for x, y in arrays:
+        assert x.dtype == y.dtype
+        np.testing.assert_array_equal(x, y)
+        assert x.dtype.kind == "U" or (np.signbit(x) == np.signbit(y))[~np.isnan(x)].all()
+
+
+@settings(deadline=None)
+@given(result=results, made=predictions)
+def test_results_survive_as_json(result, made):
+    result = dataclasses.replace(result, predictions=made)
+    text = result.to_json()
+    again = Result.from_json(text, made)
+    assert_same(again, result)
+    assert again.predictions is made
+    assert again.to_json() == text
+
+
+@settings(deadline=None)
+@given(result=results, made=predictions)
+def test_results_survive_as_plain_values(result, made):
+    result = dataclasses.replace(result, predictions=made)
+    assert_same(Result.from_plain(json.loads(json.dumps(result.to_plain()))), result)
+
+
+# Seeds
+
+parts = st.lists(st.integers(0, 100) | st.text(max_size=3), max_size=3)
+requests = st.tuples(st.integers(-5, 5), st.text(max_size=4), parts)
+
+
+@given(one=requests, other=requests)
+def test_seeds_are_equal_for_equal_requests_only(one, other):
+    first, second = (seed_for(seed, purpose, *rest) for seed, purpose, rest in (one, other))
+    assert (first == second) == (one == other)
+    assert 0 <= first < 2**63
+
+
+def test_seeds_differ_by_purpose_and_place():
+    purposes = ["init", "method_init", "order", "mixing", "dropout", "mixing1", "1"]
+    made = {
+        seed_for(seed, purpose, *rest)
+        for seed in (1, 11, 1111)
+        for purpose in purposes
+        for rest in ([], [1], [1, 1], [11], ["1"], [1, 11], [11, 1])
+    }
+    assert len(made) == 3 * 7 * 7
+
+
+def test_a_known_seed():
+    """Stored results were made with these: a change calls for a new results version."""
+    assert seed_for(1111, "mixing", 1, 2) == 3806424939642225790
+
+
+def test_generators_are_streams_of_their_own():
+    requests = [(1, "order", 1), (1, "order", 2), (1, "mixing", 1), (2, "order", 1)]
+    streams = np.stack([generator_for(*request).random(2000) for request in requests])
+    assert np.abs(np.corrcoef(streams) - np.eye(4)).max() < 5 / np.sqrt(2000)
+    assert np.array_equal(streams[0], generator_for(1, "order", 1).random(2000))
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_resolved_settings_hold_no_none(name):
+    for like in ("mosi", "mosei", "sims"):
+        found = resolve_settings(BACKBONES[name], BACKBONES[name].Settings(), like)
+        assert isinstance(found, BackboneSettings)
+        assert None not in dataclasses.asdict(found).values()
+    assert isinstance(CELL.method_settings, MethodSettings)

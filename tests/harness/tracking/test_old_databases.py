@@ -1,0 +1,195 @@
+"""Databases that another version has made: opened, or refused with what to do and left as they are."""
+
+import contextlib
+import shlex
+import shutil
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+import sqlalchemy as sa
+from alembic import command
+from mlflow.store.db.utils import _get_alembic_config
+from mlflow.store.tracking.dbmodels.initial_models import Base
+from sqlalchemy.schema import CreateColumn
+
+from harness.databases import server_uri, sqlite_uri
+from harness.errors import UserError
+from harness.ledger import CLAIMS, Ledger
+from harness.tracking.tracker import Tracker
+from reports import build, export
+from tests.support.driving import run
+from tests.support.postgres import PASSWORD
+
+FEW = ("methods=[none]", "backbones=[lmf]", "train.max_epochs=1")
+CELLS = 2
+
+
+@pytest.fixture(scope="module")
+def finished(train_study):
+    """A finished study; do not write into it."""
+    return train_study(*FEW)
+
+
+@pytest.fixture
+def var(finished, tmp_path):
+    """A copy of it, with databases in one file each."""
+    shutil.copytree(finished, tmp_path / "var")
+    for name in ("mlflow.db", "ledger.db"):
+        with contextlib.closing(sqlite3.connect(tmp_path / "var" / name)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return tmp_path / "var"
+
+
+def done(var):
+    return len(Tracker(None, var, "s", create=False).complete())
+
+
+# MLflow's database
+
+
+def configured(path, connection):
+    found = _get_alembic_config(sqlite_uri(path))
+    found.attributes["connection"] = connection
+    return found
+
+
+def migrate(path, move, revision, tables=()):
+    """Let MLflow's own migrations bring an SQLite file to another revision."""
+    engine = sa.create_engine(sqlite_uri(path), poolclass=sa.pool.NullPool)
+    for metadata in tables:
+        metadata.create_all(engine)
+    with engine.begin() as connection:
+        move(configured(path, connection), revision)
+
+
+def one_step_back(path):
+    migrate(path, command.downgrade, "-1")
+
+
+def of_an_early_version(path):
+    path.unlink()
+    migrate(path, command.upgrade, "1b5f0d9ad7c1", [Base.metadata])
+
+
+def of_the_future(path, *more):
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = 'fffffffffff1'")
+        for statement in more:
+            connection.execute(statement)
+
+
+def of_a_future_with_other_tables(path):
+    of_the_future(path, "DROP TABLE job_locks", "CREATE TABLE more (id INTEGER)")
+
+
+OTHER_SCHEMAS = {
+    one_step_back: "was written by an older version than MLflow",
+    of_an_early_version: "was written by an older version than MLflow",
+    of_the_future: "was written by a newer version than MLflow",
+    of_a_future_with_other_tables: "was written by a newer version than MLflow",
+}
+
+
+def dump(path):
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        return list(connection.iterdump())
+
+
+@pytest.mark.parametrize("change", OTHER_SCHEMAS)
+def test_a_store_of_another_schema_is_refused_and_left_as_it_is(var, capsys, change):
+    change(var / "mlflow.db")
+    before = dump(var / "mlflow.db")
+    capsys.readouterr()
+    given = [f"var_dir={var}", "study=s", f"out={var / 'x.csv'}"]
+    for refused in (lambda: run(var, *FEW), lambda: build.main(given), lambda: export.main(given)):
+        assert refused() == 2
+        [line] = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"Error: The tracking store '{sqlite_uri(var / 'mlflow.db')}' ")
+        assert OTHER_SCHEMAS[change] in line
+        assert "python -m mlflow db upgrade" in line or "install that version" in line
+    assert dump(var / "mlflow.db") == before
+
+
+@pytest.mark.slow
+def test_an_older_store_holds_its_results_once_it_is_migrated_as_told(var, capsys, monkeypatch):
+    one_step_back(var / "mlflow.db")
+    capsys.readouterr()
+    assert run(var, *FEW) == 2
+    told = shlex.split(capsys.readouterr().err.partition("migrate it with: ")[2])
+    assert told[0] == "python"
+    subprocess.run([sys.executable, *told[1:]], check=True, capture_output=True)
+    monkeypatch.setattr("harness.train.loop.train", None)
+    assert run(var, *FEW) == 0
+    assert f"All {CELLS} cells of study 's' are done." in capsys.readouterr().out
+
+
+def test_a_server_of_another_schema_is_refused_without_the_password(postgres, postgres_server, tmp_path):
+    uri = postgres()
+    postgres_server.execute("CREATE TABLE alembic_version (version_num VARCHAR(32))", uri)
+    for revision, told in (
+        ("75868b020152", "python -m mlflow db upgrade"),
+        ("of Airflow", "another program"),
+    ):
+        postgres_server.execute(
+            f"DELETE FROM alembic_version; INSERT INTO alembic_version VALUES ('{revision}')", uri
+        )
+        with pytest.raises(UserError, match=told) as caught:
+            Tracker(uri, tmp_path, "s")
+        assert PASSWORD not in str(caught.value)
+    tables = postgres_server.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'", uri)
+    assert tables == [("alembic_version",)]
+
+
+# The ledger
+
+
+def make_ledger(uri, without="", more=(), key=("study", "cell_id")):
+    """An empty ledger without a column, with more of them (as SQL), or with another key."""
+    engine = sa.create_engine(server_uri(uri), poolclass=sa.pool.NullPool)
+    parts = [str(CreateColumn(column).compile(engine)) for column in CLAIMS.columns if column.name != without]
+    parts += [*more, *([f"UNIQUE ({', '.join(key)})"] if key else [])]
+    with engine.begin() as connection:
+        connection.execute(sa.text(f"CREATE TABLE claims ({', '.join(parts)})"))
+
+
+LEDGERS = {
+    "no column 'started'": {"without": "started"},
+    "no unique key": {"key": ()},
+    "a column 'room' that wants a value": {"more": ["room VARCHAR NOT NULL"]},
+}
+
+
+@pytest.mark.parametrize("what", LEDGERS)
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_a_ledger_of_another_version_is_refused_with_what_to_do(tmp_path, request, kind, what):
+    uri = sqlite_uri(tmp_path / "x.db") if kind == "sqlite" else request.getfixturevalue("postgres")()
+    make_ledger(uri, **LEDGERS[what])
+    with pytest.raises(UserError) as caught:
+        Ledger(uri, "s")
+    sentence = str(caught.value)
+    assert f"is of another version: its table 'claims' has {what}; when no driver uses it, " in sentence
+    assert ("rename that table" in sentence) == (kind == "postgresql")
+    assert PASSWORD not in sentence
+    assert "\n" not in sentence
+
+
+def test_a_ledger_of_another_version_ends_the_command_and_is_moved_away(var, capsys):
+    file = var / "ledger.db"
+    file.unlink()
+    make_ledger(sqlite_uri(file), without="started")
+    before = dump(file)
+    assert run(var, *FEW) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert str(file) in line
+    assert dump(file) == before
+    file.rename(var / "away.db")
+    assert run(var, *FEW) == 0
+    assert done(var) == CELLS
+
+
+def test_a_ledger_of_a_later_version_whose_columns_may_be_empty_is_used(var_dir):
+    make_ledger(sqlite_uri(var_dir / "ledger.db"), more=["room VARCHAR", "kind VARCHAR NOT NULL DEFAULT 'x'"])
+    assert run(var_dir, *FEW) == 0
+    assert done(var_dir) == CELLS

@@ -1,0 +1,448 @@
+"""One study on a real PostgreSQL: claims, drivers here and elsewhere, a server that goes and comes."""
+
+import itertools
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy.exc import DBAPIError
+
+from harness.benchmark import main
+from harness.config.compose import load_benchmark
+from harness.databases import is_database, redact, server_uri, tables_lock
+from harness.errors import UserError
+from harness.ledger import Ledger
+from harness.plan import make_plan
+from harness.process import Process
+from harness.study.unlogged import Entry, Spool
+from harness.study.writer import Writer
+from harness.tracking.tracker import Tracker, _migrate
+from harness.train.result import Result
+from reports import build
+from tests.support.driving import (
+    CELLS,
+    MATRIX,
+    assert_each_cell_once,
+    finish,
+    start,
+    wait_for,
+    wait_for_cells,
+    workers_of,
+)
+from tests.support.paths import ROOT
+from tests.support.postgres import PASSWORD, USER, free_port
+
+# A driver whose process, as the others see it, runs on another machine.
+ELSEWHERE = """
+import sys
+
+import harness.ledger
+from harness.benchmark import main
+from harness.process import Process
+
+harness.ledger.this_process = lambda: Process("another host", 1, 1)
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
+"""
+# All come to a cell at about the same time, none always first.
+CLAIM_ALL = """
+import pathlib, random, sys, time
+from harness.ledger import Ledger
+ledger, go, draw = Ledger(sys.argv[1], "study"), pathlib.Path(sys.argv[2]), random.Random(sys.argv[3])
+print("ready", flush=True)
+while not go.exists():
+    time.sleep(0.001)
+begin, won = go.stat().st_mtime, []
+for i in range(200):
+    time.sleep(max(0, begin + 0.006 * i + draw.uniform(0, 0.003) - time.time()))
+    won += [i] if ledger.claim(f"cell{i}") else []
+print(*won, flush=True)
+sys.stdin.read()
+"""
+
+
+def environment(**more):
+    return {**os.environ, "PYTHONPATH": str(ROOT), **more}
+
+
+def python(code, *arguments):
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=environment(), **pipes)
+
+
+class Clock:
+    """Seconds that pass only when told."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+# Addresses
+
+
+def test_an_empty_database_behind_a_password(postgres, postgres_server):
+    uri = postgres()
+    assert postgres() != uri
+    assert postgres_server.execute("SELECT 1 FROM pg_tables WHERE schemaname = 'public'", uri) == []
+    for wrong in ("", "wrong", PASSWORD[:-1]):
+        with pytest.raises(UserError, match="password"):
+            Ledger(postgres_server.uri("postgres", wrong), "study")
+
+
+@given(password=st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), min_size=1))
+@settings(deadline=None)
+def test_a_server_address_keeps_what_it_says_and_gets_bounded_waits(password):
+    given_url = sa.URL.create("postgresql", "me", password, "host", 5433, "db", {"connect_timeout": "3"})
+    uri = server_uri(given_url.render_as_string(hide_password=False))
+    url = sa.make_url(uri)
+    assert url.drivername == "postgresql+psycopg"
+    assert (url.username, url.password, url.host, url.port) == ("me", password, "host", 5433)
+    assert url.query["connect_timeout"] == "3", "what is given stays"
+    assert int(url.query["keepalives_idle"]) <= 60
+    assert server_uri(uri) == uri
+    assert redact(uri) == f"postgresql+psycopg://host:5433/db?{uri.rpartition('?')[2]}"
+
+
+@pytest.mark.parametrize("uri", ["sqlite:////x.db", "http://u:p@h:5000", "var/x", "mysql://u:p@h/db"])
+def test_other_addresses_stay_as_they_are(uri):
+    assert server_uri(uri) == uri
+    with tables_lock(uri):
+        pass
+
+
+def test_what_is_a_database():
+    yes = ["sqlite:////x.db", "postgresql://h/d", "postgres://h/d", "postgresql+psycopg://h/d", "mysql://h/d"]
+    no = ["http://h:5000", "https://h", "file:///var/x", "var/x", "databricks", "postgresql"]
+    assert [is_database(uri) for uri in (*yes, *no)] == [True] * len(yes) + [False] * len(no)
+
+
+def unusable(server):
+    """Addresses that cannot work, each with a word of the reason."""
+    closed = server.uri("postgres").replace(str(server.port), str(free_port()))
+    return {
+        closed: "refused",
+        server.uri("postgres", "s3cret but wrong"): "authentication",
+        server.uri("nosuch"): "does not exist",
+        f"postgresql://{USER}:s3cret@rest@127.0.0.1:{server.port}/postgres": "with @ in a password as %40",
+        f"postgresql://{USER}:s3cret@127.0.0.1:port/postgres": "address",
+        f"postgresql+nosuch://{USER}:s3cret@127.0.0.1/postgres": "nosuch",
+    }
+
+
+def test_unusable_addresses_get_one_sentence_without_the_password(postgres_server, tmp_path):
+    openings = (lambda uri: Ledger(uri, "s"), lambda uri: Tracker(uri, tmp_path, "s"))
+    for (uri, reason), open_it in itertools.product(unusable(postgres_server).items(), openings):
+        with pytest.raises(UserError, match=reason) as caught:
+            open_it(uri)
+        sentence = str(caught.value)
+        assert "s3cret" not in sentence
+        assert "rest@" not in sentence
+        assert "\n" not in sentence
+        assert sentence.endswith(".")
+        assert not sentence.endswith("..")
+
+
+@pytest.mark.parametrize("store", ["tracking", "ledger"])
+def test_an_unreachable_database_ends_the_command(store, var_dir, capfd):
+    uri = f"postgresql://{USER}:s3cret@127.0.0.1:{free_port()}/db"
+    assert main([f"{store}.uri={uri}", f"var_dir={var_dir}", "launcher=inline", *MATRIX]) == 2
+    out, err = capfd.readouterr()
+    assert "s3cret" not in out + err
+    assert err.startswith("Error: Cannot open the ")
+    assert err.count("\n") == 1
+
+
+# Claims
+
+
+def test_four_processes_race_for_two_hundred_cells(postgres, tmp_path):
+    uri = postgres()
+    drivers = [python(CLAIM_ALL, uri, tmp_path / "go", seed) for seed in range(4)]
+    assert [driver.stdout.readline() for driver in drivers] == ["ready\n"] * 4
+    (tmp_path / "go").touch()
+    won = [driver.stdout.readline().split() for driver in drivers]
+    for driver in drivers:
+        driver.communicate("", timeout=30)
+    assert Counter(itertools.chain(*won)) == Counter(map(str, range(200)))
+    assert max(map(len, won)) < 200, "nobody had to race"
+
+
+def test_a_connection_that_was_ended_is_replaced(postgres, postgres_server):
+    uri = postgres()
+    ledger = Ledger(uri, "study")
+    assert ledger.claim("a")
+    mine = f"datname = '{uri.rpartition('/')[2]}' AND pid <> pg_backend_pid()"
+    ended = postgres_server.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {mine}")
+    assert ended == [(True,)]
+    assert ledger.holds("a")
+    assert ledger.finish("a")
+
+
+def test_while_the_server_is_away_no_claim_falls(postgres, postgres_server):
+    """Its owner could not beat, however long that was."""
+    uri, clock = postgres(), Clock()
+    far = Ledger(uri, "study", process=Process("another host", 1, 1))
+    near = Ledger(uri, "study", stale_s=60, clock=clock)
+    assert far.claim("a")
+    assert not near.claim("a")
+    clock.now = 59.0
+    assert not near.claim("a")
+    postgres_server.stop()
+    try:
+        for call in (lambda: near.claim("a"), near.beat, far.beat, near.done):
+            with pytest.raises(DBAPIError):
+                call()
+    finally:
+        postgres_server.start()
+    clock.now = 1000.0
+    assert not near.claim("a"), "nobody could beat"
+    clock.now = 1059.0
+    assert near.claimed_by_others(["a"]) == {"a"}
+    far.beat()
+    clock.now = 1118.0
+    assert not near.claim("a")
+    clock.now = 1200.0
+    assert near.claim("a")
+    assert not far.holds("a")
+    assert not far.finish("a")
+
+
+def test_the_heart_beats_on_after_a_restart(postgres, postgres_server):
+    with Ledger(postgres(), "study", beat_s=0.02, stale_s=1) as driver:
+        assert driver.claim("a")
+        postgres_server.stop(signal.SIGQUIT)
+        try:
+            assert eventually(lambda: driver.heartbeat_error is not None)
+        finally:
+            postgres_server.start()
+        assert eventually(lambda: driver.heartbeat_error is None)
+        assert driver.holds("a")
+
+
+def eventually(condition, limit_s=60.0):
+    deadline = time.monotonic() + limit_s
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.02)
+    return False
+
+
+# Whole studies
+
+
+@pytest.fixture(scope="module")
+def mlflow_template(postgres):
+    """A database with MLflow's tables: creating them takes seconds, copying does not."""
+    uri = postgres()
+    _migrate(server_uri(uri))
+    return uri
+
+
+@pytest.fixture
+def uri(postgres, mlflow_template):
+    return postgres(mlflow_template)
+
+
+@pytest.fixture
+def drive(tmp_path):
+    """Starts drivers with one worker each, and ends those that a failed test left."""
+    started = []
+
+    def start_one(uri, *more, var=tmp_path / "var", stale_s=600, **options):
+        given = [f"tracking.uri={uri}", f"ledger.uri={uri}", "ledger.beat_s=0.5", f"ledger.stale_s={stale_s}"]
+        started.append(start(var, str(tmp_path), *given, *more, jobs=1, **options))
+        return started[-1]
+
+    yield start_one
+    for driver in started:
+        driver.kill()
+        driver.communicate()
+
+
+def cells(uri, state):
+    """The cells that the ledger calls "working" or "done"."""
+    with psycopg.connect(uri) as connection:
+        return connection.execute("SELECT cell_id FROM claims WHERE state = %s", [state]).fetchall()
+
+
+def stop_at_work(driver, uri):
+    """Stop the only driver (SIGSTOP) while it holds claims; returns how many."""
+    assert eventually(lambda: stopped_with_claims(driver, uri))
+    return len(cells(uri, "working"))
+
+
+def stopped_with_claims(driver, uri):
+    driver.send_signal(signal.SIGSTOP)
+    if cells(uri, "working"):
+        return True
+    driver.send_signal(signal.SIGCONT)
+    return False
+
+
+def assert_done(var, uri, finished_study):
+    assert_each_cell_once(var, finished_study, more=[f"tracking.uri={uri}"])
+    assert len(cells(uri, "done")) == CELLS
+    assert not cells(uri, "working")
+
+
+def assert_password_nowhere(server, uri, var, *texts):
+    tables = [
+        name for (name,) in server.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'", uri)
+    ]
+    assert "claims" in tables
+    rows = [row[0] for name in tables for row in server.execute(f'SELECT t::text FROM "{name}" t', uri)]
+    files = [path.read_bytes().decode(errors="replace") for path in var.rglob("*") if path.is_file()]
+    assert len(rows) > CELLS
+    assert len(files) > CELLS
+    for text in (*rows, *files, *texts):
+        assert "s3cret" not in text
+
+
+@pytest.mark.slow
+def test_two_drivers_from_an_empty_database(
+    drive, postgres, postgres_server, tmp_path, finished_study, capfd
+):
+    """They create all tables together; passwords come to light nowhere."""
+    uri, var = postgres(), tmp_path / "var"
+    drivers = [drive(uri), drive(uri)]
+    texts = [driver.communicate(timeout=300)[0] for driver in drivers]
+    assert [driver.returncode for driver in drivers] == [0, 0], texts
+    assert_done(var, uri, finished_study)
+    assert not list(var.glob("*.db")), "nothing may lie in SQLite"
+    tracker = Tracker(uri, var, "s", create=False)
+    assert tracker.client.get_experiment(tracker.experiment_id).artifact_location.startswith(var.as_uri())
+    assert build.main([f"var_dir={var}", "study=s", f"tracking.uri={uri}"]) == 0
+    assert "are done" in finish(drive(uri), str(tmp_path))
+    assert_password_nowhere(postgres_server, uri, var, *texts, *capfd.readouterr())
+
+
+@pytest.mark.slow
+def test_claims_of_a_killed_driver_fall_at_once(drive, uri, tmp_path, finished_study):
+    """Long before ``stale_s``: its process is gone."""
+    first = drive(uri)
+    wait_for_cells(first, 2)
+    held = stop_at_work(first, uri)
+    second = drive(uri)
+    assert eventually(lambda: len(cells(uri, "done")) == CELLS - held, 120)
+    assert second.poll() is None, "it waits for a driver that stands still"
+    first.kill()
+    finish(second, str(tmp_path))
+    finish(drive(uri), str(tmp_path))
+    assert_done(tmp_path / "var", uri, finished_study)
+
+
+@pytest.mark.slow
+def test_a_driver_elsewhere_that_stood_still_logs_nothing_twice(drive, uri, tmp_path, finished_study):
+    script = tmp_path / "elsewhere.py"
+    script.write_text(ELSEWHERE)
+    far = drive(uri, var=tmp_path / "far", stale_s=4, program=[script])
+    wait_for_cells(far, 2)
+    held = stop_at_work(far, uri)
+    near = drive(uri, stale_s=4)
+    said = near.communicate(timeout=300)[0]
+    assert near.returncode == 0, said
+    assert len(cells(uri, "done")) == CELLS
+    far.send_signal(signal.SIGCONT)
+    said = far.communicate(timeout=300)[0]
+    assert far.returncode == 0, said
+    assert_done(tmp_path / "var", uri, finished_study)
+    lost = list(Tracker(uri, tmp_path, "s", create=False).runs("attributes.status = 'KILLED'"))
+    assert len(lost) <= held
+
+
+@pytest.mark.slow
+def test_the_server_restarts_in_mid_matrix(drive, uri, postgres_server, tmp_path, finished_study):
+    driver, said = drive(uri), ""
+    for count, how in ((2, signal.SIGINT), (9, signal.SIGQUIT)):
+        said += wait_for_cells(driver, count)
+        workers = workers_of(driver.pid)
+        assert workers
+        for worker in workers:
+            # Anybody on the machine may read the first, and what a worker starts inherits the second.
+            seen = [Path("/proc", str(worker), name).read_bytes() for name in ("cmdline", "environ")]
+            assert b"s3cret" not in b"".join(seen)
+        postgres_server.stop(how)
+        try:
+            said += wait_for(driver, lambda line: line.startswith("Waiting "))
+        finally:
+            postgres_server.start()
+    said += finish(driver, str(tmp_path))
+    finish(drive(uri), str(tmp_path))
+    assert_done(tmp_path / "var", uri, finished_study)
+    assert_password_nowhere(postgres_server, uri, tmp_path / "var", said)
+
+
+OPEN = """
+import sys, pathlib
+from harness.tracking import Tracker
+print("ready", flush=True)
+Tracker(sys.argv[1], pathlib.Path(sys.argv[2]), "s")
+"""
+
+
+@pytest.mark.slow
+def test_kills_while_the_tables_are_created(postgres, tmp_path):
+    uri, draw = postgres(), random.Random(1)
+    for _ in range(6):
+        child = python(OPEN, uri, tmp_path)
+        assert child.stdout.readline() == "ready\n"
+        time.sleep(draw.uniform(0.0, 1.5))
+        child.kill()
+        child.communicate()
+    assert Tracker(uri, tmp_path, "s").complete() == {}
+
+
+@pytest.fixture
+def cell(tmp_path):
+    return make_plan(load_benchmark([f"var_dir={tmp_path}", "study=s", *MATRIX])).cells[0]
+
+
+@pytest.mark.parametrize("reason", ["a\0b", "half of a pair: \ud800", "x" * 10**5, "ü\n\t\x1b["])
+def test_any_reason_can_be_logged(cell, uri, tmp_path, reason):
+    tracker = Tracker(uri, tmp_path, "s")
+    tracker.log_failure(cell, reason, {}, 0.0)
+    tracker.finish(tracker.log(cell, Result("diverged", reason=reason), {}, 0.0), Result("diverged"))
+    failed, diverged = tracker.runs("tags.kind = 'cell'")
+    assert failed.tags["reason"] == diverged.tags["reason"]
+    assert failed.tags["reason"][:1] == reason[:1]
+
+
+def test_a_claim_lost_between_the_last_look_and_the_end(cell, uri, tmp_path, monkeypatch):
+    """The run that is complete by then does not stay so: the new owner's will be."""
+    clock = Clock()
+    far = Ledger(uri, "s", process=Process("another host", 1, 1))
+    near = Ledger(uri, "s", clock=clock)
+    writers = [
+        Writer(Tracker(uri, tmp_path, "s"), ledger, Spool(tmp_path / "spool"), {}, 60, print)
+        for ledger in (far, near)
+    ]
+    result = Result("complete", {"test": {"mae": 1.0}})
+    assert far.claim(cell.cell_id)
+    assert not near.claim(cell.cell_id)
+    complete = writers[0].tracker.finish
+
+    def finish_late(*arguments):
+        complete(*arguments)
+        clock.now = 60.0
+        assert near.claim(cell.cell_id)
+
+    monkeypatch.setattr(writers[0].tracker, "finish", finish_late)
+    assert not writers[0].write(cell, Entry(result, {}, 0.0))
+    assert writers[1].tracker.complete() == {}
+    assert writers[1].write(cell, Entry(result, {}, 1.0))
+    assert len(list(writers[0].tracker.runs())) == 1

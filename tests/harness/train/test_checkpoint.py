@@ -1,0 +1,416 @@
+"""Checkpoints: a training cut off anywhere ends with the same bits, whatever file it finds."""
+
+import dataclasses
+import itertools
+import json
+import os
+import pickle
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from backbones import BACKBONES
+from harness.config.compose import load_benchmark
+from harness.data.store import save_dataset
+from harness.errors import UserError
+from harness.launchers.base import Job
+from harness.launchers.job import run_job
+from harness.matrix import Cell
+from harness.plan import make_plan
+from harness.tracking.tracker import Tracker
+from harness.train.checkpoint import Checkpoint, identity_of, pack, unpack
+from harness.train.loop import begin, train
+from methods import METHODS
+from tests.support.builders import make_dataset, make_sizes, same_bits, small_backbone
+from tests.support.driving import assert_each_cell_once, finish, kill, run, start, workers_of
+
+CPU = torch.device("cpu")
+SIZES = make_sizes()
+TIMINGS = {"train_s", "wall_s", "cpu_s", "peak_memory_mb", "epoch_s"}
+EPOCHS = 4
+no_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=no_cuda)])
+def device(request):
+    """Each device, with deterministic operations."""
+    if request.param == "cuda":
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    yield torch.device(request.param)
+    if request.param == "cuda":
+        torch.use_deterministic_algorithms(False)
+
+
+class Killed(Exception):
+    pass
+
+
+class KillsAfterEachWrite(Checkpoint):
+    def save(self, state):
+        super().save(state)
+        raise Killed
+
+
+DATASET = make_dataset(SIZES, (13, 7, 6))
+
+
+def make_cell(backbone="lmf", method="ms_mix", seed=1, rules=None, method_settings=None, **options) -> Cell:
+    rules = {"batch_size": 5, "max_epochs": EPOCHS} | (rules or {})
+    return Cell(
+        dataset="toy",
+        metrics="mosi",
+        label_scale=3.0,
+        fingerprint="",
+        backbone=backbone,
+        backbone_settings=small_backbone(backbone, SIZES, **rules).settings,
+        method=method,
+        method_settings=METHODS[method].Settings(**(method_settings or {})),
+        seed=seed,
+        **options,
+    )
+
+
+def checkpoint_of(cell, path, every_s=0.0, kind=Checkpoint, device=CPU):
+    return kind(path, every_s, identity_of(cell, device))
+
+
+def scramble(seed):
+    """Leave all global random generators somewhere else."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    torch.rand(seed % 7)
+
+
+def train_with_kills(cell, path, device=CPU):
+    """Train, killed after every epoch; returns the result and the number of kills."""
+    for kills in itertools.count():
+        scramble(kills + 99)
+        try:
+            checkpoint = checkpoint_of(cell, path, kind=KillsAfterEachWrite, device=device)
+            return train(cell, DATASET, device, checkpoint=checkpoint), kills
+        except Killed:
+            assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def assert_same(mine, theirs):
+    """The same bits, but for what the clock says and where it was resumed."""
+    assert (mine.status, mine.reason) == (theirs.status, theirs.reason)
+    for found, wanted in [
+        (mine.scores, theirs.scores),
+        (mine.curves, theirs.curves),
+        (mine.cell, theirs.cell),
+    ]:
+        assert found.keys() == wanted.keys()
+        for name in wanted.keys() - TIMINGS:
+            np.testing.assert_equal(found[name], wanted[name])
+    assert mine.undefined == theirs.undefined
+    assert {n: len(c) for n, c in mine.curves.items()} == {n: len(c) for n, c in theirs.curves.items()}
+    np.testing.assert_array_equal(mine.predictions.ids, theirs.predictions.ids)
+    for ratio, values in theirs.predictions.values.items():
+        assert mine.predictions.values[ratio].tobytes() == values.tobytes()
+
+
+# A training that is cut off
+
+
+@pytest.mark.parametrize(("method", "backbone"), list(itertools.product(METHODS, BACKBONES)))
+def test_killed_after_every_epoch_it_ends_with_the_same_bits(method, backbone, device, tmp_path):
+    cell = make_cell(backbone, method, ratios=(0.0, 0.5))
+    whole = train(cell, DATASET, device)
+    resumed, kills = train_with_kills(cell, tmp_path / f"{cell.cell_id}.npz", device)
+    assert kills == EPOCHS
+    assert resumed.environment == {"resumed_after_epoch": str(EPOCHS)}
+    assert whole.environment == {}
+    assert_same(resumed, whole)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"rules": {"optimizer": "adamw", "weight_decay": 0.1, "criterion": "mse"}, "train_ratio": 0.4},
+        {"backbone": "tfn", "method": "manifold_mixup", "method_settings": {"mode": "replace"}},
+        {"rules": {"learning_rate": 0.3, "early_stop": 2, "max_epochs": 60}},
+        {"rules": {"learning_rate": 0.0, "early_stop": 1, "max_epochs": 60}, "method": "none"},
+    ],
+)
+def test_killed_after_every_epoch_with_other_rules(options, tmp_path):
+    """Occlusion, replaced losses, and early stopping, whose best weights are those of an epoch before."""
+    cell = make_cell(**options)
+    whole = train(cell, DATASET, CPU)
+    resumed, kills = train_with_kills(cell, tmp_path / "c.npz")
+    epochs = len(whole.curves["valid_loss"])
+    stopped_early = epochs < cell.backbone_settings.max_epochs
+    assert stopped_early == ("early_stop" in options.get("rules", {}))
+    assert kills == epochs - stopped_early
+    assert_same(resumed, whole)
+
+
+def test_writing_changes_nothing(tmp_path):
+    cell = make_cell()
+    written = train(cell, DATASET, CPU, checkpoint=checkpoint_of(cell, tmp_path / "c.npz"))
+    assert (tmp_path / "c.npz").exists()
+    assert_same(written, train(cell, DATASET, CPU))
+
+
+def test_a_state_is_taken_up_even_where_none_is_written_any_more(tmp_path):
+    cell, path = make_cell(), tmp_path / "c.npz"
+    with pytest.raises(Killed):
+        train(cell, DATASET, CPU, checkpoint=checkpoint_of(cell, path, kind=KillsAfterEachWrite))
+    before = path.read_bytes()
+    resumed = train(cell, DATASET, CPU, checkpoint=checkpoint_of(cell, path, every_s=None))
+    assert resumed.environment == {"resumed_after_epoch": "1"}
+    assert path.read_bytes() == before
+    assert_same(resumed, train(cell, DATASET, CPU))
+
+
+def test_the_time_of_all_attempts_counts(tmp_path):
+    cell, path = make_cell(), tmp_path / "c.npz"
+    with pytest.raises(Killed):
+        train(cell, DATASET, CPU, checkpoint=checkpoint_of(cell, path, kind=KillsAfterEachWrite))
+    checkpoint = checkpoint_of(cell, path)
+    state = checkpoint.load()
+    assert 0 < state["train_s"] < 1000
+    checkpoint.save(state | {"train_s": 1000.0})
+    resumed = train(cell, DATASET, CPU, checkpoint=checkpoint_of(cell, path))
+    assert 1000 < resumed.cell["train_s"] < 2000
+
+
+def test_a_divergence_is_found_again(tmp_path):
+    cell = make_cell(rules={"learning_rate": 1e30}, method="none")
+    job = Job(cell, str(tmp_path / "data"), "cpu", checkpoint=str(tmp_path / "c.npz"), checkpoint_s=0)
+    save_dataset(DATASET, tmp_path / "data")
+    results = [run_job(job) for _ in range(2)]
+    assert {r.status for r in results} == {"diverged"}
+    assert results[0].reason == results[1].reason
+
+
+CHILD = """
+import pickle, sys, time
+from harness import work
+from harness.checkpoint import Checkpoint
+save = Checkpoint.save
+def save_and_wait(self, state):
+    save(self, state)
+    print("saved", flush=True)
+    time.sleep(600 * (state["epoch"] == 3))
+Checkpoint.save = save_and_wait
+work.run_job(pickle.load(sys.stdin.buffer))
+"""
+
+
+def test_a_killed_process_is_resumed_to_the_same_bits(tmp_path):
+    """SIGKILL in the middle of a cell; what it left is taken up by another process."""
+    cell = make_cell("tfn", rules={"max_epochs": 6})
+    path = tmp_path / "checkpoints" / f"{cell.cell_id}.npz"
+    save_dataset(DATASET, tmp_path / "data")
+    job = Job(cell, str(tmp_path / "data"), "cpu", checkpoint=str(path), checkpoint_s=0)
+    child = subprocess.Popen([sys.executable, "-c", CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    child.stdin.write(pickle.dumps(job))
+    child.stdin.close()
+    for _ in range(3):
+        assert child.stdout.readline() == b"saved\n"
+    child.send_signal(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    child.stdout.close()
+    resumed = run_job(job)
+    assert resumed.environment["resumed_after_epoch"] == "3"
+    assert_same(resumed, run_job(dataclasses.replace(job, checkpoint=None)))
+
+
+# What it finds
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_a_training_survives_with_its_optimizer(optimizer, tmp_path):
+    cell, path = make_cell(rules={"optimizer": optimizer}), tmp_path / "c.npz"
+    states = []
+
+    class Remembers(Checkpoint):
+        def save(self, state):
+            arrays = {}
+            states.append(unpack(pack(state, arrays), arrays))
+            super().save(state)
+
+    train(cell, DATASET, CPU, checkpoint=checkpoint_of(cell, path, kind=Remembers))
+    restored = begin(cell, DATASET, CPU, checkpoint_of(cell, path)).state()
+    assert same_bits(dict(restored["optimizer"]), states[-1]["optimizer"])
+    assert {name: list(curve) for name, curve in restored["curves"].items()} == states[-1]["curves"]
+    for name in ("backbone", "method", "best_weights"):
+        assert same_bits(dict(restored[name]), states[-1][name])
+    steps = {float(entry["step"]) for entry in restored["optimizer"]["state"].values()}
+    assert max(steps) == EPOCHS * 3
+    assert restored["epoch"] == EPOCHS
+    assert not same_bits(states[0]["optimizer"], states[-1]["optimizer"])
+
+
+def test_other_cells_versions_and_devices_are_ignored(tmp_path, caplog, monkeypatch):
+    cell, path = make_cell(), tmp_path / "c.npz"
+    checkpoint_of(cell, path).save({"w": torch.zeros(2)})
+    assert checkpoint_of(cell, path).load() is not None
+    others = [make_cell(seed=2), dataclasses.replace(cell, results_version=0)]
+    for other in others:
+        assert checkpoint_of(other, path).load() is None
+        assert "its cell is" in caplog.text
+        caplog.clear()
+    for name in ("device", "torch", "numpy", "format"):
+        checkpoint = checkpoint_of(cell, path)
+        checkpoint.identity[name] = "another"
+        assert checkpoint.load() is None
+        assert f"its {name} is" in caplog.text
+        caplog.clear()
+    monkeypatch.setattr(torch, "__version__", "0.0")
+    assert checkpoint_of(cell, path).load() is None
+
+
+def with_text(change):
+    """A file that is whole, but whose text was changed."""
+
+    def make(checkpoint, state):
+        arrays = {}
+        content = {"identity": checkpoint.identity, "state": pack(state, arrays)}
+        text = change(json.dumps(content)).encode()
+        np.savez(checkpoint.path.open("wb"), text=np.frombuffer(text, np.uint8), **arrays)
+
+    return make
+
+
+def with_state(change):
+    return lambda checkpoint, state: checkpoint.save(change(state))
+
+
+def other_weights(state):
+    """Weights that would load, before an optimizer state that would not."""
+    weights = {name: torch.full_like(x, 7) for name, x in state["backbone"].items()}
+    return state | {"backbone": weights, "optimizer": {"state": {}, "param_groups": []}}
+
+
+BAD_FILES = {
+    "empty": lambda checkpoint, state: checkpoint.path.write_bytes(b""),
+    "a folder": lambda checkpoint, state: (checkpoint.path.unlink(), checkpoint.path.mkdir()),
+    "no JSON": with_text(lambda text: text[:-1]),
+    "no state": with_text(lambda text: "[]"),
+    "deep": with_text(lambda text: '{"identity":' * 5000),
+    "unknown dtype": with_text(lambda text: text.replace('"float32"', '"load"')),
+    "wrong shape": with_text(lambda text: text.replace('"float32", [', '"float32", [2, ')),
+    "no such array": with_text(lambda text: text.replace('"tensor0"', '"tensor999999"')),
+    "half": with_state(lambda state: {"backbone": state["backbone"]}),
+    "other layers": with_state(lambda state: state | {"backbone": {"new": torch.zeros(3)}}),
+    "other optimizer": with_state(other_weights),
+    "no numbers": with_state(lambda state: state | {"best_loss": "low"}),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_FILES)
+def test_a_bad_file_costs_only_the_time_it_would_have_saved(kind, tmp_path, caplog):
+    cell, path = make_cell(), tmp_path / "c.npz"
+    with pytest.raises(Killed):
+        train(cell, DATASET, CPU, checkpoint=checkpoint_of(cell, path, kind=KillsAfterEachWrite))
+    checkpoint = checkpoint_of(cell, path)
+    BAD_FILES[kind](checkpoint, checkpoint.load())
+    caplog.clear()
+    result = train(cell, DATASET, CPU, checkpoint=checkpoint_of(cell, path, every_s=None))
+    assert caplog.text.count("is ignored") == 1
+    assert result.environment == {}
+    assert_same(result, train(cell, DATASET, CPU))
+
+
+def test_a_training_without_room_goes_on(tmp_path, caplog):
+    (tmp_path / "file").write_text("")
+    cell = make_cell()
+    result = train(cell, DATASET, CPU, checkpoint=checkpoint_of(cell, tmp_path / "file" / "c.npz"))
+    assert caplog.text.count("goes on without") == 1
+    assert_same(result, train(cell, DATASET, CPU))
+
+
+# Whole studies
+
+
+def test_the_setting_changes_no_cell(tmp_path):
+    asked = [f"var_dir={tmp_path}", "datasets=[synthetic_mosi]", "dataset.synthetic_mosi.clips=12"]
+    plain = make_plan(load_benchmark(asked)).cells
+    for value in ("0", "0.5", "600", "null"):
+        assert make_plan(load_benchmark([*asked, f"cell.checkpoint_s={value}"])).cells == plain
+    for value in ("-1", "nan"):
+        with pytest.raises(UserError, match="checkpoint_s must be at least 0"):
+            make_plan(load_benchmark([*asked, f"cell.checkpoint_s={value}"]))
+
+
+EPOCHS_OF_ONE = 6
+ONE = [
+    "methods=[ms_mix]",
+    "backbones=[tfn]",
+    "seeds=[1111]",
+    f"train.max_epochs={EPOCHS_OF_ONE}",
+    "report=false",
+]
+
+
+@pytest.fixture
+def reference(tmp_path, new_var):
+    """The study of one cell, undisturbed."""
+    var = new_var(tmp_path / "reference")
+    assert run(var, *ONE) == 0
+    return var
+
+
+def test_a_study_resumes_a_failed_cell_and_leaves_no_checkpoint(var_dir, reference, monkeypatch):
+    save, written = Checkpoint.save, []
+
+    def save_and_fail(self, state):
+        save(self, state)
+        written.append(state["epoch"])
+        if written == [1, 2, 3]:
+            raise MemoryError("worn out")
+
+    monkeypatch.setattr(Checkpoint, "save", save_and_fail)
+    assert run(var_dir, *ONE, "cell.checkpoint_s=0") == 1
+    folder = Tracker(None, var_dir, "s", create=False).folder("checkpoints")
+    [left] = folder.iterdir()
+    assert run(var_dir, *ONE, "cell.checkpoint_s=0") == 0
+    assert written == list(range(1, EPOCHS_OF_ONE + 1))
+    assert not list(folder.iterdir())
+    # A driver that was killed between its last two steps leaves the file of a cell that is done.
+    for name in (left.name, f"{left.stem}.77.tmp"):
+        (folder / name).write_text("")
+    assert run(var_dir, *ONE) == 0
+    assert not list(folder.iterdir())
+    [stored] = Tracker(None, var_dir, "s", create=False).complete().values()
+    assert stored.tags["resumed_after_epoch"] == "3"
+    assert_each_cell_once(var_dir, reference, cells=1)
+
+
+def wait_for_writes(folder, driver, count):
+    """Wait until the checkpoint was replaced some times."""
+    seen = set()
+    while len(seen) < count:
+        assert driver.poll() is None, "the driver ended before"
+        seen |= {path.stat().st_mtime_ns for path in folder.glob("*.npz")}
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_killed_workers_and_drivers_cost_no_bit(var_dir, tmp_path, new_var):
+    more = [*ONE, "train.max_epochs=300", "train.patience=300"]
+    reference = new_var(tmp_path / "reference")
+    assert run(reference, *more) == 0
+    folder = var_dir / "checkpoints" / "s"
+    for victim in ("worker", "driver"):
+        driver = start(var_dir, "cells", *more, "cell.checkpoint_s=0", jobs=1)
+        wait_for_writes(folder, driver, 5)
+        if victim == "driver":
+            kill(driver, "cells")
+            continue
+        os.kill(workers_of(driver.pid)[0], signal.SIGKILL)
+        assert "worker died" in finish(driver, "cells", status=1)
+    finish(start(var_dir, "cells", *more, "cell.checkpoint_s=0", jobs=1), "cells")
+    assert not list(folder.iterdir())
+    [stored] = Tracker(None, var_dir, "s", create=False).complete().values()
+    assert int(stored.tags["resumed_after_epoch"]) >= 4
+    assert_each_cell_once(var_dir, reference, cells=1)

@@ -1,0 +1,245 @@
+"""The checkpoint's file: states survive bit for bit, and no file can do harm."""
+
+import errno
+import io
+import json
+import logging
+import os
+import pickle
+import resource
+import signal
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from harness.train import checkpoint as module
+from harness.train.checkpoint import Checkpoint, discard, pack, unpack
+from tests.support.builders import same_bits
+
+# States
+
+
+def tensors():
+    """One of each kind that a state may hold, NaN with a payload and negative zero among them."""
+    floats = [0.0, -0.0, float("inf"), -1.5, 1e-40, 3.0]
+    made = {str(t): torch.tensor(floats).to(t) for t in (torch.float16, torch.bfloat16, torch.float32)}
+    made["double"] = torch.tensor(floats, dtype=torch.float64)
+    made["nan"] = torch.tensor([0x7FC00001, 0x7F800001, -1], dtype=torch.int32).view(torch.float32)
+    made["complex"] = torch.tensor([1 + 2j, -0.0j])
+    for t in (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8):
+        made[str(t)] = torch.tensor([0, 1, 100], dtype=t)
+    made["bool"] = torch.tensor([[True, False], [False, True]])
+    made["scalar"] = torch.tensor(7.25)
+    made["bool scalar"] = torch.tensor(True)
+    made["empty"] = torch.empty(0, 3)
+    made["turned"] = torch.arange(6.0).reshape(2, 3).T
+    made["part"] = torch.arange(12).reshape(3, 4)[:, ::2]
+    return made
+
+
+leaves = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**70), 2**70),
+    st.floats(),
+    st.text(max_size=4),
+    st.sampled_from(list(tensors().values())),
+)
+states = st.recursive(
+    leaves,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.lists(inner, max_size=3).map(tuple),
+        st.dictionaries(st.one_of(st.text(max_size=4), st.integers()), inner, max_size=3),
+    ),
+    max_leaves=12,
+)
+
+
+def saved(path, state, **identity):
+    checkpoint = Checkpoint(path, 0, identity)
+    checkpoint.save(state)
+    return checkpoint
+
+
+def test_every_kind_of_tensor_survives_bit_for_bit(tmp_path):
+    given = tensors()
+    found = saved(tmp_path / "c.npz", given).load()
+    assert same_bits(found, given)
+    assert not same_bits(found | {"scalar": torch.tensor(7.5)}, given)
+
+
+@settings(deadline=None, max_examples=60)
+@given(states)
+def test_states_survive_bit_for_bit(state):
+    arrays = {}
+    text = json.dumps(pack(state, arrays))
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    file.seek(0)
+    assert same_bits(unpack(json.loads(text), np.load(file, allow_pickle=False)), state)
+
+
+def test_what_is_neither_plain_nor_a_tensor_is_refused():
+    for value in (object(), {1}, np.zeros(3), b"bytes"):
+        with pytest.raises(TypeError, match="cannot hold"):
+            pack({"x": [value]}, {})
+
+
+# What is read
+
+
+SMALL = {"w": torch.arange(5.0), "step": torch.tensor(3.0), "curves": {"loss": [0.1, 0.2]}}
+
+
+@pytest.fixture(scope="module")
+def small_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("small") / "c.npz"
+    saved(path, SMALL)
+    return path.read_bytes()
+
+
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_damaged_file_is_never_taken_for_a_state(small_file, tmp_path, data):
+    damaged = bytearray(small_file)
+    if data.draw(st.booleans()):
+        damaged = damaged[: data.draw(st.integers(0, len(damaged) - 1))]
+    else:
+        for _ in range(data.draw(st.integers(1, 4))):
+            damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path / "c.npz"
+    path.write_bytes(damaged)
+    logging.disable()
+    try:
+        found = Checkpoint(path, 0, {}).load()
+    finally:
+        logging.disable(logging.NOTSET)
+    assert found is None or same_bits(found, SMALL)
+
+
+class Payload:
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.mark),)
+
+
+def hostile_files(mark, identity):
+    """Files of the right name that carry code."""
+    objects = np.empty(1, object)
+    objects[0] = Payload(mark)
+    text = json.dumps({"identity": identity, "state": {"tensor": ["tensor0", "float32", [1]]}}).encode()
+    text = np.frombuffer(text, np.uint8)
+    made = {}
+    for name, arrays in {"text": {"text": objects}, "tensor": {"text": text, "tensor0": objects}}.items():
+        file = io.BytesIO()
+        np.savez(file, **arrays)
+        made[name] = file.getvalue()
+    file = io.BytesIO()
+    np.save(file, objects)
+    made["npy"] = file.getvalue()
+    made["pickle"] = pickle.dumps(Payload(mark))
+    return made
+
+
+@pytest.mark.parametrize("kind", ["text", "tensor", "npy", "pickle"])
+def test_no_file_can_bring_code(kind, tmp_path, caplog):
+    checkpoint, mark = Checkpoint(tmp_path / "c.npz", 0, {}), tmp_path / "executed"
+    checkpoint.path.write_bytes(hostile_files(mark, checkpoint.identity)[kind])
+    assert checkpoint.load() is None
+    assert not mark.exists()
+    assert "is ignored" in caplog.text
+    # The file does carry code: whoever allows it runs it.
+    loaded = np.load(checkpoint.path, allow_pickle=True)
+    if hasattr(loaded, "files"):
+        [loaded[name] for name in loaded.files]
+    assert mark.exists()
+
+
+# What is written
+
+
+@pytest.mark.parametrize("broken", ["savez", "fsync", "replace", "mkdir"])
+def test_a_write_that_fails_leaves_the_file_before(broken, tmp_path, caplog, monkeypatch):
+    path = tmp_path / "c.npz"
+    checkpoint = saved(path, SMALL)
+
+    def fail(*given, **more):
+        if broken == "savez":
+            given[0].write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    owner = {"savez": np, "fsync": os}.get(broken, type(path))
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, broken, fail)
+        for _ in range(3):
+            checkpoint.save({"w": torch.zeros(2)})
+    assert caplog.text.count("No space left on device") == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["c.npz"]
+    assert same_bits(checkpoint.load(), SMALL)
+    checkpoint.save({"w": torch.zeros(2)})
+    assert same_bits(checkpoint.load(), {"w": torch.zeros(2)})
+
+
+def test_a_file_that_grows_too_large_leaves_the_one_before(tmp_path, caplog):
+    checkpoint = saved(tmp_path / "c.npz", SMALL)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        checkpoint.save({"w": torch.zeros(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "no checkpoint can be written" in caplog.text
+    assert [p.name for p in tmp_path.iterdir()] == ["c.npz"]
+    assert same_bits(checkpoint.load(), SMALL)
+
+
+def kill_me(*given):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_write_leaves_the_file_before(tmp_path, monkeypatch):
+    """At any of its steps; what it left beside it goes with the next write."""
+    checkpoint = saved(tmp_path / "c.npz", SMALL)
+    for broken in ("fsync", "replace"):
+        pid = os.fork()
+        if not pid:
+            try:
+                setattr(os if broken == "fsync" else type(tmp_path), broken, kill_me)
+                checkpoint.save({"w": torch.zeros(2)})
+            finally:
+                os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+        assert len(list(tmp_path.iterdir())) == 2
+        assert same_bits(checkpoint.load(), SMALL)
+    checkpoint.save(SMALL)
+    assert [p.name for p in tmp_path.iterdir()] == ["c.npz"]
+
+
+def test_it_is_due_when_the_time_has_passed_since_the_last_write(tmp_path, monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    checkpoint, never = (Checkpoint(tmp_path / "c.npz", every_s, {}) for every_s in (10, None))
+    assert not checkpoint.due()
+    now = 110.0
+    assert checkpoint.due()
+    assert not never.due()
+    checkpoint.save(SMALL)
+    assert not checkpoint.due()
+    now = 119.0
+    assert not checkpoint.due()
+    now = 120.0
+    assert checkpoint.due()
+
+
+def test_discard_removes_all_of_a_cell_and_nothing_else(tmp_path):
+    for name in ("a.npz", "a.123.tmp", "b.npz", "ab.npz"):
+        (tmp_path / name).write_text("")
+    discard(tmp_path, {"a", "c"})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["ab.npz", "b.npz"]
+    discard(tmp_path / "nowhere", {"a"})

@@ -1,0 +1,150 @@
+"""What mixing did in an epoch, against slow loops over the same mixed examples."""
+
+import dataclasses
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from backbones.batch import Latents
+from harness.train.diagnostics import QUANTILES, Diagnostics, opposite_share, relative_distance
+from methods.base import mix
+from tests.support.builders import (
+    KINDS,
+    MIXING,
+    arrays_of,
+    make_labels,
+    make_latents,
+    make_method,
+    plain_network,
+)
+
+STEPS = 3
+
+
+def mixed_steps(name, kind, n=7):
+    """Some steps of a method: (mixed, latents, labels)."""
+    method, steps = make_method(name, kind), []
+    for seed in range(STEPS):
+        latents, labels = make_latents(kind, n, seed), make_labels(n, 3.0, seed)
+        draw = method.draw(np.random.default_rng(seed), labels.numpy())
+        steps.append((method(latents, labels, arrays_of(draw), plain_network()), latents, labels))
+    return steps
+
+
+def slow_values(steps):
+    """The same numbers, row by row."""
+    opposite, lambdas, mixed_labels, clean_labels, own = [], {}, [], [], {}
+    for mixed, _, labels in steps:
+        clean_labels += labels.tolist()
+        for name, value in mixed.diagnostics.items():
+            own.setdefault(f"mix_{name}", []).append(float(value))
+        for row, members in enumerate(mixed.indices.tolist()):
+            if mixed.counted is not None and not mixed.counted[row]:
+                continue
+            present = [i for i, w in zip(members, mixed.label_weights[row].tolist(), strict=True) if w > 0]
+            pairs = list(itertools.combinations(present, 2))
+            opposite.append(sum(float(labels[i] * labels[j]) < 0 for i, j in pairs) / max(len(pairs), 1))
+            mixed_labels.append(float(mixed.labels[row]))
+            weights = {**mixed.weights, "label": mixed.label_weights}
+            for m, w in weights.items():
+                lambdas.setdefault(m, []).append(float(w[row, 0].detach().double().mean()))
+    found = {"mix_opposite_rate": np.mean(opposite)}
+    found["mix_label_spread"] = np.std(mixed_labels) / np.std(clean_labels)
+    for m, values in lambdas.items():
+        found |= {f"mix_lambda_{m}_{key}": np.quantile(values, q) for key, q in QUANTILES.items()}
+    return found | {name: np.mean(values) for name, values in own.items()}
+
+
+def slow_distance(mixed, clean, rows):
+    """Mean over modalities of: nearest clean one of each row, over the median between clean ones."""
+    ratios = []
+    for m, x in mixed.vectors().items():
+        x, z = x.detach().double().numpy(), clean.vectors()[m].detach().double().numpy()
+        nearest = np.mean([min(np.linalg.norm(x[row] - other) for other in z) for row in rows])
+        between = sorted(
+            min(np.linalg.norm(a - b) for j, b in enumerate(z) if j != i) for i, a in enumerate(z)
+        )
+        ratios.append(nearest / between[(len(between) - 1) // 2])
+    return np.mean(ratios)
+
+
+@pytest.mark.parametrize("name", MIXING)
+@pytest.mark.parametrize("kind", KINDS)
+def test_against_the_slow_implementation(name, kind):
+    steps, diagnostics = mixed_steps(name, kind), Diagnostics()
+    for step in steps:
+        diagnostics.watch(*step)
+    found, wanted = diagnostics.values(), slow_values(steps)
+    distance = found.pop("mix_distance")
+    assert found.keys() == wanted.keys()
+    for key, value in wanted.items():
+        assert found[key] == pytest.approx(value, abs=1e-4), key
+    first, latents, _ = steps[0]
+    rows = range(len(first)) if first.counted is None else first.counted.nonzero()[:, 0].tolist()
+    assert distance == pytest.approx(slow_distance(first.latents, latents, rows), rel=1e-4, abs=1e-6)
+
+
+def test_rows_that_do_not_count_are_left_out():
+    [(mixed, latents, labels), *_] = mixed_steps("mixup", "vectors")
+    half = dataclasses.replace(mixed, counted=torch.tensor([True, False] * 3 + [True]))
+    diagnostics = Diagnostics()
+    diagnostics.watch(half, latents, labels)
+    found, wanted = diagnostics.values(), slow_values([(half, latents, labels)])
+    assert all(found[key] == pytest.approx(value, abs=1e-5) for key, value in wanted.items())
+    assert found["mix_label_spread"] != pytest.approx(
+        slow_values([(mixed, latents, labels)])["mix_label_spread"]
+    )
+
+
+def test_nothing_mixed_is_nothing_said():
+    assert Diagnostics().values() == {}
+    [(mixed, latents, labels), *_] = mixed_steps("ms_mix", "vectors")
+    none = dataclasses.replace(mixed, counted=torch.zeros(7, dtype=torch.bool))
+    diagnostics = Diagnostics()
+    diagnostics.watch(none, latents, labels)
+    found = diagnostics.values()
+    assert set(found) == {"mix_passed_pairs", "mix_distance"}
+    assert math.isnan(found["mix_distance"])
+
+
+def test_signs_by_hand():
+    labels = torch.tensor([[1.0, -1.0], [2.0, 1.0], [0.0, -2.0], [-1.0, -0.5]])
+    both = torch.ones(4, 2, dtype=torch.bool)
+    assert opposite_share(labels, both).tolist() == [1, 0, 0, 0]
+    four, present = torch.tensor([[1.0, 2.0, -1.0, 0.0]]), torch.ones(1, 4, dtype=torch.bool)
+    assert opposite_share(four, present).tolist() == [pytest.approx(2 / 6)]
+    present[0, 1] = False
+    assert opposite_share(four, present).tolist() == [pytest.approx(1 / 3)]
+    assert opposite_share(torch.tensor([[1.0]]), torch.tensor([[True]])).tolist() == [0]
+
+
+def test_the_distance_by_hand():
+    clean = Latents({"text": torch.tensor([[0.0, 0.0], [2.0, 0.0], [6.0, 0.0]])})
+    mixed = mix(
+        clean, torch.zeros(3), torch.tensor([[0, 1], [1, 2]]), torch.tensor([[0.5, 0.5], [0.75, 0.25]])
+    )
+    # Mixed at 1 and 3, both 1 from the nearest; clean ones are 2, 2 and 4 from theirs, the median is 2.
+    assert float(relative_distance(mixed.latents, clean, torch.tensor([True, True]))) == 0.5
+    for equal in (Latents({"text": torch.ones(3, 2)}), Latents({"text": torch.ones(1, 2)})):
+        every = torch.ones(len(equal), dtype=torch.bool)
+        assert math.isnan(float(relative_distance(equal, equal, every)))
+
+
+def test_copies_far_from_zero_are_at_no_distance():
+    clean = Latents({"text": torch.randn(64, 16, generator=torch.Generator().manual_seed(0)) + 100})
+    assert float(relative_distance(clean, clean, torch.ones(64, dtype=torch.bool))) == 0
+
+
+@pytest.mark.parametrize("name", MIXING)
+def test_watching_changes_nothing(name):
+    for mixed, latents, labels in mixed_steps(name, "sequences"):
+        kept = [mixed.labels.clone(), *(x.clone() for x in mixed.latents.values.values())]
+        state, diagnostics = torch.get_rng_state(), Diagnostics()
+        diagnostics.watch(mixed, latents, labels)
+        diagnostics.values()
+        assert torch.equal(state, torch.get_rng_state())
+        now = [mixed.labels, *mixed.latents.values.values()]
+        assert all(torch.equal(a, b) for a, b in zip(kept, now, strict=True))

@@ -1,0 +1,224 @@
+"""Samples for figures and mechanism checks: what is stored, from which weights, and that nothing changes."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from backbones import BACKBONES
+from backbones.batch import MODALITIES
+from harness.benchmark import main
+from harness.data.dataset import SPLITS, Dataset, Split
+from harness.matrix import Cell, first_seeds
+from harness.study.unlogged import Entry, Spool
+from harness.tracking.tracker import Tracker
+from harness.train.inspection import Inspection, correlation, mechanism, sample_latents, without
+from harness.train.loop import train
+from harness.train.result import Result
+from harness.train.splits import ResidentSplit
+from methods import METHODS
+from tests.support.builders import make_batch, make_sizes, small_backbone
+from tests.support.driving import comparable, exported
+
+CPU = torch.device("cpu")
+N = 13
+
+
+def make_split(n=N, seed=0):
+    batch = make_batch(make_sizes(), n, seed)
+    features = {m: x.numpy() for m, x in batch.features.items()}
+    lengths = {m: x.numpy() for m, x in batch.lengths.items()}
+    return Split(np.array([f"clip{i}" for i in range(n)]), features, lengths, batch.labels.numpy())
+
+
+def make_cell(backbone, method, seed=1, **options):
+    settings = small_backbone(backbone, make_sizes()).settings
+    settings = dataclasses.replace(settings, batch_size=4, max_epochs=3, early_stop=9)
+    return Cell(
+        "toy", "mosi", 3.0, "f", backbone, settings, method, METHODS[method].Settings(**options), seed
+    )
+
+
+def make_parts(backbone, method, **options):
+    """A cell with its network in eval mode, and a split."""
+    cell = make_cell(backbone, method, **options)
+    network = small_backbone(backbone, make_sizes(), batch_size=4).eval()
+    torch.manual_seed(0)
+    made = METHODS[method](cell.method_settings, network.latent_widths, 3.0).eval()
+    return cell, network, made, ResidentSplit(make_split(), CPU)
+
+
+@pytest.mark.parametrize(("method", "backbone"), list(itertools.product(METHODS, BACKBONES)))
+def test_samples_of_every_method_and_backbone(method, backbone):
+    cell, network, made, split = make_parts(backbone, method)
+    samples = sample_latents(cell, network, made, split)
+    clean = network.encode(network.embed(split.take(np.arange(N)))).vectors()
+    for m in MODALITIES:
+        assert samples[f"clean_{m}"].shape == clean[m].shape
+        assert samples[f"clean_{m}"].dtype == np.float16
+        stored = np.sort(samples[f"clean_{m}"].astype(float), axis=0)
+        np.testing.assert_allclose(stored, np.sort(clean[m].detach().numpy(), axis=0), atol=2e-2, rtol=1e-3)
+    assert sorted(samples["clean_labels"]) == sorted(split.labels.numpy().astype(np.float16))
+    mixed = len(samples.get("mixed_labels", []))
+    assert (mixed == 0) == (method == "none")
+    assert all(len(samples[f"mixed_{m}"]) == mixed for m in MODALITIES if mixed)
+    assert all(np.isfinite(array).all() for array in samples.values())
+    again = sample_latents(cell, network, made, split)
+    assert all(np.array_equal(samples[name], again[name]) for name in samples)
+
+
+def test_copies_are_sampled_as_copies():
+    """A weight of 0 or 1 gives back clean latents, so every mixed row is a clean one with its label."""
+    cell, network, made, split = make_parts("lmf", "manifold_mixup", alpha=0.0)
+    samples = sample_latents(cell, network, made, split)
+    clean = {(*row, y) for row, y in zip(samples["clean_text"], samples["clean_labels"], strict=True)}
+    mixed = {(*row, y) for row, y in zip(samples["mixed_text"], samples["mixed_labels"], strict=True)}
+    assert mixed
+    assert mixed <= clean
+
+
+def test_at_most_512_are_sampled():
+    cell, network, made, _ = make_parts("lmf", "mixup")
+    samples = sample_latents(cell, network, made, ResidentSplit(make_split(600), CPU))
+    assert len(samples["clean_labels"]) == len(samples["mixed_labels"]) == 512
+
+
+@pytest.mark.parametrize("similarity", ["minmax", "cosine"])
+def test_the_explained_batch_of_ms_mix(similarity):
+    cell, network, made, split = make_parts("lmf", "ms_mix", similarity=similarity)
+    found = {k[6:]: v for k, v in sample_latents(cell, network, made, split).items() if k[:6] == "batch_"}
+    pairs, s = found["indices"], found["similarity"].astype(float)
+    assert s.shape == (4, 4)
+    np.testing.assert_allclose(s, s.T)
+    above = s[np.triu_indices(4, 1)]
+    if similarity == "minmax":
+        assert (above.min(), above.max()) == (0, 1)
+    assert all(s[i, j] > cell.method_settings.delta - 1e-3 for i, j in pairs)
+    bases = []
+    for m in MODALITIES:
+        w = np.abs(found[f"intensity_{m}"].astype(float))[pairs]
+        bases.append(2 * found[f"lambda_{m}"].astype(float) - w[:, 0] / w.sum(1))
+    np.testing.assert_allclose(np.stack(bases), np.stack([bases[0]] * 3), atol=2e-2)
+    means = np.mean([found[f"lambda_{m}"].astype(float) for m in MODALITIES], 0)
+    np.testing.assert_allclose(found["lambda_label"], means, atol=2e-3)
+    total, task, mixed, penalty, auxiliary = found["losses"].astype(float)
+    assert total == pytest.approx(task + 0.7 * mixed + penalty + auxiliary, rel=1e-2)
+
+
+# Mechanism checks
+
+
+def test_correlations_against_numpy():
+    generator = np.random.default_rng(0)
+    x, y, z = generator.normal(size=(3, 50))
+    y += 0.5 * x + z
+    assert correlation(x, y) == pytest.approx(np.corrcoef(x, y)[0, 1])
+    assert np.isnan(correlation(x, np.ones(50)))
+    r = np.corrcoef([x, y, z])
+    partial = (r[0, 1] - r[0, 2] * r[1, 2]) / np.sqrt((1 - r[0, 2] ** 2) * (1 - r[1, 2] ** 2))
+    assert correlation(without(x, z), without(y, z)) == pytest.approx(partial)
+
+
+def test_mechanism_checks_of_intensities():
+    cell, network, made, split = make_parts("lmf", "ms_mix")
+    generator = np.random.default_rng(0)
+    truth = {"a": generator.uniform(0, 1, (N, 3)), "u": generator.uniform(-3, 3, (N, 3))}
+    found = mechanism(network, made, split, truth)
+    intensities = made.intensities(network.encode(network.embed(split.take(np.arange(N)))))
+    for number, m in enumerate(MODALITIES):
+        i = np.abs(intensities[m].detach().numpy())
+        wanted = np.corrcoef(i, truth["a"][:, number] * np.abs(truth["u"][:, number]))[0, 1]
+        assert found[f"intensity_{m}_truth"] == pytest.approx(wanted, abs=1e-4)
+        y, a = np.abs(split.labels.numpy()), truth["a"][:, number]
+        (_, ia, iy), (_, _, ay), _ = np.corrcoef([i, a, y])
+        assert found[f"intensity_{m}_label"] == pytest.approx(iy, abs=1e-4)
+        partial = (ia - iy * ay) / np.sqrt((1 - iy**2) * (1 - ay**2))
+        assert found[f"intensity_{m}_partial"] == pytest.approx(partial, abs=1e-4)
+        assert abs(partial - ia) > 1e-3, "it differs from the plain correlation"
+    assert cell.method == "ms_mix"
+    _, _, other, _ = make_parts("lmf", "mixup")
+    assert mechanism(network, other, split, truth) == {}
+
+
+# In a training and a study
+
+
+def test_looking_changes_no_number():
+    dataset = Dataset({name: make_split(12, seed) for seed, name in enumerate(SPLITS)}, 3.0)
+    cell = make_cell("tfn", "ms_mix")
+    truth = {"a": np.linspace(0, 1, 36).reshape(12, 3), "u": np.linspace(-3, 3, 36).reshape(12, 3)}
+    plain = train(cell, dataset, CPU)
+    seen = train(cell, dataset, CPU, inspection=Inspection(True, truth))
+    assert seen.scores.pop("mechanism").keys() >= {"intensity_text_truth"}
+    assert seen.samples
+    assert plain.scores == seen.scores
+    assert all(np.array_equal(plain.predictions.values[r], seen.predictions.values[r]) for r in (0.0,))
+
+
+def test_the_methods_weights_are_those_of_the_best_epoch(monkeypatch):
+    """One epoch of learning, then steps so large that the later ones are worse."""
+    dataset = Dataset({name: make_split(12, seed) for seed, name in enumerate(SPLITS)}, 3.0)
+    cell, found = make_cell("lmf", "ms_mix"), {}
+    truth = {"a": np.linspace(0, 1, 36).reshape(12, 3), "u": np.linspace(-3, 3, 36).reshape(12, 3)}
+    for epochs in (1, 3):
+        settings = dataclasses.replace(cell.backbone_settings, max_epochs=epochs)
+        this = dataclasses.replace(cell, backbone_settings=settings)
+        rates = iter([1e-3, 1e-3, 50.0, 50.0, 50.0, 50.0])
+        monkeypatch.setattr("harness.train.loop.learning_rate", lambda *_, rates=rates: next(rates))
+        result = train(this, dataset, CPU, inspection=Inspection(True, truth))
+        assert result.cell["best_epoch"] == 1
+        found[epochs] = result.scores["mechanism"]
+    assert found[1] == found[3]
+
+
+def test_results_with_samples_survive_the_spool(tmp_path):
+    samples = {
+        "clean_text": np.arange(6, dtype=np.float16).reshape(2, 3),
+        "batch_indices": np.array([[1, 2]]),
+    }
+    spool = Spool(tmp_path)
+    spool.put("x", Entry(Result("complete", samples=samples), {}, 1.0))
+    found = spool.get("x").result.samples
+    assert found.keys() == samples.keys()
+    for name, array in samples.items():
+        assert found[name].dtype == array.dtype
+        np.testing.assert_array_equal(found[name], array)
+
+
+def test_a_study_stores_samples_of_each_first_seed(var_dir):
+    given = [f"var_dir={var_dir}", "datasets=[synthetic_mosi]", "dataset.synthetic_mosi.clips=60"]
+    given += ["backbones=[lmf]", "methods=[none,ms_mix]", "seeds=[7,5]", "train.max_epochs=1"]
+    given += ["occlusion.protocols=[test,train]", "occlusion.ratios=[0,0.5]", "launcher=inline"]
+    assert main([*given, "study=a", "report=false"]) == 0
+    tracker = Tracker(None, var_dir, "a", create=False)
+    stored = {}
+    for run in tracker.complete().values():
+        result = tracker.load(run)
+        key = run.tags["method"], run.tags["seed"], run.tags["train_ratio"]
+        stored[key] = set(result.samples)
+        assert ("mechanism" in result.scores) == (run.tags["method"] == "ms_mix")
+        assert ("epoch/mix_opposite_rate" in run.metrics) == (run.tags["method"] == "ms_mix")
+    with_samples = {key for key, names in stored.items() if names}
+    assert with_samples == {("none", "7", "0.0"), ("ms_mix", "7", "0.0")}
+    assert "batch_similarity" in stored["ms_mix", "7", "0.0"]
+    assert main([*given, "study=b", "report=false"]) == 0, "taken over from the first, samples too"
+    again = Tracker(None, var_dir, "b", create=False)
+    assert any(again.load(run).samples for run in again.complete().values())
+    first, second = (exported(var_dir, name)[0] for name in ("a", "b"))
+    assert comparable(first).equals(comparable(second))
+    assert not set(first["split"]) & {"mechanism"}
+
+
+def test_the_first_seed_is_the_first_in_the_plan():
+    cells = [
+        dataclasses.replace(make_cell(backbone, method, seed), train_ratio=ratio)
+        for backbone, method, seed, ratio in itertools.product(
+            ("tfn", "lmf"), ("none", "mixup"), (3, 1, 2), (0.5, 0.0)
+        )
+    ]
+    found = [cell for cell in cells if cell.cell_id in first_seeds(cells)]
+    assert [(c.backbone, c.method, c.seed, c.train_ratio) for c in found] == [
+        (backbone, method, 3, 0.0) for backbone in ("tfn", "lmf") for method in ("none", "mixup")
+    ]

@@ -1,0 +1,120 @@
+"""Mixed inputs keep the steps that occlusion left of their members, and are pooled over these."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backbones import BACKBONES
+from backbones.base import Backbone
+from backbones.batch import MODALITIES, Batch
+from harness.data.occlusion import MaskField, occlude
+from harness.train.step import mix_batch, step_losses
+from methods import METHODS
+from methods.base import Draw, Mixed
+from tests.support.builders import array, check_mixed, make_batch, make_sizes, small_backbone
+
+SIZES = make_sizes()
+# At alpha 0 one member has no weight and adds no step; MultiMix has more members than two.
+over_mixtures = pytest.mark.parametrize(
+    ("name", "options"),
+    [("mixup", {}), ("mixup", {"alpha": 0.0}), ("multimix", {"examples_per_mixture": 3})],
+)
+
+
+def occluded_batch(n: int, seed: int) -> Batch:
+    """Random clips of which half of the valid steps are dropped."""
+    batch, ids = make_batch(SIZES, n, seed), np.array([f"clip{k}" for k in range(n)])
+    return occlude(batch, 0.5, MaskField("toy", "train", 1, ids).of(batch, np.arange(n), epoch=seed))
+
+
+def at_inputs(name: str, backbone: Backbone, batch: Batch, seed: int = 0, **options):
+    """A method and its draw, made to mix at layer 0."""
+    method = METHODS[name](METHODS[name].Settings(**options), backbone.latent_widths, 3.0)
+    draw = method.draw(np.random.default_rng(seed), batch.labels.numpy())
+    return method, Draw(0, draw.arrays)
+
+
+def slow_kept(batch: Batch, mixed: Mixed, modality: str) -> list[list[bool]]:
+    """A step is kept if a member with positive weight is valid there and not dropped."""
+    lengths, dropped = batch.lengths[modality].tolist(), batch.dropped[modality].tolist()
+    rows = []
+    for members, weights in zip(mixed.indices.tolist(), mixed.weights[modality].tolist(), strict=True):
+        present = [i for i, weight in zip(members, weights, strict=True) if weight > 0]
+        steps = range(SIZES.steps[modality])
+        rows.append([any(t < lengths[i] and not dropped[i][t] for i in present) for t in steps])
+    return rows
+
+
+def test_kept_steps_by_hand():
+    """Six steps of which the last four are dropped, with two steps: two are left."""
+    backbone, batch = small_backbone("tfn", SIZES), make_batch(SIZES, 2, full=True)
+    dropped = {m: torch.zeros(2, SIZES.steps[m], dtype=torch.bool) for m in MODALITIES}
+    for steps in dropped.values():
+        steps[0, 2:6] = True
+    lengths = dict.fromkeys(MODALITIES, torch.tensor([6, 2]))
+    valid = {m: (torch.arange(SIZES.steps[m]) < lengths[m][:, None]) & ~dropped[m] for m in MODALITIES}
+    features = {m: x * valid[m][..., None] for m, x in batch.features.items()}
+    batch = Batch(features, lengths, batch.labels, dropped=dropped)
+    method, _ = at_inputs("mixup", backbone, batch)
+    pairs = {"indices": np.array([[0, 1], [1, 0]]), "weights": np.full((2, 2), 0.5, np.float32)}
+    mixed = mix_batch(backbone, method, backbone.embed(batch), batch.labels, Draw(0, pairs))
+    for m in MODALITIES:
+        assert mixed.latents.lengths[m].tolist() == [6, 6]
+        assert mixed.latents.kept[m].sum(1).tolist() == [2, 2]
+        assert mixed.latents.kept[m][:, :2].all()
+
+
+@over_mixtures
+@settings(deadline=None, max_examples=20)
+@given(st.integers(1, 9), st.integers(0, 99))
+def test_kept_steps_equal_a_loop(name, options, n, seed):
+    backbone, batch = small_backbone("lmf", SIZES), occluded_batch(n, seed)
+    inputs = backbone.embed(batch)
+    method, draw = at_inputs(name, backbone, batch, seed, **options)
+    mixed = mix_batch(backbone, method, inputs, batch.labels, draw)
+    check_mixed(mixed, inputs, batch.labels)
+    for m in MODALITIES:
+        assert mixed.latents.kept[m].tolist() == slow_kept(batch, mixed, m)
+
+
+@pytest.mark.parametrize("backbone_name", BACKBONES)
+def test_mixed_inputs_are_encoded_with_their_kept_steps(backbone_name, monkeypatch):
+    backbone, batch = small_backbone(backbone_name, SIZES).train(), occluded_batch(6, 0)
+    method, draw = at_inputs("mixup", backbone, batch)
+    encode, given, made = backbone.encode, [], []
+    monkeypatch.setattr(backbone, "encode", lambda x: given.append(x) or encode(x))
+    losses = step_losses(backbone, method, batch, draw, lambda mixed, *_: made.append(mixed))
+    assert losses.total.isfinite()
+    clean, mixed = given
+    for m in MODALITIES:
+        assert mixed.kept[m].tolist() == slow_kept(batch, made[0], m)
+        assert clean.kept[m].sum() < mixed.kept[m].sum() < mixed.lengths[m].sum()
+
+
+@over_mixtures
+@pytest.mark.parametrize("backbone_name", ["tfn", "lmf"])
+def test_mixed_inputs_are_pooled_over_their_kept_steps(backbone_name, name, options):
+    backbone = small_backbone(backbone_name, SIZES, pool="kept_mean").train()
+    batch = occluded_batch(8, 1)
+    method, draw = at_inputs(name, backbone, batch, **options)
+    pooled, made = {"audio": [], "vision": []}, []
+    for m, seen in pooled.items():
+        subnet = getattr(backbone.subnets, m)
+        subnet.register_forward_pre_hook(lambda _, given, seen=seen: seen.append(given[0]))
+    step_losses(backbone, method, batch, draw, lambda mixed, *_: made.append(mixed))
+    for m, (_, of_mixed) in pooled.items():
+        kept, weights = slow_kept(batch, made[0], m), array(made[0].weights[m])
+        for row, members in enumerate(made[0].indices.tolist()):
+            total = np.zeros(SIZES.widths[m])
+            for member, i in enumerate(members):
+                for step in range(int(batch.lengths[m][i])):
+                    total += weights[row, member] * array(batch.features[m][i, step])
+            np.testing.assert_allclose(array(of_mixed[row]), total / max(sum(kept[row]), 1), atol=1e-5)
+
+
+def test_what_was_not_occluded_has_no_kept_steps():
+    backbone, batch = small_backbone("lmf", SIZES), make_batch(SIZES, 4)
+    method, draw = at_inputs("mixup", backbone, batch)
+    assert not mix_batch(backbone, method, backbone.embed(batch), batch.labels, draw).latents.kept

@@ -1,0 +1,120 @@
+"""Learning rates over the epochs against torch's, hand-worked lists, and a training that is resumed."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backbones.base import BackboneSettings
+from harness.train.loop import train
+from harness.train.schedule import learning_rate
+from tests.harness.train.test_checkpoint import DATASET, assert_same, make_cell, train_with_kills
+
+CPU = torch.device("cpu")
+
+
+def rules(**given) -> BackboneSettings:
+    return BackboneSettings(**{"batch_size": 4, "learning_rate": 0.01, "weight_decay": 0.0} | given)
+
+
+def rates(made: BackboneSettings, base: float, losses) -> list[float]:
+    """The rate of every epoch, the one after the last loss included."""
+    return [learning_rate(made, base, losses[:epoch]) for epoch in range(len(losses) + 1)]
+
+
+# Learning rates
+
+
+def of_torch(base: float, losses, patience: int) -> list[float]:
+    """What `ReduceLROnPlateau` does with them."""
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=base)
+    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=patience)
+    seen = [base]
+    for loss in losses:
+        scheduler.step(loss)
+        seen.append(optimizer.param_groups[0]["lr"])
+    return seen
+
+
+# On a coarse grid there are many ties; the fine steps lie at the threshold, a ten-thousandth below.
+LOSSES = st.one_of(
+    st.lists(st.integers(0, 6).map(lambda k: k / 4), max_size=60),
+    st.lists(st.integers(-4, 4).map(lambda k: 1 - k * 5e-5), max_size=60),
+    st.lists(st.floats(0, 1e6), max_size=60),
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(LOSSES, st.integers(1, 6), st.sampled_from([1.0, 0.3, 2e-5, 1.1e-8, 0.0]))
+def test_plateaus_are_those_of_torch(losses, patience, base):
+    made = rules(schedule="plateau", plateau_patience=patience)
+    assert rates(made, base, losses) == of_torch(base, losses, patience)
+
+
+def test_plateaus_by_hand():
+    """Patience 2: the third epoch in a row that is no lower cuts the rate for the epoch after it."""
+    made = rules(schedule="plateau", plateau_patience=2)
+    losses = [5.0, 4.0, 4.0, 4.0, 4.0, 3.0, 3.5, 3.5, 2.9, 3.0, 3.0, 3.0]
+    wanted = [1.0] * 5 + [0.1] * 7 + [0.01]
+    assert rates(made, 1.0, losses) == pytest.approx(wanted)
+
+
+def test_warm_up_and_cosine_by_hand():
+    made = rules(schedule="warmup_cosine", warmup=1 / 3, max_epochs=6)
+    half = math.sqrt(0.5)
+    wanted = [0.5, 1.0, 1.0, (1 + half) / 2, 0.5, (1 - half) / 2]
+    assert rates(made, 2.0, [1.0] * 5) == pytest.approx([2 * x for x in wanted])
+
+
+def half_cosine(step: int, warmup: int, total: int) -> float:
+    """The usual schedule by steps: from 0 up to 1 at the end of the warm-up, then down to 0."""
+    if step < warmup:
+        return step / max(1, warmup)
+    progress = (step - warmup) / max(1, total - warmup)
+    return max(0.0, 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.integers(1, 300), st.floats(0, 0.99), st.floats(1e-6, 1))
+def test_warm_up_and_cosine(epochs, warmup, base):
+    made = rules(schedule="warmup_cosine", warmup=warmup, max_epochs=epochs)
+    rising = round(warmup * epochs)
+    seen = rates(made, base, [1.0] * (epochs - 1))
+    for done, rate in enumerate(seen):
+        # Its first epoch would change nothing, so the warm-up is one step ahead.
+        step = done + 1 if done < rising else done
+        assert rate == pytest.approx(base * half_cosine(step, rising, epochs))
+    assert all(0 < rate <= base for rate in seen)
+    assert seen[:rising] == sorted(seen[:rising])
+    assert seen[rising:] == sorted(seen[rising:], reverse=True)
+
+
+def test_a_constant_rate():
+    assert rates(rules(), 0.25, [1.0, 2.0, 3.0]) == [0.25] * 4
+
+
+# Resumed
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"schedule": "plateau", "plateau_patience": 1, "learning_rate": 0.3},
+        {"schedule": "warmup_cosine", "warmup": 0.4},
+        {"schedule": "warmup_cosine", "gradient_accumulation": 2, "grad_clip": 0.1, "max_grad_norm": 0.2},
+        {"schedule": "constant", "gradient_accumulation": 4, "optimizer": "adamw", "weight_decay": 0.1},
+    ],
+)
+def test_a_resumed_training_goes_on_with_its_schedule(changed, tmp_path):
+    """Killed after every epoch, to the same bits."""
+    cell = make_cell(rules={"max_epochs": 8, "early_stop": 8, **changed})
+    whole = train(cell, DATASET, CPU)
+    resumed, kills = train_with_kills(cell, tmp_path / f"{cell.cell_id}.npz")
+    assert kills == 8
+    assert_same(resumed, whole)
+    seen = rates(cell.backbone_settings, 1.0, whole.curves["valid_loss"])[:8]
+    assert (len(set(seen)) > 1) == (changed["schedule"] != "constant"), (
+        "the rate changed, or this says little"
+    )

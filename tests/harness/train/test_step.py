@@ -1,0 +1,333 @@
+"""One training step for every method and backbone of the registries, against the losses worked out apart."""
+
+import dataclasses
+import itertools
+import logging
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backbones import BACKBONES
+from backbones.base import Backbone, BackboneSettings, Fused, by_modality
+from backbones.batch import MODALITIES, Latents
+from harness.train.step import CRITERIA, _warn_of_cap, mix_batch, mixed_loss, step_losses
+from methods import METHODS
+from methods.base import Draw, mix
+from tests.support.builders import arrays_of, drawn, make_batch, make_sizes, small_backbone
+
+SIZES = make_sizes()
+over_both = pytest.mark.parametrize(
+    ("method_name", "backbone_name"), list(itertools.product(METHODS, BACKBONES))
+)
+over_backbones = pytest.mark.parametrize("backbone_name", BACKBONES)
+
+
+class Toy(Backbone):
+    """Vectors of the inputs' means; auxiliary losses in encode and fuse; remembers what it was given."""
+
+    name = "toy"
+    Settings = BackboneSettings
+    published = {}
+
+    def __init__(self, sizes=SIZES, criterion="l1"):
+        super().__init__(BackboneSettings(8, 0.01, 0.0, criterion), sizes)
+        self.layers = torch.nn.ModuleDict({m: torch.nn.Linear(width, 8) for m, width in sizes.widths.items()})
+        self.output = torch.nn.Linear(24, 1)
+        self.given = []
+
+    @property
+    def latent_widths(self):
+        return by_modality(8, 8, 8)
+
+    def encode(self, inputs):
+        values = {m: self.layers[m](inputs.values[m].mean(1)) for m in MODALITIES}
+        return Latents(values, auxiliary=values["audio"].square().mean())
+
+    def fuse(self, latents, n_clean):
+        if self.training:
+            self.given.append((len(latents), n_clean))
+        joined = torch.cat([latents.values[m] for m in MODALITIES], 1)
+        encoded = 0.0 if latents.auxiliary is None else latents.auxiliary
+        return Fused(joined.tanh(), 0.1 * encoded + 0.01 * joined[:n_clean].square().mean())
+
+    def head(self, representation):
+        return self.output(representation)[:, 0]
+
+
+def method_for(name: str, backbone: Backbone, seed: int = 0, **options):
+    torch.manual_seed(seed)
+    made = METHODS[name](
+        METHODS[name].Settings(**options), backbone.latent_widths, backbone.sizes.label_scale
+    )
+    return made.train()
+
+
+def running_statistics(backbone: Backbone) -> dict[str, torch.Tensor]:
+    return {key: x.clone() for key, x in backbone.named_buffers()}
+
+
+def auxiliary_of(backbone: Backbone, batch) -> torch.Tensor:
+    """The backbone's own losses on the clean examples alone; 0 where it has none."""
+    auxiliary = backbone.fuse(backbone.encode(backbone.embed(batch)), len(batch)).auxiliary
+    return torch.zeros(()) if auxiliary is None else auxiliary
+
+
+def clean_latents(backbone: Backbone, batch) -> list[Latents]:
+    """What is mixed at the layers 0, 1 and 2."""
+    inputs = backbone.embed(batch)
+    latents = backbone.encode(inputs)
+    return [inputs, latents, Latents({"fused": backbone.fuse(latents, len(batch)).representation})]
+
+
+# Every method with every backbone
+
+
+@over_both
+@pytest.mark.parametrize("mode", ["append", "replace"])
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 9])
+def test_a_step(method_name, backbone_name, mode, n):
+    backbone, batch = small_backbone(backbone_name, SIZES).train(), make_batch(SIZES, n)
+    method = method_for(method_name, backbone, mode=mode)
+    losses = step_losses(backbone, method, batch, drawn(method, batch))
+    assert all(loss.shape == () and loss.isfinite() for loss in losses)
+    losses.total.backward()
+    for parameter in backbone.parameters():
+        assert not parameter.requires_grad or parameter.grad.isfinite().all()
+    if method_name != "none" and n > 1:
+        assert all(p.grad.isfinite().all() for p in method.parameters())
+        assert losses.mixed > 0
+    wanted = losses.task + method.settings.xi1 * losses.mixed
+    if mode == "replace" and losses.mixed > 0:
+        wanted = losses.mixed
+    torch.testing.assert_close(losses.total, wanted + losses.penalty + losses.auxiliary)
+
+
+@over_both
+@pytest.mark.parametrize("mix_loss", ["backbone", "mse", "split_mse"])
+@pytest.mark.parametrize("mode", ["append", "replace"])
+def test_losses_equal_those_of_separate_passes(method_name, backbone_name, mix_loss, mode):
+    """In eval mode, where rows do not touch: clean and mixed examples go through the network apart."""
+    backbone, batch = small_backbone(backbone_name, SIZES).eval(), make_batch(SIZES, 6)
+    method = method_for(method_name, backbone, mode=mode, mix_loss=mix_loss, xi1=0.3)
+    draw = drawn(method, batch)
+    losses = step_losses(backbone, method, batch, draw)
+    criterion = CRITERIA[backbone.settings.criterion]
+    task = criterion(backbone(batch), batch.labels).mean()
+    auxiliary = auxiliary_of(backbone, batch)
+    torch.testing.assert_close(losses.task, task, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(losses.auxiliary, auxiliary, atol=1e-6, rtol=1e-5)
+    if draw is None:
+        assert losses.mixed == losses.penalty == 0
+        torch.testing.assert_close(losses.total, task + auxiliary, atol=1e-6, rtol=1e-5)
+        return
+    clean = clean_latents(backbone, batch)[draw.layer]
+    mixed = mix_batch(backbone, method, clean, batch.labels, draw)
+    latents = backbone.encode(mixed.latents) if draw.layer == 0 else mixed.latents
+    fused = latents.values["fused"] if draw.layer == 2 else backbone.fuse(latents, 6).representation
+    each = (CRITERIA["mse"] if mix_loss == "mse" else criterion)(backbone.head(fused), mixed.labels)
+    if mix_loss == "split_mse":
+        members = zip(mixed.label_weights.T, batch.labels[mixed.indices].T, strict=True)
+        each = sum(w * (backbone.head(fused) - label) ** 2 for w, label in members)
+    wanted = each.mean() if mixed.counted is None else each[mixed.counted].mean()
+    torch.testing.assert_close(losses.mixed, wanted, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(losses.penalty, mixed.penalty, atol=1e-6, rtol=1e-5)
+    total = wanted if mode == "replace" else task + 0.3 * wanted
+    torch.testing.assert_close(losses.total, total + mixed.penalty + auxiliary, atol=1e-5, rtol=1e-4)
+
+
+@over_backbones
+@pytest.mark.parametrize("layer", [0, 1, 2])
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_manifold_mixup_at_each_layer(backbone_name, layer, n):
+    backbone, batch = small_backbone(backbone_name, SIZES).eval(), make_batch(SIZES, n)
+    method = method_for("manifold_mixup", backbone, layers=[layer])
+    draw = drawn(method, batch)
+    assert draw.layer == layer
+    losses = step_losses(backbone, method, batch, draw)
+    mixed = method(clean_latents(backbone, batch)[layer], batch.labels, arrays_of(draw))
+    latents = backbone.encode(mixed.latents) if layer == 0 else mixed.latents
+    fused = latents.values["fused"] if layer == 2 else backbone.fuse(latents, n).representation
+    wanted = CRITERIA[backbone.settings.criterion](backbone.head(fused), mixed.labels).mean()
+    torch.testing.assert_close(losses.mixed, wanted, atol=1e-5, rtol=1e-4)
+    backbone.train()
+    step_losses(backbone, method, batch, draw).total.backward()
+    assert all(p.grad.isfinite().all() for p in backbone.parameters() if p.requires_grad)
+
+
+@over_both
+def test_encode_sees_the_same_dropout_under_every_method(method_name, backbone_name, monkeypatch):
+    clean = []
+    for name in ("none", method_name):
+        backbone, batch = small_backbone(backbone_name, SIZES).train(), make_batch(SIZES, 6)
+        method, seen, encode = method_for(name, backbone), [], backbone.encode
+        monkeypatch.setattr(backbone, "encode", lambda x, seen=seen, f=encode: seen.append(f(x)) or seen[-1])
+        torch.manual_seed(7)
+        step_losses(backbone, method, batch, drawn(method, batch))
+        clean.append(seen[0])
+        statistics = running_statistics(backbone)
+        torch.manual_seed(8)
+        fresh = small_backbone(backbone_name, SIZES).train()
+        before, other = torch.get_rng_state(), fresh.encode(fresh.embed(batch))
+        without_dropout = torch.equal(before, torch.get_rng_state())
+        unchanged = all(torch.equal(other.values[m], seen[0].values[m]) for m in MODALITIES)
+        assert unchanged == without_dropout
+        torch.manual_seed(7)
+        alone = small_backbone(backbone_name, SIZES).train()
+        torch.manual_seed(7)
+        alone.encode(alone.embed(batch))
+        for key, value in running_statistics(alone).items():
+            assert torch.equal(value, statistics[key]), "running statistics come from the clean batch alone"
+    for m in MODALITIES:
+        assert torch.equal(clean[0].values[m], clean[1].values[m])
+
+
+@over_backbones
+def test_mixed_inputs_are_normalised_by_their_own_batch(backbone_name):
+    backbone, batch = small_backbone(backbone_name, SIZES).train(), make_batch(SIZES, 6)
+    norms = [m for m in backbone.modules() if isinstance(m, torch.nn.BatchNorm1d)]
+    method, outputs = method_for("mixup", backbone), []
+    for norm in norms:
+        norm.register_forward_hook(lambda _, __, out: outputs.append(out.detach()))
+    step_losses(backbone, method, batch, drawn(method, batch))
+    assert len(outputs) == 2 * len(norms)
+    for out in outputs:
+        torch.testing.assert_close(out.mean(0), torch.zeros(out.shape[1]), atol=1e-5, rtol=0)
+    assert all(norm.track_running_stats for norm in norms)
+
+
+@pytest.mark.parametrize("method_name", METHODS)
+def test_a_diverged_network_shows_in_the_loss(method_name):
+    backbone, batch = small_backbone("lmf", SIZES).train(), make_batch(SIZES, 5)
+    method = method_for(method_name, backbone)
+    with torch.no_grad():
+        for parameter in backbone.subnets.parameters():
+            parameter.fill_(torch.nan)
+    assert not step_losses(backbone, method, batch, drawn(method, batch)).total.isfinite()
+
+
+# Losses
+
+
+def test_the_target_is_mixed_and_not_two_losses():
+    latents = Latents({"text": torch.zeros(2, 1)})
+    labels = torch.tensor([2.0, -1.0])
+    mixed = mix(latents, labels, torch.tensor([[0, 1]]), torch.tensor([[0.7, 0.3]]))
+    torch.testing.assert_close(mixed.labels, torch.tensor([1.1]))
+    for prediction, l1 in [(1.1, 0.0), (2.0, 0.9), (-1.0, 2.1)]:
+        given_prediction = torch.tensor([prediction])
+        torch.testing.assert_close(
+            mixed_loss(given_prediction, mixed, labels, "backbone", CRITERIA["l1"]), torch.tensor(l1)
+        )
+        for choice, criterion in [("mse", "l1"), ("backbone", "mse")]:
+            made = mixed_loss(given_prediction, mixed, labels, choice, CRITERIA[criterion])
+            torch.testing.assert_close(made, torch.tensor(l1**2))
+        split = mixed_loss(given_prediction, mixed, labels, "split_mse", CRITERIA["l1"])
+        by_hand = 0.7 * (prediction - 2) ** 2 + 0.3 * (prediction + 1) ** 2
+        torch.testing.assert_close(split, torch.tensor(by_hand))
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(0, 6), st.data())
+def test_the_mixed_loss_is_the_mean_over_what_counts(n, data):
+    labels = torch.linspace(-3, 3, 6)
+    pairs, lam = torch.randint(0, 6, (n, 2)), torch.rand(n, 1)
+    weights = torch.cat([lam, 1 - lam], 1)
+    mixed = mix(Latents({"text": torch.zeros(6, 1)}), labels, pairs, weights)
+    prediction = torch.randn(n)
+    each = [abs(p - t) for p, t in zip(prediction.tolist(), mixed.labels.tolist(), strict=True)]
+    made = mixed_loss(prediction, mixed, labels, "backbone", CRITERIA["l1"])
+    assert abs(made.item() - (sum(each) / n if n else 0)) < 1e-5
+    counted = data.draw(st.lists(st.booleans(), min_size=n, max_size=n))
+    part = dataclasses.replace(mixed, counted=torch.tensor(counted, dtype=torch.bool))
+    used = [e for e, use in zip(each, counted, strict=True) if use]
+    made = mixed_loss(prediction, part, labels, "backbone", CRITERIA["l1"])
+    assert abs(made.item() - (sum(used) / len(used) if used else 0)) < 1e-5
+
+
+@over_backbones
+@pytest.mark.parametrize("mode", ["append", "replace"])
+def test_without_mixed_examples_the_clean_loss_remains(backbone_name, mode):
+    """No draw, no row, and no row that counts: all the same."""
+    backbone, batch = small_backbone(backbone_name, SIZES).eval(), make_batch(SIZES, 4)
+    none = method_for("none", backbone, mode=mode)
+    nothing = method_for("ms_mix", backbone, mode=mode, similarity="cosine", delta=1.0, sal=False)
+    wanted = CRITERIA[backbone.settings.criterion](backbone(batch), batch.labels).mean()
+    wanted = wanted + auxiliary_of(backbone, batch)
+    for method, draw in [(none, None), (none, Draw(0, {})), (none, Draw(1, {})), (none, Draw(2, {})),
+                         (nothing, drawn(nothing, batch))]:  # fmt: skip
+        losses = step_losses(backbone, method, batch, draw)
+        assert losses.mixed == 0
+        torch.testing.assert_close(losses.total, wanted, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("method_name", METHODS)
+@pytest.mark.parametrize("criterion", ["l1", "mse"])
+def test_auxiliary_losses_see_clean_rows_only(method_name, criterion):
+    torch.manual_seed(0)
+    toy, batch = Toy(criterion=criterion).train(), make_batch(SIZES, 6)
+    method = method_for(method_name, toy, **({"random_n": False} if method_name == "powmix" else {}))
+    losses = step_losses(toy, method, batch, drawn(method, batch))
+    clean = toy.encode(toy.embed(batch))
+    joined = torch.cat([clean.values[m] for m in MODALITIES], 1)
+    wanted = 0.1 * clean.values["audio"].square().mean() + 0.01 * joined.square().mean()
+    torch.testing.assert_close(losses.auxiliary, wanted)
+    rows = 6 if method_name == "none" else 12
+    assert toy.given == [(rows, 6)], "clean and mixed rows pass through the fusion once, clean first"
+    total = losses.task + 0.7 * losses.mixed + losses.penalty + wanted
+    torch.testing.assert_close(losses.total, total)
+    error = toy(batch) - batch.labels
+    torch.testing.assert_close(losses.task, (error.abs() if criterion == "l1" else error.square()).mean())
+
+
+@pytest.mark.parametrize("layer", [0, 1, 2])
+@pytest.mark.parametrize("most", [0, 1, 2, 6, 7])
+def test_a_backbone_caps_the_mixed_examples(layer, most, monkeypatch, caplog):
+    torch.manual_seed(0)
+    toy, batch = Toy().eval(), make_batch(SIZES, 6)
+    method = method_for("manifold_mixup", toy, layers=[layer])
+    draw = drawn(method, batch)
+    monkeypatch.setattr(toy, "max_mixed_per_batch", lambda n: most)
+    _warn_of_cap.cache_clear()  # it is said once in a process
+    with caplog.at_level(logging.WARNING):
+        capped = step_losses(toy, method, batch, draw)
+    assert bool(caplog.records) == (most < 6)
+    fewer = Draw(layer, {key: x[:most] for key, x in draw.arrays.items()})
+    monkeypatch.undo()
+    torch.testing.assert_close(capped.mixed, step_losses(toy, method, batch, fewer).mixed)
+
+
+def test_a_cap_is_named_once(monkeypatch, caplog):
+    """For each backbone and cap, however many examples were mixed; the number stated is the cap."""
+    toy = Toy().eval()
+    method = method_for("manifold_mixup", toy)
+    _warn_of_cap.cache_clear()
+    said = []
+    for name, most in [("toy", 2), ("toy", 3), ("other", 2), ("toy", 2)]:
+        monkeypatch.setattr(toy, "name", name)
+        monkeypatch.setattr(toy, "max_mixed_per_batch", lambda n, most=most: most)
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            for n in (2, 4, 5, 9, 4):
+                batch = make_batch(SIZES, n)
+                step_losses(toy, method, batch, drawn(method, batch))
+        said.append([record.args for record in caplog.records])
+    assert said == [[("toy", 2)], [("toy", 3)], [("other", 2)], []]
+
+
+def test_an_appended_step_has_the_gradient_of_the_sum():
+    torch.manual_seed(0)
+    toy, batch = Toy().train(), make_batch(SIZES, 6)
+    method = method_for("ms_mix", toy)
+    losses = step_losses(toy, method, batch, drawn(method, batch))
+    parameters = [*toy.parameters(), *method.parameters()]
+    made = torch.autograd.grad(losses.total, parameters, retain_graph=True)
+    parts = [(losses.task, 1.0), (losses.mixed, 0.7), (losses.penalty, 1.0), (losses.auxiliary, 1.0)]
+    apart = [
+        torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True, materialize_grads=True)
+        for loss, _ in parts
+    ]
+    for k, gradient in enumerate(made):
+        wanted = sum(weight * apart[i][k] for i, (_, weight) in enumerate(parts))
+        torch.testing.assert_close(gradient, wanted, atol=1e-5, rtol=1e-4)

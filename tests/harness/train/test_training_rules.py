@@ -1,0 +1,325 @@
+"""The training loop's rules (accumulation, clipping, schedules, early stopping) against a slow plain loop."""
+
+import copy
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import harness.train.loop as loop
+from backbones import BACKBONES
+from backbones.base import Backbone, BackboneSettings, Fused, by_modality
+from backbones.batch import MODALITIES, Latents
+from harness.data.dataset import SPLITS, Dataset
+from harness.data.occlusion import MaskField
+from harness.matrix import Cell
+from harness.train.schedule import learning_rate
+from harness.train.seeds import generator_for
+from harness.train.splits import ResidentSplit
+from methods import METHODS
+from tests.support.builders import make_dataset, make_sizes
+
+CPU = torch.device("cpu")
+SIZES = make_sizes(widths=(3, 2, 1), steps=(2, 1, 2))
+
+
+def rules(**given) -> BackboneSettings:
+    return BackboneSettings(**{"batch_size": 4, "learning_rate": 0.01, "weight_decay": 0.0} | given)
+
+
+# A network so small that a loop can train it too
+
+
+class Toy(Backbone):
+    """Linear in the means of the inputs, in double precision; two groups of parameters."""
+
+    name = "toy"
+    title = "Toy"
+    Settings = BackboneSettings
+    published = {}
+
+    def __init__(self, settings, sizes):
+        super().__init__(settings, sizes)
+        self.layers = torch.nn.ModuleDict({m: torch.nn.Linear(width, 2) for m, width in sizes.widths.items()})
+        self.output = torch.nn.Linear(2, 1)
+        self.double()
+
+    @property
+    def latent_widths(self):
+        return by_modality(2, 2, 2)
+
+    def encode(self, inputs):
+        return Latents(
+            {m: self.layers[m](inputs.values[m].to(self.output.weight.dtype).mean(1)) for m in MODALITIES}
+        )
+
+    def fuse(self, latents, n_clean):
+        return Fused(sum(latents.values[m] for m in MODALITIES).tanh())
+
+    def head(self, representation):
+        return self.output(representation)[:, 0]
+
+    def parameter_groups(self):
+        return [
+            {"params": list(self.layers.parameters())},
+            {"params": list(self.output.parameters()), "lr": 3 * self.settings.learning_rate},
+        ]
+
+
+class SingleToy(Toy):
+    """The same in single precision, which methods' own parameters have."""
+
+    def __init__(self, settings, sizes):
+        super().__init__(settings, sizes)
+        self.float()
+
+
+@pytest.fixture(autouse=True)
+def _with_toy(monkeypatch):
+    monkeypatch.setitem(BACKBONES, "toy", Toy)
+
+
+def make_cell(made: BackboneSettings, method: str = "none", **options) -> Cell:
+    return Cell(
+        dataset="toy",
+        metrics="mosi",
+        label_scale=3.0,
+        fingerprint="",
+        backbone="toy",
+        backbone_settings=made,
+        method=method,
+        method_settings=METHODS[method].Settings(),
+        seed=1,
+        **options,
+    )
+
+
+def splits_of(cell: Cell, dataset: Dataset) -> loop.Splits:
+    return loop.Splits(
+        {name: ResidentSplit(dataset.splits[name], CPU) for name in SPLITS},
+        {name: MaskField("toy", name, 0, dataset.splits[name].ids) for name in SPLITS},
+    )
+
+
+def trained_by_the_loop(cell: Cell, dataset: Dataset, epochs: int):
+    backbone, method = loop.build(cell, dataset, CPU)
+    optimizer = loop.make_optimizer(backbone, method)
+    for epoch in range(1, epochs + 1):
+        loop.train_epoch(cell, backbone, method, optimizer, splits_of(cell, dataset), epoch)
+    return backbone
+
+
+def clipped(gradients: list[torch.Tensor], made: BackboneSettings) -> list[torch.Tensor]:
+    """Each entry into its bound, then the whole to its greatest length."""
+    if made.grad_clip:
+        bound = made.grad_clip
+        gradients = [
+            torch.tensor([min(max(x, -bound), bound) for x in g.flatten().tolist()]).double().view(g.shape)
+            for g in gradients
+        ]
+    if made.max_grad_norm:
+        length = math.sqrt(sum(x**2 for g in gradients for x in g.flatten().tolist()))
+        if length > made.max_grad_norm:
+            gradients = [g * (made.max_grad_norm / length) for g in gradients]
+    return gradients
+
+
+def trained_slowly(cell: Cell, dataset: Dataset, epochs: int):
+    """Clip after clip, sums kept apart from the parameters, every rule written out."""
+    made, (backbone, _) = cell.backbone_settings, loop.build(cell, dataset, CPU)
+    groups = backbone.parameter_groups()
+    optimizer = torch.optim.Adam(groups, lr=made.learning_rate)
+    parameters = [p for group in groups for p in group["params"]]
+    split = ResidentSplit(dataset.splits["train"], CPU)
+    for epoch in range(1, epochs + 1):
+        order = generator_for(cell.seed, "order", epoch).permutation(len(split))
+        chunks = loop.batches(order, made.batch_size)[: cell.max_batches]
+        while chunks:
+            together, chunks = chunks[: made.gradient_accumulation], chunks[made.gradient_accumulation :]
+            total = [torch.zeros_like(p) for p in parameters]
+            for chunk in together:
+                loss = sum((backbone(split.take(chunk[k : k + 1])) - float(split.labels[clip])).abs()
+                           for k, clip in enumerate(chunk)) / len(chunk)  # fmt: skip
+                for old, new in zip(total, torch.autograd.grad(loss.sum(), parameters), strict=True):
+                    old += new
+                total = clipped(total, made)
+            for parameter, gradient in zip(parameters, total, strict=True):
+                parameter.grad = gradient
+            optimizer.step()
+    return backbone
+
+
+def weights_of(backbone: Backbone) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in backbone.parameters()])
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    clips=st.integers(2, 14),
+    accumulated=st.integers(1, 4),
+    grad_clip=st.sampled_from([0.0, 0.05, 0.6]),
+    max_grad_norm=st.sampled_from([0.0, 0.1, 0.7]),
+    max_batches=st.sampled_from([None, 1, 2, 3]),
+)
+def test_accumulation_and_clipping_equal_a_slow_loop(
+    clips, accumulated, grad_clip, max_grad_norm, max_batches
+):
+    made = rules(
+        batch_size=3,
+        gradient_accumulation=accumulated,
+        grad_clip=grad_clip,
+        max_grad_norm=max_grad_norm,
+    )
+    cell, dataset = make_cell(made, max_batches=max_batches), make_dataset(SIZES, (clips, 5, 5))
+    by_loop, slowly = (train(cell, dataset, 2) for train in (trained_by_the_loop, trained_slowly))
+    # Clipping a norm divides by 1e-6 more in torch, and Adam's first step follows the sign.
+    torch.testing.assert_close(weights_of(by_loop), weights_of(slowly), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"gradient_accumulation": 2},
+        {"gradient_accumulation": 3},
+        {"gradient_accumulation": 9},
+        {"grad_clip": 0.05},
+        {"max_grad_norm": 0.1},
+    ],
+)
+def test_each_rule_changes_the_training(rule):
+    """Otherwise the comparison above would say nothing about it."""
+    dataset = make_dataset(SIZES, (13, 5, 5))
+    plain, other = (
+        weights_of(trained_by_the_loop(make_cell(rules(batch_size=3, **given)), dataset, 2))
+        for given in ({}, rule)
+    )
+    assert (plain - other).abs().max() > 1e-4
+
+
+class RecordingAdam(torch.optim.Adam):
+    """Remembers rates and gradients at each step."""
+
+    made: list["RecordingAdam"] = []
+
+    def __init__(self, *given, **options):
+        super().__init__(*given, **options)
+        self.rates, self.gradients = [], []
+        self.made.append(self)
+
+    def step(self, closure=None):
+        self.rates.append([group["lr"] for group in self.param_groups])
+        self.gradients.append([p.grad.clone() for group in self.param_groups for p in group["params"]])
+        return super().step(closure)
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    monkeypatch.setitem(loop.OPTIMIZERS, "adam", RecordingAdam)
+    monkeypatch.setattr(RecordingAdam, "made", [])
+    return RecordingAdam.made
+
+
+@pytest.mark.parametrize(("batches", "accumulated"), list(itertools.product([1, 4, 5], [1, 2, 4, 7])))
+def test_one_step_per_group_of_batches(recorded, batches, accumulated):
+    cell = make_cell(rules(batch_size=2, gradient_accumulation=accumulated))
+    trained_by_the_loop(cell, make_dataset(SIZES, (2 * batches, 5, 5)), 3)
+    assert len(recorded[0].rates) == 3 * math.ceil(batches / accumulated)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("accumulated", [1, 3])
+def test_bounds_of_gradients_hold_for_all_that_is_trained(recorded, monkeypatch, method, accumulated):
+    """A method's own parameters too; a sum of batches is as bounded as one."""
+    monkeypatch.setitem(BACKBONES, "toy", SingleToy)
+    for bounds in (
+        {"grad_clip": 0.004},
+        {"max_grad_norm": 0.02},
+        {"grad_clip": 0.004, "max_grad_norm": 0.02},
+    ):
+        made = rules(batch_size=3, gradient_accumulation=accumulated, **bounds)
+        trained_by_the_loop(make_cell(made, method), make_dataset(SIZES, (12, 5, 5)), 2)
+        for gradients in recorded[-1].gradients:
+            flat = torch.cat([g.flatten().double() for g in gradients])
+            assert len(gradients) == len([p for g in recorded[-1].param_groups for p in g["params"]])
+            if "max_grad_norm" in bounds:
+                assert flat.norm() <= 0.02 + 1e-6
+            else:
+                assert flat.abs().max() == pytest.approx(0.004)
+            if "grad_clip" in bounds:
+                assert flat.abs().max() <= 0.004 + 1e-9
+
+
+def test_a_sum_and_not_a_mean_by_hand():
+    """Accumulated over a whole epoch: the sum of the batches' gradients, each a mean over its clips."""
+    dataset = make_dataset(SIZES, (6, 5, 5))
+    cell = make_cell(rules(batch_size=2, gradient_accumulation=3))
+    backbone, _ = loop.build(cell, dataset, CPU)
+    batch = ResidentSplit(dataset.splits["train"], CPU).take(np.arange(6))
+    ((backbone(batch) - batch.labels).abs().sum() / 2).backward()
+    wanted = copy.deepcopy([p.grad for g in backbone.parameter_groups() for p in g["params"]])
+    RecordingAdam.made.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(loop.OPTIMIZERS, "adam", RecordingAdam)
+        trained_by_the_loop(cell, dataset, 1)
+    [made] = RecordingAdam.made[0].gradients
+    for found, sought in zip(made, wanted, strict=True):
+        torch.testing.assert_close(found, sought)
+
+
+# The loop over the epochs
+
+
+def scripted(monkeypatch, losses: list[float]) -> None:
+    """Validation losses as given, epoch by epoch; what is scored at the end is left alone."""
+    epochs, score = iter(losses), loop.task_loss
+    monkeypatch.setattr(loop, "task_loss", lambda *given: next(epochs, None) or score(*given))
+
+
+@pytest.mark.parametrize("schedule", ["constant", "plateau", "warmup_cosine"])
+def test_the_loop_follows_the_schedule(recorded, monkeypatch, schedule):
+    """Every step of an epoch has its rate, in every group, from the validation losses before it."""
+    losses = [5.0, 4.0, 4.0, 4.5, 4.2, 3.0, 3.0, 3.0, 3.0, 2.0]
+    scripted(monkeypatch, losses)
+    made = rules(schedule=schedule, plateau_patience=1, warmup=0.3, max_epochs=10, early_stop=10)
+    result = loop.train(make_cell(made), make_dataset(SIZES, (8, 5, 5)), CPU)
+    assert result.curves["valid_loss"] == losses
+    assert result.cell["best_epoch"] == 10
+    wanted = [learning_rate(made, 1.0, losses[:epoch]) for epoch in range(10)]
+    assert (len(set(wanted)) > 1) == (schedule != "constant")
+    found = recorded[0].rates
+    assert len(found) == 20
+    for step, pair in enumerate(found):
+        assert pair == pytest.approx([0.01 * wanted[step // 2], 0.03 * wanted[step // 2]])
+
+
+@pytest.mark.parametrize(
+    ("losses", "patience", "best", "epochs"),
+    [
+        ([3.0, 2.0, 2.5, 2.4, 2.3, 1.0], 3, 2, 5),
+        ([3.0, 2.0, 2.5, 2.4, 1.9, 2.0], 3, 5, 6),
+        ([3.0, 3.0, 3.0, 3.0, 3.0, 3.0], 1, 1, 2),
+        ([6.0, 5.0, 4.0, 3.0, 2.0, 1.0], 1, 6, 6),
+    ],
+)
+def test_early_stopping_by_hand(monkeypatch, losses, patience, best, epochs):
+    """An equal loss is no lower one; the weights of the best epoch are evaluated."""
+    predicted, predict = [], loop.predict
+
+    def remember(*given):
+        predicted.append((given[3], predict(*given)[0]))
+        return predict(*given)
+
+    monkeypatch.setattr(loop, "predict", remember)
+    scripted(monkeypatch, losses[:epochs])
+    made = rules(max_epochs=6, early_stop=patience)
+    result = loop.train(make_cell(made), make_dataset(SIZES, (8, 5, 5)), CPU)
+    assert result.cell["best_epoch"] == best
+    assert len(result.curves["valid_loss"]) == epochs
+    valid = [prediction for name, prediction in predicted if name == "valid"]
+    assert len(valid) == epochs + 1
+    assert torch.equal(valid[-1], valid[best - 1])
+    assert all(not torch.equal(valid[-1], x) for k, x in enumerate(valid[:-1]) if k != best - 1)

@@ -1,0 +1,192 @@
+"""Mixing and a whole training step never wait for the device."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from backbones import BACKBONES
+from backbones.cpu import places
+from harness.train.diagnostics import Diagnostics
+from harness.train.step import step_losses
+from methods import METHODS
+from tests.support.builders import (
+    KINDS,
+    MIXING,
+    arrays_of,
+    changed,
+    check_mixed,
+    make_batch,
+    make_labels,
+    make_latents,
+    make_method,
+    make_sizes,
+    plain_network,
+    small_backbone,
+)
+
+READ_BACK = ("_local_scalar_dense", "equal", "allclose")
+SHAPED_BY_VALUES = (
+    *("nonzero", "masked_select", "unique", "_unique", "_unique2", "unique_dim", "unique_consecutive"),
+    *("unique_dim_consecutive", "bincount"),
+)
+cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+class NoOperationWaits(TorchDispatchMode):
+    """Refuses operations that read numbers back or whose shapes depend on values, in backward passes too."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name, kwargs = func.overloadpacket.__name__, kwargs or {}
+        assert name not in (*READ_BACK, *SHAPED_BY_VALUES), name
+        if name in ("index", "index_put", "index_put_"):
+            assert not any(i is not None and i.dtype == torch.bool for i in args[1]), "a mask as index"
+        if name == "repeat_interleave":
+            assert kwargs.get("output_size") is not None, "repeats that the device knows"
+        return func(*args, **kwargs)
+
+
+class NoCallWaits(TorchFunctionMode):
+    """Refuses calls that copy to the host; on the CPU these end in no operation, so they are seen as calls.
+
+    A copy that does not block is allowed: it is how a draw comes to its device.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        name, kwargs = getattr(func, "__name__", ""), kwargs or {}
+        assert name not in ("tolist", "cpu", "numpy", "item", "__array__"), name
+        if name == "to" and not kwargs.get("non_blocking"):
+            places = [x for x in (*args[1:], *kwargs.values()) if isinstance(x, str | torch.device)]
+            assert not any(torch.device(place).type == "cpu" for place in places), "a copy to the CPU"
+        return func(*args, **kwargs)
+
+
+class NoWaiting:
+    """Refuses all that would wait for a GPU, in the ways that are not the CPU's own."""
+
+    def __enter__(self):
+        self.elsewhere = pytest.MonkeyPatch()
+        self.elsewhere.setattr(places, "on_cpu", lambda x: False)
+        self.modes = NoCallWaits(), NoOperationWaits()
+        for mode in self.modes:
+            mode.__enter__()
+
+    def __exit__(self, *error):
+        self.elsewhere.undo()
+        for mode in reversed(self.modes):
+            mode.__exit__(*error)
+
+
+class WaitsInBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * gradient.sum().item()
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda x: x.sum().item(),
+        bool,
+        lambda x: float(x.detach()),
+        lambda x: [10, 11][x.long()],
+        lambda x: x.tolist(),
+        lambda x: x.detach().numpy(),
+        lambda x: np.asarray(x.detach()),
+        lambda x: x.cpu(),
+        lambda x: x.to("cpu"),
+        lambda x: x.to(torch.device("cpu")),
+        lambda x: x.to(device="cpu", dtype=torch.float64),
+        lambda x: x[x > 0],
+        torch.nonzero,
+        torch.unique,
+        torch.unique_consecutive,
+        lambda x: torch.unique(x, dim=0),
+        lambda x: torch.repeat_interleave(x, x.long()),
+        lambda x: torch.masked_select(x, x > 0),
+        lambda x: torch.bincount(x.long()),
+        lambda x: torch.equal(x, x),
+        lambda x: torch.allclose(x, x),
+        lambda x: WaitsInBackward.apply(x).sum().backward(),
+    ],
+)
+def test_what_waits_is_seen(wait):
+    x = torch.ones(1, requires_grad=True)
+    with NoWaiting(), pytest.raises(AssertionError):
+        wait(x)
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda x: x.to("cpu", non_blocking=True),
+        lambda x: x.to(torch.float64),
+        lambda x: torch.repeat_interleave(x, 2),
+        lambda x: x[torch.tensor([0, 0])],
+        lambda x: torch.where(x > 0, x, 0).sum().backward(),
+    ],
+)
+def test_what_does_not_wait_is_let_through(work):
+    with NoWaiting():
+        work(torch.ones(1, requires_grad=True))
+
+
+@pytest.mark.parametrize("name", MIXING)
+@pytest.mark.parametrize("kind", KINDS)
+def test_mixing_never_waits_for_the_device(name, kind, monkeypatch):
+    monkeypatch.setattr("methods.base._assert_convex", lambda weights: None)  # on the CPU alone
+    latents, labels, network = make_latents(kind, 5), make_labels(5, 3.0), plain_network()
+    method = make_method(name, kind)
+    draw = arrays_of(method.draw(np.random.default_rng(0), labels.numpy()))
+    with NoWaiting():
+        mixed = method(latents, labels, draw, network)
+    check_mixed(mixed, latents, labels)
+
+
+def make_step(name: str, backbone_name: str, device: str):
+    """A backbone, a method and a batch on a device, and draws for two steps."""
+    sizes = make_sizes()
+    backbone = small_backbone(backbone_name, sizes).train().to(device)
+    method = METHODS[name](METHODS[name].Settings(), backbone.latent_widths, 3.0).train().to(device)
+    batch = make_batch(sizes, 6)
+    draws = [method.draw(np.random.default_rng(seed), batch.labels.numpy()) for seed in range(2)]
+    return backbone, method, changed(batch, lambda x: x.to(device)), draws
+
+
+def run_step(backbone, method, batch, draw) -> torch.Tensor:
+    losses = step_losses(backbone, method, batch, draw, Diagnostics().watch)
+    losses.total.backward()
+    return losses.total
+
+
+@pytest.mark.parametrize(("name", "backbone_name"), list(itertools.product(METHODS, BACKBONES)))
+def test_a_step_never_waits_for_the_device(name, backbone_name, monkeypatch):
+    monkeypatch.setattr("methods.base._assert_convex", lambda weights: None)  # on the CPU alone
+    backbone, method, batch, draws = make_step(name, backbone_name, "cpu")
+    for mode, draw in zip(("append", "replace"), draws, strict=True):
+        method.settings = dataclasses.replace(method.settings, mode=mode)
+        with NoWaiting():
+            total = run_step(backbone, method, batch, draw)
+        assert total.isfinite()
+
+
+@cuda
+@pytest.mark.parametrize(("name", "backbone_name"), list(itertools.product(METHODS, ("tfn", "mult"))))
+def test_a_step_never_waits_on_cuda(name, backbone_name):
+    *parts, (first, second) = make_step(name, backbone_name, "cuda")
+    run_step(*parts, first)  # libraries are loaded, and wait, in the first step
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        total = run_step(*parts, second)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert total.isfinite()

@@ -1,0 +1,419 @@
+"""Every method of the registry against the contract and slow loops; then draws and reductions."""
+
+import dataclasses
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backbones.batch import MODALITIES, Latents, concatenate
+from methods import METHODS
+from methods.base import draw_beta, draw_permutation_pairs, interpolate, mix
+from tests.support.builders import (
+    KINDS,
+    MIXING,
+    WithoutSamplers,
+    array,
+    arrays_of,
+    check_mixed,
+    make_labels,
+    make_latents,
+    make_method,
+    plain_network,
+    run_method,
+    slow_mix,
+)
+
+SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 9, 64)
+over_methods = pytest.mark.parametrize("name", MIXING)
+# Duplicate draws nothing and mixes nothing: tests/methods/test_duplicate.py.
+over_random = pytest.mark.parametrize("name", [name for name in MIXING if name != "duplicate"])
+over_kinds = pytest.mark.parametrize("kind", KINDS)
+
+
+# The contract, over the registry
+
+
+def test_the_registry_names_its_methods():
+    for name, method in METHODS.items():
+        assert method.name == name
+        assert method.title
+        assert method.citation
+
+
+@over_methods
+@over_kinds
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize(("dtype", "scale"), [(torch.float32, 3.0), (torch.float64, 1.0)])
+def test_contract(name, kind, n, dtype, scale):
+    method = make_method(name, kind, scale).to(dtype)
+    latents, labels = make_latents(kind, n, seed=n, dtype=dtype), make_labels(n, scale, seed=n)
+    mixed = run_method(method, latents, labels, seed=n)
+    if mixed is None:
+        assert n == 1, "only a batch of one may go unmixed"
+        return
+    check_mixed(mixed, latents, labels)
+    assert not mixed.labels.requires_grad
+    loss = sum((x.square()).sum() for x in mixed.latents.values.values()) + mixed.penalty
+    loss.backward()
+    for m, values in latents.values.items():
+        assert values.grad.isfinite().all()
+        assert values.grad.any(), m
+    for parameter in method.parameters():
+        assert parameter.grad.isfinite().all()
+
+
+@over_methods
+@over_kinds
+@pytest.mark.parametrize("n", [2, 3, 9])
+@pytest.mark.parametrize("content", ["zero", "constant", "same direction", "label 0"])
+def test_degenerate_latents_and_labels_give_no_nan(name, kind, n, content):
+    method = make_method(name, kind)
+    latents = make_latents(kind, n)
+    with torch.no_grad():
+        for values in latents.values.values():
+            if content == "zero":
+                values.zero_()
+            elif content == "constant":
+                values.copy_(values[:1].expand_as(values))
+            elif content == "same direction":
+                values.copy_(values[:1] * torch.arange(1.0, n + 1).view(-1, *[1] * (values.ndim - 1)))
+    latents = Latents(latents.values, {m: torch.full_like(x, x.max()) for m, x in latents.lengths.items()})
+    labels = torch.zeros(n) if content == "label 0" else make_labels(n, 3.0)
+    mixed = run_method(method, latents, labels)
+    check_mixed(mixed, latents, labels)
+    total = sum((x + 1).square().sum() for x in mixed.latents.values.values()) + mixed.penalty
+    total.backward()
+    assert total.isfinite()
+    tensors = [*latents.values.values(), *method.parameters()]
+    assert all(x.grad.isfinite().all() for x in tensors)
+
+
+@over_random
+def test_a_draw_depends_on_its_generator_alone(name):
+    method, labels = make_method(name), make_labels(9, 3.0).numpy()
+    first, again, other = (method.draw(np.random.default_rng(seed), labels) for seed in (1, 1, 2))
+    torch.manual_seed(1)
+    assert first.layer == again.layer
+    assert list(first.arrays) == list(again.arrays)
+    for key, drawn in first.arrays.items():
+        np.testing.assert_array_equal(drawn, again.arrays[key])
+    assert any(not np.array_equal(drawn, other.arrays[key]) for key, drawn in first.arrays.items())
+
+
+@over_methods
+@over_kinds
+def test_mixing_is_a_function_of_its_arguments(name, kind):
+    latents, labels = make_latents(kind, 6), make_labels(6, 3.0)
+    method = make_method(name, kind)
+    draw = arrays_of(method.draw(np.random.default_rng(0), labels.numpy()))
+    before = {m: x.detach().clone() for m, x in latents.values.items()}
+    torch.manual_seed(0)
+    first = method(latents, labels, draw, plain_network())
+    torch.manual_seed(1)
+    second = method(latents, labels, draw, plain_network())
+    for m in MODALITIES:
+        assert torch.equal(first.latents.values[m], second.latents.values[m])
+        assert torch.equal(latents.values[m], before[m])
+    assert torch.equal(first.labels, second.labels)
+
+
+@over_random
+def test_mixed_rows_are_not_all_clean_rows(name):
+    latents, labels = make_latents("vectors", 9), make_labels(9, 3.0)
+    mixed = run_method(make_method(name), latents, labels)
+    for m in MODALITIES:
+        nearest = torch.cdist(mixed.latents.values[m], latents.values[m]).min(1).values
+        assert (nearest > 1e-3).sum() >= len(mixed) / 3
+
+
+@over_methods
+def test_the_first_mixed_examples(name):
+    latents, labels = make_latents("sequences", 9), make_labels(9, 3.0)
+    mixed = run_method(make_method(name, "sequences"), latents, labels)
+    n = min(4, len(mixed))
+    first = mixed.first(n)
+    assert len(first) == n
+    check_mixed(first, latents, labels)
+    assert torch.equal(first.penalty, mixed.penalty)
+    assert first.counted is None or len(first.counted) == n
+
+
+def test_none_mixes_nothing():
+    method, latents, labels = make_method("none"), make_latents("sequences", 5), make_labels(5, 3.0)
+    assert method.draw(np.random.default_rng(0), labels.numpy()) is None
+    assert not list(method.parameters())
+    mixed = method(latents, labels, {})
+    assert len(mixed) == 0
+    assert mixed.latents.values["text"].shape == (0, 7, 8)
+    assert mixed.latents.lengths["text"].shape == (0,)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_settings_refuse_what_cannot_be_used(name):
+    kind = METHODS[name].Settings
+    wrong = {float: (math.nan, math.inf, -2.0), str: ("nonsense",), int: (-1, 0), list: ([], [-1])}
+    for field in dataclasses.fields(kind):
+        default = getattr(kind(), field.name)
+        for value in wrong.get(type(default), ()):
+            with pytest.raises(ValueError, match=field.name):
+                kind(**{field.name: value})
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        kind().xi1 = 0.1
+    loss = "split_mse" if name == "ms_mix_released" else "backbone"
+    assert (kind().xi1, kind().mode, kind().mix_loss) == (0.7, "append", loss)
+
+
+def test_default_settings_are_the_published_ones():
+    assert METHODS["mixup"].Settings().alpha == 1
+    assert not METHODS["mixup"].Settings().per_sample
+    manifold, ms_mix = METHODS["manifold_mixup"].Settings(), METHODS["ms_mix"].Settings()
+    assert (manifold.alpha, manifold.layers) == (2, [1])
+    assert (ms_mix.sass, ms_mix.sig, ms_mix.sal, ms_mix.delta, ms_mix.similarity) == (
+        True,
+        True,
+        True,
+        0.2,
+        "minmax",
+    )
+    assert (ms_mix.alpha, ms_mix.heads, ms_mix.attention, ms_mix.xi2, ms_mix.beta) == (
+        2,
+        4,
+        "tokens",
+        0.5,
+        16,
+    )
+    c_mixup, multimix, adv = (METHODS[name].Settings() for name in ("c_mixup", "multimix", "advmixup"))
+    assert (c_mixup.alpha, c_mixup.sigma) == (2, None)
+    assert (multimix.alpha, multimix.alpha_low, multimix.alpha_high) == (None, 0.5, 2)
+    assert multimix.examples_per_mixture is None
+    assert (adv.alpha, adv.margin, adv.eta, adv.eps) == (1, 0.05, 0.5, 0.5)
+    powmix, released = METHODS["powmix"].Settings(), METHODS["ms_mix_released"].Settings()
+    assert (powmix.alpha, powmix.alpha_low, powmix.alpha_high) == (None, 0.5, 2)
+    assert (powmix.n_ratio, powmix.max_subset) == (1, 8)
+    assert all(getattr(powmix, component) for component in powmix.components)
+    assert (released.delta, released.alpha, released.heads, released.xi2, released.beta) == (
+        0.4,
+        2,
+        4,
+        0.5,
+        1000,
+    )
+
+
+# Interpolation, lengths and kept steps
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 5), st.integers(0, 6), st.integers(1, 5), st.integers(0, 2), st.integers(0, 99))
+def test_interpolate_equals_a_loop(batch, n, members, extra, seed):
+    generator = np.random.default_rng(seed)
+    values = generator.normal(size=(batch, *(3, 2)[:extra]))
+    indices = generator.integers(0, batch, (n, members))
+    weights = generator.dirichlet(np.ones(members), n).reshape(n, members)
+    made = interpolate(*(torch.from_numpy(x) for x in (values, indices, weights)))
+    np.testing.assert_allclose(made.numpy(), slow_mix(values, indices, weights), atol=1e-12)
+
+
+@pytest.mark.parametrize("members", [2, 3])
+def test_features_may_have_weights_of_their_own(members):
+    generator = np.random.default_rng(0)
+    values, indices = generator.normal(size=(5, 4, 3)), generator.integers(0, 5, (6, members))
+    weights = generator.dirichlet(np.ones(members), (6, 1, 3)).transpose(0, 3, 1, 2)  # (6, members, 1, 3)
+    made = interpolate(*(torch.from_numpy(x) for x in (values, indices, weights)))
+    wanted = [
+        [sum(weights[r, k, 0] * values[indices[r, k], t] for k in range(members)) for t in range(4)]
+        for r in range(6)
+    ]
+    np.testing.assert_allclose(made.numpy(), wanted, atol=1e-12)
+
+
+def test_a_weight_of_one_copies_bit_by_bit():
+    values = torch.randn(5, 3, 4)
+    for members in (2, 4):
+        indices = torch.randint(0, 5, (7, members))
+        chosen = torch.randint(0, members, (7,))
+        weights = torch.nn.functional.one_hot(chosen, members).float()
+        made = interpolate(values, indices, weights)
+        assert torch.equal(made, values[indices[torch.arange(7), chosen]])
+
+
+def test_lengths_and_kept_steps_come_from_present_members():
+    latents = make_latents("sequences", 4)
+    lengths = torch.tensor([2, 7, 3, 5])
+    kept = torch.zeros(4, 7, dtype=torch.bool)
+    kept[0, 0] = kept[1, 4] = kept[2, 2] = True
+    latents = Latents(latents.values, dict.fromkeys(MODALITIES, lengths), {"audio": kept})
+    indices = torch.tensor([[0, 1], [0, 1], [2, 0], [3, 2]])
+    weights = torch.tensor([[1.0, 0.0], [0.5, 0.5], [0.9, 0.1], [0.0, 1.0]])
+    mixed = mix(latents, torch.zeros(4), indices, weights)
+    assert mixed.latents.lengths["text"].tolist() == [2, 7, 3, 3]
+    assert list(mixed.latents.kept) == ["audio"]
+    assert [row.nonzero()[:, 0].tolist() for row in mixed.latents.kept["audio"]] == [[0], [0, 4], [0, 2], [2]]
+
+
+@pytest.mark.parametrize("weights", [[1.5, -0.5], [0.5, 0.6], [0.2, 0.2]])
+def test_weights_that_are_no_convex_combination_are_an_error(weights):
+    with pytest.raises(AssertionError):
+        mix(make_latents("vectors", 2), torch.zeros(2), torch.tensor([[0, 1]]), torch.tensor([weights]))
+
+
+def test_stacked_latents_keep_the_first_ones_auxiliary_loss():
+    first, second = make_latents("sequences", 3), make_latents("sequences", 2, seed=1)
+    both = concatenate(dataclasses.replace(first, auxiliary=torch.tensor(1.0)), second)
+    assert len(both) == 5
+    assert both.auxiliary == 1
+    for m in MODALITIES:
+        assert torch.equal(both.values[m][3:], second.values[m])
+        assert torch.equal(both.lengths[m], torch.cat([first.lengths[m], second.lengths[m]]))
+
+
+def test_latents_as_vectors():
+    latents = make_latents("odd sequences", 4)
+    vectors = latents.vectors()
+    for m, row in itertools.product(MODALITIES, range(4)):
+        steps = array(latents.values[m][row, : latents.lengths[m][row]])
+        np.testing.assert_allclose(array(vectors[m][row]), steps.mean(0), atol=1e-6)
+    tokens = make_latents("fixed tokens", 4)
+    assert torch.equal(tokens.vectors()["audio"], tokens.values["audio"].reshape(4, 64))
+
+
+# Draws
+
+
+@pytest.mark.parametrize("alpha", [1e-300, 1e-5, 0.1, 1.0, 2.0, 1e5])
+def test_beta_draws_have_the_right_mean_and_variance(alpha):
+    drawn = draw_beta(np.random.default_rng(0), alpha, 20_000)
+    assert ((drawn >= 0) & (drawn <= 1)).all()
+    variance = 1 / (4 * (2 * alpha + 1))
+    assert abs(drawn.mean() - 0.5) < 4 * math.sqrt(variance / 20_000)
+    assert abs(drawn.var() / variance - 1) < 0.05
+
+
+@pytest.mark.parametrize(("alpha", "limits"), [(1e308, {0.5}), (5e-324, {0.0, 1.0})])
+def test_beta_draws_at_the_ends_of_alpha(alpha, limits):
+    drawn = draw_beta(np.random.default_rng(0), alpha, 1000)
+    nearest = [min(limits, key=lambda limit: abs(limit - x)) for x in drawn]
+    np.testing.assert_allclose(drawn, nearest, rtol=0, atol=1e-6)
+    assert all(abs(nearest.count(limit) - 1000 / len(limits)) < 80 for limit in limits)
+
+
+@pytest.mark.parametrize("name", ["mixup", "manifold_mixup"])
+def test_one_lambda_and_one_permutation_for_the_batch(name):
+    method, labels = make_method(name), make_labels(40, 3.0).numpy()
+    fixed_points, lams = 0, set()
+    for seed in range(50):
+        draw = method.draw(np.random.default_rng(seed), labels)
+        indices, weights = draw.arrays["indices"], draw.arrays["weights"]
+        np.testing.assert_array_equal(indices[:, 0], np.arange(40))
+        np.testing.assert_array_equal(np.sort(indices[:, 1]), np.arange(40))
+        fixed_points += (indices[:, 1] == np.arange(40)).sum()
+        assert len(np.unique(weights[:, 0])) == 1
+        lams.add(float(weights[0, 0]))
+    assert len(lams) == 50
+    assert fixed_points > 20, "a permutation has one fixed point on average"
+
+
+def test_all_permutations_are_equally_likely():
+    drawn = [tuple(draw_permutation_pairs(np.random.default_rng(seed), 3)[:, 1]) for seed in range(600)]
+    assert len(set(drawn)) == 6
+    assert all(abs(drawn.count(permutation) - 100) < 50 for permutation in set(drawn))
+
+
+def test_one_lambda_per_sample():
+    method = make_method("mixup", per_sample=True)
+    draw = method.draw(np.random.default_rng(0), make_labels(40, 3.0).numpy())
+    assert len(np.unique(draw.arrays["weights"][:, 0])) == 40
+
+
+@pytest.mark.parametrize("layers", [[0], [1], [2], [0, 2], [0, 1, 2]])
+def test_manifold_mixup_draws_its_layers_uniformly(layers):
+    method, labels = make_method("manifold_mixup", layers=layers), make_labels(3, 3.0).numpy()
+    drawn = [method.draw(np.random.default_rng(seed), labels).layer for seed in range(900)]
+    assert set(drawn) == set(layers)
+    assert all(abs(drawn.count(layer) - 900 / len(layers)) < 60 for layer in layers)
+    assert make_method("mixup").draw(np.random.default_rng(0), labels).layer == 0
+    assert make_method("ms_mix").draw(np.random.default_rng(0), labels).layer == 1
+
+
+# Reductions
+
+
+@pytest.mark.parametrize("name", [name for name in MIXING if hasattr(METHODS[name].Settings(), "alpha")])
+def test_alpha_zero_never_calls_a_sampler(name):
+    method = make_method(name, alpha=0.0)
+    for n in (1, 2, 9):
+        method.draw(WithoutSamplers(n), make_labels(n, 3.0).numpy())
+    for component in method.settings.components:
+        switched = make_method(name, alpha=0.0, **{component: False})
+        switched.draw(WithoutSamplers(0), make_labels(9, 3.0).numpy())
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("mixup", {}),
+        ("mixup", {"per_sample": True}),
+        ("manifold_mixup", {}),
+        ("ms_mix", {"sig": False}),
+        ("ms_mix", {"sig": False, "sal": False, "sass": False}),
+        ("c_mixup", {}),
+        ("multimix", {}),
+        ("multimix", {"examples_per_mixture": 2}),
+        ("powmix", {"anisotropic": False}),
+        ("powmix", {"anisotropic": False, "dynamic": False, "cross_modal_labels": False}),
+    ],
+)
+@over_kinds
+def test_alpha_zero_copies_bit_by_bit(name, options, kind):
+    latents, labels = make_latents(kind, 7), make_labels(7, 3.0)
+    method = make_method(name, kind, alpha=0.0, **options)
+    seen = set()
+    for seed in range(12):
+        mixed = run_method(method, latents, labels, seed)
+        chosen = mixed.label_weights.argmax(1)
+        source = mixed.indices[torch.arange(len(mixed)), chosen]
+        seen |= set(chosen.tolist())
+        assert torch.equal(mixed.labels, labels[source])
+        for m in MODALITIES:
+            assert torch.equal(mixed.latents.values[m], latents.values[m][source])
+            if m in latents.lengths:
+                assert torch.equal(mixed.latents.lengths[m], latents.lengths[m][source])
+    assert seen >= {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("ms_mix", {"sass": False, "sig": False, "sal": False}),
+        ("c_mixup", {}),
+        ("advmixup", {"eps": 0.0}),
+        ("advmixup", {"eta": 0.0}),
+        ("multimix", {"examples_per_mixture": 2}),
+        ("powmix", dict.fromkeys(METHODS["powmix"].Settings.components, False) | {"examples_per_mixture": 2}),
+    ],
+)
+@over_kinds
+@pytest.mark.parametrize("n", [2, 3, 9])
+def test_methods_without_their_parts_are_manifold_mixup(name, options, kind, n):
+    """With the same indices and weights, from the draw of either: written out, and as that method mixes."""
+    latents, labels = make_latents(kind, n), make_labels(n, 3.0)
+    method = make_method(name, kind, **options)
+    assert not list(method.parameters())
+    for seed, drawing in enumerate((method, make_method("manifold_mixup", kind))):
+        draw = arrays_of(drawing.draw(np.random.default_rng(seed), labels.numpy()))
+        second = make_method("manifold_mixup", kind)(latents, labels, draw)
+        for made in (method(latents, labels, draw, plain_network()), second):
+            pairs = zip(draw["indices"].tolist(), draw["weights"].tolist(), strict=True)
+            for row, ((i, j), (w_i, w_j)) in enumerate(pairs):
+                assert abs(made.labels[row].item() - (w_i * labels[i] + w_j * labels[j]).item()) < 1e-6
+                for m, z in latents.values.items():
+                    wanted = w_i * z[i] + w_j * z[j]
+                    torch.testing.assert_close(made.latents.values[m][row], wanted, atol=1e-6, rtol=0)
+            assert made.latents.lengths.keys() == latents.lengths.keys()
+            assert made.penalty == 0
+            assert made.counted is None

@@ -1,0 +1,418 @@
+"""MS-Mix, part by part, against slow loops: which pairs, which ratio, the penalty."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from scipy.stats import entropy
+
+from backbones.batch import MODALITIES, Latents
+from methods.ms_mix import (
+    IntensityPredictor,
+    alignment_penalty,
+    choose_pairs,
+    intensity_weights,
+    mean_cosine,
+    min_max,
+)
+from tests.support.builders import (
+    KINDS,
+    array,
+    arrays_of,
+    check_mixed,
+    make_labels,
+    make_latents,
+    make_method,
+    run_method,
+)
+
+over_kinds = pytest.mark.parametrize("kind", KINDS)
+
+
+# MS-Mix: which pairs (SASS)
+
+
+def slow_similarities(latents: Latents) -> dict[tuple[int, int], float]:
+    """Mean over modalities of the cosine of each unordered pair, on masked means or flattened tokens."""
+    out = {}
+    for i, j in itertools.combinations(range(len(latents)), 2):
+        cosines = []
+        for m, values in latents.values.items():
+            pair = [array(values[k]) for k in (i, j)]
+            if m in latents.lengths:
+                pair = [x[: latents.lengths[m][k]].mean(0) for x, k in zip(pair, (i, j), strict=True)]
+            a, b = (x.ravel() for x in pair)
+            norms = np.linalg.norm(a) * np.linalg.norm(b)
+            cosines.append(a @ b / norms if norms > 0 else 0.0)
+        out[i, j] = sum(cosines) / len(cosines)
+    return out
+
+
+def scaled(pairs: dict[tuple[int, int], float], similarity: str) -> dict[tuple[int, int], float]:
+    """What the threshold is compared with."""
+    if similarity == "cosine":
+        return pairs
+    low, high = min(pairs.values()), max(pairs.values())
+    return {p: 0.5 if high - low < 1e-8 else (s - low) / (high - low) for p, s in pairs.items()}
+
+
+def slow_candidates(latents: Latents, delta: float, similarity: str) -> set[tuple[int, int]]:
+    return {pair for pair, s in scaled(slow_similarities(latents), similarity).items() if s > delta}
+
+
+@over_kinds
+@pytest.mark.parametrize("similarity", ["minmax", "cosine"])
+@pytest.mark.parametrize("delta", [-0.3, 0.0, 0.2, 0.45, 0.7, 0.99])
+@pytest.mark.parametrize("n", [2, 3, 4, 5, 12])
+def test_sass_pairs(kind, similarity, delta, n):
+    latents, labels = make_latents(kind, n, seed=n, dtype=torch.float64), make_labels(n, 3.0)
+    method = make_method("ms_mix", kind, delta=delta, similarity=similarity, sig=False, sal=False)
+    candidates = slow_candidates(latents, delta, similarity)
+    for seed in range(4):
+        mixed = run_method(method, latents, labels, seed)
+        assert mixed.counted.shape == (n,)
+        assert mixed.counted.all() == mixed.counted.any() == bool(candidates)
+        pairs = [tuple(sorted(pair)) for pair in mixed.indices.tolist()]
+        if candidates:
+            assert len(pairs) == n
+            assert set(pairs) <= candidates
+        if len(candidates) >= n:
+            assert len(set(pairs)) == n
+
+
+@over_kinds
+@pytest.mark.parametrize("similarity", ["minmax", "cosine"])
+@pytest.mark.parametrize("share", [0.02, 0.3])
+def test_sass_pairs_of_a_large_batch_in_single_precision(kind, similarity, share):
+    """Against similarities in double precision; a pair within rounding of the threshold may go either way."""
+    latents, labels = make_latents(kind, 64), make_labels(64, 1.0)
+    pairs = scaled(slow_similarities(latents), similarity)
+    delta = float(np.quantile(list(pairs.values()), 1 - share))
+    sure, possible = ({p for p, s in pairs.items() if s > delta + off} for off in (1e-5, -1e-5))
+    assert len(possible) - len(sure) < 5
+    mixed = run_method(
+        make_method("ms_mix", kind, 1.0, delta=delta, similarity=similarity, sal=False), latents, labels
+    )
+    chosen = [tuple(sorted(pair)) for pair in mixed.indices.tolist()]
+    assert len(chosen) == 64
+    assert set(chosen) <= possible
+    assert len(sure) <= mixed.diagnostics["passed_pairs"] <= len(possible)
+    assert (len(set(chosen)) == 64) == (len(sure) >= 64)
+
+
+# What a generator gives in float32: 0 and the largest number below 1 are the extremes.
+LARGEST = 1 - 2.0**-24
+fractions = st.one_of(st.sampled_from([0.0, LARGEST]), st.floats(0, LARGEST, width=32))
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.integers(2, 9), st.data())
+def test_chosen_pairs_are_candidates(size, data):
+    """In the order of their keys, or, where they are too few, each at its fraction of them."""
+    every = list(itertools.combinations(range(size), 2))
+    candidate = data.draw(arrays.arrays(bool, len(every)))
+    seed = data.draw(st.integers(0, 1000))
+    n = data.draw(st.integers(1, 2 * size))
+    generator = np.random.default_rng(seed)
+    draw = {
+        "keys": torch.from_numpy(generator.random(len(every), np.float32)),
+        "fallback": torch.from_numpy(data.draw(arrays.arrays(np.float32, n, elements=fractions))),
+        "flip": torch.from_numpy(generator.random(n) < 0.5),
+    }
+    indices, passed = choose_pairs(torch.from_numpy(candidate), draw)
+    allowed = {pair for pair, use in zip(every, candidate, strict=True) if use}
+    chosen = [tuple(sorted(pair)) for pair in indices.tolist()]
+    assert indices.shape == (n, 2)
+    assert int(passed) == len(allowed)
+    assert all(i != j for i, j in chosen)
+    if allowed:
+        ranked = sorted(sorted(allowed), key=lambda pair: -float(draw["keys"][every.index(pair)]))
+        positions = [math.floor(np.float32(f) * np.float32(len(ranked))) for f in draw["fallback"].numpy()]
+        assert chosen == [ranked[k] for k in (range(n) if len(ranked) >= n else positions)]
+    np.testing.assert_array_equal(indices[:, 0].numpy() > indices[:, 1].numpy(), draw["flip"].numpy())
+
+
+@pytest.mark.parametrize("delta", [0.0, 0.4, 0.8])
+def test_every_candidate_is_equally_likely_in_both_orientations(delta):
+    latents, labels = make_latents("vectors", 6), make_labels(6, 3.0)
+    method = make_method("ms_mix", delta=delta, sig=False, sal=False)
+    candidates = slow_candidates(latents, delta, "minmax")
+    ordered = [
+        pair for seed in range(400) for pair in run_method(method, latents, labels, seed).indices.tolist()
+    ]
+    share = len(ordered) / len(candidates)
+    for i, j in candidates:
+        assert abs(ordered.count([i, j]) + ordered.count([j, i]) - share) < 5 * math.sqrt(share)
+        assert abs(ordered.count([i, j]) - ordered.count([j, i])) < 5 * math.sqrt(share)
+
+
+def test_without_sass_all_pairs_are_equally_likely():
+    latents, labels = make_latents("vectors", 5), make_labels(5, 3.0)
+    method = make_method("ms_mix", sass=False, sig=False, sal=False)
+    ordered = [
+        pair for seed in range(400) for pair in run_method(method, latents, labels, seed).indices.tolist()
+    ]
+    for pair in itertools.permutations(range(5), 2):
+        assert abs(ordered.count(list(pair)) - 100) < 50
+    assert all(i != j for i, j in ordered)
+    batches = [ordered[start : start + 5] for start in range(0, len(ordered), 5)]
+    assert all(len({frozenset(pair) for pair in batch}) == 5 for batch in batches), "without replacement"
+
+
+def test_no_candidate_leaves_nothing_to_count():
+    latents = make_latents("vectors", 4)
+    method = make_method("ms_mix", similarity="cosine", delta=1.0)
+    mixed = run_method(method, latents, make_labels(4, 3.0))
+    assert not mixed.counted.any()
+    assert mixed.penalty > 0
+
+
+@pytest.mark.parametrize("n", [3, 5, 17, 64])
+@pytest.mark.parametrize("width", [1, 3, 33, 128])
+def test_latents_of_one_direction_have_no_similarity_range(n, width):
+    torch.manual_seed(0)
+    vectors = {"text": torch.randn(1, width) * (torch.rand(n, 1) + 0.1)}
+    i, j = torch.triu_indices(n, n, 1)
+    assert (min_max(mean_cosine(vectors)[i, j]) == 0.5).all(), "rounding was taken for a range"
+
+
+def test_sass_passes_no_gradient():
+    latents, labels = make_latents("vectors", 6), make_labels(6, 3.0)
+    mixed = run_method(make_method("ms_mix", sig=False, sal=False), latents, labels)
+    sum(x.sum() for x in mixed.latents.values.values()).backward()
+    wanted = np.zeros(6)
+    for pair, weights in zip(mixed.indices.tolist(), array(mixed.label_weights), strict=True):
+        wanted[pair] += weights
+    for values in latents.values.values():
+        np.testing.assert_allclose(array(values.grad), np.tile(wanted[:, None], 8), atol=1e-5)
+
+
+# MS-Mix: which ratio (SIG)
+
+
+def slow_intensity(predictor: IntensityPredictor, x: np.ndarray, length: int) -> float:
+    """The intensity of one sample (T, D): attention head by head, query by query."""
+    p, weights = predictor.width, {k: array(v) for k, v in predictor.state_dict().items()}
+    tokens = np.zeros((length, p))
+    tokens[:, : x.shape[1]] = x[:length]
+    q, k, v = np.split(tokens @ weights["qkv.weight"].T + weights["qkv.bias"], 3, axis=1)
+    attended, size = np.zeros((length, p)), p // predictor.heads
+    for head in range(predictor.heads):
+        part = slice(head * size, (head + 1) * size)
+        for query in range(length):
+            scores = np.array([q[query, part] @ k[key, part] / math.sqrt(size) for key in range(length)])
+            share = np.exp(scores - scores.max())
+            attended[query, part] = (share / share.sum()) @ v[:, part]
+    states = attended + tokens
+    states = (states - states.mean(1, keepdims=True)) / np.sqrt(states.var(1, keepdims=True) + 1e-5)
+    mean = (states * weights["norm.weight"] + weights["norm.bias"]).mean(0)
+    return predictor.scale * math.tanh((weights["output.weight"] @ mean + weights["output.bias"]).item())
+
+
+def perturbed(predictor: IntensityPredictor) -> IntensityPredictor:
+    """Larger weights everywhere, so that no part of it is close to the identity."""
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for parameter in predictor.parameters():
+            parameter.add_(0.5 * torch.randn_like(parameter))
+    return predictor
+
+
+@over_kinds
+@pytest.mark.parametrize("heads", [1, 2, 4, 8])
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_intensity_equals_a_loop(kind, heads, scale):
+    latents = make_latents(kind, 5, dtype=torch.float64)
+    for m, values in latents.values.items():
+        predictor = perturbed(IntensityPredictor(KINDS[kind][0][m], heads, "tokens", scale)).double()
+        made = predictor(values, latents.valid(m))
+        assert made.shape == (5,)
+        assert (made.abs() <= scale).all()
+        for row in range(5):
+            sample = array(values[row]).reshape(-1, values.shape[-1])
+            length = int(latents.lengths[m][row]) if m in latents.lengths else len(sample)
+            assert abs(made[row].item() - slow_intensity(predictor, sample, length)) < 1e-9
+
+
+@over_kinds
+def test_intensity_does_not_depend_on_others_or_on_padding(kind):
+    latents = make_latents(kind, 5)
+    for m, values in latents.values.items():
+        predictor = perturbed(IntensityPredictor(KINDS[kind][0][m], 4, "tokens", 3.0))
+        valid = latents.valid(m)
+        together = predictor(values, valid)
+        for row in range(5):
+            if valid is None:
+                alone = predictor(values[row : row + 1], None)
+            else:
+                length = int(latents.lengths[m][row])
+                alone = predictor(values[row : row + 1, :length], valid[row : row + 1, :length])
+            torch.testing.assert_close(alone[0], together[row], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["vectors", "sequences", "fixed tokens"])
+def test_attention_over_the_batch_mixes_samples(kind):
+    latents, labels = make_latents(kind, 6), make_labels(6, 3.0)
+    predictor = perturbed(IntensityPredictor(8, 4, "batch", 3.0))
+    values, valid = latents.values["audio"], latents.valid("audio")
+    intensity = predictor(values, valid)
+    assert (
+        (intensity - predictor(values[:3], None if valid is None else valid[:3]).new_zeros(6))
+        .isfinite()
+        .all()
+    )
+    first = predictor(values[:3], None if valid is None else valid[:3])
+    assert not torch.allclose(first, intensity[:3], atol=1e-4)
+    mixed = run_method(make_method("ms_mix", kind, attention="batch"), latents, labels)
+    check_mixed(mixed, latents, labels)
+
+
+def test_attention_over_the_batch_ignores_padding():
+    predictor = perturbed(IntensityPredictor(8, 4, "batch", 3.0))
+    latents = make_latents("sequences", 6)
+    values, valid = latents.values["text"].detach(), latents.valid("text")
+    longer = torch.nn.functional.pad(values, (0, 0, 0, 4))
+    with_padding = predictor(longer, torch.nn.functional.pad(valid, (0, 4)))
+    torch.testing.assert_close(with_padding, predictor(values, valid), atol=1e-5, rtol=1e-5)
+
+
+def test_heads_do_not_change_the_parameters():
+    counts = {
+        h: sum(p.numel() for p in IntensityPredictor(128, h, "tokens", 3.0).parameters())
+        for h in (1, 2, 4, 8)
+    }
+    assert set(counts.values()) == {49_921}
+    for width in (1, 7, 8, 9, 33):
+        shapes = [
+            [p.shape for p in IntensityPredictor(width, h, "tokens", 1.0).parameters()] for h in (1, 2, 4, 8)
+        ]
+        assert all(s == shapes[0] for s in shapes)
+
+
+def test_with_one_token_the_heads_cannot_matter():
+    outputs, x = [], make_latents("odd vectors", 6).values["vision"]
+    for heads in (1, 2, 4, 8):
+        torch.manual_seed(0)
+        predictor = perturbed(IntensityPredictor(13, heads, "tokens", 3.0))
+        outputs.append(predictor(x, None))
+        predictor.zero_grad()
+        outputs[-1].sum().backward()
+        assert not predictor.qkv.weight.grad[:32].any(), "query and key weights have no gradient"
+        assert predictor.qkv.weight.grad[32:].any()
+    assert all(torch.equal(out, outputs[0]) for out in outputs)
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    arrays.arrays(np.float32, 5, elements=st.floats(-3, 3, width=32)),
+    arrays.arrays(np.float32, 7, elements=st.floats(0, 1, width=32)),
+    st.integers(0, 99),
+)
+def test_intensity_weights_by_hand(intensity, base, seed):
+    indices = np.random.default_rng(seed).integers(0, 5, (7, 2))
+    made = intensity_weights(*(torch.from_numpy(x) for x in (base, intensity, indices)))
+    for row, (i, j) in enumerate(indices):
+        w_i, w_j = abs(float(intensity[i])), abs(float(intensity[j]))
+        lam = (float(base[row]) + (w_i + 1e-8) / (w_i + w_j + 2e-8)) / 2
+        np.testing.assert_allclose(made[row].numpy(), [lam, 1 - lam], atol=1e-6)
+    assert ((made >= 0) & (made <= 1)).all()
+
+
+@over_kinds
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 6, 7, 8, 9, 64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_sig_in_the_whole(kind, n, dtype):
+    scale = (1.0, 3.0, 0.5)[n % 3]
+    latents, labels = make_latents(kind, n, seed=n, dtype=dtype), make_labels(n, scale)
+    method = make_method("ms_mix", kind, scale).to(dtype)
+    draw = method.draw(np.random.default_rng(n), labels.numpy())
+    if n == 1:
+        assert draw is None
+        return
+    base = draw.arrays["weights"][:, 0]
+    assert len(np.unique(base)) == n, "lambda_base is drawn per pair"
+    mixed = method(latents, labels, arrays_of(draw))
+    made = []
+    for m in MODALITIES:
+        w = [abs(i) for i in method.predictors[m](latents.values[m], latents.valid(m)).tolist()]
+        pairs = enumerate(mixed.indices.tolist())
+        lam = [(base[k] + (w[i] + 1e-8) / (w[i] + w[j] + 2e-8)) / 2 for k, (i, j) in pairs]
+        np.testing.assert_allclose(array(mixed.weights[m]), [[x, 1 - x] for x in lam], atol=1e-5)
+        assert mixed.weights[m].requires_grad
+        made.append(lam)
+    means = [sum(lams) / 3 for lams in zip(*made, strict=True)]
+    np.testing.assert_allclose(array(mixed.label_weights), [[x, 1 - x] for x in means], atol=1e-5)
+    assert not mixed.label_weights.requires_grad
+    mixed.latents.values["text"].square().sum().backward()
+    assert all(p.grad.any() for p in method.predictors["text"].output.parameters())
+    assert all(p.grad is None for p in method.predictors["audio"].parameters())
+
+
+# MS-Mix: the penalty (SAL)
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+@pytest.mark.parametrize("n", [1, 2, 9])
+def test_alignment_penalty_is_the_kl_divergence(scale, n):
+    labels = make_labels(n, scale)
+    intensities = {m: make_labels(n, scale, seed=k + 1) for k, m in enumerate(MODALITIES)}
+
+    def share(x):
+        e = np.exp(np.abs(array(x)) / scale)
+        return e / e.sum()
+
+    wanted = sum(entropy(share(i), share(labels)) for i in intensities.values())
+    made = alignment_penalty(intensities, labels, scale)
+    assert abs(made.item() - wanted) < 1e-6
+    order = torch.randperm(n)
+    shuffled = alignment_penalty({m: i[order] for m, i in intensities.items()}, labels[order], scale)
+    torch.testing.assert_close(made, shuffled, atol=1e-6, rtol=1e-5)
+    assert alignment_penalty(dict.fromkeys(MODALITIES, -labels), labels, scale).abs() < 1e-6
+
+
+def test_the_penalty_is_weighed_and_switched():
+    latents, labels = make_latents("vectors", 6), make_labels(6, 3.0)
+    method = make_method("ms_mix", xi2=0.25, beta=3.0)
+    intensities = {m: p(latents.values[m], None) for m, p in method.predictors.items()}
+    wanted = 0.25 * 3.0 * alignment_penalty(intensities, labels, 3.0)
+    torch.testing.assert_close(run_method(method, latents, labels).penalty, wanted)
+    assert wanted > 0
+    assert run_method(make_method("ms_mix", sal=False), latents, labels).penalty == 0
+    order = torch.randperm(6)
+    permuted = Latents({m: x[order] for m, x in latents.values.items()})
+    torch.testing.assert_close(run_method(method, permuted, labels[order]).penalty, wanted)
+
+
+@pytest.mark.parametrize("sig", [True, False])
+@over_kinds
+def test_the_penalty_trains_predictors_and_encoders(kind, sig):
+    latents, labels = make_latents(kind, 6), make_labels(6, 3.0)
+    method = make_method("ms_mix", kind, sig=sig)
+    run_method(method, latents, labels).penalty.backward()
+    for m in MODALITIES:
+        assert latents.values[m].grad.any()
+        assert method.predictors[m].output.weight.grad.any()
+        assert method.predictors[m].qkv.weight.grad.any()
+
+
+@pytest.mark.parametrize("switches", list(itertools.product([True, False], repeat=3)))
+@pytest.mark.parametrize("n", [2, 3, 4, 5])
+def test_the_eight_variants(switches, n):
+    latents, labels = make_latents("sequences", n), make_labels(n, 1.0)
+    method = make_method(
+        "ms_mix", "sequences", 1.0, **dict(zip(("sass", "sig", "sal"), switches, strict=True))
+    )
+    mixed = run_method(method, latents, labels)
+    check_mixed(mixed, latents, labels)
+    sass, sig, sal = switches
+    assert (mixed.counted is not None) == sass
+    assert bool(mixed.penalty > 0) == sal
+    assert any(w.requires_grad for w in mixed.weights.values()) == sig
+    assert bool(list(method.parameters())) == (sig or sal)
+    same = [torch.equal(mixed.weights[m], mixed.weights["text"]) for m in MODALITIES]
+    assert all(same) != sig

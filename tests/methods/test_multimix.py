@@ -1,0 +1,175 @@
+"""MultiMix: Dirichlet draws at every alpha, members, and what is left of the labels."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import beta, kstest
+
+import methods.multimix as module
+from methods.multimix import draw_dirichlet
+from tests.support.builders import (
+    KINDS,
+    WithoutSamplers,
+    array,
+    check_mixed,
+    make_labels,
+    make_latents,
+    make_method,
+    run_method,
+)
+
+ALPHAS = [0.0, 5e-324, 1e-300, 1e-5, 0.1, 0.5, 1.0, 2.0, 100.0, 1e5, 1e300]
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.sampled_from(ALPHAS), st.integers(1, 5), st.integers(1, 9), st.integers(0, 99), st.data())
+def test_dirichlet_rows_are_weights_of_present_members(alpha, n, k, seed, data):
+    members = np.array(data.draw(st.lists(st.integers(1, k), min_size=n, max_size=n)))
+    present = np.arange(k) < members[:, None]
+    made = draw_dirichlet(np.random.default_rng(seed), np.full(n, alpha), present)
+    assert made.dtype == np.float32
+    assert np.isfinite(made).all()
+    assert (made >= 0).all()
+    assert not made[~present].any()
+    np.testing.assert_allclose(made.sum(1), 1, atol=1e-6)
+    if alpha < 1e-200:
+        assert ((made == 0) | (made == 1)).all(), "one-hot"
+    if alpha > 1e200:
+        np.testing.assert_allclose(made[present], np.repeat(1 / members, members), atol=1e-6)
+
+
+@pytest.mark.parametrize("alpha", [0.02, 0.5, 1.0, 2.0, 30.0])
+@pytest.mark.parametrize("members", [2, 5])
+def test_dirichlet_has_the_right_distribution(alpha, members):
+    """Each weight of a symmetric Dirichlet is Beta(alpha, (members - 1) alpha)."""
+    present = np.arange(7) < np.full(4000, members)[:, None]
+    made = draw_dirichlet(np.random.default_rng(0), np.full(4000, alpha), present).astype(float)
+    points = np.array([1e-5, 1e-3, 0.1, 0.3, 0.5, 0.8, 0.99])
+    wanted = beta(alpha, (members - 1) * alpha).cdf(points)
+    for member in range(members):
+        share = (made[:, member, None] <= points).mean(0)
+        assert (abs(share - wanted) <= 4.5 * np.sqrt(wanted * (1 - wanted) / 4000) + 1e-3).all()
+    covariance = np.cov(made[:, 0], made[:, 1])
+    variance = (members - 1) / members**2 / (members * alpha + 1)
+    np.testing.assert_allclose(covariance[0, 0], variance, rtol=0.15)
+    np.testing.assert_allclose(covariance[0, 1], -variance / (members - 1), rtol=0.2)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1e-5])
+def test_each_member_is_as_likely_to_have_all_of_the_weight(alpha):
+    present = np.arange(6) < np.full(6000, 4)[:, None]
+    made = draw_dirichlet(np.random.default_rng(1), np.full(6000, alpha), present)
+    assert (abs(made[:, :4].mean(0) - 0.25) < 0.03).all()
+
+
+@pytest.mark.parametrize("options", [{"alpha": 0.0}, {"alpha_low": 0.0, "alpha_high": 0.0}])
+def test_the_limit_needs_no_sampler(options):
+    for name in ("multimix", "powmix"):
+        draw = make_method(name, **options).draw(WithoutSamplers(0), make_labels(9, 3.0).numpy())
+        matrices = [x for key, x in draw.arrays.items() if key != "indices"]
+        assert all(set(np.unique(x)) == {0, 1} for x in matrices)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 6, 7, 8, 9, 64])
+@pytest.mark.parametrize("members", [None, 2, 5])
+def test_members_are_drawn_without_replacement(size, members):
+    method = make_method("multimix", examples_per_mixture=members)
+    draw = method.draw(np.random.default_rng(0), make_labels(size, 3.0).numpy())
+    assert draw.layer == 1
+    indices, k = draw.arrays["indices"], min(members or size, size)
+    assert indices.shape == draw.arrays["weights"].shape == (size, k)
+    assert all(len(set(row)) == k for row in indices.tolist())
+    assert ((indices >= 0) & (indices < size)).all()
+
+
+def test_every_example_is_as_likely_a_member():
+    method, labels = make_method("multimix", examples_per_mixture=3), make_labels(8, 3.0).numpy()
+    drawn = [method.draw(np.random.default_rng(seed), labels).arrays["indices"] for seed in range(200)]
+    counts = np.bincount(np.concatenate(drawn).ravel(), minlength=8) / (200 * 8)
+    assert (abs(counts - 3 / 8) < 0.05).all()
+    rows = {tuple(row) for row in np.concatenate(drawn).tolist()}
+    assert len(rows) > 300, "the rows of a batch have members of their own"
+
+
+@pytest.mark.parametrize(
+    ("options", "low", "high"),
+    [({}, 0.5, 2.0), ({"alpha_low": 1.0, "alpha_high": 1.5}, 1.0, 1.5), ({"alpha": 3.0}, 3.0, 3.0)],
+)
+def test_alpha_is_uniform_and_of_each_row(options, low, high, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        module, "draw_dirichlet", lambda g, alpha, present: seen.append(alpha) or np.ones(present.shape)
+    )
+    make_method("multimix", **options).draw(np.random.default_rng(0), make_labels(2000, 3.0).numpy()[:900])
+    (alpha,) = seen
+    assert alpha.shape == (900,)
+    assert ((alpha >= low) & (alpha <= high)).all()
+    if low < high:
+        assert len(set(alpha)) == 900
+        assert kstest((alpha - low) / (high - low), "uniform").pvalue > 1e-3
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.sampled_from(list(KINDS)),
+    st.integers(1, 9),
+    st.sampled_from([None, 2, 3, 8]),
+    st.sampled_from([None, 0.0, 1e-5, 1.0]),
+    st.sampled_from([1.0, 3.0]),
+    st.sampled_from([torch.float32, torch.float64]),
+)
+def test_mixed_examples_equal_a_loop(kind, n, members, alpha, scale, dtype):
+    latents, labels = make_latents(kind, n, seed=n, dtype=dtype), make_labels(n, scale)
+    method = make_method("multimix", kind, scale, examples_per_mixture=members, alpha=alpha)
+    mixed = run_method(method, latents, labels, seed=n)
+    assert len(mixed) == n
+    check_mixed(mixed, latents, labels)
+    assert all(torch.equal(w, mixed.label_weights) for w in mixed.weights.values())
+
+
+@pytest.mark.parametrize("members", [2, 5, None])
+def test_gradients_are_the_columns_of_lambda(members):
+    latents, labels = make_latents("sequences", 6), make_labels(6, 3.0)
+    method = make_method("multimix", "sequences", examples_per_mixture=members)
+    mixed = run_method(method, latents, labels)
+    sum(x.sum() for x in mixed.latents.values.values()).backward()
+    wanted = np.zeros(6)
+    for row, weights in zip(mixed.indices.tolist(), array(mixed.label_weights), strict=True):
+        for member, weight in zip(row, weights, strict=True):
+            wanted[member] += weight
+    for values in latents.values.values():
+        np.testing.assert_allclose(array(values.grad)[:, 0, 0], wanted, atol=1e-5)
+
+
+def test_what_the_card_says_of_the_labels_spread():
+    method, spreads, means = make_method("multimix", alpha=1.0), [], []
+    for seed in range(200):
+        labels = np.random.default_rng(seed).normal(size=64).astype(np.float32)
+        draw = method.draw(np.random.default_rng(seed + 1000), labels).arrays
+        mixed = (draw["weights"] * labels[draw["indices"]]).sum(1)
+        spreads.append((mixed - labels.mean()) / labels.std())
+        means.append(mixed)
+    assert abs(np.concatenate(spreads).std() - 0.124) < 0.004
+    assert abs(np.concatenate(spreads).std() - 1 / math.sqrt(64 + 1)) < 0.004
+    assert abs(np.concatenate(means).std() - 0.175) < 0.015
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"alpha": -1.0},
+        {"alpha": math.nan},
+        {"alpha_high": 0.4},
+        {"examples_per_mixture": 1},
+        {"examples_per_mixture": 0},
+    ],
+)
+def test_wrong_settings_are_refused(wrong):
+    (name,) = wrong
+    for method in ("multimix", "powmix"):
+        with pytest.raises(ValueError, match=name):
+            make_method(method, **wrong)

@@ -1,0 +1,319 @@
+"""The check of a GPU, with the CPU in its place: what it finds, and what it must find."""
+
+import dataclasses
+import json
+import math
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+import harness.conf
+from backbones import BACKBONES
+from harness.data.store import load_dataset, save_dataset
+from harness.data.synthetic.generate import SyntheticSettings, generate
+from harness.matrix import Cell
+from harness.train.loop import batches
+from methods import METHODS
+from tests.perf import gpu, hours
+from tests.perf.gpu import FIRST_TOLERANCE, TOLERANCE, Place, agreement, check_pair, holds, main, table
+from tests.perf.gpu_packed import Crew
+from tests.perf.gpu_steps import (
+    MODES,
+    HostDraws,
+    Steps,
+    covered,
+    make_cell,
+    place,
+    relative_difference,
+    same_bits,
+    without_dropout,
+)
+from tests.perf.hours import EPOCHS, estimated_hours, steps_per_epoch
+from tests.support.paths import ROOT
+
+CPU = torch.device("cpu")
+# The others take up to a minute.
+each_backbone = pytest.mark.parametrize(
+    "backbone", [b if b == "lmf" else pytest.param(b, marks=pytest.mark.slow) for b in BACKBONES]
+)
+ASKED = ["--size", "quick", "--device", "cpu", "--steps", "3", "--seconds", "0.05", "--modes", "fp32,bf16"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("gpu") / "data"
+    save_dataset(generate(SyntheticSettings("synthetic_mosi"))[0], path)
+    return path
+
+
+@pytest.fixture
+def where(folder):
+    dataset = load_dataset(folder)
+    splits = place(dataset, CPU)
+    options = Namespace(modes=("fp32",), steps=20, seconds=0.05, packed=())
+    return Place(dataset, splits, splits, Crew(str(folder), "cpu", ()), options)
+
+
+# The whole command
+
+
+def test_the_check_on_the_cpu(tmp_path, capsys):
+    out = tmp_path / "gpu.json"
+    asked = ["--backbones", "lmf,misa", "--methods", "none,ms_mix", "--packed", "2", "--out", str(out)]
+    assert main([*ASKED, *asked]) == 0
+    found = json.loads(out.read_text())
+    assert [(p["backbone"], p["method"]) for p in found["pairs"]] == [
+        ("lmf", "none"), ("lmf", "ms_mix"), ("misa", "none"), ("misa", "ms_mix")
+    ]  # fmt: skip
+    for pair in found["pairs"]:
+        assert pair["error"] is None
+        assert pair["agreement"]["first"] <= pair["agreement"]["difference"] < 1e-5, "it is the same device"
+        assert pair["agreement"]["holds"]
+        assert pair["deterministic"]
+        assert set(pair["steps_per_s"]) == {"fp32", "bf16"}
+        assert set(pair["packed"]) == {"1", "2"}
+        numbers = [*pair["steps_per_s"].values(), pair["evaluated_clips_per_s"], pair["kernel_ms"]]
+        numbers += [n for p in pair["packed"].values() for n in p.values()]
+        assert all(number > 0 for number in numbers)
+        assert pair["peak_memory_mb"] is None
+    assert (found["gpu"], found["device"]) == (None, "cpu")
+    assert set(found["paper"]["hours"]) == {"1", "2"}
+    printed = capsys.readouterr().out
+    assert printed.count("agrees") == 4
+    assert "| lmf | ms_mix |" in printed
+
+
+def test_without_a_gpu(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    out = tmp_path / "gpu.json"
+    assert main(["--out", str(out)]) == 3
+    assert capsys.readouterr().err == "No CUDA device here; nothing was checked.\n"
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--backbones", "tfm"], "Unknown backbone 'tfm'; allowed:"),
+        (["--methods", "none,ms_mx"], "Did you mean 'ms_mix'?"),
+        (["--modes", "fp16"], "Unknown mode 'fp16'"),
+        (["--size", "small"], "Unknown size 'small'"),
+        (["--device", "gpu"], "Unknown device 'gpu'"),
+        (["--steps", "0"], "--steps must be at least 1"),
+        (["--packed", "two"], "--packed='two' is no list"),
+        (["--packed", "0,2"], "--packed takes numbers from 1 on"),
+    ],
+)
+def test_requests_that_are_wrong(capsys, arguments, sentence):
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert len(error.splitlines()) == 1
+
+
+def test_it_needs_torch_and_numpy_only():
+    blocked = ["mlflow", "hydra", "omegaconf", "optuna", "pandas", "sqlalchemy", "pyarrow", "scipy", "rich"]
+    code = f"import sys\nfor name in {blocked}: sys.modules[name] = None\nimport tests.perf.gpu"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
+# Agreement
+
+
+@each_backbone
+def test_a_rounding_error_stays_within_the_tolerance(where, backbone):
+    """Weights moved by about as much as rounding does."""
+
+    def round_off(steps):
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for weight in steps.backbone.parameters():
+                weight.mul_(1 + 1e-7 * torch.randn(weight.shape, generator=generator))
+
+    where.options.steps = 20 if backbone == "lmf" else 5
+    found = agreement(without_dropout(make_cell(backbone, "ms_mix")), where, round_off)
+    assert 0 < found["difference"] <= TOLERANCE / 5
+    assert found["first"] <= FIRST_TOLERANCE / 5
+    assert found["holds"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda steps: steps.optimizer.param_groups[0].update(lr=2 * steps.optimizer.param_groups[0]["lr"]),
+        lambda steps: [p.data.mul_(1.05) for p in steps.backbone.parameters()],
+        lambda steps: setattr(steps, "cell", dataclasses.replace(steps.cell, seed=2)),
+        lambda steps: setattr(steps, "cell", dataclasses.replace(steps.cell, precision="bf16")),
+    ],
+    ids=["learning rate", "weights", "order of the clips", "precision"],
+)
+def test_what_is_wrong_is_seen(where, wrong):
+    where.options.steps = 5
+    found = agreement(without_dropout(make_cell("lmf", "ms_mix")), where, wrong)
+    assert found["first"] > FIRST_TOLERANCE or found["difference"] > TOLERANCE
+    assert not found["holds"]
+
+
+def test_differences_are_relative_to_the_total_loss():
+    wanted = torch.tensor([[2.0, 1.0, 0.0, 0.0, 0.0], [4.0, 2.0, 0.0, 0.0, 0.0]]).double()
+    found = wanted.clone()
+    assert relative_difference(wanted, found) == 0
+    found[1, 3] += 0.1
+    assert relative_difference(wanted, found) == pytest.approx(0.025)
+    assert relative_difference(wanted.flip(0), found.flip(0)) == pytest.approx(0.025)
+    small = wanted * torch.tensor([[1.0], [1e-6]])
+    assert relative_difference(small, small + 1e-6) == pytest.approx(5e-7), "by the first step's"
+    found[0, 0] = math.nan
+    assert relative_difference(wanted, found) == math.inf
+
+
+@each_backbone
+def test_no_dropout_and_host_draws_leave_nothing_to_the_device(where, backbone):
+    cell = without_dropout(make_cell(backbone, "powmix"))
+    with HostDraws():
+        first, second = (Steps(cell, where.dataset, where.cpu).run(2) for _ in range(2))
+    assert torch.equal(first, second)
+    if backbone != "glomo":  # whose gates draw noise, on the host here
+        network = Steps(cell, where.dataset, where.cpu)
+        torch.manual_seed(0)
+        state = torch.get_rng_state()
+        batch = where.cpu.resident["train"].take(np.arange(4))
+        network.backbone.train()(batch)
+        assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_host_draws_are_the_cpus():
+    torch.manual_seed(0)
+    wanted = torch.randn(3), torch.rand(2, 2), torch.randn_like(torch.zeros(4)), torch.ones(2)
+    torch.manual_seed(0)
+    with HostDraws():
+        found = (
+            torch.randn(3, device=CPU),
+            torch.rand((2, 2)),
+            torch.randn_like(torch.zeros(4)),
+            torch.ones(2),
+        )
+    assert all(torch.equal(a, b) for a, b in zip(wanted, found, strict=True))
+
+
+def test_bits_are_compared(where, monkeypatch):
+    cell = make_cell("lmf", "mixup")
+    assert same_bits(cell, where.dataset, where.device, 3)
+    run, moved = Steps.run, iter([0.0, 1e-7])
+
+    def another(steps, n):
+        losses = run(steps, n)
+        next(steps.backbone.parameters()).data.add_(next(moved))
+        return losses
+
+    monkeypatch.setattr(Steps, "run", another)
+    assert not same_bits(cell, where.dataset, where.device, 3)
+
+
+def test_steps_go_on_over_epochs(where):
+    steps = Steps(make_cell("lmf", "none"), where.dataset, where.cpu)
+    per_epoch = len(batches(np.arange(200), steps.cell.backbone_settings.batch_size))
+    assert steps.run(2 * per_epoch + 1).shape == (2 * per_epoch + 1, 5)
+    assert steps.epoch == 3
+
+
+def test_what_fails_is_said(where, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate\nmore")
+
+    monkeypatch.setattr(gpu, "speeds", full)
+    found = check_pair("lmf", "none", where)
+    assert found["error"] == "OutOfMemoryError: CUDA out of memory. Tried to allocate"
+    assert not holds(found)
+    paper = {"trainings": 0, "hours": {}, "assumptions": []}
+    shown = list(table({"gpu": None, "torch": "2", "data": "d", "pairs": [found], "paper": paper}))
+    assert any("out of memory" in line for line in shown)
+
+
+def test_all_modes_are_cells():
+    cells = [dataclasses.replace(make_cell("tfn", "none"), **changes) for changes in MODES.values()]
+    assert len({cell.cell_id for cell in cells}) == len(MODES)
+    assert all(isinstance(cell, Cell) for cell in cells)
+
+
+# Time
+
+
+def test_the_union_of_intervals():
+    assert covered([]) == 0
+    assert covered([(3, 4), (0, 2), (1, 2.5), (1, 2), (4, 5)]) == 4.5
+
+
+def test_a_crew_that_fails_once_goes_on(folder):
+    cell = make_cell("lmf", "none")
+    with Crew(str(folder), "cpu", (1, 2)) as crew:
+        with pytest.raises(RuntimeError, match="2 processes, 2 failed: KeyError"):
+            crew.steps_per_s(dataclasses.replace(cell, method="no_such_method"), 2, 0.05)
+        assert crew.steps_per_s(cell, 2, 0.05) > 0
+        assert crew.steps_per_s(cell, 1, 0.05) > 0
+
+
+# Hours
+
+
+def measured(**pair):
+    usual = {
+        "error": None,
+        "steps_per_s": {"fp32": 100.0},
+        "evaluated_clips_per_s": 1000.0,
+        "packed": {"1": {"steps_per_s": 90.0}, "2": {"steps_per_s": 135.0}},
+    }
+    pairs = [{**usual, "backbone": b, "method": m, **pair} for b in EPOCHS for m in hours.METHODS]
+    return {"gpu": "G", "pairs": pairs}
+
+
+def test_hours_by_hand():
+    one = {"gpu": "G", "pairs": measured()["pairs"][:1]}  # tfn, none
+    found = estimated_hours(one, {"tfn": 10}, ["none"])
+    seconds = 0.0
+    for train, valid, test, size in ((1284, 229, 686, 32), (16326, 1871, 4659, 128), (1368, 456, 457, 32)):
+        step = max(1, size / 32) / 100
+        epoch = len(batches(np.arange(train), size)) * step + valid / 1000
+        for ratios in (10, 1, 1, 1, 1):  # trained clean, or at one of four ratios
+            seconds += 5 * (10 * epoch + (valid + ratios * test) / 1000)
+    assert found["hours"]["1"] == pytest.approx(seconds / 3600)
+    assert found["hours"]["2"] == pytest.approx(seconds / 3600 / 1.5)
+    assert found["trainings"] == 3 * 5 * 5
+    assert found["missing"] == []
+    assert "tfn 10" in found["assumptions"][0]
+
+
+def test_what_was_not_measured_is_said():
+    found = measured()
+    whole = estimated_hours(found)
+    assert whole["trainings"] == 6 * 8 * 3 * 25
+    assert sum(row["1"] for row in whole["backbones"].values()) == pytest.approx(whole["hours"]["1"])
+    found["pairs"][0]["error"] = "OutOfMemoryError: no"
+    del found["pairs"][-1]
+    less = estimated_hours(found)
+    assert less["missing"] == ["tfn/none", "glomo/ms_mix"]
+    assert less["hours"]["1"] < whole["hours"]["1"]
+    assert less["trainings"] == whole["trainings"] - 2 * 75
+
+
+def test_the_matrix_is_the_paper_profiles():
+    paper = OmegaConf.load(Path(harness.conf.__file__).parent / "profile" / "paper.yaml")
+    assert tuple(paper.methods) == hours.METHODS
+    assert set(hours.METHODS) <= set(METHODS)
+    assert list(paper.backbones) == list(EPOCHS)
+    assert tuple(paper.datasets) == hours.DATASETS
+    assert len(paper.seeds) == hours.SEEDS
+    assert len(paper.occlusion.ratios) == hours.TEST_RATIOS
+    assert len(paper.occlusion.train_ratios) == hours.TRAIN_RATIOS
+
+
+@pytest.mark.parametrize(("clips", "size"), [(1, 4), (4, 4), (5, 4), (6, 4), (9, 4), (3, 2), (3, 16)])
+def test_steps_of_an_epoch(clips, size):
+    assert steps_per_epoch(clips, size) == len(batches(np.arange(clips), size))

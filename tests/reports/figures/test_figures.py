@@ -1,0 +1,458 @@
+"""Figures 4 to 9: their numbers against slow loops, and that no study breaks or changes a drawing."""
+
+import json
+import math
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import pyplot as plt
+
+from harness.metrics import DIRECTION
+from reports.figures import forest, mechanism, occlusion, radar, style, sweeps
+from reports.figures import ranks as ranking
+from reports.page.report import place
+from reports.stats.comparison import clean, ranks
+from tests.support.studies import empty_study, make_study
+
+MODULES = (sweeps, occlusion, radar, ranking, forest, mechanism)
+FIGURES = [module.FIGURE for module in MODULES]
+TWO = ("synthetic_mosi", "synthetic_sims")
+ODD = {
+    "datasets": ("a_$b$_%&{x}", "größe \\alpha^2 #1"),
+    "backbones": ("$tfn", "l_m_f\\"),
+    "methods": ("none", "my_$mix$_é", "mi<x>&", "ms_mix"),
+}
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+
+@cache
+def small(**changes):
+    """A study that no test changes."""
+    given = {"datasets": TWO, "backbones": ("tfn", "misa"), "seeds": 3, "ablation": False, "samples": False}
+    return make_study(**{**given, **changes})
+
+
+def with_holes(study, share=0.2, seed=3):
+    """Without a share of the cells, and of the numbers of the trials."""
+    generator = np.random.default_rng(seed)
+    cells = sorted(set(study.frame["cell_id"]))
+    kept = {cell for cell in cells if generator.random() > share}
+    trials = study.trials.sample(frac=1 - share, random_state=seed).sort_index()
+    lost = trials["params"].isin(sorted(set(trials["params"]))[::7])
+    trials = trials.assign(state=np.where(lost, "failed", trials["state"]))
+    trials.loc[lost, ["objective_value", "value"]] = math.nan
+    return replace(study, frame=study.frame[study.frame["cell_id"].isin(kept)], trials=trials)
+
+
+def undefined(study):
+    """Without a defined correlation, and with some other numbers undefined."""
+    frame, trials = study.frame.copy(), study.trials.copy()
+    frame.loc[frame["metric"] == "corr", "value"] = math.nan
+    frame.loc[frame.index % 7 == 0, "value"] = math.nan
+    trials.loc[trials["trial"] == 1, ["value", "objective_value"]] = math.nan
+    return replace(study, frame=frame, trials=trials)
+
+
+def all_undefined(study):
+    trials = study.trials.assign(value=math.nan, objective_value=math.nan)
+    return replace(study, frame=study.frame.assign(value=math.nan), trials=trials)
+
+
+def of_methods(study, names):
+    return replace(study, frame=study.frame[study.frame["method"].isin(names)])
+
+
+def environments(study):
+    """Every other seed of `none` on another machine: it has no partner there."""
+    moved = (study.frame["method"] == "none") & (study.frame["seed"] == 1112)
+    return replace(study, frame=study.frame.assign(environment=study.frame["environment"].mask(moved, "GPU")))
+
+
+STUDIES = {
+    "whole": small,
+    "holes": lambda: with_holes(small()),
+    "mostly holes": lambda: with_holes(small(), share=0.8),
+    "one seed": lambda: small(seeds=1),
+    "two seeds": lambda: small(seeds=2),
+    "undefined": lambda: undefined(small()),
+    "names": lambda: small(**ODD, name="a 'study' $x$"),
+    "one dataset": lambda: small(datasets=TWO[:1]),
+    "five datasets": lambda: small(
+        datasets=("a", "b", "c", "d", "e"), methods=("none", "ms_mix"), seeds=2, ratios=(0.0, 0.5)
+    ),
+    "one method": lambda: of_methods(small(), ["mixup"]),
+    "baseline": lambda: of_methods(small(), ["none"]),
+    "no baseline": lambda: of_methods(small(), ["mixup", "ms_mix"]),
+    "ten methods": lambda: small(methods=("none", *"bcdefghi", "ms_mix"), datasets=TWO[:1]),
+    "zeros": lambda: replace(small(), frame=small().frame.assign(value=0.0)),
+}
+OF_TRIALS = ("whole", "holes", "mostly holes", "one seed", "two seeds", "undefined", "names")
+"""Studies that differ in their trials, which are all that figure 4 shows."""
+PAIRS = [
+    pytest.param(figure, name, id=f"{figure.name} {name}")
+    for figure in FIGURES
+    for name in (OF_TRIALS if figure is sweeps.FIGURE else STUDIES)
+]
+EMPTY = {"empty": empty_study, "all undefined": lambda: all_undefined(small())}
+
+
+def drawn(figure, study):
+    """A figure's data and its caption, drawn and closed."""
+    data = figure.data(study)
+    if data.empty:
+        return data, ""
+    caption = figure.caption(data)
+    with style.styled():
+        drawing = figure.draw(
+            data, figure.title + study.stand_in(sorted(set(data["dataset"]))), study.command
+        )
+        drawing.draw_without_rendering()
+    plt.close(drawing)
+    return data, caption
+
+
+@pytest.mark.parametrize(("figure", "name"), PAIRS)
+def test_every_study_is_drawn(figure, name):
+    study = STUDIES[name]()
+    data, caption = drawn(figure, study)
+    assert "dataset" in data.columns
+    assert data["dataset"].notna().all()
+    assert not any(word in caption for word in ("nan", "NaN", "<NA>", "None"))
+    assert set(data["dataset"]) <= {*study.frame["dataset"], *study.trials["dataset"]}
+    assert plt.get_fignums() == []
+
+
+@pytest.mark.parametrize("name", EMPTY)
+@pytest.mark.parametrize("figure", FIGURES, ids=lambda figure: figure.name)
+def test_nothing_to_show_is_empty(figure, name):
+    data = figure.data(EMPTY[name]())
+    assert data.empty
+    assert "dataset" in data.columns
+
+
+@pytest.mark.parametrize("figure", FIGURES, ids=lambda figure: figure.name)
+def test_the_same_data_give_the_same_bytes(figure, tmp_path):
+    study = with_holes(small(datasets=TWO[:1], methods=("none", "mixup", "ms_mix"), seeds=2))
+    shuffled = replace(study, frame=study.frame.sample(frac=1, random_state=1))
+    data = figure.data(study)
+    pd.testing.assert_frame_equal(data, figure.data(shuffled))
+    written = []
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        folder.mkdir()
+        with style.styled():
+            paths = style.save(figure.draw(data, figure.title, study.command), folder, figure.name)
+        written.append([path.read_bytes() for path in paths])
+    assert written[0] == written[1]
+    assert plt.get_fignums() == []
+
+
+@pytest.mark.parametrize("figure", FIGURES, ids=lambda figure: figure.name)
+def test_names_stand_as_they_are(figure):
+    study = small(**ODD, sweeps=True)
+    trials = study.trials.assign(dataset=ODD["datasets"][0], backbone="$tfn")
+    data = figure.data(replace(study, trials=trials))
+    with style.styled():
+        drawing = figure.draw(data, figure.title + place(data), study.command)
+    texts = [text.get_text().replace(r"\$", "$") for text in drawing.findobj(plt.Text)]
+    plt.close(drawing)
+    assert any("a_$b$_%&{x}" in text for text in texts) or figure.name == "figure7_ranks"
+    assert any("my_$mix$_é" in text for text in texts) or figure.name == "figure4_sweeps"
+
+
+@pytest.mark.parametrize("figure", FIGURES, ids=lambda figure: figure.name)
+def test_one_seed_claims_nothing(figure):
+    data = figure.data(small(seeds=1))
+    caption = figure.caption(data)
+    bounds = data[[name for name in data.columns if name in ("low", "high")]]
+    assert bounds.isna().all().all()
+    assert "o uncertainty can be given" in caption
+
+
+def block_means(rows):
+    """method -> (mean over backbones of means over seeds, n), from blocks that all of the methods have."""
+    methods = sorted(set(rows["method"]))
+    blocks = {}
+    for row in rows.to_dict("records"):
+        if math.isfinite(row["value"]):
+            blocks.setdefault((row["backbone"], row["seed"]), {})[row["method"]] = row["value"]
+    shown = [m for m in methods if 2 * sum(m in block for block in blocks.values()) >= len(blocks)]
+    whole = {key: block for key, block in blocks.items() if all(m in block for m in shown)}
+    found = {}
+    for method in methods:
+        per_backbone = {}
+        for (backbone, _), block in whole.items():
+            per_backbone.setdefault(backbone, []).append(block.get(method))
+        if method in shown and whole:
+            means = [sum(values) / len(values) for values in per_backbone.values()]
+            found[method] = (sum(means) / len(means), len(whole))
+        else:
+            found[method] = (math.nan, 0)
+    return found
+
+
+def assert_means(data, found):
+    assert dict(zip(data["method"], data["n"], strict=True)) == {m: n for m, (_, n) in found.items()}
+    for method, mean in zip(data["method"], data["mean"], strict=True):
+        assert mean == pytest.approx(found[method][0], nan_ok=True)
+
+
+def test_occlusion_means_are_those_of_a_loop():
+    study = with_holes(small(seeds=4, backbones=("tfn", "misa", "almt")))
+    data = occlusion.data(study)
+    scores = study.scores()
+    scores = scores[scores["metric"] == "mae"]
+    assert set(data["protocol"]) == {"test", "train"}
+    for (dataset, protocol, ratio), part in data.groupby(["dataset", "protocol", "ratio"]):
+        source = "test" if ratio == 0 else protocol
+        rows = scores[(scores["dataset"] == dataset) & (scores["occlusion_protocol"] == source)]
+        assert_means(part, block_means(rows[rows["occlusion_ratio"] == ratio]))
+    assert (data["blocks"] > data["n"]).any()
+    assert "Left out: up to" in occlusion.caption(data)
+
+
+def test_an_occlusion_curve_needs_two_ratios():
+    assert occlusion.data(small(ratios=(0.0,), train_ratios=())).empty
+    assert set(occlusion.data(small(ratios=(0.0,)))["protocol"]) == {"train"}
+    assert set(occlusion.data(small(train_ratios=()))["protocol"]) == {"test"}
+
+
+def test_a_method_that_most_blocks_lack_costs_the_others_nothing():
+    study = small()
+    rare = (study.frame["method"] == "mixup") & (study.frame["seed"] > 1111)
+    data = occlusion.data(replace(study, frame=study.frame[~rare]))
+    assert (data.loc[data["method"] == "mixup", "n"] == 0).all()
+    assert (data.loc[data["method"] != "mixup", "n"] == 6).all()
+    said = "Not shown on synthetic_mosi, for lack of most of the trainings of others: mixup."
+    assert said in occlusion.caption(data)
+
+
+def test_runs_of_two_environments_are_no_block():
+    data = occlusion.data(environments(small(methods=("none", "mixup"))))
+    points = data[data["protocol"] == "test"]
+    assert (points["blocks"] == 8).all()
+    assert (points["n"] == 4).all()
+
+
+def test_equal_lines_are_named():
+    study = small()
+    copy = study.frame[study.frame["method"] == "none"].assign(method="twin")
+    frame = pd.concat([study.frame, copy.assign(cell_id=copy["cell_id"] + "-twin")])
+    data = occlusion.data(replace(study, frame=frame))
+    assert "Exactly equal on synthetic_mosi, so that one hides the other: none, twin." in occlusion.caption(
+        data
+    )
+
+
+def test_radar_axes_run_from_worst_to_best():
+    study = with_holes(small(seeds=4))
+    data = radar.data(study)
+    scores = clean(study.scores())
+    assert set(data.loc[data["dataset"] == "synthetic_sims", "metric"]) == {
+        *("acc2", "acc3", "acc5", "f1", "mae", "corr")
+    }
+    for (dataset, metric), part in data.groupby(["dataset", "metric"]):
+        found = block_means(scores[(scores["dataset"] == dataset) & (scores["metric"] == metric)])
+        assert_means(part, found)
+        values = {m: DIRECTION[metric] * mean for m, (mean, n) in found.items() if n}
+        worst, best = min(values.values()), max(values.values())
+        for method, scaled in zip(part["method"], part["scaled"], strict=True):
+            if method in values:
+                expected = 0.25 + 0.75 * (values[method] - worst) / (best - worst)
+                assert scaled == pytest.approx(expected)
+
+
+def test_forest_gains_are_paired_differences():
+    from scipy.stats import ttest_1samp
+
+    study = with_holes(small(seeds=4))
+    data = forest.data(study)
+    scores = clean(study.scores())
+    for row in data[data["row"] != forest.ALL].to_dict("records"):
+        here = (scores["dataset"] == row["dataset"]) & (scores["backbone"] == row["row"])
+        rows = scores[here & (scores["metric"] == row["metric"])]
+        values = {(r["method"], r["seed"]): r["value"] for r in rows.to_dict("records")}
+        gains = [
+            DIRECTION[row["metric"]] * (value - values["none", seed])
+            for (method, seed), value in values.items()
+            if method == row["method"] and ("none", seed) in values
+        ]
+        assert row["n"] == len(gains)
+        assert row["gain"] == pytest.approx(np.mean(gains))
+        if len(gains) > 1:
+            interval = ttest_1samp(gains, 0).confidence_interval()
+            assert (row["low"], row["high"]) == pytest.approx(interval)
+    pooled = data[data["row"] == forest.ALL]
+    for row in pooled.to_dict("records"):
+        single = data[(data["dataset"] == row["dataset"]) & (data["method"] == row["method"])]
+        single = single[(single["metric"] == row["metric"]) & (single["row"] != forest.ALL)]
+        assert row["gain"] == pytest.approx(single["gain"].mean())
+        assert row["n"] == single["n"].sum()
+    assert "Left out:" in forest.caption(data)
+
+
+def test_a_failed_training_does_not_set_the_scale_of_the_forest():
+    frame = small().frame.copy()
+    frame.loc[frame.index[frame["metric"] == "mae"][7], "value"] = 1e6
+    data = forest.data(replace(small(), frame=frame))
+    low, high = forest.axis_limits(data[data["metric"] == "mae"])
+    assert -50 < low < 0 < high < 50
+
+
+def test_ranks_and_shares_are_those_of_a_loop():
+    study = small(seeds=3, methods=("none", "mixup", "ms_mix"))
+    data = ranking.data(study)
+    scores = clean(study.scores())
+    values = {
+        (r["dataset"], r["backbone"], r["method"], r["seed"]): r["value"]
+        for r in scores[scores["metric"] == "mae"].to_dict("records")
+    }
+    tasks = sorted({key[:2] for key in values})
+    mean = {
+        (task, m): np.mean([v for key, v in values.items() if key[:3] == (*task, m)])
+        for task in tasks
+        for m in ("none", "mixup", "ms_mix")
+    }
+    for method, rank in data[data["panel"] == "ranks"][["method", "rank"]].itertuples(index=False):
+        places = [
+            sum(mean[t, other] < mean[t, method] for other in ("none", "mixup", "ms_mix")) for t in tasks
+        ]
+        assert rank == pytest.approx(1 + np.mean(places))
+    profile = data[data["panel"] == "profile"]
+    assert len(profile) == len(values)
+    for row in profile.to_dict("records"):
+        task = (row["dataset"], row["backbone"])
+        gain = 1 - values[(*task, row["method"], row["seed"])] / mean[task, "none"]
+        assert row["gain"] == pytest.approx(gain)
+        shares = []
+        for other in tasks:
+            runs = [
+                1 - v / mean[other, "none"] for k, v in values.items() if k[:3] == (*other, row["method"])
+            ]
+            shares.append(np.mean([run >= row["gain"] - 1e-12 for run in runs]))
+        assert row["share"] == pytest.approx(np.mean(shares))
+        assert row["low"] <= row["share"] <= row["high"]
+
+
+def test_a_method_without_rank_is_named():
+    study = small()
+    rare = (study.frame["method"] == "mixup") & (study.frame["backbone"] != "tfn")
+    rare |= (study.frame["method"] == "mixup") & (study.frame["dataset"] != TWO[0])
+    study = replace(study, frame=study.frame[~rare])
+    assert ranks(clean(study.scores()), "mae").dropped == ("mixup",)
+    data = ranking.data(study)
+    caption = ranking.caption(data)
+    assert "Not ranked, as most blocks lack it: mixup." in caption
+    assert "mixup" not in set(data.loc[data["panel"] == "profile", "method"])
+
+
+def test_mechanism_means_are_those_of_a_loop():
+    study = with_holes(small(seeds=4, ablation=True))
+    data = mechanism.data(study)
+    assert set(data["panel"]) == {"opposite", "intensity", "lambda"}
+    frame = study.frame[study.frame["settings"] == "{}"]
+    for (dataset, metric), part in data.groupby(["dataset", "metric"]):
+        rows = frame[(frame["dataset"] == dataset) & (frame["metric"] == metric)]
+        assert_means(part, block_means(rows[rows["occlusion_protocol"] == "test"]))
+    assert set(data.loc[data["panel"] == "intensity", "method"]) == {"ms_mix"}
+    assert len(data[data["panel"] == "lambda"]) == 2 * 4 * 4 * 3
+
+
+def test_real_data_leave_the_intensities_empty():
+    study = small()
+    study = replace(study, frame=study.frame[study.frame["split"] != "mechanism"])
+    caption = mechanism.caption(mechanism.data(study))
+    assert "(b) is empty: only synthetic data tell intensities" in caption
+
+
+def test_sweeps_hold_means_and_intervals_of_each_setting():
+    from scipy.stats import t
+
+    study = small(seeds=4)
+    data = sweeps.data(study)
+    assert dict(data.groupby("sweep").size()) == {"delta": 40, "xi": 100, "alpha": 28, "heads": 32}
+    objective = study.trials[(study.trials["split"] == "valid") & (study.trials["metric"] == "loss")]
+    trials = [(trial, json.loads(trial["params"])) for trial in objective.to_dict("records")]
+    for row in data.to_dict("records"):
+        panel = sweeps.PANELS[row["sweep"]]
+        values = []
+        for trial, params in trials:
+            if trial["sweep"] != row["sweep"]:
+                continue
+            place = (params[panel.x], params.get(panel.y, math.nan), params.get(panel.line))
+            same = place[0] == row["x"] and place[1] in (row["y"], place[1] if not panel.y else None)
+            same &= not panel.line or row["line"] == f"attention={place[2]}"
+            if same:
+                values.append(trial["value"])
+        assert row["n"] == len(values) == 4
+        assert row["mean"] == pytest.approx(np.mean(values))
+        half = t.ppf(0.975, 3) * np.std(values, ddof=1) / 2
+        assert (row["low"], row["high"]) == pytest.approx((np.mean(values) - half, np.mean(values) + half))
+    caption = sweeps.caption(data)
+    assert "(d) with attention=tokens is flat to the last bit: one token per modality" in caption
+    assert caption.count("flat to the last bit") == 1
+
+
+def test_two_seeds_of_a_sweep_give_no_interval():
+    data = sweeps.data(small(seeds=2))
+    assert data[["low", "high"]].isna().all().all()
+    assert "single seeds, too few for an interval" in sweeps.caption(data)
+
+
+def test_a_missing_sweep_says_how_to_run_it():
+    study = small(name="my study")
+    trials = study.trials[study.trials["sweep"].isin(["delta", "tune-mixup"])]
+    data = sweeps.data(replace(study, trials=trials))
+    with style.styled():
+        drawing = sweeps.draw(data, sweeps.FIGURE.title, study.command)
+    texts = " ".join(text.get_text().replace("\n", " ") for text in drawing.findobj(plt.Text))
+    plt.close(drawing)
+    for param in ("xi", "alpha", "heads"):
+        assert f"make sweep PARAM={param} STUDY='my study'" in texts
+    assert "PARAM=delta" not in texts
+
+
+def test_the_pair_with_most_settings_is_shown_and_the_others_named():
+    study = small()
+    more = study.trials[(study.trials["sweep"] == "delta") & (study.trials["trial"] < 5)]
+    alone = study.trials[study.trials["sweep"] == "alpha"].assign(backbone="lmf")
+    rest = study.trials[study.trials["sweep"] != "alpha"]
+    data = sweeps.data(replace(study, trials=pd.concat([rest, more.assign(backbone="tfn"), alone])))
+    shown = data[data["shown"]].groupby("sweep")["backbone"].unique()
+    assert {name: list(found) for name, found in shown.items()} == {
+        **{"delta": ["misa"], "xi": ["misa"], "heads": ["misa"]},
+        "alpha": ["lmf"],
+    }
+    assert "Sweeps exist for tfn on synthetic_mosi, too" in sweeps.caption(data)
+
+
+def test_settings_off_the_grid_are_drawn_as_points():
+    study = small(seeds=3)
+    generator = np.random.default_rng(0)
+    trials = study.trials[study.trials["sweep"] == "xi"].copy()
+    params = {
+        old: json.dumps({"xi1": generator.random(), "xi2": generator.random()}) for old in trials["params"]
+    }
+    study = replace(study, trials=trials.assign(params=trials["params"].map(params)))
+    data, _ = drawn(sweeps.FIGURE, study)
+    assert data["x"].nunique() == 25
+
+
+def test_a_long_command_stands_whole_in_a_placeholder(recwarn):
+    fill = "python -m harness.benchmark " + " ".join(
+        f"backbone.tfn.setting_{k}=0.123456789" for k in range(40)
+    )
+    with style.styled():
+        figure = style.placeholder("Figure 2: MS-Mix", "Nothing is here.", fill)
+        figure.canvas.draw()
+        [ax] = figure.axes
+        [text] = ax.texts
+        box, whole = text.get_window_extent(), figure.bbox
+        assert whole.x0 <= box.x0 < box.x1 <= whole.x1
+        assert whole.y0 <= box.y0 < box.y1 <= whole.y1
+        assert " ".join(text.get_text().split()).endswith(fill)
+        plt.close(figure)
+    assert not recwarn.list

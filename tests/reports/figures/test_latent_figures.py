@@ -1,0 +1,346 @@
+"""Figures 1 to 3: their data against loops, the same bytes each time, and studies with pieces missing."""
+
+import dataclasses
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import pyplot as plt
+
+from backbones.batch import MODALITIES
+from harness.errors import StoreError
+from reports.figures import batch, latents, style, tsne
+from reports.figures.projection import kl_estimate
+from tests.support.paths import ROOT
+from tests.support.studies import empty_study, harm, make_samples, make_study, with_samples
+
+FIGURES = (latents.FIGURE, batch.FIGURE, tsne.FIGURE)
+COLUMNS = (latents.COLUMNS, batch.COLUMNS, tsne.COLUMNS)
+MISA = "synthetic_mosei-misa"
+
+
+def small(**changes):
+    options = dict(seeds=1, datasets=("synthetic_mosei",), backbones=("misa",), ablation=False, sweeps=False)
+    return make_study(**{**options, **changes})
+
+
+def save(figure, study, folder):
+    data = figure.data(study)
+    with style.styled():
+        return style.save(figure.draw(data, figure.title, study.command), Path(folder), figure.name)
+
+
+def digest(folder):
+    """Of the files of all figures; asked for by another process, too."""
+    study = small(methods=("none", "ms_mix"))
+    methods = dict(zip(study.sampled["run_id"], study.sampled["method"], strict=True))
+    study = dataclasses.replace(study, samples=lambda run: make_samples(methods[run], clean=30, batch=9))
+    total = hashlib.sha256()
+    for figure in FIGURES:
+        total.update(figure.data(study).to_csv().encode())
+        for path in save(figure, study, folder):
+            total.update(path.read_bytes())
+    return total.hexdigest()
+
+
+def drawn(figure, study):
+    """Draw what the study holds, which changes neither the data nor pyplot, and return it."""
+    data, settings = figure.data(study), dict(plt.rcParams)
+    copy = data.copy(deep=True)
+    assert set(data["dataset"])
+    assert figure.caption(data)
+    with style.styled():
+        drawing = figure.draw(data, figure.title, study.command)
+        drawing.canvas.draw()
+        plt.close(drawing)
+    assert plt.get_fignums() == []
+    assert dict(plt.rcParams) == settings
+    pd.testing.assert_frame_equal(data, copy)
+    return data
+
+
+@pytest.fixture(scope="module")
+def study():
+    return make_study(seeds=2, sweeps=False)
+
+
+@pytest.fixture(scope="module")
+def figure1(study):
+    return latents.FIGURE.data(study)
+
+
+def run_of(study, method):
+    rows = study.sampled.query("dataset == 'synthetic_mosei' and backbone == 'misa'")
+    return rows.set_index("method")["run_id"][method]
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_a_whole_study(figure, study, tmp_path):
+    paths = save(figure, study, tmp_path)
+    assert all(0 < path.stat().st_size < 1e6 for path in paths)
+    assert plt.get_fignums() == []
+    data = figure.data(study)
+    assert set(data["dataset"]) == {"synthetic_mosei"}
+    assert set(data["backbone"]) == {"misa"}
+    assert set(data["seed"]) == {1111}
+    assert "seed" in figure.caption(data)
+
+
+@pytest.mark.slow
+def test_the_bytes_are_the_same_in_another_process(tmp_path):
+    code = (
+        "import sys; from tests.reports.figures import test_latent_figures as t; print(t.digest(sys.argv[1]))"
+    )
+    (tmp_path / "other").mkdir()
+    call = [sys.executable, "-c", code, str(tmp_path / "other")]
+    variables = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(call, env=variables, stdout=subprocess.PIPE, text=True) as other:
+        mine = digest(tmp_path)
+        assert other.communicate(timeout=120)[0].strip() == mine
+
+
+def failing(error):
+    def fail(run_id):
+        raise error
+
+    return dataclasses.replace(small(), samples=fail)
+
+
+@pytest.mark.parametrize(("figure", "columns"), list(zip(FIGURES, COLUMNS, strict=True)))
+def test_studies_without_samples(figure, columns):
+    lost = with_samples(small(), lambda method, arrays: {})
+    unreadable = failing(KeyError("run")), failing(StoreError("damaged"))
+    for nothing in (empty_study(), small(samples=False), lost, *unreadable):
+        data = figure.data(nothing)
+        assert list(data.columns) == list(columns)
+        assert data.empty
+        assert figure.caption(data) == ""
+
+
+def test_figure1_has_the_methods_in_order_and_their_counts(figure1):
+    methods = figure1[figure1["kind"] == "method"]
+    assert list(methods["method"]) == ["none", "mixup", "manifold_mixup", "powmix", "ms_mix"]
+    assert list(methods["n_clean"]) == [96] * 5
+    assert list(methods["n_mixed"]) == [0, 96, 96, 96, 96]
+    assert methods["kl"].isna().tolist() == [True, False, False, False, False]
+    assert set(methods["components"]) == {5}
+    counts = figure1[figure1["kind"] != "method"].groupby(["method", "kind"]).size()
+    assert counts["ms_mix", "mixed"] == counts["none", "clean"] == 96
+
+
+def test_figure1_is_one_projection_of_rows_in_units_of_their_own_network(study, figure1):
+    from sklearn.decomposition import PCA
+
+    rows = {}
+    for method in ("none", "mixup", "manifold_mixup", "powmix", "ms_mix"):
+        arrays = study.samples(run_of(study, method))
+        clean = np.hstack([arrays[f"clean_{m}"] for m in MODALITIES]).astype(float)
+        rows[method] = {"clean": (clean - clean.mean(0)) / clean.std(0)}
+        if method != "none":
+            mixed = np.hstack([arrays[f"mixed_{m}"] for m in MODALITIES]).astype(float)
+            rows[method]["mixed"] = (mixed - clean.mean(0)) / clean.std(0)
+    pca = PCA(5).fit(np.vstack([kinds["clean"] for kinds in rows.values()]))
+    signs = [np.sign(axis[np.abs(axis).argmax()]) for axis in pca.components_]
+    for method, kinds in rows.items():
+        for kind, x in kinds.items():
+            found = figure1[(figure1["method"] == method) & (figure1["kind"] == kind)]
+            expected = (pca.transform(x) * signs)[:, :2]
+            assert found[["x", "y"]].to_numpy() == pytest.approx(expected, rel=1e-5, abs=1e-5)
+        value = figure1[(figure1["method"] == method) & (figure1["kind"] == "method")]["kl"].iloc[0]
+        if "mixed" in kinds:
+            by_hand = kl_estimate(pca.transform(kinds["mixed"]), pca.transform(kinds["clean"]))
+            assert value == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_figure1_shows_where_most_methods_are_sampled():
+    wide, narrow = small(backbones=("tfn",)), small(methods=("none", "ms_mix"))
+    both = dataclasses.replace(
+        wide,
+        sampled=pd.concat([narrow.sampled, wide.sampled], ignore_index=True),
+        samples=lambda run: (narrow if "misa" in run else wide).samples(run),
+    )
+    assert set(latents.FIGURE.data(both)["backbone"]) == {"tfn"}
+    assert set(batch.FIGURE.data(both)["backbone"]) == {"misa"}
+    assert set(tsne.FIGURE.data(both)["backbone"]) == {"tfn"}
+
+
+def test_figure1_of_copies_has_a_divergence_of_zero():
+    def copy(method, arrays):
+        return arrays | {name.replace("clean", "mixed"): a for name, a in arrays.items() if "clean" in name}
+
+    study = with_samples(small(methods=("none", "duplicate")), lambda m, a: a if m == "none" else copy(m, a))
+    data = latents.FIGURE.data(study)
+    assert data.query("kind == 'method' and method == 'duplicate'")["kl"].tolist() == [0]
+
+
+def test_figure1_says_what_is_missing():
+    def change(method, arrays):
+        if method == "mixup":
+            return {}
+        if method == "powmix":
+            return arrays | {"clean_text": arrays["clean_text"][:, :3]}
+        if method == "manifold_mixup":
+            return {name: a for name, a in arrays.items() if name != "mixed_audio"}
+        return arrays
+
+    data = drawn(latents.FIGURE, with_samples(small(), change))
+    methods = data[data["kind"] == "method"].set_index("method")
+    assert methods["note"].to_dict() == {
+        "none": "",
+        "mixup": "no latents kept",
+        "manifold_mixup": "",
+        "powmix": "latents of another width",
+        "ms_mix": "",
+    }
+    assert methods.loc["manifold_mixup", "n_mixed"] == 0
+    assert set(data[data["kind"] != "method"]["method"]) == {"none", "manifold_mixup", "ms_mix"}
+    assert "none, mixup (no latents kept), manifold_mixup, powmix" in latents.FIGURE.caption(data)
+
+
+def test_figure2_is_the_batch_in_the_order_of_labels(study):
+    data = batch.FIGURE.data(study)
+    arrays = {n: a.astype(float) for n, a in study.samples(run_of(study, "ms_mix")).items() if "batch" in n}
+    labels, size = arrays["batch_labels"], len(arrays["batch_labels"])
+    order = sorted(range(size), key=lambda i: labels[i])
+    kinds = dict(list(data.groupby("kind")))
+    assert kinds["clip"]["value"].to_numpy() == pytest.approx(labels[order], rel=1e-5)
+    assert len(kinds["similarity"]) == size * (size - 1) // 2
+    for row in kinds["similarity"].itertuples():
+        assert row.value == pytest.approx(arrays["batch_similarity"][order[row.i], order[row.j]], rel=1e-5)
+    pairs = [(order[row.i], order[row.j]) for row in kinds["pair"].itertuples()]
+    assert pairs == [tuple(map(int, pair)) for pair in arrays["batch_indices"]]
+    for row in kinds["intensity"].itertuples():
+        assert row.value == pytest.approx(arrays[f"batch_intensity_{row.name}"][order[row.i]], rel=1e-5)
+    for name, rows in kinds["lambda"].groupby("name"):
+        assert rows["value"].to_numpy() == pytest.approx(arrays[f"batch_lambda_{name}"], rel=1e-5)
+    losses = kinds["loss"].set_index("name")["value"]
+    assert losses.to_dict() == pytest.approx(
+        dict(zip(batch.LOSSES, arrays["batch_losses"], strict=True)), rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("kept", ["", "indices", "intensity", "lambda", "losses"])
+def test_figure2_of_partial_batches(kept):
+    def change(method, arrays):
+        needed = ("batch_labels", "batch_similarity")
+        return {n: a for n, a in arrays.items() if n in needed or (kept and n.startswith(f"batch_{kept}"))}
+
+    data = drawn(batch.FIGURE, with_samples(small(methods=("ms_mix",)), change))
+    names = {"": set(), "indices": {"pair"}, "losses": {"loss"}}.get(kept, {kept})
+    assert set(data["kind"]) == {"clip", "similarity"} | names
+
+
+def test_figure2_of_damaged_batches():
+    def change(method, arrays):
+        indices, similarity = arrays["batch_indices"].copy(), arrays["batch_similarity"].copy()
+        indices[0], indices[1], similarity[3, 4] = (0, 99), (-1, 2), np.nan
+        constant = {f"batch_intensity_{m}": np.ones(32, np.float16) for m in MODALITIES}
+        return arrays | constant | {"batch_indices": indices, "batch_similarity": similarity}
+
+    data = drawn(batch.FIGURE, with_samples(small(methods=("ms_mix",)), change))
+    assert (data["kind"] == "pair").sum() == 30
+    for wrong in ({"batch_similarity": np.ones((3, 3))}, {"batch_labels": np.full(32, np.nan)}):
+        damaged = with_samples(small(methods=("ms_mix",)), lambda m, a, wrong=wrong: a | wrong)
+        assert batch.FIGURE.data(damaged).empty
+
+
+def test_figure2_prefers_ms_mix_itself_to_a_variant():
+    study = small(methods=("ms_mix",))
+    variant = study.sampled.assign(method="ms_mix{tuned}", run_id="other")
+    sampled = pd.concat([variant, study.sampled], ignore_index=True)
+    both = dataclasses.replace(study, sampled=sampled, samples=lambda run: make_samples("ms_mix"))
+    assert set(batch.FIGURE.data(both)["method"]) == {"ms_mix"}
+    alone = dataclasses.replace(both, sampled=variant)
+    assert set(batch.FIGURE.data(alone)["method"]) == {"ms_mix{tuned}"}
+    ablated = dataclasses.replace(both, sampled=variant.assign(method="ms_mix[sass]"))
+    assert batch.FIGURE.data(ablated).empty
+
+
+def test_figure3_shows_ms_mix_and_powmix_with_their_labels(study):
+    data = tsne.FIGURE.data(study)
+    assert list(dict.fromkeys(data["method"])) == ["ms_mix", "powmix"]
+    for method, rows in data.groupby("method"):
+        arrays = study.samples(run_of(study, method))
+        expected = np.concatenate([arrays["clean_labels"], arrays["mixed_labels"]]).astype(float)
+        assert rows["label"].to_numpy() == pytest.approx(expected, rel=1e-5)
+        assert rows["kind"].tolist() == ["clean"] * 96 + ["mixed"] * 96
+    assert set(data["perplexity"]) == {30}
+    assert np.isfinite(data[["x", "y"]].to_numpy()).all()
+
+
+@pytest.mark.parametrize(
+    ("methods", "shown"),
+    [
+        (("none", "mixup", "manifold_mixup", "powmix"), ["powmix", "mixup"]),
+        (("none", "mixup"), ["mixup"]),
+        (("mixup", "my$thod_x", "z"), ["mixup", "my$thod_x"]),
+    ],
+)
+def test_figure3_of_other_methods(methods, shown):
+    small_samples = dataclasses.replace(
+        small(methods=methods), samples=lambda run: make_samples("none" if "-none-" in run else "x", clean=12)
+    )
+    data = drawn(tsne.FIGURE, small_samples)
+    assert list(dict.fromkeys(data["method"])) == shown
+    assert set(data["perplexity"]) == {round(23 / 3, 5)}
+
+
+def test_figure3_looks_for_latents_elsewhere():
+    def change(method, arrays):
+        return {name: a for name, a in arrays.items() if "mixed" not in name}
+
+    study = small(backbones=("misa", "tfn"), methods=("none", "mixup"))
+    study = dataclasses.replace(
+        study,
+        samples=lambda run: change("", make_samples("x")) if "misa" in run else make_samples("x", clean=9),
+    )
+    assert set(tsne.FIGURE.data(study)["backbone"]) == {"tfn"}
+
+
+def test_only_runs_that_are_shown_are_loaded(study):
+    loaded = []
+
+    def load(run_id):
+        loaded.append(run_id)
+        return study.samples(run_id)
+
+    watched = dataclasses.replace(study, samples=load)
+    for figure, count in zip(FIGURES, (5, 1, 2), strict=True):
+        loaded.clear()
+        figure.data(watched)
+        assert len(loaded) == count
+        assert all(MISA in run_id for run_id in loaded)
+
+
+@pytest.mark.parametrize("how", ["infinite", "constant", "one"])
+def test_harmed_latents(how):
+    study = with_samples(
+        small(methods=("none", "powmix", "ms_mix")), lambda method, arrays: harm(arrays, how)
+    )
+    data = drawn(latents.FIGURE, study)
+    methods = data[data["kind"] == "method"].set_index("method")
+    points = data[data["kind"] != "method"]
+    assert np.isfinite(points[["x", "y", "label"]].to_numpy()).all()
+    assert methods["n_clean"].tolist() == [{"infinite": 93, "constant": 96, "one": 1}[how]] * 3
+    assert methods["kl"].isna().all() == (how != "infinite")
+    if how == "one":
+        assert tsne.FIGURE.data(study).empty
+        return
+    embedded = drawn(tsne.FIGURE, study)
+    assert np.isfinite(embedded[["x", "y"]].to_numpy()).all()
+    if how == "constant":
+        assert not points[["x", "y"]].to_numpy().any()
+        assert not embedded[["x", "y"]].to_numpy().any()
+
+
+@pytest.mark.parametrize("figure", FIGURES[::2])
+def test_names_are_no_mathematics(figure):
+    study = small(methods=("my_$x^2$_mix", "b$ad_" + "long" * 15), backbones=("$a$",))
+    study = dataclasses.replace(study, samples=lambda run: make_samples("x", clean=16))
+    drawn(figure, study)
+    assert "$a$" in figure.caption(figure.data(study))

@@ -1,0 +1,240 @@
+"""Projections, t-SNE, densities and the estimate of KL, against loops and closed forms."""
+
+import numpy as np
+import pytest
+
+from reports.figures.projection import (
+    density,
+    fit_projection,
+    kl_estimate,
+    plane,
+    scaling,
+    stacked,
+    standardised,
+    tsne,
+)
+
+
+def gaussian_kl(mean, scale, dimension):
+    """KL of N(mean, scale^2 I) from N(0, I)."""
+    return dimension * ((scale**2 + mean**2 - 1) / 2 - np.log(scale))
+
+
+def slow_kl(x, y, k):
+    total = 0.0
+    for i, row in enumerate(x):
+        among_x = sorted(float(np.sqrt(((row - z) ** 2).sum())) for j, z in enumerate(x) if j != i)
+        among_y = sorted(float(np.sqrt(((row - z) ** 2).sum())) for z in y)
+        among_x, among_y = ([d for d in found if d > 0] for found in (among_x, among_y))
+        total += x.shape[1] * np.log(among_y[k - 1] / among_x[k - 1]) + np.log(len(among_y) / len(among_x))
+    return total / len(x)
+
+
+def drawn(generator, n, dimension, mean=0.0, scale=1.0):
+    return mean + scale * generator.normal(size=(n, dimension))
+
+
+@pytest.mark.parametrize("dimension", [1, 2, 4])
+@pytest.mark.parametrize(("mean", "scale"), [(0.0, 1.0), (0.5, 1.0), (0.3, 0.8), (0.0, 1.15)])
+def test_kl_of_gaussians_is_that_of_the_closed_form(dimension, mean, scale):
+    generator = np.random.default_rng(0)
+    found = [
+        kl_estimate(drawn(generator, 800, dimension, mean, scale), drawn(generator, 1000, dimension), 5)
+        for _ in range(12)
+    ]
+    bias = {1: 0.02, 2: 0.06, 4: 0.2}[dimension]
+    error = np.std(found, ddof=1) / np.sqrt(len(found))
+    assert abs(np.mean(found) - gaussian_kl(mean, scale, dimension)) < 4 * error + bias
+
+
+@pytest.mark.parametrize(("scale", "sign"), [(0.7, 1), (1.3, -1)])
+def test_the_bias_of_kl_has_the_stated_sign(scale, sign):
+    generator = np.random.default_rng(0)
+    found = [kl_estimate(drawn(generator, 200, 5, 0, scale), drawn(generator, 200, 5)) for _ in range(6)]
+    assert sign * (np.mean(found) - gaussian_kl(0, scale, 5)) > 0.1
+
+
+def test_the_bias_of_kl_fades_with_more_rows():
+    generator, truth = np.random.default_rng(0), gaussian_kl(0.0, 0.7, 2)
+
+    def bias(n, draws):
+        found = [kl_estimate(drawn(generator, n, 2, 0.0, 0.7), drawn(generator, n, 2)) for _ in range(draws)]
+        return abs(np.mean(found) - truth)
+
+    assert bias(2000, 4) < bias(60, 60) / 2
+
+
+@pytest.mark.parametrize("k", [1, 3, 10])
+def test_kl_is_that_of_a_loop_with_and_without_copies(k):
+    generator = np.random.default_rng(1)
+    x, y = drawn(generator, 40, 3, 0.5), drawn(generator, 50, 3)
+    assert kl_estimate(x, y, k) == pytest.approx(slow_kl(x, y, k), rel=1e-9)
+    x[:12], y[30:35], x[20] = y[:12], y[0], x[21]
+    assert kl_estimate(x, y, k) == pytest.approx(slow_kl(x, y, k), rel=1e-9)
+
+
+def test_without_copies_kl_is_the_published_estimator():
+    generator = np.random.default_rng(2)
+    x, y, k = drawn(generator, 60, 2, 0.4), drawn(generator, 80, 2), 4
+    rho = np.sort(np.linalg.norm(x[:, None] - x[None], axis=2), 1)[:, k]
+    nu = np.sort(np.linalg.norm(x[:, None] - y[None], axis=2), 1)[:, k - 1]
+    published = 2 / 60 * np.log(nu / rho).sum() + np.log(80 / 59)
+    assert kl_estimate(x, y, k) == pytest.approx(published, rel=1e-9)
+
+
+def test_kl_of_a_copy_is_zero():
+    x = drawn(np.random.default_rng(3), 60, 5)
+    assert kl_estimate(x, x.copy()) == 0
+    assert kl_estimate(x[::-1], x) == pytest.approx(0, abs=1e-12)
+    assert kl_estimate(1e6 * x + 1e7, 1e6 * x + 1e7) == 0
+
+
+def test_near_copies_lower_kl_by_less_than_the_stated_amount():
+    generator = np.random.default_rng(4)
+    y = drawn(generator, 500, 3)
+    found = kl_estimate(y + 1e-5 * drawn(generator, 500, 3), y, 10)
+    assert -1 / 9 - 0.02 < found < 0
+
+
+def test_kl_knows_no_order_scale_or_rotation():
+    generator = np.random.default_rng(5)
+    x, y = drawn(generator, 90, 4, 0.3), drawn(generator, 70, 4)
+    y[:9] = x[:9]
+    found = kl_estimate(x, y)
+    rotation = np.linalg.qr(generator.normal(size=(4, 4)))[0]
+    for scale in (1e-4, 1.0, 1e5):
+        moved = kl_estimate(*(scale * z @ rotation + 3 * scale for z in (x, y)))
+        assert moved == pytest.approx(found, rel=1e-6)
+    assert kl_estimate(generator.permutation(x), generator.permutation(y)) == pytest.approx(found, rel=1e-9)
+
+
+def test_too_few_rows_have_no_kl():
+    x = drawn(np.random.default_rng(6), 30, 2)
+    few = [(x[:10], x), (x[:0], x), (x, x[:9]), (x, x[:0]), (x[:, :0], x[:, :0])]
+    assert all(np.isnan(kl_estimate(a, b, 10)) for a, b in few)
+    assert np.isfinite(kl_estimate(x[:11], x[11:21], 10))
+    assert np.isnan(kl_estimate(np.ones((30, 2)), np.ones((30, 2))))
+    # The first row has ten others, but only nine that differ from it.
+    assert np.isnan(kl_estimate(np.vstack([x[:10], x[:1]]), x, 10))
+
+
+def test_the_projection_is_sklearns_pca_of_standardised_rows():
+    from sklearn.decomposition import PCA
+
+    generator = np.random.default_rng(7)
+    x = generator.normal(size=(50, 6)) @ generator.normal(size=(6, 6)) + 5
+    found = fit_projection(x, 3)
+    rows = (x - x.mean(0)) / x.std(0)
+    pca = PCA(3).fit(rows)
+    assert found.shares == pytest.approx(pca.explained_variance_ratio_)
+    assert np.abs(found(x)) == pytest.approx(np.abs(pca.transform(rows)), abs=1e-9)
+    by_hand = [sum((x[4, c] - x[:, c].mean()) / x[:, c].std() * found.axes[c, a] for c in range(6))
+               for a in range(3)]  # fmt: skip
+    assert found(x[4:5])[0] == pytest.approx(by_hand)
+
+
+def test_axes_point_where_their_largest_loading_is_positive():
+    generator = np.random.default_rng(8)
+    x = generator.normal(size=(40, 5)) @ generator.normal(size=(5, 5))
+    axes, turned = fit_projection(x, 5).axes, fit_projection(-x, 5).axes
+    assert (axes[np.abs(axes).argmax(0), np.arange(5)] > 0).all()
+    assert turned == pytest.approx(axes)
+    assert fit_projection(x[::-1], 5).axes == pytest.approx(axes)
+
+
+def test_constant_columns_play_no_part():
+    x = np.random.default_rng(9).normal(size=(30, 3))
+    wide = np.hstack([x, np.full((30, 1), 0.1)])
+    found = fit_projection(wide, 5)
+    assert found.axes.shape == (4, 3)
+    other = wide.copy()
+    other[:, 3] = 1e4
+    assert found(other) == pytest.approx(found(wide))
+    assert np.abs(found(wide)) == pytest.approx(np.abs(fit_projection(x, 5)(x)))
+
+
+@pytest.mark.parametrize("rows", [0, 1, 4])
+def test_rows_that_do_not_vary_have_no_axes(rows):
+    found = fit_projection(np.full((rows, 3), 7.0), 5)
+    assert found(np.ones((2, 3))).shape == (2, 0)
+    assert plane(found(np.ones((2, 3)))).tolist() == [[0, 0], [0, 0]]
+
+
+def test_scaling_is_mean_and_deviation():
+    x = np.array([[1.0, 5.0], [3.0, 5.0]])
+    mean, scale = scaling(x)
+    assert (mean.tolist(), scale.tolist()) == ([2, 5], [1, np.inf])
+    assert standardised(x, mean, scale).tolist() == [[-1, 0], [1, 0]]
+
+
+def test_tsne_keeps_groups_together_and_is_the_same_each_time():
+    generator = np.random.default_rng(10)
+    x = generator.normal(size=(60, 8)) + 8 * (np.arange(60) % 2)[:, None]
+    x[10] = x[12]
+    points = tsne(x)
+    assert points.shape == (60, 2)
+    assert np.isfinite(points).all()
+    distances = np.linalg.norm(points[:, None] - points[None], axis=2) + np.diag(np.full(60, np.inf))
+    assert (distances.argmin(1) % 2 == np.arange(60) % 2).all()
+    assert tsne(x).tobytes() == points.tobytes()
+
+
+@pytest.mark.parametrize("n", [5, 6, 9])
+@pytest.mark.parametrize("width", [1, 3])
+def test_tsne_of_few_rows(n, width):
+    points = tsne(np.random.default_rng(11).normal(size=(n, width)))
+    assert points.shape == (n, 2)
+    assert np.isfinite(points).all()
+
+
+def test_tsne_of_hardly_any_or_equal_rows():
+    assert tsne(np.ones((4, 3))).shape == (0, 2)
+    assert tsne(np.full((20, 3), 0.1)).tolist() == [[0, 0]] * 20
+    assert tsne(np.empty((20, 0))).tolist() == [[0, 0]] * 20
+
+
+def test_density_is_a_sum_of_kernels():
+    generator = np.random.default_rng(12)
+    points, at = generator.normal(size=(20, 2)) * [1, 3], generator.normal(size=(6, 2))
+    width = points.std(0) * 20 ** (-1 / 6)
+    by_hand = [np.mean([np.exp(-0.5 * sum(((a[c] - p[c]) / width[c]) ** 2 for c in (0, 1))) for p in points])
+               for a in at]  # fmt: skip
+    assert density(points, at) == pytest.approx(by_hand)
+    assert density(points[:4], at) is None
+    assert density(points * [1, 0], at) is None
+
+
+def test_stacked_puts_modalities_side_by_side():
+    samples = {"clean_text": np.array([[1, 2], [3, np.inf], [5, 6]], np.float16)}
+    samples["clean_vision"] = np.array([[7], [8], [9]], np.float16)
+    samples["clean_labels"] = np.array([-1, 0, 2], np.float16)
+    rows, labels = stacked(samples, "clean")
+    assert rows.tolist() == [[1, 2, 7], [5, 6, 9]]
+    assert labels.tolist() == [-1, 2]
+    samples["clean_labels"][0] = np.nan
+    assert stacked(samples, "clean")[1].tolist() == [2]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mixed_labels": None},
+        {"mixed_labels": np.zeros(3)},
+        {"mixed_vision": None},
+        {"mixed_vision": np.zeros((3, 1))},
+        {"mixed_vision": np.zeros((2, 4))},
+        {"mixed_vision": np.zeros((2, 1, 1))},
+        {"mixed_vision": np.zeros(2)},
+    ],
+)
+def test_stacked_has_no_rows_of_partial_samples(change):
+    samples = {
+        f"{kind}_{m}": np.ones((2, w)) for kind in ("clean", "mixed") for m, w in (("text", 2), ("vision", 1))
+    }
+    samples |= {"clean_labels": np.ones(2), "mixed_labels": np.ones(2)}
+    assert stacked(samples, "mixed")[0].shape == (2, 3)
+    broken = {name: array for name, array in (samples | change).items() if array is not None}
+    rows, labels = stacked(broken, "mixed")
+    assert rows.shape == (0, 3)
+    assert labels.shape == (0,)
+    assert stacked({}, "clean")[0].shape == (0, 0)

@@ -1,0 +1,269 @@
+"""p-values: all arrangements and all signs as loops, other libraries, and properties."""
+
+import itertools
+import math
+import statistics
+from unittest import mock
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import f as f_distribution
+from scipy.stats import rankdata, ttest_rel, wilcoxon
+from statsmodels.stats.anova import AnovaRM
+from statsmodels.stats.multitest import multipletests
+
+from reports.stats.permutation import holm, identical_columns, permutation_p, smallest_p, wilcoxon_p
+
+
+def two_way_f(rows):
+    """F of settings in the two-way layout without interaction, by its definition."""
+    seeds, columns = len(rows), len(rows[0])
+    grand = statistics.fmean(x for row in rows for x in row)
+    seed_means = [statistics.fmean(row) for row in rows]
+    setting_means = [statistics.fmean(row[k] for row in rows) for k in range(columns)]
+    between = seeds * sum((mean - grand) ** 2 for mean in setting_means)
+    rest = sum(
+        (rows[s][k] - seed_means[s] - setting_means[k] + grand) ** 2
+        for s in range(seeds)
+        for k in range(columns)
+    )
+    freedom = (columns - 1) * (seeds - 1)
+    return math.inf if rest < 1e-12 else (between / (columns - 1)) / (rest / freedom)
+
+
+def slow_p(rows):
+    """The share of all arrangements within all seeds whose F is at least as large."""
+    reached = total = 0
+    for arrangement in itertools.product(*(itertools.permutations(row) for row in rows)):
+        total += 1
+        reached += two_way_f(arrangement) >= two_way_f(rows) * (1 - 1e-9)
+    return reached / total
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (2, 3), (3, 2), (2, 4), (3, 3), (4, 2), (6, 2)])
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("whole", [False, True])
+def test_exact_p_equals_all_arrangements_written_as_a_loop(shape, seed, whole):
+    rng = np.random.default_rng(seed)
+    # Whole numbers make many arrangements tie.
+    values = rng.integers(0, 3, size=shape) + np.arange(shape[1]) if whole else rng.normal(size=shape)
+    assert permutation_p(values) == pytest.approx(slow_p(values.tolist()))
+
+
+@given(seed=st.integers(0, 99), shift=st.floats(-1e3, 1e3), scale=st.sampled_from([-2.0, 1e-200, 1e200]))
+@settings(deadline=None, max_examples=30)
+def test_p_ignores_levels_of_seeds_and_scale_and_order(seed, shift, scale):
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=(3, 4))
+    p = permutation_p(values)
+    assert permutation_p(values + shift * np.arange(3)[:, None]) == p
+    assert permutation_p(values * scale) == p
+    assert permutation_p(values[rng.permutation(3)][:, rng.permutation(4)]) == p
+
+
+def test_random_arrangements_come_close_to_all():
+    rng = np.random.default_rng(3)
+    for shape in ((2, 6), (3, 4), (5, 3)):
+        values = rng.normal(size=shape) + np.linspace(0, 1.5, shape[1])
+        exact = permutation_p(values)
+        drawn = [permutation_p(values, draws=500, seed=seed) for seed in range(4)]
+        assert 0 < exact < 0.9
+        # Four sets of 500: standard error below 0.012.
+        assert statistics.fmean(drawn) == pytest.approx(exact, abs=0.045)
+        assert len(set(drawn)) > 1
+        assert drawn[0] == permutation_p(values, draws=500)
+
+
+def test_random_arrangements_never_give_zero():
+    values = np.arange(12.0) + np.array([[0.0], [5.0], [1.0]])
+    assert permutation_p(values) == 1 / 10_000
+    assert permutation_p(values, draws=99) == 1 / 100
+
+
+@pytest.mark.parametrize("shape", [(5, 6), (3, 8)])
+def test_p_is_close_to_the_parametric_one_for_normal_noise(shape):
+    seeds, columns = shape
+    for seed in range(3):
+        values = np.random.default_rng(seed).normal(size=shape) + np.linspace(0, 1, columns) * seed
+        long = pd.DataFrame(
+            [(s, k, values[s, k]) for s in range(seeds) for k in range(columns)],
+            columns=["seed", "setting", "y"],
+        )
+        wanted = AnovaRM(long, "y", "seed", within=["setting"]).fit().anova_table["Pr > F"].iloc[0]
+        by_hand = f_distribution.sf(two_way_f(values.tolist()), columns - 1, (columns - 1) * (seeds - 1))
+        assert by_hand == pytest.approx(wanted)
+        assert permutation_p(values) == pytest.approx(wanted, abs=0.03)
+
+
+def test_two_settings_are_a_sign_flip_test_of_paired_differences():
+    pairs = np.random.default_rng(5).normal(size=(8, 2)) + np.array([0, 0.8])
+    difference = pairs[:, 0] - pairs[:, 1]
+    flips = np.array(list(itertools.product([1, -1], repeat=8))) * difference
+    wanted = (np.abs(flips.mean(axis=1)) >= abs(difference.mean()) - 1e-12).mean()
+    assert permutation_p(pairs) == pytest.approx(wanted)
+    assert permutation_p(pairs) == pytest.approx(ttest_rel(*pairs.T).pvalue, abs=0.05)
+
+
+@pytest.mark.parametrize("shape", [(2, 5), (2, 10), (4, 4)])
+def test_one_in_twenty_is_a_false_alarm(shape):
+    rng = np.random.default_rng(6)
+    p = [permutation_p(rng.normal(size=shape) + 9 * rng.normal(size=(shape[0], 1)), 199) for _ in range(500)]
+    # Binomial, 500 at 5%: 25, and outside of 10..42 once in 1,000.
+    assert 10 <= sum(x <= 0.05 for x in p) <= 42
+    assert statistics.fmean(p) == pytest.approx(0.5, abs=0.06)
+
+
+@pytest.mark.parametrize("shape", [(2, 4), (3, 3), (2, 2), (5, 2)])
+def test_no_p_is_below_the_smallest_and_a_clear_effect_reaches_it(shape):
+    clear = np.array([0.0, 1.0, 3.0, 7.0])[: shape[1]] + np.arange(shape[0])[:, None]
+    assert permutation_p(clear) == pytest.approx(smallest_p(*shape))
+    rng = np.random.default_rng(7)
+    assert all(permutation_p(rng.normal(size=shape)) >= smallest_p(*shape) - 1e-12 for _ in range(20))
+    assert smallest_p(9, 200) == 0
+
+
+def test_settings_that_are_all_equal_have_p_one():
+    assert permutation_p(np.full((3, 4), 0.1)) == 1.0
+    assert permutation_p(np.array([[0.1] * 5, [0.7] * 5])) == 1.0
+    assert permutation_p(np.array([[0.1] * 4, [0.1, 0.1, 0.1, 0.2]])) == 1.0
+
+
+@pytest.mark.parametrize("values", [np.ones((1, 5)), np.ones((5, 1)), np.ones((0, 0)), np.ones((0, 3))])
+def test_one_seed_or_one_setting_gives_no_p(values):
+    assert permutation_p(values) is None
+
+
+def test_settings_with_a_hole_are_left_out():
+    values = np.random.default_rng(8).normal(size=(3, 4))
+    holes = np.c_[values[:, :2], [0.0, math.nan, 9.0], values[:, 2:], [math.inf, 0.0, 1.0]]
+    assert permutation_p(holes) == permutation_p(values)
+    assert permutation_p(np.array([[1.0, math.nan, 2.0], [math.nan, 1.0, 3.0]])) is None
+
+
+def test_the_given_values_stay_as_they_are():
+    values = np.random.default_rng(9).normal(size=(2, 3))
+    before = values.copy()
+    permutation_p(values)
+    np.testing.assert_array_equal(values, before)
+
+
+def test_columns_are_identical_to_the_last_bit_or_not_at_all():
+    nan = math.nan
+    table = pd.DataFrame({"a": [0.3, nan], "b": [0.1 + 0.2, nan], "c": [0.3, nan], "d": [nan, 0.3]})
+    assert identical_columns(table) == [["a", "c"], ["b"], ["d"]]
+    assert identical_columns(pd.DataFrame()) == []
+
+
+def slow_wilcoxon(differences):
+    """The share of all signs of the ranks that lie at least as far from the middle; zeros by Pratt."""
+    ranks = rankdata(np.abs(differences))
+    kept = [(rank, x > 0) for rank, x in zip(ranks, differences, strict=True) if x]
+    middle = sum(rank for rank, _ in kept) / 2
+    seen = abs(sum(rank for rank, positive in kept if positive) - middle)
+    signs = itertools.product([0, 1], repeat=len(kept))
+    sums = [sum(rank for (rank, _), sign in zip(kept, choice, strict=True) if sign) for choice in signs]
+    return statistics.fmean(abs(total - middle) >= seen - 1e-9 for total in sums)
+
+
+@given(
+    differences=st.lists(st.integers(-4, 4), min_size=2, max_size=9).filter(lambda x: sum(map(bool, x)) > 1)
+)
+@settings(deadline=None, max_examples=100)
+def test_signed_rank_p_equals_all_signs_written_as_a_loop(differences):
+    assert wilcoxon_p(np.array(differences)) == pytest.approx(slow_wilcoxon(differences), abs=1e-12)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 6, 10, 25, 50])
+def test_signed_rank_p_equals_the_exact_one_of_scipy_without_ties(n):
+    for seed in range(5):
+        differences = np.random.default_rng(seed).normal(0.3, size=n)
+        assert wilcoxon_p(differences) == pytest.approx(
+            wilcoxon(differences, method="exact").pvalue, abs=1e-12
+        )
+
+
+@pytest.mark.parametrize("n", [80, 120])
+def test_signed_rank_p_of_many_equals_the_approximate_one_of_scipy(n):
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        for differences in (rng.normal(0.2, size=n), rng.integers(-3, 5, size=n).astype(float)):
+            wanted = wilcoxon(differences, zero_method="pratt", method="asymptotic").pvalue
+            assert wilcoxon_p(differences) == pytest.approx(wanted, abs=1e-12)
+
+
+def test_signed_rank_p_changes_little_where_it_becomes_approximate():
+    differences = np.arange(1.0, 52) * np.where(np.arange(51) % 3, 1, -1)
+    exact, approximate = (wilcoxon_p(differences[:n]) for n in (50, 51))
+    assert exact == pytest.approx(wilcoxon(differences[:50], method="exact").pvalue)
+    assert approximate == pytest.approx(wilcoxon(differences, method="exact").pvalue, abs=0.001)
+
+
+@pytest.mark.parametrize(
+    "differences", [[], [1.0], [0.0, 0.0, 0.0], [0.0, 2.0, 0.0], [math.nan, 2.0, math.inf]]
+)
+def test_one_difference_is_no_test(differences):
+    assert wilcoxon_p(np.array(differences)) is None
+
+
+def test_five_blocks_cannot_reach_the_usual_level_and_six_can():
+    assert wilcoxon_p(np.arange(1.0, 6)) == 0.0625
+    assert wilcoxon_p(-np.arange(1.0, 7)) == 0.03125
+    assert wilcoxon_p(np.array([1.0, math.nan, 2.0, 3.0, 4.0, 5.0])) == 0.0625
+
+
+def test_zeros_speak_for_no_difference():
+    differences = [-1.0, -2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]
+    # Sums of ranks up to that of the losses, by hand: of {}, 1, 2, 3, 1 + 2 and of {}, 3, 4, 5, 6, 7, 3 + 4.
+    assert wilcoxon_p(np.array(differences)) == 2 * 5 / 2**8
+    assert wilcoxon_p(np.array([*differences, 0.0, 0.0])) == 2 * 7 / 2**8
+
+
+@given(
+    differences=st.lists(st.integers(-9, 9).filter(bool), min_size=2, max_size=12),
+    scale=st.sampled_from([-1.0, 0.1, 1e-200, 1e200]),
+    order=st.randoms(use_true_random=False),
+)
+@settings(deadline=None, max_examples=50)
+def test_signed_rank_p_ignores_order_scale_and_side(differences, scale, order):
+    p = wilcoxon_p(np.array(differences))
+    order.shuffle(differences)
+    assert wilcoxon_p(np.array(differences) * scale) == p
+    assert 0 < p <= 1
+
+
+def test_differences_that_are_equal_on_paper_are_ties():
+    decimals = np.array([0.3 - 0.2, 0.2 - 0.1, -(0.4 - 0.3), 0.5 - 0.4 + 0.3, (0.1 + 0.2) - 0.3])
+    assert len(set(np.abs(decimals[:3]))) == 3
+    assert wilcoxon_p(decimals) == wilcoxon_p(np.array([1.0, 1.0, -1.0, 4.0, 0.0]))
+
+
+P_VALUES = st.lists(st.one_of(st.none(), st.just(math.nan), st.floats(0, 1)), max_size=9)
+
+
+@given(p_values=P_VALUES)
+@settings(deadline=None, max_examples=40)
+def test_holm_equals_that_of_statsmodels(p_values):
+    adjusted = holm(p_values)
+    tested = [k for k, p in enumerate(p_values) if p is not None and not math.isnan(p)]
+    assert len(adjusted) == len(p_values)
+    assert np.flatnonzero(~np.isnan(adjusted)).tolist() == tested
+    if tested:
+        with mock.patch("gc.collect"):  # it is called each time, and takes a second in a large process
+            wanted = multipletests([p_values[k] for k in tested], method="holm")[1]
+        np.testing.assert_allclose(adjusted[tested], wanted, atol=1e-12)
+
+
+def test_holm_by_hand():
+    given_values = np.array([0.01, 0.04, math.nan, 0.03, 0.5])
+    np.testing.assert_allclose(holm(given_values), [0.04, 0.09, math.nan, 0.09, 0.5])
+    assert given_values[0] == 0.01
+    assert holm([]).tolist() == []
+
+
+@pytest.mark.parametrize("p", [-0.1, 1.1, math.inf])
+def test_a_p_value_is_a_probability(p):
+    with pytest.raises(ValueError, match=f"p-values must lie inside.*however: {p}"):
+        holm([0.5, p])

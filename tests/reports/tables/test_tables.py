@@ -1,0 +1,361 @@
+"""The tables against golden text worked out by hand, and the cases that make a table lie when forgotten."""
+
+import csv
+import dataclasses
+import io
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from harness.metrics import METRICS
+from reports.frame import SCORES, method_name
+from reports.tables.aggregate import main_numbers, occlusion_numbers
+from reports.tables.scores import score_table
+from tests.support.studies import as_latex, as_markdown, empty_study
+
+SYNTHETIC = frozenset({"synthetic_mosi", "synthetic_sims"})
+STUDY = dataclasses.replace(empty_study(), synthetic=SYNTHETIC)
+KINDS = {"mine": "sims", "synthetic_mosi": "mosi", "synthetic_sims": "sims"}
+
+
+def rows(method, values, **given):
+    """One row per seed and metric; ``values`` maps a metric to its values over the seeds 1, 2, ..."""
+    base = {"study": "s", "dataset": "mine", "backbone": "tfn", "method": method, "settings": "{}"}
+    base |= {"occlusion_protocol": "test", "occlusion_ratio": 0.0, "split": "test"}
+    base |= {"cell_id": "c", "run_id": "r", "environment": "cpu"}
+    base |= {"tuned": False, "tuned_backbone": False, "outdated": False, "superseded": False}
+    return [
+        {**base, "metric": metric, "value": value, "seed": seed, **given}
+        for metric, over_seeds in values.items()
+        for seed, value in enumerate(over_seeds, start=1)
+    ]
+
+
+def frame(*parts):
+    return pd.DataFrame([row for part in parts for row in part], columns=list(SCORES))
+
+
+def to_csv(numbers):
+    return score_table(numbers, "t", "t", STUDY).csv
+
+
+def to_markdown(numbers, title):
+    return as_markdown(numbers, title, STUDY)
+
+
+def to_latex(numbers, title):
+    return as_latex(numbers, title, STUDY)
+
+
+def all_metrics(*values, kind="sims"):
+    return dict.fromkeys(METRICS[kind], values)
+
+
+def table(text):
+    """Cells of the first table of a Markdown text, header and rule left out."""
+    lines = [line for line in text.split("\n\n")[1].splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[2:]]
+
+
+SMALL = frame(
+    rows("none", {**all_metrics(0.5, 0.7), "mae": (0.5, 0.4), "corr": (0.25, math.nan), "loss": (1, 1)}),
+    rows("ms_mix", {**all_metrics(0.6, 0.8), "mae": (0.5, 0.6), "corr": (0.5, 0.5)}),
+    rows("ms_mix", {**all_metrics(0.5, 0.7), "mae": (0.8, 0.8), "corr": ()}, settings='{"delta": 0.4}'),
+    rows("none", all_metrics(0.9), split="valid"),
+    rows("none", all_metrics(0.9), occlusion_ratio=0.5),
+    rows("none", all_metrics(0.9), occlusion_protocol="train", occlusion_ratio=0.1),
+)
+
+GOLDEN_CSV = """\
+dataset,backbone,method,kind,metric,mean,std,n,undefined,seeds,outside,published
+mine,tfn,none,sims,acc2,0.6,0.14142135623730948,2,0,2,,False
+mine,tfn,none,sims,acc3,0.6,0.14142135623730948,2,0,2,,False
+mine,tfn,none,sims,acc5,0.6,0.14142135623730948,2,0,2,,False
+mine,tfn,none,sims,f1,0.6,0.14142135623730948,2,0,2,,False
+mine,tfn,none,sims,mae,0.45,0.07071067811865474,2,0,2,,False
+mine,tfn,none,sims,corr,0.25,,1,1,2,,False
+"""
+
+GOLDEN_MARKDOWN = """\
+### Main results
+
+| Dataset | Backbone | Method | n | Acc-2 ↑ | Acc-3 ↑ | Acc-5 ↑ | F1 ↑ | MAE ↓ | Corr ↑ |
+| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
+| mine | tfn | none | 2 | A | A | A | A | **0.450 ± 0.071** | 0.250 ± - †1/2 |
+| mine | tfn | ms\\_mix | 2 | B | B | B | B | <u>0.550 ± 0.071</u> | 0.500 ± 0.000 |
+| mine | tfn | ms\\_mix{delta:0.4} | 2 | A | A | A | A | 0.800 ± 0.000 | - |
+
+- Test split; mean ± standard deviation over n seeds; accuracies and F1 in percent.
+- ↑ higher is better, ↓ lower is better.
+- Bold: best, underlined: second-best mean of a group, of rows with all its seeds; it may be chance.
+- With one seed no spread can be given: ± -.
+- †k/n: undefined for k of n seeds, left out of the mean and not ranked.
+- - alone: no complete cell.
+- No mark compares with none: that takes at least three seeds.
+""".replace("A |", "<u>60.00 ± 14.14</u> |").replace("B |", "**70.00 ± 14.14** |")
+
+GOLDEN_LATEX = r"""% needs \usepackage{booktabs}
+\begin{table*}
+\centering
+\caption{Main results.
+Test split; mean $\pm$ standard deviation over n seeds; accuracies and F1 in percent.
+$\uparrow$ higher is better, $\downarrow$ lower is better.
+Bold: best, underlined: second-best mean of a group, of rows with all its seeds; it may be chance.
+With one seed no spread can be given: $\pm$ --.
+\dag{}k/n: undefined for k of n seeds, left out of the mean and not ranked.
+-- alone: no complete cell.
+No mark compares with none: that takes at least three seeds.}
+\scriptsize
+\setlength{\tabcolsep}{2pt}
+\begin{tabular}{lllrrrrrrr}
+\toprule
+Dataset & Backbone & Method & n & Acc-2 ^ & Acc-3 ^ & Acc-5 ^ & F1 ^ & MAE $\downarrow$ & Corr ^ \\
+\midrule
+mine & tfn & none & 2 & A & A & A & A & \textbf{0.450 $\pm$ 0.071} & 0.250 $\pm$ -- \dag{}1/2 \\
+mine & tfn & ms\_mix & 2 & B & B & B & B & \underline{0.550 $\pm$ 0.071} & 0.500 $\pm$ 0.000 \\
+mine & tfn & ms\_mix\{delta:0.4\} & 2 & A & A & A & A & 0.800 $\pm$ 0.000 & -- \\
+\bottomrule
+\end{tabular}
+\end{table*}
+""".replace("A &", r"\underline{60.00 $\pm$ 14.14} &").replace("B &", r"\textbf{70.00 $\pm$ 14.14} &")
+
+
+def test_golden_csv():
+    lines = to_csv(main_numbers(SMALL, KINDS)).splitlines(keepends=True)
+    assert "".join(lines[:7]) == GOLDEN_CSV
+    assert len(lines) == 1 + 3 * len(METRICS["sims"])
+
+
+def test_golden_markdown():
+    dashes = to_markdown(main_numbers(SMALL, KINDS), "Main results").replace("\u2013", "-")
+    assert dashes == GOLDEN_MARKDOWN
+
+
+def test_golden_latex():
+    golden = GOLDEN_LATEX.replace(" ^", r" $\uparrow$")
+    assert to_latex(main_numbers(SMALL, KINDS), "Main results") == golden
+
+
+def test_csv_keeps_full_precision():
+    value = 0.1 + 0.2
+    text = to_csv(main_numbers(frame(rows("none", all_metrics(value, value))), KINDS))
+    assert [float(row["mean"]) for row in csv.DictReader(io.StringIO(text))] == [value] * 6
+
+
+def test_numbers_equal_a_loop_over_the_frame():
+    generator = np.random.default_rng(0)
+    parts = [
+        rows(method, {m: generator.random(3) for m in METRICS["sims"]}, backbone=backbone, dataset=dataset)
+        for method in ("none", "mixup")
+        for backbone in ("tfn", "lmf")
+        for dataset in ("mine", "synthetic_sims")
+    ]
+    tidy = frame(*parts).sample(frac=1, random_state=1)
+    for row in main_numbers(tidy, KINDS).itertuples():
+        key = (row.dataset, row.backbone, row.method, row.metric)
+        values = [
+            entry.value
+            for entry in tidy.itertuples()
+            if (entry.dataset, entry.backbone, entry.method, entry.metric) == key
+        ]
+        assert row.mean == pytest.approx(sum(values) / 3)
+        assert row.std == pytest.approx((sum((v - sum(values) / 3) ** 2 for v in values) / 2) ** 0.5)
+        assert (row.n, row.undefined, row.seeds) == (3, 0, 3)
+
+
+def test_the_text_does_not_depend_on_the_order_of_the_rows():
+    expected = to_markdown(main_numbers(SMALL, KINDS), "t")
+    for seed in range(5):
+        assert to_markdown(main_numbers(SMALL.sample(frac=1, random_state=seed), KINDS), "t") == expected
+
+
+def names(numbers, column):
+    return list(dict.fromkeys(numbers[column]))
+
+
+def test_order_is_none_first_then_alphabetical_unless_given():
+    methods = ("mixup", "none", "c_mixup", "ms_mix")
+    parts = [rows(m, all_metrics(0.5), backbone=b) for m in methods for b in ("tfn", "lmf")]
+    parts.append(rows("mixup", all_metrics(0.5), settings='{"alpha": 2}'))
+    default = main_numbers(frame(*parts), KINDS)
+    assert names(default, "backbone") == ["lmf", "tfn"]
+    assert names(default, "method") == ["none", "c_mixup", "mixup", "mixup{alpha:2}", "ms_mix"]
+    chosen = main_numbers(frame(*parts), KINDS, order=["tfn", "none", "ms_mix", "mixup"])
+    assert names(chosen, "backbone") == ["tfn", "lmf"]
+    assert names(chosen, "method") == ["none", "ms_mix", "mixup", "mixup{alpha:2}", "c_mixup"]
+
+
+def test_a_hole_in_the_matrix_shows():
+    tidy = frame(
+        rows("none", all_metrics(0.5, 0.6)),
+        rows("mixup", all_metrics(0.7, 0.8)),
+        rows("none", all_metrics(0.5, 0.6), backbone="lmf"),
+    )
+    numbers = main_numbers(tidy, KINDS)
+    hole = numbers[(numbers["backbone"] == "lmf") & (numbers["method"] == "mixup")]
+    assert len(hole) == len(METRICS["sims"])
+    assert (hole[["n", "undefined", "seeds"]] == 0).all(axis=None)
+    text = to_markdown(numbers, "t")
+    assert ["mine", "lmf", "mixup", "0", *["\u2013"] * 6] in table(text)
+    assert "no complete cell" in text
+    alone = next(row for row in table(text) if row[1:3] == ["lmf", "none"])
+    assert not any("**" in cell for cell in alone), "a method without a rival is not the best"
+
+
+def test_a_single_seed_has_no_spread_and_says_so():
+    text = to_markdown(main_numbers(frame(rows("none", all_metrics(0.5))), KINDS), "t")
+    assert table(text)[0][3:5] == ["1", "50.00 ± \u2013"]
+    assert "no spread can be given" in text
+    assert "Bold" not in text
+    two = to_markdown(main_numbers(frame(rows("none", all_metrics(0.5, 0.6))), KINDS), "t")
+    assert "no spread" not in two
+
+
+def test_undefined_values_are_counted_and_never_win():
+    tidy = frame(
+        rows("none", {**all_metrics(0.5, 0.6), "corr": (0.9, math.nan)}),
+        rows("mixup", {**all_metrics(0.5, 0.6), "corr": (math.nan, math.nan)}),
+        rows("c_mixup", {**all_metrics(0.5, 0.6), "corr": (0.2, 0.2)}),
+        rows("ms_mix", {**all_metrics(0.5, 0.6), "corr": (0.1, 0.1)}),
+    )
+    text = to_markdown(main_numbers(tidy, KINDS), "t")
+    assert {row[2]: row[-1] for row in table(text)} == {
+        "none": "0.900 ± \u2013 †1/2",
+        "mixup": "\u2013 †2/2",
+        "c\\_mixup": "**0.200 ± 0.000**",
+        "ms\\_mix": "<u>0.100 ± 0.000</u>",
+    }
+    assert "undefined for k of n" in text
+
+
+def test_what_reads_equal_is_marked_equal():
+    tidy = frame(
+        rows("none", all_metrics(0.5, 0.5)),
+        rows("mixup", all_metrics(0.500001, 0.500001)),
+        rows("ms_mix", all_metrics(0.4, 0.4)),
+    )
+    column = [row[4] for row in table(to_markdown(main_numbers(tidy, KINDS), "t"))]
+    assert column == ["**50.00 ± 0.00**", "**50.00 ± 0.00**", "<u>40.00 ± 0.00</u>"]
+
+
+def test_two_results_for_one_seed_are_pointed_out():
+    tidy = frame(rows("none", all_metrics(0.5, 0.6)), rows("none", all_metrics(0.7), cell_id="other"))
+    text = to_markdown(main_numbers(tidy, KINDS), "t")
+    assert table(text)[0][3] == "3‡"
+    assert "‡ some seeds count repeatedly" in text
+
+
+@pytest.mark.parametrize("tidy", [frame(), frame(rows("none", all_metrics(0.5), split="valid"))])
+@pytest.mark.parametrize("numbers_of", [main_numbers, occlusion_numbers])
+def test_without_results_the_table_says_so(tidy, numbers_of):
+    numbers = numbers_of(tidy, KINDS)
+    assert to_csv(numbers).count("\n") == 1
+    assert to_markdown(numbers, "Main results") == "### Main results\n\n- There are no complete cells yet.\n"
+    assert "no complete cells" in to_latex(numbers, "Main results")
+
+
+def test_names_are_escaped():
+    name = "a_b|c&<x>"
+    tidy = frame(rows(name, all_metrics(0.5), backbone="50%$#^~\\[*"))
+    numbers = main_numbers(tidy, KINDS)
+    markdown, latex = to_markdown(numbers, name), to_latex(numbers, name)
+    assert table(markdown)[0][1:3] == [r"50%\$\#^\~\\\[\*", r"a\_b\|c&amp;&lt;x&gt;"]
+    assert r"### a\_b\|c&amp;&lt;x&gt;" in markdown
+    escaped = r"a\_b\textbar{}c\&\textless{}x\textgreater{}"
+    backbone = r"50\%\$\#\textasciicircum{}\textasciitilde{}\textbackslash{}{[}{*}"
+    assert f"mine & {backbone} & {escaped} & 1 &" in latex
+    assert rf"\caption{{{escaped}." in latex
+    assert pd.read_csv(io.StringIO(to_csv(numbers)))["method"].unique() == [name]
+
+
+def test_line_breaks_in_names_do_not_break_the_table():
+    numbers = main_numbers(frame(rows("one\ntwo", all_metrics(0.5))), KINDS)
+    assert table(to_markdown(numbers, "t"))[0][2] == "one two"
+    assert "one two &" in to_latex(numbers, "t")
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ("{}", "ms_mix"),
+        ('{"delta": 0.4}', "ms_mix{delta:0.4}"),
+        ('{"sal": false, "alpha": 1}', "ms_mix[sass,sig]{alpha:1}"),
+        ('{"mode": "hard", "xi": [1, 2], "head": null}', "ms_mix{head:null,mode:hard,xi:[1,2]}"),
+    ],
+)
+def test_variants_have_readable_names(settings, expected):
+    assert method_name("ms_mix", settings) == expected
+    shuffled = json.dumps(dict(reversed(json.loads(settings).items())))
+    assert method_name("ms_mix", shuffled) == expected
+
+
+@pytest.mark.parametrize(
+    ("datasets", "title", "expected"),
+    [
+        (["mine"], "Main", "Main"),
+        (["synthetic_sims"], "Main", "Main (synthetic stand-in data)"),
+        (["synthetic_sims", "mine"], "Main", "Main (includes synthetic stand-in data)"),
+    ],
+)
+def test_synthetic_data_are_named_in_the_title(datasets, title, expected):
+    tidy = frame(*(rows("none", all_metrics(0.5), dataset=dataset) for dataset in datasets))
+    numbers = main_numbers(tidy, KINDS)
+    assert to_markdown(numbers, title).splitlines()[0] == f"### {expected}"
+    captions = to_latex(numbers, title).split("\\begin{table*}")[1:]
+    assert len(captions) == len(datasets)
+    for caption, dataset in zip(captions, sorted(datasets), strict=True):
+        assert ("synthetic stand-in data" in caption) == dataset.startswith("synthetic_")
+
+
+def test_each_data_set_has_the_columns_of_its_kind():
+    tidy = frame(
+        rows("none", all_metrics(0.5)),
+        rows("none", all_metrics(0.5, kind="mosi"), dataset="synthetic_mosi"),
+    )
+    numbers = main_numbers(tidy, KINDS)
+    for dataset, part in numbers.groupby("dataset"):
+        assert tuple(part["metric"]) == METRICS[KINDS[dataset]]
+    headers = [line for line in to_markdown(numbers, "t").splitlines() if line.startswith("| Dataset")]
+    assert ["Acc-7" in header for header in headers] == [False, True]
+
+
+def test_a_data_set_without_a_kind_is_refused():
+    tidy = frame(rows("none", all_metrics(0.5), dataset="other"))
+    for kinds in ({}, {"other": "mossi"}):
+        with pytest.raises(ValueError, match=r"'other'.*mosi"):
+            main_numbers(tidy, kinds)
+
+
+def test_missing_columns_are_named():
+    with pytest.raises(ValueError, match="seed"):
+        main_numbers(SMALL.drop(columns="seed"), KINDS)
+
+
+def test_occlusion_has_a_group_per_protocol_and_ratio():
+    tidy = frame(
+        *(rows("none", all_metrics(0.5 - r, 0.6 - r), occlusion_ratio=r) for r in (0.0, 0.3)),
+        *(rows("mixup", all_metrics(0.4 - r, 0.5 - r), occlusion_ratio=r) for r in (0.0, 0.3)),
+        rows("none", all_metrics(0.45), occlusion_protocol="train", occlusion_ratio=0.3),
+    )
+    numbers = occlusion_numbers(tidy, KINDS)
+    assert list(numbers.columns[:5]) == [
+        "dataset",
+        "backbone",
+        "occlusion_protocol",
+        "occlusion_ratio",
+        "method",
+    ]
+    assert [row[2:7] for row in table(to_markdown(numbers, "t"))] == [
+        ["test", "0", "none", "2", "**55.00 ± 7.07**"],
+        ["test", "0", "mixup", "2", "<u>45.00 ± 7.07</u>"],
+        ["test", "0.3", "none", "2", "**25.00 ± 7.07**"],
+        ["test", "0.3", "mixup", "2", "<u>15.00 ± 7.07</u>"],
+        ["train", "0.3", "none", "1", "45.00 ± \u2013"],
+        ["train", "0.3", "mixup", "0", "\u2013"],
+    ]
+    clean = numbers[(numbers["occlusion_protocol"] == "test") & (numbers["occlusion_ratio"] == 0)]
+    same = clean.drop(columns=["occlusion_protocol", "occlusion_ratio"]).reset_index(drop=True)
+    pd.testing.assert_frame_equal(same, main_numbers(tidy, KINDS))

@@ -1,0 +1,185 @@
+"""What the tests of whole studies share: a small matrix, drivers as processes, and a look at what is left."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+
+from harness.benchmark import main
+from harness.tracking.tracker import Tracker
+from reports import export
+
+TIMINGS = {"epoch_s", "train_s", "peak_memory_mb"}
+MATRIX = [
+    "datasets=[synthetic_mosi]",
+    "dataset.synthetic_mosi.clips=60",
+    "backbones=[tfn,lmf]",
+    "methods=[none,mixup,manifold_mixup,ms_mix,'ms_mix{delta:0.4,sal:false}']",
+    "seeds=[1111,1112]",
+    "occlusion.ratios=[0,0.5,1]",
+    "train.max_epochs=2",
+    "backbone.tfn.text_out=4",
+    "backbone.tfn.audio_hidden=4",
+    "backbone.tfn.vision_hidden=4",
+    "backbone.tfn.text_hidden=8",
+    "report=false",  # drawing takes longer than training here; tests of reports ask for one
+]
+CELLS = 20
+MARK = "MSA_TEST_MARK"
+PROGRAM = ("-m", "harness.benchmark")
+
+
+def run(var, *more, study="s", launcher="inline"):
+    """Run the matrix in this process; returns the exit status."""
+    return main([f"var_dir={var}", f"study={study}", f"launcher={launcher}", *MATRIX, *more])
+
+
+def exported(var, study="s", *more):
+    """All numbers and all predictions of a study."""
+    out, predictions = var / f"{study}.csv", var / f"{study}.parquet"
+    given = [f"var_dir={var}", f"study={study}", f"out={out}", f"predictions={predictions}", *more]
+    assert export.main(given) == 0
+    return pd.read_csv(out), pd.read_parquet(predictions)
+
+
+def comparable(frame):
+    """All but what may differ between two runs of the same cells."""
+    return frame[~frame["metric"].isin(TIMINGS)].drop(columns=["study", "run_id"]).reset_index(drop=True)
+
+
+def comparable_bytes(path):
+    """An export's CSV without what may differ between two runs of the same cells."""
+    rows = [line.split(b",") for line in path.read_bytes().splitlines()]
+    # Settings are JSON, with commas of their own; the columns that matter are counted from the end.
+    kept = [row[:-1] for row in rows if row[-4].decode() not in TIMINGS]
+    return b"\n".join(b",".join(row) for row in kept)
+
+
+def start(
+    var,
+    mark,
+    *more,
+    jobs=2,
+    program=PROGRAM,
+    matrix=MATRIX,
+    output=subprocess.PIPE,
+    limit=None,
+    **environment,
+):
+    """Start a driver in a process group of its own; it and its children carry the mark in their environment.
+
+    matrix: its settings, before ``more``. limit: the most bytes that it may write into one file.
+    """
+
+    def prepare():
+        # A shell's background job ignores Ctrl-C, and so would everything that it starts.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if limit is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    return subprocess.Popen(
+        [sys.executable, *program, f"var_dir={var}", "study=s", f"jobs={jobs}", *matrix, *more],
+        env={**os.environ, MARK: mark, **environment},
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        preexec_fn=prepare,
+    )
+
+
+def marked_processes(mark):
+    """Processes that carry the mark in their environment."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        try:
+            if folder.name.isdigit() and f"{MARK}={mark}".encode() in (folder / "environ").read_bytes():
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return found
+
+
+def workers_of(pid):
+    """The worker processes of a driver."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        try:
+            parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
+            if int(parent) == pid and b"spawn_main" in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+        except (OSError, ValueError, IndexError):
+            continue
+    return found
+
+
+def is_training(pid):
+    """Whether a worker has a job: from then on it maps the arrays of a dataset."""
+    try:
+        return ".npy" in Path(f"/proc/{pid}/maps").read_text()
+    except OSError:
+        return False
+
+
+def wait_until_gone(mark, seconds=5.0):
+    """What is left of the marked processes after some time."""
+    deadline = time.monotonic() + seconds
+    while (left := marked_processes(mark)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return left
+
+
+def assert_each_cell_once(var, reference, cells=CELLS, more=()):
+    """One complete run per cell, none unfinished, every number equal to the reference's."""
+    uri = next((m.partition("=")[2] for m in more if m.startswith("tracking.uri=")), None)
+    tracker = Tracker(uri, var, "s", create=False)
+    complete = [r.tags["cell_id"] for r in tracker.runs()]
+    assert len(complete) == len(set(complete)) == cells
+    assert not list(tracker.runs("attributes.status = 'RUNNING'"))
+    assert not list(tracker.folder("spool").glob("*"))
+    (mine, my_clips), (theirs, their_clips) = exported(var, "s", *more), exported(reference)
+    pd.testing.assert_frame_equal(comparable(mine), comparable(theirs), check_exact=True)
+    pd.testing.assert_frame_equal(my_clips, their_clips, check_exact=True)
+
+
+def wait_for(driver, found):
+    """Read the driver's output up to the first line for which ``found`` is true; returns all of it."""
+    lines = []
+    for line in driver.stdout:
+        lines.append(line)
+        if found(line):
+            return "".join(lines)
+    raise AssertionError(f"the driver ended before: {''.join(lines)}")
+
+
+def wait_for_cells(driver, count, cells=CELLS):
+    """Read the driver's output until it has shown that many cells as done."""
+    return wait_for(driver, lambda line: line.startswith(f"{count}/{cells} "))
+
+
+def kill(driver, mark):
+    """SIGKILL; its workers must follow."""
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    driver.stdout.close()
+    assert not wait_until_gone(mark), "a worker outlived its driver"
+
+
+def finish(driver, mark, status=0, seconds=300):
+    """Wait for a driver's end; returns what it said."""
+    output, _ = driver.communicate(timeout=seconds)
+    assert driver.returncode == status, output
+    assert "Traceback" not in output, output
+    assert not wait_until_gone(mark)
+    return output
+
+
+def resume(var, mark, reference):
+    """Start a driver, let it end, and compare with a study that nothing disturbed."""
+    finish(start(var, mark), mark)
+    assert_each_cell_once(var, reference)

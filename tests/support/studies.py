@@ -1,0 +1,265 @@
+"""Studies for the tests of reports, made of plain frames: whole, with holes, of one seed, or empty."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pandas as pd
+
+from backbones.batch import MODALITIES
+from harness.metrics import METRICS
+from reports.frame import SCORES
+from reports.mlflow_links import LOCAL, Links
+from reports.study import OUTCOMES, SAMPLE_KEYS, Study
+from reports.tables.scores import score_table
+from reports.tables.table import to_latex, to_markdown
+from reports.trials import COLUMNS as TRIAL_COLUMNS
+
+KINDS = {"synthetic_mosi": "mosi", "synthetic_mosei": "mosei", "synthetic_sims": "sims"}
+METHODS = ("none", "mixup", "manifold_mixup", "powmix", "ms_mix")
+BACKBONES = ("tfn", "misa", "almt")
+ENVIRONMENT = "CPU, torch 2.13.0, results version 1"
+ABLATION = [{name: False for name in off} for off in
+            (("sal",), ("sass",), ("sig",), ("sal", "sass"), ("sal", "sig"), ("sass", "sig"),
+             ("sal", "sass", "sig"))]  # fmt: skip
+
+
+def make_study(
+    seeds=3,
+    datasets=tuple(KINDS),
+    backbones=BACKBONES,
+    methods=METHODS,
+    ratios=(0.0, 0.3, 0.5),
+    train_ratios=(0.3, 0.5),
+    ablation=True,
+    sweeps=True,
+    samples=True,
+    name="quick",
+    seed=0,
+) -> Study:
+    """A whole study; numbers lie around a level of each (backbone, dataset) and a gain of each method."""
+    generator = np.random.default_rng(seed)
+    rows = []
+    for dataset in datasets:
+        for b, backbone in enumerate(backbones):
+            variants = [(m, {}) for m in methods]
+            variants += [("ms_mix", v) for v in ABLATION if ablation and "ms_mix" in methods]
+            for k, (method, settings) in enumerate(variants):
+                for s in range(seeds):
+                    level = 0.5 + 0.05 * b + 0.02 * min(k, len(methods)) - 0.01 * len(settings)
+                    rows += _cell_rows(
+                        generator, dataset, backbone, method, settings, 1111 + s, level, ratios
+                    )
+                    for ratio in train_ratios if not settings else ():
+                        rows += _train_rows(generator, dataset, backbone, method, 1111 + s, level, ratio)
+    frame = pd.DataFrame(rows, columns=list(SCORES))
+    keys = ["dataset", "backbone", "method", "settings", "seed"]
+    cells = frame.drop_duplicates("cell_id")
+    outcomes = [
+        dict(zip(OUTCOMES, (f"{r.dataset}/{r.backbone}/{r.method}/seed{r.seed}", "done", "", r.run_id,
+                            r.dataset, r.backbone, r.method, r.seed, True), strict=True))
+        for r in cells.sort_values(keys).itertuples()
+    ]  # fmt: skip
+    first = cells[(cells.seed == 1111) & (cells.settings == "{}") & (cells.occlusion_protocol == "test")]
+    sampled = first[list(SAMPLE_KEYS)] if samples else first[list(SAMPLE_KEYS)][:0]
+    arrays = {r.run_id: make_samples(r.method, len(r.run_id)) for r in sampled.itertuples()}
+    return Study(
+        name,
+        frame,
+        {d: KINDS.get(d, "mosi") for d in datasets},
+        make_trials(seeds) if sweeps else pd.DataFrame(columns=list(TRIAL_COLUMNS)),
+        pd.DataFrame(outcomes, columns=list(OUTCOMES)),
+        Links(LOCAL, "1"),
+        [describe(d) for d in datasets],
+        frozenset(d for d in datasets if d.startswith("synthetic_")),
+        sampled.reset_index(drop=True),
+        arrays.__getitem__,
+        {"PyTorch": "2.13.0", "commit": "0" * 40},
+    )
+
+
+def as_markdown(numbers: pd.DataFrame, title: str, study: Study | None = None) -> str:
+    """Numbers of `reports.tables.aggregate` as a table of scores in Markdown."""
+    return to_markdown(score_table(numbers, "t", title, study or empty_study()))
+
+
+def as_latex(numbers: pd.DataFrame, title: str, study: Study | None = None) -> str:
+    """The same in LaTeX."""
+    return to_latex(score_table(numbers, "t", title, study or empty_study()))
+
+
+def empty_study() -> Study:
+    """A study without a single run."""
+    return make_study(seeds=0, datasets=(), sweeps=False)
+
+
+def _row(dataset, backbone, method, settings, seed, protocol, ratio, split, metric, value):
+    text = json.dumps(settings, sort_keys=True)
+    cell = f"{dataset}-{backbone}-{method}-{text}-{seed}-{protocol}{ratio if protocol == 'train' else ''}"
+    return {
+        **dict(study="quick", dataset=dataset, backbone=backbone, method=method, settings=text, seed=seed),
+        **dict(occlusion_protocol=protocol, occlusion_ratio=ratio, split=split, metric=metric, value=value),
+        **dict(
+            cell_id=cell,
+            run_id=f"run-{cell}",
+            tuned=False,
+            tuned_backbone=False,
+            outdated=False,
+            superseded=False,
+        ),
+        "environment": ENVIRONMENT,
+    }
+
+
+def _score(generator, metric, level, ratio):
+    value = level * (1 - 0.4 * ratio) + generator.normal(0, 0.02)
+    return 2 - 2 * value if metric in ("mae", "loss") else value
+
+
+def _cell_rows(generator, dataset, backbone, method, settings, seed, level, ratios):
+    common = (dataset, backbone, method, settings, seed, "test")
+    metrics = (*METRICS[KINDS.get(dataset, "mosi")], "loss")
+    rows = [_row(*common, r, "test", m, _score(generator, m, level, r)) for r in ratios for m in metrics]
+    rows += [_row(*common, 0.0, "valid", m, _score(generator, m, level, 0)) for m in metrics]
+    cost = {"parameter_count": 9000, "method_parameter_count": 500 * (method == "ms_mix"), "best_epoch": 7}
+    cost |= {"epoch_s": 1 + generator.random(), "train_s": 20.0, "peak_memory_mb": 300 + generator.random()}
+    rows += [_row(*common, 0.0, "cell", m, float(v)) for m, v in cost.items()]
+    if method == "none":
+        return rows
+    watched = {"mix_opposite_rate": 0.4 - 0.1 * (method == "ms_mix"), "mix_label_spread": 0.8}
+    watched |= {f"mix_lambda_{m}_{q}": v for m in (*MODALITIES, "label")
+                for q, v in (("q10", 0.2), ("q50", 0.5), ("q90", 0.8))}  # fmt: skip
+    watched["mix_distance"] = 0.9
+    rows += [_row(*common, 0.0, "epoch", m, v + generator.normal(0, 0.01)) for m, v in watched.items()]
+    if method == "ms_mix" and settings.get("sig", True):
+        for m in MODALITIES:
+            for what, v in (("truth", 0.5), ("label", 0.4), ("partial", 0.1)):
+                value = v + generator.normal(0, 0.05)
+                rows.append(_row(*common, 0.0, "mechanism", f"intensity_{m}_{what}", value))
+    return rows
+
+
+def _train_rows(generator, dataset, backbone, method, seed, level, ratio):
+    common = (dataset, backbone, method, {}, seed, "train")
+    metrics = METRICS[KINDS.get(dataset, "mosi")]
+    return [_row(*common, ratio, "test", m, _score(generator, m, level, ratio / 2)) for m in metrics]
+
+
+def make_samples(method: str, seed: int = 0, clean=96, batch=32) -> dict[str, np.ndarray]:
+    """What a run keeps: latents of two clusters, and for ms_mix one batch as it explains it."""
+    generator = np.random.default_rng(seed)
+    widths = dict(zip(MODALITIES, (16, 8, 8), strict=True))
+    labels = generator.uniform(-3, 3, clean).astype(np.float16)
+    arrays = {"clean_labels": labels}
+    for m, width in widths.items():
+        latents = generator.normal(size=(clean, width)) + np.sign(labels)[:, None]
+        arrays[f"clean_{m}"] = latents.astype(np.float16)
+    if method == "none":
+        return arrays
+    i, j = generator.integers(0, clean, (2, clean))
+    lam = generator.beta(2, 2, clean)
+    arrays["mixed_labels"] = (lam * labels[i] + (1 - lam) * labels[j]).astype(np.float16)
+    for m in widths:
+        rows = arrays[f"clean_{m}"].astype(float)
+        arrays[f"mixed_{m}"] = (lam[:, None] * rows[i] + (1 - lam[:, None]) * rows[j]).astype(np.float16)
+    if method == "ms_mix":
+        similarity = generator.random((batch, batch))
+        arrays["batch_similarity"] = ((similarity + similarity.T) / 2).astype(np.float16)
+        arrays["batch_indices"] = generator.integers(0, batch, (batch, 2))
+        arrays["batch_labels"] = labels[:batch]
+        for m in MODALITIES:
+            arrays[f"batch_intensity_{m}"] = generator.uniform(-3, 3, batch).astype(np.float16)
+        for m in (*MODALITIES, "label"):
+            arrays[f"batch_lambda_{m}"] = generator.random(batch).astype(np.float16)
+        arrays["batch_losses"] = np.array([2.0, 1.1, 0.9, 0.3, 0.0], np.float16)
+    return arrays
+
+
+def with_samples(study, change) -> Study:
+    """The study with the arrays of each run changed by a function of its method and them."""
+    methods = dict(zip(study.sampled["run_id"], study.sampled["method"], strict=True))
+    return dataclasses.replace(study, samples=lambda run_id: change(methods[run_id], study.samples(run_id)))
+
+
+def harm(arrays, how) -> dict[str, np.ndarray]:
+    """Latents with NaN and inf ("infinite"), all equal ("constant"), or of one clip ("one")."""
+    changed = {name: a.copy() for name, a in arrays.items() if not name.startswith("batch_")}
+    if how == "infinite":
+        changed["clean_text"][0, 0], changed["clean_audio"][1, 2] = np.nan, np.inf
+        changed["clean_labels"][2] = np.nan
+        if "mixed_text" in changed:
+            changed["mixed_text"][0] = -np.inf
+    for name, array in changed.items():
+        if how == "constant" and not name.endswith("labels"):
+            array[:] = 0.1
+        if how == "one":
+            changed[name] = array[:1]
+    return changed
+
+
+def make_trials(seeds=2) -> pd.DataFrame:
+    """The trials of the sweeps delta, xi, alpha and heads on misa, synthetic_mosi."""
+    grid = (0.1, 0.3, 0.5, 0.7, 0.9)
+    spaces = {
+        "delta": [{"delta": d / 10} for d in range(10)],
+        "xi": [{"xi1": a, "xi2": b} for a in grid for b in grid],
+        "alpha": [{"alpha": a} for a in (0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0)],
+        "heads": [{"attention": a, "heads": h} for a in ("tokens", "batch") for h in (1, 2, 4, 8)],
+    }
+    default = {"delta": 0.2, "xi1": 0.7, "xi2": 0.5, "alpha": 2.0, "attention": "tokens", "heads": 4}
+    generator, rows = np.random.default_rng(1), []
+    for sweep, settings in spaces.items():
+        for number, params in enumerate(settings):
+            scores = generator.normal(1.0, 0.05, (seeds, 3))
+            flat = sweep == "heads" and params["attention"] == "tokens"
+            scores = np.ones_like(scores) if flat else scores
+            usual = all(default[name] == value for name, value in params.items())
+            common = dict(
+                sweep=sweep, dataset="synthetic_mosi", backbone="misa", method="ms_mix", trial=number
+            )
+            common |= dict(
+                state="complete", reason="", params=json.dumps(params, sort_keys=True), default=usual
+            )
+            common |= dict(objective="valid/loss", synthetic=True)
+            common["objective_value"] = float(scores[:, 0].mean()) if seeds else math.nan
+            for s in range(seeds):
+                for column, (split, metric) in enumerate(
+                    (("valid", "loss"), ("test", "mae"), ("test", "corr"))
+                ):
+                    value = float(scores[s, column])
+                    rows.append(
+                        {**common, "seed": 1111 + s, "split": split, "metric": metric, "value": value}
+                    )
+    return pd.DataFrame(rows, columns=list(TRIAL_COLUMNS)).astype({"seed": "Int64"})
+
+
+def describe(dataset: str) -> dict:
+    """What is known of a data set, as `harness.study.description.describe_dataset` gives it."""
+    sizes, scale = {"train": 120, "valid": 40, "test": 60}, 1.0 if dataset.endswith("sims") else 3.0
+    return {
+        "name": dataset,
+        "metrics": KINDS.get(dataset, "mosi"),
+        "label_scale": scale,
+        "fingerprint": f"{dataset}-fingerprint",
+        "source": "synthetic stand-in data, size quick, generator seed 0",
+        "synthetic": dataset.startswith("synthetic_"),
+        "notes": [],
+        "widths": dict(zip(MODALITIES, (32, 8, 12), strict=True)),
+        "steps": dict(zip(MODALITIES, (16, 20, 20), strict=True)),
+        "splits": {
+            split: {
+                "clips": n,
+                "videos": n // 6,
+                "label_mean": 0.1,
+                "label_std": scale / 2,
+                "negative": 0.4,
+                "neutral": 0.1,
+                "positive": 0.5,
+                "lengths": {m: {"median": 10.0, "p95": 15.0} for m in MODALITIES},
+            }
+            for split, n in sizes.items()
+        },
+    }

@@ -1,0 +1,562 @@
+"""Searches and their supply against stores in memory: no trial is lost or repeated, whoever dies when."""
+
+import dataclasses
+import itertools
+from types import SimpleNamespace
+
+import numpy as np
+import optuna
+import pytest
+from optuna.storages import InMemoryStorage
+from optuna.trial import TrialState
+from sqlalchemy.exc import OperationalError
+
+from backbones import BACKBONES
+from backbones.base import resolve_settings
+from harness.errors import StoreError, UserError
+from harness.launchers.base import Job
+from harness.matrix import Cell
+from harness.study.driver import Driver
+from harness.study.unlogged import Spool
+from harness.study.writer import Writer
+from harness.train.result import Result
+from methods import METHODS
+from sweeps.search import Budget, Search
+from sweeps.space import Range, Space
+from sweeps.trials import Trials
+from tests.support.fakes import FakeLauncher, FakeLedger, FakeTracker, Killed, Memory, Silent, fake_clock
+
+LMF = resolve_settings(BACKBONES["lmf"], BACKBONES["lmf"].Settings(max_epochs=8), "mosi")
+BASES = [
+    Cell("d", "mosi", 3.0, "f", "lmf", LMF, "ms_mix", METHODS["ms_mix"].Settings(), seed) for seed in (1, 2)
+]
+DELTAS = (0.0, 0.2, 0.4, 0.6)
+GRID = Space("delta", "ms_mix", "grid", {"delta": DELTAS}, {})
+TPE = Space("all", "ms_mix", "tpe", {"delta": Range(0.0, 0.9), "heads": (1, 2, 4, 8)}, {})
+BUDGET = Budget(6, (1, 2))
+WRITES = (
+    "create_new_study",
+    "set_study_user_attr",
+    "create_new_trial",
+    "set_trial_param",
+    "set_trial_state_values",
+    "set_trial_intermediate_value",
+    "set_trial_user_attr",
+    "set_trial_system_attr",
+)
+
+
+class Storage(InMemoryStorage):
+    """Optuna's own in memory, where any write may be the last thing that its driver does."""
+
+    def __init__(self, memory):
+        super().__init__()
+        self.memory = memory
+
+
+def interrupted(name):
+    plain = getattr(InMemoryStorage, name)
+    return lambda self, *a, **k: self.memory.call(name, lambda: plain(self, *a, **k))
+
+
+for name in WRITES:
+    setattr(Storage, name, interrupted(name))
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch):
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return fake_clock(monkeypatch)
+
+
+def loss_of(cell):
+    """The validation loss of a setting, least at delta 0.4; seeds differ by a constant."""
+    return (cell.method_settings.delta - 0.4) ** 2 + 0.01 * cell.seed
+
+
+def train(job):
+    """A training of 8 epochs, whose validation loss comes down to its cell's; it pauses where it is told."""
+    loss, epochs = loss_of(job.cell), job.cell.backbone_settings.max_epochs
+    curve = [loss + (epochs - epoch) / epochs for epoch in range(1, epochs + 1)]
+    if job.pause_after is not None:
+        return Result("paused", curves={"valid_loss": curve[: job.pause_after]})
+    return Result("complete", {"valid": {"loss": loss}, "test": {"mae": 10 * loss}})
+
+
+class Sweep:
+    """A sweep whose stores outlive its drivers."""
+
+    def __init__(self, folder, space=GRID, budget=BUDGET, results=train, bases=BASES):
+        self.memory, self.spool = Memory(), Spool(folder)
+        self.storage = Storage(self.memory)
+        self.space, self.budget, self.results, self.bases = space, budget, results, bases
+        self.checkpoints = folder / "checkpoints"
+
+    def drive(self, owner="me", retries=2, retry_diverged=False, slots=2, one_by_one=None, **changes):
+        self.supply = self.begin(owner, retries, retry_diverged, **changes)
+        launcher = FakeLauncher(self.memory, self.results)
+        launcher.slots, launcher.one_by_one = slots, one_by_one
+        driver = Driver(self.supply, self.supply.writer, launcher, Silent(), lambda c: Job(c, "", "cpu"))
+        summary = driver.run()
+        self.memory.alive.discard(owner)
+        return summary
+
+    def begin(self, owner="me", retries=2, retry_diverged=False, **changes):
+        """A driver's supply, begun."""
+        ledger = FakeLedger(self.memory, owner)
+        tracker = FakeTracker(self.memory)
+        writer = Writer(tracker, ledger, self.spool, {}, 60.0, print, self.checkpoints, self.labels)
+        space, budget = changes.pop("space", self.space), changes.pop("budget", self.budget)
+        search = Search("s/delta", self.storage, "memory", ledger, space, self.bases, budget, **changes)
+        supply = Trials([search], writer, Silent(), "delta", retries)
+        supply.begin(retry_diverged)
+        return supply
+
+    @staticmethod
+    def labels(cell):
+        return {"sweep": "delta"}
+
+    @property
+    def trials(self):
+        study = optuna.load_study(study_name="s/delta", storage=self.storage)
+        return study.get_trials(deepcopy=False)
+
+    def ended(self):
+        """Settings with their values, of the trials that nobody tried again."""
+        return [(t.params, t.value) for t in self.supply.searches[0].ended()]
+
+
+def assert_whole_grid(sweep):
+    found = {params["delta"]: value for params, value in sweep.ended()}
+    assert len(sweep.ended()) == len(found) == len(DELTAS)
+    for delta, value in found.items():
+        cells = [
+            dataclasses.replace(b, method_settings=METHODS["ms_mix"].Settings(delta=delta)) for b in BASES
+        ]
+        assert value == np.mean([loss_of(cell) for cell in cells])
+    logged = [(t.search, t.number) for t in sweep.memory.trials]
+    assert {t.values["delta"] for t in sweep.memory.trials} == set(DELTAS)
+    assert len({number for _, number in logged}) == len(DELTAS)
+    assert not [t for t in sweep.trials if t.state in (TrialState.RUNNING, TrialState.WAITING)]
+    assert sorted(r["cell_id"] for r in sweep.memory.complete()) == sorted(
+        set(r["cell_id"] for r in sweep.memory.complete())
+    )
+    assert len(sweep.memory.complete()) == 2 * len(DELTAS)
+
+
+def test_a_grid_is_exhausted_in_its_order(tmp_path):
+    sweep = Sweep(tmp_path)
+    summary = sweep.drive()
+    assert_whole_grid(sweep)
+    assert [t.params["delta"] for t in sweep.trials] == list(DELTAS)
+    assert (summary.trained, summary.complete) == (8, True)
+    assert all(r["tags"] == {"sweep": "delta"} for r in sweep.memory.complete())
+    assert [t.default for t in sweep.memory.trials] == [False, True, False, False]
+    best = min(sweep.memory.trials, key=lambda t: t.value)
+    assert (best.values, best.metrics["test/mae"]) == ({"delta": 0.4}, pytest.approx(0.15))
+    again = sweep.drive("next")
+    assert (again.trained, again.total) == (0, 0)
+    assert len(sweep.memory.trials) == len(DELTAS)
+
+
+@pytest.mark.parametrize("slots", [1, 2, 3, 7])
+def test_the_number_of_slots_changes_no_value(tmp_path, slots):
+    sweep = Sweep(tmp_path)
+    sweep.drive(slots=slots)
+    assert_whole_grid(sweep)
+
+
+@pytest.mark.parametrize("when", ["before_call", "after_call"])
+@pytest.mark.parametrize("space", [GRID, TPE], ids=["grid", "tpe"])
+def test_killed_at_every_store_call(tmp_path, when, space):
+    """Every setting of a grid ends exactly once, a budget is spent exactly, and no cell is trained twice."""
+    for place in itertools.count(1):
+        sweep = Sweep(tmp_path / f"{when}{place}", space)
+        calls, memory = itertools.count(1), sweep.memory
+
+        def strike(name, place=place, calls=calls):
+            if next(calls) == place:
+                raise Killed
+
+        setattr(memory, when, strike)
+        struck = True
+        try:
+            sweep.drive("first")
+            struck = False
+        except Killed:
+            memory.alive.clear()
+        setattr(memory, when, lambda name: None)
+        sweep.drive("second")
+        if space is GRID:
+            assert_whole_grid(sweep)
+        else:
+            assert len(sweep.ended()) == BUDGET.trials
+            unchanged = {"delta": 0.2, "heads": 4}
+            assert [params for params, _ in sweep.ended()].count(unchanged) == 1
+            assert len({t.number for t in memory.trials}) == BUDGET.trials
+        assert set(memory.handed_out.values()) == {1}
+        if not struck:
+            break
+    assert place > 50
+
+
+def test_killed_over_and_over(tmp_path):
+    for seed in range(30):
+        generator, sweep = np.random.default_rng(seed), Sweep(tmp_path / str(seed))
+
+        def strike(name, generator=generator):
+            if generator.random() < 0.03:
+                raise Killed
+
+        for number in range(60):
+            calm = number == 59
+            sweep.memory.before_call = (lambda name: None) if calm else strike
+            try:
+                sweep.drive(f"driver{number}")
+                break
+            except Killed:
+                sweep.memory.alive.clear()
+        assert_whole_grid(sweep)
+
+
+def test_a_cell_that_failed_is_tried_again_and_its_trial_with_it(tmp_path):
+    deaths = {(0.4, 1): 2, (0.6, 2): 3}
+
+    def results(job):
+        key = job.cell.method_settings.delta, job.cell.seed
+        if deaths.get(key, 0):
+            deaths[key] -= 1
+            return "worker died (signal 9: killed)"
+        return train(job)
+
+    sweep = Sweep(tmp_path, results=results)
+    summary = sweep.drive(retries=2)
+    failed = [t for t in sweep.memory.trials if t.state == "failed"]
+    assert [(t.values, t.reason) for t in failed] == [({"delta": 0.6}, "worker died (signal 9: killed)")]
+    assert len(summary.failed) == 1
+    assert len(sweep.ended()) == 4
+    # The next call tries it again, as one does with a failed cell; it had died three times already.
+    sweep.drive("next")
+    assert_whole_grid_values(sweep)
+    assert len(sweep.memory.complete()) == 8
+
+
+def assert_whole_grid_values(sweep):
+    assert sorted(params["delta"] for params, value in sweep.ended() if value is not None) == list(DELTAS)
+
+
+def test_a_diverged_trial_fails_with_its_reason_and_the_sweep_goes_on(tmp_path):
+    def results(job):
+        bad = job.cell.method_settings.delta == 0.2 and job.cell.seed == 2
+        return Result("diverged", reason="a loss is not finite at epoch 1, step 2") if bad else train(job)
+
+    sweep = Sweep(tmp_path, results=results)
+    sweep.drive()
+    assert [t.state for t in sweep.memory.trials] == ["complete", "failed", "complete", "complete"]
+    assert sweep.memory.trials[1].reason == "diverged: a loss is not finite at epoch 1, step 2"
+    sweep.results = train
+    sweep.drive("next")
+    assert sweep.memory.trained[sweep.memory.trials[1].cells[2]] == 1, "a divergence is final"
+    assert len(sweep.trials) == 4
+
+
+def test_an_undefined_objective_fails_its_trial(tmp_path):
+    def results(job):
+        loss = float("nan") if job.cell.method_settings.delta == 0.6 else loss_of(job.cell)
+        return Result("complete", {"valid": {"loss": 0.0, "corr": loss}})
+
+    sweep = Sweep(tmp_path, budget=Budget(4, (1, 2), "corr"), results=results)
+    sweep.drive()
+    assert sweep.memory.trials[3].state == "failed"
+    assert "undefined" in sweep.memory.trials[3].reason
+    study = optuna.load_study(study_name="s/delta", storage=sweep.storage)
+    assert (study.direction.name, study.best_params) == ("MAXIMIZE", {"delta": 0.0})
+
+
+def test_the_hopeless_are_pruned_and_what_goes_on_ends_as_it_would_have(tmp_path):
+    budget = Budget(30, (1, 2), prune_at=(0.25, 0.5))
+    sweep, calls = Sweep(tmp_path, TPE, budget), []
+
+    def results(job):
+        calls.append((job.cell, job.pause_after))
+        return train(job)
+
+    sweep.results = results
+    sweep.drive()
+    states = [t.state for t in sweep.memory.trials]
+    assert states.count("pruned") > 5
+    assert len(states) == 30
+    pruned = [t for t in sweep.trials if t.state == TrialState.PRUNED]
+    complete = [t for t in sweep.trials if t.state == TrialState.COMPLETE]
+    assert np.mean([t.value for t in complete]) < np.mean([t.value for t in pruned])
+    for trial in complete:
+        assert sorted(trial.intermediate_values) == [2, 4]
+        cells = [TPE.apply(base, trial.params) for base in BASES]
+        assert trial.value == pytest.approx(np.mean([loss_of(cell) for cell in cells]))
+        assert trial.intermediate_values[4] == pytest.approx(trial.value + 0.5)
+        assert [pause for cell, pause in calls if cell == cells[0]] == [2, 4, None]
+    for trial in pruned:
+        cells = [TPE.apply(base, trial.params) for base in BASES]
+        assert (cells[0], None) not in calls
+
+
+def test_a_grid_is_never_pruned(tmp_path):
+    sweep = Sweep(tmp_path, budget=Budget(4, (1, 2), prune_at=(0.25, 0.5)))
+    sweep.drive()
+    assert_whole_grid(sweep)
+    assert not any(t.intermediate_values for t in sweep.trials)
+
+
+def test_trials_with_the_same_cells_share_them(tmp_path):
+    space = Space("x", "ms_mix", "tpe", {"heads": (4,)}, {})
+    sweep = Sweep(tmp_path, space)
+    sweep.drive(slots=6)
+    assert set(sweep.memory.trained.values()) == {1}
+    assert len(sweep.memory.trained) == 2
+    assert len({value for _, value in sweep.ended()}) == 1
+    assert len(sweep.ended()) == BUDGET.trials
+
+
+def test_a_cell_of_the_matrix_is_used_and_keeps_its_place(tmp_path):
+    sweep = Sweep(tmp_path)
+    sweep.labels = lambda cell: {}
+    first = Sweep.drive
+    sweep.space = Space("delta", "ms_mix", "grid", {"delta": (0.2,)}, {})
+    first(sweep, "benchmark")
+    sweep.storage, sweep.space, sweep.labels = Storage(sweep.memory), GRID, Sweep.labels
+    sweep.drive("sweep")
+    assert set(sweep.memory.trained.values()) == {1}
+    tags = [r["tags"] for r in sweep.memory.complete()]
+    assert tags.count({}) == 2
+    assert tags.count({"sweep": "delta"}) == 6
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"space": Space("delta", "ms_mix", "grid", {"delta": (0.0, 0.2)}, {})}, "space"),
+        ({"budget": Budget(6, (1, 3))}, "seeds=[1, 2] (now [1, 3])"),
+        ({"budget": Budget(6, (1, 2), "mae")}, "sweep.objective=loss (now mae)"),
+    ],
+)
+def test_another_request_is_refused_with_what_differs(tmp_path, change, said):
+    sweep = Sweep(tmp_path)
+    sweep.drive()
+    with pytest.raises(UserError, match=r"sweep\.name=NAME") as caught:
+        sweep.drive("next", **change)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("field", [{"fingerprint": "g"}, {"max_batches": 2}, {"results_version": 99}])
+def test_other_data_or_epochs_are_refused(tmp_path, field):
+    sweep = Sweep(tmp_path)
+    sweep.drive()
+    sweep.bases = [dataclasses.replace(base, **field) for base in BASES]
+    [(key, value)] = field.items()
+    with pytest.raises(UserError, match=f"cell.{key}=.* \\(now {value}\\)"):
+        sweep.drive("next")
+
+
+def test_a_budget_of_epochs_is_part_of_the_request(tmp_path):
+    sweep = Sweep(tmp_path)
+    sweep.drive()
+    longer = dataclasses.replace(LMF, max_epochs=9)
+    sweep.bases = [dataclasses.replace(base, backbone_settings=longer) for base in BASES]
+    with pytest.raises(UserError, match=r"train\.max_epochs=8 \(now 9\)"):
+        sweep.drive("next")
+
+
+def test_a_resumed_sampler_proposes_other_settings(tmp_path):
+    sweep = Sweep(tmp_path, TPE)
+    sweep.memory.before_call = killer(sweep, after=3)
+    with pytest.raises(Killed):
+        sweep.drive("first")
+    sweep.memory.before_call = lambda name: None
+    sweep.memory.alive.clear()
+    sweep.drive("second")
+    settings = [tuple(sorted(params.items())) for params, _ in sweep.ended()]
+    assert len(set(settings)) == len(settings) == BUDGET.trials
+
+
+def killer(sweep, after):
+    """Ends the driver when so many trials are logged."""
+
+    def strike(name):
+        if len(sweep.memory.trials) >= after:
+            raise Killed
+
+    return strike
+
+
+def test_two_drivers_share_a_search(tmp_path):
+    """While the first is in the middle of a trial, the second takes the others, and waits for that one."""
+    sweep = Sweep(tmp_path)
+    plain, state = train, SimpleNamespace(nested=False)
+
+    def results(job):
+        if not state.nested:
+            state.nested = True
+            sweep.drive("second")  # comes and goes while the first one's launcher is at work
+        return plain(job)
+
+    sweep.results = results
+    sweep.memory.before_call = impatient(sweep)
+    with pytest.raises(Waited):
+        sweep.drive("first")
+    sweep.memory.before_call = lambda name: None
+    sweep.results = plain
+    sweep.memory.alive.clear()
+    sweep.drive("third")
+    assert_whole_grid(sweep)
+
+
+class Waited(BaseException):
+    """The second driver has nothing left but to wait for the first."""
+
+
+def impatient(sweep):
+    asked = itertools.count()
+
+    def strike(name):
+        if len(sweep.memory.trials) == len(DELTAS) - 1 and next(asked) > 200:
+            assert len(sweep.memory.complete()) == 2 * (len(DELTAS) - 1)
+            raise Waited
+
+    return strike
+
+
+@pytest.mark.parametrize("when", ["before_call", "after_call"])
+@pytest.mark.parametrize("space", [GRID, TPE], ids=["grid", "tpe"])
+def test_an_error_at_any_call_is_waited_out(tmp_path, when, space):
+    """The store that is asked fails once, before or after it did what it was asked for."""
+    places = {}
+    for place in itertools.count(1):
+        sweep = Sweep(tmp_path / f"{when}{place}", space)
+        calls = itertools.count(1)
+
+        def strike(name, place=place, calls=calls):
+            if next(calls) == place:
+                places[place] = name
+                raise error_of(name)
+
+        setattr(sweep.memory, when, strike)
+        sweep.drive()
+        if space is GRID:
+            assert_whole_grid(sweep)
+        else:
+            assert len(sweep.ended()) == BUDGET.trials
+        assert set(sweep.memory.handed_out.values()) == {1}
+        if place not in places:
+            break
+    assert {*WRITES[2:5], "claim", "release", "log_trial", "create_run"} <= set(places.values())
+
+
+def error_of(name):
+    """What the store raises that has this call."""
+    if name in WRITES:
+        return optuna.exceptions.StorageInternalError("gone")
+    if name in ("claim", "release", "holds", "finish", "done", "forget", "claimed"):
+        return OperationalError("statement", {}, Exception("gone"))
+    return StoreError("gone")
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_pruned_trials_may_share_cells_with_others_in_flight(tmp_path, seed):
+    """Cells end one by one in any order, and pause where another trial's order said so."""
+    space = Space("x", "ms_mix", "tpe", {"heads": (1, 4), "delta": (0.0, 0.4)}, {})
+    generator = np.random.default_rng(seed)
+    sweep = Sweep(tmp_path, space, Budget(30, (1, 2), prune_at=(0.25, 0.5)))
+    sweep.drive(slots=5, one_by_one=generator)
+    states = [t.state for t in sweep.memory.trials]
+    assert len(states) == 30
+    assert "failed" not in states
+    for trial in sweep.trials:
+        for epoch, loss in trial.intermediate_values.items():
+            cells = [space.apply(base, trial.params) for base in BASES]
+            whole = np.mean([loss_of(cell) + (8 - epoch) / 8 for cell in cells])
+            assert loss == pytest.approx(whole), "a value of its own epoch"
+
+
+def test_drivers_that_begin_together_propose_different_settings(tmp_path):
+    sweep = Sweep(tmp_path, TPE, Budget(12, (1, 2)))
+    supplies = [sweep.begin(owner) for owner in ("one", "two", "three")]
+    asked = [supply.searches[0].next().params for _ in range(3) for supply in supplies]
+    assert len({tuple(sorted(params.items())) for params in asked}) == 9
+
+
+def test_a_storage_shared_by_two_tracking_stores_is_refused(tmp_path):
+    sweep = Sweep(tmp_path)
+    sweep.drive(store="1-100")
+    with pytest.raises(UserError, match="in another tracking store"):
+        sweep.drive("next", store="1-200")
+
+
+def test_cells_that_were_deleted_are_trained_again(tmp_path):
+    sweep = Sweep(tmp_path)
+    sweep.drive()
+    gone = sweep.memory.trials[1].cells[2]
+    for run in sweep.memory.runs.values():
+        run["status"] = "KILLED" if run["cell_id"] == gone else run["status"]
+    sweep.memory.claims.clear()
+    sweep.drive("next")
+    assert sweep.memory.trained[gone] == 2
+    assert sorted(params["delta"] for params, _ in sweep.ended()) == list(DELTAS)
+    assert [t.state for t in sweep.memory.trials] == ["complete"] * 5
+
+
+def test_a_driver_that_stood_still_ends_nothing_that_another_took(tmp_path):
+    sweep = Sweep(tmp_path, TPE, Budget(3, (1, 2), prune_at=(0.5,)))
+    slow = sweep.begin("slow")
+    trial = slow.searches[0].next()
+    sweep.memory.alive.discard("slow")  # its claim falls
+    quick = sweep.begin("quick").searches[0]
+    assert quick.next() is not None
+    assert slow.searches[0].report(trial, 1.0, 4)
+    assert not slow.searches[0].tell(trial.number, TrialState.COMPLETE, 1.0, ("", ""))
+    assert sweep.trials[trial.number].user_attrs["why"] == "lost"
+
+
+def test_a_trial_with_a_cell_that_was_done_is_not_compared_at_an_epoch(tmp_path):
+    sweep = Sweep(tmp_path, TPE, Budget(1, (1, 2), prune_at=(0.25, 0.5)))
+    sweep.bases, both = BASES[:1], BASES
+    sweep.drive("one seed", budget=Budget(1, (1,)))
+    sweep.storage, sweep.bases = Storage(sweep.memory), both
+    sweep.drive("both")
+    [trial] = sweep.trials
+    assert not trial.intermediate_values
+    assert trial.value == pytest.approx(np.mean([loss_of(base) for base in BASES]))
+
+
+def test_the_setting_without_the_sweep_is_never_pruned(tmp_path):
+    def results(job):
+        result = train(job)
+        if job.pause_after is not None and job.cell.method_settings.delta == 0.2:
+            return Result("paused", curves={"valid_loss": [9.0] * job.pause_after})
+        return result
+
+    sweep = Sweep(tmp_path, TPE, Budget(30, (1, 2), prune_at=(0.25,)), results)
+    assert sweep.begin("dead").searches[0].next().params["delta"] == 0.2
+    sweep.memory.alive.discard("dead")  # so it is the last in the queue
+    sweep.drive()
+    default = next(t for t in sweep.memory.trials if t.default)
+    assert default.state == "complete"
+    assert "pruned" in [t.state for t in sweep.memory.trials]
+
+
+def test_checkpoints_of_trials_that_ended_early_go(tmp_path):
+    def results(job):
+        (tmp_path / "checkpoints").mkdir(exist_ok=True)
+        (tmp_path / "checkpoints" / f"{job.cell.cell_id}.npz").write_bytes(b"state")
+        bad = job.cell.method_settings.heads == 8 and job.cell.seed == 2 and job.pause_after is None
+        return Result("diverged", reason="a loss is not finite") if bad else train(job)
+
+    sweep = Sweep(tmp_path, TPE, Budget(30, (1, 2), prune_at=(0.25, 0.5)), results)
+    sweep.drive()
+    assert {t.state for t in sweep.memory.trials} == {"complete", "pruned", "failed"}
+    assert not list((tmp_path / "checkpoints").iterdir())
+    pruned = next(t for t in sweep.memory.trials if t.state == "pruned")
+    left = tmp_path / "checkpoints" / f"{pruned.cells[1]}.npz"
+    left.write_bytes(b"of a driver that was killed before it removed it")
+    sweep.drive("next")
+    assert not left.exists()

@@ -1,0 +1,70 @@
+"""Sweeps find what is there, and nothing where nothing is: worlds whose best delta is known."""
+
+import json
+import pickle
+
+import pytest
+
+from harness.tracking.tracker import Tracker
+from reports.stats.settings import verdicts
+from reports.trials import load_trials
+from sweeps.run import main
+from tests.support.delta_worlds import SETTINGS, islands, noise, plain
+from tests.support.sweeping import trials_of
+
+pytestmark = pytest.mark.slow
+SEEDS = "seeds=[1111,1112,1113]"
+
+
+def sweep(var, world, *more):
+    """Run a sweep on a world; returns the exit status."""
+    file = var / "world.pkl"
+    with file.open("wb") as stream:
+        pickle.dump(world, stream, protocol=4)
+    data = ["datasets=[world]", f"dataset.world.path={file}", "dataset.world.like=mosi"]
+    return main([f"var_dir={var}", "study=s", "jobs=2", *data, *SETTINGS, *more])
+
+
+def verdict_of(var):
+    [verdict] = verdicts(load_trials(Tracker(None, var, "s", create=False)))
+    return verdict
+
+
+@pytest.mark.parametrize(
+    ("world", "best", "worst"), [(islands, (0.6, 0.9), (0.0, 0.4)), (plain, (0.0, 0.4), (0.6, 0.9))]
+)
+def test_the_best_delta_is_found(var_dir, world, best, worst, capsys):
+    """By the validation split, with the test split agreeing though nobody asked it."""
+    assert sweep(var_dir, world(2), "param=delta", SEEDS, "report=false") == 0
+    trials = trials_of(var_dir).sort_values("metrics/objective")
+    deltas = [json.loads(params)["delta"] for params in trials["params"]]
+    assert best[0] <= deltas[0] <= best[1]
+    assert worst[0] <= deltas[-1] <= worst[1]
+    by_test = trials.sort_values("metrics/test/mae")["params"]
+    assert best[0] <= json.loads(by_test.iloc[0])["delta"] <= best[1]
+    verdict = verdict_of(var_dir)
+    assert verdict.p < 0.01
+    assert "the setting matters beyond the noise" in verdict.sentence
+    assert verdict.sentence in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_where_no_delta_is_best_the_report_says_so(var_dir):
+    assert sweep(var_dir, noise(1), "param=delta", SEEDS) == 0
+    verdict = verdict_of(var_dir)
+    assert verdict.p > 0.1
+    assert "no setting is better than the others beyond the noise between seeds" in verdict.sentence
+    table = (var_dir / "reports" / "s" / "tables" / "sweep_delta.md").read_text()
+    assert "no setting is better" in table
+
+
+@pytest.mark.soak
+def test_tuning_finds_it_among_all_settings(var_dir):
+    """With everything free, TPE comes as near as the grid; the tuned file gives it to the benchmark."""
+    assert sweep(var_dir, islands(2), "tune=ms_mix", "seeds=[1111,1112]", "report=false") == 0
+    trials = trials_of(var_dir)
+    default = trials[trials["default"] == "true"].iloc[0]
+    best = trials.sort_values("metrics/objective").iloc[0]
+    assert best["metrics/objective"] < 0.5 * default["metrics/objective"]
+    assert best["metrics/test/mae"] < 0.5 * default["metrics/test/mae"]
+    assert (trials["state"] == "pruned").any()
+    assert (var_dir / "tuned" / "ms_mix" / "lmf" / "world.yaml").exists()
