@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote, unquote_plus
 
 from harness.errors import UserError
-from harness.files import locked
+from harness.files import locked, sync
 
 POSTGRES = ("postgres", "postgresql")
 DATABASES = ("sqlite", "mysql", "mssql", *POSTGRES)
@@ -60,9 +60,9 @@ def create_sqlite(path: Path, initialise: Callable[[str], None]) -> None:
             _remove(temporary, SIDE_FILES)
             initialise(sqlite_uri(temporary))
             _set_wal(temporary)
-            _sync(temporary)
+            sync(temporary)
             os.replace(temporary, path)
-            _sync(path.parent)
+            sync(path.parent)
     except (OSError, sqlite3.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"Cannot create the database {path}: {reason}.") from error
@@ -240,11 +240,3 @@ def _set_wal(path: Path) -> None:
 def _remove(path: Path, endings: tuple[str, ...]) -> None:
     for ending in endings:
         path.with_name(path.name + ending).unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -50,6 +50,16 @@ def unknown(kind: str, given: str, allowed: Iterable[str]) -> UserError:
     return UserError(f"Unknown {kind} {given!r}; allowed: {', '.join(names)}.{nearest(given, names)}")
 
 
+def one_line(error: BaseException) -> str:
+    """What an error says in one line, without its full stop; its type where it says nothing.
+
+    Of an error that SQLAlchemy wraps, the words of the database.
+    """
+    wrapped = getattr(error, "orig", None)
+    lines = str(wrapped or error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(wrapped or error).__name__
+
+
 def printable(text: object, most: int = 200) -> str:
     """One short line that shows as it is: line ends become spaces, what cannot be shown a question mark."""
     return "".join(c if c.isprintable() else "?" for c in " ".join(str(text).split())[:most])

@@ -1,4 +1,4 @@
-"""Files of our own: locks, names that any file system takes, and JSON that may be damaged."""
+"""Files of our own: atomic writes, locks, names that any file system takes, JSON that may be damaged."""
 
 from __future__ import annotations
 
@@ -7,10 +7,48 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+import uuid
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+
+UNFINISHED = ".tmp"
+MAX_NAME = 200  # bytes; file systems allow 255
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside ``path``; what the block writes there takes its place at the end.
+
+    The file is whole or absent, whatever happens; when it appears, it is on disk. Raises OSError.
+    """
+    temporary = path.with_name(f"{path.stem[:32]}.{uuid.uuid4().hex}{UNFINISHED}")
+    try:
+        yield temporary
+        sync(temporary)
+        temporary.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Bring a file or folder to disk; raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_files_of(cells: Container[str], folder: Path, ending: str = "") -> None:
+    """Remove what a folder holds of cells, ``CELL_ID.*``, finished or not; what cannot be removed stays."""
+    with contextlib.suppress(OSError):
+        for path in list(folder.iterdir()):
+            if path.name.partition(".")[0] in cells and path.name.endswith(ending):
+                with contextlib.suppress(OSError):
+                    path.unlink(missing_ok=True)
 
 
 def load_json(text: str | bytes) -> Any:
@@ -35,9 +73,6 @@ def locked(path: Path) -> Iterator[None]:
     finally:
         # The lock file stays: whoever removed it would let two newcomers lock two different files.
         os.close(descriptor)
-
-
-MAX_NAME = 200  # bytes; file systems allow 255
 
 
 def safe_name(name: str) -> str:

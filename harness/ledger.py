@@ -28,7 +28,7 @@ from harness.databases import (
     tables_lock,
     without_secrets,
 )
-from harness.errors import UserError
+from harness.errors import UserError, one_line
 from harness.process import Process, is_gone, this_process
 
 CHUNK = 500
@@ -130,8 +130,7 @@ class Ledger:
 
     def failure(self, error: DBAPIError) -> str:
         """What to say of an error that the ledger's database raised; without user and password."""
-        reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0].rstrip(".")
-        return f"the ledger {self.address} failed: {without_secrets(reason, self._uri)}"
+        return f"the ledger {self.address} failed: {without_secrets(one_line(error), self._uri)}"
 
     def holds(self, cell_id: str) -> bool:
         """True while this driver's claim stands; the writer asks before it completes a run."""
@@ -275,8 +274,7 @@ def open_engine(uri: str) -> sa.Engine:
             _create_tables(engine)
         _check_table(engine, uri)
     except (SQLAlchemyError, ImportError) as error:
-        reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-        reason = without_secrets(reason, uri)
+        reason = without_secrets(one_line(error), uri)
         raise UserError(f"Cannot open the ledger {redact(uri)!r}: {reason}.") from error
     return engine
 

@@ -7,8 +7,6 @@ of another are left out, or that all are of another than this program's, is prin
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -71,17 +69,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _write(path: Path, write: Callable[[Path], T]) -> T:
     """Write a file as a whole or not at all; raises UserError where it cannot be written."""
     from harness.errors import UserError
+    from harness.files import replacing
 
-    temporary = path.parent / f".{os.getpid()}.part"
     try:
-        written = write(temporary)
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            return write(temporary)
     except OSError as error:
         raise UserError(f"{str(path)!r} cannot be written: {error.strerror or error}.") from error
-    finally:
-        with contextlib.suppress(OSError):  # In the place of the folder may stand a file.
-            temporary.unlink(missing_ok=True)
-    return written
 
 
 if __name__ == "__main__":

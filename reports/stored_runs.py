@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from harness.files import safe_name
+from harness.files import replacing, safe_name
 from harness.tracking.tracker import Run, Tracker
 from harness.train.result import Result
 
@@ -105,8 +105,7 @@ def _write(path: Path, numbers: Numbers) -> None:
     columns = dict(zip(names, zip(*rows, strict=True), strict=True)) if rows else dict.fromkeys(names, ())
     types = {"run_id": pa.string(), "name": pa.string(), "value": pa.float64()}
     table = pa.table({name: pa.array(columns[name], types[name]) for name in names})
-    temporary = path.with_name(f".{path.name}.new")
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table, temporary)
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            pq.write_table(table, temporary)

@@ -18,7 +18,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from harness.errors import UserError, unknown
-from harness.files import safe_name
+from harness.files import remove_files_of, safe_name
 from harness.matrix import RESULTS_VERSION, Cell
 from harness.metrics import METRICS
 from harness.plan import Plan
@@ -26,7 +26,6 @@ from harness.study.driver import Order
 from harness.study.writer import Writer
 from harness.tracking.tags import Trial
 from harness.tracking.versions import version_of
-from harness.train.checkpoint import discard
 from sweeps.request import sweep_name
 from sweeps.search import DIVERGED, FAILED, UNDEFINED, Budget, Search, owner_claim
 from sweeps.space import Space
@@ -154,7 +153,7 @@ class Trials:
 
     def _discard(self, cells: Mapping[int, Cell]) -> None:
         if self.writer.checkpoints is not None:
-            discard(self.writer.checkpoints, {cell.cell_id for cell in cells.values()})
+            remove_files_of({cell.cell_id for cell in cells.values()}, self.writer.checkpoints)
 
     def final(self) -> list[Trial]:
         """How each setting ended; a trial that failed and was tried again is left out."""

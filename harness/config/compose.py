@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from harness.config.schema import Config, DatasetConfig, ReportConfig, SweepCommand
 from harness.databases import redact, without_secrets
-from harness.errors import UserError, unknown
+from harness.errors import UserError, one_line, unknown
 
 GROUPS = {"profile": ("quick", "paper"), "launcher": ("inline", "processes", "ray")}
 TEXT_KEYS = re.compile(
@@ -167,7 +167,7 @@ def apply(config: DictConfig, pairs: Iterable[tuple[str, str]]) -> None:
         try:
             OmegaConf.update(config, key, value, merge=True)
         except (OmegaConfBaseException, ValueError) as error:
-            reason = without_secrets(first_line(error), text)
+            reason = without_secrets(one_line(error), text)
             raise UserError(f"{key}={redact(text)!r} does not fit: {reason}.") from None
 
 
@@ -247,7 +247,7 @@ def settings_of(config: DictConfig, kind: str, name: str, changes: dict[str, Any
     try:
         return OmegaConf.to_object(OmegaConf.merge(node, changes))
     except (OmegaConfBaseException, ValueError) as error:
-        raise UserError(f"{kind}.{name}: {first_line(error)}.") from None
+        raise UserError(f"{kind}.{name}: {one_line(error)}.") from None
 
 
 def path_of(text: str) -> Path:
@@ -342,8 +342,3 @@ def is_plain(value: Any) -> bool:
     """Whether a value is a scalar or a flat list of scalars; "???" would mean "missing" to OmegaConf."""
     elements = value if isinstance(value, list) else [value]
     return all(isinstance(element, SCALARS) and element != "???" for element in elements)
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, in one line and without its full stop."""
-    return str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__

@@ -20,9 +20,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from backbones import BACKBONES
 from backbones.text import ENCODERS, TextSettings
-from harness.config.compose import first_line, is_plain, writable
+from harness.config.compose import is_plain, one_line, writable
 from harness.config.safe_yaml import load_yaml
 from harness.errors import UserError, unknown
+from harness.files import replacing
 from harness.matrix import RESULTS_VERSION, Cell
 from methods import METHODS
 
@@ -96,12 +97,8 @@ def write_tuned(
     again = _parse(path, content, base.method, base.backbone)
     assert repr((again.method, again.backbone)) == repr(tuple(changed.values())), "it reads differently"
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing(path) as temporary:
         temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 
@@ -296,6 +293,6 @@ def _settings(kind: str, name: str, settings: Any, given: Any) -> dict[str, Any]
     try:
         typed = OmegaConf.to_container(OmegaConf.merge(writable(settings), given))
     except (OmegaConfBaseException, ValueError, OverflowError) as error:
-        raise UserError(f"{kind}.{name}: {first_line(error)}.") from None
+        raise UserError(f"{kind}.{name}: {one_line(error)}.") from None
     assert isinstance(typed, dict)
     return {key: typed[key] for key in given}

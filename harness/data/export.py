@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import pickle
-import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,6 +15,7 @@ from harness.data.dataset import SPLITS
 from harness.data.synthetic.clips import SyntheticSettings, make_clips
 from harness.data.synthetic.generate import make_features, make_tokens, make_words
 from harness.errors import UserError
+from harness.files import replacing
 
 PROTOCOL = 4
 
@@ -45,23 +44,16 @@ def export(settings: SyntheticSettings, path: str | Path, force: bool = False) -
 @contextmanager
 def _replacing(path: Path, force: bool) -> Iterator[BinaryIO]:
     """Open a temporary file beside ``path`` that takes its place at the end, or goes when anything fails."""
-    temporary = path.parent / f".{uuid.uuid4().hex}.tmp"
     try:
         if path.is_dir():
             raise UserError(f"{str(path)!r} is a folder; the name of a file to write is needed.")
         if path.exists() and not force:
             raise UserError(f"{str(path)!r} exists; choose another name, or overwrite it with --force.")
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as file:
+        with replacing(path) as temporary, temporary.open("xb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
     except OSError as error:
         raise UserError(f"{str(path)!r} cannot be written: {error.strerror or error}.") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
 
 
 def _split(settings: SyntheticSettings, split: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from harness.data.dataset import SPLITS, Split
 from harness.data.occlusion import UNK_ID
 from harness.data.prepare import Prepared
 from harness.data.store import file_fingerprint, load_dataset, new_folder
-from harness.errors import UserError
+from harness.errors import UserError, one_line
 from harness.matrix import RESULTS_VERSION, Cell
 
 BATCH = 64
@@ -57,8 +57,9 @@ def find_model(name: str | None, cache: Path) -> TextModel:
         raise
     # A damaged or foreign file fails in many ways, those of each of the formats.
     except Exception as error:
-        reason = (str(error).splitlines() or [""])[0].rstrip(".")
-        raise UserError(f"bert.model={name!r} cannot be used as a Hugging Face model: {reason}.") from None
+        raise UserError(
+            f"bert.model={name!r} cannot be used as a Hugging Face model: {one_line(error)}."
+        ) from None
     return TextModel(folder, _fingerprint(folder, cache), config)
 
 
@@ -69,10 +70,9 @@ def _download(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=list(MODEL_FILES)))
     # No network, no such name, not a name at all: the hub's client has an exception for each.
     except Exception as error:
-        reason = (str(error).splitlines() or [""])[0].rstrip(".")
         raise UserError(
             f"bert.model={name!r} is neither a directory nor a model that can be had from the "
-            f"Hugging Face hub ({type(error).__name__}: {reason})."
+            f"Hugging Face hub ({type(error).__name__}: {one_line(error)})."
         ) from None
 
 

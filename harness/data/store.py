@@ -20,7 +20,7 @@ from backbones.batch import MODALITIES
 from harness.data.dataset import SPLITS, Dataset, Split
 from harness.data.npy import map_array
 from harness.errors import UserError, printable
-from harness.files import load_json
+from harness.files import load_json, replacing, sync
 
 FORMAT = 1
 META = "meta.json"
@@ -34,18 +34,6 @@ def _arrays(split: Split) -> dict[str, np.ndarray]:
     arrays |= {f"features_{m}": split.features[m] for m in MODALITIES}
     arrays |= {f"lengths_{m}": split.lengths[m] for m in MODALITIES}
     return arrays if split.tokens is None else arrays | {"tokens": split.tokens}
-
-
-def _temporary(path: Path) -> Path:
-    """A name beside `path` that nobody else has."""
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-
-
-def _write_synced(file: Path, text: str) -> None:
-    with file.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
 
 
 def _write(dataset: Dataset, folder: Path) -> None:
@@ -62,7 +50,8 @@ def _write(dataset: Dataset, folder: Path) -> None:
         "notes": list(dataset.notes),
         "files": files,
     }
-    _write_synced(folder / META, json.dumps(meta, indent=1))
+    (folder / META).write_text(json.dumps(meta, indent=1), encoding="utf-8")
+    sync(folder / META)
 
 
 def save_dataset(dataset: Dataset, folder: str | Path) -> None:
@@ -84,7 +73,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
     Raises:
         UserError: it cannot be written.
     """
-    temporary = _temporary(folder)
+    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     try:
         temporary.mkdir(parents=True)
         yield temporary
@@ -187,13 +176,10 @@ def _is_digest(text: Any) -> bool:
 
 def _write_fingerprints(cache_file: Path, cached: dict[str, Any]) -> None:
     """Replace the cache file at once; without the right to write, the next call hashes again."""
-    temporary = _temporary(cache_file)
     with contextlib.suppress(OSError):
         cache_file.parent.mkdir(parents=True, exist_ok=True)
-        _write_synced(temporary, json.dumps(cached, indent=1))
-        temporary.replace(cache_file)
-    with contextlib.suppress(OSError):
-        temporary.unlink(missing_ok=True)
+        with replacing(cache_file) as temporary:
+            temporary.write_text(json.dumps(cached, indent=1), encoding="utf-8")
 
 
 def file_fingerprint(path: str | Path, cache_file: Path) -> str:

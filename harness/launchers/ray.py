@@ -31,6 +31,7 @@ from typing import Any
 
 from harness.databases import redact
 from harness.errors import StoreError, UserError
+from harness.files import replacing
 from harness.interrupts import interrupts_held
 from harness.launchers.base import Cluster, Job, Outcome, Work, attempt, describe
 from harness.launchers.processes import usable_cores
@@ -327,6 +328,5 @@ def _write(file: Path, content: bytes) -> None:
     """Put a checkpoint where the next job of its cell looks for it; without it, it begins anew."""
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_suffix(f".{secrets.token_hex(8)}.tmp")
-        temporary.write_bytes(content)
-        temporary.replace(file)
+        with replacing(file) as temporary:
+            temporary.write_bytes(content)

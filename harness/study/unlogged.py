@@ -7,16 +7,14 @@ damaged one is not taken for a result.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.files import load_json
+from harness.files import load_json, remove_files_of, replacing
 from harness.train.result import Result
 
 
@@ -39,18 +37,10 @@ class Spool:
         """Keep an entry; raises OSError where the disk is full or read-only."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self._path(cell_id)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
         stored = {"result": entry.result.to_plain(), "tags": dict(entry.tags), "started": entry.started}
         text = json.dumps(stored)
-        try:
-            with temporary.open("w", encoding="utf-8") as file:
-                file.write(f"{_digest(text)}\n{text}")
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
+        with replacing(path) as temporary:
+            temporary.write_text(f"{_digest(text)}\n{text}", encoding="utf-8")
 
     def get(self, cell_id: str) -> Entry | None:
         """The entry of a cell; None where there is none, or a damaged one."""
@@ -63,16 +53,12 @@ class Spool:
             return None
 
     def drop(self, cell_id: str) -> None:
-        """Forget a cell's entry; one that cannot be removed stays, and does no harm."""
-        with contextlib.suppress(OSError):
-            self._path(cell_id).unlink(missing_ok=True)
+        """Forget a cell's entry and unfinished ones; one that cannot be removed stays, and does no harm."""
+        remove_files_of({cell_id}, self.folder)
 
     def tidy(self, done: Container[str]) -> None:
         """Remove what killed drivers left of cells that are done."""
-        with contextlib.suppress(OSError):
-            for path in list(self.folder.iterdir()):
-                if path.name.partition(".")[0] in done:
-                    path.unlink(missing_ok=True)
+        remove_files_of(done, self.folder)
 
     def _path(self, cell_id: str) -> Path:
         return self.folder / f"{cell_id}.json"

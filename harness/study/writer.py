@@ -12,12 +12,12 @@ from sqlalchemy.exc import DBAPIError
 
 from harness.databases import is_damage, remedy
 from harness.errors import StoreError
+from harness.files import remove_files_of
 from harness.interrupts import interrupts_held
 from harness.ledger import Ledger
 from harness.matrix import Cell
 from harness.study.unlogged import Entry, Spool
 from harness.tracking.tracker import KEPT_TAGS, SWEEP, Run, Tracker
-from harness.train.checkpoint import discard
 from harness.train.result import Result
 
 T = TypeVar("T")
@@ -126,7 +126,7 @@ class Writer:
 
     def _discard(self, cell_ids: Container[str]) -> None:
         if self.checkpoints is not None:
-            discard(self.checkpoints, cell_ids)
+            remove_files_of(cell_ids, self.checkpoints)
 
     def _put(self, cell_id: str, entry: Entry) -> OSError | None:
         try:

@@ -52,7 +52,7 @@ from harness.databases import (
     tables_lock,
     without_secrets,
 )
-from harness.errors import StoreError, UserError, nearest
+from harness.errors import StoreError, UserError, nearest, one_line
 from harness.files import safe_name
 from harness.matrix import Cell
 from harness.tracking.artifacts import read_predictions, to_table
@@ -464,4 +464,4 @@ def _line(error: BaseException) -> str:
         if isinstance(cause, ConnectionError | TimeoutError | socket.gaierror) and cause.strerror:
             return cause.strerror
         cause = cause.__cause__ or cause.__context__
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    return one_line(error)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from backbones.base import Backbone
-from harness.errors import UserError, unknown
+from harness.errors import UserError, one_line, unknown
 
 PRECISIONS = ("fp32", "tf32", "bf16")
 STEPS = ("encode", "fuse", "head")
@@ -74,7 +74,7 @@ def check_compiler(device: str) -> None:
         torch.compile(_probe, dynamic=True)(x)
     # Whatever the compiler's own tools raise.
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        reason = one_line(error)
         needed = "Triton" if device == "cuda" else "a C++ compiler"
         raise UserError(
             f"compile=true needs {needed} that PyTorch can use ({reason}); use compile=false."

@@ -7,15 +7,12 @@ or of another cell, device or version, is ignored with a warning; no checkpoint 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import math
-import os
 import platform
 import time
-import uuid
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from importlib import metadata
 from pathlib import Path
@@ -27,7 +24,7 @@ from torch import Tensor, nn
 
 from backbones.base import Backbone
 from harness.data.npy import check_npz
-from harness.files import load_json
+from harness.files import UNFINISHED, load_json, remove_files_of, replacing
 from harness.matrix import Cell
 from methods.base import Method
 
@@ -129,24 +126,18 @@ class Checkpoint:
 
     def save(self, state: Any) -> None:
         """Replace the stored state; where the file cannot be written, warn once and keep the one before."""
-        temporary = self.path.with_suffix(f".{uuid.uuid4().hex}.tmp")
         arrays: dict[str, Any] = {}
         content = {"identity": self.identity, "state": pack(state, arrays)}
         arrays[TEXT] = np.frombuffer(json.dumps(content).encode(), np.uint8)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            _remove(self.path.parent.glob(f"{self.path.stem}.*.tmp"))
-            with temporary.open("wb") as file:
+            remove_files_of({self.path.stem}, self.path.parent, UNFINISHED)
+            with replacing(self.path) as temporary, temporary.open("wb") as file:
                 np.savez(file, **arrays)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self.path)
         except OSError as error:
             if not self._warned:
                 LOGGER.warning("no checkpoint can be written, the training goes on without: %s", error)
             self._warned = True
-        finally:
-            _remove([temporary])
         self._last = time.monotonic()
 
 
@@ -163,12 +154,6 @@ def identity_of(cell: Cell, device: torch.device) -> dict[str, str]:
     if cell.text.encoder == "bert":
         versions["transformers"] = metadata.version("transformers")
     return {"cell": cell.cell_id, "device": name, **versions}
-
-
-def discard(folder: Path, cell_ids: Container[str]) -> None:
-    """Remove the checkpoints of cells, and what killed workers left of them half written."""
-    with contextlib.suppress(OSError):
-        _remove([path for path in folder.iterdir() if path.name.partition(".")[0] in cell_ids])
 
 
 def pack(state: Any, arrays: dict[str, np.ndarray]) -> Any:
@@ -217,9 +202,3 @@ def unpack(packed: Any, arrays: Mapping[str, np.ndarray]) -> Any:
 def _bytes_of(tensor: Tensor) -> Tensor:
     """A contiguous tensor's memory. Shape: any -> (bytes,), uint8."""
     return tensor.reshape(-1).view(torch.uint8)
-
-
-def _remove(paths: Iterable[Path]) -> None:
-    for path in paths:
-        with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)

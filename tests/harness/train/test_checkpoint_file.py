@@ -15,8 +15,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from harness.files import remove_files_of
 from harness.train import checkpoint as module
-from harness.train.checkpoint import Checkpoint, discard, pack, unpack
+from harness.train.checkpoint import Checkpoint, pack, unpack
 from tests.support.builders import same_bits
 
 # States
@@ -240,6 +241,6 @@ def test_it_is_due_when_the_time_has_passed_since_the_last_write(tmp_path, monke
 def test_discard_removes_all_of_a_cell_and_nothing_else(tmp_path):
     for name in ("a.npz", "a.123.tmp", "b.npz", "ab.npz"):
         (tmp_path / name).write_text("")
-    discard(tmp_path, {"a", "c"})
+    remove_files_of({"a", "c"}, tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["ab.npz", "b.npz"]
-    discard(tmp_path / "nowhere", {"a"})
+    remove_files_of({"a"}, tmp_path / "nowhere")
