@@ -91,7 +91,7 @@ def _train(
 ) -> tuple[Tracker, Summary]:
     """Run the plan's cells; what is imported here (MLflow, most of all) is not needed by workers."""
     with importing():
-        from harness.plan import var_path
+        from harness.config.compose import var_path
         from harness.study.display import LiveDisplay
         from harness.study.driver import Matrix
         from harness.study.session import Session

@@ -50,6 +50,11 @@ def unknown(kind: str, given: str, allowed: Iterable[str]) -> UserError:
     return UserError(f"Unknown {kind} {given!r}; allowed: {', '.join(names)}.{nearest(given, names)}")
 
 
+def file_error(name: str, verb: str, error: OSError) -> UserError:
+    """Build the error for what cannot be read or written; verb: its participle."""
+    return UserError(f"{name} cannot be {verb}: {error.strerror or error}.")
+
+
 def one_line(error: BaseException) -> str:
     """What an error says in one line, without its full stop; its type where it says nothing.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,36 +10,33 @@ from typing import Any
 
 from backbones import BACKBONES
 from backbones.base import resolve_settings
-from backbones.text import ENCODERS, TextSettings
-from harness.config.compose import path_of, settings_of, split_variant
-from harness.config.schema import Config, OcclusionConfig
-from harness.config.tuned import Tuned, Tuning, read_tuned, tuned_label
-from harness.data.occlusion import GRANULARITIES
-from harness.data.prepare import Prepared, prepare
+from backbones.text import TextSettings
+from harness.checks import check_request
+from harness.config.compose import path_of, settings_of, var_path
+from harness.config.grammar import split_variant
+from harness.config.schema import OcclusionConfig
+from harness.config.tuned import Tuned, read_tuned, tuned_label
+from harness.config.tuned_lookup import TunedLookup
+from harness.data.prepare import CachedDataset, prepare
 from harness.data.pretrained import TextModel, check_tokens, find_model
-from harness.data.synthetic.statistics import SIZES
-from harness.databases import redact
-from harness.errors import UserError, nearest, unknown
-from harness.launchers.choose import LAUNCHERS
+from harness.errors import UserError
 from harness.matrix import Cell, unique
-from harness.train.arithmetic import DEVICES, check_precision, resolve_device
-from methods import METHODS
 
-PROTOCOLS = ("test", "train")
-MAX_STUDY_BYTES = 200  # it names a folder, and file systems allow 255 bytes
-MAX_DATASET_BYTES = 100  # a part of such names, beside hashes
+# The ratios to evaluate one training at, and the ratio of that training.
+Occlusion = tuple[tuple[float, ...], float]
 
 
 @dataclass(frozen=True)
 class Plan:
     """A study's cells in order, and its datasets by name.
 
-    tags: further tags of cells by cell_id (`Tuned.tags`). notes: sentences for the user.
+    tags: further tags of cells by cell_id, for reports: the digest of the file of tuned settings, and whether
+    it changes the backbone. notes: sentences for the user.
     """
 
     study: str
     cells: tuple[Cell, ...]
-    datasets: dict[str, Prepared]
+    datasets: dict[str, CachedDataset]
     text_model: TextModel | None = None
     tags: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -59,12 +55,14 @@ def make_plan(config: Any, given: Collection[str] = ()) -> Plan:
 
     given: keys of the settings that the user gave (`given_keys`), which tuned settings must not change.
     """
-    _check(config)
-    # Before the data are prepared, which takes longer.
+    check_request(config)
+    # Everything that can be refused comes before the data are prepared, which takes longer.
     backbones = {name: settings_of(config, "backbone", name, {}) for name in config.backbones}
-    methods = {asked: _method(config, asked) for asked in config.methods}
-    tuning = Tuning({} if config.tuned is None else read_tuned(path_of(config.tuned)), given)
+    methods = {text: _method(config, text) for text in config.methods}
+    lookup = TunedLookup({} if config.tuned is None else read_tuned(path_of(config.tuned)), given)
     occlusions = list(_occlusions(config.occlusion))
+    if not occlusions:
+        raise UserError("occlusion.protocols=[train] needs at least one ratio in occlusion.train_ratios.")
     cache = var_path(config) / "cache"
     datasets = {
         name: prepare(name, config.dataset[name], config.size, config.data_root, cache)
@@ -74,86 +72,30 @@ def make_plan(config: Any, given: Collection[str] = ()) -> Plan:
     seeds = list(config.seeds)
     cells: list[Cell] = []
     tags: dict[str, Mapping[str, str]] = {}
-    for data, backbone, asked in itertools.product(datasets.values(), backbones, methods):
-        file = tuning.file(asked, backbone, backbone + text.label, data.name, data.fingerprint)
-        pair = ((backbone, backbones[backbone]), methods[asked])
+    for data, backbone, method in itertools.product(datasets.values(), backbones, methods):
+        file = lookup.file(method, backbone, backbone + text.label, data.name, data.fingerprint)
+        pair = ((backbone, backbones[backbone]), methods[method])
         if file is not None:
-            pair = _tuned(config, backbone, asked, file)
-        made = list(_cells(_cell(config, data, *pair, text), occlusions, seeds))
-        cells += made
+            pair = _tuned(config, backbone, method, file)
+        combination = list(_cells(_cell(config, data, *pair, text), occlusions, seeds))
+        cells += combination
         if file is not None:
-            plain = resolve_settings(BACKBONES[backbone], backbones[backbone], data.like)
-            changed = resolve_settings(BACKBONES[backbone], pair[0][1], data.like) != plain
-            tags |= {cell.cell_id: {**file.tags, "tuned_backbone": str(changed).lower()} for cell in made}
-    return Plan(config.study, tuple(unique(cells)), datasets, text_model, tags, tuning.notes())
-
-
-def _check(config: Config) -> None:
-    for kind in ("datasets", "backbones", "methods", "seeds"):
-        if not getattr(config, kind):
-            raise UserError(f"{kind} is empty; at least one is needed.")
-    _check_datasets(config)
-    _known("backbone", config.backbones, BACKBONES)
-    _known("method", [split_variant(text)[0] for text in config.methods], METHODS)
-    occlusion = config.occlusion
-    _known("occlusion protocol", occlusion.protocols, PROTOCOLS)
-    _known("granularity", [occlusion.granularity], GRANULARITIES)
-    for ratio in [*occlusion.ratios, *(occlusion.train_ratios or [])]:
-        if not 0 <= ratio <= 1:
-            raise UserError(f"An occlusion ratio must lie in [0, 1], however: {ratio}.")
-    if not occlusion.ratios or not occlusion.protocols:
-        raise UserError("occlusion.ratios and occlusion.protocols need at least one value each.")
-    if not list(_occlusions(occlusion)):
-        raise UserError("occlusion.protocols=[train] needs at least one ratio in occlusion.train_ratios.")
-    bounds: dict[str, tuple[float | None, int]] = {
-        "cell.threads": (config.cell.threads, 1),
-        "cell.checkpoint_s": (config.cell.checkpoint_s, 0),
-        "jobs": (config.jobs, 1),
-        "jobs_per_gpu": (config.jobs_per_gpu, 1),
-        "launcher.max_retries": (config.launcher.max_retries, 0),
-    }
-    bounds |= {f"train.{k}": (getattr(config.train, k), 1) for k in ("max_epochs", "patience", "max_batches")}
-    for key, (value, least) in bounds.items():
-        if value is not None and not value >= least:
-            raise UserError(f"{key} must be at least {least}, however: {value}.")
-    _check_choices(config)
-    var_path(config)
-    check_name(config.study or "", "study", "study")
-    _check_tuned(config)
-
-
-def _check_choices(config: Config) -> None:
-    _known("value of retry", [config.retry or "diverged"], ["diverged"])
-    _known("value of data.resident", [config.data.resident], ["auto", "device", "host"])
-    _known("size", [config.size], SIZES)
-    _known("device", [config.device], DEVICES)
-    _check_launcher(config)
-    if config.launcher.name != "ray":
-        check_precision(config.precision, resolve_device(config.device))
-
-
-def _check_launcher(config: Config) -> None:
-    launcher, share = config.launcher, config.launcher.gpus_per_cell
-    _known("launcher", [launcher.name], LAUNCHERS)
-    given = [key for key in ("address", "gpus_per_cell") if getattr(launcher, key) is not None]
-    if given and launcher.name != "ray":
-        raise UserError(f"launcher.{given[0]} is a setting of launcher=ray, not of launcher={launcher.name}.")
-    if share is not None and not (0 < share <= 1 or (share > 1 and share == int(share))):
-        raise UserError(
-            f"launcher.gpus_per_cell must be a part of one GPU above 0, or whole ones, however: {share:g}."
-        )
-    if share is not None and config.jobs_per_gpu is not None:
-        raise UserError("jobs_per_gpu and launcher.gpus_per_cell say the same; give one of them.")
+            before, after = (
+                resolve_settings(BACKBONES[backbone], settings, data.like)
+                for settings in (backbones[backbone], pair[0][1])
+            )
+            file_tags = {"tuned": file.digest, "tuned_backbone": str(after != before).lower()}
+            tags |= {cell.cell_id: file_tags for cell in combination}
+    return Plan(config.study, tuple(unique(cells)), datasets, text_model, tags, lookup.notes())
 
 
 def _text(
     config: Any,
-    datasets: Iterable[Prepared],
-    occlusions: Iterable[tuple[tuple[float, ...], float]],
+    datasets: Iterable[CachedDataset],
+    occlusions: Iterable[Occlusion],
     cache: Path,
 ) -> tuple[TextSettings, TextModel | None]:
     """How text enters, and the pretrained model for it, which can read all datasets."""
-    _known("value of text", [config.text], ENCODERS)
     if config.text == "features":
         return TextSettings(), None
     bert = config.bert
@@ -166,41 +108,6 @@ def _text(
         check_tokens(data, model, any(ratios != (0.0,) or trained for ratios, trained in occlusions))
     rate = bert.learning_rate if bert.finetune else 0.0
     return TextSettings(config.text, model.fingerprint, bert.finetune, rate), model
-
-
-def _check_datasets(config: Config) -> None:
-    for name in config.datasets:
-        if name not in config.dataset:
-            choice = f"choose one of {', '.join(sorted(config.dataset))}"
-            raise UserError(
-                f"Unknown dataset {name!r}; give dataset.{name}.path=FILE or {choice}."
-                f"{nearest(name, config.dataset)}"
-            )
-        check_name(name, "datasets", "dataset", MAX_DATASET_BYTES)
-
-
-def _check_tuned(config: Config) -> None:
-    if config.tuned == "":
-        raise UserError("tuned is empty; give a folder of tuned settings, as in tuned=var/tuned.")
-    if config.tuned is not None and config.matrix == "ablation":
-        # Only the whole method would be tuned, and its parts would look worse for it.
-        raise UserError("matrix=ablation compares parts under the same settings; leave out tuned=DIR.")
-
-
-def check_name(name: str, key: str, kind: str, most: int = MAX_STUDY_BYTES) -> None:
-    """Raise UserError for a name that cannot be shown and stored everywhere; key: of the setting."""
-    # Control characters, and what stands for undecodable bytes.
-    strange = [c for c in name if c in "/\\" or unicodedata.category(c) in ("Cc", "Cs")]
-    too_long = len(name.encode(errors="surrogatepass")) > most
-    if not name.strip() or name in (".", "..") or strange or too_long:
-        allowed = f"up to {most} bytes without /, \\ and control characters"
-        raise UserError(f"{key}={redact(name)!r} is no name for a {kind}; use {allowed}.")
-
-
-def _known(kind: str, given: Iterable[str], allowed: Iterable[str]) -> None:
-    for name in given:
-        if name not in allowed:
-            raise unknown(kind, name, allowed)
 
 
 def _tuned(config: Any, backbone: str, method: str, file: Tuned) -> tuple[tuple[str, Any], tuple[str, Any]]:
@@ -220,7 +127,7 @@ def _method(config: Any, text: str) -> tuple[str, Any]:
     return name, settings_of(config, "method", name, changes)
 
 
-def _occlusions(config: OcclusionConfig) -> Iterator[tuple[tuple[float, ...], float]]:
+def _occlusions(config: OcclusionConfig) -> Iterator[Occlusion]:
     """Pairs of (ratios to evaluate, ratio to train at); ratio 0 of protocol "train" is the clean training."""
     ratios = _ascending(config.ratios)
     train_ratios = ratios if config.train_ratios is None else _ascending(config.train_ratios)
@@ -239,7 +146,7 @@ def _ascending(ratios: Iterable[float]) -> list[float]:
 
 
 def _cell(
-    config: Any, data: Prepared, backbone: tuple[str, Any], method: tuple[str, Any], text: TextSettings
+    config: Any, data: CachedDataset, backbone: tuple[str, Any], method: tuple[str, Any], text: TextSettings
 ) -> Cell:
     """A combination's cell of no seed yet, without occlusion: the configuration is read once for all."""
     name, settings = backbone
@@ -269,22 +176,8 @@ def _cell(
     )
 
 
-def _cells(
-    first: Cell, occlusions: Iterable[tuple[tuple[float, ...], float]], seeds: Sequence[int]
-) -> Iterator[Cell]:
+def _cells(first: Cell, occlusions: Iterable[Occlusion], seeds: Sequence[int]) -> Iterator[Cell]:
     """A combination's cells, all seeds of an occlusion after those of another."""
     for ratios, train_ratio in occlusions:
         for seed in seeds:
             yield replace(first, seed=seed, ratios=ratios, train_ratio=train_ratio)
-
-
-def var_path(config: Any) -> Path:
-    """The folder for databases, artifacts, reports and cache; raises UserError."""
-    if not config.var_dir:
-        raise UserError("var_dir is empty; give the folder for results, as in var_dir=var.")
-    try:
-        config.var_dir.encode()
-    except UnicodeEncodeError:
-        # Databases and links hold it.
-        raise UserError(f"var_dir={config.var_dir!r} is no UTF-8 text; give another folder.") from None
-    return path_of(config.var_dir)

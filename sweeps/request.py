@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
+from harness.checks import check_name
 from harness.config.compose import given_keys, load_benchmark, path_of
 from harness.errors import UserError, unknown
 from harness.metrics import METRICS
-from harness.plan import check_name
 from methods import METHODS
 from sweeps.space import Space, load_space
 

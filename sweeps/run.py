@@ -95,7 +95,7 @@ def _train(
 ) -> tuple[Tracker, Trials]:
     """Run the sweep's trials; what is imported here (MLflow and Optuna) is not needed by workers."""
     with importing():
-        from harness.plan import var_path
+        from harness.config.compose import var_path
         from harness.study.session import Session
         from harness.tracking.tracker import SWEEP, Tracker
         from sweeps.display import SweepDisplay

@@ -1,58 +1,36 @@
-"""From the command line to a typed configuration: Hydra composes, one small function guards it.
+"""The typed configuration of a command: YAML files that Hydra composes, then ``KEY=VALUE`` overrides.
 
-Hydra's Compose API puts together `harness/conf` (config, datasets, launcher, profile); the types come from
-`schema` and from the dataclasses of methods and backbones; overrides of the form ``KEY=VALUE`` are applied
-last. Text keys (names, paths, URIs) take their value as it stands.
-
-The registries are imported inside functions: with them comes torch, and most mistakes are told without it.
+The files stand in `harness/conf`; the types come from `schema` and from the dataclasses of methods and
+backbones. The registries are imported inside functions: with them comes torch, and most mistakes are
+reported without it.
 """
 
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_module
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from harness.config.grammar import parse, parse_value, split_variant
 from harness.config.schema import Config, DatasetConfig, ReportConfig, SweepCommand
 from harness.databases import redact, without_secrets
 from harness.errors import UserError, one_line, unknown
 
 GROUPS = {"profile": ("quick", "paper"), "launcher": ("inline", "processes", "ray")}
-TEXT_KEYS = re.compile(
-    r"study|var_dir|data_root|tuned|out|predictions|bert\.model|tracking\.uri|ledger\.uri|launcher\.address"
-    r"|dataset\.[^.]+\.(path|file_\w+)|param|tune|sweep|sweep\.(param|tune|name|storage|tuned_dir)"
-)
 MATRICES = ("full", "ablation")
 OPEN_GROUPS = ("dataset", "method", "backbone")  # their names come from files and registries
-NAME_LISTS = ("methods", "backbones", "datasets", "sweep.backbones", "sweep.datasets")
-VALUE_LISTS = (
-    "seeds",
-    "occlusion.ratios",
-    "occlusion.protocols",
-    "occlusion.train_ratios",
-    "sweep.seeds",
-    "sweep.prune_at",
-)
-KEY = re.compile(r"[A-Za-z_][\w-]*(\.[\w-]+)*")
-INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")
-BRACKETS = {"{": "}", "[": "]", "(": ")"}
-SCALARS = (str, int, float, type(None))
-READABLE = "a number, true, false, null, a name, or a list of them like [1,2] is needed"
 
 
 def load_benchmark(arguments: Sequence[str]) -> Config:
     """Compose the benchmark's configuration; raises UserError."""
     config = _compose(Config, arguments)
     if config.matrix == "ablation":
-        config.methods = ablation(config.methods if "methods" in given_keys(arguments) else ["ms_mix"])
+        config.methods = _ablation(config.methods if "methods" in given_keys(arguments) else ["ms_mix"])
     return config
 
 
@@ -64,66 +42,14 @@ def load_sweep(arguments: Sequence[str]) -> Config:
     """
     config = _compose(SweepCommand, arguments)
     if config.matrix != "full":
-        raise UserError(f"matrix={config.matrix} is no sweep; what is tried comes from the search space.")
+        raise UserError(f"matrix={config.matrix} is no sweep; the search space chooses what is tried.")
     with open_dict(config):
         for name in ("param", "tune"):
-            asked = config.pop(name)
-            config.sweep[name] = config.sweep[name] if asked is None else asked
+            value = config.pop(name)
+            config.sweep[name] = config.sweep[name] if value is None else value
     for name in {"datasets", "backbones", "seeds"} - given_keys(arguments):
         config[name] = config.sweep[name]
     return config
-
-
-def given_keys(arguments: Sequence[str]) -> set[str]:
-    """The settings that are given, whatever their values; raises UserError."""
-    return {key for key, _ in parse(arguments)}
-
-
-def _compose(schema_of: type[Config], arguments: Sequence[str]) -> Any:
-    """What is common to all commands that train."""
-    pairs = parse(arguments)
-    chosen = {key: value for key, value in pairs if key in GROUPS}
-    for key, value in chosen.items():
-        if value not in GROUPS[key]:
-            raise unknown(key, value, GROUPS[key])
-    _check_keys(schema_of, pairs)
-    with initialize_config_module("harness.conf", version_base="1.3"):
-        composed = compose("config", [f"{key}={value}" for key, value in chosen.items()])
-    from backbones import BACKBONES
-    from methods import METHODS
-
-    schema = OmegaConf.structured(schema_of)
-    for name, method in METHODS.items():
-        schema.method[name] = writable(method.Settings())
-    for name, backbone in BACKBONES.items():
-        schema.backbone[name] = writable(backbone.Settings())
-    for name in composed.dataset:
-        schema.dataset[name] = DatasetConfig()
-    OmegaConf.set_struct(schema, True)
-    config = OmegaConf.merge(schema, composed)
-    apply(config, [(key, value) for key, value in pairs if key not in GROUPS])
-    config.study = config.study or chosen.get("profile", "benchmark")
-    if config.matrix not in MATRICES:
-        raise unknown("matrix", config.matrix, MATRICES)
-    return config
-
-
-def ablation(methods: Iterable[str]) -> list[str]:
-    """Every combination of the components of methods, all of them on first; raises UserError."""
-    from harness.matrix import method_label
-    from methods import METHODS
-
-    found = []
-    for method in methods:
-        name, changes = split_variant(method)
-        components = METHODS[name].Settings.components if name in METHODS else ()
-        if not components:
-            able = [key for key, value in METHODS.items() if value.Settings.components]
-            raise unknown("method with components to switch off, for matrix=ablation,", name, able)
-        for states in itertools.product((True, False), repeat=len(components)):
-            switched = {c: False for c, on in zip(components, states, strict=True) if not on}
-            found.append(method_label(name, {**changes, **switched}, components))
-    return list(dict.fromkeys(found))
 
 
 def load_report(arguments: Sequence[str]) -> ReportConfig:
@@ -135,22 +61,9 @@ def load_report(arguments: Sequence[str]) -> ReportConfig:
     return config
 
 
-def parse(arguments: Sequence[str]) -> list[tuple[str, str]]:
-    """Split ``KEY=VALUE`` arguments; refuses Hydra's prefixes, its own settings and interpolations."""
-    pairs = []
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if not equals or not KEY.fullmatch(key):
-            raise UserError(
-                f"Cannot read {redact(argument)!r}; settings are given as KEY=VALUE, e.g. seeds=[1111,1112]."
-            )
-        if key == "hydra" or key.startswith("hydra."):
-            raise UserError(f"{key!r} is no setting of this program; Hydra's own settings cannot be changed.")
-        if "${" in value:
-            shown = redact(argument)
-            raise UserError(f"{shown!r} holds '${{...}}'; interpolations are not allowed in settings.")
-        pairs.append((key, value))
-    return pairs
+def given_keys(arguments: Sequence[str]) -> set[str]:
+    """The settings that are given, whatever their values; raises UserError."""
+    return {key for key, _ in parse(arguments)}
 
 
 def apply(config: DictConfig, pairs: Iterable[tuple[str, str]]) -> None:
@@ -161,81 +74,12 @@ def apply(config: DictConfig, pairs: Iterable[tuple[str, str]]) -> None:
             with open_dict(config.dataset):
                 config.dataset.setdefault(parts[1], DatasetConfig())
         _check_key(config, parts)
-        value = text if TEXT_KEYS.fullmatch(key) else parse_value(key, text)
-        if not is_plain(value):
-            raise UserError(f"{key}={redact(text)!r} cannot be read; {READABLE}.")
+        value = parse_value(key, text)
         try:
             OmegaConf.update(config, key, value, merge=True)
         except (OmegaConfBaseException, ValueError) as error:
             reason = without_secrets(one_line(error), text)
             raise UserError(f"{key}={redact(text)!r} does not fit: {reason}.") from None
-
-
-def parse_value(key: str, text: str) -> Any:
-    """Read a value in Hydra's grammar; list keys also as ``a`` or ``a,b``, split at top-level commas."""
-    if key not in NAME_LISTS + VALUE_LISTS or text.strip() == "null":
-        return _grammar(key, text)
-    elements = split_list(key, text)
-    if key in NAME_LISTS:
-        return elements
-    # The grammar takes 0.3 ms for each, and there may be thousands of seeds.
-    return [int(e) if INTEGER.fullmatch(e) else _grammar(key, e) for e in elements]
-
-
-def split_list(key: str, text: str) -> list[str]:
-    """Split ``a``, ``a,b`` or ``[a,b]`` at the commas outside of brackets and quotes; raises UserError."""
-    inner = text.strip()
-    if inner.startswith("[") and inner.endswith("]"):
-        inner = inner[1:-1]
-    parts = _split_commas(inner)
-    if parts is None:
-        raise UserError(f"{key}={text!r} has a bracket or quote without its partner; write {key}=[a,b].")
-    elements = [_unquoted(part.strip()) for part in parts]
-    if elements == [""]:
-        return []
-    if "" in elements:
-        raise UserError(f"{key}={text!r} has an empty element; write {key}=[a,b].")
-    return elements
-
-
-def split_variant(text: str) -> tuple[str, dict[str, Any]]:
-    """Split ``name[component,...]{key:value}`` into the name and its settings; raises UserError.
-
-    Components of the method that the square brackets do not name are switched off.
-    """
-    from methods import METHODS
-
-    head, brace, rest = text.partition("{")
-    name, bracket, named = head.partition("[")
-    name, switched = name.strip(), {}
-    if bracket and name in METHODS:
-        switched = _components(text, name, named.strip())
-    elif bracket:
-        raise unknown("method", name, METHODS)
-    if not brace:
-        return name, switched
-    try:
-        settings = _grammar("methods", brace + rest)
-    except UserError:
-        settings = None
-    if not isinstance(settings, dict) or not all(is_plain(value) for value in settings.values()):
-        raise UserError(f"Cannot read the variant {text!r}; write it like 'ms_mix{{delta:0.4,alpha:1}}'.")
-    return name, {**switched, **{str(key): value for key, value in settings.items()}}
-
-
-def _components(text: str, method: str, named: str) -> dict[str, Any]:
-    """The components to be switched off, from ``a,b]``, those that stay on."""
-    from methods import METHODS
-
-    components = METHODS[method].Settings.components
-    if not components or not named.endswith("]"):
-        example = f"like '{method}[{','.join(components[:2])}]'" if components else f"as {method!r}"
-        raise UserError(f"Cannot read the variant {text!r}; write it {example}.")
-    on = [name.strip() for name in named[:-1].split(",") if name.strip()]
-    for name in on:
-        if name not in components:
-            raise unknown(f"component of {method}", name, components)
-    return {name: False for name in components if name not in on}
 
 
 def settings_of(config: DictConfig, kind: str, name: str, changes: dict[str, Any]) -> Any:
@@ -255,12 +99,76 @@ def path_of(text: str) -> Path:
     return Path(text).expanduser() if text.startswith("~/") else Path(text)
 
 
+def var_path(config: Any) -> Path:
+    """The folder for databases, artifacts, reports and cache; raises UserError."""
+    if not config.var_dir:
+        raise UserError("var_dir is empty; give the folder for results, as in var_dir=var.")
+    try:
+        config.var_dir.encode()
+    except UnicodeEncodeError:
+        # Databases and links hold it.
+        raise UserError(f"var_dir={config.var_dir!r} is no UTF-8 text; give another folder.") from None
+    return path_of(config.var_dir)
+
+
 def writable(settings: Any) -> DictConfig:
     """A typed node of a dataclass that takes overrides."""
     # A frozen dataclass arrives read-only; `to_object` freezes it again.
     node = OmegaConf.structured(settings)
     OmegaConf.set_readonly(node, False)
     return node
+
+
+def _compose(schema_of: type[Config], arguments: Sequence[str]) -> Any:
+    """The configuration of a command that trains."""
+    pairs = parse(arguments)
+    groups = {key: value for key, value in pairs if key in GROUPS}
+    for key, value in groups.items():
+        if value not in GROUPS[key]:
+            raise unknown(key, value, GROUPS[key])
+    _check_keys(schema_of, pairs)
+    with initialize_config_module("harness.conf", version_base="1.3"):
+        composed = compose("config", [f"{key}={value}" for key, value in groups.items()])
+    config = OmegaConf.merge(_schema(schema_of, composed.dataset), composed)
+    apply(config, [(key, value) for key, value in pairs if key not in GROUPS])
+    config.study = config.study or groups.get("profile", "benchmark")
+    if config.matrix not in MATRICES:
+        raise unknown("matrix", config.matrix, MATRICES)
+    return config
+
+
+def _schema(schema_of: type[Config], datasets: Iterable[str]) -> DictConfig:
+    """The types of all settings, those of registered methods and backbones among them."""
+    from backbones import BACKBONES
+    from methods import METHODS
+
+    schema = OmegaConf.structured(schema_of)
+    for name, method in METHODS.items():
+        schema.method[name] = writable(method.Settings())
+    for name, backbone in BACKBONES.items():
+        schema.backbone[name] = writable(backbone.Settings())
+    for name in datasets:
+        schema.dataset[name] = DatasetConfig()
+    OmegaConf.set_struct(schema, True)
+    return schema
+
+
+def _ablation(methods: Iterable[str]) -> list[str]:
+    """Every combination of the components of methods, all of them on first; raises UserError."""
+    from harness.matrix import method_label
+    from methods import METHODS
+
+    labels = []
+    for method in methods:
+        name, changes = split_variant(method)
+        components = METHODS[name].Settings.components if name in METHODS else ()
+        if not components:
+            able = [key for key, value in METHODS.items() if value.Settings.components]
+            raise unknown("method with components to switch off, for matrix=ablation,", name, able)
+        for states in itertools.product((True, False), repeat=len(components)):
+            switched = {c: False for c, on in zip(components, states, strict=True) if not on}
+            labels.append(method_label(name, {**changes, **switched}, components))
+    return list(dict.fromkeys(labels))
 
 
 def _check_keys(schema_of: type[Config], pairs: Iterable[tuple[str, str]]) -> None:
@@ -294,51 +202,8 @@ def _unknown_key(config: DictConfig, key: str, prefix: str, allowed: list[str]) 
     if prefix:
         return unknown("setting", key, [f"{prefix}.{name}" for name in allowed])
     # Settings of sweeps are no use to a benchmark.
-    held = [name for name in allowed if isinstance(config[name], DictConfig) and key in config[name]]
-    nested = [f"{name}.{key}" for name in held if name != "sweep" or "param" in allowed]
+    holders = [name for name in allowed if isinstance(config[name], DictConfig) and key in config[name]]
+    nested = [f"{name}.{key}" for name in holders if name != "sweep" or "param" in allowed]
     if nested:
         return UserError(f"Unknown setting {key!r}. Did you mean {' or '.join(map(repr, nested))}?")
     return unknown("setting", key, {*allowed, *groups})
-
-
-def _split_commas(text: str) -> list[str] | None:
-    """Split at the commas outside of brackets and quotes; None where one of those lacks its partner."""
-    parts, closing, quote = [""], "", ""
-    for character in text:
-        if quote:
-            quote = quote.replace(character, "")
-        elif character in "'\"":
-            quote = character
-        elif character in BRACKETS:
-            closing += BRACKETS[character]
-        elif character in BRACKETS.values():
-            if not closing.endswith(character):
-                return None
-            closing = closing[:-1]
-        elif character == "," and not closing:
-            parts.append("")
-            continue
-        parts[-1] += character
-    return None if quote or closing else parts
-
-
-def _unquoted(text: str) -> str:
-    quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
-    return text[1:-1].strip() if quoted else text
-
-
-def _grammar(key: str, text: str) -> Any:
-    try:
-        override = OverridesParser.create().parse_override(f"value={text}")
-        several, value = override.is_sweep_override(), override.value()
-    except HydraException:
-        raise UserError(f"{key}={redact(text)!r} cannot be read; {READABLE}.") from None
-    if several:
-        raise UserError(f"{key}={redact(text)!r} gives several values; one is expected.")
-    return value
-
-
-def is_plain(value: Any) -> bool:
-    """Whether a value is a scalar or a flat list of scalars; "???" would mean "missing" to OmegaConf."""
-    elements = value if isinstance(value, list) else [value]
-    return all(isinstance(element, SCALARS) and element != "???" for element in elements)

@@ -1,4 +1,4 @@
-"""Reading YAML that people write or edit: plain values, or an error of two kinds, whatever stands in it."""
+"""YAML that people write or edit, read as plain values and within bounds."""
 
 from __future__ import annotations
 
@@ -11,14 +11,12 @@ MOST_YAML = 2**16
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain values only, and each where it stands: with names for values a short text can stand for endless
-    ones. Text must be such that it can be shown.
-    """
+    """Refuses aliases, by which a short text can stand for an endless value, and unprintable text."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             event = self.peek_event()
-            raise yaml.MarkedYAMLError(None, None, "a name for another value", event.start_mark)
+            raise yaml.MarkedYAMLError(None, None, "an alias of another value", event.start_mark)
         return super().compose_node(parent, index)
 
     def construct_scalar(self, node: Any) -> Any:
@@ -38,8 +36,8 @@ def load_yaml(text: str | bytes) -> Any:
     """The value of a YAML text.
 
     Raises:
-        yaml.YAMLError: it is none, or gives a value a name to use it again.
-        ValueError: it is too long, nested too deeply, or holds a number or date that is none.
+        yaml.YAMLError: it is no YAML, or holds an alias or an unprintable character.
+        ValueError: it is too long, nested too deeply, or holds an invalid number or date.
     """
     return _read(text, _Loader.get_single_data)
 

@@ -50,7 +50,7 @@ def _check(options: argparse.Namespace) -> None:
 
 def _synth(options: argparse.Namespace) -> None:
     from harness.data.export import export
-    from harness.data.synthetic.generate import SyntheticSettings
+    from harness.data.synthetic import SyntheticSettings
 
     settings = SyntheticSettings(options.name, options.size, options.clips, options.aligned, options.seed)
     export(settings, options.out, options.force)

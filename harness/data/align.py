@@ -1,4 +1,4 @@
-"""Where the valid steps of clips lie, decided for the three splits together, and the clips moved to the left.
+"""Left-alignment of clips: where their valid steps lie is decided for the three splits together.
 
 The steps of text are those of its attention mask. Those of audio and vision are the given ones; without
 these, those of the text where they are aligned with it, else from the first to the last non-zero step.
@@ -7,37 +7,21 @@ these, those of the text where they are aligned with it, else from the first to 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from backbones.batch import MODALITIES
 from harness.data.dataset import Split
-from harness.data.source import Source
+from harness.data.mmsa_split import MmsaSplit
 
-# Of the clips, so that a few odd ones do not decide for all.
+# Share of the clips, so that a few odd ones do not decide for all.
 _WITHIN_TEXT = 0.9
+_CLIPS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
-class RawSplit:
-    """One split as the file has it, its steps anywhere.
-
-    Shape:
-        features[m]: (N, T_m, D_m) float32, of any values. tokens: (N, 3, T) int64 with T <= T_text, or None.
-        lengths[m]: (N,) int64, 1 <= length <= T_m, where the file gives them.
-    """
-
-    source: Source
-    ids: np.ndarray
-    features: dict[str, np.ndarray]
-    lengths: dict[str, np.ndarray]
-    labels: np.ndarray
-    tokens: np.ndarray | None
-
-
-@dataclass(frozen=True)
-class _Span:
+class _Spans:
     """The steps of N sequences, (0, 0) where there are none. Shape: starts, stops (N,)."""
 
     starts: np.ndarray
@@ -47,22 +31,23 @@ class _Span:
     def lengths(self) -> np.ndarray:
         return np.maximum(self.stops - self.starts, 1)
 
-    def within(self, other: _Span) -> np.ndarray:
+    def within(self, other: _Spans) -> np.ndarray:
         """Which ones lie within the other's; empty ones do."""
         inside = (self.starts >= other.starts) & (self.stops <= other.stops)
         return inside | (self.stops == 0)
 
-    def joined(self, other: _Span) -> _Span:
+    def joined(self, other: _Spans) -> _Spans:
         """From the first start to the last stop of both; the other's where empty."""
         starts = np.where(self.stops == 0, other.starts, np.minimum(self.starts, other.starts))
-        return _Span(starts, np.maximum(self.stops, other.stops))
+        return _Spans(starts, np.maximum(self.stops, other.stops))
 
 
 @dataclass(frozen=True)
 class _Padded:
     """One modality of a split. Shape: occupied (N, T) bool, where a step is not zero."""
 
-    split: RawSplit
+    split: Split
+    raw: MmsaSplit
     modality: str
     occupied: np.ndarray
 
@@ -76,81 +61,78 @@ class _Padded:
 
     def note(self, what: str, clips: np.integer | int) -> None:
         """Note that something was cleaned in so many clips, if in any."""
-        self.split.source.note(self.modality, what, clips)
+        self.raw.note(self.modality, what, clips)
 
-    def cut_by(self, found: _Span) -> np.ndarray:
+    def cut_by(self, spans: _Spans) -> np.ndarray:
         """Which clips have non-zero steps outside of these. Shape: (N,) bool."""
         steps = np.arange(self.steps)
-        outside = (steps < found.starts[:, None]) | (steps >= (found.starts + found.lengths)[:, None])
+        outside = (steps < spans.starts[:, None]) | (steps >= (spans.starts + spans.lengths)[:, None])
         return (self.occupied & outside).any(axis=1)
 
 
-def align(raw: Mapping[str, RawSplit]) -> dict[str, Split]:
-    """Left-align and clean features and tokens of all splits, in place.
+def align(splits: Mapping[str, Split], raw: Mapping[str, MmsaSplit]) -> dict[str, Split]:
+    """Left-align and clean features and tokens of all splits, in place; raw: for notes and errors.
+
+    The splits' steps may lie anywhere, and their lengths are those that the file gives.
 
     Raises:
         UserError: no valid step of a modality holds a finite value.
     """
-    lengths: dict[str, dict[str, np.ndarray]] = {name: {} for name in raw}
-    by_mask: dict[str, _Span] = {}
+    lengths: dict[str, dict[str, np.ndarray]] = {name: {} for name in splits}
+    by_mask: dict[str, _Spans] = {}
     for modality in MODALITIES:
         # NaN and infinity count as non-zero: they are steps of the clip.
-        occupied = {name: np.any(split.features[modality], axis=2) for name, split in raw.items()}
-        padded = {name: _Padded(split, modality, occupied[name]) for name, split in raw.items()}
+        padded = {
+            name: _Padded(split, raw[name], modality, np.any(split.features[modality], axis=2))
+            for name, split in splits.items()
+        }
         if modality == "text":
-            by_mask = _mask_spans(padded)
+            by_mask = {
+                name: _mask_spans(text, text.split.tokens)
+                for name, text in padded.items()
+                if text.split.tokens is not None
+            }
             others = {name: one for name, one in padded.items() if name not in by_mask}
             spans = by_mask | _feature_spans(others, {})
         else:
             spans = _feature_spans(padded, by_mask)
         for name, one in padded.items():
-            _settle(one, spans[name])
+            _move_and_clean(one, spans[name])
             lengths[name][modality] = spans[name].lengths
-    return {
-        name: Split(split.ids, split.features, lengths[name], split.labels, split.tokens)
-        for name, split in raw.items()
-    }
+    return {name: replace(split, lengths=lengths[name]) for name, split in splits.items()}
 
 
-def _mask_spans(padded: Mapping[str, _Padded]) -> dict[str, _Span]:
-    """The steps of the text by its attention mask, of the splits with tokens."""
-    return {
-        name: _mask_span(text, text.split.tokens)
-        for name, text in padded.items()
-        if text.split.tokens is not None
-    }
-
-
-def _mask_span(text: _Padded, tokens: np.ndarray) -> _Span:
-    """The steps of the text; moves its tokens to the left in place."""
+def _mask_spans(text: _Padded, tokens: np.ndarray) -> _Spans:
+    """The steps of the text by its attention mask; moves its tokens to the left in place."""
     starts, stops = span(tokens[:, 1] == 1)
     text.note("had empty attention masks, taken as length 1", (stops == 0).sum())
     lengths = np.maximum(stops - starts, 1)
     move_left(tokens.transpose(0, 2, 1), starts, lengths)
     # Tokens on the left may stand beside features on the right.
-    found = find_starts(text.occupied, lengths)
+    feature_starts = find_starts(text.occupied, lengths)
     if tokens.shape[2] == text.steps:
-        found = np.where(starts > 0, starts, found)
-    return _Span(found, found + lengths)
+        feature_starts = np.where(starts > 0, starts, feature_starts)
+    return _Spans(feature_starts, feature_starts + lengths)
 
 
-def _feature_spans(padded: Mapping[str, _Padded], text: Mapping[str, _Span]) -> dict[str, _Span]:
+def _feature_spans(padded: Mapping[str, _Padded], text: Mapping[str, _Spans]) -> dict[str, _Spans]:
     """The steps by the given lengths, the text's where aligned with it, or the non-zero ones."""
-    given = {name: _given_span(one) for name, one in padded.items()}
-    own = {name: _Span(*span(padded[name].occupied)) for name in padded if given[name] is None}
+    given = {name: _given_spans(one) for name, one in padded.items()}
+    own = {name: _Spans(*span(padded[name].occupied)) for name in padded if given[name] is None}
     beside = [name for name in own if name in text]
     same_steps = all(padded[name].steps == padded[name].steps_of_text for name in beside)
     aligned = same_steps and _lie_within((own[name], text[name]) for name in beside)
-    spans = {name: found for name, found in given.items() if found is not None}
-    for name, found in own.items():
+    spans = {name: one for name, one in given.items() if one is not None}
+    for name, one in own.items():
         if aligned and name in text:
-            spans[name] = _joined_span(padded[name], found, text[name])
+            spans[name] = _joined_spans(padded[name], one, text[name])
         else:
-            spans[name] = _non_zero_span(padded[name], found)
+            padded[name].note("had clips without a non-zero step, taken as length 1", (one.stops == 0).sum())
+            spans[name] = one
     return spans
 
 
-def _given_span(padded: _Padded) -> _Span | None:
+def _given_spans(padded: _Padded) -> _Spans | None:
     """The steps by the given lengths; None without these, or where they say nothing of their own.
 
     MMSA's own script takes a clip to end before its first zero step, be it a pause or padding in front.
@@ -159,55 +141,47 @@ def _given_span(padded: _Padded) -> _Span | None:
     if lengths is None:
         return None
     starts = find_starts(padded.occupied, lengths)
-    found = _Span(starts, starts + lengths)
-    cut = padded.cut_by(found)
+    spans = _Spans(starts, starts + lengths)
+    cut = padded.cut_by(spans)
     if cut.any() and (lengths == np.maximum(first_gap(padded.occupied), 1)).all():
         padded.note("had lengths up to the first zero step, which cut clips, so they are left out", cut.sum())
         return None
-    return found
+    return spans
 
 
-def _lie_within(pairs: Iterable[tuple[_Span, _Span]]) -> bool:
+def _lie_within(pairs: Iterable[tuple[_Spans, _Spans]]) -> bool:
     """Whether nearly all of the first ones lie within the second ones."""
     within = [one.within(other) for one, other in pairs]
     return bool(within) and bool(np.concatenate(within).mean() >= _WITHIN_TEXT)
 
 
-def _joined_span(padded: _Padded, found: _Span, text: _Span) -> _Span:
+def _joined_spans(padded: _Padded, own: _Spans, text: _Spans) -> _Spans:
     """The steps of the text, for a word without sound or picture is one too, and those beyond it."""
-    beyond = ~found.within(text)
+    beyond = ~own.within(text)
     padded.note("is aligned with text, but had steps beyond it, which were kept", beyond.sum())
-    return found.joined(text)
+    return own.joined(text)
 
 
-def _non_zero_span(padded: _Padded, found: _Span) -> _Span:
-    padded.note("had clips without a non-zero step, taken as length 1", (found.stops == 0).sum())
-    return found
-
-
-def _settle(padded: _Padded, found: _Span) -> None:
+def _move_and_clean(padded: _Padded, spans: _Spans) -> None:
     """Move the features to the left and clean them, in place."""
-    padded.note("was padded in front, moved to the left", np.count_nonzero(found.starts))
-    padded.note("had non-zero padding, set to 0", padded.cut_by(found).sum())
-    values, lengths = padded.split.features[padded.modality], found.lengths
-    move_left(values, found.starts, lengths)
-    _clean(padded.split.source, padded.modality, values, np.arange(padded.steps) < lengths[:, None])
+    padded.note("was padded in front, moved to the left", np.count_nonzero(spans.starts))
+    padded.note("had non-zero padding, set to 0", padded.cut_by(spans).sum())
+    values, lengths = padded.split.features[padded.modality], spans.lengths
+    move_left(values, spans.starts, lengths)
+    _clean(padded.raw, padded.modality, values, np.arange(padded.steps) < lengths[:, None])
 
 
-def _clean(source: Source, modality: str, values: np.ndarray, inside: np.ndarray) -> None:
+def _clean(raw: MmsaSplit, modality: str, values: np.ndarray, inside: np.ndarray) -> None:
     """Set non-finite values to 0 in place. Shape: values (N, T, D), inside (N, T) bool."""
     finite = np.isfinite(values)
     if not finite.all():
         if not (finite.any(axis=2) & inside).any():
-            raise source.wrong(modality, "holds no finite value in any valid step")
+            raise raw.wrong(modality, "holds no finite value in any valid step")
         for name, test in (("-inf", np.isneginf), ("+inf", np.isposinf), ("NaN", np.isnan)):
-            source.note(modality, f"held {name}, set to 0", np.count_nonzero(test(values)), "values")
+            raw.note(modality, f"held {name}, set to 0", np.count_nonzero(test(values)), "values")
         np.copyto(values, 0, where=~finite)
     if not values.any():
-        source.note(modality, "is all zeros: a missing modality", len(values))
-
-
-_CLIPS_AT_ONCE = 1024
+        raw.note(modality, "is all zeros: a missing modality", len(values))
 
 
 def span(occupied: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

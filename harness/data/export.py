@@ -14,7 +14,7 @@ from backbones.batch import MODALITIES
 from harness.data.dataset import SPLITS
 from harness.data.synthetic.clips import SyntheticSettings, make_clips
 from harness.data.synthetic.generate import make_features, make_tokens, make_words
-from harness.errors import UserError
+from harness.errors import UserError, file_error
 from harness.files import replacing
 
 PROTOCOL = 4
@@ -53,7 +53,7 @@ def _replacing(path: Path, force: bool) -> Iterator[BinaryIO]:
         with replacing(path) as temporary, temporary.open("xb") as file:
             yield file
     except OSError as error:
-        raise UserError(f"{str(path)!r} cannot be written: {error.strerror or error}.") from error
+        raise file_error(repr(str(path)), "written", error) from error
 
 
 def _split(settings: SyntheticSettings, split: str) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def _split(settings: SyntheticSettings, split: str) -> dict[str, Any]:
     if not settings.aligned:
         for k, modality in enumerate(MODALITIES[1:], start=1):
             entry[f"{modality}_lengths"] = clips.lengths[:, k].tolist()
-    if settings.facts.unimodal is not None:
+    if settings.statistics.unimodal is not None:
         for k, letter in enumerate("TAV"):
             own = np.ascontiguousarray(clips.unimodal[:, k])
             entry[f"regression_labels_{letter}"] = own

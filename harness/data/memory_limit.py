@@ -1,7 +1,7 @@
-"""How much memory a file may claim: a few times its own size and a constant, whatever it declares.
+"""A limit on the memory that a file may claim: a few times its own size and a constant, whatever it declares.
 
 A few bytes can stand for a lot: a list that holds another one a thousand times, splits that have to be padded
-to the longest of them. What reads a file takes the memory from a budget first.
+to the longest of them. A reader takes memory from the limit before it allocates.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ TIMES = 8
 SPARE = 2**27
 
 
-class Budget:
-    """What is left of a file's memory, in bytes.
+class MemoryLimit:
+    """The bytes that a file may still claim.
 
     Args:
-        name: the file, as it is to be named in a refusal.
+        name: the file, as errors name it.
         size: its size in bytes.
     """
 

@@ -18,7 +18,7 @@ from typing import IO, Literal
 
 import numpy as np
 
-from harness.data.memory_limit import Budget
+from harness.data.memory_limit import MemoryLimit
 from harness.errors import printable
 
 _MAGIC = b"\x93NUMPY\x01\x00"
@@ -87,11 +87,11 @@ def check_npz(path: Path) -> None:
         ValueError: it is damaged, or something else.
         UserError: unpacked it would be far larger than it is.
     """
-    budget = Budget(repr(str(path)), path.stat().st_size)
+    memory = MemoryLimit(repr(str(path)), path.stat().st_size)
     try:
         with zipfile.ZipFile(path) as archive:
             for member in archive.infolist():
-                budget.take(member.file_size)
+                memory.take(member.file_size)
                 with archive.open(member) as file:
                     if read_head(file).size != member.file_size:
                         raise ValueError(f"{member.filename} does not have the size of its array")

@@ -1,4 +1,4 @@
-"""From a dataset's configuration to a stored, memory-mappable dataset with a fingerprint."""
+"""Preparing a dataset: read or generated once into the cache, with a fingerprint of its source."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from harness.config.compose import path_of
 from harness.config.schema import LABEL_SCALES, METRICS_OF, DatasetConfig
 from harness.data.mmsa import read_mmsa
 from harness.data.store import file_fingerprint, load_dataset, save_dataset
-from harness.data.synthetic.generate import SyntheticSettings, generate, synthetic_fingerprint
-from harness.errors import UserError, unknown
+from harness.data.synthetic.clips import SyntheticSettings, synthetic_fingerprint
+from harness.data.synthetic.generate import generate
+from harness.errors import UserError, file_error, unknown
+from harness.files import replacing
 
 # To be raised with any change of what the reader makes of the same bytes.
 READER_VERSION = 2
 
 
 @dataclass(frozen=True)
-class Prepared:
+class CachedDataset:
     """A dataset ready for training: its resolved configuration and the folder workers map it from."""
 
     name: str
@@ -33,7 +35,7 @@ class Prepared:
     notes: tuple[str, ...]
 
 
-def prepare(name: str, config: DatasetConfig, size: str, data_root: str | None, cache: Path) -> Prepared:
+def prepare(name: str, config: DatasetConfig, size: str, data_root: str | None, cache: Path) -> CachedDataset:
     """Read or generate a dataset unless the cache holds it; raises UserError."""
     metrics, scale = _scoring(name, config)
     synthetic = config.synthetic and config.path is None
@@ -41,10 +43,10 @@ def prepare(name: str, config: DatasetConfig, size: str, data_root: str | None, 
         settings = SyntheticSettings(name, config.size or size, config.clips, config.aligned, config.seed)
         source = f"synthetic stand-in data, size {settings.size}, generator seed {settings.seed}"
         fingerprint = synthetic_fingerprint(settings)
-        if scale != settings.facts.label_scale:
+        if scale != settings.statistics.label_scale:
             raise UserError(
                 f"dataset.{name}.label_scale={scale:g} does not fit; its labels lie within "
-                f"{settings.facts.label_scale:g} of 0."
+                f"{settings.statistics.label_scale:g} of 0."
             )
         folder = _folder(cache, name, fingerprint)
         if not folder.exists():
@@ -57,7 +59,7 @@ def prepare(name: str, config: DatasetConfig, size: str, data_root: str | None, 
             save_dataset(read_mmsa(path, scale), folder)
     dataset = load_dataset(folder)
     notes = dataset.notes
-    return Prepared(name, config.like, metrics, scale, fingerprint, folder, source, synthetic, notes)
+    return CachedDataset(name, config.like, metrics, scale, fingerprint, folder, source, synthetic, notes)
 
 
 def _scoring(name: str, config: DatasetConfig) -> tuple[str, float]:
@@ -69,7 +71,7 @@ def _scoring(name: str, config: DatasetConfig) -> tuple[str, float]:
         raise unknown(f"value of dataset.{name}.metrics", metrics, METRICS_OF.values())
     scale = LABEL_SCALES[config.like] if config.label_scale is None else config.label_scale
     if not 0 < scale < float("inf"):
-        raise UserError(f"dataset.{name}.label_scale must be a positive number, however: {scale}.")
+        raise UserError(f"dataset.{name}.label_scale must be a positive number, got {scale}.")
     return metrics, scale
 
 
@@ -79,21 +81,18 @@ def _generate(settings: SyntheticSettings, folder: Path) -> None:
         # First, so that a folder without the right to write is found before the work.
         folder.parent.mkdir(parents=True, exist_ok=True)
         dataset, truth = generate(settings)
-        np.savez(folder.with_name(f"{folder.name}.truth.npz"), allow_pickle=False, **_flat(truth))
+        arrays = {f"{split}/{key}": array for split, of in truth.items() for key, array in of.items()}
+        path = folder.with_name(f"{folder.name}.truth.npz")
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
     except OSError as error:
-        raise UserError(
-            f"The data cache {str(folder.parent)!r} cannot be written: {error.strerror or error}."
-        ) from error
+        raise file_error(f"The data cache {str(folder.parent)!r}", "written", error) from error
     save_dataset(dataset, folder)
 
 
 def _folder(cache: Path, name: str, key: str) -> Path:
     head, _, rest = key.partition("-")
     return cache / "data" / "-".join(filter(None, (name, head[:16], rest)))
-
-
-def _flat(truth: dict[str, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    return {f"{split}/{key}": array for split, arrays in truth.items() for key, array in arrays.items()}
 
 
 def _file(name: str, config: DatasetConfig, data_root: str | None) -> Path:
@@ -112,9 +111,8 @@ def _file(name: str, config: DatasetConfig, data_root: str | None) -> Path:
             raise UserError(f"Dataset {name!r} has no place yet; {remedy}.")
         path = path_of(data_root) / file
     try:
-        found = path.is_file()
+        if path.is_file():
+            return path
     except OSError as error:
-        raise UserError(f"Dataset {name!r}: {str(path)!r} cannot be read: {error.strerror}.") from error
-    if not found:
-        raise UserError(f"Dataset {name!r}: there is no file {str(path)!r}.")
-    return path
+        raise file_error(f"Dataset {name!r}: {str(path)!r}", "read", error) from error
+    raise UserError(f"Dataset {name!r}: there is no file {str(path)!r}.")

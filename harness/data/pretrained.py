@@ -16,7 +16,7 @@ from backbones.text import encode_tokens, load_model
 from harness.config.compose import path_of
 from harness.data.dataset import SPLITS, Split
 from harness.data.occlusion import UNK_ID
-from harness.data.prepare import Prepared
+from harness.data.prepare import CachedDataset
 from harness.data.store import file_fingerprint, load_dataset, new_folder
 from harness.errors import UserError, one_line
 from harness.matrix import RESULTS_VERSION, Cell
@@ -83,7 +83,7 @@ def _fingerprint(folder: Path, cache: Path) -> str:
     return hashlib.sha256(repr(digests).encode()).hexdigest()
 
 
-def check_tokens(data: Prepared, model: TextModel, occluded: bool) -> None:
+def check_tokens(data: CachedDataset, model: TextModel, occluded: bool) -> None:
     """Raise UserError unless the model can read the dataset's tokens, those put in by occlusion included."""
     size = model.config.vocab_size
     if occluded and size <= UNK_ID:
@@ -112,7 +112,7 @@ def check_tokens(data: Prepared, model: TextModel, occluded: bool) -> None:
 
 def text_states(
     model: TextModel,
-    datasets: Mapping[str, Prepared],
+    datasets: Mapping[str, CachedDataset],
     cells: Iterable[Cell],
     device: str,
     threads: int,
@@ -135,7 +135,9 @@ def text_states(
     return found
 
 
-def _states_key(data: Prepared, model: TextModel, n_layers: int, device: torch.device, threads: int) -> str:
+def _states_key(
+    data: CachedDataset, model: TextModel, n_layers: int, device: torch.device, threads: int
+) -> str:
     """Everything that can change the states' bits."""
     import transformers
 
@@ -146,7 +148,7 @@ def _states_key(data: Prepared, model: TextModel, n_layers: int, device: torch.d
 
 
 def _write_states(
-    data: Prepared, model: TextModel, n_layers: int, device: torch.device, threads: int, folder: Path
+    data: CachedDataset, model: TextModel, n_layers: int, device: torch.device, threads: int, folder: Path
 ) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)

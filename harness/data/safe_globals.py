@@ -41,7 +41,7 @@ def shown(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Name:
-    """What an admitted name is on the stack: not callable, and nothing to change."""
+    """What an safe global is on the stack: not callable, and nothing to change."""
 
     module: str
     name: str
@@ -166,7 +166,7 @@ def _is_plain(part: Any) -> bool:
 
 # The machine checks the members of these with `plain_keys`.
 SETS = (Name("builtins", "set"), Name("builtins", "frozenset"))
-ADMITTED: dict[Name, Callable[..., Any] | None] = {
+SAFE_GLOBALS: dict[Name, Callable[..., Any] | None] = {
     Name("numpy", "ndarray"): None,
     Name("numpy", "dtype"): Dtype,
     Name("numpy._core.multiarray", "_reconstruct"): reconstruct,

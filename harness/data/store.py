@@ -1,4 +1,4 @@
-"""The cleaned dataset on disk, as plain .npy files that worker processes map into memory together."""
+"""The cache of cleaned datasets: plain .npy files that worker processes map into memory together."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import numpy as np
 from backbones.batch import MODALITIES
 from harness.data.dataset import SPLITS, Dataset, Split
 from harness.data.npy import map_array
-from harness.errors import UserError, printable
+from harness.errors import UserError, file_error, printable
 from harness.files import load_json, replacing, sync
 
 FORMAT = 1
@@ -37,7 +37,7 @@ def _arrays(split: Split) -> dict[str, np.ndarray]:
 
 
 def _write(dataset: Dataset, folder: Path) -> None:
-    """Write the arrays, then the meta file that describes them."""
+    """Write the arrays, then the meta file that lists them."""
     files: dict[str, dict[str, Any]] = {}
     for split_name, split in dataset.splits.items():
         for array_name, array in _arrays(split).items():
@@ -81,8 +81,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
     except OSError as error:
         # Another process that wrote the same folder first has won the race, and its files will do.
         if not folder.is_dir():
-            reason = error.strerror or error
-            raise UserError(f"The data cache {str(folder)!r} cannot be written: {reason}.") from error
+            raise file_error(f"The data cache {str(folder)!r}", "written", error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -110,7 +109,7 @@ def _load_split(folder: Path, split: str, files: dict[str, dict[str, Any]], labe
 
 
 def _as_names(ids: np.ndarray) -> np.ndarray:
-    """A copy of names in memory, all of them text."""
+    """A copy of the ids in memory, checked to be valid text."""
     if ids.dtype.kind != "U" or ids.view(np.uint32).max(initial=0) > MAX_CODE_POINT:
         raise ValueError("the ids are no text")
     return np.array(ids)
@@ -131,7 +130,7 @@ def _check_split(split: Split, name: str, label_scale: float) -> None:
 
 
 def _load(folder: Path) -> Dataset:
-    """Raises ValueError where something is not as it was written, and whatever that trips over."""
+    """Raises ValueError where the files differ from what was written, or whatever error that leads to."""
     meta = load_json((folder / META).read_bytes())
     if meta["format"] != FORMAT:
         raise ValueError(f"format {meta['format']!r:.20} instead of {FORMAT}")
@@ -145,10 +144,10 @@ def _load(folder: Path) -> Dataset:
 def load_dataset(folder: str | Path) -> Dataset:
     """Map a dataset of `save_dataset` into memory; writing to its arrays does not change the files.
 
-    Of the features and tokens only the sizes are checked, for reading them takes as long as training on them.
+    Only the sizes of features and tokens are checked: reading them takes as long as training on them.
 
     Raises:
-        UserError: a file is missing, cut short or from another version; says to delete the folder.
+        UserError: a file is missing, truncated or from another version; says to delete the folder.
     """
     folder = Path(folder)
     try:
@@ -199,6 +198,6 @@ def file_fingerprint(path: str | Path, cache_file: Path) -> str:
                 return str(entry["sha256"])
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise UserError(f"{str(path)!r} cannot be read: {error.strerror or error}.") from error
+        raise file_error(repr(str(path)), "read", error) from error
     _write_fingerprints(cache_file, cached | {str(path): {"stamp": stamp, "sha256": digest}})
     return digest

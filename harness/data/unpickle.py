@@ -1,8 +1,8 @@
 """Read a pickle without letting it run code: only numpy arrays and plain containers come out.
 
 A pickle is a program for a small machine. Here the machine knows the harmless instructions only, a name
-stands for an entry of one short table of functions, and every instruction and call is charged to a budget of
-memory, for a few of their bytes can make many.
+stands for an entry of one short table of functions, and every instruction and call is charged to the
+file's memory limit, for a few of their bytes can make many.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from harness.data.memory_limit import Budget
+from harness.data.memory_limit import MemoryLimit
 from harness.data.safe_globals import (
-    ADMITTED,
+    SAFE_GLOBALS,
     SETS,
     Dtype,
     Name,
@@ -30,7 +30,7 @@ from harness.data.safe_globals import (
     plain_keys,
     reconstruct,
 )
-from harness.errors import UserError, printable
+from harness.errors import UserError, file_error, printable
 
 PROTOCOLS = range(2, 6)
 
@@ -63,10 +63,10 @@ class _Instructions(dict):
     """The instructions that the machine knows, each charged when it is looked up; any other is refused."""
 
     costs = {getattr(pickle, name)[0]: cost for cost, names in _COSTS.items() for name in names.split()}
-    budget: Budget
+    memory: MemoryLimit
 
     def __getitem__(self, code: int) -> Any:
-        self.budget.take(self.costs.get(code, _COST))
+        self.memory.take(self.costs.get(code, _COST))
         return super().__getitem__(code)
 
     def __missing__(self, code: int) -> Any:
@@ -102,11 +102,11 @@ class _Machine(pickle._Unpickler):
     readinto: Callable[[bytearray], int]
     pop_mark: Callable[[], list[Any]]
 
-    def __init__(self, file: _BoundedFile, budget: Budget) -> None:
+    def __init__(self, file: _BoundedFile, memory: MemoryLimit) -> None:
         super().__init__(file, encoding="latin1")
-        self._budget = budget
+        self._memory = memory
         self.dispatch = _Instructions(self.known)  # type: ignore[misc]
-        self.dispatch.budget = budget
+        self.dispatch.memory = memory
         self._size = file.size
         self._unfilled: dict[int, np.ndarray] = {}
         self._object_arrays: dict[int, tuple[np.ndarray, int]] = {}
@@ -115,13 +115,13 @@ class _Machine(pickle._Unpickler):
         """Stand for a name, under numpy's and Python's old or new spelling; refuse any other."""
         new_module = re.sub(r"^numpy\.core\.", "numpy._core.", module)
         found = Name({"__builtin__": "builtins"}.get(new_module, new_module), name)
-        expect(found in ADMITTED, f"{module}.{name}")
+        expect(found in SAFE_GLOBALS, f"{module}.{name}")
         return found
 
     def load_reduce(self) -> None:
         arguments = self.stack.pop()
         name = self.stack[-1]
-        function = ADMITTED[name] if isinstance(name, Name) else None
+        function = SAFE_GLOBALS[name] if isinstance(name, Name) else None
         if function is None or not isinstance(arguments, tuple):
             raise RefusedError(f"a call of {name.name if isinstance(name, Name) else type(name).__name__}")
         if name in SETS and arguments:
@@ -161,11 +161,11 @@ class _Machine(pickle._Unpickler):
 
     def _take(self, *values: Any) -> None:
         """Charge what values themselves take, for a call may copy them."""
-        self._budget.take(sum(map(sys.getsizeof, values)))
+        self._memory.take(sum(map(sys.getsizeof, values)))
 
     def _keys(self, keys: Any) -> Sequence[Any]:
         tuples = sum(isinstance(key, tuple) for key in plain_keys(keys))
-        self._budget.take(_COST_OF_ENTRY * len(keys) + _COST_OF_TUPLE_KEY * tuples)
+        self._memory.take(_COST_OF_ENTRY * len(keys) + _COST_OF_TUPLE_KEY * tuples)
         return keys
 
     def _put(self, items: list[Any]) -> None:
@@ -229,7 +229,7 @@ def _run(file: BinaryIO, name: str) -> object:
             f"{name} is not a pickle file of protocol {PROTOCOLS[0]} to {PROTOCOLS[-1]}; only these are read."
         )
     bounded = _BoundedFile(file)
-    return _Machine(bounded, Budget(name, bounded.size)).load()
+    return _Machine(bounded, MemoryLimit(name, bounded.size)).load()
 
 
 def load_pickle(path: str | Path) -> object:
@@ -253,7 +253,7 @@ def load_pickle(path: str | Path) -> object:
             " only numpy arrays and plain containers are allowed."
         ) from None
     except OSError as error:
-        raise UserError(f"{name} cannot be read: {error.strerror or error}.") from error
+        raise file_error(name, "read", error) from error
     except EOFError:
         raise UserError(f"{name} ends too early: the pickle is truncated.") from None
     except MemoryError:

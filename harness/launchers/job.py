@@ -11,7 +11,7 @@ import torch
 
 from harness.data.npy import read_npz
 from harness.data.store import load_dataset
-from harness.data.tokens import with_text
+from harness.data.text_inputs import with_text
 from harness.errors import UserError, printable
 from harness.launchers.base import Job
 from harness.train.arithmetic import set_arithmetic

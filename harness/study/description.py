@@ -10,7 +10,7 @@ import numpy as np
 
 from backbones.batch import MODALITIES
 from harness.data.dataset import Split
-from harness.data.prepare import Prepared
+from harness.data.prepare import CachedDataset
 from harness.data.store import load_dataset
 from harness.plan import Plan
 
@@ -55,7 +55,7 @@ def datasets_text(plan: Plan, known: str | None) -> str:
     return json.dumps([found[name] for name in sorted(found)], indent=1, ensure_ascii=False)
 
 
-def describe_dataset(data: Prepared) -> dict[str, Any]:
+def describe_dataset(data: CachedDataset) -> dict[str, Any]:
     """Where a dataset comes from, its widths and padded lengths D_m and T_m, and figures of each split.
 
     Of a split: clips, videos (None where ids do not name them), mean and standard deviation of the labels,

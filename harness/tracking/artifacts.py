@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness.data.memory_limit import Budget
+from harness.data.memory_limit import MemoryLimit
 from harness.errors import printable
 from harness.train.result import Predictions
 
@@ -53,13 +53,13 @@ def read_predictions(path: Path) -> Predictions:
         ValueError: it is damaged, or something else.
         UserError: it declares far more rows than it has bytes for.
     """
-    budget = Budget(repr(str(path)), path.stat().st_size)
+    memory = MemoryLimit(repr(str(path)), path.stat().st_size)
     try:
         with pq.ParquetFile(path, memory_map=False) as file:
             if not file.schema_arrow.equals(SCHEMA):
                 raise ValueError("its columns are not those of predictions")
             groups = [file.metadata.row_group(k) for k in range(file.metadata.num_row_groups)]
-            budget.take(sum(group.total_byte_size + BYTES_OF_ROW * group.num_rows for group in groups))
+            memory.take(sum(group.total_byte_size + BYTES_OF_ROW * group.num_rows for group in groups))
             # Threads take longer than they save for so few rows.
             return from_table(file.read(use_threads=False))
     # Arrow's readers have an exception for each thing that can be wrong, and not all are of its own kind.

@@ -9,7 +9,7 @@ import torch
 from backbones import BACKBONES
 from backbones.batch import MODALITIES
 from harness.benchmark import main
-from harness.data.synthetic.generate import SyntheticSettings, generate
+from harness.data.synthetic import SyntheticSettings, generate
 from harness.matrix import Cell
 from harness.train.loop import train
 from methods import METHODS

@@ -10,11 +10,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
+from harness.checks import MAX_DATASET_BYTES, check_name
 from harness.cli import make_console
-from harness.config.compose import load_benchmark, parse
+from harness.config.compose import load_benchmark
+from harness.config.grammar import parse
 from harness.errors import StoreError, UserError, visible
 from harness.files import safe_name
-from harness.plan import MAX_DATASET_BYTES, check_name, make_plan
+from harness.plan import make_plan
 from harness.study.display import LiveDisplay, show_datasets
 from reports.export import main as export
 from reports.figures import style

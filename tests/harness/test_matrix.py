@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 from backbones import BACKBONES
 from backbones.base import BackboneSettings, resolve_settings
 from backbones.text import TextSettings
-from harness.config.compose import load_benchmark, settings_of, split_list, split_variant
+from harness.config.compose import load_benchmark, settings_of
+from harness.config.grammar import split_list, split_variant
 from harness.data.export import export
-from harness.data.synthetic.generate import SyntheticSettings
+from harness.data.synthetic import SyntheticSettings
 from harness.matrix import Cell, differences, ratio_text, readable_settings, unique
 from harness.plan import make_plan
 from harness.train.result import Predictions, Result

@@ -21,7 +21,7 @@ from harness.benchmark import main
 from harness.config.compose import load_benchmark
 from harness.data.dataset import SPLITS
 from harness.data.export import export, raw_mmsa
-from harness.data.synthetic.generate import SyntheticSettings
+from harness.data.synthetic import SyntheticSettings
 from harness.plan import make_plan
 from harness.study.description import MOST_NAMES, describe
 from harness.train.arithmetic import resolve_device
@@ -153,7 +153,7 @@ UNKNOWN = {
     "dataset.synthetic_mosi.metrics=smis": "Unknown value of dataset.synthetic_mosi.metrics 'smis'; …",
     "dataset.synthetic_mosi.metrics=": "Unknown value of dataset.synthetic_mosi.metrics ''; allowed: …",
     "methods=[mixup{mode:apend}]": "method.mixup: mode must be one of append, replace, …'apend'.",
-    "backbone.tfn.criterion=l2": "backbone.tfn: criterion must be one of l1, mse, however: criterion='l2'.",
+    "backbone.tfn.criterion=l2": "backbone.tfn: criterion must be one of l1, mse, …criterion='l2'.",
 }
 
 
@@ -166,35 +166,35 @@ def test_unknown_names(refused, argument):
 
 
 NUMBERS = {
-    "occlusion.ratios=[0,1.5]": "[0, 1], however: 1.5",
-    "occlusion.ratios=[-0.1]": "[0, 1], however: -0.1",
-    "occlusion.ratios=[nan]": "[0, 1], however: nan",
-    "occlusion.train_ratios=[0.5,2]": "[0, 1], however: 2.0",
-    "jobs=0": "jobs must be at least 1, however: 0",
-    "jobs=-2": "jobs must be at least 1, however: -2",
-    "jobs_per_gpu=0": "jobs_per_gpu must be at least 1, however: 0",
+    "occlusion.ratios=[0,1.5]": "[0, 1], got 1.5",
+    "occlusion.ratios=[-0.1]": "[0, 1], got -0.1",
+    "occlusion.ratios=[nan]": "[0, 1], got nan",
+    "occlusion.train_ratios=[0.5,2]": "[0, 1], got 2.0",
+    "jobs=0": "jobs must be at least 1, got 0",
+    "jobs=-2": "jobs must be at least 1, got -2",
+    "jobs_per_gpu=0": "jobs_per_gpu must be at least 1, got 0",
     "compile=maybe": "compile='maybe'",
     "precision=bf16 device=cpu": "precision=bf16 needs device=cuda, and this would run on the CPU; use",
-    "cell.threads=0": "cell.threads must be at least 1, however: 0",
-    "train.max_epochs=0": "train.max_epochs must be at least 1, however: 0",
-    "train.patience=-1": "train.patience must be at least 1, however: -1",
-    "train.max_batches=-1": "train.max_batches must be at least 1, however: -1",
+    "cell.threads=0": "cell.threads must be at least 1, got 0",
+    "train.max_epochs=0": "train.max_epochs must be at least 1, got 0",
+    "train.patience=-1": "train.patience must be at least 1, got -1",
+    "train.max_batches=-1": "train.max_batches must be at least 1, got -1",
     "dataset.synthetic_mosi.clips=-5": "clips=-5 is not allowed; three splits take 12 to 100000 clips",
     "dataset.synthetic_mosi.clips=0": "clips=0 is not allowed",
     "dataset.synthetic_mosi.seed=-1": "seed=-1 is negative",
-    "dataset.synthetic_mosi.label_scale=0": "label_scale must be a positive number, however: 0.0",
-    "dataset.synthetic_mosi.label_scale=-3": "label_scale must be a positive number, however: -3.0",
-    "dataset.synthetic_mosi.label_scale=inf": "label_scale must be a positive number, however: inf",
-    "dataset.synthetic_mosi.label_scale=nan": "label_scale must be a positive number, however: nan",
+    "dataset.synthetic_mosi.label_scale=0": "label_scale must be a positive number, got 0.0",
+    "dataset.synthetic_mosi.label_scale=-3": "label_scale must be a positive number, got -3.0",
+    "dataset.synthetic_mosi.label_scale=inf": "label_scale must be a positive number, got inf",
+    "dataset.synthetic_mosi.label_scale=nan": "label_scale must be a positive number, got nan",
     "dataset.synthetic_mosi.label_scale=1": "label_scale=1 does not fit; its labels lie within 3 of 0",
     "dataset.synthetic_mosi.like=sims": "label_scale=1 does not fit; its labels lie within 3 of 0",
-    "backbone.tfn.text_hidden=-4": "text_hidden must be at least 1, however: text_hidden=-4",
-    "backbone.tfn.batch_size=0": "batch_size must be at least 1, however: batch_size=0",
-    "backbone.tfn.learning_rate=-1": "however: learning_rate=-1.0",
-    "backbone.tfn.learning_rate=nan": "however: learning_rate=nan",
-    "backbone.tfn.audio_dropout=1": "audio_dropout must be in [0, 1), however: audio_dropout=1.0",
-    "method.none.xi1=-1": "however: xi1=-1.0",
-    "methods=[mixup{alpha:-1}]": "however: alpha=-1.0",
+    "backbone.tfn.text_hidden=-4": "text_hidden=-4",
+    "backbone.tfn.batch_size=0": "batch_size=0",
+    "backbone.tfn.learning_rate=-1": "learning_rate=-1.0",
+    "backbone.tfn.learning_rate=nan": "learning_rate=nan",
+    "backbone.tfn.audio_dropout=1": "audio_dropout=1.0",
+    "method.none.xi1=-1": "xi1=-1.0",
+    "methods=[mixup{alpha:-1}]": "alpha=-1.0",
     "methods=[] ": "methods is empty",
     "backbones=[]": "backbones is empty",
     "datasets=": "datasets is empty",

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 import harness.conf
 from backbones import BACKBONES
 from harness.data.store import load_dataset, save_dataset
-from harness.data.synthetic.generate import SyntheticSettings, generate
+from harness.data.synthetic import SyntheticSettings, generate
 from harness.matrix import Cell
 from harness.train.loop import batches
 from methods import METHODS

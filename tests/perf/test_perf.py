@@ -10,7 +10,7 @@ from backbones import BACKBONES
 from backbones.base import resolve_settings
 from backbones.batch import MODALITIES, Latents
 from harness.data.store import save_dataset
-from harness.data.synthetic.generate import SyntheticSettings, generate
+from harness.data.synthetic import SyntheticSettings, generate
 from harness.errors import UserError
 from harness.train.splits import ResidentSplit
 from tests.perf import __main__ as report

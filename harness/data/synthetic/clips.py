@@ -10,7 +10,14 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from harness.data.dataset import SPLITS
-from harness.data.synthetic.statistics import FACTS, SHAPES, SIZES, VIDEO_CLIPS_QUICK, Facts, Shape
+from harness.data.synthetic.statistics import (
+    SHAPES,
+    SIZES,
+    STATISTICS,
+    VIDEO_CLIPS_QUICK,
+    DatasetStatistics,
+    Shape,
+)
 from harness.errors import UserError, unknown
 
 GENERATOR_VERSION = 1  # to be raised with any change of the bytes that are generated
@@ -41,8 +48,8 @@ class SyntheticSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.name not in FACTS:
-            raise unknown("synthetic dataset", self.name, FACTS)
+        if self.name not in STATISTICS:
+            raise unknown("synthetic dataset", self.name, STATISTICS)
         if self.size not in SIZES:
             raise unknown("size", self.size, SIZES)
         least, most = CLIP_LIMITS
@@ -52,9 +59,9 @@ class SyntheticSettings:
             raise UserError(f"The generator's seed={self.seed} is negative; 0 or more is allowed.")
 
     @property
-    def facts(self) -> Facts:
+    def statistics(self) -> DatasetStatistics:
         """Labels, words and videos of the dataset that this one stands in for."""
-        return FACTS[self.name]
+        return STATISTICS[self.name]
 
     @property
     def shape(self) -> Shape:
@@ -131,25 +138,25 @@ def synthetic_fingerprint(settings: SyntheticSettings) -> str:
 def make_clips(settings: SyntheticSettings, split: str) -> Clips:
     """Draw everything about a split's clips but their features and words."""
     count = settings.split_sizes()[split]
-    facts, rng = settings.facts, settings.generator(f"{split}/clips")
+    statistics, rng = settings.statistics, settings.generator(f"{split}/clips")
     ids, video = _videos(settings, split, count)
-    labels = rng.choice(facts.grid(), size=count, p=facts.probabilities()).astype(np.float32)
-    words = np.rint(_from_percentiles(rng, facts.words, count)).astype(np.int64)
+    labels = rng.choice(statistics.grid(), size=count, p=statistics.probabilities()).astype(np.float32)
+    words = np.rint(_from_percentiles(rng, statistics.words, count)).astype(np.int64)
     lengths = _lengths(settings, words)
     start, span = _bursts(settings, rng, lengths)
-    conflict = (rng.random((count, 3)) < facts.flip_rates()) & (labels != 0)[:, None]
+    conflict = (rng.random((count, 3)) < statistics.flip_rates()) & (labels != 0)[:, None]
     expressed = np.where(conflict, -labels[:, None], labels[:, None])
     text_is_silent = rng.random(count) < SILENT_TEXT
     speaks = np.stack([~text_is_silent, text_is_silent, text_is_silent], axis=1)
     intensity = np.where(speaks, 0.6 + 0.4 * rng.beta(2, 2, (count, 3)), SILENCE).astype(np.float32)
-    unimodal = _unimodal(facts, rng, expressed)
+    unimodal = _unimodal(statistics, rng, expressed)
     return Clips(ids, video, words, labels, lengths, start, span, expressed, intensity, conflict, unimodal)
 
 
 def _videos(settings: SyntheticSettings, split: str, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Ids and video index of each clip; the split's last video is cut to fit."""
     rng = settings.generator(f"{split}/videos")
-    percentiles = VIDEO_CLIPS_QUICK if settings.size == "quick" else settings.facts.clips_per_video
+    percentiles = VIDEO_CLIPS_QUICK if settings.size == "quick" else settings.statistics.clips_per_video
     sizes = np.rint(_from_percentiles(rng, percentiles, count)).astype(np.int64)
     video = np.repeat(np.arange(count), sizes)[:count]
     number = np.arange(count) - np.searchsorted(video, video) + 1
@@ -183,15 +190,15 @@ def _bursts(
     return margin[:, None] + (where * room[:, :, None]).astype(np.int64), span
 
 
-def _unimodal(facts: Facts, rng: np.random.Generator, expressed: np.ndarray) -> np.ndarray:
+def _unimodal(statistics: DatasetStatistics, rng: np.random.Generator, expressed: np.ndarray) -> np.ndarray:
     """What annotators of one modality alone would say: u^m's sign, a noisy magnitude, on the grid. (N, 3).
 
     Without listed statistics (MOSI, MOSEI have no such labels) it is u^m itself.
     """
-    if facts.unimodal is None:
+    if statistics.unimodal is None:
         return expressed.copy()
-    slope, noise = (np.array(values) for values in facts.unimodal)
-    step = 1 / facts.grid_per_unit
+    slope, noise = (np.array(values) for values in statistics.unimodal)
+    step = 1 / statistics.grid_per_unit
     size = slope * np.abs(expressed) + noise * rng.standard_normal(expressed.shape)
-    size = np.clip(np.rint(size / step), 1, facts.label_scale / step) / facts.grid_per_unit
+    size = np.clip(np.rint(size / step), 1, statistics.label_scale / step) / statistics.grid_per_unit
     return (np.sign(expressed) * size).astype(np.float32)

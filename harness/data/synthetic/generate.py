@@ -1,4 +1,4 @@
-"""Synthetic stand-ins for MOSI, MOSEI and CH-SIMS with a known truth: never the real thing.
+"""The generator of synthetic stand-ins for MOSI, MOSEI and CH-SIMS, whose truth is known.
 
 Each clip has a label y from the real label histogram, and per modality m an expressed sentiment u^m (y, or
 -y where the modality conflicts) and an intensity a^m in [0, 1]. In a quarter of the clips text is nearly
@@ -15,23 +15,7 @@ import numpy as np
 
 from backbones.batch import MODALITIES
 from harness.data.dataset import SPLITS, Dataset, Split
-from harness.data.synthetic.clips import (
-    GENERATOR_VERSION,
-    Clips,
-    SyntheticSettings,
-    make_clips,
-    synthetic_fingerprint,
-)
-
-__all__ = [
-    "GENERATOR_VERSION",
-    "SyntheticSettings",
-    "generate",
-    "make_features",
-    "make_tokens",
-    "make_words",
-    "synthetic_fingerprint",
-]
+from harness.data.synthetic.clips import GENERATOR_VERSION, Clips, SyntheticSettings, make_clips
 
 CHUNK = 128  # clips made at once; bounds the memory for temporary arrays
 
@@ -57,7 +41,7 @@ def generate(settings: SyntheticSettings) -> tuple[Dataset, dict[str, dict[str, 
         tokens = make_tokens(settings, clips, make_words(settings, split, clips))
         splits[split] = Split(clips.ids, features, lengths, clips.labels, tokens)
         truth[split] = clips.truth()
-    return Dataset(splits, settings.facts.label_scale, tuple(notes)), truth
+    return Dataset(splits, settings.statistics.label_scale, tuple(notes)), truth
 
 
 def make_features(settings: SyntheticSettings, split: str, clips: Clips) -> dict[str, np.ndarray]:
@@ -103,7 +87,7 @@ def make_tokens(settings: SyntheticSettings, clips: Clips, words: np.ndarray) ->
 
 def _signal(settings: SyntheticSettings, clips: Clips, k: int) -> np.ndarray:
     """Intensity times expressed sentiment of modality k, in [-1, 1]. Shape: (N,)."""
-    return clips.intensity[:, k] * clips.expressed[:, k] / np.float32(settings.facts.label_scale)
+    return clips.intensity[:, k] * clips.expressed[:, k] / np.float32(settings.statistics.label_scale)
 
 
 def _in_burst(clips: Clips, k: int, rows: slice, steps: int) -> np.ndarray:

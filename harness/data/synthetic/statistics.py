@@ -17,7 +17,7 @@ SIZES = ("quick", "full")
 
 
 @dataclass(frozen=True)
-class Facts:
+class DatasetStatistics:
     """Statistics of one real dataset; tuples over modalities are in the order text, audio, vision.
 
     Args:
@@ -67,8 +67,8 @@ _MOSI_WORDS = {0: 3, 5: 4, 25: 7, 50: 10, 75: 16, 90: 23, 95: 28, 99: 45, 100: 1
 _MOSI_CLIPS_PER_VIDEO = {0: 8, 5: 12, 25: 16, 50: 22, 75: 30, 95: 39, 100: 45}
 VIDEO_CLIPS_QUICK = {0: 3, 100: 6}
 
-FACTS = {
-    "synthetic_mosi": Facts(
+STATISTICS = {
+    "synthetic_mosi": DatasetStatistics(
         label_scale=3,
         grid_per_unit=5,
         histogram=(
@@ -81,7 +81,7 @@ FACTS = {
         clips_per_video=_MOSI_CLIPS_PER_VIDEO,
         conflict=(0.05, 0.05, 0.05),
     ),
-    "synthetic_mosei": Facts(
+    "synthetic_mosei": DatasetStatistics(
         label_scale=3,
         grid_per_unit=3,
         histogram=(
@@ -93,7 +93,7 @@ FACTS = {
         conflict=(0.05, 0.05, 0.05),
     ),
     # NOTE[DIFF]: no histogram of CH-SIMS itself is at hand: labels are version 2's, words and videos MOSI's.
-    "synthetic_sims": Facts(
+    "synthetic_sims": DatasetStatistics(
         label_scale=1,
         grid_per_unit=5,
         histogram=(

@@ -240,8 +240,8 @@ BROKEN = {
         "method:\n  mode: '???'": "method.powmix.mode='???' is no value for a setting.",
         "method:\n  max_subset: 2.5": "method.powmix: Value '2.5' … Integer.",
         "method:\n  1: 2": "Unknown setting of method powmix '1'; …",
-        "method: [alpha]": "method must be settings by name, however: ['alpha'].",
-        "method:": "method must be settings by name, however: None.",
+        "method: [alpha]": "method must be settings by name, got ['alpha'].",
+        "method:": "method must be settings by name, got None.",
         "methd:\n  alpha: 0.5": "Unknown entry 'methd'; … Did you mean 'method'?",
         "x: 1": "it lacks 'method'.",
         "method:\n  alpha: 0.5\n 3": "it is no YAML, see line 17.",
@@ -257,16 +257,16 @@ BROKEN = {
         "x: 1": "it lacks 'backbone'.",
     },
     "trials: 30": {
-        "trials: thirty": "trials must be of type int, however: 'thirty'.",
-        "trials: true": "trials must be of type int, however: True.",
+        "trials: thirty": "trials must be of type int, got 'thirty'.",
+        "trials: true": "trials must be of type int, got True.",
         "tirals: 30": "it lacks 'trials'.",
         "trials: {n: 30}": "Unknown entry 'trials'; …",
         "trials: 30\n1: 2": "Unknown entry '1'; …",
     },
-    "epochs: 12": {"epochs: 1.5": "epochs must be of type int or nothing, however: 1.5."},
-    "seeds:\n- 1111\n- 1112": {"seeds: 2": "seeds must be of type list, however: 2."},
-    "value: 0.30000000000000004": {"value: low": "value must be of type float or int, however: 'low'."},
-    "fingerprint: 0123456789": {"fingerprint: 123": "fingerprint must be of type str, however: 123."},
+    "epochs: 12": {"epochs: 1.5": "epochs must be of type int or nothing, got 1.5."},
+    "seeds:\n- 1111\n- 1112": {"seeds: 2": "seeds must be of type list, got 2."},
+    "value: 0.30000000000000004": {"value: low": "value must be of type float or int, got 'low'."},
+    "fingerprint: 0123456789": {"fingerprint: 123": "fingerprint must be of type str, got 123."},
 }
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from backbones import BACKBONES
 from backbones.base import resolve_settings
 from harness.data.store import save_dataset
-from harness.data.synthetic.generate import SyntheticSettings, generate
+from harness.data.synthetic import SyntheticSettings, generate
 from harness.launchers import gpu_sharing
 from harness.launchers.gpu_sharing import (
     CONTEXT_BYTES,

@@ -76,7 +76,7 @@ def test_without_the_package(monkeypatch):
         (["launcher=ray", "launcher.gpus_per_cell=0.5", "jobs_per_gpu=2"], "say the same; give one of them"),
         (
             ["launcher=ray", "launcher.max_retries=-1"],
-            "launcher.max_retries must be at least 0, however: -1.",
+            "launcher.max_retries must be at least 0, got -1.",
         ),
         (["launcher=ray", "launcher.adress=h:1"], "Did you mean 'launcher.address'?"),
         (["launcher=ray", "device=gpu"], "Unknown device 'gpu'"),

@@ -8,13 +8,13 @@ import pandas as pd
 import pytest
 import torch
 
-import harness.plan
+import harness.checks
 from backbones import BACKBONES
 from backbones.base import resolve_settings
 from harness.config.compose import load_benchmark, load_sweep
 from harness.data.dataset import SPLITS
 from harness.data.occlusion import MaskField
-from harness.data.synthetic.generate import SyntheticSettings, generate
+from harness.data.synthetic import SyntheticSettings, generate
 from harness.errors import UserError
 from harness.matrix import Cell
 from harness.plan import make_plan
@@ -81,7 +81,7 @@ def test_names():
 
 
 def test_a_request_makes_cells_of_its_precision(tmp_path, monkeypatch):
-    monkeypatch.setattr(harness.plan, "resolve_device", lambda name: "cuda")
+    monkeypatch.setattr(harness.checks, "resolve_device", lambda name: "cuda")
     asked = [f"var_dir={tmp_path}", "dataset.synthetic_mosi.clips=12", "backbones=[tfn]", "seeds=[1]"]
     asked.append("methods=[none]")
     more = [[], ["precision=tf32"], ["precision=bf16"], ["compile=true"], ["precision=bf16", "compile=true"]]

@@ -1,4 +1,4 @@
-"""One split of an MMSA file as it came out of the pickle: plain containers, of any shape and any content."""
+"""One split of an MMSA file as the pickle gives it: plain containers of any shape and content."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, SupportsInt
 import numpy as np
 
 from backbones.batch import MODALITIES
-from harness.data.memory_limit import Budget
+from harness.data.memory_limit import MemoryLimit
 from harness.errors import UserError, nearest, printable
 
 # (modality, what was cleaned, unit) -> the counts by split
@@ -36,21 +36,21 @@ _NAMES = frozenset(
 
 
 class NoNumbersError(Exception):
-    """Carries what was found in the place of numbers."""
+    """Carries the type that stands in the place of numbers."""
 
 
 @dataclass
-class Source:
+class MmsaSplit:
     """One split as the file has it; keys are taken out when read, so that their memory is given back."""
 
     file: str
     split: str
     content: dict[Any, Any]
     notes: Notes
-    budget: Budget
+    memory: MemoryLimit
 
     def wrong(self, key: str, what: str) -> UserError:
-        """The sentence about a key."""
+        """An error about a key, as one sentence."""
         return UserError(f"{self.file}: {self.split}/{key} {what}.")
 
     def note(self, modality: str, what: str, count: SupportsInt, unit: str = "clips") -> None:
@@ -66,7 +66,7 @@ class Source:
                 f"{nearest(key, [name for name in names_of(self.content) if name not in _NAMES])}"
             )
         try:
-            array = as_numbers(self.content.pop(key), self.budget)
+            array = as_numbers(self.content.pop(key), self.memory)
         except (ValueError, TypeError, OverflowError):
             raise self.wrong(key, "does not form an array; its clips must have equal shapes") from None
         except NoNumbersError as error:
@@ -74,7 +74,7 @@ class Source:
         return array
 
 
-def as_numbers(value: Any, budget: Budget) -> np.ndarray:
+def as_numbers(value: Any, memory: MemoryLimit) -> np.ndarray:
     """An array of a real dtype from an array, or from lists, tuples and arrays of objects around numbers.
 
     Raises:
@@ -82,7 +82,7 @@ def as_numbers(value: Any, budget: Budget) -> np.ndarray:
         ValueError, TypeError, OverflowError: they form no array.
     """
     if not isinstance(value, np.ndarray) or value.dtype.kind == "O":
-        _check_numbers(value, budget)
+        _check_numbers(value, memory)
         value = np.asarray(value)
         value = np.array(value.tolist()) if value.dtype.kind == "O" else value
     if value.dtype.kind not in "biuf":
@@ -90,8 +90,8 @@ def as_numbers(value: Any, budget: Budget) -> np.ndarray:
     return value
 
 
-def _check_numbers(value: Any, budget: Budget) -> None:
-    """Take from the budget what nested containers hold, level by level, a shared one each time it occurs.
+def _check_numbers(value: Any, memory: MemoryLimit) -> None:
+    """Take memory for what nested containers hold, level by level, a shared one each time it occurs.
 
     Numpy would make an array of all that at once, and of text one as wide as the longest.
     """
@@ -107,10 +107,10 @@ def _check_numbers(value: Any, budget: Budget) -> None:
             elif isinstance(item, np.ndarray) and item.dtype.kind == "O":
                 inner.append(item.reshape(-1).tolist())
             elif isinstance(item, np.ndarray):
-                budget.take(2 * item.nbytes)
+                memory.take(2 * item.nbytes)
         if not inner:
             return
-        budget.take(_COST_OF_NUMBER * (len(inner) + sum(map(len, inner))))
+        memory.take(_COST_OF_NUMBER * (len(inner) + sum(map(len, inner))))
         level = list(chain.from_iterable(inner))
     raise ValueError("nested too deeply")
 
@@ -122,6 +122,6 @@ def names_of(keys: Iterable[Any]) -> list[str]:
 
 def listed(keys: Iterable[Any]) -> str:
     """Keys by name, in words; the first ones of many."""
-    given = list(keys)
-    more = len(given) - _SHOWN_NAMES
-    return ", ".join(names_of(given)) + (f" and {more} more" if more > 0 else "") or "nothing"
+    names = list(keys)
+    more = len(names) - _SHOWN_NAMES
+    return ", ".join(names_of(names)) + (f" and {more} more" if more > 0 else "") or "nothing"

@@ -1,0 +1,178 @@
+"""The grammar of ``KEY=VALUE`` arguments: values, lists and variants of methods.
+
+Values are read in Hydra's grammar; text keys (names, paths, URIs) take theirs as it stands. The registry of
+methods is imported inside functions: with it comes torch, and most mistakes are reported without it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+from harness.databases import redact
+from harness.errors import UserError, unknown
+
+TEXT_KEYS = re.compile(
+    r"study|var_dir|data_root|tuned|out|predictions|bert\.model|tracking\.uri|ledger\.uri|launcher\.address"
+    r"|dataset\.[^.]+\.(path|file_\w+)|param|tune|sweep|sweep\.(param|tune|name|storage|tuned_dir)"
+)
+NAME_LISTS = ("methods", "backbones", "datasets", "sweep.backbones", "sweep.datasets")
+VALUE_LISTS = (
+    "seeds",
+    "occlusion.ratios",
+    "occlusion.protocols",
+    "occlusion.train_ratios",
+    "sweep.seeds",
+    "sweep.prune_at",
+)
+KEY = re.compile(r"[A-Za-z_][\w-]*(\.[\w-]+)*")
+INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")
+BRACKETS = {"{": "}", "[": "]", "(": ")"}
+SCALARS = (str, int, float, type(None))
+
+
+def parse(arguments: Sequence[str]) -> list[tuple[str, str]]:
+    """Split ``KEY=VALUE`` arguments; refuses Hydra's prefixes, its own settings and interpolations."""
+    pairs = []
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals or not KEY.fullmatch(key):
+            raise UserError(
+                f"Cannot read {redact(argument)!r}; settings are given as KEY=VALUE, e.g. seeds=[1111,1112]."
+            )
+        if key == "hydra" or key.startswith("hydra."):
+            raise UserError(f"{key!r} is no setting of this program; Hydra's own settings cannot be changed.")
+        if "${" in value:
+            raise UserError(
+                f"{redact(argument)!r} holds '${{...}}'; interpolations are not allowed in settings."
+            )
+        pairs.append((key, value))
+    return pairs
+
+
+def parse_value(key: str, text: str) -> Any:
+    """The value of a setting; lists also come as ``a`` or ``a,b``; raises UserError."""
+    value = text if TEXT_KEYS.fullmatch(key) else _elements_or_value(key, text)
+    if not is_plain(value):
+        raise _unreadable(key, text)
+    return value
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value is a scalar or a flat list of scalars; "???" would mean "missing" to OmegaConf."""
+    elements = value if isinstance(value, list) else [value]
+    return all(isinstance(element, SCALARS) and element != "???" for element in elements)
+
+
+def split_list(key: str, text: str) -> list[str]:
+    """Split ``a``, ``a,b`` or ``[a,b]`` at the commas outside of brackets and quotes; raises UserError."""
+    inner = text.strip()
+    if inner.startswith("[") and inner.endswith("]"):
+        inner = inner[1:-1]
+    parts = _split_commas(inner)
+    if parts is None:
+        raise UserError(f"{key}={text!r} has a bracket or quote without its partner; write {key}=[a,b].")
+    elements = [_unquoted(part.strip()) for part in parts]
+    if elements == [""]:
+        return []
+    if "" in elements:
+        raise UserError(f"{key}={text!r} has an empty element; write {key}=[a,b].")
+    return elements
+
+
+def split_variant(text: str) -> tuple[str, dict[str, Any]]:
+    """Split ``name[component,...]{key:value}`` into the name and its settings; raises UserError.
+
+    Components of the method that the square brackets do not name are switched off.
+    """
+    from methods import METHODS
+
+    head, brace, rest = text.partition("{")
+    name, bracket, components = head.partition("[")
+    name, switched = name.strip(), {}
+    if bracket and name in METHODS:
+        switched = _components_off(text, name, components.strip())
+    elif bracket:
+        raise unknown("method", name, METHODS)
+    if not brace:
+        return name, switched
+    try:
+        settings = _hydra_value("methods", brace + rest)
+    except UserError:
+        settings = None
+    if not isinstance(settings, dict) or not all(is_plain(value) for value in settings.values()):
+        raise UserError(f"Cannot read the variant {text!r}; write it like 'ms_mix{{delta:0.4,alpha:1}}'.")
+    return name, {**switched, **{str(key): value for key, value in settings.items()}}
+
+
+def _components_off(text: str, method: str, inner: str) -> dict[str, Any]:
+    """The components to switch off, from ``a,b]``, the names of those that stay on."""
+    from methods import METHODS
+
+    components = METHODS[method].Settings.components
+    if not components or not inner.endswith("]"):
+        example = f"like '{method}[{','.join(components[:2])}]'" if components else f"as {method!r}"
+        raise UserError(f"Cannot read the variant {text!r}; write it {example}.")
+    on = [name.strip() for name in inner[:-1].split(",") if name.strip()]
+    for name in on:
+        if name not in components:
+            raise unknown(f"component of {method}", name, components)
+    return {name: False for name in components if name not in on}
+
+
+def _elements_or_value(key: str, text: str) -> Any:
+    if key not in NAME_LISTS + VALUE_LISTS or text.strip() == "null":
+        return _hydra_value(key, text)
+    elements = split_list(key, text)
+    if key in NAME_LISTS:
+        return elements
+    # Hydra's grammar takes 0.3 ms for each, and there may be thousands of seeds.
+    return [int(e) if INTEGER.fullmatch(e) else _hydra_value(key, e) for e in elements]
+
+
+def _hydra_value(key: str, text: str) -> Any:
+    try:
+        override = OverridesParser.create().parse_override(f"value={text}")
+        several, value = override.is_sweep_override(), override.value()
+    except HydraException:
+        raise _unreadable(key, text) from None
+    if several:
+        raise UserError(f"{key}={redact(text)!r} gives several values; one is expected.")
+    return value
+
+
+def _unreadable(key: str, text: str) -> UserError:
+    return UserError(
+        f"{key}={redact(text)!r} cannot be read; a number, true, false, null, a name, or a list of them "
+        "like [1,2] is needed."
+    )
+
+
+def _split_commas(text: str) -> list[str] | None:
+    """Split at the commas outside of brackets and quotes; None where one of those lacks its partner."""
+    parts, closing, quote = [""], "", ""
+    for character in text:
+        if quote:
+            quote = quote.replace(character, "")
+        elif character in "'\"":
+            quote = character
+        elif character in BRACKETS:
+            closing += BRACKETS[character]
+        elif character in BRACKETS.values():
+            if not closing.endswith(character):
+                return None
+            closing = closing[:-1]
+        elif character == "," and not closing:
+            parts.append("")
+            continue
+        parts[-1] += character
+    return None if quote or closing else parts
+
+
+def _unquoted(text: str) -> str:
+    quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+    return text[1:-1].strip() if quoted else text
