@@ -35,21 +35,20 @@ def move_blocks(generator, content):
     """Remove, repeat or insert a block, or go on with another file."""
     start, end = sorted(generator.randrange(2, len(content)) for _ in range(2))
     other = generator.choice(list(corpus().values()))
-    return generator.choice(
-        (
-            content[:start] + content[end:],
-            content[:end] + content[start:],
-            content[:start] + generator.randbytes(generator.randint(1, 40)) + content[start:],
-            content[:start] + other[generator.randrange(2, len(other)) :],
-        )
+    choices = (
+        content[:start] + content[end:],
+        content[:end] + content[start:],
+        content[:start] + generator.randbytes(generator.randint(1, 40)) + content[start:],
+        content[:start] + other[generator.randrange(2, len(other)) :],
     )
+    return generator.choice(choices)
 
 
 def write_number(generator, content):
     """Write a huge number somewhere, as a size or a shape would stand there."""
     number = generator.choice((*programs.HUGE, 0, 1))
     form = generator.choice(("<I", "<Q", ">I", "<i"))
-    data = struct.pack(form, number % 2**31 if form == "<i" else number % 2 ** (8 * struct.calcsize(form)))
+    data = struct.pack(form, number % 2 ** (31 if form == "<i" else 8 * struct.calcsize(form)))
     place = generator.randrange(2, len(content) - len(data))
     return content[:place] + data + content[place + len(data) :]
 
@@ -60,7 +59,7 @@ def write_number(generator, content):
 def declare_sizes(generator, content):
     """Declare more data than follow."""
     pieces = programs.split(content)
-    places = [k for k, (operation, _) in enumerate(pieces) if operation in programs.SIZED]
+    places = places_of(pieces, programs.SIZED)
     for place in generator.sample(places, min(len(places), generator.randint(1, 3))):
         operation, piece = pieces[place]
         pieces[place] = operation, programs.sized(piece, operation, generator.choice(programs.HUGE))
@@ -88,13 +87,11 @@ def change_arguments(generator, content):
     """Other dtypes, shapes and flags: any small number or short text may be one."""
     pieces = programs.split(content)
     kinds = ("BININT", "BININT1", "BININT2", "LONG1", "BINUNICODE", "SHORT_BINUNICODE", "NEWFALSE", "NONE")
-    places = [k for k, (operation, _) in enumerate(pieces) if operation in kinds]
+    places = places_of(pieces, kinds)
     for place in generator.sample(places, generator.randint(1, 3)):
-        value = generator.choice(((), None, [], "<", ">", "text", b"bytes", 1.5, True, (3, 4), {}, {"a": 1}))
-        value = generator.choice(
-            (value, generator.choice(programs.DTYPES), generator.choice(programs.INTEGERS))
-        )
-        pieces[place] = "", programs.constant(value)
+        values = ((), None, [], "<", ">", "text", b"bytes", 1.5, True, (3, 4), {}, {"a": 1})
+        choices = [generator.choice(some) for some in (values, programs.DTYPES, programs.INTEGERS)]
+        pieces[place] = "", programs.constant(generator.choice(choices))
     return programs.join(pieces)
 
 
@@ -103,13 +100,17 @@ def change_names(generator, content):
     module, attribute, _ = generator.choice(programs.DANGEROUS)
     pieces = programs.split(content)
     dump = programs.name(module, attribute)
-    places = [k for k, (operation, _) in enumerate(pieces) if operation == "GLOBAL"]
-    stacked = [k for k, (operation, _) in enumerate(pieces) if operation == "STACK_GLOBAL"]
-    if not places + stacked:
+    stacked = places_of(pieces, ["STACK_GLOBAL"])
+    places = places_of(pieces, ["GLOBAL"]) + stacked
+    if not places:
         return insert(generator, pieces, dump)
-    for place in generator.sample(places + stacked, generator.randint(1, len(places + stacked))):
+    for place in generator.sample(places, generator.randint(1, len(places))):
         pieces[place] = "", (b"00" if place in stacked else b"") + dump
     return programs.join(pieces)
+
+
+def places_of(pieces, operations):
+    return [place for place, (operation, _) in enumerate(pieces) if operation in operations]
 
 
 def insert(generator, pieces, program):
@@ -124,54 +125,33 @@ def insert_payload(generator, content):
     pieces = programs.split(content)
     place = generator.randrange(1, len(pieces))
     action = generator.randrange(3)
-    if action == 0:
-        pieces.insert(place, ("", program + b"0"))
-    elif action == 1:
-        pieces.insert(place, ("", program))
-    else:
-        pieces[place] = "", program
+    pieces[place : place + (action == 2)] = [("", program + (b"0" if action == 0 else b""))]
     return programs.join(pieces)
 
 
 def insert_foreign(generator, content):
     """Persistent ids, extensions, states for anything, arrays of another class."""
-    program = generator.choice(
-        (
-            b"Pos.system\n",
-            b"U\x09os.systemQ",
-            b"\x82" + bytes([generator.randint(1, 255)]),
-            b"\x83" + generator.randbytes(2),
-            b"\x84" + generator.randbytes(4),
-            b"}U\x01aK\x01sb",
-            b"(NNNNtb",
-            b"}b",
-            b"cnumpy._core.multiarray\n_reconstruct\n(ccollections\nOrderedDict\nK\x00\x85U\x01btR",
-            b"cnumpy._core.multiarray\n_reconstruct\n(cnumpy\ndtype\nK\x00\x85U\x01btR",
-            b"ctest_unpickle\nTouchState\n)\x81}U\x04pathU\x06canarysb",
-            b"\x97",
-            b"\x98",
-            programs.ARRAY[:-1] + b"U\x08AAAAAAAAtb",
-        )
+    choices = (
+        *(b"Pos.system\n", b"U\x09os.systemQ", b"\x82" + bytes([generator.randint(1, 255)])),
+        *(b"\x83" + generator.randbytes(2), b"\x84" + generator.randbytes(4)),
+        *(b"}U\x01aK\x01sb", b"(NNNNtb", b"}b"),
+        b"cnumpy._core.multiarray\n_reconstruct\n(ccollections\nOrderedDict\nK\x00\x85U\x01btR",
+        b"cnumpy._core.multiarray\n_reconstruct\n(cnumpy\ndtype\nK\x00\x85U\x01btR",
+        b"ctests.harness.data.test_unpickle\nTouchState\n)\x81}U\x04pathU\x06canarysb",
+        *(b"\x97", b"\x98", programs.ARRAY[:-1] + b"U\x08AAAAAAAAtb"),
     )
+    program = generator.choice(choices)
     return insert(generator, programs.split(content), program)
 
 
 def nest_deeply(generator, content):
     depth = generator.choice((10, 100, 1000, 20_000))
-    program = generator.choice(
-        (
-            b"]" * depth,
-            b")" + b"\x85" * depth,
-            b"]" + b"\x85" * depth,
-            b"}" * depth,
-            b"(" * depth,
-            b"](" * depth,
-            b"](" * depth + b"e" * depth,
-            b")" + b"\x85" * depth + b"0",
-            programs.nested_arrays(min(depth, 2000)),
-            programs.nested_arrays(min(depth, 2000)) + b"0",
-        )
+    arrays, tuples = programs.nested_arrays(min(depth, 2000)), b"\x85" * depth
+    choices = (
+        *(b"]" * depth, b")" + tuples, b"]" + tuples, b"}" * depth, b"(" * depth, b"](" * depth),
+        *(b"](" * depth + b"e" * depth, b")" + tuples + b"0", arrays, arrays + b"0"),
     )
+    program = generator.choice(choices)
     pieces = programs.split(content)
     if generator.random() < 0.5:
         return insert(generator, pieces, program)
@@ -183,31 +163,27 @@ def bomb_memory(generator, content):
     """Few bytes that stand for many: memos, calls that copy, lists in lists, sets."""
     times = generator.choice((100, 3000, 30_000))
     many = generator.choice((times, 1_500_000))
-    text = programs.constant("a" * 100_000) + b"r\x00\xff\x00\x000"
-    get = b"j\x00\xff\x00\x00"
-    program = generator.choice(
-        (
-            b"N" + b"\x94" * many + b"0",
-            b"N" + b"".join(b"r" + struct.pack("<I", k * 977) for k in range(times)) + b"0",
-            b"Nr\xff\xff\xff\xff0",
-            b"(" + b"\x8f" * many + b"1",
-            text + b"(" + (b"c_codecs\nencode\n" + get + b"U\x06latin1\x86R") * (times // 10) + b"1",
-            text + b"(" + (b"cbuiltins\nbytearray\n" + get + b"\x85R") * (times // 10) + b"1",
-            programs.shared_lists(10, generator.randint(2, 9)),
-            b"]("
-            + b"K\x01" * times
-            + b"er\x00\xff\x00\x000("
-            + (b"c__builtin__\nset\n" + get + b"\x85R") * (times // 10)
-            + b"1",
-            b"]2a",
-            b"]22(2h\x00e",
-            b"}2N2s",
-        )
+    text = programs.constant("a" * 100_000)
+
+    def calls(argument, function, more=b"\x85R"):
+        return argument + programs.KEEP + b"(" + (function + programs.GET + more) * (times // 10) + b"1"
+
+    choices = (
+        b"N" + b"\x94" * many + b"0",
+        b"N" + b"".join(b"r" + struct.pack("<I", k * 977) for k in range(times)) + b"0",
+        b"Nr\xff\xff\xff\xff0",
+        b"(" + b"\x8f" * many + b"1",
+        calls(text, b"c_codecs\nencode\n", b"U\x06latin1\x86R"),
+        calls(text, b"cbuiltins\nbytearray\n"),
+        programs.shared_lists(10, generator.randint(2, 9)),
+        calls(b"](" + b"K\x01" * times + b"e", b"c__builtin__\nset\n"),
+        *(b"]2a", b"]22(2h\x00e", b"}2N2s"),
     )
+    program = generator.choice(choices)
     pieces = programs.split(content)
     if generator.random() < 0.5:
         return insert(generator, pieces, program)
-    places = [k for k, (operation, _) in enumerate(pieces) if operation in ("NONE", "BINFLOAT", "REDUCE")]
+    places = places_of(pieces, ("NONE", "BINFLOAT", "REDUCE"))
     pieces[generator.choice(places or [1])] = "", (b"0" if places else b"") + program
     return programs.join(pieces)
 
@@ -227,6 +203,8 @@ def change_values(generator, _):
 
 OPCODES = [bytes([code]) for code in range(128) if chr(code).isprintable()]
 OPCODES += [bytes([code]) for code in range(0x80, 0x99)]
+# Changes of the content reach the parts of the reader that lie behind the unpickler, so there are more.
+CONTENT_SHARE = 4
 MUTATIONS = {
     "bits flipped": flip_bits,
     "bytes replaced": replace_bytes,
@@ -243,11 +221,10 @@ MUTATIONS = {
     "memory bomb": bomb_memory,
     "content changed": change_values,
 }
-# Changes of the content reach the parts of the reader that lie behind the unpickler, so there are more.
-SHARES = {name: 4 if name == "content changed" else 1 for name in MUTATIONS}
 
 
 def mutate(generator):
     """One mutated file: the kind of its (last) change, and its bytes."""
-    kind = generator.choices(list(SHARES), list(SHARES.values()))[0]
+    shares = [CONTENT_SHARE if change is change_values else 1 for change in MUTATIONS.values()]
+    kind = generator.choices(list(MUTATIONS), shares)[0]
     return kind, MUTATIONS[kind](generator, generator.choice(list(corpus().values())))

@@ -6,90 +6,55 @@ import struct
 
 CANARY = "canary"
 SHELL = f"mkdir {CANARY}"
-# Where a harmless file may be changed: what follows an instruction is read by these.
-SIZED = {
-    "BINUNICODE": "<I",
-    "BINBYTES": "<I",
-    "BINSTRING": "<i",
-    "SHORT_BINUNICODE": "<B",
-    "SHORT_BINBYTES": "<B",
-    "SHORT_BINSTRING": "<B",
-    "BINUNICODE8": "<Q",
-    "BINBYTES8": "<Q",
-    "BYTEARRAY8": "<Q",
-    "FRAME": "<Q",
-    "LONG1": "<B",
-    "LONG4": "<i",
-}
+# How the instructions that declare a size write it.
+SIZED = dict.fromkeys(("BINUNICODE", "BINBYTES"), "<I") | dict.fromkeys(("BINSTRING", "LONG4"), "<i")
+SIZED |= dict.fromkeys(("SHORT_BINUNICODE", "SHORT_BINBYTES", "SHORT_BINSTRING", "LONG1"), "<B")
+SIZED |= dict.fromkeys(("BINUNICODE8", "BINBYTES8", "BYTEARRAY8", "FRAME"), "<Q")
 HUGE = (2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**62, 2**63 - 1, 2**64 - 1)
+EVAL = (f"__import__('os').mkdir({CANARY!r})",)
+NESTED = (b"cos\nmkdir\n(V" + CANARY.encode() + b"\ntR.",)
 # Callables that do something when they are called, with their arguments; each makes the canary.
 DANGEROUS = (
     ("os", "system", (SHELL,)),
     ("posix", "system", (SHELL,)),
     ("os", "mkdir", (CANARY,)),
-    ("builtins", "eval", (f"__import__('os').mkdir({CANARY!r})",)),
-    ("__builtin__", "eval", (f"__import__('os').mkdir({CANARY!r})",)),
+    ("builtins", "eval", EVAL),
+    ("__builtin__", "eval", EVAL),
     ("builtins", "exec", (f"open({CANARY!r}, 'w').close()",)),
     ("builtins", "open", (CANARY, "w")),
-    ("subprocess", "call", ((f"mkdir {CANARY}",), 0, None, None, None, None, None, True, True)),
+    ("subprocess", "call", ((SHELL,), 0, None, None, None, None, None, True, True)),
     ("pathlib", "os.mkdir", (CANARY,)),
     ("numpy", "save", (CANARY, 1)),
     ("numpy", "memmap", (CANARY, "u1", "w+", 0, (1,))),
     ("numpy.core.multiarray", "os.mkdir", (CANARY,)),
     ("numpy._core.records", "os.mkdir", (CANARY,)),
     ("shutil", "copytree", (".", CANARY)),
-    ("pickle", "loads", (b"cos\nmkdir\n(V" + CANARY.encode() + b"\ntR.",)),
-    ("_pickle", "loads", (b"cos\nmkdir\n(V" + CANARY.encode() + b"\ntR.",)),
+    ("pickle", "loads", NESTED),
+    ("_pickle", "loads", NESTED),
     ("runpy", "run_path", (CANARY,)),
     ("copyreg", "_reconstructor", (dict, dict, {})),
 )
 DTYPES = (
-    "O8",
-    "O",
-    "|O",
-    "V8",
-    "U9",
-    "U999999",
-    "S0",
-    "U0",
-    "S999999999",
-    "f8",
-    ">f8",
-    "f2",
-    "i8",
-    "u1",
-    "b1",
+    *("O8", "O", "|O", "V8", "U9", "U999999", "S0", "U0", "S999999999", "f8", ">f8", "f2", "i8", "u1", "b1"),
+    *("?", "c16", "g", "M8[s]", "f3", "f4,O", "(2,3)f4", "i4" * 40, "object", ""),
 )
-DTYPES += ("?", "c16", "g", "M8[s]", "f3", "f4,O", "(2,3)f4", "i4" * 40, "object", "")
 INTEGERS = (
-    -1,
-    0,
-    1,
-    2,
-    127,
-    255,
-    2**16,
-    2**31 - 1,
-    2**31,
-    2**40,
-    2**62,
-    2**63 - 1,
-    2**64,
-    -(2**63),
+    *(-1, 0, 1, 2, 127, 255, 2**16, 2**31 - 1, 2**31, 2**40, 2**62, 2**63 - 1, 2**64, -(2**63)),
     10**5000,
 )
 ARRAY = (
     b"cnumpy._core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85U\x01btR"
     b"(K\x01K\x01\x85cnumpy\ndtype\n(U\x02O8K\x00K\x01tR\x89]"
 )
-WRAP = ARRAY + b"N\x61tb"
+# Keep the top of the stack in the memo under a number of its own and drop it; push it again.
+KEEP, GET = b"r\x00\xff\x00\x000", b"j\x00\xff\x00\x00"
 
 
 def split(content):
     """The instructions of a whole pickle as (name, bytes), without frames."""
-    found = list(pickletools.genops(content))
-    ends = [position for _, _, position in found[1:]] + [len(content)]
-    pieces = [(op.name, content[start:end]) for (op, _, start), end in zip(found, ends, strict=True)]
+    operations = list(pickletools.genops(content))
+    ends = [position for _, _, position in operations[1:]] + [len(content)]
+    pieces = [(op.name, content[start:end]) for (op, _, start), end in zip(operations, ends, strict=True)]
     return [piece for piece in pieces if piece[0] != "FRAME"]
 
 
@@ -102,34 +67,38 @@ def constant(value):
     return pickle.dumps(value, 2)[2:-1]
 
 
+def constants(values):
+    return b"".join(map(constant, values))
+
+
 def name(module, attribute):
     return f"c{module}\n{attribute}\n".encode()
 
 
 def call(module, attribute, arguments):
     """A program that pushes what a call gives."""
-    return name(module, attribute) + b"(" + b"".join(constant(a) for a in arguments) + b"tR"
+    return name(module, attribute) + b"(" + constants(arguments) + b"tR"
 
 
 def by_text(module, attribute, arguments):
     """The same by STACK_GLOBAL."""
-    named = b"".join(b"\x8c" + bytes([len(part)]) + part.encode() for part in (module, attribute))
-    return named + b"\x93(" + b"".join(constant(a) for a in arguments) + b"tR"
+    names = b"".join(b"\x8c" + bytes([len(part)]) + part.encode() for part in (module, attribute))
+    return names + b"\x93(" + constants(arguments) + b"tR"
 
 
 def by_instance(module, attribute, arguments):
     """The same by INST."""
-    return b"(" + b"".join(constant(a) for a in arguments) + f"i{module}\n{attribute}\n".encode()
+    return b"(" + constants(arguments) + f"i{module}\n{attribute}\n".encode()
 
 
 def by_object(module, attribute, arguments):
     """The same by OBJ."""
-    return b"(" + name(module, attribute) + b"".join(constant(a) for a in arguments) + b"o"
+    return b"(" + name(module, attribute) + constants(arguments) + b"o"
 
 
 def by_new(module, attribute, arguments):
     """A class's __new__."""
-    return name(module, attribute) + b"(" + b"".join(constant(a) for a in arguments) + b"t\x81"
+    return name(module, attribute) + b"(" + constants(arguments) + b"t\x81"
 
 
 CALLS = (call, by_text, by_instance, by_object, by_new)
@@ -137,15 +106,12 @@ CALLS = (call, by_text, by_instance, by_object, by_new)
 
 def nested_arrays(depth):
     """Arrays of objects within one another; freeing them takes the C stack of whoever lets them."""
-    return b"N" + (b"r\x00\xff\x00\x000" + ARRAY + b"j\x00\xff\x00\x00atb") * depth
+    return b"N" + (KEEP + ARRAY + GET + b"atb") * depth
 
 
 def shared_lists(width, depth):
     """A list of a list of a list and so on, each many times in the next: width ** depth numbers."""
-    program = b"]" + b"(" + b"K\x01" * width + b"e"
-    for _ in range(depth):
-        program += b"r\x00\xff\x00\x000](" + b"j\x00\xff\x00\x00" * width + b"e"
-    return program
+    return b"](" + b"K\x01" * width + b"e" + (KEEP + b"](" + GET * width + b"e") * depth
 
 
 def sized(piece, operation, size):

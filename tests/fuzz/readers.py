@@ -11,7 +11,7 @@ from pathlib import Path
 
 from harness.data.mmsa import read_mmsa, summary_lines
 from harness.errors import UserError
-from tests.fuzz import mutations as fuzz_mutations
+from tests.fuzz.mutations import mutate
 from tests.harness.data.test_mmsa import check_contract
 
 
@@ -40,7 +40,7 @@ def mmsa(folder, read=lambda path: read_mmsa(path, 3.0)):
         return "a dataset"
 
     def make(generator, _=0):
-        kind, content = fuzz_mutations.mutate(generator)
+        kind, content = mutate(generator)
         path.write_bytes(content)
         return Case(kind, len(content), run, stage=stage)
 
@@ -50,16 +50,14 @@ def mmsa(folder, read=lambda path: read_mmsa(path, 3.0)):
 def stage(error):
     """How far the reading of an MMSA file came before it was refused."""
     text, names = str(error), {frame.name for frame in traceback.extract_tb(error.__traceback__)}
-    if "load_pickle" not in names:
-        return (
-            "content: too much memory" if "more than" in text and "memory" in text else content_stage(names)
-        )
-    for words, reached in PICKLE_STAGES.items():
-        if words in text:
-            return f"pickle: {reached}"
-    return "pickle: other"
+    if "load_pickle" in names:
+        return "pickle: " + next((kind for words, kind in PICKLE_STAGES.items() if words in text), "other")
+    if "more than" in text and "memory" in text:
+        return "content: too much memory"
+    return "content: " + next((kind for name, kind in CONTENT_STAGES.items() if name in names), "other")
 
 
+# By the words of the refusal.
 PICKLE_STAGES = {
     "not a pickle file": "no pickle",
     "is empty": "no pickle",
@@ -70,16 +68,9 @@ PICKLE_STAGES = {
 }
 
 
-def content_stage(names):
-    """Which part of the content was refused."""
-    for function, part in CONTENT_STAGES.items():
-        if function in names:
-            return f"content: {part}"
-    return "content: other"
-
-
+# By the function that refused it.
 CONTENT_STAGES = {
-    "_common_keys": "splits",
+    "_split_contents": "splits",
     "_read_labels": "labels",
     "_read_ids": "ids",
     "_read_tokens": "tokens",

@@ -12,20 +12,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import torch
 import yaml
 
 from backbones.text import TextSettings
+from harness.config.tuned import read_tuned
 from harness.data.npy import read_npz
 from harness.data.store import file_fingerprint, load_dataset, save_dataset
-from harness.data.tokens import with_text
+from harness.data.text_inputs import with_text
 from harness.errors import UserError
 from harness.launchers.job import _truth
 from harness.study.unlogged import Entry, Spool
+from harness.tracking.artifacts import read_predictions, to_table
 from harness.train.checkpoint import Checkpoint
 from harness.train.result import Predictions, Result
 from sweeps.space import FOLDER, read_space
-from tests.fuzz import mutations as fuzz_mutations
+from tests.fuzz.mutations import cut, flip_bits, move_blocks, replace_bytes, write_number
 from tests.fuzz.programs import CANARY
 from tests.harness.data.test_store import make_dataset
 from tests.harness.data.test_unpickle import Call
@@ -55,11 +58,8 @@ class Target:
 
 
 def result():
-    predictions = Predictions(
-        np.array(["a", "b"]),
-        np.zeros(2, np.float32),
-        {0.0: np.ones(2, np.float32), 0.5: np.ones(2, np.float32)},
-    )
+    ones = np.ones(2, np.float32)
+    predictions = Predictions(np.array(["a", "b"]), 0 * ones, {0.0: ones, 0.5: ones})
     scores, curves = {"test": {"mae": 1.0, "corr": float("nan")}}, {"loss": [1.0, 2.0]}
     return Result("complete", scores, {}, {"train_s": 2.0}, curves, {}, predictions, samples=arrays())
 
@@ -68,30 +68,10 @@ def arrays():
     return {"test/u": np.ones((4, 3)), "test/a": np.ones((4, 3)), "half": np.ones((2, 5), np.float16)}
 
 
-def write_predictions(folder):
-    import pyarrow.parquet as pq
-
-    from harness.tracking.artifacts import to_table
-
-    pq.write_table(to_table(result().predictions), folder / "p.parquet")
-
-
-def read_predictions(folder):
-    from harness.tracking.artifacts import read_predictions
-
-    return read_predictions(folder / "p.parquet")
-
-
 def write_tuned(folder):
     path = folder / "mixup" / "lmf" / "mosi.yaml"
     path.parent.mkdir(parents=True)
     path.write_text(TUNED)
-
-
-def read_tuned(folder):
-    from harness.config.tuned import read_tuned
-
-    return read_tuned(folder)
 
 
 def write_states(folder):
@@ -99,8 +79,8 @@ def write_states(folder):
         np.save(folder / f"{name}.npy", np.ones((len(split), 4, 6), np.float32))
 
 
-def write_fingerprints(folder):
-    file_fingerprint(FOLDER / "delta.yaml", folder / "fingerprints.json")
+def fingerprint(folder):
+    return file_fingerprint(FOLDER / "delta.yaml", folder / "fingerprints.json")
 
 
 def seal_spool(content):
@@ -129,8 +109,8 @@ TARGETS = {
         form="json",
     ),
     "fingerprints": Target(
-        write_fingerprints,
-        lambda folder: file_fingerprint(FOLDER / "delta.yaml", folder / "fingerprints.json"),
+        fingerprint,
+        fingerprint,
         check=lambda digest: len(digest) == 64 and set(digest) <= set("0123456789abcdef"),
         form="json",
     ),
@@ -157,7 +137,11 @@ TARGETS = {
         lambda folder: read_space(folder / "s.yaml"),
         form="yaml",
     ),
-    "predictions": Target(write_predictions, read_predictions, DAMAGED),
+    "predictions": Target(
+        lambda folder: pq.write_table(to_table(result().predictions), folder / "p.parquet"),
+        lambda folder: read_predictions(folder / "p.parquet"),
+        DAMAGED,
+    ),
     "samples": Target(
         lambda folder: np.savez_compressed(folder / "s.npz", allow_pickle=False, **arrays()),
         lambda folder: read_npz(folder / "s.npz"),
@@ -265,10 +249,7 @@ def as_yaml(generator, content):
 
 
 FORMS = {"json": as_json, "yaml": as_yaml}
-BYTES = (
-    fuzz_mutations.flip_bits, fuzz_mutations.replace_bytes, fuzz_mutations.cut, fuzz_mutations.move_blocks,
-    fuzz_mutations.write_number,
-)  # fmt: skip
+BYTES = (flip_bits, replace_bytes, cut, move_blocks, write_number)
 
 
 def change_file(generator, target, content):

@@ -17,7 +17,7 @@ from mlflow.exceptions import MlflowException
 
 from harness.benchmark import main
 from harness.data.export import raw_mmsa
-from harness.data.synthetic.generate import SyntheticSettings
+from harness.data.synthetic import SyntheticSettings
 from harness.tracking.tracker import Tracker
 from reports import build, export
 from reports.stats.intervals import COLUMNS

@@ -14,6 +14,7 @@ from backbones.batch import MODALITIES
 from harness.data.dataset import SPLITS
 from harness.data.mmsa import LABELS, read_mmsa, summary_lines
 from harness.errors import UserError
+from tests.harness.data.test_store import assert_equal
 from tests.support.paths import SHARED
 
 STEPS = {"text": 6, "audio": 9, "vision": 7}
@@ -79,24 +80,39 @@ def check_contract(dataset):
     assert list(dataset.splits) == list(SPLITS)
     for split in dataset.splits.values():
         clips = len(split)
-        assert split.ids.shape == (clips,)
-        assert split.ids.dtype.kind == "U"
-        assert split.labels.dtype == np.float32
+        assert (split.ids.shape, split.ids.dtype.kind, split.labels.dtype) == ((clips,), "U", np.float32)
         assert np.abs(split.labels).max() <= dataset.label_scale
         for m in MODALITIES:
             values, lengths = split.features[m], split.lengths[m]
             assert values.shape == (clips, dataset.steps()[m], dataset.widths()[m])
-            assert values.dtype == np.float32
-            assert values.flags.c_contiguous
+            assert (values.dtype, values.flags.c_contiguous, lengths.dtype) == (np.float32, True, np.int64)
             assert np.isfinite(values).all()
-            assert lengths.dtype == np.int64
-            assert lengths.min() >= 1
-            assert lengths.max() <= values.shape[1]
-            for row, length in enumerate(lengths):
-                assert not values[row, length:].any()
+            assert 1 <= lengths.min() <= lengths.max() <= values.shape[1]
+            assert not values[np.arange(values.shape[1]) >= lengths[:, None]].any()
         if split.tokens is not None:
             assert split.tokens.dtype == np.int64
             assert split.tokens.shape == (clips, 3, dataset.steps()["text"])
+
+
+def check_sequences(dataset, truth, modalities=MODALITIES):
+    """The dataset keeps the contract, and every sequence stands on the left, with its length and tokens."""
+    check_contract(dataset)
+    for name, split in dataset.splits.items():
+        for m in modalities:
+            np.testing.assert_array_equal(split.features[m], lay_out(truth[name][m], STEPS[m], False))
+            assert split.lengths[m].tolist() == [len(sequence) for sequence in truth[name][m]]
+        if split.tokens is not None:
+            tokens = make_tokens(truth[name]["text"], STEPS["text"], False)
+            np.testing.assert_array_equal(split.tokens, tokens)
+
+
+def audio_lengths(dataset, name="train"):
+    return dataset.splits[name].lengths["audio"].tolist()
+
+
+def audio_of(dataset, clip, name="train"):
+    """The first number of each step of a clip's audio."""
+    return dataset.splits[name].features["audio"][clip, :, 0].tolist()
 
 
 @settings(deadline=None, max_examples=40)
@@ -104,17 +120,9 @@ def check_contract(dataset):
 def test_sequences_are_found_and_left_aligned(seed, in_front, with_lengths, with_tokens):
     content, truth = make_file(seed, in_front, with_lengths, with_tokens)
     dataset = read(content)
-    check_contract(dataset)
+    check_sequences(dataset, truth)
     for name, split in dataset.splits.items():
-        for m in MODALITIES:
-            np.testing.assert_array_equal(split.features[m], lay_out(truth[name][m], STEPS[m], False))
-            assert split.lengths[m].tolist() == [len(sequence) for sequence in truth[name][m]]
-        if with_tokens:
-            np.testing.assert_array_equal(
-                split.tokens, make_tokens(truth[name]["text"], STEPS["text"], False)
-            )
-        else:
-            assert split.tokens is None
+        assert (split.tokens is not None) == with_tokens
         assert split.ids.tolist() == content[name]["id"]
         np.testing.assert_array_equal(split.labels, content[name]["regression_labels"])
     assert all("padded in front" in note for note in dataset.notes)
@@ -139,20 +147,16 @@ def test_given_lengths_and_masks_keep_zero_steps(in_front):
             content[split][m] = lay_out(truth[split][m], STEPS[m], in_front)
             content[split][f"{m}_lengths"][1] = 2
         content[split]["text_bert"] = make_tokens(truth[split]["text"], STEPS["text"], in_front)
-    dataset = read(content)
-    for name, split in dataset.splits.items():
-        for m in MODALITIES:
-            assert split.lengths[m][0] == 4
-            np.testing.assert_array_equal(split.features[m], lay_out(truth[name][m], STEPS[m], False))
+    check_sequences(read(content), truth)
 
 
 def test_interior_zero_steps_stay_without_lengths():
     content = make_content(with_lengths=False)
     content["train"]["audio"][0] = 0
     content["train"]["audio"][0, [2, 5]] = 7
-    split = read(content).splits["train"]
-    assert split.lengths["audio"][0] == 4
-    assert split.features["audio"][0, :, 0].tolist() == [7, 0, 0, 7, 0, 0, 0, 0, 0]
+    dataset = read(content)
+    assert audio_lengths(dataset)[0] == 4
+    assert audio_of(dataset, 0) == [7, 0, 0, 7, 0, 0, 0, 0, 0]
 
 
 def first_zero_steps(array):
@@ -173,19 +177,10 @@ def test_lengths_up_to_the_first_zero_step_are_left_out_where_they_cut(in_front)
         content[split]["vision"] = lay_out(truth[split]["vision"], STEPS["vision"], in_front)
         content[split]["vision_lengths"] = first_zero_steps(content[split]["vision"])
     dataset = read(content)
-    check_contract(dataset)
-    for name, split in dataset.splits.items():
-        assert split.lengths["vision"].tolist() == [len(sequence) for sequence in truth[name]["vision"]]
-        np.testing.assert_array_equal(
-            split.features["vision"], lay_out(truth[name]["vision"], STEPS["vision"], False)
-        )
-    said = [note for note in dataset.notes if "padded in front" not in note]
-    assert len(said) == 1
-    assert said[0].startswith(
-        "vision had lengths up to the first zero step, which cut clips, so they are left"
-    )
-    if not in_front:
-        assert said[0].endswith("(clips: train 1, valid 1, test 1).")
+    check_sequences(dataset, truth)
+    (note,) = (note for note in dataset.notes if "padded in front" not in note)
+    assert note.startswith("vision had lengths up to the first zero step, which cut clips, so they are left")
+    assert in_front or note.endswith("(clips: train 1, valid 1, test 1).")
 
 
 def test_other_lengths_that_cut_are_believed():
@@ -200,13 +195,15 @@ def test_other_lengths_that_cut_are_believed():
     assert dataset.notes == ("vision had non-zero padding, set to 0 (clips: train 2).",)
 
 
-def make_aligned(clips=10, words=4, steps=6):
+def make_aligned(clips=10, words=4, steps=6, silent_start=False):
     """A file with tokens and without lengths, audio and vision on the steps of the text."""
     content = {}
     for split in SPLITS:
         parts = content[split] = {m: np.zeros((clips, steps, WIDTHS[m]), np.float32) for m in MODALITIES}
         for m in MODALITIES:
             parts[m][:, :words] = 1
+        if silent_start:
+            parts["audio"][:, 0] = 0
         parts["text_bert"] = np.zeros((clips, 3, steps))
         parts["text_bert"][:, 1, :words] = 1
         parts[LABELS] = np.zeros(clips)
@@ -220,35 +217,29 @@ def test_words_without_sound_are_steps_where_audio_is_aligned():
     content["train"]["audio"][1] = 0
     dataset = read(content)
     assert dataset.notes == ()
-    split = dataset.splits["train"]
-    assert split.lengths["audio"].tolist() == [4] * 10
-    assert split.features["audio"][0, :, 0].tolist() == [0, 1, 1, 1, 0, 0]
+    assert audio_lengths(dataset) == [4] * 10
+    assert audio_of(dataset, 0) == [0, 1, 1, 1, 0, 0]
 
 
 def test_a_few_odd_steps_do_not_undo_the_alignment():
-    content = make_aligned()
-    for parts in content.values():
-        parts["audio"][:, 0] = 0
+    content = make_aligned(silent_start=True)
     content["test"]["audio"][2:5, 4] = 1  # three of thirty clips
     dataset = read(content)
     check_contract(dataset)
     assert dataset.notes == (
         "audio is aligned with text, but had steps beyond it, which were kept (clips: test 3).",
     )
-    lengths = {name: split.lengths["audio"].tolist() for name, split in dataset.splits.items()}
-    assert lengths == {"train": [4] * 10, "valid": [4] * 10, "test": [4, 4, 5, 5, 5, 4, 4, 4, 4, 4]}
-    assert dataset.splits["test"].features["audio"][2, :, 0].tolist() == [0, 1, 1, 1, 1, 0]
+    assert audio_lengths(dataset) == audio_lengths(dataset, "valid") == [4] * 10
+    assert audio_lengths(dataset, "test") == [4, 4, 5, 5, 5, 4, 4, 4, 4, 4]
+    assert audio_of(dataset, 2, "test") == [0, 1, 1, 1, 1, 0]
 
 
 def test_alignment_is_undone_in_all_splits_by_more_than_one_in_ten():
-    content = make_aligned()
-    for parts in content.values():
-        parts["audio"][:, 0] = 0
+    content = make_aligned(silent_start=True)
     content["test"]["audio"][2:6, 4] = 1
     dataset = read(content)
-    for split in dataset.splits.values():
-        assert split.features["audio"][0, :, 0].tolist() == [1, 1, 1, 0, 0, 0]
-    assert dataset.splits["train"].lengths["audio"].tolist() == [3] * 10
+    assert [audio_of(dataset, 0, name) for name in SPLITS] == [[1, 1, 1, 0, 0, 0]] * 3
+    assert audio_lengths(dataset) == [3] * 10
 
 
 def test_steps_of_audio_before_its_text_are_kept():
@@ -258,17 +249,15 @@ def test_steps_of_audio_before_its_text_are_kept():
             parts[m] = np.roll(parts[m], 2, axis=1)
         parts["text_bert"] = np.roll(parts["text_bert"], 2, axis=2)
     content["train"]["audio"][0, 1], content["train"]["audio"][0, 2] = 7, 0
-    split = read(content).splits["train"]
-    assert split.lengths["audio"].tolist() == [5] + [4] * 9
-    assert split.features["audio"][0, :, 0].tolist() == [7, 0, 1, 1, 1, 0]
+    dataset = read(content)
+    assert audio_lengths(dataset) == [5] + [4] * 9
+    assert audio_of(dataset, 0) == [7, 0, 1, 1, 1, 0]
 
 
 def test_splits_of_other_steps_than_the_text_are_not_aligned():
-    content = make_aligned()
-    for parts in content.values():
-        parts["audio"][:, 0] = 0
+    content = make_aligned(silent_start=True)
     content["test"]["audio"] = content["test"]["audio"][:, :5]
-    assert read(content).splits["train"].lengths["audio"].tolist() == [3] * 10
+    assert audio_lengths(read(content)) == [3] * 10
 
 
 def test_lengths_left_out_are_those_of_the_text_where_aligned():
@@ -276,8 +265,8 @@ def test_lengths_left_out_are_those_of_the_text_where_aligned():
     for parts in content.values():
         parts["audio"][0, 1] = parts["audio"][1, 3] = 0
         parts["audio_lengths"] = first_zero_steps(parts["audio"])
-    for split in read(content).splits.values():
-        assert split.lengths["audio"].tolist() == [4] * 10
+    dataset = read(content)
+    assert [audio_lengths(dataset, name) for name in SPLITS] == [[4] * 10] * 3
 
 
 def test_values_after_the_valid_steps_are_removed_and_said():
@@ -308,9 +297,8 @@ def test_non_finite_values_become_zero_and_their_steps_stay():
         "audio held +inf, set to 0 (values: train 2, test 1).",
         "audio held NaN, set to 0 (values: train 4, test 2).",
     )
-    split = dataset.splits["train"]
-    assert split.lengths["audio"][0] == 3
-    assert split.features["audio"][0, :3].tolist() == [[0, 0], [1, 0], [0, 0]]
+    assert audio_lengths(dataset)[0] == 3
+    assert dataset.splits["train"].features["audio"][0, :3].tolist() == [[0, 0], [1, 0], [0, 0]]
 
 
 def test_a_missing_modality_is_noted():
@@ -333,10 +321,11 @@ def test_empty_sequences_have_length_one():
     assert dataset.splits["train"].lengths["audio"][0] == 1
     assert dataset.splits["valid"].lengths["text"][1] == 1
     assert dataset.splits["test"].lengths["vision"][2] == 1
-    said = " ".join(dataset.notes)
-    assert "audio had lengths of 0, taken as 1 (clips: train 1)." in said
-    assert "text had empty attention masks, taken as length 1 (clips: valid 1)." in said
-    assert "vision had clips without a non-zero step, taken as length 1 (clips: test 1)." in said
+    assert {
+        "audio had lengths of 0, taken as 1 (clips: train 1).",
+        "text had empty attention masks, taken as length 1 (clips: valid 1).",
+        "vision had clips without a non-zero step, taken as length 1 (clips: test 1).",
+    } <= set(dataset.notes)
 
 
 def test_lengths_beyond_the_steps_are_all_of_these():
@@ -345,7 +334,7 @@ def test_lengths_beyond_the_steps_are_all_of_these():
     content["train"]["audio"][1:3] = 1
     dataset = read(content)
     check_contract(dataset)
-    assert dataset.splits["train"].lengths["audio"][:3].tolist() == [len(truth["train"]["audio"][0]), 9, 9]
+    assert audio_lengths(dataset)[:3] == [len(truth["train"]["audio"][0]), 9, 9]
     assert dataset.notes == ("audio had lengths beyond its steps, taken as all of these (clips: train 2).",)
 
 
@@ -384,16 +373,8 @@ def as_objects(content):
 )
 def test_other_containers_and_types_give_the_same(change):
     content = make_content(seed=1, in_front=True)
-    expected, dataset = read(content), read(change(content))
-    check_contract(dataset)
-    for name in SPLITS:
-        one, other = expected.splits[name], dataset.splits[name]
-        assert one.ids.tolist() == other.ids.tolist()
-        np.testing.assert_array_equal(one.labels, other.labels)
-        np.testing.assert_array_equal(one.tokens, other.tokens)
-        for m in MODALITIES:
-            np.testing.assert_array_equal(one.features[m], other.features[m])
-            np.testing.assert_array_equal(one.lengths[m], other.lengths[m])
+    check_contract(read(change(content)))
+    assert_equal(read(change(content)), read(content))
 
 
 def test_half_precision_is_widened():
@@ -433,12 +414,7 @@ def test_short_tokens_find_text_that_is_padded_in_front():
         truth[split]["text"] = [sequence[:4] for sequence in truth[split]["text"]]
         content[split]["text"] = lay_out(truth[split]["text"], STEPS["text"], True)
         content[split]["text_bert"] = make_tokens(truth[split]["text"], 4, True)
-    dataset = read(content)
-    for name, split in dataset.splits.items():
-        np.testing.assert_array_equal(
-            split.features["text"], lay_out(truth[name]["text"], STEPS["text"], False)
-        )
-        np.testing.assert_array_equal(split.tokens, make_tokens(truth[name]["text"], STEPS["text"], False))
+    check_sequences(read(content), truth, ["text"])
 
 
 def test_tokens_on_the_left_find_text_that_is_padded_in_front():
@@ -446,11 +422,7 @@ def test_tokens_on_the_left_find_text_that_is_padded_in_front():
     for split in SPLITS:
         content[split]["text_bert"] = make_tokens(truth[split]["text"], STEPS["text"], False)
     dataset = read(content)
-    for name, split in dataset.splits.items():
-        sequences = truth[name]["text"]
-        np.testing.assert_array_equal(split.features["text"], lay_out(sequences, STEPS["text"], False))
-        np.testing.assert_array_equal(split.tokens, make_tokens(sequences, STEPS["text"], False))
-        assert split.lengths["text"].tolist() == [len(sequence) for sequence in sequences]
+    check_sequences(dataset, truth)
     assert not any("non-zero padding" in note for note in dataset.notes)
 
 
@@ -459,13 +431,11 @@ def test_tokens_of_more_steps_than_text_are_left_out():
     for split in SPLITS:
         content[split]["text_bert"] = make_tokens(truth[split]["text"], 7, False)
     dataset = read(content)
-    check_contract(dataset)
+    check_sequences(dataset, truth)
     assert dataset.notes == (
         "text_bert has more steps than text, so it is left out (clips: train 5, valid 3, test 4).",
     )
-    for name, split in dataset.splits.items():
-        assert split.tokens is None
-        assert split.lengths["text"].tolist() == [len(sequence) for sequence in truth[name]["text"]]
+    assert [split.tokens for split in dataset.splits.values()] == [None] * 3
 
 
 def test_tokens_in_some_splits_only_are_left_out():
@@ -511,8 +481,7 @@ def test_row_numbers_are_given_the_name_of_their_split(kind, first):
 def test_labels_at_the_edge_stay_in_the_range():
     content = make_content()
     content["train"]["regression_labels"][:2] = [3.00005, -3.00005]
-    dataset = read(content)
-    assert dataset.splits["train"].labels[:2].tolist() == [3.0, -3.0]
+    assert read(content).splits["train"].labels[:2].tolist() == [3.0, -3.0]
 
 
 def change(split, key, edit):
@@ -576,14 +545,8 @@ REFUSED = {
     "audio complex": (change("train", "audio", np.ones((5, 9, 2), complex)), "train/audio holds no numbers"),
     "audio short": (change("train", "audio", lambda a: a[:4]), "train/audio holds 4 clips, but"),
     "audio NaN": (change("test", "audio", lambda a: a * np.nan), "test/audio holds no finite value"),
-    "audio NaN, padded": (
-        change("test", "audio", lambda a: np.where(a == 0, 0, -np.inf)),
-        "test/audio holds no finite value",
-    ),
-    "widths": (
-        change("test", "vision", np.ones((4, 7, 5))),
-        "differs between splits (train 4, valid 4, test 5)",
-    ),
+    "audio NaN, padded": (change("test", "audio", lambda a: np.where(a == 0, 0, -np.inf)), "no finite value"),
+    "widths": (change("test", "vision", np.ones((4, 7, 5))), "between splits (train 4, valid 4, test 5)"),
     "lengths infinite": (change("train", "audio_lengths", [np.inf] * 5), "train/audio_lengths holds inf"),
     "lengths negative": (change("train", "vision_lengths", put(0, -1)), "train/vision_lengths holds -1"),
     "lengths halves": (change("train", "audio_lengths", [1.5] * 5), "train/audio_lengths holds 1.5"),
@@ -649,14 +612,8 @@ def test_the_summary_counts_no_videos_where_not_every_id_names_one():
     content["train"]["id"][4] = "alone"
     content["valid"]["id"] = [3, 4, 5]
     content["test"]["id"] = ["a$_$b$_$1", "a$_$c", "$_$1", "b$_$"]
-    dataset = read(content)
-    assert [split.videos() for split in dataset.splits.values()] == [None, None, 3]
-    lines = summary_lines(dataset)
-    assert [lines[row].partition(";")[0] for row in (0, 4, 8)] == [
-        "train: 5 clips",
-        "valid: 3 clips",
-        "test: 4 clips of 3 videos",
-    ]
+    starts = [line.partition(";")[0] for line in summary_lines(read(content))[:12:4]]
+    assert starts == ["train: 5 clips", "valid: 3 clips", "test: 4 clips of 3 videos"]
 
 
 def read_shared(name):

@@ -185,7 +185,7 @@ def test_stored_names_that_are_no_text_are_noticed(folder):
 def test_yaml_gives_no_names_to_values(name):
     import yaml
 
-    with pytest.raises(yaml.YAMLError, match="a name for another value"):
+    with pytest.raises(yaml.YAMLError, match="an alias of another value"):
         load_yaml(impostors()[name])
 
 

