@@ -1,12 +1,10 @@
-"""Synthetic datasets in the format of MMSA's files, for our reader and any other tool that takes them."""
+"""Export of synthetic datasets as pickles in MMSA's format, for our reader and other tools."""
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -34,16 +32,7 @@ def export(settings: SyntheticSettings, path: str | Path, force: bool = False) -
 
     Raises UserError where the file exists (unless ``force``), is a folder, or cannot be written.
     """
-    with _replacing(Path(path), force) as file:
-        pickler = pickle.Pickler(file, protocol=PROTOCOL)
-        # Without its memo the pickler keeps no second copy of every array until the end.
-        pickler.fast = True
-        pickler.dump(raw_mmsa(settings))
-
-
-@contextmanager
-def _replacing(path: Path, force: bool) -> Iterator[BinaryIO]:
-    """Open a temporary file beside ``path`` that takes its place at the end, or goes when anything fails."""
+    path = Path(path)
     try:
         if path.is_dir():
             raise UserError(f"{str(path)!r} is a folder; the name of a file to write is needed.")
@@ -51,7 +40,10 @@ def _replacing(path: Path, force: bool) -> Iterator[BinaryIO]:
             raise UserError(f"{str(path)!r} exists; choose another name, or overwrite it with --force.")
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary, temporary.open("xb") as file:
-            yield file
+            pickler = pickle.Pickler(file, protocol=PROTOCOL)
+            # Without its memo the pickler keeps no second copy of every array until the end.
+            pickler.fast = True
+            pickler.dump(raw_mmsa(settings))
     except OSError as error:
         raise file_error(repr(str(path)), "written", error) from error
 
@@ -73,9 +65,9 @@ def _split(settings: SyntheticSettings, split: str) -> dict[str, Any]:
             entry[f"{modality}_lengths"] = clips.lengths[:, k].tolist()
     if settings.statistics.unimodal is not None:
         for k, letter in enumerate("TAV"):
-            own = np.ascontiguousarray(clips.unimodal[:, k])
-            entry[f"regression_labels_{letter}"] = own
-            entry[f"classification_labels_{letter}"] = _polarity(own).astype(np.float32)
+            labels = np.ascontiguousarray(clips.unimodal[:, k])
+            entry[f"regression_labels_{letter}"] = labels
+            entry[f"classification_labels_{letter}"] = _polarity(labels).astype(np.float32)
     return entry
 
 

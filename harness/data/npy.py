@@ -1,17 +1,19 @@
-"""Arrays in files as `numpy.save` and `numpy.savez` write them, and nothing else that may bear their names.
+"""A strict reader of the arrays that `numpy.save` and `numpy.savez` write.
 
-`numpy.load` believes what a file says of itself: it reserves memory for the shape that is declared, reads a
-pickle or an archive where an array was meant, and evaluates the head as Python. Here a head must have the one
-form that is written, and a size that fits the file.
+`numpy.load` trusts a file's head: it reserves memory for the declared shape, reads a pickle or an archive in
+the place of an array, and evaluates the head as Python. Here a head must have the one form that is written,
+and a size that fits the file.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 import struct
 import zipfile
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
@@ -26,8 +28,6 @@ _HEAD = re.compile(
     rb"\{'descr': '([<|][biufcSU]\d{1,9})', 'fortran_order': (True|False), "
     rb"'shape': \(([\d, ]{0,200})\), \} *\n"
 )
-# What zipfile raises over archives that are damaged or of a kind that is never written.
-_DAMAGED = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, struct.error)
 
 
 @dataclass(frozen=True)
@@ -51,17 +51,17 @@ def read_head(file: IO[bytes]) -> Head:
     if len(start) < 10 or start[:8] != _MAGIC:
         raise ValueError("it is no array of numpy's format 1.0")
     (length,) = struct.unpack("<H", start[8:])
-    found = _HEAD.fullmatch(file.read(length))
-    if found is None:
+    head = _HEAD.fullmatch(file.read(length))
+    if head is None:
         raise ValueError("its head is not that of a plain array")
-    shape = tuple(int(n) for n in found[3].replace(b" ", b"").split(b",") if n)
+    shape = tuple(int(n) for n in head[3].replace(b" ", b"").split(b",") if n)
     if max(shape, default=0) >= 2**63:
         raise ValueError(f"its shape is {shape}")
     try:
-        dtype = np.dtype(found[1].decode())
+        dtype = np.dtype(head[1].decode())
     except TypeError as error:
-        raise ValueError(f"its dtype is none ({error})") from None
-    return Head(dtype, shape, "F" if found[2] == b"True" else "C", 10 + length)
+        raise ValueError(f"its dtype is not one of numpy's ({error})") from None
+    return Head(dtype, shape, "F" if head[2] == b"True" else "C", 10 + length)
 
 
 def map_array(path: Path) -> np.ndarray:
@@ -88,22 +88,32 @@ def check_npz(path: Path) -> None:
         UserError: unpacked it would be far larger than it is.
     """
     memory = MemoryLimit(repr(str(path)), path.stat().st_size)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for member in archive.infolist():
-                memory.take(member.file_size)
-                with archive.open(member) as file:
-                    if read_head(file).size != member.file_size:
-                        raise ValueError(f"{member.filename} does not have the size of its array")
-    except _DAMAGED as error:
-        raise ValueError(f"it is no whole archive ({printable(error)})") from None
+    with _refusing_damage(), zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            memory.take(member.file_size)
+            with archive.open(member) as file:
+                if read_head(file).size != member.file_size:
+                    raise ValueError(f"{member.filename} does not have the size of its array")
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
     """All arrays of an archive of `numpy.savez`; raises what `check_npz` does."""
     check_npz(path)
+    with _refusing_damage(), np.load(path, allow_pickle=False) as stored:
+        return dict(stored)
+
+
+@contextlib.contextmanager
+def _refusing_damage() -> Iterator[None]:
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            return dict(stored)
-    except _DAMAGED as error:
+        yield
+    # What zipfile raises over archives that are damaged or of a kind that is never written.
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        NotImplementedError,
+        RuntimeError,
+        EOFError,
+        struct.error,
+    ) as error:
         raise ValueError(f"it is no whole archive ({printable(error)})") from None

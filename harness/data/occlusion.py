@@ -29,7 +29,7 @@ def _scramble(x: np.ndarray) -> np.ndarray:
 
 
 class MaskField:
-    """The numbers u of one split; a hash of (dataset, split, seed, clip id, modality, step), so no state.
+    """The numbers u of one split: hashes of (dataset, split, seed, clip id, modality, step).
 
     Training masks also take the epoch, so that they are fresh in each.
     """
@@ -64,10 +64,10 @@ class MaskField:
         return {m: u.to(batch.labels.device, non_blocking=True) for m, u in field.items()}
 
 
-def occlude(batch: Batch, ratio: float, field: Mapping[str, Tensor], unk_id: int = UNK_ID) -> Batch:
+def occlude(batch: Batch, ratio: float, field: Mapping[str, Tensor]) -> Batch:
     """Drop the valid steps (or entries) where u < ratio; a pure function.
 
-    Dropped features become 0; dropped tokens become ``unk_id``, but for the first and last valid one
+    Dropped features become 0; dropped tokens become [UNK], but for the first and last valid one
     ([CLS] and [SEP]), and their attention mask stays. Padding is untouched.
 
     Shape:
@@ -88,7 +88,7 @@ def occlude(batch: Batch, ratio: float, field: Mapping[str, Tensor], unk_id: int
     tokens = batch.tokens
     if tokens is not None:
         dropped["tokens"] = (field["tokens"] < ratio) & _inner_tokens(tokens)
-        ids = tokens[:, 0].masked_fill(dropped["tokens"], unk_id)
+        ids = tokens[:, 0].masked_fill(dropped["tokens"], UNK_ID)
         tokens = torch.stack([ids, tokens[:, 1], tokens[:, 2]], 1)
     return replace(batch, features=features, dropped=dropped, tokens=tokens)
 

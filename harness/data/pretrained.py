@@ -1,4 +1,4 @@
-"""Pretrained text encoders: found, checked against the data, and run once over it where they are frozen."""
+"""Pretrained text encoders: found, checked against the data, and, if frozen, run over it once."""
 
 from __future__ import annotations
 
@@ -124,15 +124,15 @@ def text_states(
     They are computed here, on the CPU where the cells' GPUs are those of another machine.
     """
     device = device if torch.cuda.is_available() else "cpu"
-    found = {}
+    folders = {}
     for dataset, backbone in dict.fromkeys((cell.dataset, cell.backbone) for cell in cells):
         data, n_layers = datasets[dataset], BACKBONES[backbone].text_layers
         folder = cache / "text" / _states_key(data, model, n_layers, torch.device(device), threads)
         if not folder.exists():
             say(f"{dataset}: running the frozen text encoder over all clips, once.")
             _write_states(data, model, n_layers, torch.device(device), threads, folder)
-        found[dataset, backbone] = str(folder.absolute())
-    return found
+        folders[dataset, backbone] = str(folder.absolute())
+    return folders
 
 
 def _states_key(

@@ -1,7 +1,7 @@
-"""What a name in a pickle stands for: short functions that check their arguments, and nothing else.
+"""The globals that a pickle may name: short functions that check their arguments.
 
-They cover numpy too: it trusts the sizes and flags in a pickle, and wrong ones make it take bytes for
-objects.
+They stand for numpy's too, which trusts the sizes and flags in a pickle and takes bytes for objects if these
+are wrong.
 """
 
 from __future__ import annotations
@@ -144,11 +144,8 @@ def _complex(real: Any, imaginary: Any) -> complex:
 
 
 def plain_keys(keys: Any) -> Sequence[Any]:
-    """Keys and set members: numbers, text, short flat tuples.
-
-    The hash of deep tuples overflows the C stack, and that of long ones and of long numbers is worked out
-    anew each time.
-    """
+    """Keys and set members: numbers, text, short flat tuples."""
+    # Hashing deep tuples overflows the C stack; hashes of long tuples and numbers are not cached.
     expect(isinstance(keys, (list, tuple)), f"keys from a {type(keys).__name__}")
     for key in keys:
         parts = key if isinstance(key, tuple) else (key,)
@@ -159,7 +156,7 @@ def plain_keys(keys: Any) -> Sequence[Any]:
 def _is_plain(part: Any) -> bool:
     if isinstance(part, int):
         return part.bit_length() < 64
-    # Of complex numbers and of long doubles any number have the same hash.
+    # Complex numbers and long doubles are left out, as their hashes can be made to collide.
     kinds = (str, bytes, float, type(None), np.integer, np.bool_, np.float16, np.float32)
     return isinstance(part, kinds)
 

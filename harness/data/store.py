@@ -161,11 +161,11 @@ def load_dataset(folder: str | Path) -> Dataset:
 
 def _read_fingerprints(cache_file: Path) -> dict[str, Any]:
     """The cached fingerprints; none where the file is missing or damaged."""
-    try:
+    with contextlib.suppress(OSError, ValueError):
         cached = load_json(cache_file.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return cached if isinstance(cached, dict) else {}
+        if isinstance(cached, dict):
+            return cached
+    return {}
 
 
 def _is_digest(text: Any) -> bool:

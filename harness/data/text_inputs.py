@@ -1,4 +1,4 @@
-"""Text as a cell reads it: features, or tokens for a pretrained encoder."""
+"""The text inputs of a cell: features, or tokens for a pretrained encoder."""
 
 from __future__ import annotations
 

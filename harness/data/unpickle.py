@@ -1,8 +1,8 @@
-"""Read a pickle without letting it run code: only numpy arrays and plain containers come out.
+"""A pickle reader that runs no code: it gives numpy arrays and plain containers only.
 
 A pickle is a program for a small machine. Here the machine knows the harmless instructions only, a name
 stands for an entry of one short table of functions, and every instruction and call is charged to the
-file's memory limit, for a few of their bytes can make many.
+file's memory limit, as a few bytes can make many.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ _COSTS = {
 }
 _COST = 16
 _COST_OF_ENTRY = 96
-# The hashes of tuples can be made equal, and then each takes as long to find as there are others.
+# The hashes of tuples can be made to collide, and then a lookup takes as long as there are tuples.
 _COST_OF_TUPLE_KEY = 2**17
-# To free one array of objects within another takes some of the C stack.
+# Freeing nested arrays of objects takes C stack for each level.
 _MAX_NESTED_ARRAYS = 8
 _OPCODE_NAMES = {ord(op.code): op.name for op in pickletools.opcodes}
 
@@ -92,8 +92,8 @@ class _BoundedFile:
         return data
 
 
-# The Python implementation, because in the C one no instruction can be left out, and a huge memo index
-# makes it reserve memory until the machine is out of it.
+# The Python implementation: the C one cannot leave out instructions, and a huge memo index makes it reserve
+# memory until the machine is out of it.
 class _Machine(pickle._Unpickler):
     """The interpreter's own unpickler with a short list of instructions and of names."""
 
@@ -114,9 +114,9 @@ class _Machine(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Name:
         """Stand for a name, under numpy's and Python's old or new spelling; refuse any other."""
         new_module = re.sub(r"^numpy\.core\.", "numpy._core.", module)
-        found = Name({"__builtin__": "builtins"}.get(new_module, new_module), name)
-        expect(found in SAFE_GLOBALS, f"{module}.{name}")
-        return found
+        new_name = Name({"__builtin__": "builtins"}.get(new_module, new_module), name)
+        expect(new_name in SAFE_GLOBALS, f"{module}.{name}")
+        return new_name
 
     def load_reduce(self) -> None:
         arguments = self.stack.pop()
@@ -211,16 +211,8 @@ class _Machine(pickle._Unpickler):
     }
 
 
-def _open(path: Path) -> BinaryIO:
-    """Open a regular file; a device or a pipe would never end."""
-    if not path.exists():
-        raise UserError(f"There is no file {str(path)!r}.")
-    if not path.is_file():
-        raise UserError(f"{str(path)!r} is not a file.")
-    return path.open("rb")
-
-
 def _run(file: BinaryIO, name: str) -> object:
+    """What the pickle in a file makes; raises UserError where it is empty or of another protocol."""
     head = file.read(2)
     if not head:
         raise UserError(f"{name} is empty.")
@@ -241,9 +233,12 @@ def load_pickle(path: str | Path) -> object:
     Raises:
         UserError: the file is missing, unreadable, no pickle or damaged, or asks for anything else (named).
     """
-    name = repr(str(path))
+    path, name = Path(path), repr(str(path))
     try:
-        with _open(Path(path)) as file:
+        # A device or a pipe would never end.
+        if not path.is_file():
+            raise UserError(f"{name} is not a file." if path.exists() else f"There is no file {name}.")
+        with path.open("rb") as file:
             return _run(file, name)
     except UserError:
         raise

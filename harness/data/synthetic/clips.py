@@ -1,4 +1,4 @@
-"""What a synthetic dataset's clips say, before there are features: labels, lengths and the hidden truth."""
+"""Clips of a synthetic dataset without their features: labels, lengths and the hidden truth."""
 
 from __future__ import annotations
 

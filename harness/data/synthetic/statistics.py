@@ -1,4 +1,4 @@
-"""What the synthetic stand-ins imitate: tables of label, word and video statistics, sizes and strengths.
+"""Statistics of the real datasets that the stand-ins imitate, and the sizes and strengths of these.
 
 Sources. Label histograms, words per clip, clips per video and conflict rates: the project's collected
 statistics of CMU-MOSI, CMU-MOSEI and CH-SIMS v2 (dataset_statistics.json; fractions are rounded). Split

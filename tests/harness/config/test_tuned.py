@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import functools
 import hashlib
 import itertools
 import json
@@ -11,12 +11,12 @@ import math
 import os
 from pathlib import Path
 from typing import get_args, get_type_hints
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from hydra import compose
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
@@ -39,6 +39,7 @@ from reports import export
 from reports.frame import SCORES, load_frame, metric_kinds
 from reports.stats.intervals import COLUMNS
 from reports.tables.aggregate import main_numbers, occlusion_numbers
+from tests.support.composing import compose_once
 from tests.support.studies import as_latex, as_markdown
 
 BERT = TextSettings("bert", "abc", False, 0.0)
@@ -85,31 +86,31 @@ def with_changes(cell, method=None, backbone=None):
     )
 
 
+WORDS = ("replace", "mse", "split_mse", "cosine", "batch", "adamw", "plateau", "reference", "kept_mean")
+
+
+def other_values(settings_of, name, generator):
+    """Values that a field may take, by the type of its own; not all of them are allowed."""
+    value = getattr(settings_of, name)
+    if isinstance(value, bool):
+        return [not value]
+    if isinstance(value, int):
+        return [value * 2, value + 1, value]
+    if isinstance(value, float):
+        return [value * float(generator.uniform(0.1, 3)), float(generator.uniform(0, 1)), 1e-5]
+    if value is None:
+        is_float = float in get_args(get_type_hints(type(settings_of))[name])
+        return [float(generator.uniform(1, 2)) if is_float else 5]
+    return {list: [[2, 0]], str: WORDS}.get(type(value), [value])
+
+
 def shaken(settings_of, generator):
     """Settings with as many fields changed as the class allows."""
-    words = ["replace", "mse", "split_mse", "cosine", "batch", "adamw", "plateau", "reference", "kept_mean"]
     for field in dataclasses.fields(settings_of):
-        value = getattr(settings_of, field.name)
-        choices = [value]
-        if isinstance(value, bool):
-            choices = [not value]
-        elif isinstance(value, int):
-            choices = [value * 2, value + 1, value]
-        elif isinstance(value, float):
-            choices = [value * float(generator.uniform(0.1, 3)), float(generator.uniform(0, 1)), 1e-5]
-        elif value is None:
-            is_float = float in get_args(get_type_hints(type(settings_of))[field.name])
-            choices = [float(generator.uniform(1, 2)) if is_float else 5]
-        elif isinstance(value, list):
-            choices = [[2, 0]]
-        elif isinstance(value, str):
-            choices = words
-        for choice in choices:
-            try:
-                settings_of = dataclasses.replace(settings_of, **{field.name: choice})
-            except ValueError:
-                continue
-            break
+        for value in other_values(settings_of, field.name, generator):
+            with contextlib.suppress(ValueError):
+                settings_of = dataclasses.replace(settings_of, **{field.name: value})
+                break
     return settings_of
 
 
@@ -121,6 +122,9 @@ def refusal(function, *arguments) -> str:
     assert message.splitlines() == [message]
     assert message.endswith((".", "?"))
     return message
+
+
+composed_once = pytest.fixture(scope="module", autouse=True)(compose_once)
 
 
 # Files
@@ -139,9 +143,7 @@ def test_settings_of_every_kind_come_back_bit_for_bit(tmp_path, method, backbone
     path = write_tuned(tmp_path, base, best, GIVEN_HEAD)
     assert path == tmp_path / method / (backbone + ("[bert,frozen]" if text else "")) / "mosi.yaml"
     ((key, found),) = read_tuned(tmp_path).items()
-    assert key == (method, base.backbone_label, "mosi")
-    assert found.path == path
-    assert found.head == GIVEN_HEAD
+    assert (key, found.path, found.head) == ((method, base.backbone_label, "mosi"), path, GIVEN_HEAD)
     assert found.digest == hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     again = with_changes(base, found.method, found.backbone)
     assert repr(again) == repr(best)
@@ -175,13 +177,6 @@ def test_a_minus_before_zero_and_the_type_of_a_number_count(tmp_path):
     assert repr(found.method) == "{'xi1': 1.0, 'alpha': 1e-05, 'n_ratio': 2.0}"
 
 
-def test_settings_that_are_those_of_before_are_no_settings(tmp_path):
-    cell = make_cell()
-    write_tuned(tmp_path, cell, dataclasses.replace(cell, seed=7), GIVEN_HEAD)
-    (found,) = read_tuned(tmp_path).values()
-    assert (found.method, found.backbone) == ({}, {})
-
-
 def test_a_file_says_what_it_is_and_its_head_comes_first(tmp_path):
     base = make_cell()
     text = write_tuned(tmp_path, base, with_changes(base, {"alpha": 0.5}), GIVEN_HEAD).read_text()
@@ -198,8 +193,7 @@ def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
     before = path.read_bytes()
 
     def full(self, content):
-        with self.open("wb") as file:
-            file.write(content[:20])
+        self.open("wb").write(content[:20])
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
@@ -314,11 +308,8 @@ def test_a_file_needs_all_of_its_head(file):
     assert found.head["found_by"] == "me"
 
 
-FOREIGN = {
-    "mosi.yaml": "only METHOD/BACKBONE/DATASET.yaml may lie below",
-    "powmix/mosi.yaml": "only METHOD/BACKBONE/DATASET.yaml may lie below",
-    "powmix/tfn/mosi/x.yaml": "only METHOD/BACKBONE/DATASET.yaml may lie below",
-    "powmix/tfn/mosei.yml": "only METHOD/BACKBONE/DATASET.yaml may lie below",
+DEPTHS = ("mosi.yaml", "powmix/mosi.yaml", "powmix/tfn/mosi/x.yaml", "powmix/tfn/mosei.yml")
+FOREIGN = dict.fromkeys(DEPTHS, "only METHOD/BACKBONE/DATASET.yaml may lie below") | {
     "pwmix/tfn/mosi.yaml": "Unknown method 'pwmix'; allowed: ",
     "powmix/tfm/mosi.yaml": "Unknown backbone 'tfm'; allowed: ",
     "powmix/tfn[brt]/mosi.yaml": "Unknown backbone 'tfn[brt]'; allowed: ",
@@ -334,56 +325,31 @@ def test_files_in_the_wrong_place(file, place):
     assert message.startswith(f"{str(other)!r} cannot be used: {FOREIGN[place]}")
 
 
-def test_what_is_no_settings_file_is_left_alone(file):
-    folder = file.parents[2]
+def test_what_is_no_settings_file_is_left_alone_and_links_are_followed(file, tmp_path):
+    folder, shared = file.parents[2], tmp_path / "mine"
     for place in ("README.md", ".hidden.yaml", ".cache/x.yaml", "powmix/tfn/.mosi.yaml.123", "powmix/notes"):
         (folder / place).parent.mkdir(exist_ok=True)
         (folder / place).write_text("{")
-    assert list(read_tuned(folder)) == [("powmix", "tfn", "mosi")]
-
-
-def test_a_folder_behind_a_link_is_read(file, tmp_path):
-    shared = tmp_path / "mine"
     shared.mkdir()
     (shared / "powmix").symlink_to(file.parents[1])
-    assert list(read_tuned(shared)) == [("powmix", "tfn", "mosi")]
+    for place in (folder, shared):
+        assert list(read_tuned(place)) == [("powmix", "tfn", "mosi")]
 
 
 def test_without_a_file_there_is_nothing_to_use(tmp_path, file):
-    assert refusal(read_tuned, tmp_path / "absent").startswith(
-        f"tuned={str(tmp_path / 'absent')!r} is no folder"
-    )
+    absent, empty = tmp_path / "absent", tmp_path / "empty"
+    assert refusal(read_tuned, absent).startswith(f"tuned={str(absent)!r} is no folder")
     assert "is no folder" in refusal(read_tuned, file)
-    (tmp_path / "empty").mkdir()
-    assert "holds no settings" in refusal(read_tuned, tmp_path / "empty")
+    (empty / "powmix" / "tfn" / "mosi.yaml").mkdir(parents=True)
+    assert "holds no settings" in refusal(read_tuned, empty)
 
 
 def test_a_file_without_the_right_to_read(file, monkeypatch):
-    def denied(_):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(Path, "read_bytes", denied)
-    message = refusal(read_tuned, file.parents[2])
-    assert message == f"{str(file)!r} cannot be read: Permission denied."
-
-
-def test_a_folder_in_the_place_of_a_file_holds_no_settings(tmp_path):
-    (tmp_path / "powmix" / "tfn" / "mosi.yaml").mkdir(parents=True)
-    assert "holds no settings" in refusal(read_tuned, tmp_path)
+    monkeypatch.setattr(Path, "read_bytes", Mock(side_effect=PermissionError(13, "Permission denied")))
+    assert refusal(read_tuned, file.parents[2]) == f"{str(file)!r} cannot be read: Permission denied."
 
 
 # Plans
-
-
-@pytest.fixture(scope="module", autouse=True)
-def composed_once():
-    """Let Hydra compose each profile once: it takes most of the time of a short test."""
-    once = functools.cache(lambda name, overrides: compose(name, list(overrides)))
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(
-            "harness.config.compose.compose", lambda name, overrides: once(name, tuple(overrides)).copy()
-        )
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -417,33 +383,26 @@ def test_only_combinations_with_a_file_take_its_settings(plan, tune, tmp_path):
     asked = "methods=[none,powmix,ms_mix,'powmix{n_ratio:2.0}',powmix[dynamic],'powmix{}']"
     plain, tuned = plan(asked), plan(asked, f"tuned={tmp_path / 'tuned'}")
     digests = {path: hashlib.sha256(path.read_bytes()).hexdigest()[:12] for path in (powmix, none)}
+    changes = {
+        ("powmix", "tfn", "synthetic_mosi"): (powmix, {"alpha": 0.5}, {"learning_rate": 0.25}),
+        ("none", "lmf", "synthetic_sims"): (none, {}, {"audio_dropout": 0.125}),
+    }
     wanted, tags = [], {}
-    variants = 0
     for cell in plain.cells:
         is_plain = cell.method_settings == METHODS[cell.method].Settings()
-        place = (cell.method, cell.backbone, cell.dataset)
-        changes, path = {}, None
-        if is_plain and place == ("powmix", "tfn", "synthetic_mosi"):
-            changes, path = {"method": {"alpha": 0.5}, "backbone": {"learning_rate": 0.25}}, powmix
-        if is_plain and place == ("none", "lmf", "synthetic_sims"):
-            changes, path = {"backbone": {"audio_dropout": 0.125}}, none
-        new = with_changes(cell, **changes)
-        wanted.append(new)
-        variants += not is_plain
-        if path is not None:
-            changed_backbone = "true" if "backbone" in changes else "false"
-            tags[new.cell_id] = {"tuned": digests[path], "tuned_backbone": changed_backbone}
-    # powmix{} stays as it was, beside the tuned powmix.
-    wanted += [
-        c for c in plain.cells if c.cell_id not in {w.cell_id for w in wanted} and c.method == "powmix"
-    ]
+        path, *changed = changes.get((cell.method, cell.backbone, cell.dataset), (None,))
+        if not is_plain or path is None:
+            wanted.append(cell)
+            continue
+        wanted.append(with_changes(cell, *changed))
+        tags[wanted[-1].cell_id] = {"tuned": digests[path], "tuned_backbone": "true"}
+        if cell.method == "powmix":
+            wanted.append(cell)  # powmix{} stays as it was, beside the tuned powmix
     assert {cell.cell_id for cell in tuned.cells} == {cell.cell_id for cell in wanted}
-    assert [cell for cell in tuned.cells if cell.method != "powmix"] == [
-        cell for cell in wanted if cell.method != "powmix"
-    ]
+    others = [[cell for cell in cells if cell.method != "powmix"] for cells in (tuned.cells, wanted)]
+    assert others[0] == others[1]
     assert tuned.tags == tags
     assert len(tags) == 4
-    assert variants == 2 * 2 * 2 * 2
     assert (plain.tags, plain.notes) == ({}, ())
     assert tuned.notes == (
         "Tuned settings: 2 of 12 combinations; the configuration's own for: "
@@ -476,18 +435,13 @@ def test_a_file_of_no_changes_gives_the_same_cells_tagged(plan, tune, tmp_path):
 
 def test_a_file_stands_above_the_configuration_and_below_its_bounds(plan, tune, tmp_path):
     tune("powmix", "tfn", "synthetic_mosi", {"alpha": 0.5}, {"learning_rate": 0.25, "max_epochs": 77})
-    names = (
-        "backbones=[tfn]",
-        "datasets=[synthetic_mosi]",
-        "methods=[powmix]",
-        f"tuned={tmp_path / 'tuned'}",
-    )
+    names = ("backbones=[tfn]", "datasets=[synthetic_mosi]", "methods=[powmix]")
+    names += (f"tuned={tmp_path / 'tuned'}",)
     quick = plan("profile=quick", *names, "method.powmix.n_ratio=2.0").cells[0]
     plain = plan("profile=quick", *names[:3]).cells[0]
     assert plain.backbone_settings.learning_rate == 0.003, "the profile's own"
-    assert quick == with_changes(
-        plain, {"alpha": 0.5, "n_ratio": 2.0}, {"learning_rate": 0.25, "max_epochs": 77}
-    )
+    of_backbone = {"learning_rate": 0.25, "max_epochs": 77}
+    assert quick == with_changes(plain, {"alpha": 0.5, "n_ratio": 2.0}, of_backbone)
     assert plan(*names, "train.max_epochs=3").cells[0].backbone_settings.max_epochs == 3
 
 
