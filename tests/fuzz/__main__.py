@@ -21,9 +21,8 @@ SUMMARY = Path(__file__).with_name("summary.json")
 
 
 def options(arguments):
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
     parser.add_argument("--cases", type=int, default=CASES, help="MMSA files")
     parser.add_argument("--stored", type=int, default=STORED, help="the project's own stored files")
     parser.add_argument("--seed", type=int, default=SEED)
@@ -32,30 +31,30 @@ def options(arguments):
 
 
 def fuzz(reader, seed, cases):
-    """Run cases and tell of those that ended badly; returns what is counted of each."""
-    found = []
-    for said in run_cases(reader, seed, range(cases)):
-        if said["ending"] in BAD:
-            print(f"{reader} {seed} {said['case']}: {said['kind']} {said['ending']}: {said['detail']}")
-        found.append(said)
-    print(f"{reader}: {dict(Counter(said['ending'] for said in found))}", flush=True)
-    return found
+    """Run cases and print those that ended badly; returns the results of all."""
+    results = []
+    for result in run_cases(reader, seed, range(cases)):
+        if result["ending"] in BAD:
+            print(reader, seed, *(result[key] for key in ("case", "kind", "ending", "detail")))
+        results.append(result)
+    print(f"{reader}: {dict(Counter(result['ending'] for result in results))}", flush=True)
+    return results
 
 
-def summarize(found, of_kinds=True):
+def summarize(results, of_kinds=True):
     """Counts of endings, of kinds of change by ending, of stages, and the most memory and time."""
-    endings = Counter(said["ending"] for said in found)
-    kinds = Counter((said["kind"], said["ending"]) for said in found)
-    summary = {"cases": len(found)} | {name: endings[name] for name in GOOD + BAD}
+    endings = Counter(result["ending"] for result in results)
+    kinds = Counter((result["kind"], result["ending"]) for result in results)
+    summary = {"cases": len(results)} | {name: endings[name] for name in GOOD + BAD}
     if of_kinds:
-        names = sorted({said["kind"] for said in found})
+        names = sorted({result["kind"] for result in results})
         summary["by_change"] = {kind: {name: kinds[kind, name] for name in GOOD} for kind in names}
-    summary["by_stage"] = dict(sorted(Counter(said["stage"] for said in found).items()))
-    summary["largest_file"] = max(said["size"] for said in found)
-    summary["peak_memory_mib"] = round(max(said["peak"] for said in found) / 2**20, 1)
-    shares = (said["peak"] / (SPARE + TIMES * said["size"]) for said in found)
+    summary["by_stage"] = dict(sorted(Counter(result["stage"] for result in results).items()))
+    summary["largest_file"] = max(result["size"] for result in results)
+    summary["peak_memory_mib"] = round(max(result["peak"] for result in results) / 2**20, 1)
+    shares = (result["peak"] / (SPARE + TIMES * result["size"]) for result in results)
     summary["peak_memory_over_allowance"] = round(max(shares), 3)
-    summary["slowest_s"] = round(max(said.get("s", CASE_S) for said in found), 2)
+    summary["slowest_s"] = round(max(result.get("s", CASE_S) for result in results), 2)
     return summary
 
 
@@ -63,10 +62,10 @@ def main(arguments=None):
     """Fuzz, and write the summary if all is well; returns the exit status."""
     given = options(arguments)
     files, others = fuzz("mmsa", given.seed, given.cases), fuzz("stored", given.seed, given.stored)
-    if any(said["ending"] in BAD for said in files + others):
+    if any(result["ending"] in BAD for result in files + others):
         print("FAILED", file=sys.stderr)
         return 1
-    kinds = {name: [said for said in others if said["kind"].startswith(f"{name}: ")] for name in TARGETS}
+    kinds = {name: [one for one in others if one["kind"].startswith(f"{name}: ")] for name in TARGETS}
     summary = {
         "seed": given.seed,
         "allowance_bytes": f"{SPARE} + {TIMES} x file",

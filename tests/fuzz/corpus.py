@@ -8,57 +8,42 @@ import numpy as np
 
 from backbones.batch import MODALITIES
 from tests.fuzz.contents import ARRAYS, cast
-from tests.harness.data.test_mmsa import as_lists, as_objects, as_types, make_content
+from tests.harness.data.test_mmsa import as_lists, as_objects, as_types, change_splits, make_content
 from tests.harness.data.test_unpickle import with_old_numpy_names
 
 PROTOCOLS = (2, 3, 4, 5)
 
 
-def aligned():
-    """As many steps in every modality, and no lengths."""
-    content = make_content(seed=5, with_lengths=False)
-    for parts in content.values():
-        for m in MODALITIES:
-            parts[m] = np.ones((len(parts["id"]), 6, parts[m].shape[2]), np.float32)
-            parts[m][:, 4:] = 0
-        parts["text_bert"][:, 1] = [1, 1, 1, 1, 0, 0]
-    return content
+def aligned(parts):
+    """As many steps in every modality."""
+    for m in MODALITIES:
+        parts[m] = np.ones((len(parts["id"]), 6, parts[m].shape[2]), np.float32)
+        parts[m][:, 4:] = 0
+    parts["text_bert"][:, 1] = [1, 1, 1, 1, 0, 0]
 
 
-def in_fortran_order():
-    content = make_content(seed=6)
-    for parts in content.values():
-        for key in (*MODALITIES, "text_bert"):
-            parts[key] = np.asfortranarray(parts[key])
-    return content
+def in_fortran_order(parts):
+    for key in (*MODALITIES, "text_bert"):
+        parts[key] = np.asfortranarray(parts[key])
 
 
-def with_numpy_scalars():
+def with_numpy_scalars(parts):
     """Labels and lengths as lists of numpy's numbers, ids as numpy's text."""
-    content = make_content(seed=7)
-    for parts in content.values():
-        parts["regression_labels"] = list(parts["regression_labels"])
-        parts["audio_lengths"] = [np.int64(n) for n in parts["audio_lengths"]]
-        parts["id"] = np.array(parts["id"])
-    return content
+    parts["regression_labels"] = list(parts["regression_labels"])
+    parts["audio_lengths"] = [np.int64(n) for n in parts["audio_lengths"]]
+    parts["id"] = np.array(parts["id"])
 
 
-def with_other_keys():
+def with_other_keys(parts):
     """Keys that the reader does not know, and numpy's text of variable width."""
-    content = make_content(seed=8)
-    for parts in content.values():
-        parts["id"] = np.array(parts["id"], np.dtypes.StringDType())
-        parts["annotations"] = {"Negative"}
-        parts["vocabulary"] = {("word", 1): 2.5, 3: b"bytes", "complex": 1j, None: bytearray(b"abc")}
-    return content
+    parts["id"] = np.array(parts["id"], np.dtypes.StringDType())
+    parts["annotations"] = {"Negative"}
+    parts["vocabulary"] = {("word", 1): 2.5, 3: b"bytes", "complex": 1j, None: bytearray(b"abc")}
 
 
-def as_long_doubles():
-    content = make_content(seed=4)
-    for parts in content.values():
-        for key in ARRAYS:
-            parts[key] = cast(parts[key], "g")
-    return content
+def as_long_doubles(parts):
+    for key in ARRAYS:
+        parts[key] = cast(parts[key], "g")
 
 
 CONTENTS = {
@@ -66,15 +51,15 @@ CONTENTS = {
     "in front": lambda: make_content(seed=1, in_front=True),
     "no lengths": lambda: make_content(seed=2, with_lengths=False),
     "no tokens": lambda: make_content(seed=3, with_tokens=False),
-    "aligned": aligned,
-    "fortran": in_fortran_order,
-    "scalars": with_numpy_scalars,
-    "other keys": with_other_keys,
+    "aligned": lambda: change_splits(aligned, seed=5, with_lengths=False),
+    "fortran": lambda: change_splits(in_fortran_order, seed=6),
+    "scalars": lambda: change_splits(with_numpy_scalars, seed=7),
+    "other keys": lambda: change_splits(with_other_keys, seed=8),
     "lists": lambda: as_lists(make_content(seed=4)),
     "objects": lambda: as_objects(make_content(seed=4)),
     "float16": lambda: as_types(make_content(seed=4), "f2"),
     "float64": lambda: as_types(make_content(seed=4), "f8"),
-    "long double": as_long_doubles,
+    "long double": lambda: change_splits(as_long_doubles, seed=4),
     "big-endian": lambda: as_types(make_content(seed=4), ">f4"),
     "int8": lambda: as_types(make_content(seed=4), "i1"),
 }

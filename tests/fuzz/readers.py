@@ -30,7 +30,7 @@ class Case:
 
 
 def mmsa(folder, read=lambda path: read_mmsa(path, 3.0)):
-    """Cases of a mutated MMSA file, read by ``read``."""
+    """A maker of cases: a mutated MMSA file each, read by ``read``."""
     path = folder / "file.pkl"
 
     def run():
@@ -86,7 +86,11 @@ def stored(folder):
     """Cases of the stored files, one kind after another; of each kind's files one is changed."""
     from tests.fuzz.stored import TARGETS
 
-    makers = [one_kind(folder, name, target) for name, target in TARGETS.items()]
+    return in_turn(one_kind(folder, name, target) for name, target in TARGETS.items())
+
+
+def in_turn(makers):
+    makers = list(makers)
     return lambda generator, number: makers[number % len(makers)](generator)
 
 
@@ -114,8 +118,7 @@ def one_kind(folder, name, target):
 
 def broken(folder):
     """A reader after another that must be found out."""
-    makers = [mmsa(folder, read) for read, _ in BROKEN.values()]
-    return lambda generator, number: makers[number % len(makers)](generator)
+    return in_turn(mmsa(folder, read) for read, _ in BROKEN.values())
 
 
 def crash(_):

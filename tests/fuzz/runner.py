@@ -17,6 +17,7 @@ import json
 import logging
 import os
 import random
+import re
 import resource
 import select
 import subprocess
@@ -32,6 +33,9 @@ from tests.support.paths import ROOT
 
 GOOD = ("accepted", "refused")
 BAD = ("escaped", "invalid", "payload", "greedy", "crashed", "hung")
+# The child finds the project and the tests, and draws no other numbers than this process.
+ENVIRONMENT = {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "0"}
+ENVIRONMENT |= {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
 CASE_S = 20
 START_S = 120
 ADDRESS_SPACE = 2**30
@@ -78,32 +82,31 @@ class Watch:
 
 def memory(kind):
     """Bytes of this process, as the kernel counts them."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{kind}:"):
-            return int(line.split()[1]) * 1024
-    return 0
+    return 1024 * int(re.search(rf"^{kind}:\s*(\d+)", Path("/proc/self/status").read_text(), re.M)[1])
 
 
 def judge(case, watch):
-    """Run one case; returns what is to be said of it."""
-    said = {"kind": case.kind, "size": case.size, "stage": "", "detail": ""}
-    started = time.perf_counter()
+    """Run one case; returns its row of results."""
+    started, detail = time.perf_counter(), ""
     with watch:
         try:
-            ending, stage = "accepted", case.run()
+            stage = case.run()
             ending = "accepted" if stage else "invalid"
         except case.clean as error:
-            ending, stage, said["detail"] = "refused", case.stage(error), str(error)
-            if not sentence(str(error)) or "more memory than there is" in str(error):
-                ending = "escaped"
+            stage, detail = case.stage(error), str(error)
+            clean = sentence(detail) and "more memory than there is" not in detail
+            ending = "refused" if clean else "escaped"
         except BaseException as error:
-            ending, stage = "escaped", "escaped"
-            said["detail"] = "".join(traceback.format_exception(error)[-3:])
+            ending, stage, detail = "escaped", "escaped", "".join(traceback.format_exception(error)[-3:])
     if watch.peak > 2 * (SPARE + TIMES * case.size) + 2**26:
         ending = "greedy"
     if watch.events:
-        ending, said["detail"] = "payload", "; ".join(watch.events)
-    return said | {"ending": ending, "stage": stage, "peak": watch.peak, "s": time.perf_counter() - started}
+        ending, detail = "payload", "; ".join(watch.events)
+    return row(case.kind, case.size, stage, ending, detail, watch.peak) | {"s": time.perf_counter() - started}
+
+
+def row(kind, size, stage, ending, detail, peak):
+    return {"kind": kind, "size": size, "stage": stage, "ending": ending, "detail": detail, "peak": peak}
 
 
 def sentence(text):
@@ -124,17 +127,16 @@ def serve(reader, seed, first, last):
         make = READERS[reader](Path(files))
         watch = Watch(Path(empty), files)
         # What is imported or kept at first is not the cases'.
-        for number in range(WARM):
-            if reader != "broken":
-                judge(make(random.Random(f"warm {number}"), number), watch)
+        for number in range(0 if reader == "broken" else WARM):
+            judge(make(random.Random(f"warm {number}"), number), watch)
         gc.collect()
         gc.freeze()
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_AS, (memory("VmSize") + ADDRESS_SPACE,) * 2)
         print(json.dumps({"ready": True}), file=out, flush=True)
         for number in range(first, last):
-            said = judge(make(random.Random(f"{seed} {number}"), number), watch)
-            print(json.dumps({"case": number, **said}), file=out, flush=True)
+            result = judge(make(random.Random(f"{seed} {number}"), number), watch)
+            print(json.dumps({"case": number, **result}), file=out, flush=True)
         os.chdir("/")
 
 
@@ -145,16 +147,16 @@ def run_cases(reader, seed, cases, case_s=CASE_S):
     """What became of each of the cases (a range), one dict after another."""
     number = cases.start
     while number < cases.stop:
-        for said in child_says(reader, seed, number, cases.stop, case_s):
-            yield said
-            number = said["case"] + 1
+        for result in results_of_child(reader, seed, number, cases.stop, case_s):
+            yield result
+            number = result["case"] + 1
 
 
-def child_says(reader, seed, first, last, case_s):
-    """The answers of one child, and at the end, if need be, how it went down."""
+def results_of_child(reader, seed, first, last, case_s):
+    """The rows of one child, and at the end, if need be, how it went down."""
     command = [sys.executable, "-m", "tests.fuzz.runner", reader, str(seed), str(first), str(last)]
     with tempfile.TemporaryFile() as errors:
-        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=environment())
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=os.environ | ENVIRONMENT)
         number, ready, ending = first, False, "crashed"
         try:
             while number < last:
@@ -164,11 +166,10 @@ def child_says(reader, seed, first, last, case_s):
                 line = child.stdout.readline()
                 if not line.endswith(b"\n"):
                     break
-                said = json.loads(line)
-                ready = True
-                if "case" in said:
-                    number = said["case"] + 1
-                    yield said
+                result, ready = json.loads(line), True
+                if "case" in result:
+                    number = result["case"] + 1
+                    yield result
         finally:
             if number < last:
                 child.kill()
@@ -178,25 +179,7 @@ def child_says(reader, seed, first, last, case_s):
         detail = f"status {status}: {errors.read()[-500:].decode(errors='replace')}"
     assert ready, f"the child did not start, {detail}"
     if number < last:
-        yield {
-            "case": number,
-            "kind": "",
-            "size": 0,
-            "stage": ending,
-            "ending": ending,
-            "detail": detail,
-            "peak": 0,
-        }
-
-
-def environment():
-    """The child finds the project and the tests, and draws no other numbers than this process."""
-    return os.environ | {
-        "PYTHONPATH": str(ROOT),
-        "PYTHONHASHSEED": "0",
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "OMP_NUM_THREADS": "1",
-    }
+        yield {"case": number, **row("", 0, ending, ending, detail, 0)}
 
 
 if __name__ == "__main__":

@@ -114,13 +114,6 @@ UNKNOWN = {
     "methods=[ms_mix{dleta:0.4}]": "Unknown setting of method ms_mix 'dleta'; … Did you mean 'delta'?",
     "backbones=[tfm]": "Unknown backbone 'tfm'; allowed: … Did you mean 'tfn'?",
     "datasets=[synthetic_mossi]": "Unknown dataset 'synthetic_mossi'; give … Did you mean 'synthetic_mosi'?",
-    "stdy=a": "Unknown setting 'stdy'; allowed: … Did you mean 'study'?",
-    "occlusion.ratio=[0]": "Unknown setting 'occlusion.ratio'; … Did you mean 'occlusion.ratios'?",
-    "method.ms_mix.dleta=1": "Unknown setting 'method.ms_mix.dleta'; … Did you mean 'method.ms_mix.delta'?",
-    "backbone.tfn.txt_out=1": "Unknown setting 'backbone.tfn.txt_out'; … 'backbone.tfn.text_out'?",
-    "dataset.mine.pth=x": "Unknown setting 'dataset.mine.pth'; … Did you mean 'dataset.mine.path'?",
-    "profile=papr": "Unknown profile 'papr'; allowed: paper, quick. Did you mean 'paper'?",
-    "launcher=rya": "Unknown launcher 'rya'; allowed: inline, processes, ray. Did you mean 'ray'?",
     "launcher.name=rya": "Unknown launcher 'rya'; allowed: inline, processes, ray. …",
     "device=gpu": "Unknown device 'gpu'; allowed: auto, cpu, cuda.",
     "precision=fp23": "Unknown precision 'fp23'; allowed: bf16, fp32, tf32. Did you mean 'fp32'?",
@@ -152,16 +145,12 @@ NUMBERS = {
     "occlusion.ratios=[nan]": "[0, 1], got nan",
     "occlusion.train_ratios=[0.5,2]": "[0, 1], got 2.0",
     "jobs=0": "jobs must be at least 1, got 0",
-    "jobs=-2": "jobs must be at least 1, got -2",
     "jobs_per_gpu=0": "jobs_per_gpu must be at least 1, got 0",
-    "compile=maybe": "compile='maybe'",
     "precision=bf16 device=cpu": "precision=bf16 needs device=cuda, and this would run on the CPU; use",
     "cell.threads=0": "cell.threads must be at least 1, got 0",
     "train.max_epochs=0": "train.max_epochs must be at least 1, got 0",
-    "train.patience=-1": "train.patience must be at least 1, got -1",
     "train.max_batches=-1": "train.max_batches must be at least 1, got -1",
     "dataset.synthetic_mosi.clips=-5": "clips=-5 is not allowed; three splits take 12 to 100000 clips",
-    "dataset.synthetic_mosi.clips=0": "clips=0 is not allowed",
     "dataset.synthetic_mosi.seed=-1": "seed=-1 is negative",
     **{
         f"dataset.synthetic_mosi.label_scale={value}": f"label_scale must be a positive number, got {value}"
@@ -184,8 +173,6 @@ NUMBERS = {
     "occlusion.protocols=[]": "need at least one value",
     "occlusion.protocols=[train] occlusion.ratios=[0.5] occlusion.train_ratios=[]": "at least one ratio",
     "var_dir=": "var_dir is empty",
-    "seeds=[1.5]": "1.5",
-    "jobs=two": "jobs='two'",
 }
 
 
@@ -247,16 +234,14 @@ def test_data_without_a_place(refused, tmp_path):
 def test_no_right_to_write(refused, bad, tmp_path, monkeypatch):
     file = tmp_path / "file"
     file.write_text("in the way")
-    for more in ([], ["datasets=[mine]", f"dataset.mine.path={bad / 'good'}"]):
-        message = refused(*more, var=file / "var")
-        assert str(file / "var") in message
-        assert "cannot be written: Not a directory" in message
-
-    monkeypatch.setattr(Path, "mkdir", Mock(side_effect=PermissionError(13, "Permission denied")))
-    for more in ([], ["datasets=[mine]", f"dataset.mine.path={bad / 'good'}"]):
-        message = refused(*more)
-        assert str(tmp_path / "var") in message
-        assert "cannot be written: Permission denied" in message
+    mine = ["datasets=[mine]", f"dataset.mine.path={bad / 'good'}"]
+    for reason, folder in (("Not a directory", file / "var"), ("Permission denied", tmp_path / "var")):
+        if folder.parent == tmp_path:
+            monkeypatch.setattr(Path, "mkdir", Mock(side_effect=PermissionError(13, reason)))
+        for more in ([], mine):
+            message = refused(*more, var=folder)
+            assert str(folder) in message
+            assert f"cannot be written: {reason}" in message
 
 
 @pytest.mark.parametrize("call", ["is_file", "open"])
@@ -303,10 +288,8 @@ def test_profiles_plan(plan, profile):
     assert {cell.dataset for cell in found.cells} == set(found.datasets) == set(config.datasets)
     assert found.study == profile
     if profile == "paper":
-        ratios = tuple(k / 10 for k in range(10))
-        assert {(c.ratios, c.train_ratio) for c in found.cells} == {
-            (ratios, 0.0), *(((0.0,), r) for r in (0.1, 0.3, 0.5, 0.7))
-        }  # fmt: skip
+        wanted = {((0.0,), ratio) for ratio in (0.1, 0.3, 0.5, 0.7)} | {(tuple(np.arange(10) / 10), 0.0)}
+        assert {(c.ratios, c.train_ratio) for c in found.cells} == wanted
         for cell in found.cells:
             published = BACKBONES[cell.backbone].published[cell.dataset]
             assert {k: getattr(cell.backbone_settings, k) for k in published} == dict(published)
@@ -365,9 +348,8 @@ def test_bounds_reach_the_cells(plan):
     assert (cell.max_batches, cell.threads) == (4, 2)
     default = plan(*SMALL).cells[0]
     assert default.backbone_settings.max_epochs == BACKBONES["tfn"].Settings().max_epochs
-    assert dataclasses.replace(
-        cell, backbone_settings=default.backbone_settings, max_batches=None, threads=1
-    ) == default  # fmt: skip
+    changes = {"backbone_settings": default.backbone_settings, "max_batches": None, "threads": 1}
+    assert dataclasses.replace(cell, **changes) == default
 
 
 @pytest.mark.parametrize(
@@ -396,11 +378,9 @@ def test_simsv2_takes_the_settings_of_sims(plan):
 
 def test_aligned_and_unaligned_are_different_data(plan):
     for name in ("mosi", "synthetic_mosi"):
-        cells = [
-            plan(*SMALL, f"datasets=[{name}]", f"dataset.{name}.aligned={flag}").cells[0]
-            for flag in ("false", "true")
-        ]
-        assert cells[0].fingerprint != cells[1].fingerprint
+        keys = (f"dataset.{name}.aligned=false", f"dataset.{name}.aligned=true")
+        apart, aligned = (plan(*SMALL, f"datasets=[{name}]", key).cells[0] for key in keys)
+        assert apart.fingerprint != aligned.fingerprint
 
 
 def test_files_are_read_once_and_again_when_their_bytes_change(root, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from threading import Barrier
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -107,10 +108,7 @@ def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="file' cannot be written"):
         save_dataset(make_dataset(), tmp_path / "file")
 
-    def denied(*_, **__):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(np, "save", denied)
+    monkeypatch.setattr(np, "save", Mock(side_effect=PermissionError(13, "Permission denied")))
     with pytest.raises(UserError, match="cache' cannot be written: Permission denied"):
         save_dataset(make_dataset(), tmp_path / "cache")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
