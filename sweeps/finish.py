@@ -38,7 +38,7 @@ def conclude(config: Any, plan: Plan, tracker: Tracker, supply: Trials) -> Itera
 
 def _plots(tracker: Tracker, supply: Trials) -> None:
     """Optuna's plots of each search that has new trials, in a folder of its own and with the study's run."""
-    from sweeps.plots import draw
+    from sweeps.plots import write_plots
 
     for search in supply.searches:
         base = search.bases[0]
@@ -48,7 +48,7 @@ def _plots(tracker: Tracker, supply: Trials) -> None:
             note = " (synthetic stand-in data)" if base.dataset in supply.synthetic else ""
             with answers(search.address):
                 title = f"Sweep {supply.sweep}: {base.backbone_label}, {base.dataset}{note}"
-                draw(search.study, folder, title)
+                write_plots(search.study, folder / "plots.html", title)
             tracker.attach(folder, place.as_posix())
 
 

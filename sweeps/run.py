@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from harness.cli import importing, leave, make_console, run_command
 from harness.launchers.choose import open_launcher
-from harness.study.display import show_datasets
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -63,6 +62,8 @@ def _run(arguments: Sequence[str]) -> int:
     space = space_of(config)
     check_request(config, space, given_keys(arguments))
     config.methods, config.occlusion.protocols = [space.method], ["test"]
+    from harness.study.display import show_datasets
+
     console = make_console()
     plan = make_plan(config, given_keys(arguments))
     show_datasets(console, plan)
