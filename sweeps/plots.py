@@ -44,7 +44,8 @@ def write_plots(study: optuna.Study, path: Path, title: str) -> None:
     # A copy: the storage is read once, and none of its errors is taken for that of a plot.
     copy = optuna.create_study(direction=study.direction)
     copy.add_trials(study.get_trials(deepcopy=False))
-    figures, notes = [], []
+    figures: list[str] = []
+    notes: list[str] = []
     for name, plot in _plots(copy, str(study.user_attrs.get("objective", "objective"))).items():
         try:
             with _optuna_warnings(notes):

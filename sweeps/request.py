@@ -10,7 +10,8 @@ from harness.errors import UserError, unknown
 from harness.metrics import METRICS
 from harness.plan import check_name
 from methods import METHODS
-from sweeps.space import Space, load_space
+from sweeps.space import Space
+from sweeps.space_file import load_space
 
 PARAMS = ("delta", "xi", "alpha", "heads", "all")
 
@@ -43,12 +44,12 @@ def check_request(config: Any, space: Space, given: Collection[str]) -> None:
     if sweep.objective not in allowed:
         raise unknown("sweep.objective", sweep.objective, allowed)
     if sweep.trials < 1:
-        raise UserError(f"sweep.trials must be at least 1, however: {sweep.trials}.")
+        raise UserError(f"sweep.trials must be at least 1, got {sweep.trials}.")
     if sweep.retries < 0:
-        raise UserError(f"sweep.retries must be at least 0, however: {sweep.retries}.")
+        raise UserError(f"sweep.retries must be at least 0, got {sweep.retries}.")
     for share in sweep.prune_at:
         if not 0 < share < 1:
-            raise UserError(f"sweep.prune_at takes shares of the epochs in (0, 1), however: {share}.")
+            raise UserError(f"sweep.prune_at takes shares of the epochs in (0, 1), got {share}.")
     check_name(sweep_name(config), "sweep.name", "sweep")
     if config.tuned is not None:
         raise UserError("A sweep begins with the settings of the configuration; leave out tuned=DIR.")

@@ -201,7 +201,7 @@ class Search:
         budget = {**asdict(self.budget), "trials": self.total, "epochs": epochs}
         if self.space.sampler == "grid":
             del budget["prune_at"]
-        return {"space": self.space.plain(), "budget": budget, "cell": cell, "device": self.device}
+        return {"space": self.space.to_json(), "budget": budget, "cell": cell, "device": self.device}
 
     def _enqueue(self, trials: list[FrozenTrial], retry_diverged: bool) -> None:
         """Put in the queue what is missing there: trials that failed, points of the grid, or places."""
@@ -215,7 +215,7 @@ class Search:
             present = [_given(t) for t in first]
             missing = [point for point in self.space.points() if point not in present]
         else:
-            places = [self.space.default(self.bases[0]) or {}, *[{}] * (self.total - 1)]
+            places = [self.space.default(self.bases[0]), *[{}] * (self.total - 1)]
             missing = places[len(first) :]
         for values in missing:
             self.study.enqueue_trial(values)

@@ -24,7 +24,7 @@ from harness.launchers.job import _truth
 from harness.study.unlogged import Entry, Spool
 from harness.train.checkpoint import Checkpoint
 from harness.train.result import Predictions, Result
-from sweeps.space import FOLDER, read_space
+from sweeps.space_file import FOLDER, read_space
 from tests.fuzz import mutations as fuzz_mutations
 from tests.fuzz.programs import CANARY
 from tests.harness.data.test_store import make_dataset

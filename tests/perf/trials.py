@@ -24,7 +24,7 @@ from harness.tracking.tracker import Tracker
 from harness.train.result import Result
 from sweeps.display import SweepDisplay
 from sweeps.search import Search
-from sweeps.space import load_space
+from sweeps.space_file import load_space
 from sweeps.trials import Trials, make_supply
 from tests.perf.jobs import ready_result
 from tests.perf.rows import Part, Row
