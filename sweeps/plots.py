@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import optuna
+import optuna.visualization
 from optuna.search_space import intersection_search_space
-from optuna.visualization import (
-    plot_contour,
-    plot_intermediate_values,
-    plot_optimization_history,
-    plot_parallel_coordinate,
-    plot_param_importances,
-    plot_slice,
-)
 from plotly.io import to_html
 from plotly.offline import get_plotlyjs
 
+from harness.errors import one_line
 from harness.files import replacing
 
+PLOTS = (
+    "plot_optimization_history",
+    "plot_param_importances",
+    "plot_slice",
+    "plot_contour",
+    "plot_parallel_coordinate",
+)
 TEMPLATE = Path(__file__).with_name("plots.html")
 
 
@@ -46,16 +45,15 @@ def write_plots(study: optuna.Study, path: Path, title: str) -> None:
     copy.add_trials(study.get_trials(deepcopy=False))
     figures: list[str] = []
     notes: list[str] = []
-    for name, plot in _plots(copy, str(study.user_attrs.get("objective", "objective"))).items():
+    for name, options in _options(copy, study.user_attrs.get("objective", "objective")).items():
         try:
             with _optuna_warnings(notes):
-                figure = plot(copy)
+                figure = getattr(optuna.visualization, name)(copy, **options)
             if not figure.data:
                 raise ValueError("Optuna has nothing to draw")
             figures.append(to_html(figure, include_plotlyjs=False, full_html=False, div_id=name))
         except Exception as error:  # Whatever one plot stumbles over must not cost the others.
-            reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
-            notes.append(f"{name} is left out: {reason}.")
+            notes.append(f"{name} is left out: {one_line(error)}.")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     page = template.render(title=title, plotly=get_plotlyjs(), figures=figures, notes=notes)
@@ -64,19 +62,13 @@ def write_plots(study: optuna.Study, path: Path, title: str) -> None:
         temporary.write_text(page, encoding="utf-8")
 
 
-def _plots(study: optuna.Study, objective: str) -> dict[str, Callable[[optuna.Study], Any]]:
-    """Optuna's functions by name."""
+def _options(study: optuna.Study, objective: str) -> dict[str, dict[str, Any]]:
+    """The functions of `optuna.visualization` that are called, each with its options."""
+    options: dict[str, dict[str, Any]] = {name: {"target_name": objective} for name in PLOTS}
     # Left alone, Optuna orders equal importances by the hashes of their names.
     names = sorted(intersection_search_space(study.get_trials(deepcopy=False)))
-    plots = {
-        "plot_optimization_history": plot_optimization_history,
-        "plot_param_importances": partial(plot_param_importances, params=names),
-        "plot_slice": plot_slice,
-        "plot_contour": plot_contour,
-        "plot_parallel_coordinate": plot_parallel_coordinate,
-    }
-    named = {name: partial(plot, target_name=objective) for name, plot in plots.items()}
-    return {**named, "plot_intermediate_values": plot_intermediate_values}
+    options["plot_param_importances"]["params"] = names
+    return options | {"plot_intermediate_values": {}}
 
 
 @contextlib.contextmanager

@@ -11,9 +11,7 @@ from harness.metrics import METRICS
 from harness.plan import check_name
 from methods import METHODS
 from sweeps.space import Space
-from sweeps.space_file import load_space
-
-PARAMS = ("delta", "xi", "alpha", "heads", "all")
+from sweeps.space_file import PARAMS, load_space
 
 
 def space_of(config: Any) -> Space:
@@ -23,22 +21,20 @@ def space_of(config: Any) -> Space:
         raise UserError(
             f"Give what to sweep, param={'|'.join(PARAMS)}, or what to tune, tune=METHOD; one of the two."
         )
-    if param is not None and param.endswith((".yaml", ".yml")):
-        return load_space(param)
-    if param is not None and param not in PARAMS:
+    if param is not None and param not in PARAMS and not param.endswith((".yaml", ".yml")):
         raise unknown("sweep parameter", param, PARAMS)
     if tune is not None and tune not in METHODS:
         raise unknown("method", tune, METHODS)
     return load_space(param or tune)
 
 
-def check_request(config: Any, space: Space, given: Collection[str]) -> None:
-    """Raise UserError where a setting of the sweep cannot be, or would be of no effect; given: their keys."""
+def check_request(config: Any, space: Space, keys: Collection[str]) -> None:
+    """Raise UserError where a setting is not allowed or has no effect; keys: those that the user gave."""
     sweep = config.sweep
-    idle = ["methods", "occlusion.protocols", "occlusion.train_ratios"]
-    idle += ["sweep.trials", "sweep.prune_at"] if space.sampler == "grid" else []
-    for key in idle:
-        if key in given:
+    without_effect = ["methods", "occlusion.protocols", "occlusion.train_ratios"]
+    without_effect += ["sweep.trials", "sweep.prune_at"] if space.sampler == "grid" else []
+    for key in without_effect:
+        if key in keys:
             raise UserError(f"{key} has no effect on the sweep {sweep_name(config)!r}; leave it out.")
     allowed = sorted({"loss", *(name for names in METRICS.values() for name in names)})
     if sweep.objective not in allowed:

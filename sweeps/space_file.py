@@ -30,16 +30,11 @@ from methods import METHODS
 from sweeps.space import FACTORS, Choices, Range, Space, field_types, is_number, sampler_value, typed
 
 FOLDER = Path(__file__).parent / "spaces"
-FIGURES = ("delta", "xi", "alpha", "heads")
-ALIASES = {"all": "ms_mix"}
+PARAMS = ("delta", "xi", "alpha", "heads", "all")  # the first four are those of Figure 4
+SPACES = (*PARAMS, *METHODS)
 SAMPLERS = ("grid", "tpe")
 KEYS = ("method", "sampler", "settings", "backbone")
 MAX_COMBINATIONS = 10_000  # further ones are checked when they are applied
-
-# The figures' spaces, their aliases, the methods', then any other file.
-FILES = {path.stem for path in FOLDER.glob("*.yaml")}
-ORDERED = [name for name in (*FIGURES, *ALIASES, *METHODS) if name in FILES or name in ALIASES]
-SPACES = (*ORDERED, *sorted(FILES - set(ORDERED)))
 
 
 def load_space(name: str) -> Space:
@@ -48,7 +43,7 @@ def load_space(name: str) -> Space:
         return read_space(path_of(name))
     if name not in SPACES:
         raise unknown("search space", name, SPACES)
-    return read_space(FOLDER / f"{ALIASES.get(name, name)}.yaml")
+    return read_space(FOLDER / f"{'ms_mix' if name == 'all' else name}.yaml")
 
 
 def read_space(path: Path) -> Space:

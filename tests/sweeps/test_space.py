@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import json
-import random
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -81,9 +80,6 @@ def write(tmp_path):
     return written
 
 
-# The files
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_has_a_space_of_its_own_name(method):
     assert method in FILES, f"make tune METHOD={method} needs sweeps/spaces/{method}.yaml: add one"
@@ -103,9 +99,11 @@ def test_the_names_are_the_files_and_all():
 def test_a_space_names_settings_of_its_method_and_neither_protocol_nor_ablation(name):
     space = load_space(name)
     settings = METHODS[space.method].Settings
-    fields = {f.name for f in dataclasses.fields(settings)}
-    assert set(space.settings) <= fields - set(settings.components) - set(PROTOCOL)
+    fields = {f.name for f in dataclasses.fields(settings)} - set(settings.components) - set(PROTOCOL)
+    assert set(space.settings) <= fields
     assert space.parameters
+    # Only xi2 * beta enters the loss, and xi2 is varied.
+    assert name != "ms_mix" or set(space.settings) == fields - {"beta"}
 
 
 def test_methods_have_the_same_range_of_what_they_share():
@@ -113,16 +111,8 @@ def test_methods_have_the_same_range_of_what_they_share():
     assert {space.settings["xi1"] for space in spaces} == {Range(0.1, 2.0, log=True)}
     ranges = {s.settings["alpha"] for s in spaces if isinstance(s.settings.get("alpha"), Range)}
     choices = {s.settings["alpha"] for s in spaces if isinstance(s.settings.get("alpha"), tuple)}
-    assert len(ranges) == len(choices) == 1
-    found = next(iter(choices))[1:]
-    assert (found[0], found[-1]) == (next(iter(ranges)).low, next(iter(ranges)).high)
-
-
-def test_ms_mix_varies_all_that_acts_alone_and_is_neither_protocol_nor_ablation():
-    settings = METHODS["ms_mix"].Settings
-    fields = {f.name for f in dataclasses.fields(settings)}
-    product = {"beta"}  # only xi2 * beta enters the loss, and xi2 is varied
-    assert set(load_space("all").settings) == fields - product - set(settings.components) - set(PROTOCOL)
+    [alphas], [kind] = choices, ranges
+    assert (alphas[1], alphas[-1]) == (kind.low, kind.high)
 
 
 def test_no_choice_of_sigma_repeats_the_default_of_either_label_range():
@@ -148,9 +138,6 @@ def test_the_points_of_the_figures():
         assert load_space(name).method == "ms_mix"
 
 
-# A space and a cell
-
-
 @pytest.mark.parametrize("name", FILES)
 def test_every_edge_is_valid_on_every_backbone_and_changes_what_it_names(name):
     space = load_space(name)
@@ -159,8 +146,9 @@ def test_every_edge_is_valid_on_every_backbone_and_changes_what_it_names(name):
         for field, values in fitting.settings.items():
             for value in edges(values):
                 applied = fitting.apply(cell, {field: value})
-                found = getattr(applied.method_settings, field)
-                assert (json.dumps(found) if isinstance(found, list) else found) == value
+                new, own = (getattr(c.method_settings, field) for c in (applied, cell))
+                assert (json.dumps(new) if isinstance(new, list) else new) == value
+                assert own is None or type(new) is type(own)
                 assert differing(applied.method_settings, cell.method_settings) <= {field}
                 assert differing(applied, cell) <= {"method_settings"}
         for kind, values in fitting.backbone.items():
@@ -168,23 +156,6 @@ def test_every_edge_is_valid_on_every_backbone_and_changes_what_it_names(name):
                 applied = fitting.apply(cell, {f"{kind}_factor": factor})
                 assert differing(applied, cell) <= {"backbone_settings"}
                 assert factor == 1 or applied != cell
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_random_settings_are_valid_all_at_once_and_of_their_fields_types(name):
-    space, draw = load_space(name), random.Random(0)
-    for cell in cells_of(space.method):
-        fitting = space.for_backbone(cell)
-        for _ in range(5):
-            values = {
-                key: draw.choice(kind) if isinstance(kind, tuple) else draw.uniform(kind.low, kind.high)
-                for key, kind in fitting.parameters.items()
-            }
-            applied = fitting.apply(cell, values)
-            for field in fitting.settings:
-                found, default = (getattr(c.method_settings, field) for c in (applied, cell))
-                assert default is None or type(found) is type(default)
-            assert fitting.apply(cell, values).cell_id == applied.cell_id
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -264,9 +235,6 @@ def test_integers_in_a_file_make_the_cells_of_floats(write):
     assert same(space.apply(make_cell("ms_mix"), {"alpha": 3}), make_cell("ms_mix", alpha=3.0))
 
 
-# Factors on the backbone
-
-
 @pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("like", SCALES)
 @pytest.mark.parametrize(("rate", "dropout"), [(0.2, 0.0), (2.0, 1.5), (1.234, 0.7), (1.0, 1.0), (5, 1)])
@@ -337,8 +305,6 @@ def test_rates_are_those_of_the_names_alone():
     assert found.backbone_settings == dataclasses.replace(own, **wanted)
 
 
-# What apply refuses
-
 REFUSED = [
     ("ms_mix", {"delta": 1.5}, "delta must be in [-1, 1]"),
     ("ms_mix", {"xi1": "much"}, "'much' is no float"),
@@ -361,9 +327,6 @@ def test_what_settings_refuse_is_one_sentence(name, values, words):
     assert words in str(error.value)
     assert "\n" not in str(error.value)
     assert str(error.value).endswith((".", "?"))
-
-
-# Ranges and points
 
 
 @st.composite
@@ -460,8 +423,6 @@ def test_the_description_is_json_and_tells_spaces_apart(write):
     same = [json.dumps(read_space(write(text.format(*x))).to_json()) for x in (("1", "2"), ("1.0", "2.0"))]
     assert same[0] == same[1], "integers and floats in a file describe the same space"
 
-
-# Files of the user's
 
 WRONG = {
     "nothing": ("", "must be a mapping of method, sampler, settings, backbone, got None"),

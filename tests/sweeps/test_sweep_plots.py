@@ -136,7 +136,7 @@ def test_a_plot_that_fails_costs_no_other(tmp_path, monkeypatch):
     def fail(*_, **__):
         raise ValueError("<first> line.\nsecond line")
 
-    monkeypatch.setattr("sweeps.plots.plot_slice", fail)
+    monkeypatch.setattr(optuna.visualization, "plot_slice", fail)
     page = Page(study_of(TWO, curves=True), tmp_path / "plots.html")
     assert page.ids == [name for name in PLOTS if name != "plot_slice"]
     assert "plot_slice is left out: <first> line." in page.text["p"]
