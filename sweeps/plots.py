@@ -24,6 +24,8 @@ PLOTS = (
     "plot_contour",
     "plot_parallel_coordinate",
 )
+# Plotly shows a button that uploads the plot, data and all, and a link to its makers.
+CONFIG = {"showSendToCloud": False, "displaylogo": False}
 TEMPLATE = Path(__file__).with_name("plots.html")
 
 
@@ -51,7 +53,7 @@ def write_plots(study: optuna.Study, path: Path, title: str) -> None:
                 figure = getattr(optuna.visualization, name)(copy, **options)
             if not figure.data:
                 raise ValueError("Optuna has nothing to draw")
-            figures.append(to_html(figure, include_plotlyjs=False, full_html=False, div_id=name))
+            figures.append(to_html(figure, CONFIG, include_plotlyjs=False, full_html=False, div_id=name))
         except Exception as error:  # Whatever one plot stumbles over must not cost the others.
             notes.append(f"{name} is left out: {one_line(error)}.")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True)

@@ -88,6 +88,7 @@ def test_a_page_has_the_plots_that_optuna_can_draw_and_loads_nothing(make, missi
     left_out = [f"{PLOTS[number]} is left out: Optuna has nothing to draw." for number in sorted(missing)]
     notes = [text for text in page.text.get("p", []) if not text.startswith("Importance says")]
     assert sorted(notes) == sorted(left_out + remarks)
+    assert page.raw.count('"showSendToCloud": false') == len(page.ids), "no button uploads a plot"
     assert page.raw.count(get_plotlyjs()) == bool(page.ids), "the library is there once"
     assert page.text["title"] == page.text["h1"] == [HOSTILE]
     assert not any("alert(" in script for script in page.text.get("script", [])[1:])
@@ -95,7 +96,7 @@ def test_a_page_has_the_plots_that_optuna_can_draw_and_loads_nothing(make, missi
     assert not loading & {name for _, attributes in page.tags for name in attributes}
     assert not {"link", "iframe", "object", "img"} & {tag for tag, _ in page.tags}
     [policy] = [attributes["content"] for _, attributes in page.tags if attributes.get("http-equiv")]
-    assert policy.startswith("default-src 'none';")
+    assert policy.startswith("default-src 'none'; form-action 'none';")
     assert "http" not in policy
     assert page.raw.index("Content-Security-Policy") < page.raw.find("<script") or not page.ids
 
