@@ -1,4 +1,4 @@
-"""What a sweep was asked for: its space and name, checked before anything heavy is imported."""
+"""The request of a sweep: its space and name, checked before anything heavy is imported."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sweeps.space_file import PARAMS, load_space
 
 
 def space_of(config: Any) -> Space:
-    """The search space that was asked for; raises UserError."""
+    """The requested search space; raises UserError."""
     param, tune = config.sweep.param, config.sweep.tune
     if (param is None) == (tune is None):
         raise UserError(
@@ -60,11 +60,11 @@ def sweep_name(config: Any) -> str:
 
 
 def left_out(config: Any, arguments: Sequence[str]) -> Iterator[str]:
-    """Say what of the profile's matrix the sweep does not cover."""
+    """Sentences about the backbones and datasets of the profile that the sweep does not cover."""
     profile = [argument for argument in arguments if argument.startswith("profile=")]
-    whole, given = load_benchmark(profile), given_keys(arguments)
+    whole, keys = load_benchmark(profile), given_keys(arguments)
     for kind in ("backbones", "datasets"):
         others = [name for name in getattr(whole, kind) if name not in config[kind]]
-        if others and profile and kind not in given:
+        if others and profile and kind not in keys:
             chosen = ", ".join(config[kind])
             yield f"On {chosen} alone; left out of profile's {kind}: {', '.join(others)} ({kind}=[...])."

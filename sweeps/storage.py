@@ -57,12 +57,12 @@ def quiet() -> None:
 
 @contextlib.contextmanager
 def answers(address: str | Path) -> Iterator[None]:
-    """Turn what a storage in use raises into a `StoreError`; ``address``: its address or file, as opened."""
+    """Turn the errors of a storage in use into `StoreError`; address: its address or file, as opened."""
     try:
         yield
     except (StorageInternalError, SQLAlchemyError, OSError) as error:
-        shown = redact(str(address))
-        raise StoreError(f"the sweep storage {shown} failed: {_reason(error, str(address))}") from error
+        reason = _reason(error, str(address))
+        raise StoreError(f"the sweep storage {redact(str(address))} failed: {reason}") from error
 
 
 class Lock:

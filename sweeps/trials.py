@@ -1,9 +1,8 @@
 """The trials of a sweep as a driver's supply of cells: begun, paused, pruned, retried and ended.
 
-A trial is one cell per seed. Its value is the mean of their validation objective; what the test split says is
-logged beside it and never shown to the sampler. A cell that failed is ordered again, a few times; one that
-diverged fails its trial. Where hopeless trials are pruned, cells pause after certain epochs and go on from
-their checkpoints if their trial does.
+A trial is one cell per seed. Its value is the mean of their validation objective; the test split's metrics
+are logged beside it and never reach the sampler. A failed cell is retried a few times; a diverged one fails
+its trial. With pruning, cells pause after certain epochs and resume from checkpoints if their trial goes on.
 """
 
 from __future__ import annotations
@@ -79,7 +78,7 @@ class Trials:
         self.display.trials(sum(search.total for search in self.searches), records)
 
     def _end_orphans(self) -> None:
-        """Mark the runs of trials as killed whose driver died while it logged them; they are logged again."""
+        """Mark runs of trials as killed whose driver died while it logged them; they are logged again."""
         tracker, ledger = self.writer.tracker, self.writer.ledger
         unfinished = {run.run_id: owner_claim(run.tags.get("owner")) for run in tracker.runs(UNFINISHED)}
         alive = ledger.claimed_by_others(set(unfinished.values())) if unfinished else set()
@@ -191,17 +190,14 @@ class Trials:
                 self._order(running, seed)
 
     def _hopeless(self, running: RunningTrial) -> bool:
-        """Whether the trial's best validation loss so far, as the mean over its seeds, is worth no more.
-
-        Nothing is said of a trial with a cell that is done already, for what it was at this epoch is not
-        known; and the setting as it is without the sweep is never given up, for others are compared with it.
-        """
+        """Whether the pruner ends the trial, by the mean over its seeds of the best loss so far."""
         epoch = running.rungs[running.rung]
-        if running.metrics:
+        if running.metrics:  # a cell was complete before, and its loss at this epoch is not known
             return False
         loss, trial = running.best_loss(epoch), running.trial
         assert isinstance(trial, optuna.Trial), "a trial that ended is not pruned"
         hopeless = self.writer.patiently(lambda: running.search.report(trial, loss, epoch))
+        # The setting without the sweep always completes, as the others are compared with it.
         return hopeless and not running.default
 
     def _complete(self, running: RunningTrial) -> None:

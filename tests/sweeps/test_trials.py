@@ -87,8 +87,8 @@ class Sweep:
         self.supply = self.begin(owner, retries, retry_diverged, **changes)
         launcher = FakeLauncher(self.memory, self.results)
         launcher.slots, launcher.one_by_one = slots, one_by_one
-        driver = Driver(self.supply, self.supply.writer, launcher, Silent(), lambda c: Job(c, "", "cpu"))
-        summary = driver.run()
+        writer, job_of = self.supply.writer, lambda cell: Job(cell, "", "cpu")
+        summary = Driver(self.supply, writer, launcher, Silent(), job_of, retry_diverged).run()
         self.memory.alive.discard(owner)
         return summary
 
@@ -247,6 +247,9 @@ def test_a_diverged_trial_fails_with_its_reason_and_the_sweep_goes_on(tmp_path):
     sweep.drive("next")
     assert sweep.memory.trained[sweep.memory.trials[1].cells[2]] == 1, "a divergence is final"
     assert len(sweep.trials) == 4
+    sweep.drive("third", retry_diverged=True)
+    deltas = {params["delta"] for params, value in sweep.ended() if value is not None}
+    assert deltas == set(DELTAS)
 
 
 def test_an_undefined_objective_fails_its_trial(tmp_path):
