@@ -1,1 +1,1 @@
-"""Search spaces (data) and the Optuna driver; empty as yet."""
+"""Sweeps: search spaces, and trials of them that Optuna chooses and the harness trains."""

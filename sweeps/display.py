@@ -1,4 +1,4 @@
-"""What a person sees of a running sweep: trials done, the best so far, and the time left."""
+"""The progress of a sweep on the console: trials done, the best so far, the time left; and its end."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class SweepDisplay(LiveDisplay):
 
     def _compare(self, trial: Trial) -> None:
         best = self.best.get(trial.search)
-        if trial.state == "complete" and (best is None or better(trial, best)):
+        if trial.state == "complete" and (best is None or merit(trial) > merit(best)):
             self.best[trial.search] = trial
 
 
@@ -73,12 +73,10 @@ def short(values: Mapping[str, Any]) -> str:
     return readable_settings(rounded)
 
 
-def better(trial: Trial, than: Trial) -> bool:
-    """Whether a complete trial has the better objective, such as ``valid/loss``."""
+def merit(trial: Trial) -> float:
+    """The objective of a complete trial, such as ``valid/loss``, negated where lower is better."""
     assert trial.value is not None, "a complete trial has a value"
-    assert than.value is not None, "a complete trial has a value"
-    sign = DIRECTION[trial.objective.partition("/")[2]]
-    return sign * trial.value > sign * than.value
+    return DIRECTION[trial.objective.partition("/")[2]] * trial.value
 
 
 def closing_lines(records: Iterable[Trial]) -> Iterator[str]:
@@ -89,14 +87,12 @@ def closing_lines(records: Iterable[Trial]) -> Iterator[str]:
     for trials in searches.values():
         base, complete = trials[0].base, [t for t in trials if t.state == "complete"]
         counts = {state: sum(t.state == state for t in trials) for state in ("complete", "pruned", "failed")}
-        said = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+        numbers = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
         note = " (synthetic stand-in data)" if trials[0].synthetic else ""
-        yield f"{trials[0].sweep} on {base.backbone_label}, {base.dataset}{note}: {said}"
-        best = complete[0] if complete else None
-        for trial in complete:
-            best = trial if best is not None and better(trial, best) else best
-        default = [t for t in complete if t.default]
-        for name, found in (("best", [best] if best else []), ("default", default[:1])):
-            for trial in found:
-                error = f"test MAE {trial.metrics.get('test/mae', float('nan')):.4f}"
-                yield f"  {name:<8}{trial.objective} {trial.value:.4f}  {error}  {short(trial.values)}"
+        yield f"{trials[0].sweep} on {base.backbone_label}, {base.dataset}{note}: {numbers}"
+        best, default = max(complete, key=merit, default=None), next((t for t in complete if t.default), None)
+        for name, trial in (("best", best), ("default", default)):
+            if trial is None:
+                continue
+            error = f"test MAE {trial.metrics.get('test/mae', float('nan')):.4f}"
+            yield f"  {name:<8}{trial.objective} {trial.value:.4f}  {error}  {short(trial.values)}"

@@ -1,12 +1,12 @@
-"""What a sweep leaves when its trials are done: Optuna's plots, tuned settings, and the report."""
+"""The end of a sweep: verdicts, tuned settings as files, Optuna's plots and the report."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from harness.config.compose import path_of
 from harness.config.tuned import write_tuned
@@ -19,52 +19,53 @@ from sweeps.storage import answers
 from sweeps.trials import Trials
 
 
-def conclude(config: Any, plan: Plan, tracker: Tracker, supply: Trials) -> Iterator[str]:
-    """Write everything; yields what a person is to know."""
+def conclude(config: Any, plan: Plan, tracker: Tracker, trials: Trials) -> Iterator[str]:
+    """Write everything; yields sentences for the user."""
     from reports.stats.settings import verdicts
     from reports.trials import load_trials
 
     frame = load_trials(tracker)
-    for verdict in verdicts(frame[frame["sweep"] == supply.sweep]):
+    for verdict in verdicts(frame[frame["sweep"] == trials.sweep]):
         yield verdict.sentence
     if config.sweep.tune is not None:
-        for search in supply.searches:
-            yield _tune(config, plan, tracker, supply, search)
+        for search in trials.searches:
+            yield _tune(config, plan, tracker, trials.sweep, search)
     if config.report:
-        _plots(tracker, supply)
+        _plot(tracker, trials)
         write_report(tracker)
     yield f"Report: {tracker.folder('reports') / 'index.html'}"
 
 
-def _plots(tracker: Tracker, supply: Trials) -> None:
-    """Optuna's plots of each search that has new trials, in a folder of its own and with the study's run."""
-    from sweeps.plots import draw
+def _plot(tracker: Tracker, trials: Trials) -> None:
+    """Plot each search that has new trials, in a folder of its own that the study's run gets, too."""
+    from sweeps.plots import write_plots
 
-    for search in supply.searches:
+    for search in trials.searches:
         base = search.bases[0]
-        place = Path("sweeps", safe_name(supply.sweep), safe_name(f"{base.backbone_label}-{base.dataset}"))
-        folder = tracker.folder("reports") / place
-        if supply.ended or not (folder / "plots.html").exists():
-            note = " (synthetic stand-in data)" if base.dataset in supply.synthetic else ""
+        folder = Path("sweeps", safe_name(trials.sweep), safe_name(f"{base.backbone_label}-{base.dataset}"))
+        page = tracker.folder("reports") / folder / "plots.html"
+        if trials.ended or not page.exists():
+            note = " (synthetic stand-in data)" if base.dataset in trials.synthetic else ""
+            title = f"Sweep {trials.sweep}: {base.backbone_label}, {base.dataset}{note}"
             with answers(search.address):
-                title = f"Sweep {supply.sweep}: {base.backbone_label}, {base.dataset}{note}"
-                draw(search.study, folder, title)
-            tracker.attach(folder, place.as_posix())
+                write_plots(search.study, page, title)
+            tracker.attach(page.parent, folder.as_posix())
 
 
-def _tune(config: Any, plan: Plan, tracker: Tracker, supply: Trials, search: Search) -> str:
-    """Write the best settings of a search to their file; says which they are."""
-    base, trials = search.bases[0], search.ended()
+def _tune(config: Any, plan: Plan, tracker: Tracker, sweep: str, search: Search) -> str:
+    """Write the best settings of a search to their file; returns a sentence about them."""
+    base, ended = search.bases[0], search.ended()
     where = f"{base.method} on {base.backbone_label}, {base.dataset}"
-    best = _best(search, trials)
-    if best is None:
+    complete = [t for t in ended if t.state == TrialState.COMPLETE and t.value is not None]
+    if not complete:
         return f"{where}: no trial was completed, so no settings are written."
-    complete = [t for t in trials if t.state == TrialState.COMPLETE]
+    sign = -1 if search.budget.maximised else 1
+    best = min(complete, key=lambda t: sign * (t.value or 0.0))  # the earliest of equals
     default = [t.value for t in complete if search.space.apply(base, t.params) == base]
-    states = [t.state for t in trials]
+    states = [t.state for t in ended]
     head = {
         "study": plan.study,
-        "sweep": supply.sweep,
+        "sweep": sweep,
         "objective": f"valid/{search.budget.objective}",
         "value": best.value,
         "default_value": default[0] if default else None,
@@ -84,10 +85,3 @@ def _tune(config: Any, plan: Plan, tracker: Tracker, supply: Trials, search: Sea
     write_tuned(folder, base, search.space.apply(base, best.params), head, search.space.fields(base))
     unchanged = "; they are those without tuning" if default and default[0] == best.value else ""
     return f"{where}: the settings with the best validation value are in {path}{replaced}{unchanged}."
-
-
-def _best(search: Search, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
-    """The complete trial with the best value; the earliest of equals."""
-    complete = [t for t in trials if t.state == TrialState.COMPLETE and t.value is not None]
-    sign = -1 if search.budget.maximised else 1
-    return min(complete, key=lambda t: sign * (t.value or 0.0), default=None)

@@ -1,4 +1,4 @@
-"""What a sweep was asked for: its space and name, checked before anything heavy is imported."""
+"""The request of a sweep: its space and name, checked before anything heavy is imported."""
 
 from __future__ import annotations
 
@@ -10,45 +10,42 @@ from harness.config.compose import given_keys, load_benchmark, path_of
 from harness.errors import UserError, unknown
 from harness.metrics import METRICS
 from methods import METHODS
-from sweeps.space import Space, load_space
-
-PARAMS = ("delta", "xi", "alpha", "heads", "all")
+from sweeps.space import Space
+from sweeps.space_file import PARAMS, load_space
 
 
 def space_of(config: Any) -> Space:
-    """The search space that was asked for; raises UserError."""
+    """The requested search space; raises UserError."""
     param, tune = config.sweep.param, config.sweep.tune
     if (param is None) == (tune is None):
         raise UserError(
             f"Give what to sweep, param={'|'.join(PARAMS)}, or what to tune, tune=METHOD; one of the two."
         )
-    if param is not None and param.endswith((".yaml", ".yml")):
-        return load_space(param)
-    if param is not None and param not in PARAMS:
+    if param is not None and param not in PARAMS and not param.endswith((".yaml", ".yml")):
         raise unknown("sweep parameter", param, PARAMS)
     if tune is not None and tune not in METHODS:
         raise unknown("method", tune, METHODS)
     return load_space(param or tune)
 
 
-def check_request(config: Any, space: Space, given: Collection[str]) -> None:
-    """Raise UserError where a setting of the sweep cannot be, or would be of no effect; given: their keys."""
+def check_request(config: Any, space: Space, keys: Collection[str]) -> None:
+    """Raise UserError where a setting is not allowed or has no effect; keys: those that the user gave."""
     sweep = config.sweep
-    idle = ["methods", "occlusion.protocols", "occlusion.train_ratios"]
-    idle += ["sweep.trials", "sweep.prune_at"] if space.sampler == "grid" else []
-    for key in idle:
-        if key in given:
+    without_effect = ["methods", "occlusion.protocols", "occlusion.train_ratios"]
+    without_effect += ["sweep.trials", "sweep.prune_at"] if space.sampler == "grid" else []
+    for key in without_effect:
+        if key in keys:
             raise UserError(f"{key} has no effect on the sweep {sweep_name(config)!r}; leave it out.")
     allowed = sorted({"loss", *(name for names in METRICS.values() for name in names)})
     if sweep.objective not in allowed:
         raise unknown("sweep.objective", sweep.objective, allowed)
     if sweep.trials < 1:
-        raise UserError(f"sweep.trials must be at least 1, however: {sweep.trials}.")
+        raise UserError(f"sweep.trials must be at least 1, got {sweep.trials}.")
     if sweep.retries < 0:
-        raise UserError(f"sweep.retries must be at least 0, however: {sweep.retries}.")
+        raise UserError(f"sweep.retries must be at least 0, got {sweep.retries}.")
     for share in sweep.prune_at:
         if not 0 < share < 1:
-            raise UserError(f"sweep.prune_at takes shares of the epochs in (0, 1), however: {share}.")
+            raise UserError(f"sweep.prune_at takes shares of the epochs in (0, 1), got {share}.")
     check_name(sweep_name(config), "sweep.name", "sweep")
     if config.tuned is not None:
         raise UserError("A sweep begins with the settings of the configuration; leave out tuned=DIR.")
@@ -63,11 +60,11 @@ def sweep_name(config: Any) -> str:
 
 
 def left_out(config: Any, arguments: Sequence[str]) -> Iterator[str]:
-    """Say what of the profile's matrix the sweep does not cover."""
+    """Sentences about the backbones and datasets of the profile that the sweep does not cover."""
     profile = [argument for argument in arguments if argument.startswith("profile=")]
-    whole, given = load_benchmark(profile), given_keys(arguments)
+    whole, keys = load_benchmark(profile), given_keys(arguments)
     for kind in ("backbones", "datasets"):
         others = [name for name in getattr(whole, kind) if name not in config[kind]]
-        if others and profile and kind not in given:
+        if others and profile and kind not in keys:
             chosen = ", ".join(config[kind])
             yield f"On {chosen} alone; left out of profile's {kind}: {', '.join(others)} ({kind}=[...])."

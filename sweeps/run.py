@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from harness.cli import importing, leave, make_console, run_command
 from harness.launchers.choose import open_launcher
-from harness.study.display import show_datasets
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -63,6 +63,8 @@ def _run(arguments: Sequence[str]) -> int:
     space = space_of(config)
     check_request(config, space, given_keys(arguments))
     config.methods, config.occlusion.protocols = [space.method], ["test"]
+    from harness.study.display import show_datasets
+
     console = make_console()
     plan = make_plan(config, given_keys(arguments))
     show_datasets(console, plan)
@@ -75,19 +77,16 @@ def _drive(config: Any, plan: Plan, space: Space, console: Console) -> int:
     """Run the sweep and show how it ended; returns the exit status."""
     launcher, device = open_launcher(config, plan.cells, plan.folders())
     with contextlib.closing(launcher):
-        tracker, supply = _train(config, plan, space, device, launcher, console)
+        tracker, trials = _train(config, plan, space, device, launcher, console)
     from sweeps.display import closing_lines
     from sweeps.finish import conclude
-    from sweeps.request import sweep_name
 
-    trials = supply.final()
-    if not supply.ended:
-        console.print(f"All {len(trials)} trials of the sweep {sweep_name(config)!r} are done.", markup=False)
-    for line in closing_lines(trials):
+    records = trials.final()
+    if not trials.ended:
+        console.print(f"All {len(records)} trials of the sweep {trials.sweep!r} are done.", markup=False)
+    for line in chain(closing_lines(records), conclude(config, plan, tracker, trials)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    for sentence in conclude(config, plan, tracker, supply):
-        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
-    return 1 if any(trial.state == "failed" for trial in trials) else 0
+    return 1 if any(record.state == "failed" for record in records) else 0
 
 
 def _train(
@@ -100,22 +99,22 @@ def _train(
         from harness.tracking.tracker import SWEEP, Tracker
         from sweeps.display import SweepDisplay
         from sweeps.request import sweep_name
-        from sweeps.trials import make_supply
+        from sweeps.trials import make_trials
 
         tracker = Tracker(config.tracking.uri, var_path(config), plan.study)
 
-    supplies: list[Trials] = []
+    trials: list[Trials] = []
     name, display = sweep_name(config), SweepDisplay(console)
 
     def begin(writer: Writer) -> Trials:
-        supplies.append(make_supply(config, plan, space, device, writer, display))
-        supplies[0].begin(config.retry == "diverged")
-        return supplies[0]
+        trials.append(make_trials(config, plan, space, device, writer, display))
+        trials[0].begin(config.retry == "diverged")
+        return trials[0]
 
     with display:
         session = Session(config, plan, device, tracker, launcher, display)
         session.drive(begin, lambda cell: {SWEEP: name}, request=False)
-    return tracker, supplies[0]
+    return tracker, trials[0]
 
 
 if __name__ == "__main__":

@@ -1,19 +1,19 @@
-"""One search: the settings of a sweep tried on one backbone and one dataset, kept by Optuna as one study.
+"""One search: an Optuna study of a search space on one backbone and one dataset.
 
-All trials are put in Optuna's queue when a search begins: the points of a grid in their order, or as many
-empty places as the budget has, which the sampler fills when they are taken. So drivers that share a search
-neither repeat nor exceed it. A trial names its driver, and each driver has a claim on its own name in the
-ledger; a running trial whose driver is gone is failed, and its parameters are enqueued again.
+A search enqueues all its trials when it begins: the points of a grid in their order, or as many empty trials
+as the budget has, whose parameters the sampler suggests when a driver takes them. So drivers that share a
+search neither repeat nor exceed it. A trial names its driver, and each driver claims its own name in the
+ledger: a running trial without such a claim fails, and its parameters are enqueued again.
 
-NOTE[DIFF] no ``GridSampler``: asked and told from outside of ``optimize`` it raises after its last point,
-hands the last points out twice to those who ask at once, and never again one whose asking was killed.
+NOTE[DIFF] no ``GridSampler``: under ask and tell it raises after its last point, gives the last points to
+two drivers that ask at once, and never repeats a point whose driver was killed while it asked.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -29,12 +29,12 @@ from harness.matrix import Cell
 from harness.metrics import DIRECTION
 from harness.tracking.tags import flatten
 from harness.train.seeds import seed_for
-from sweeps.space import Range, Space
+from sweeps.space import Choices, Range, Space
 from sweeps.storage import answers
 
 # Why a trial failed: its driver ended, a cell failed too often, a cell diverged, the objective is undefined.
 LOST, FAILED, DIVERGED, UNDEFINED = "lost", "failed", "diverged", "undefined"
-SHOWN_DIFFERENCES = 3
+MAX_DIFFERENCES = 3  # that a message names
 # What is stored, in the words of the command line.
 SETTING_OF = {
     "budget.seeds": "seeds",
@@ -47,8 +47,8 @@ STARTUP_TRIALS = 5  # trials that end before any is pruned
 
 
 @dataclass(frozen=True)
-class Budget:
-    """What a search may spend, and on what it decides.
+class SearchBudget:
+    """What a search may spend, and what it optimises.
 
     trials: how many settings; a grid has its own number. seeds: of each trial. objective: a validation
     metric, "loss" or one of the dataset's. prune_at: shares of the epochs after which the hopeless stop.
@@ -67,12 +67,12 @@ class Budget:
 
 @dataclass
 class Search:
-    """A search as one driver sees it; all calls may be repeated where an answer was lost.
+    """A search as one driver sees it; all calls are idempotent, as an answer of the storage may get lost.
 
     Args:
-        name: of the Optuna study. address: of its storage, to be shown. bases: the cells of the setting as it
-            is without the sweep, one per seed. store: identity of the tracking store that holds the cells.
-        device: the kind of device that they are trained on.
+        name: of the Optuna study. address: of its storage, for messages. bases: the cells without the sweep's
+            settings, one per seed. store: identity of the tracking store that holds the cells. device: the
+            kind of device that trains them. mine: numbers of this driver's trials. open: more may come.
 
     Raises (all methods but the first):
         StoreError: the storage does not answer. sqlalchemy.exc.DBAPIError: the ledger does not.
@@ -84,7 +84,7 @@ class Search:
     ledger: Ledger
     space: Space
     bases: Sequence[Cell]
-    budget: Budget
+    budget: SearchBudget
     store: str = ""
     device: str = "cpu"
     mine: set[int] = field(default_factory=set)
@@ -104,12 +104,12 @@ class Search:
                 direction="maximize" if self.budget.maximised else "minimize",
                 pruner=optuna.pruners.MedianPruner(STARTUP_TRIALS, 0, n_min_trials=STARTUP_TRIALS),
             )
-            self._agree()
+            self._check_request()
             self._enqueue(self._trials(), retry_diverged)
 
     @property
     def total(self) -> int:
-        """How many settings will have been tried in the end."""
+        """How many settings the search tries."""
         return len(self.space.points()) if self.space.sampler == "grid" else self.budget.trials
 
     def next(self) -> optuna.Trial | None:
@@ -132,7 +132,7 @@ class Search:
         return trial
 
     def report(self, trial: optuna.Trial, loss: float, epoch: int) -> bool:
-        """Report a validation loss after an epoch; True if the trial is hopeless, or another driver's now."""
+        """Report a validation loss after an epoch; True if the pruner or another driver ends the trial."""
         try:
             with answers(self.address):
                 trial.report(-loss if self.budget.maximised else loss, epoch)
@@ -143,7 +143,7 @@ class Search:
     def tell(self, number: int, state: TrialState, value: float | None, why: tuple[str, str]) -> bool:
         """End a trial; why: one of the reasons above and what happened, or two empty texts.
 
-        Returns False if another driver has ended it, as one that lost its driver.
+        Returns False if another driver has failed it as lost.
         """
         with answers(self.address):
             self._end(number, state, value, why)
@@ -151,28 +151,27 @@ class Search:
         self.mine.discard(number)
         return mine
 
-    def again(self, numbers: Collection[int]) -> None:
-        """Enqueue once more trials whose results are gone."""
+    def retry(self, numbers: Collection[int]) -> None:
+        """Enqueue trials again, those whose results are gone."""
         with self._alone(), answers(self.address):
             trials = self._trials()
-            retried = {t.user_attrs.get("retry_of") for t in trials}
-            for number in set(numbers) - retried:
-                self.study.enqueue_trial(_given(trials[number]), {"retry_of": number})
+            for number in set(numbers) - _retried(trials):
+                self._enqueue_again(trials[number])
 
     def ended(self) -> list[FrozenTrial]:
         """The trials that ended, but for those that lost their driver or were tried again."""
         with answers(self.address):
             trials = self._trials()
-        retried = {t.user_attrs.get("retry_of") for t in trials}
+        retried = _retried(trials)
         finished = [t for t in trials if t.state.is_finished() and t.number not in retried]
         return [t for t in finished if t.user_attrs.get("why") != LOST]
 
     def _trials(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)
 
-    def _agree(self) -> None:
-        """Store what was asked for, or compare with what was when the search began."""
-        asked = json.loads(json.dumps(self._request()))
+    def _check_request(self) -> None:
+        """Store the request, or compare it with the one with which the search began."""
+        request = json.loads(json.dumps(self._request()))
         stored = self.study.user_attrs.get("request")
         if self.study.user_attrs.get("store", self.store) != self.store:
             raise UserError(
@@ -182,16 +181,19 @@ class Search:
         if stored is None:
             self.study.set_user_attr("store", self.store)
             self.study.set_user_attr("objective", f"valid/{self.budget.objective}")
-            self.study.set_user_attr("request", asked)
+            self.study.set_user_attr("request", request)
             return
-        was, now = flatten(stored), flatten(asked)
-        changed = [key for key in dict.fromkeys([*was, *now]) if was.get(key) != now.get(key)]
-        if changed:
-            settings = [(SETTING_OF.get(key, key), was.get(key), now.get(key)) for key in changed]
-            shown = [f"{key}={old} (now {new})" for key, old, new in settings[:SHOWN_DIFFERENCES]]
-            more = f" and {len(changed) - len(shown)} more" if len(changed) > len(shown) else ""
+        old, new = flatten(stored), flatten(request)
+        changes = [
+            f"{SETTING_OF.get(key, key)}={old.get(key)} (now {new.get(key)})"
+            for key in dict.fromkeys([*old, *new])
+            if old.get(key) != new.get(key)
+        ]
+        if changes:
+            rest = len(changes) - MAX_DIFFERENCES
+            more = f" and {rest} more" if rest > 0 else ""
             raise UserError(
-                f"The sweep {self.name!r} was begun with {', '.join(shown)}{more}; "
+                f"The sweep {self.name!r} was begun with {', '.join(changes[:MAX_DIFFERENCES])}{more}; "
                 "give the same again, or with sweep.name=NAME a name of its own, which uses what is trained."
             )
 
@@ -201,37 +203,43 @@ class Search:
         budget = {**asdict(self.budget), "trials": self.total, "epochs": epochs}
         if self.space.sampler == "grid":
             del budget["prune_at"]
-        return {"space": self.space.plain(), "budget": budget, "cell": cell, "device": self.device}
+        return {"space": self.space.to_json(), "budget": budget, "cell": cell, "device": self.device}
 
     def _enqueue(self, trials: list[FrozenTrial], retry_diverged: bool) -> None:
-        """Put in the queue what is missing there: trials that failed, points of the grid, or places."""
+        """Enqueue what is missing: trials that failed, points of the grid, or empty trials."""
         again = {LOST, FAILED} | ({DIVERGED} if retry_diverged else set())
-        retried = {t.user_attrs.get("retry_of") for t in trials}
+        retried = _retried(trials)
         for trial in trials:
             if trial.user_attrs.get("why") in again and trial.number not in retried:
-                self.study.enqueue_trial(_given(trial), {"retry_of": trial.number})
+                self._enqueue_again(trial)
         first = [t for t in trials if "retry_of" not in t.user_attrs]
         if self.space.sampler == "grid":
-            present = [_given(t) for t in first]
+            present = [_parameters(t) for t in first]
             missing = [point for point in self.space.points() if point not in present]
         else:
-            places = [self.space.default(self.bases[0]) or {}, *[{}] * (self.total - 1)]
-            missing = places[len(first) :]
+            trials_of_budget = [self.space.default(self.bases[0]), *[{}] * (self.total - 1)]
+            missing = trials_of_budget[len(first) :]
         for values in missing:
             self.study.enqueue_trial(values)
+
+    def _enqueue_again(self, trial: FrozenTrial) -> None:
+        self.study.enqueue_trial(_parameters(trial), {"retry_of": trial.number})
 
     def _recover(self) -> None:
         """Fail the running trials that no living driver claims, and enqueue their parameters again."""
         trials = self._trials()
         running = [t for t in trials if t.state == TrialState.RUNNING and t.number not in self.mine]
-        retried = {t.user_attrs.get("retry_of") for t in trials}
-        with self._claims():
-            alive = self.ledger.claimed_by_others({owner_claim(t.user_attrs.get("owner")) for t in running})
+        retried = _retried(trials)
+        owners = {owner_claim(trial.user_attrs.get("owner")) for trial in running}
+        try:
+            alive = self.ledger.claimed_by_others(owners)
+        except DBAPIError as error:  # else taken for one of the storage
+            raise StoreError(self.ledger.failure(error)) from error
         for trial in running:
             if owner_claim(trial.user_attrs.get("owner")) not in alive:
                 # In this order, so that a kill in between loses nothing.
                 if trial.number not in retried:
-                    self.study.enqueue_trial(_given(trial), {"retry_of": trial.number})
+                    self._enqueue_again(trial)
                 self._end(trial.number, TrialState.FAIL, None, (LOST, "its driver ended"))
 
     def _end(self, number: int, state: TrialState, value: float | None, why: tuple[str, str]) -> None:
@@ -243,34 +251,22 @@ class Search:
                     self.storage.set_trial_user_attr(trial._trial_id, key, text)
             self.study.tell(number, value, state, skip_if_finished=True)
 
-    @contextlib.contextmanager
-    def _claims(self) -> Iterator[None]:
-        """Say of the ledger's errors that they are not the storage's."""
-        try:
-            yield
-        except DBAPIError as error:
-            raise StoreError(self.ledger.failure(error)) from error
-
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _alone(self) -> contextlib.AbstractContextManager[None]:
         """Keep other drivers of the search out; the claim of one that died falls."""
-        with self.ledger.exclusive(f"search {self.name}"):
-            yield
+        return self.ledger.exclusive(f"search {self.name}")
 
 
 def distributions(space: Space) -> dict[str, BaseDistribution]:
     """The space in Optuna's terms."""
+    return {name: _distribution(values) for name, values in space.parameters.items()}
 
-    def of(choice: Any) -> BaseDistribution:
-        if not isinstance(choice, Range):
-            return CategoricalDistribution(choice)
-        kind: Callable[..., BaseDistribution] = FloatDistribution
-        if isinstance(choice.low, int) and isinstance(choice.high, int):
-            kind = IntDistribution
-            return kind(choice.low, choice.high, log=choice.log, step=choice.step or 1)
-        return kind(choice.low, choice.high, log=choice.log, step=choice.step)
 
-    return {name: of(choice) for name, choice in space.parameters.items()}
+def _distribution(values: Choices | Range) -> BaseDistribution:
+    if not isinstance(values, Range):
+        return CategoricalDistribution(values)
+    if values.integer:
+        return IntDistribution(int(values.low), int(values.high), log=values.log, step=int(values.step or 1))
+    return FloatDistribution(values.low, values.high, log=values.log, step=values.step)
 
 
 def owner_claim(owner: str | None) -> str:
@@ -278,6 +274,11 @@ def owner_claim(owner: str | None) -> str:
     return f"driver {owner}"
 
 
-def _given(trial: FrozenTrial) -> Mapping[str, Any]:
+def _retried(trials: Iterable[FrozenTrial]) -> set[int | None]:
+    """The numbers of the trials that were enqueued again."""
+    return {trial.user_attrs.get("retry_of") for trial in trials}
+
+
+def _parameters(trial: FrozenTrial) -> Mapping[str, Any]:
     """The parameters that a trial was enqueued with or that the sampler gave it."""
     return {**trial.system_attrs.get("fixed_params", {}), **trial.params}

@@ -1,7 +1,7 @@
-"""Where Optuna keeps its studies: a journal file of this machine, or PostgreSQL for several.
+"""Optuna's storage: a journal file for one machine, or PostgreSQL for several.
 
-Whoever writes to a store may have written when the answer is an error: callers repeat only what may be
-repeated, and `answers` tells them that the store failed and not their own code.
+A write may have succeeded although the store answers with an error: callers repeat only idempotent calls, and
+`answers` tells them that the store failed and not their own code.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from harness.databases import POSTGRES, redact, server_uri, tables_lock, without_secrets
-from harness.errors import StoreError, UserError, nearest
+from harness.errors import StoreError, UserError, nearest, one_line
 from harness.files import locked
 
 SCHEMA = "optuna"
@@ -57,18 +57,18 @@ def quiet() -> None:
 
 @contextlib.contextmanager
 def answers(address: str | Path) -> Iterator[None]:
-    """Turn what a storage in use raises into a `StoreError`; ``address``: its address or file, as opened."""
+    """Turn the errors of a storage in use into `StoreError`; address: its address or file, as opened."""
     try:
         yield
     except (StorageInternalError, SQLAlchemyError, OSError) as error:
-        shown = redact(str(address))
-        raise StoreError(f"the sweep storage {shown} failed: {_reason(error, str(address))}") from error
+        reason = _reason(error, str(address))
+        raise StoreError(f"the sweep storage {redact(str(address))} failed: {reason}") from error
 
 
 class Lock:
-    """One process at a time appends to a journal file; falls with its process, however that ends.
+    """A lock for appending to a journal file that the system releases when its process ends.
 
-    Optuna's own locks are files or links: one that a killed process left is waited for for 30 seconds.
+    Optuna's own locks are files or links: one that a killed process left blocks the others for 30 seconds.
     """
 
     def __init__(self, path: Path) -> None:
@@ -76,11 +76,11 @@ class Lock:
 
     def acquire(self) -> bool:
         """Wait for the lock, and cut off the unfinished line that somebody else has left; always true."""
-        with contextlib.ExitStack() as held:
+        with contextlib.ExitStack() as stack:
             # Optuna's own lock is called .lock, and its other users would remove this one in the end.
-            held.enter_context(locked(self._path.with_name(self._path.name + LOCK_ENDING)))
+            stack.enter_context(locked(self._path.with_name(self._path.name + LOCK_ENDING)))
             _cut_unfinished_line(self._path)
-            self._held = held.pop_all()
+            self._held = stack.pop_all()
         return True
 
     def release(self) -> None:
@@ -106,9 +106,9 @@ class Journal(JournalFileBackend):
 
 
 def _cut_unfinished_line(path: Path) -> None:
-    """Shorten a file to its last newline: what follows was cut off by a kill or a full disk.
+    """Truncate a file after its last newline: a kill or a full disk cut the record behind it short.
 
-    The next record would be glued to it, and no one could read the two.
+    The next record would otherwise continue that line, and neither could be read.
     """
     # Not created here: a file that was moved away in mid-use must not come back with a part of it.
     with path.open("r+b") as file:
@@ -116,9 +116,9 @@ def _cut_unfinished_line(path: Path) -> None:
         while end:
             start = max(0, end - BLOCK_BYTES)
             file.seek(start)
-            found = file.read(end - start).rfind(b"\n")
-            if found >= 0:
-                end = start + found + 1
+            newline = file.read(end - start).rfind(b"\n")
+            if newline >= 0:
+                end = start + newline + 1
                 break
             end = start
         if end < size:
@@ -147,7 +147,7 @@ def _open_journal(path: Path) -> BaseStorage:
 
 
 def _check_lines(path: Path) -> None:
-    """Read every line, the last one, too, over whose damage Optuna stumbles only when another follows."""
+    """Read every line: Optuna notices a damaged last line only when another record follows it."""
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             try:
@@ -160,18 +160,18 @@ def _check_lines(path: Path) -> None:
 def _open_server(uri: str) -> BaseStorage:
     scheme, separator, _ = uri.partition("://")
     if not separator or scheme.partition("+")[0] not in POSTGRES:
-        given = f"{scheme}://..." if separator else uri.rpartition("@")[2]
+        address = f"{scheme}://..." if separator else uri.rpartition("@")[2]
         raise UserError(
             f"A sweep storage is a PostgreSQL address (postgresql://USER:PASSWORD@HOST/DATABASE) or none, "
-            f"for a journal file, not {given!r}.{nearest(scheme, POSTGRES)}"
+            f"for a journal file, not {address!r}.{nearest(scheme, POSTGRES)}"
         )
     try:
-        own = _with_schema(server_uri(uri))
-        # Optuna creates its tables without regard to others who do the same.
+        schema_uri = _with_schema(server_uri(uri))
+        # Optuna creates its tables without a lock: two processes that do so at once race.
         with tables_lock(uri):
-            _create_schema(own)
+            _create_schema(schema_uri)
             # A connection that a restart of the server has ended is replaced when it is used.
-            return RDBStorage(own, engine_kwargs={"pool_pre_ping": True})
+            return RDBStorage(schema_uri, engine_kwargs={"pool_pre_ping": True})
     except RuntimeError as error:
         what = str(error).partition(". ")[0]
         raise UserError(
@@ -188,26 +188,24 @@ def _with_schema(uri: str) -> str:
     driver = url.drivername.partition("+")[2]
     if driver not in DRIVERS:
         raise UserError(f"A sweep storage needs the driver {' or '.join(DRIVERS)}, not {driver!r}.")
-    given = url.query.get("options", ())
-    options = " ".join([*([given] if isinstance(given, str) else given), f"-csearch_path={SCHEMA}"])
+    options = url.query.get("options", ())
+    options = " ".join([*([options] if isinstance(options, str) else options), f"-csearch_path={SCHEMA}"])
     return url.update_query_dict({"options": options}).render_as_string(hide_password=False)
 
 
 def _create_schema(uri: str) -> None:
     engine: Engine = create_engine(uri, poolclass=NullPool)
     with engine.begin() as connection:
-        # Looked for first: creating one, even if it exists, takes a right that a user may not have.
+        # CREATE SCHEMA IF NOT EXISTS needs a right, even where it exists, that a user may not have.
         if connection.scalar(text(f"SELECT to_regnamespace('{SCHEMA}')")) is None:
             connection.execute(text(f"CREATE SCHEMA {SCHEMA}"))
 
 
 def _reason(error: BaseException, address: str) -> str:
     """What went wrong, in one line, in the words of the server or the system, and without secrets."""
-    cause: BaseException | None = error
-    while cause is not None and getattr(cause, "orig", None) is None and cause.__cause__ is not None:
+    cause = error
+    while cause.__cause__ is not None and getattr(cause, "orig", None) is None:
         cause = cause.__cause__
-    original = getattr(cause, "orig", None) or cause
-    if isinstance(original, OSError) and original.strerror:
-        return original.strerror
-    lines = str(original).strip().splitlines() or [type(original).__name__]
-    return without_secrets(lines[0].rstrip("."), address)
+    if isinstance(cause, OSError) and cause.strerror:
+        return cause.strerror
+    return without_secrets(one_line(cause), address)

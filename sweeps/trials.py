@@ -1,19 +1,16 @@
-"""From searches to cells and back: the supply of a sweep's driver.
+"""The trials of a sweep as a driver's supply of cells: begun, paused, pruned, retried and ended.
 
-A trial is one cell per seed. Its value is the mean of their validation objective; what the test split says is
-logged beside it and never shown to the sampler. A cell that failed is ordered again, a few times; one that
-diverged fails its trial. Where hopeless trials are pruned, cells pause after certain epochs and go on from
-their checkpoints if their trial does.
+A trial is one cell per seed. Its value is the mean of their validation objective; the test split's metrics
+are logged beside it and never reach the sampler. A failed cell is retried a few times; a diverged one fails
+its trial. With pruning, cells pause after certain epochs and resume from checkpoints if their trial goes on.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
@@ -26,8 +23,10 @@ from harness.study.driver import Order
 from harness.study.writer import Writer
 from harness.tracking.tags import Trial
 from harness.tracking.versions import version_of
+from sweeps.display import SweepDisplay
 from sweeps.request import sweep_name
-from sweeps.search import DIVERGED, FAILED, UNDEFINED, Budget, Search, owner_claim
+from sweeps.running_trial import RunningTrial
+from sweeps.search import DIVERGED, FAILED, UNDEFINED, Search, SearchBudget, owner_claim
 from sweeps.space import Space
 from sweeps.storage import open_storage
 
@@ -35,63 +34,18 @@ UNFINISHED = "tags.kind = 'trial' and attributes.status = 'RUNNING'"
 STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 
 
-class TrialDisplay(Protocol):
-    """Where the progress of a sweep is shown."""
-
-    def trials(self, total: int, ended: Sequence[Trial]) -> None:
-        """There are so many trials in all, of which these ended before."""
-
-    def trial_started(self, trial: str) -> None:
-        """A trial began, by its name."""
-
-    def trial_ended(self, trial: Trial) -> None:
-        """A trial ended."""
-
-
-@dataclass
-class Running:
-    """A trial under way; by seed: its cells, and what is known of them."""
-
-    search: Search
-    trial: optuna.Trial | FrozenTrial
-    cells: dict[int, Cell]
-    started: float
-    numbers: dict[int, Mapping[str, float]] = field(default_factory=dict)
-    curves: dict[int, Sequence[float]] = field(default_factory=dict)
-    attempts: dict[int, int] = field(default_factory=dict)
-    failure: tuple[str, str] = ("", "")
-    rung: int = 0
-
-    @property
-    def default(self) -> bool:
-        """Whether its settings are those without the sweep."""
-        return list(self.cells.values()) == list(self.search.bases)
-
-    @property
-    def rungs(self) -> list[int]:
-        """The epochs after which it may be pruned."""
-        epochs = self.search.bases[0].backbone_settings.max_epochs
-        shares = self.search.budget.prune_at if self.search.space.sampler != "grid" else ()
-        return [e for e in sorted({max(1, round(share * epochs)) for share in shares}) if e < epochs]
-
-    @property
-    def pause_after(self) -> int | None:
-        """The epoch after which its cells pause next."""
-        return self.rungs[self.rung] if self.rung < len(self.rungs) else None
-
-
 class Trials:
     """The supply of a driver that runs searches to their ends.
 
     Args:
-        sweep: its name. retries: how often a cell is tried again that failed. synthetic: datasets that are.
+        sweep: its name. retries: how often a failed cell is tried again. synthetic: the synthetic datasets.
     """
 
     def __init__(
         self,
         searches: Sequence[Search],
         writer: Writer,
-        display: TrialDisplay,
+        display: SweepDisplay,
         sweep: str,
         retries: int,
         synthetic: frozenset[str] = frozenset(),
@@ -102,7 +56,7 @@ class Trials:
         self.ended = 0  # trials that ended here
         self._again: list[Order] = []
         self._turns = list(searches)
-        self._waiting: dict[str, list[tuple[Running, int]]] = {}
+        self._waiting: dict[str, list[tuple[RunningTrial, int]]] = {}
 
     def begin(self, retry_diverged: bool = False) -> None:
         """Begin all searches, and log the trials that a killed driver ended and did not log."""
@@ -124,7 +78,7 @@ class Trials:
         self.display.trials(sum(search.total for search in self.searches), records)
 
     def _end_orphans(self) -> None:
-        """Mark the runs of trials as killed whose driver died while it logged them; they are logged again."""
+        """Mark runs of trials as killed whose driver died while it logged them; they are logged again."""
         tracker, ledger = self.writer.tracker, self.writer.ledger
         unfinished = {run.run_id: owner_claim(run.tags.get("owner")) for run in tracker.runs(UNFINISHED)}
         alive = ledger.claimed_by_others(set(unfinished.values())) if unfinished else set()
@@ -139,7 +93,7 @@ class Trials:
         gone = {t.number for t in ended if t.state == TrialState.COMPLETE
                 and not all(c.cell_id in numbers for c in self._cells(search, t).values())}  # fmt: skip
         if gone:
-            search.again(gone)
+            search.retry(gone)
         for trial in ended:
             if trial.state == TrialState.PRUNED or trial.user_attrs.get("why") == DIVERGED:
                 self._discard(self._cells(search, trial))
@@ -177,9 +131,9 @@ class Trials:
         return []
 
     def done(self, cell: Cell, numbers: Mapping[str, float]) -> None:
-        """Take a cell's numbers; its trial may end with it."""
+        """Take a cell's metrics; its trial may end with it."""
         for running, seed in self._waiting.pop(cell.cell_id, []):
-            running.numbers[seed] = numbers
+            running.metrics[seed] = numbers
             self._advance(running)
 
     def failed(self, cell: Cell, reason: str, final: bool) -> None:
@@ -205,14 +159,14 @@ class Trials:
 
     def _start(self, search: Search, trial: optuna.Trial) -> list[Order]:
         cells = {base.seed: search.space.apply(base, trial.params) for base in search.bases}
-        running = Running(search, trial, cells, time.time())
+        running = RunningTrial(search, trial, cells, time.time())
         self.display.trial_started(self._record(running, "running").run_name)
         for seed in cells:
             self._order(running, seed)
         orders, self._again = self._again, []
         return orders
 
-    def _order(self, running: Running, seed: int) -> None:
+    def _order(self, running: RunningTrial, seed: int) -> None:
         """Order a cell, unless it is under way for another trial with the same settings."""
         cell = running.cells[seed]
         waiting = self._waiting.setdefault(cell.cell_id, [])
@@ -220,37 +174,33 @@ class Trials:
         if len(waiting) == 1:
             self._again.append(Order(cell, running.pause_after))
 
-    def _advance(self, running: Running) -> None:
+    def _advance(self, running: RunningTrial) -> None:
         """Let a trial go on or end, unless some of its cells are still under way."""
         if any(r is running for waiting in self._waiting.values() for r, _ in waiting):
             return
         if running.failure[0]:
             self._end(running, TrialState.FAIL)
-        elif len(running.numbers) == len(running.cells):
+        elif len(running.metrics) == len(running.cells):
             self._complete(running)
         elif self._hopeless(running):
             self._end(running, TrialState.PRUNED)
         else:
             running.rung += 1
-            for seed in running.cells.keys() - running.numbers.keys():
+            for seed in running.cells.keys() - running.metrics.keys():
                 self._order(running, seed)
 
-    def _hopeless(self, running: Running) -> bool:
-        """Whether the trial's best validation loss so far, as the mean over its seeds, is worth no more.
-
-        Nothing is said of a trial with a cell that is done already, for what it was at this epoch is not
-        known; and the setting as it is without the sweep is never given up, for others are compared with it.
-        """
+    def _hopeless(self, running: RunningTrial) -> bool:
+        """Whether the pruner ends the trial, by the mean over its seeds of the best loss so far."""
         epoch = running.rungs[running.rung]
-        if running.numbers:
+        if running.metrics:  # a cell was complete before, and its loss at this epoch is not known
             return False
-        loss = float(np.mean([min(curve[:epoch]) for curve in running.curves.values()]))
-        trial = running.trial
+        loss, trial = running.best_loss(epoch), running.trial
         assert isinstance(trial, optuna.Trial), "a trial that ended is not pruned"
         hopeless = self.writer.patiently(lambda: running.search.report(trial, loss, epoch))
+        # The setting without the sweep always completes, as the others are compared with it.
         return hopeless and not running.default
 
-    def _complete(self, running: Running) -> None:
+    def _complete(self, running: RunningTrial) -> None:
         record = self._record(running, "complete")
         if record.value is None:
             running.failure = UNDEFINED, f"{record.objective} is undefined for one of its seeds"
@@ -258,7 +208,7 @@ class Trials:
         else:
             self._end(running, TrialState.COMPLETE, record.value)
 
-    def _end(self, running: Running, state: TrialState, value: float | None = None) -> None:
+    def _end(self, running: RunningTrial, state: TrialState, value: float | None = None) -> None:
         """Tell Optuna first: what it knows and MLflow does not is logged at the next start."""
         search, patiently = running.search, self.writer.patiently
         if state == TrialState.PRUNED or running.failure[0] == DIVERGED:
@@ -269,68 +219,38 @@ class Trials:
             self.display.trial_ended(record)
             self.ended += 1
 
-    def _record(self, running: Running, state: str) -> Trial:
-        search = running.search
-        cells = {seed: cell.cell_id for seed, cell in running.cells.items()}
-        return Trial(
-            sweep=self.sweep,
-            search=search.name,
-            number=running.trial.number,
-            base=search.bases[0],
-            values=search.space.exact(running.trial.params),
-            default=running.default,
-            state=state,
-            cells=cells,
-            started=running.started,
-            synthetic=search.bases[0].dataset in self.synthetic,
-            reason=running.failure[1],
-            owner=self.writer.ledger.owner,
-            **_measured(search, running.numbers, len(cells), state),
-        )
+    def _record(self, running: RunningTrial, state: str) -> Trial:
+        synthetic = running.search.bases[0].dataset in self.synthetic
+        return running.record(self.sweep, state, self.writer.ledger.owner, synthetic)
 
-    def _record_of(self, search: Search, frozen: FrozenTrial, numbers: Mapping[str, Any]) -> Trial:
+    def _record_of(self, search: Search, trial: FrozenTrial, metrics: Mapping[str, Any]) -> Trial:
         """The record of a trial that ended earlier, from what Optuna and MLflow hold."""
-        cells = self._cells(search, frozen)
-        found = {s: numbers[c.cell_id] for s, c in cells.items() if c.cell_id in numbers}
-        started = frozen.datetime_start.timestamp() if frozen.datetime_start else time.time()
-        failure = "", str(frozen.user_attrs.get("reason", ""))
-        return self._record(
-            Running(search, frozen, cells, started, found, failure=failure), STATES[frozen.state]
-        )
+        cells = self._cells(search, trial)
+        known = {seed: metrics[c.cell_id] for seed, c in cells.items() if c.cell_id in metrics}
+        started = trial.datetime_start.timestamp() if trial.datetime_start else time.time()
+        failure = "", str(trial.user_attrs.get("reason", ""))
+        ended = RunningTrial(search, trial, cells, started, known, failure=failure)
+        return self._record(ended, STATES[trial.state])
 
 
-def _measured(search: Search, numbers: Mapping[int, Mapping[str, float]], seeds: int, state: str) -> Any:
-    """What a trial's cells say: the objective, its mean over all seeds, and the means of all metrics."""
-    objective, value, metrics = f"valid/{search.budget.objective}", None, {}
-    if len(numbers) == seeds and state != "failed":
-        first = next(iter(numbers.values()))
-        names = [name for name in first if name.startswith(("valid/", "test"))]
-        metrics = {n: float(np.mean([found[n] for found in numbers.values()])) for n in names}
-        value = metrics[objective] if np.isfinite(metrics[objective]) else None
-    return {"objective": objective, "value": value, "metrics": metrics}
-
-
-def make_supply(
-    config: Any, plan: Plan, space: Space, device: str, writer: Writer, display: TrialDisplay
+def make_trials(
+    config: Any, plan: Plan, space: Space, device: str, writer: Writer, display: SweepDisplay
 ) -> Trials:
-    """The searches of a sweep, one per backbone and dataset, as a driver's supply; raises UserError."""
-    name, tracker = sweep_name(config), writer.tracker
-    storage = open_storage(config.sweep.storage, tracker.folder("optuna") / f"{safe_name(name)}.journal")
-    address = config.sweep.storage or str(tracker.folder("optuna"))
-    sweep = config.sweep
-    budget = Budget(sweep.trials, tuple(sorted(config.seeds)), sweep.objective, tuple(sweep.prune_at))
+    """The trials of a sweep, with one search per backbone and dataset; raises UserError."""
+    name, tracker, sweep = sweep_name(config), writer.tracker, config.sweep
+    storage = open_storage(sweep.storage, tracker.folder("optuna") / f"{safe_name(name)}.journal")
+    address = sweep.storage or str(tracker.folder("optuna"))
+    budget = SearchBudget(sweep.trials, tuple(sorted(config.seeds)), sweep.objective, tuple(sweep.prune_at))
     groups: dict[tuple[str, str], list[Cell]] = {}
     for cell in sorted(plan.cells, key=lambda cell: cell.seed):
         groups.setdefault((cell.backbone_label, cell.dataset), []).append(cell)
     searches, store = [], tracker.identity()
     for (backbone, dataset), bases in groups.items():
-        if sweep.objective != "loss" and sweep.objective not in METRICS[bases[0].metrics]:
-            raise unknown(
-                f"metric of {dataset}, for sweep.objective,", sweep.objective, METRICS[bases[0].metrics]
-            )
-        search = f"{plan.study}/{name}/{backbone}/{dataset}"
-        own = space.for_backbone(bases[0])
-        place = (storage, address, writer.ledger)
-        searches.append(Search(search, *place, own, bases, budget, store, device))
+        metrics = METRICS[bases[0].metrics]
+        if sweep.objective not in ("loss", *metrics):
+            raise unknown(f"metric of {dataset}, for sweep.objective,", sweep.objective, metrics)
+        study = f"{plan.study}/{name}/{backbone}/{dataset}"
+        acting = space.for_backbone(bases[0])
+        searches.append(Search(study, storage, address, writer.ledger, acting, bases, budget, store, device))
     synthetic = frozenset(data.name for data in plan.datasets.values() if data.synthetic)
     return Trials(searches, writer, display, name, sweep.retries, synthetic)

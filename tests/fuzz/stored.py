@@ -27,7 +27,7 @@ from harness.study.unlogged import Entry, Spool
 from harness.tracking.artifacts import read_predictions, to_table
 from harness.train.checkpoint import Checkpoint
 from harness.train.result import Predictions, Result
-from sweeps.space import FOLDER, read_space
+from sweeps.space_file import FOLDER, read_space
 from tests.fuzz.mutations import cut, flip_bits, move_blocks, replace_bytes, write_number
 from tests.fuzz.programs import CANARY
 from tests.harness.data.test_store import make_dataset

@@ -24,8 +24,8 @@ from harness.tracking.tracker import Tracker
 from harness.train.result import Result
 from sweeps.display import SweepDisplay
 from sweeps.search import Search
-from sweeps.space import load_space
-from sweeps.trials import Trials, make_supply
+from sweeps.space_file import load_space
+from sweeps.trials import Trials, make_trials
 from tests.perf.jobs import ready_result
 from tests.perf.rows import Part, Row
 from tests.perf.stopwatch import Watched, watched
@@ -80,7 +80,7 @@ def cost_ms(trials: int, pruned: bool) -> dict[str, float]:
         launcher = make_launcher("processes", WORKERS, ready_trial)
 
         def begin(writer: Writer) -> Trials:
-            supply = make_supply(config, plan, load_space("all"), "cpu", writer, display)
+            supply = make_trials(config, plan, load_space("all"), "cpu", writer, display)
             supply.begin()
             return supply
 

@@ -1,10 +1,8 @@
 """Search spaces: what their files hold, what they make of a cell, and what a wrong file is told."""
 
 import dataclasses
+import itertools
 import json
-import random
-import subprocess
-import sys
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -19,13 +17,17 @@ from harness.config.compose import load_benchmark, settings_of
 from harness.errors import UserError
 from harness.matrix import Cell
 from methods import METHODS
-from sweeps.space import FOLDER, SPACES, Range, Space, load_space, read_space
+from sweeps.space import Range, Space
+from sweeps.space_file import FOLDER, SPACES, load_space, read_space
 from tests.support.builders import quick_settings
 
 SCALES = {"mosi": 3.0, "mosei": 3.0, "sims": 1.0}
 FILES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 GRIDS = ("delta", "xi", "alpha", "heads")
 PROTOCOL = ("mode", "mix_loss")
+TPE = "method: ms_mix\nsampler: tpe\n"
+GRID = "method: ms_mix\nsampler: grid\n"
+SCALARS = {type(None), bool, int, float, str}
 
 
 def make_cell(method, backbone="tfn", like="mosi", quick=False, changed=None, **settings):
@@ -47,12 +49,7 @@ def make_cell(method, backbone="tfn", like="mosi", quick=False, changed=None, **
 
 def cells_of(method):
     """Cells of a method on all backbones, kinds of data and both profiles."""
-    return [
-        make_cell(method, backbone, like, quick)
-        for backbone in BACKBONES
-        for like in SCALES
-        for quick in (False, True)
-    ]
+    return [make_cell(method, *place) for place in itertools.product(BACKBONES, SCALES, (False, True))]
 
 
 def edges(values):
@@ -83,9 +80,6 @@ def write(tmp_path):
     return written
 
 
-# The files
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_has_a_space_of_its_own_name(method):
     assert method in FILES, f"make tune METHOD={method} needs sweeps/spaces/{method}.yaml: add one"
@@ -105,9 +99,11 @@ def test_the_names_are_the_files_and_all():
 def test_a_space_names_settings_of_its_method_and_neither_protocol_nor_ablation(name):
     space = load_space(name)
     settings = METHODS[space.method].Settings
-    fields = {f.name for f in dataclasses.fields(settings)}
-    assert set(space.settings) <= fields - set(settings.components) - set(PROTOCOL)
+    fields = {f.name for f in dataclasses.fields(settings)} - set(settings.components) - set(PROTOCOL)
+    assert set(space.settings) <= fields
     assert space.parameters
+    # Only xi2 * beta enters the loss, and xi2 is varied.
+    assert name != "ms_mix" or set(space.settings) == fields - {"beta"}
 
 
 def test_methods_have_the_same_range_of_what_they_share():
@@ -115,16 +111,8 @@ def test_methods_have_the_same_range_of_what_they_share():
     assert {space.settings["xi1"] for space in spaces} == {Range(0.1, 2.0, log=True)}
     ranges = {s.settings["alpha"] for s in spaces if isinstance(s.settings.get("alpha"), Range)}
     choices = {s.settings["alpha"] for s in spaces if isinstance(s.settings.get("alpha"), tuple)}
-    assert len(ranges) == len(choices) == 1
-    found = next(iter(choices))[1:]
-    assert (found[0], found[-1]) == (next(iter(ranges)).low, next(iter(ranges)).high)
-
-
-def test_ms_mix_varies_all_that_acts_alone_and_is_neither_protocol_nor_ablation():
-    settings = METHODS["ms_mix"].Settings
-    fields = {f.name for f in dataclasses.fields(settings)}
-    product = {"beta"}  # only xi2 * beta enters the loss, and xi2 is varied
-    assert set(load_space("all").settings) == fields - product - set(settings.components) - set(PROTOCOL)
+    [alphas], [kind] = choices, ranges
+    assert (alphas[1], alphas[-1]) == (kind.low, kind.high)
 
 
 def test_no_choice_of_sigma_repeats_the_default_of_either_label_range():
@@ -150,9 +138,6 @@ def test_the_points_of_the_figures():
         assert load_space(name).method == "ms_mix"
 
 
-# A space and a cell
-
-
 @pytest.mark.parametrize("name", FILES)
 def test_every_edge_is_valid_on_every_backbone_and_changes_what_it_names(name):
     space = load_space(name)
@@ -161,8 +146,9 @@ def test_every_edge_is_valid_on_every_backbone_and_changes_what_it_names(name):
         for field, values in fitting.settings.items():
             for value in edges(values):
                 applied = fitting.apply(cell, {field: value})
-                found = getattr(applied.method_settings, field)
-                assert (json.dumps(found) if isinstance(found, list) else found) == value
+                new, own = (getattr(c.method_settings, field) for c in (applied, cell))
+                assert (json.dumps(new) if isinstance(new, list) else new) == value
+                assert own is None or type(new) is type(own)
                 assert differing(applied.method_settings, cell.method_settings) <= {field}
                 assert differing(applied, cell) <= {"method_settings"}
         for kind, values in fitting.backbone.items():
@@ -173,23 +159,6 @@ def test_every_edge_is_valid_on_every_backbone_and_changes_what_it_names(name):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_random_settings_are_valid_all_at_once_and_of_their_fields_types(name):
-    space, draw = load_space(name), random.Random(0)
-    for cell in cells_of(space.method):
-        fitting = space.for_backbone(cell)
-        for _ in range(5):
-            values = {
-                key: draw.choice(kind) if isinstance(kind, tuple) else draw.uniform(kind.low, kind.high)
-                for key, kind in fitting.parameters.items()
-            }
-            applied = fitting.apply(cell, values)
-            for field in fitting.settings:
-                found, default = (getattr(c.method_settings, field) for c in (applied, cell))
-                assert default is None or type(found) is type(default)
-            assert fitting.apply(cell, values).cell_id == applied.cell_id
-
-
-@pytest.mark.parametrize("name", FILES)
 def test_the_default_leaves_the_cell_as_it_is_and_lacks_nothing(name):
     space = load_space(name)
     for cell in cells_of(space.method):
@@ -197,7 +166,7 @@ def test_the_default_leaves_the_cell_as_it_is_and_lacks_nothing(name):
         default = fitting.default(cell)
         if name not in GRIDS:
             assert list(default) == list(fitting.parameters)
-        assert same(fitting.apply(cell, default or {}), cell)
+        assert same(fitting.apply(cell, default), cell)
 
 
 @pytest.mark.parametrize("name", GRIDS)
@@ -215,7 +184,7 @@ def test_a_value_that_the_space_does_not_hold_is_left_out_of_the_default():
     cell = make_cell("ms_mix", delta=0.33, alpha=20.0, heads=2, xi1=0.123456)
     assert set(space.parameters) - set(space.default(cell)) == {"delta", "alpha", "xi1"}
     assert space.default(cell)["heads"] == 2
-    assert load_space("alpha").default(cell) is None
+    assert load_space("alpha").default(cell) == {}
     assert same(space.apply(cell, space.default(cell)), cell)
 
 
@@ -226,7 +195,6 @@ def test_own_settings_that_a_space_does_not_name_stay():
 
 
 VARIANTS = [
-    ("ms_mix", {"alpha": 1}, {"alpha": 1}),
     (
         "ms_mix",
         {"alpha": 8, "heads": 8, "attention": "batch"},
@@ -235,10 +203,7 @@ VARIANTS = [
     ("ms_mix", {"delta": 0, "xi1": 2}, {"delta": -0.0, "xi1": 2}),
     ("ms_mix", {"delta": 0.35}, {"delta": 7 * 0.05}),
     ("c_mixup", {"sigma": 1}, {"sigma": 1}),
-    ("c_mixup", {"sigma": None}, {"sigma": None}),
-    ("multimix", {"alpha": 2, "examples_per_mixture": 4}, {"alpha": 2, "examples_per_mixture": 4}),
     ("manifold_mixup", {"layers": [0, 1, 2]}, {"layers": "[0, 1, 2]"}),
-    ("manifold_mixup", {"layers": [1, 2]}, {"layers": [1, 2]}),
     ("mixup", {"per_sample": True}, {"per_sample": True}),
     ("powmix", {"max_subset": 5, "n_ratio": 1}, {"max_subset": 5.2, "n_ratio": 1}),
 ]
@@ -253,7 +218,7 @@ def test_settings_make_the_same_cell_as_on_the_command_line(method, asked, value
 
 
 def test_minus_zero_is_zero_and_a_cell_of_another_method_is_no_cell_of_the_space(write):
-    space = read_space(write("method: ms_mix\nsampler: grid\nsettings: {delta: [-0.0, 0.5]}\n"))
+    space = read_space(write(GRID + "settings: {delta: [-0.0, 0.5]}\n"))
     assert json.dumps(space.points()[0]) == '{"delta": 0.0}'
     applied = space.apply(make_cell("ms_mix"), {"delta": -0.0})
     assert applied.cell_id == make_cell("ms_mix", delta=0.0).cell_id
@@ -262,26 +227,12 @@ def test_minus_zero_is_zero_and_a_cell_of_another_method_is_no_cell_of_the_space
 
 
 def test_integers_in_a_file_make_the_cells_of_floats(write):
-    text = "method: ms_mix\nsampler: grid\nsettings:\n  alpha: [1, 2, 4]\n  delta: {}\n"
-    space = read_space(write(text.format("[0, 0.5, 1]")))
+    space = read_space(write(GRID + "settings:\n  alpha: [1, 2, 4]\n  delta: [0, 0.5, 1]\n"))
     assert json.dumps(space.points()[:2]) == json.dumps([{"alpha": 1.0, "delta": x} for x in (0.0, 0.5)])
-    text = "method: ms_mix\nsampler: tpe\nsettings:\n  alpha: {low: 1, high: 8}\n"
-    space = read_space(write(text))
+    space = read_space(write(TPE + "settings:\n  alpha: {low: 1, high: 8}\n"))
     assert space.parameters["alpha"].integer
     assert json.dumps(space.default(make_cell("ms_mix"))) == '{"alpha": 2}'
-    applied = space.apply(make_cell("ms_mix"), {"alpha": 3})
-    assert applied.cell_id == make_cell("ms_mix", alpha=3.0).cell_id
-
-
-# Factors on the backbone
-
-
-def is_rate(name):
-    return name == "learning_rate" or name.endswith(("_lr", "_learning_rate"))
-
-
-def is_dropout(name):
-    return name.endswith("dropout")
+    assert same(space.apply(make_cell("ms_mix"), {"alpha": 3}), make_cell("ms_mix", alpha=3.0))
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
@@ -293,28 +244,24 @@ def test_factors_multiply_every_rate_and_dropout_and_nothing_else(backbone, like
     found = space.apply(cell, {"learning_rate_factor": rate, "dropout_factor": dropout}).backbone_settings
     for field in dataclasses.fields(cell.backbone_settings):
         own, value = (getattr(s, field.name) for s in (cell.backbone_settings, found))
-        if is_rate(field.name):
+        if field.name == "learning_rate" or field.name.endswith(("_lr", "_learning_rate")):
             assert value == float(Fraction(str(own)) * Fraction(str(rate)))
-        elif is_dropout(field.name):
+        elif field.name.endswith("dropout"):
             assert value == min(0.9, float(Fraction(str(own)) * Fraction(str(dropout))))
         else:
             assert value == own
         assert type(value) is type(own)
 
 
-def test_products_are_exact_decimals():
-    cell = make_cell("none", "misa", changed={"learning_rate": 0.0001, "fusion_dropout": 0.2})
-    applied = load_space("none").apply(cell, {"learning_rate_factor": 1.1, "dropout_factor": 0.7})
-    assert 0.2 * 0.7 != 0.14
-    assert applied.backbone_settings.fusion_dropout == 0.14
-    assert applied.backbone_settings.learning_rate == 0.00011
-
-
-def test_dropout_is_capped_but_never_below_its_own_value():
-    cell = make_cell("none", "tfn", changed={"audio_dropout": 0.95, "fusion_dropout": 0.8})
+def test_products_are_exact_and_dropout_is_capped_but_never_below_its_own_value():
     space = load_space("none")
-    found = space.apply(cell, {"dropout_factor": 1.5}).backbone_settings
-    assert (found.audio_dropout, found.fusion_dropout, found.vision_dropout) == (0.95, 0.9, 0.45)
+    cell = make_cell("none", "misa", changed={"learning_rate": 0.0001, "fusion_dropout": 0.2})
+    settings = space.apply(cell, {"learning_rate_factor": 1.1, "dropout_factor": 0.7}).backbone_settings
+    assert 0.2 * 0.7 != 0.14
+    assert (settings.fusion_dropout, settings.learning_rate) == (0.14, 0.00011)
+    cell = make_cell("none", "tfn", changed={"audio_dropout": 0.95, "fusion_dropout": 0.8})
+    settings = space.apply(cell, {"dropout_factor": 1.5}).backbone_settings
+    assert (settings.audio_dropout, settings.fusion_dropout, settings.vision_dropout) == (0.95, 0.9, 0.45)
     assert same(space.apply(cell, space.default(cell)), cell)
 
 
@@ -358,20 +305,13 @@ def test_rates_are_those_of_the_names_alone():
     assert found.backbone_settings == dataclasses.replace(own, **wanted)
 
 
-# What apply refuses
-
 REFUSED = [
-    ("ms_mix", {"delta": 1.5}, "delta must be in [-1, 1], however: delta=1.5"),
-    ("ms_mix", {"heads": 3}, "heads must be 1, 2, 4 or 8"),
-    ("ms_mix", {"heads": 2.0}, "2.0 is no int"),
+    ("ms_mix", {"delta": 1.5}, "delta must be in [-1, 1]"),
     ("ms_mix", {"xi1": "much"}, "'much' is no float"),
-    ("ms_mix", {"xi1": None}, "None is no float"),
     ("ms_mix", {"xi1": True}, "True is no float"),
     ("ms_mix", {"xi1": float("nan")}, "xi1 must be >= 0 and finite"),
     ("ms_mix", {"delta": float("nan")}, "cannot be applied"),
-    ("ms_mix", {"delta": float("inf")}, "cannot be applied"),
     ("ms_mix", {"dleta": 0.5}, "Did you mean 'delta'?"),
-    ("mixup", {"per_sample": 1}, "1 is no bool"),
     ("manifold_mixup", {"layers": "[0, 3]"}, "layers must be"),
     ("manifold_mixup", {"layers": [0.5]}, "0.5 is no int"),
     ("none", {"learning_rate_factor": float("inf")}, "learning_rate must be >= 0 and finite"),
@@ -387,9 +327,6 @@ def test_what_settings_refuse_is_one_sentence(name, values, words):
     assert words in str(error.value)
     assert "\n" not in str(error.value)
     assert str(error.value).endswith((".", "?"))
-
-
-# Ranges and points
 
 
 @st.composite
@@ -437,15 +374,12 @@ def test_a_range_of_integers_holds_integers(low, width, share):
     assert [i for i in range(low - 3, low + width + 4) if kind.holds(i)] == list(range(low, low + width + 1))
 
 
-def test_a_range_is_of_integers_where_both_ends_are():
-    assert [Range(*ends).integer for ends in ((1, 3), (1, 3.0), (1.0, 3), (1.0, 3.0))] == [True] + [False] * 3
-    assert Range(1, 3.5).exact(2.25) == 2.25
-
-
-@pytest.mark.parametrize("value", [None, True, "2", "tokens", float("nan"), float("inf"), 2.5, 1, 9])
-def test_a_range_holds_nothing_else(value):
+@pytest.mark.parametrize("value", [None, True, "2", float("nan"), float("inf"), 2.5, 1, 9])
+def test_a_range_of_integers_is_one_where_both_ends_are_and_holds_nothing_else(value):
     assert not Range(2, 8, step=2).holds(value)
     assert Range(2, 8, step=2).holds(4.0)
+    assert [Range(*ends).integer for ends in ((1, 3), (1, 3.0), (1.0, 3), (1.0, 3.0))] == [True] + [False] * 3
+    assert Range(1, 3.5).exact(2.25) == 2.25
 
 
 @given(
@@ -460,81 +394,54 @@ def test_points_are_nested_loops_the_first_outermost(lists):
 
 
 def test_factors_come_last_in_a_grid(write):
-    text = (
-        "method: mixup\nsampler: grid\nbackbone: {dropout: [0, 1]}\nsettings: {per_sample: [false, true]}\n"
-    )
-    points = read_space(write(text)).points()
-    assert points[1] == {"per_sample": False, "dropout_factor": 1.0}
+    points = read_space(
+        write(GRID + "backbone: {dropout: [0, 1]}\nsettings: {sal: [false, true]}\n")
+    ).points()
+    assert points[1] == {"sal": False, "dropout_factor": 1.0}
     assert len(points) == 4
 
 
-# As JSON
-
-
-def test_the_plain_description_is_json_and_tells_spaces_apart():
-    found = [load_space(name).plain() for name in FILES]
-    for name, plain in zip(FILES, found, strict=True):
-        assert json.loads(json.dumps(plain)) == plain == load_space(name).plain()
-        for values in load_space(name).parameters.values():
-            for value in values if isinstance(values, tuple) else ():
-                assert value is None or type(value) in (bool, int, float, str)
-    assert len({json.dumps(plain) for plain in found}) == len(FILES)
-
-
-def test_every_part_of_a_space_shows_in_its_description():
+def test_the_description_is_json_and_tells_spaces_apart(write):
+    descriptions = [load_space(name).to_json() for name in FILES]
+    assert json.loads(json.dumps(descriptions)) == descriptions
+    for values in (values for name in FILES for values in load_space(name).parameters.values()):
+        assert isinstance(values, Range) or {type(value) for value in values} <= SCALARS
     space = Space("mine", "mixup", "tpe", {"xi1": Range(0.1, 1.0)}, {"dropout": (0.5, 1.0)})
-    others = [
-        dataclasses.replace(space, name="other"),
-        dataclasses.replace(space, method="c_mixup"),
-        dataclasses.replace(space, sampler="grid"),
-        dataclasses.replace(space, settings={"alpha": Range(0.1, 1.0)}),
-        dataclasses.replace(space, settings={"xi1": Range(0.2, 1.0)}),
-        dataclasses.replace(space, settings={"xi1": Range(0.1, 2.0)}),
-        dataclasses.replace(space, settings={"xi1": Range(0.1, 1.0, log=True)}),
-        dataclasses.replace(space, settings={"xi1": Range(0.1, 1.0, step=0.1)}),
-        dataclasses.replace(space, backbone={"dropout": (0.5, 1.5)}),
-        dataclasses.replace(space, backbone={"learning_rate": (0.5, 1.0)}),
+    changes = [
+        {"name": "other"},
+        {"method": "c_mixup"},
+        {"sampler": "grid"},
+        {"settings": {"alpha": Range(0.1, 1.0)}},
+        *({"settings": {"xi1": Range(*r)}} for r in ((0.2, 1.0), (0.1, 2.0), (0.1, 1.0, True))),
+        {"settings": {"xi1": Range(0.1, 1.0, step=0.1)}},
+        {"backbone": {"dropout": (0.5, 1.5)}},
+        {"backbone": {"learning_rate": (0.5, 1.0)}},
     ]
-    assert len({json.dumps(s.plain()) for s in [space, *others]}) == 1 + len(others)
-
-
-def test_integers_and_floats_in_a_file_describe_the_same_space(write):
+    descriptions += [dataclasses.replace(space, **change).to_json() for change in [{}, *changes]]
+    assert len({json.dumps(description) for description in descriptions}) == len(descriptions)
     text = "method: mixup\nsampler: tpe\nsettings: {{alpha: {{low: {}, high: 2.5}}, xi1: [{}, 0.5]}}\n"
-    found = [json.dumps(read_space(write(text.format(*x))).plain()) for x in (("1", "2"), ("1.0", "2.0"))]
-    assert found[0] == found[1]
+    same = [json.dumps(read_space(write(text.format(*x))).to_json()) for x in (("1", "2"), ("1.0", "2.0"))]
+    assert same[0] == same[1], "integers and floats in a file describe the same space"
 
 
-# Files of the user's
-
-TPE = "method: ms_mix\nsampler: tpe\n"
-GRID = "method: ms_mix\nsampler: grid\n"
 WRONG = {
-    "nothing": ("", "must be a mapping of method, sampler, settings, backbone, however: None"),
+    "nothing": ("", "must be a mapping of method, sampler, settings, backbone, got None"),
     "a list": ("[1, 2]", "must be a mapping"),
-    "a text": ("delta", "must be a mapping"),
     "broken": ("method: [ms_mix\nsampler: tpe", "cannot be read as YAML (line 2: "),
     "binary": (b"\xff\xfe\x00\x80", "cannot be read as YAML"),
     "control characters": (b"method: \x00", "cannot be read as YAML"),
-    "two documents": (TPE + "---\na: 1", "cannot be read as YAML"),
     "an object": ("!!python/object/apply:os.system [true]", "cannot be read as YAML"),
     "no such date": ("method: 2024-13-45", "cannot be read as YAML"),
     "an unknown key": (TPE + "setings: {delta: [0.1]}", "Did you mean 'settings'?"),
     "a key that is no text": (TPE + "1: 2", "Unknown key '1'"),
-    "no method": ("sampler: tpe\nsettings: {delta: [0.1]}", "Unknown method ''"),
     "an unknown method": ("method: ms_mx\nsampler: tpe", "Did you mean 'ms_mix'?"),
-    "no sampler": ("method: ms_mix", "Unknown sampler ''; allowed: grid, tpe"),
     "an unknown sampler": ("method: ms_mix\nsampler: gird", "Did you mean 'grid'?"),
-    "a list of methods": ("method: [ms_mix]\nsampler: tpe", "Unknown method"),
     "nothing to vary": (TPE, "varies nothing"),
-    "empty settings": (TPE + "settings: {}", "varies nothing"),
-    "settings of nothing": (TPE + "settings:", "settings must be a mapping of"),
     "settings as a list": (TPE + "settings: [delta]", "settings must be a mapping of"),
     "an unknown field": (TPE + "settings: {dleta: [0.1]}", "Unknown setting of ms_mix 'dleta'"),
-    "another method's field": (TPE + "settings: {sigma: [0.1]}", "Unknown setting of ms_mix 'sigma'"),
     "no field": (TPE + "settings: {components: [sass]}", "Unknown setting of ms_mix 'components'"),
     "a single value": (TPE + "settings: {delta: 0.1}", "settings.delta must be a list"),
     "an empty list": (TPE + "settings: {delta: []}", "settings.delta must be a list"),
-    "an empty mapping": (TPE + "settings: {delta: {}}", "needs numbers for low and high"),
     "a value twice": (TPE + "settings: {delta: [0.1, 0.2, 0.1]}", "twice"),
     "a value twice in two types": (TPE + "settings: {delta: [0, 0.5, 0.0]}", "twice"),
     "a key twice": (TPE + "settings: {delta: [0.1], delta: [0.2]}", "'delta' stands twice, in line 3"),
@@ -543,18 +450,12 @@ WRONG = {
     "null as number": (TPE + "settings: {delta: [null]}", "None is no float"),
     "truth as number": (TPE + "settings: {delta: [true]}", "True is no float"),
     "a fraction as integer": (TPE + "settings: {heads: [2.0]}", "2.0 is no int"),
-    "truth as integer": (TPE + "settings: {heads: [true]}", "True is no int"),
     "a number as truth": (TPE + "settings: {sass: [1]}", "1 is no bool"),
-    "a number as text": (TPE + "settings: {attention: [1]}", "1 is no str"),
     "a mapping as choice": (TPE + "settings: {delta: [{low: 1}]}", "is no float"),
     "a huge number": (TPE + f"settings: {{delta: [{10**400}]}}", "too large"),
-    "a refused value": (
-        TPE + "settings: {delta: [0.1, 1.5]}",
-        "delta must be in [-1, 1], however: delta=1.5",
-    ),
+    "a refused value": (TPE + "settings: {delta: [0.1, 1.5]}", "delta must be in [-1, 1]"),
     "a refused text": (TPE + "settings: {attention: [tokens, all]}", "attention must be tokens or batch"),
-    "a refused end": (TPE + "settings: {delta: {low: 0.0, high: 2.0}}", "however: delta=2.0"),
-    "not a number": (TPE + "settings: {xi1: [.nan]}", "xi1 must be >= 0 and finite"),
+    "a refused end": (TPE + "settings: {delta: {low: 0.0, high: 2.0}}", "delta=2.0"),
     "refused together": (
         "method: multimix\nsampler: tpe\nsettings: {alpha_low: [0.1, 3.0], alpha_high: [2.0, 4.0]}",
         "alpha_high must be at least alpha_low",
@@ -565,12 +466,10 @@ WRONG = {
     "no low": (TPE + "settings: {delta: {high: 0.5}}", "needs numbers for low and high"),
     "1e-3, a text in YAML": (TPE + "settings: {delta: {low: 1e-3, high: 0.5}}", "1.0e-3, not 1e-3"),
     "an endless range": (TPE + "settings: {xi1: {low: 0.0, high: .inf}}", "both finite"),
-    "a range from nowhere": (TPE + "settings: {xi1: {low: .nan, high: 1.0}}", "both finite"),
     "log from zero": (TPE + "settings: {xi1: {low: 0.0, high: 1.0, log: true}}", "low > 0 and no step"),
     "log with step": (TPE + "settings: {xi1: {low: 0.1, high: 1.0, log: true, step: 0.1}}", "no step"),
     "log as number": (TPE + "settings: {xi1: {low: 0.1, high: 1.0, log: 1}}", "log must be true or false"),
     "a step of zero": (TPE + "settings: {xi1: {low: 0.1, high: 1.0, step: 0}}", "step must be > 0"),
-    "a step of nothing": (TPE + "settings: {xi1: {low: 0.1, high: 1.0, step: ''}}", "needs numbers"),
     "a step back": (TPE + "settings: {xi1: {low: 0.1, high: 1.0, step: -0.1}}", "step must be > 0"),
     "a step too far": (TPE + "settings: {xi1: {low: 0.1, high: 1.0, step: 0.2}}", "whole steps apart"),
     "a broken step": (
@@ -580,20 +479,13 @@ WRONG = {
     "too many digits": (TPE + "settings: {xi1: {low: 0.12345, high: 1.0}}", "at most 4 significant digits"),
     "an unknown key of a range": (TPE + "settings: {xi1: {low: 0.1, hihg: 1.0}}", "Did you mean 'high'?"),
     "a range of texts": (TPE + "settings: {attention: {low: 0.1, high: 1.0}}", "0.1 is no str"),
-    "a range of truths": (TPE + "settings: {sass: {low: 0, high: 1}}", "0 is no bool"),
-    "fractions for integers": (TPE + "settings: {heads: {low: 1.0, high: 8.0}}", "1.0 is no int"),
     "ends that are truths": (TPE + "settings: {xi1: {low: false, high: true}}", "needs numbers"),
-    "a grid with a range": (
-        GRID + "settings: {xi1: [0.1], delta: {low: 0.1, high: 0.5}}",
-        "takes lists only",
-    ),
+    "a grid with a range": (GRID + "settings: {delta: {low: 0.1, high: 0.5}}", "takes lists only"),
     "an unknown factor": (TPE + "backbone: {dropot: [0.5]}", "Did you mean 'dropout'?"),
-    "a factor below zero": (TPE + "backbone: {dropout: [1.0, -0.5]}", "however: -0.5"),
+    "a factor below zero": (TPE + "backbone: {dropout: [1.0, -0.5]}", "got -0.5"),
     "a rate of zero": (TPE + "backbone: {learning_rate: {low: 0.0, high: 1.0}}", "finite and > 0"),
     "an endless factor": (TPE + "backbone: {learning_rate: [1.0, .inf]}", "must be finite"),
-    "a factor that is no number": (TPE + "backbone: {dropout: [.nan]}", "must be finite"),
     "a factor as text": (TPE + "backbone: {dropout: [much]}", "'much' is no float"),
-    "grid with a range of factors": (GRID + "backbone: {dropout: {low: 0.1, high: 1.0}}", "takes lists only"),
 }
 
 
@@ -660,18 +552,6 @@ def test_an_unknown_name_is_told_the_known_ones(name):
 def test_infinite_and_missing_values_that_a_method_takes_are_choices(write):
     space = read_space(write("method: c_mixup\nsampler: grid\nsettings: {sigma: [null, 0, .inf]}\n"))
     assert space.points() == [{"sigma": None}, {"sigma": 0.0}, {"sigma": float("inf")}]
-    assert json.loads(json.dumps(space.plain())) == space.plain()
+    assert json.loads(json.dumps(space.to_json())) == space.to_json()
     for point in space.points():
         assert space.apply(make_cell("c_mixup"), point).method_settings.sigma == point["sigma"]
-
-
-def test_the_space_of_a_users_file_has_its_name(write):
-    space = read_space(write(TPE + "settings: {delta: {low: 0.0, high: 0.5}}"))
-    assert (space.name, space.method, space.sampler) == ("mine", "ms_mix", "tpe")
-    assert space.parameters == {"delta": Range(0.0, 0.5)}
-
-
-def test_spaces_are_read_without_optuna():
-    code = "import sys, sweeps.space as s; s.load_space('all'); print('optuna' in sys.modules)"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert found.stdout.strip() == "False", found.stderr
