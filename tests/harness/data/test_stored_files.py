@@ -16,7 +16,7 @@ from harness.data.npy import check_npz, map_array, read_npz
 from harness.data.pretrained import find_model
 from harness.data.store import load_dataset
 from harness.errors import UserError
-from harness.train.checkpoint import Checkpoint, pack
+from harness.train.checkpoint import Checkpoint, serialize
 from tests.fuzz.programs import CANARY
 from tests.fuzz.stored import STATE, TARGETS, TUNED, arrays, impostors, originals
 from tests.harness.train.test_checkpoint_file import saved
@@ -128,7 +128,7 @@ def test_an_archive_whose_arrays_are_longer_than_they_say_is_refused(tmp_path):
 @pytest.mark.parametrize("shape", [[2**40], [2**62, 4], [-1], [1e3], ["a"], None, [5, 0]])
 def test_a_checkpoint_reserves_nothing_for_a_shape(shape, tmp_path, caplog):
     path, packed = tmp_path / "c.npz", {}
-    content = {"identity": {"format": "1"}, "state": pack(STATE, packed)}
+    content = {"identity": {"format": "1"}, "state": serialize(STATE, packed)}
     content["state"]["dict"][0][1]["tensor"][2] = shape
     packed["text"] = np.frombuffer(json.dumps(content).encode(), np.uint8)
     np.savez(path, **packed)
@@ -139,7 +139,7 @@ def test_a_checkpoint_reserves_nothing_for_a_shape(shape, tmp_path, caplog):
 @pytest.mark.parametrize("dtype", ["load", "Tensor", "nn", "nothing", "__class__"])
 def test_a_checkpoint_takes_no_other_name_for_a_dtype(dtype, tmp_path):
     path, packed = tmp_path / "c.npz", {}
-    content = {"identity": {"format": "1"}, "state": pack(STATE, packed)}
+    content = {"identity": {"format": "1"}, "state": serialize(STATE, packed)}
     content["state"]["dict"][0][1]["tensor"][1] = dtype
     packed["text"] = np.frombuffer(json.dumps(content).encode(), np.uint8)
     np.savez(path, **packed)

@@ -17,7 +17,8 @@ from harness.data.dataset import Dataset, Split
 from harness.errors import UserError
 from harness.matrix import Cell
 from harness.train import memory
-from harness.train.loop import batches, build, make_optimizer, train
+from harness.train.loop import batches, train
+from harness.train.networks import build, make_optimizer
 from harness.train.step import step_losses
 from methods import METHODS
 from tests.support.builders import drawn, make_batch, make_sizes, small_backbone

@@ -24,8 +24,8 @@ from harness.launchers.job import run_job
 from harness.matrix import Cell
 from harness.plan import make_plan
 from harness.tracking.tracker import Tracker
-from harness.train.checkpoint import Checkpoint, identity_of, pack, unpack
-from harness.train.loop import begin, train
+from harness.train.checkpoint import Checkpoint, deserialize, identity_of, serialize
+from harness.train.loop import start_or_resume, train
 from methods import METHODS
 from tests.support.builders import make_dataset, make_sizes, same_bits, small_backbone
 from tests.support.driving import assert_each_cell_once, finish, kill, run, start, workers_of
@@ -193,8 +193,8 @@ def test_a_divergence_is_found_again(tmp_path):
 
 CHILD = """
 import pickle, sys, time
-from harness import work
-from harness.checkpoint import Checkpoint
+from harness.launchers import job as work
+from harness.train.checkpoint import Checkpoint
 save = Checkpoint.save
 def save_and_wait(self, state):
     save(self, state)
@@ -235,11 +235,11 @@ def test_a_training_survives_with_its_optimizer(optimizer, tmp_path):
     class Remembers(Checkpoint):
         def save(self, state):
             arrays = {}
-            states.append(unpack(pack(state, arrays), arrays))
+            states.append(deserialize(serialize(state, arrays), arrays))
             super().save(state)
 
     train(cell, DATASET, CPU, checkpoint=checkpoint_of(cell, path, kind=Remembers))
-    restored = begin(cell, DATASET, CPU, checkpoint_of(cell, path)).state()
+    restored = start_or_resume(cell, DATASET, CPU, checkpoint_of(cell, path)).state_dict()
     assert same_bits(dict(restored["optimizer"]), states[-1]["optimizer"])
     assert {name: list(curve) for name, curve in restored["curves"].items()} == states[-1]["curves"]
     for name in ("backbone", "method", "best_weights"):
@@ -274,7 +274,7 @@ def with_text(change):
 
     def make(checkpoint, state):
         arrays = {}
-        content = {"identity": checkpoint.identity, "state": pack(state, arrays)}
+        content = {"identity": checkpoint.identity, "state": serialize(state, arrays)}
         text = change(json.dumps(content)).encode()
         np.savez(checkpoint.path.open("wb"), text=np.frombuffer(text, np.uint8), **arrays)
 

@@ -12,14 +12,11 @@ import harness.plan
 from backbones import BACKBONES
 from backbones.base import resolve_settings
 from harness.config.compose import load_benchmark, load_sweep
-from harness.data.dataset import SPLITS
-from harness.data.occlusion import MaskField
 from harness.data.synthetic.generate import SyntheticSettings, generate
 from harness.errors import UserError
 from harness.matrix import Cell
 from harness.plan import make_plan
 from harness.tracking.tags import cell_tags
-from harness.train import loop as loop
 from harness.train.arithmetic import (
     PRECISIONS,
     autocast,
@@ -30,7 +27,10 @@ from harness.train.arithmetic import (
     set_arithmetic,
 )
 from harness.train.diagnostics import Diagnostics
-from harness.train.splits import ResidentSplit
+from harness.train.evaluate import predict
+from harness.train.loop import train
+from harness.train.networks import build
+from harness.train.splits import load_splits
 from harness.train.step import step_losses
 from methods import METHODS
 from reports.frame import environment
@@ -55,13 +55,6 @@ def make_cell(backbone="tfn", method="ms_mix", **options) -> Cell:
     data = {"dataset": "synthetic_mosi", "metrics": "mosi", "label_scale": 3.0, "fingerprint": ""}
     networks = {"backbone_settings": settings, "method_settings": METHODS[method].Settings()}
     return Cell(**data, backbone=backbone, method=method, seed=1, **networks, **options)
-
-
-def splits_of(cell, dataset):
-    return loop.Splits(
-        {name: ResidentSplit(dataset.splits[name], CPU) for name in SPLITS},
-        {name: MaskField(cell.dataset, name, 0, dataset.splits[name].ids) for name in SPLITS},
-    )
 
 
 # Requests
@@ -163,23 +156,23 @@ def test_losses_and_gradients_are_float32_under_bf16(backbone, method):
 def test_a_training_in_bf16(dataset):
     results = {}
     for precision in ("fp32", "bf16"):
-        results[precision] = loop.train(make_cell(precision=precision), dataset, CPU)
+        results[precision] = train(make_cell(precision=precision), dataset, CPU)
         assert results[precision].predictions.values[0.0].dtype == np.float32
     exact, rough = (results[precision].scores["test"]["mae"] for precision in ("fp32", "bf16"))
     assert exact != rough
     assert rough == pytest.approx(exact, rel=0.05)
-    again = loop.train(make_cell(precision="bf16"), dataset, CPU)
+    again = train(make_cell(precision="bf16"), dataset, CPU)
     assert again.scores == results["bf16"].scores
     assert not torch.is_autocast_enabled("cpu")
-    assert loop.train(make_cell(), dataset, CPU).scores == results["fp32"].scores, "nothing is left of it"
+    assert train(make_cell(), dataset, CPU).scores == results["fp32"].scores, "nothing is left of it"
 
 
 def test_predictions_in_bf16_are_float32(dataset):
     cell = make_cell(precision="bf16")
-    backbone, _ = loop.build(cell, dataset, CPU)
-    predictions, labels = loop.predict(cell, backbone, splits_of(cell, dataset), "valid")
+    backbone, _ = build(cell, dataset, CPU)
+    predictions, labels = predict(cell, backbone, load_splits(cell, dataset, CPU), "valid")
     assert predictions.dtype == labels.dtype == torch.float32
-    exact, _ = loop.predict(make_cell(), backbone, splits_of(cell, dataset), "valid")
+    exact, _ = predict(make_cell(), backbone, load_splits(cell, dataset, CPU), "valid")
     assert not torch.equal(predictions, exact)
     torch.testing.assert_close(predictions, exact, atol=0.1, rtol=0.1)
 
@@ -203,7 +196,7 @@ def test_a_compiled_training(dataset, method):
     plain = make_cell(method=method)
     plain = dataclasses.replace(plain, backbone_settings=dataclasses.replace(plain.backbone_settings, **off))
     compiled = dataclasses.replace(plain, compile=True)
-    first, second, exact = (loop.train(cell, dataset, CPU) for cell in (compiled, compiled, plain))
+    first, second, exact = (train(cell, dataset, CPU) for cell in (compiled, compiled, plain))
     assert first.scores == second.scores, "the first leaves nothing to the second"
     for name, value in exact.scores["test"].items():
         assert first.scores["test"][name] == pytest.approx(value, rel=1e-3, abs=1e-4), name

@@ -10,16 +10,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import harness.train.loop as loop
 from backbones import BACKBONES
 from backbones.base import Backbone, BackboneSettings, Fused, by_modality
 from backbones.batch import MODALITIES, Latents
-from harness.data.dataset import SPLITS, Dataset
-from harness.data.occlusion import MaskField
+from harness.data.dataset import Dataset
 from harness.matrix import Cell
+from harness.train import evaluate, loop, networks
 from harness.train.schedule import learning_rate
 from harness.train.seeds import generator_for
-from harness.train.splits import ResidentSplit
+from harness.train.splits import ResidentSplit, load_splits
 from methods import METHODS
 from tests.support.builders import make_dataset, make_sizes
 
@@ -98,18 +97,11 @@ def make_cell(made: BackboneSettings, method: str = "none", **options) -> Cell:
     )
 
 
-def splits_of(cell: Cell, dataset: Dataset) -> loop.Splits:
-    return loop.Splits(
-        {name: ResidentSplit(dataset.splits[name], CPU) for name in SPLITS},
-        {name: MaskField("toy", name, 0, dataset.splits[name].ids) for name in SPLITS},
-    )
-
-
 def trained_by_the_loop(cell: Cell, dataset: Dataset, epochs: int):
     backbone, method = loop.build(cell, dataset, CPU)
     optimizer = loop.make_optimizer(backbone, method)
     for epoch in range(1, epochs + 1):
-        loop.train_epoch(cell, backbone, method, optimizer, splits_of(cell, dataset), epoch)
+        loop.train_epoch(cell, backbone, method, optimizer, load_splits(cell, dataset, CPU), epoch)
     return backbone
 
 
@@ -218,7 +210,7 @@ class RecordingAdam(torch.optim.Adam):
 
 @pytest.fixture
 def recorded(monkeypatch):
-    monkeypatch.setitem(loop.OPTIMIZERS, "adam", RecordingAdam)
+    monkeypatch.setitem(networks.OPTIMIZERS, "adam", RecordingAdam)
     monkeypatch.setattr(RecordingAdam, "made", [])
     return RecordingAdam.made
 
@@ -263,7 +255,7 @@ def test_a_sum_and_not_a_mean_by_hand():
     wanted = copy.deepcopy([p.grad for g in backbone.parameter_groups() for p in g["params"]])
     RecordingAdam.made.clear()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(loop.OPTIMIZERS, "adam", RecordingAdam)
+        patch.setitem(networks.OPTIMIZERS, "adam", RecordingAdam)
         trained_by_the_loop(cell, dataset, 1)
     [made] = RecordingAdam.made[0].gradients
     for found, sought in zip(made, wanted, strict=True):
@@ -275,8 +267,8 @@ def test_a_sum_and_not_a_mean_by_hand():
 
 def scripted(monkeypatch, losses: list[float]) -> None:
     """Validation losses as given, epoch by epoch; what is scored at the end is left alone."""
-    epochs, score = iter(losses), loop.task_loss
-    monkeypatch.setattr(loop, "task_loss", lambda *given: next(epochs, None) or score(*given))
+    epochs, task_loss = iter(losses), loop.task_loss
+    monkeypatch.setattr(loop, "task_loss", lambda *given: next(epochs, None) or task_loss(*given))
 
 
 @pytest.mark.parametrize("schedule", ["constant", "plateau", "warmup_cosine"])
@@ -313,7 +305,8 @@ def test_early_stopping_by_hand(monkeypatch, losses, patience, best, epochs):
         predicted.append((given[3], predict(*given)[0]))
         return predict(*given)
 
-    monkeypatch.setattr(loop, "predict", remember)
+    for module in (loop, evaluate):
+        monkeypatch.setattr(module, "predict", remember)
     scripted(monkeypatch, losses[:epochs])
     made = rules(max_epochs=6, early_stop=patience)
     result = loop.train(make_cell(made), make_dataset(SIZES, (8, 5, 5)), CPU)
