@@ -30,7 +30,7 @@ class InlineLauncher:
         if job is None:
             time.sleep(timeout_s)
             return []
-        return [Outcome(job, *attempt(lambda: self._work(job)))]
+        return [attempt(lambda: self._work(job), job)]
 
     def close(self) -> None:
         """Drop the kept job."""

@@ -24,9 +24,9 @@ PARTS: dict[str, Watched] = {
 }
 
 
-def prepare() -> None:
-    """See `harness.launchers.job.prepare`."""
-    work.prepare()
+def preload() -> None:
+    """See `harness.launchers.job.preload`."""
+    work.preload()
 
 
 def ready_result(job: Job, loss: float = 0.5) -> Result:

@@ -1,5 +1,6 @@
 """Precision and compiled steps: part of the identity, set anew for each cell, never compared silently."""
 
+import contextlib
 import dataclasses
 import itertools
 
@@ -60,17 +61,18 @@ def make_cell(backbone="tfn", method="ms_mix", **options) -> Cell:
 # Requests
 
 
-@pytest.mark.parametrize("precision", ["tf32", "bf16"])
-def test_what_only_a_gpu_has(precision):
-    check_precision(precision, "cuda")
-    with pytest.raises(UserError, match=f"precision={precision} needs device=cuda.*use precision=fp32"):
-        check_precision(precision, "cpu")
-
-
-def test_names():
-    check_precision("fp32", "cpu")
-    with pytest.raises(UserError, match=r"Unknown precision 'fp23'.*Did you mean 'fp32'\?"):
-        check_precision("fp23", "cuda")
+@pytest.mark.parametrize(
+    ("precision", "device", "error"),
+    [
+        ("fp32", "cpu", None),
+        *((name, "cuda", None) for name in PRECISIONS),
+        *((name, "cpu", f"{name} needs device=cuda.*use precision=fp32") for name in ("tf32", "bf16")),
+        ("fp23", "cuda", r"Unknown precision 'fp23'.*Did you mean 'fp32'\?"),
+    ],
+)
+def test_precisions_and_devices(precision, device, error):
+    with pytest.raises(UserError, match=error) if error else contextlib.nullcontext():
+        check_precision(precision, device)
 
 
 def test_a_request_makes_cells_of_its_precision(tmp_path, monkeypatch):
@@ -118,18 +120,16 @@ def test_a_method_is_not_paired_with_a_baseline_of_another_precision():
 # Flags
 
 
-def flags():
-    return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-
-
 def test_every_cell_sets_all_flags():
-    before = flags()
+    owners = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [owner.allow_tf32 for owner in owners]
     try:
         for precision in ("tf32", "bf16", "tf32", "fp32"):
             set_arithmetic(precision, True, CPU)
-            assert flags() == (precision == "tf32",) * 2
+            assert [owner.allow_tf32 for owner in owners] == [precision == "tf32"] * 2
     finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+        for owner, flag in zip(owners, before, strict=True):
+            owner.allow_tf32 = flag
 
 
 # bfloat16: requests refuse it on the CPU, the loop does not.

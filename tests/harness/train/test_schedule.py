@@ -1,4 +1,4 @@
-"""Learning rates over the epochs against torch's, hand-worked lists, and a training that is resumed."""
+"""Learning rates over the epochs against torch's and hand-worked lists."""
 
 import math
 
@@ -8,11 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backbones.base import BackboneSettings
-from harness.train.loop import train
 from harness.train.schedule import learning_rate
-from tests.harness.train.test_checkpoint import DATASET, assert_same, make_cell, train_with_kills
-
-CPU = torch.device("cpu")
 
 
 def rules(**given) -> BackboneSettings:
@@ -93,28 +89,3 @@ def test_warm_up_and_cosine(epochs, warmup, base):
 
 def test_a_constant_rate():
     assert rates(rules(), 0.25, [1.0, 2.0, 3.0]) == [0.25] * 4
-
-
-# Resumed
-
-
-@pytest.mark.parametrize(
-    "changed",
-    [
-        {"schedule": "plateau", "plateau_patience": 1, "learning_rate": 0.3},
-        {"schedule": "warmup_cosine", "warmup": 0.4},
-        {"schedule": "warmup_cosine", "gradient_accumulation": 2, "grad_clip": 0.1, "max_grad_norm": 0.2},
-        {"schedule": "constant", "gradient_accumulation": 4, "optimizer": "adamw", "weight_decay": 0.1},
-    ],
-)
-def test_a_resumed_training_goes_on_with_its_schedule(changed, tmp_path):
-    """Killed after every epoch, to the same bits."""
-    cell = make_cell(rules={"max_epochs": 8, "early_stop": 8, **changed})
-    whole = train(cell, DATASET, CPU)
-    resumed, kills = train_with_kills(cell, tmp_path / f"{cell.cell_id}.npz")
-    assert kills == 8
-    assert_same(resumed, whole)
-    seen = rates(cell.backbone_settings, 1.0, whole.curves["valid_loss"])[:8]
-    assert (len(set(seen)) > 1) == (changed["schedule"] != "constant"), (
-        "the rate changed, or this says little"
-    )

@@ -20,7 +20,7 @@ from harness.train.schedule import learning_rate
 from harness.train.seeds import generator_for
 from harness.train.splits import ResidentSplit, load_splits
 from methods import METHODS
-from tests.support.builders import make_dataset, make_sizes
+from tests.support.builders import make_dataset, make_sizes, small_cell
 
 CPU = torch.device("cpu")
 SIZES = make_sizes(widths=(3, 2, 1), steps=(2, 1, 2))
@@ -83,18 +83,7 @@ def _with_toy(monkeypatch):
 
 
 def make_cell(made: BackboneSettings, method: str = "none", **options) -> Cell:
-    return Cell(
-        dataset="toy",
-        metrics="mosi",
-        label_scale=3.0,
-        fingerprint="",
-        backbone="toy",
-        backbone_settings=made,
-        method=method,
-        method_settings=METHODS[method].Settings(),
-        seed=1,
-        **options,
-    )
+    return small_cell("toy", method, rules=made, **options)
 
 
 def trained_by_the_loop(cell: Cell, dataset: Dataset, epochs: int):
