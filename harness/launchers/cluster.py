@@ -94,11 +94,11 @@ def connect(jobs: int | None, cluster: Cluster, work: Work) -> Any:
         raise KeyboardInterrupt from None
     # No such cluster, another version of Ray or Python there, another token: each has its own exception.
     except Exception as error:
-        hint = TOKEN_HINT if isinstance(error, ConnectionError) and cluster.address else ""
-        failure = f"Cannot join the Ray cluster at {cluster.address!r}"
+        reason = line_with_type(error).rstrip(".")
         if cluster.address is None:
-            failure = "Ray cannot be started on this machine"
-        raise UserError(f"{failure}: {line_with_type(error).rstrip('.')}.{hint}") from error
+            raise UserError(f"Ray cannot be started on this machine: {reason}.") from error
+        hint = TOKEN_HINT if isinstance(error, ConnectionError) else ""
+        raise UserError(f"Cannot join the Ray cluster at {cluster.address!r}: {reason}.{hint}") from error
     return ray
 
 

@@ -30,10 +30,10 @@ from harness.launchers.worker import (
     ENVIRONMENT,
     answer,
     breaks_worker,
+    from_bytes,
     name_of,
-    outcome_from_bytes,
-    outcome_to_bytes,
     preload,
+    to_bytes,
 )
 
 CONTEXT = multiprocessing.get_context("spawn")
@@ -137,7 +137,7 @@ class _Worker:
         if payload is None:
             self.dead = True
             return Outcome(job, None, f"worker died ({_cause_of_death(self.end(GRACE_S))})")
-        outcome = outcome_from_bytes(payload, job)
+        outcome = from_bytes(payload, job)
         if breaks_worker(outcome):
             self.dead = True
             self.end(0.0)
@@ -209,7 +209,7 @@ def _serve(channel: Connection, work: str) -> None:
         preload(work)
     with contextlib.suppress(EOFError, OSError):  # The driver is gone, or has closed the pool.
         while True:
-            channel.send_bytes(outcome_to_bytes(answer(channel.recv_bytes(), work)))
+            channel.send_bytes(to_bytes(answer(channel.recv_bytes(), work)))
 
 
 def _leave_with_driver() -> None:

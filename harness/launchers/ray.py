@@ -21,7 +21,7 @@ from harness.interrupts import interrupts_held
 from harness.launchers.base import Job, Outcome, Work, attempt
 from harness.launchers.cluster import Cluster, connect, connection_error, keep_handlers, places
 from harness.launchers.ray_task import REFUSED, bytes_of, get_ready, run
-from harness.launchers.worker import name_of, outcome_from_bytes
+from harness.launchers.worker import from_bytes, name_of
 
 CELLS_PER_PLACE = 2  # one that runs and one that waits, so that no place stands idle
 LOOK_S = 5.0  # between two looks at the size of the cluster
@@ -171,7 +171,7 @@ class RayLauncher:
             return None
         if checkpoint is not None and job.checkpoint is not None:
             _write(Path(job.checkpoint), checkpoint)
-        return outcome_from_bytes(answer, job)
+        return from_bytes(answer, job)
 
     def _count_places(self) -> int:
         """How many cells the living nodes can run at once."""

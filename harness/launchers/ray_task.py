@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.launchers.base import Job, attempt
-from harness.launchers.worker import breaks_worker, outcome_to_bytes, preload, read_job, resolve
+from harness.launchers.worker import breaks_worker, preload, read_job, resolve, to_bytes
 
 _READY: list[str] = []  # the work that this worker has preloaded
 _BROKEN: list[str] = []  # the error on the device after which no job can be done here
@@ -54,7 +54,7 @@ def run(
         _BROKEN.append(str(outcome.error))
         # Until then it refuses jobs, so that none is lost with it.
         threading.Timer(LEAVE_S, os._exit, (1,)).start()
-    return outcome_to_bytes(outcome), checkpoints[0]
+    return to_bytes(outcome), checkpoints[0]
 
 
 def _with_local_paths(job: Job, parcels: Mapping[str, Any]) -> Job:

@@ -57,7 +57,7 @@ def read_job(payload: bytes) -> Job:
     return job
 
 
-def outcome_to_bytes(outcome: Outcome) -> bytes:
+def to_bytes(outcome: Outcome) -> bytes:
     """A worker's outcome as it is sent to the driver."""
     pickled = attempt(lambda: pickle.dumps(outcome))
     if pickled.error is not None:
@@ -67,7 +67,7 @@ def outcome_to_bytes(outcome: Outcome) -> bytes:
     return bytes(pickled.result)
 
 
-def outcome_from_bytes(payload: bytes, job: Job) -> Outcome:
+def from_bytes(payload: bytes, job: Job) -> Outcome:
     """The outcome of a job at the driver; an error in reading it is the outcome otherwise."""
     received = attempt(lambda: pickle.loads(payload))  # noqa: S301  (written by our worker)
     outcome: Any = received if received.error is not None else received.result

@@ -1,7 +1,7 @@
-"""Whether a network can be trained in the memory that there is, asked before it is made.
+"""The check that a network can be trained in this machine's memory, before it is built.
 
-Without the question the system ends the process, which then can tell nobody why. What is free at the moment
-is not asked: others give it back, and a worker keeps what its earlier cells have used.
+Without it the system kills the process, and nobody learns why. It asks for total memory, not for free memory:
+others give it back, and a worker keeps what its earlier cells have used.
 """
 
 from __future__ import annotations
@@ -36,7 +36,12 @@ def require_memory(cell: Cell, dataset: Dataset, device: torch.device) -> None:
         layers = BACKBONES[cell.backbone].text_layers
         widths["text"] = 1 if cell.text.finetune else widths["text"] // layers
     sizes = Sizes(widths, dataset.steps(), cell.label_scale)
-    count = weight_count(cell, sizes)
+    key = (cell.backbone, repr(cell.backbone_settings), *widths.values(), *sizes.steps.values())
+    if key not in _counts:
+        with torch.device("meta"):
+            backbone = BACKBONES[cell.backbone](cell.backbone_settings, sizes)
+        _counts[key] = sum(p.numel() for p in backbone.parameters())
+    count = _counts[key]
     need, total = COPIES * 4 * count, memory_bytes(device)
     if need > total:
         listed = ", ".join(f"{modality} {width:,}" for modality, width in widths.items())
@@ -45,16 +50,6 @@ def require_memory(cell: Cell, dataset: Dataset, device: torch.device) -> None:
             f"to train them takes {need / 1e9:.1f} GB, and there are {total / 1e9:.1f} GB of memory. "
             "Give narrower features, or leave this backbone out."
         )
-
-
-def weight_count(cell: Cell, sizes: Sizes) -> int:
-    """The number of weights of a cell's backbone, which is not made for that."""
-    key = (cell.backbone, repr(cell.backbone_settings), *sizes.widths.values(), *sizes.steps.values())
-    if key not in _counts:
-        with torch.device("meta"):
-            backbone = BACKBONES[cell.backbone](cell.backbone_settings, sizes)
-        _counts[key] = sum(p.numel() for p in backbone.parameters())
-    return _counts[key]
 
 
 def memory_bytes(device: torch.device) -> int:

@@ -24,7 +24,7 @@ from harness.launchers.job import run_job
 from harness.launchers.ray import RayLauncher
 from harness.launchers.ray_task import REFUSED
 from harness.launchers.shipping import node_cache, read_parcel, write_parcel
-from harness.launchers.worker import name_of, outcome_from_bytes, outcome_to_bytes
+from harness.launchers.worker import from_bytes, name_of, to_bytes
 from tests.harness.train.test_checkpoint import DATASET, assert_same, make_cell
 
 # Requests
@@ -176,10 +176,10 @@ def test_an_interrupt_while_results_are_fetched_loses_none(monkeypatch):
 
     def fetched():
         signal.raise_signal(signal.SIGINT)
-        return outcome_to_bytes(Outcome(None, 3))
+        return to_bytes(Outcome(None, 3))
 
     launcher._in_flight = {"a": Job("a", "", "cpu"), "b": Job("b", "", "cpu")}
-    ray.results = {"a": fetched, "b": lambda: outcome_to_bytes(Outcome(None, 4))}
+    ray.results = {"a": fetched, "b": lambda: to_bytes(Outcome(None, 4))}
     with pytest.raises(KeyboardInterrupt):
         launcher.wait(0)
     assert sorted(outcome.result for outcome in launcher.wait(0)) == [3, 4]
@@ -278,7 +278,7 @@ def do(work, job, checkpoint=None, **parcels):
     """The outcome of a task, as the driver reads it, and the checkpoint that comes with it."""
     task = (name_of(work), pickle.dumps(job), checkpoint, tuple(parcels), *parcels.values())
     answer, left = ray_task.run(*task)
-    return answer if answer == REFUSED else outcome_from_bytes(answer, job), left
+    return answer if answer == REFUSED else from_bytes(answer, job), left
 
 
 def fail_on_device(job):

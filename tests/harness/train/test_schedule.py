@@ -49,21 +49,6 @@ def test_plateaus_are_those_of_torch(losses, patience, base):
     assert rates(made, base, losses) == of_torch(base, losses, patience)
 
 
-def test_plateaus_by_hand():
-    """Patience 2: the third epoch in a row that is no lower cuts the rate for the epoch after it."""
-    made = rules(schedule="plateau", plateau_patience=2)
-    losses = [5.0, 4.0, 4.0, 4.0, 4.0, 3.0, 3.5, 3.5, 2.9, 3.0, 3.0, 3.0]
-    wanted = [1.0] * 5 + [0.1] * 7 + [0.01]
-    assert rates(made, 1.0, losses) == pytest.approx(wanted)
-
-
-def test_warm_up_and_cosine_by_hand():
-    made = rules(schedule="warmup_cosine", warmup=1 / 3, max_epochs=6)
-    half = math.sqrt(0.5)
-    wanted = [0.5, 1.0, 1.0, (1 + half) / 2, 0.5, (1 - half) / 2]
-    assert rates(made, 2.0, [1.0] * 5) == pytest.approx([2 * x for x in wanted])
-
-
 def half_cosine(step: int, warmup: int, total: int) -> float:
     """The usual schedule by steps: from 0 up to 1 at the end of the warm-up, then down to 0."""
     if step < warmup:

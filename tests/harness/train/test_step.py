@@ -209,24 +209,6 @@ def test_a_diverged_network_shows_in_the_loss(method_name):
 # Losses
 
 
-def test_the_target_is_mixed_and_not_two_losses():
-    latents = Latents({"text": torch.zeros(2, 1)})
-    labels = torch.tensor([2.0, -1.0])
-    mixed = mix(latents, labels, torch.tensor([[0, 1]]), torch.tensor([[0.7, 0.3]]))
-    torch.testing.assert_close(mixed.labels, torch.tensor([1.1]))
-    for prediction, l1 in [(1.1, 0.0), (2.0, 0.9), (-1.0, 2.1)]:
-        given_prediction = torch.tensor([prediction])
-        torch.testing.assert_close(
-            mixed_loss(given_prediction, mixed, labels, "backbone", CRITERIA["l1"]), torch.tensor(l1)
-        )
-        for choice, criterion in [("mse", "l1"), ("backbone", "mse")]:
-            made = mixed_loss(given_prediction, mixed, labels, choice, CRITERIA[criterion])
-            torch.testing.assert_close(made, torch.tensor(l1**2))
-        split = mixed_loss(given_prediction, mixed, labels, "split_mse", CRITERIA["l1"])
-        by_hand = 0.7 * (prediction - 2) ** 2 + 0.3 * (prediction + 1) ** 2
-        torch.testing.assert_close(split, torch.tensor(by_hand))
-
-
 @settings(deadline=None, max_examples=50)
 @given(st.integers(0, 6), st.data())
 def test_the_mixed_loss_is_the_mean_over_what_counts(n, data):
@@ -309,20 +291,3 @@ def test_a_cap_is_named_once(monkeypatch, caplog):
             step_losses(toy, method, batch, drawn(method, batch))
         warnings.append([record.args for record in caplog.records])
     assert warnings == [[("toy", 2)], [("toy", 3)], [("other", 2)], [], []]
-
-
-def test_an_appended_step_has_the_gradient_of_the_sum():
-    torch.manual_seed(0)
-    toy, batch = Toy().train(), make_batch(SIZES, 6)
-    method = method_for("ms_mix", toy)
-    losses = step_losses(toy, method, batch, drawn(method, batch))
-    parameters = [*toy.parameters(), *method.parameters()]
-    made = torch.autograd.grad(losses.total, parameters, retain_graph=True)
-    parts = [(losses.task, 1.0), (losses.mixed, 0.7), (losses.penalty, 1.0), (losses.auxiliary, 1.0)]
-    apart = [
-        torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True, materialize_grads=True)
-        for loss, _ in parts
-    ]
-    for k, gradient in enumerate(made):
-        wanted = sum(weight * apart[i][k] for i, (_, weight) in enumerate(parts))
-        torch.testing.assert_close(gradient, wanted, atol=1e-5, rtol=1e-4)

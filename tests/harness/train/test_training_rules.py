@@ -1,10 +1,8 @@
 """The training loop's rules (accumulation, clipping, schedules, early stopping) against a slow plain loop."""
 
-import copy
 import itertools
 import math
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -232,23 +230,6 @@ def test_bounds_of_gradients_hold_for_all_that_is_trained(recorded, monkeypatch,
                 assert flat.abs().max() == pytest.approx(0.004)
             if "grad_clip" in bounds:
                 assert flat.abs().max() <= 0.004 + 1e-9
-
-
-def test_a_sum_and_not_a_mean_by_hand():
-    """Accumulated over a whole epoch: the sum of the batches' gradients, each a mean over its clips."""
-    dataset = make_dataset(SIZES, (6, 5, 5))
-    cell = make_cell(rules(batch_size=2, gradient_accumulation=3))
-    backbone, _ = loop.build(cell, dataset, CPU)
-    batch = ResidentSplit(dataset.splits["train"], CPU).take(np.arange(6))
-    ((backbone(batch) - batch.labels).abs().sum() / 2).backward()
-    wanted = copy.deepcopy([p.grad for g in backbone.parameter_groups() for p in g["params"]])
-    RecordingAdam.made.clear()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(networks.OPTIMIZERS, "adam", RecordingAdam)
-        trained_by_the_loop(cell, dataset, 1)
-    [made] = RecordingAdam.made[0].gradients
-    for found, sought in zip(made, wanted, strict=True):
-        torch.testing.assert_close(found, sought)
 
 
 # The loop over the epochs
