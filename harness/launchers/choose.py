@@ -1,4 +1,4 @@
-"""Which launcher a request gets, with how many workers, on which devices."""
+"""The launcher of a request, its number of workers and their devices."""
 
 from __future__ import annotations
 

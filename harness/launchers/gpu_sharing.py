@@ -1,4 +1,4 @@
-"""How many workers share a GPU: as many as its memory and the cores of this machine allow.
+"""The number of workers that share a GPU, by its memory and the cores of this machine.
 
 The memory of a worker is estimated: each network takes a step on the CPU with a few clips, and what the step
 saves for its backward pass is extrapolated to the batch. Where the estimate is too low, cells fail with

@@ -1,4 +1,4 @@
-"""What a worker does with a job: load the data, set the threads, train, measure."""
+"""The work of a job: load the data, set the threads, train, measure."""
 
 from __future__ import annotations
 

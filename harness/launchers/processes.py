@@ -1,4 +1,4 @@
-"""A pool of spawned worker processes in which a dead worker costs only its cell.
+"""A launcher with a pool of worker processes, in which a dead worker costs only its cell.
 
 Workers are started when they are needed, the first one earlier where the driver asks for it, live over many
 jobs and hold no state between them. Each watches the driver and leaves when it is gone. The worker's side

@@ -1,4 +1,4 @@
-"""One task per cell on a Ray cluster: an existing one, or one that is started on this machine.
+"""A launcher on a Ray cluster, an existing one or one of this machine, with one task per cell.
 
 Ray finds a place for each cell, and runs it again where a worker or a node dies; the driver gets every result
 and stays the only one that writes. A few cells per place are in flight, so that a plan's size costs nothing.

@@ -1,4 +1,4 @@
-"""Files that travel with jobs: from the driver's disk to every node of a cluster, once.
+"""Copies of the files that jobs read, from the driver's disk to every node of a cluster, once.
 
 The driver reads a file or folder into arrays, which the cluster's object store keeps once per node; the first
 job on a node writes them into a cache of the node's user, under a name made of their content, and later ones

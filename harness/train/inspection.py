@@ -1,4 +1,4 @@
-"""What a trained network and its method make of the data: samples for figures, and mechanism checks.
+"""Latents of a trained network for figures, and mechanism checks of its method.
 
 Everything here reads the best weights after training and changes nothing; no cell's numbers depend on it.
 """
@@ -148,7 +148,7 @@ def correlation(x: np.ndarray, y: np.ndarray) -> float:
     return float(x @ y) / scale if scale > 1e-12 * len(x) else float("nan")
 
 
-def without(x: np.ndarray, given: np.ndarray) -> np.ndarray:
+def without(x: np.ndarray, other: np.ndarray) -> np.ndarray:
     """The residuals of x's linear regression on another variable. Shape: (N,), (N,) -> (N,)."""
-    design = np.stack([np.ones_like(given), given], 1)
+    design = np.stack([np.ones_like(other), other], 1)
     return x - design @ np.linalg.lstsq(design, x, rcond=None)[0]
