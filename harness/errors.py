@@ -65,6 +65,15 @@ def one_line(error: BaseException) -> str:
     return lines[0].rstrip(".") if lines else type(wrapped or error).__name__
 
 
+def line_with_type(error: BaseException) -> str:
+    """What an error says in one line, after its type unless it is a sentence for the user."""
+    lines = str(error).strip().splitlines()
+    if isinstance(error, UserError) and lines:
+        return lines[0]
+    name = type(error).__name__
+    return f"{name}: {lines[0]}" if lines else name
+
+
 def printable(text: object, most: int = 200) -> str:
     """One short line that shows as it is: line ends become spaces, what cannot be shown a question mark."""
     return "".join(c if c.isprintable() else "?" for c in " ".join(str(text).split())[:most])

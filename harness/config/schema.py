@@ -99,7 +99,7 @@ class LedgerConfig(UriConfig):
 
 @dataclass
 class LauncherConfig:
-    """Which launcher runs the cells; all but its name is for "ray", see `harness.launchers.base.Cluster`."""
+    """Which launcher runs the cells; all but its name is for "ray": see `harness.launchers.cluster`."""
 
     name: str = "processes"
     address: str | None = None

@@ -1,4 +1,4 @@
-"""Where cells are trained: in this process, in a pool of worker processes, or on a Ray cluster.
+"""Jobs, outcomes, and the protocol of all launchers.
 
 A launcher takes jobs and hands outcomes back in the order in which they end. It knows nothing of what a job
 does: ``work`` is a module-level function from a `Job` to a result.
@@ -9,9 +9,9 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
-from harness.errors import UserError
+from harness.errors import line_with_type
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,11 @@ class Job:
 class Outcome:
     """How a job ended: ``result`` is what ``work`` returned, or ``error`` says in one line why there is none.
 
-    traceback: the full text behind ``error``; None where there is none (a worker that died).
+    job: None in a worker, for only the driver has the job as it was handed in. traceback: the full text
+    behind ``error``; None where there is none (a worker that died).
     """
 
-    job: Job
+    job: Any
     result: Any | None
     error: str | None = None
     traceback: str | None = None
@@ -75,42 +76,9 @@ class Launcher(Protocol):
         """End all workers at once; jobs in flight are lost."""
 
 
-class Attempt(NamedTuple):
-    """The part of an `Outcome` that a worker knows."""
-
-    result: Any | None
-    error: str | None = None
-    traceback: str | None = None
-
-
-def attempt(action: Callable[[], Any]) -> Attempt:
+def attempt(action: Callable[[], Any], job: Job | None = None) -> Outcome:
     """Call ``action``; whatever it raises, except `KeyboardInterrupt`, becomes the reason."""
     try:
-        return Attempt(action())
+        return Outcome(job, action())
     except (Exception, SystemExit) as error:
-        return Attempt(None, describe(error), traceback.format_exc())
-
-
-def describe(error: BaseException) -> str:
-    """One line for people; the name of the exception is left out where the sentence is meant for the user."""
-    lines = str(error).strip().splitlines()
-    if isinstance(error, UserError) and lines:
-        return lines[0]
-    name = type(error).__name__
-    return f"{name}: {lines[0]}" if lines else name
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """What launcher "ray" needs to know.
-
-    address: HOST:PORT of a cluster's head, or "auto"; None: one is started on this machine. device: "auto",
-    "cpu" or "cuda". cpus_per_cell, gpus_per_cell: what a cell takes, a GPU in parts or whole; None: one GPU.
-    max_retries: how often a cell is tried again whose worker or node died.
-    """
-
-    address: str | None = None
-    device: str = "auto"
-    cpus_per_cell: int = 1
-    gpus_per_cell: float | None = None
-    max_retries: int = 3
+        return Outcome(job, None, line_with_type(error), traceback.format_exc())

@@ -1,4 +1,4 @@
-"""Which launcher a request gets, with how many workers, on which devices."""
+"""The launcher of a request, its number of workers and their devices."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.cli import importing
 from harness.errors import UserError, unknown
-from harness.launchers.base import Cluster, Launcher, Work
+from harness.launchers.base import Launcher, Work
 
 LOCAL = ("inline", "processes")
 LAUNCHERS = (*LOCAL, "ray")
@@ -32,7 +32,7 @@ def make_launcher(name: str, jobs: int | None, work: Work, devices: Sequence[str
     if name not in LOCAL:
         raise unknown("launcher", name, LAUNCHERS)
     if jobs is not None and jobs < 1:
-        raise UserError(f"At least one job at a time is needed; given: jobs={jobs}.")
+        raise UserError(f"jobs must be at least 1, got {jobs}.")
     if name == "inline":
         return InlineLauncher(work)
     return ProcessLauncher(usable_cores() if jobs is None else jobs, work, devices)
@@ -44,7 +44,7 @@ def open_launcher(config: Any, cells: Sequence[Any], folders: Mapping[str, Path]
     A pool's first worker imports what it needs from now on. folders: of the stored datasets, by name.
     """
     with importing():
-        from harness.launchers.gpu_sharing import choose_packing
+        from harness.launchers.gpu_sharing import allocation_of
         from harness.launchers.job import run_job
         from harness.train.arithmetic import check_compiler, resolve_device
 
@@ -58,7 +58,7 @@ def open_launcher(config: Any, cells: Sequence[Any], folders: Mapping[str, Path]
         if config.compile:
             # With a small function, here rather than in every cell.
             check_compiler(device)
-        jobs, devices = choose_packing(config, cells, folders, device)
+        jobs, devices = allocation_of(config, cells, folders, device)
         launcher = make_launcher(config.launcher.name, jobs, run_job, devices)
     launcher.start_worker()
     return launcher, device
@@ -66,6 +66,7 @@ def open_launcher(config: Any, cells: Sequence[Any], folders: Mapping[str, Path]
 
 def _join_cluster(config: Any, work: Work) -> tuple[Launcher, str]:
     """The launcher on a Ray cluster, which may have GPUs where this machine has none."""
+    from harness.launchers.cluster import Cluster
     from harness.launchers.ray import RayLauncher
     from harness.train.arithmetic import check_precision
 

@@ -1,12 +1,12 @@
-"""How many workers share a GPU: as many as its memory and the cores of this machine allow.
+"""The number of workers that share a GPU, by its memory and the cores of this machine.
 
-What a worker needs is estimated: a step of each network is taken on the CPU with a few clips, and what it
-keeps for its backward pass is extended to the batch. Where that is too little, cells fail with CUDA's "out of
-memory"; the next call resumes, and `jobs_per_gpu=N` chooses fewer workers.
+The memory of a worker is estimated: each network takes a step on the CPU with a few clips, and what the step
+saves for its backward pass is extrapolated to the batch. Where the estimate is too low, cells fail with
+CUDA's "out of memory"; the next call resumes, and `jobs_per_gpu=N` chooses fewer workers.
 
-NOTE packing is the one way here to fill a GPU with small networks. CUDA graphs of the step and several seeds
-stacked in one network are not built: whether they are faster must be measured on a GPU, as `tests.perf.gpu`
-measures packing.
+NOTE workers that share a GPU are the one way here to fill it with small networks. CUDA graphs of the step and
+several seeds stacked in one network are not built: whether they are faster must be measured on a GPU, as
+`tests.perf.gpu` measures sharing.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from harness.data.dataset import Dataset
 from harness.data.store import load_dataset
 from harness.launchers.processes import usable_cores
 from harness.matrix import Cell
-from harness.train.loop import build
 from harness.train.memory import COPIES
+from harness.train.networks import build
 from harness.train.step import step_losses
 from methods import METHODS
 from methods.base import Method
@@ -38,14 +38,16 @@ MARGIN = 1.5  # for what a backward pass holds besides, and what the allocator c
 CLIPS = 2, 4  # of the steps that are taken as samples
 
 
-class Packing(NamedTuple):
+class Allocation(NamedTuple):
     """Workers in all (None: the launcher's default), and the GPUs that they share evenly."""
 
     jobs: int | None
     devices: tuple[str, ...] = ()
 
 
-def pack(jobs: int | None, jobs_per_gpu: int | None, free: Sequence[int], need: int, cores: int) -> Packing:
+def allocate(
+    jobs: int | None, jobs_per_gpu: int | None, free: Sequence[int], need: int, cores: int
+) -> Allocation:
     """Choose the number of workers.
 
     Args:
@@ -56,23 +58,22 @@ def pack(jobs: int | None, jobs_per_gpu: int | None, free: Sequence[int], need: 
     if jobs is None and jobs_per_gpu is not None:
         jobs = jobs_per_gpu * len(free)
     if jobs is None:
-        fitting = min(free) // max(need, 1) * len(free)
-        jobs = max(1, min(cores, fitting))
-    return Packing(jobs, tuple(f"cuda:{index}" for index in range(len(free)))[:jobs])
+        jobs = max(1, min(cores, min(free) // max(need, 1) * len(free)))
+    return Allocation(jobs, tuple(f"cuda:{index}" for index in range(len(free)))[:jobs])
 
 
-def choose_packing(config: Any, cells: Iterable[Cell], folders: Mapping[str, Path], device: str) -> Packing:
-    """The packing of a request; on the CPU ``jobs`` as it is. folders: of the stored datasets, by name."""
+def allocation_of(config: Any, cells: Iterable[Cell], folders: Mapping[str, Path], device: str) -> Allocation:
+    """The workers of a request; on the CPU ``jobs`` as it is. folders: of the stored datasets, by name."""
     if device != "cuda":
-        return Packing(config.jobs)
+        return Allocation(config.jobs)
     free = [torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count())]
     need = 0
     if config.jobs is None and config.jobs_per_gpu is None:
-        need = estimated_bytes(cells, folders, config.data.resident != "host")
-    return pack(config.jobs, config.jobs_per_gpu, free, need, usable_cores() // config.cell.threads)
+        need = worker_bytes(cells, folders, config.data.resident != "host")
+    return allocate(config.jobs, config.jobs_per_gpu, free, need, usable_cores() // config.cell.threads)
 
 
-def estimated_bytes(cells: Iterable[Cell], folders: Mapping[str, Path], resident: bool) -> int:
+def worker_bytes(cells: Iterable[Cell], folders: Mapping[str, Path], resident: bool) -> int:
     """The most that a worker takes on the GPU for any of these cells; resident: with its dataset there."""
     kinds = {(cell.dataset, cell.backbone_label, cell.method == "none"): cell for cell in cells}
     datasets = {name: load_dataset(folders[name]) for name in {cell.dataset for cell in kinds.values()}}
@@ -98,30 +99,30 @@ def cell_bytes(cell: Cell, dataset: Dataset) -> int:
     size = cell.backbone_settings.batch_size
     assert size is not None, "settings are resolved"
     rows = size if cell.method == "none" else 2 * size  # clean and mixed ones
-    few, more = (kept_bytes(backbone, method, zeros(dataset, n)) for n in CLIPS)
+    few, more = (saved_bytes(backbone, method, zeros(dataset, n)) for n in CLIPS)
     per_clip = (more - few) / (CLIPS[1] - CLIPS[0])
     return COPIES * weights + round(MARGIN * (few + per_clip * max(rows - CLIPS[0], 0)))
 
 
-def kept_bytes(backbone: Backbone, method: Method, batch: Batch) -> int:
-    """What a step without mixing keeps on CUDA for its backward pass, in float32, besides the weights."""
+def saved_bytes(backbone: Backbone, method: Method, batch: Batch) -> int:
+    """What a step without mixing saves on CUDA for its backward pass, in float32, besides the weights."""
     weights = {p.untyped_storage().data_ptr() for p in backbone.parameters()}
-    kept: dict[int, tuple[torch.UntypedStorage, int]] = {}
+    storages: dict[int, tuple[torch.UntypedStorage, int]] = {}
 
-    def keep(tensor: Tensor) -> None:
+    def save(tensor: Tensor) -> None:
         # Storages alone: a graph that holds its own tensors is not freed.
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
             half = tensor.dtype == torch.bfloat16
-            kept[storage.data_ptr()] = storage, storage.nbytes() * (2 if half else 1)
+            storages[storage.data_ptr()] = storage, storage.nbytes() * (2 if half else 1)
 
     backbone.train()
-    hooks = torch.autograd.graph.saved_tensors_hooks(keep, _unused)
+    hooks = torch.autograd.graph.saved_tensors_hooks(save, _unused)
     # Under autocast attention goes the way that it goes on CUDA; its kernel for deterministic sums keeps the
     # weights, as this one does.
     with hooks, sdpa_kernel(SDPBackend.MATH), torch.autocast("cpu", torch.bfloat16):
         step_losses(backbone, method, batch, None)
-    return sum(size for _, size in kept.values())
+    return sum(size for _, size in storages.values())
 
 
 def _unused(_: None) -> Tensor:

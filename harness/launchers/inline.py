@@ -1,4 +1,4 @@
-"""One cell after the other in this process: simplest to debug, slowest to finish."""
+"""A launcher that trains one cell after the other in this process, for debugging."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ class InlineLauncher:
         """This process is ready."""
 
     def submit(self, job: Job) -> None:
-        """Keep the job for `wait`."""
+        """Store the job for `wait`."""
         assert self._job is None, "one job at a time"
         self._job = job
 
     def wait(self, timeout_s: float) -> list[Outcome]:
-        """Run the kept job to its end; sleep if there is none. `KeyboardInterrupt` passes through."""
+        """Run the job to its end; sleep if there is none. `KeyboardInterrupt` passes through."""
         job, self._job = self._job, None
         if job is None:
             time.sleep(timeout_s)
             return []
-        return [Outcome(job, *attempt(lambda: self._work(job)))]
+        return [attempt(lambda: self._work(job), job)]
 
     def close(self) -> None:
-        """Drop the kept job."""
+        """Drop the job."""
         self._job = None

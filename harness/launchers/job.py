@@ -1,4 +1,4 @@
-"""What a worker does with a job: load the data, set the threads, train, measure."""
+"""The work of a job: load the data, set the threads, train, measure."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from harness.launchers.base import Job
 from harness.train.arithmetic import set_arithmetic
 from harness.train.checkpoint import Checkpoint, identity_of
 from harness.train.inspection import Inspection
-from harness.train.loop import Diverged, train
-from harness.train.result import Result
+from harness.train.loop import train
+from harness.train.result import Diverged, Result
 from harness.train.splits import peak_memory_mb, reset_peak_memory
 
 
-def prepare() -> None:
+def preload() -> None:
     """Import what the first training would: torch's optimizers load its compiler, which takes a second."""
     import torch._dynamo  # noqa: F401
 
@@ -42,13 +42,13 @@ def run_job(job: Job) -> Result:
         result = train(cell, dataset, device, job.resident, checkpoint, text_model, inspection)
     except Diverged as error:
         result = Result("diverged", reason=str(error))
-    measured = {
+    numbers = {
         "wall_s": time.perf_counter() - started,
         "cpu_s": time.process_time() - cpu_started,
         "peak_memory_mb": peak_memory_mb(device),
     }
     environment = {**result.environment, "device": _device_name(device), "torch": torch.__version__}
-    return replace(result, cell={**result.cell, **measured}, environment=environment)
+    return replace(result, cell={**result.cell, **numbers}, environment=environment)
 
 
 def _checkpoint(job: Job, device: torch.device) -> Checkpoint | None:

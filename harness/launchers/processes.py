@@ -1,9 +1,9 @@
-"""A pool of spawned worker processes in which a dead worker costs only its cell.
+"""A launcher with a pool of worker processes, in which a dead worker costs only its cell.
 
 Workers are started when they are needed, the first one earlier where the driver asks for it, live over many
-jobs and hold no state between them. Each watches a lifeline, a pipe whose other end only the driver holds,
-and leaves when the driver is gone. The worker's side imports nothing heavy before it watches; then it imports
-the work, and calls ``prepare()`` of its module, if there is one, before any job comes.
+jobs and hold no state between them. Each watches the driver and leaves when it is gone. The worker's side
+imports nothing heavy before it watches; then it imports the work, and calls ``preload()`` of its module, if
+there is one, before any job comes.
 """
 
 from __future__ import annotations
@@ -23,9 +23,18 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for
 
+from harness.errors import line_with_type
 from harness.interrupts import interrupts_held
-from harness.launchers.base import Job, Outcome, Work, attempt, describe
-from harness.launchers.worker import ENVIRONMENT, answer, breaks_worker, name_of, packed, prepare, unpacked
+from harness.launchers.base import Job, Outcome, Work
+from harness.launchers.worker import (
+    ENVIRONMENT,
+    answer,
+    breaks_worker,
+    from_bytes,
+    name_of,
+    preload,
+    to_bytes,
+)
 
 CONTEXT = multiprocessing.get_context("spawn")
 GRACE_S = 1.0
@@ -42,8 +51,7 @@ class ProcessLauncher:
         self._devices = devices
         self._work = name_of(work)
         self._workers: list[_Worker] = []
-        self._came: list[Outcome] = []
-        self._lifeline, self._life = CONTEXT.Pipe(duplex=False)
+        self._outcomes: list[Outcome] = []
 
     def start_worker(self) -> None:
         """Start the first worker before there is a job, so that it is ready sooner."""
@@ -55,7 +63,8 @@ class ProcessLauncher:
         try:
             payload = pickle.dumps(job)
         except Exception as error:
-            self._came.append(Outcome(job, None, f"the job cannot be sent to a worker: {describe(error)}"))
+            reason = f"the job cannot be sent to a worker: {line_with_type(error)}"
+            self._outcomes.append(Outcome(job, None, reason))
             return
         worker = self._idle_worker()
         if worker.device is not None:
@@ -66,20 +75,18 @@ class ProcessLauncher:
         """Outcomes that came in; a worker that died gives one too, and a later job gets a fresh worker."""
         busy = [worker for worker in self._workers if worker.job is not None]
         handles = [handle for worker in busy for handle in (worker.channel, worker.process.sentinel)]
-        ready = wait_for(handles, 0 if self._came else timeout_s)
-        with interrupts_held():  # what a worker has given is with nobody else
+        ready = wait_for(handles, 0 if self._outcomes else timeout_s)
+        with interrupts_held():  # once received, a result is nowhere else
             for worker in busy:
                 # A process forked by the job keeps the sentinel from firing, so the system is asked as well.
                 if worker.channel in ready or not worker.process.is_alive():
-                    self._came.append(worker.collect())
+                    self._outcomes.append(worker.collect())
             self._workers = [worker for worker in self._workers if not worker.dead]
-        outcomes, self._came = self._came, []
+        outcomes, self._outcomes = self._outcomes, []
         return outcomes
 
     def close(self) -> None:
         """End all workers: terminate, then kill what is left after a second."""
-        self._life.close()
-        self._lifeline.close()
         workers, self._workers = self._workers, []
         for worker in workers:
             worker.process.terminate()
@@ -99,19 +106,19 @@ class ProcessLauncher:
     def _new_worker(self) -> _Worker:
         taken = [worker.device for worker in self._workers]
         device = min(self._devices, key=taken.count, default=None)
-        self._workers.append(_Worker(self._lifeline, self._work, device))
+        self._workers.append(_Worker(self._work, device))
         return self._workers[-1]
 
 
 class _Worker:
     """The driver's side of one worker process; device: where all of its jobs run, None: where they say."""
 
-    def __init__(self, lifeline: Connection, work: str, device: str | None) -> None:
+    def __init__(self, work: str, device: str | None) -> None:
         self.job: Job | None = None
         self.device = device
         self.dead = False
         self.channel, theirs = CONTEXT.Pipe()
-        self.process = CONTEXT.Process(target=_serve, args=(lifeline, theirs, work), daemon=True)
+        self.process = CONTEXT.Process(target=_serve, args=(theirs, work), daemon=True)
         with _starting():
             self.process.start()
         # While the driver held this end too, the death of the worker would not end the channel.
@@ -130,11 +137,11 @@ class _Worker:
         if payload is None:
             self.dead = True
             return Outcome(job, None, f"worker died ({_cause_of_death(self.end(GRACE_S))})")
-        done = unpacked(payload)
-        if breaks_worker(done):
+        outcome = from_bytes(payload, job)
+        if breaks_worker(outcome):
             self.dead = True
             self.end(0.0)
-        return Outcome(job, done.result, done.error, done.traceback)
+        return outcome
 
     def _receive(self) -> bytes | None:
         try:
@@ -172,7 +179,7 @@ def _cause_of_death(code: int) -> str:
 def _starting() -> Iterator[None]:
     """What a worker inherits: one thread in the maths libraries, Ctrl-C blocked, no main module to import.
 
-    The driver's main module would be imported anew in each worker, before anything watches the lifeline.
+    The driver's main module would be imported anew in each worker, before anything watches the driver.
     """
     # Its start would unblock Ctrl-C again.
     resource_tracker.ensure_running()
@@ -193,17 +200,20 @@ def _starting() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def _serve(lifeline: Connection, channel: Connection, work: str) -> None:
+def _serve(channel: Connection, work: str) -> None:
     """Run jobs until the channel ends (the worker's side)."""
-    threading.Thread(target=_leave_with_driver, args=(lifeline,), daemon=True).start()
+    threading.Thread(target=_leave_with_driver, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # What fails here fails again with the first job, and is its reason then.
-    attempt(lambda: prepare(work))
+    with contextlib.suppress(Exception, SystemExit):
+        preload(work)
     with contextlib.suppress(EOFError, OSError):  # The driver is gone, or has closed the pool.
         while True:
-            channel.send_bytes(packed(answer(channel.recv_bytes(), work)))
+            channel.send_bytes(to_bytes(answer(channel.recv_bytes(), work)))
 
 
-def _leave_with_driver(lifeline: Connection) -> None:
-    lifeline.poll(None)
+def _leave_with_driver() -> None:
+    driver = multiprocessing.parent_process()
+    assert driver is not None
+    driver.join()
     os._exit(1)

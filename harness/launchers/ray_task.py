@@ -1,4 +1,4 @@
-"""What launcher "ray" runs in the cluster's workers."""
+"""The task that launcher "ray" runs in the cluster's workers."""
 
 from __future__ import annotations
 
@@ -13,55 +13,60 @@ from pathlib import Path
 from typing import Any
 
 from harness.launchers.base import Job, attempt
-from harness.launchers.worker import breaks_worker, packed, prepare, read_job, resolve
+from harness.launchers.worker import breaks_worker, preload, read_job, resolve, to_bytes
 
-_READY: list[str] = []  # the work that this worker has prepared
+_READY: list[str] = []  # the work that this worker has preloaded
 _BROKEN: list[str] = []  # the error on the device after which no job can be done here
 LEAVE_S = 0.5  # after such an error, for the answer to be sent
 REFUSED = b""  # the answer of a worker that can do no job
 
 
 def get_ready(work: str) -> None:
-    """Prepare once; Ctrl-C in a terminal is the driver's affair."""
+    """Preload once; Ctrl-C in a terminal is the driver's affair."""
     if work not in _READY:
         _READY.append(work)
-        attempt(lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
+        with contextlib.suppress(ValueError):
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
         # What fails here fails again with the job, and is its reason then.
-        attempt(lambda: prepare(work))
+        with contextlib.suppress(Exception, SystemExit):
+            preload(work)
 
 
 def run(
     work: str, payload: bytes, checkpoint: bytes | None, names: tuple[str, ...], *parcels: Any
 ) -> tuple[bytes, bytes | None]:
-    """Do a job; returns the packed answer and, where it paused far from the driver's disk, its checkpoint."""
+    """Do a job; returns the pickled outcome and, if it paused far from the driver's disk, its checkpoint."""
     if _BROKEN:
         return REFUSED, None
     get_ready(work)
-    kept: list[bytes | None] = []
+    checkpoints: list[bytes | None] = [None]
 
     def do() -> Any:
-        job = _unpacked(read_job(payload), dict(zip(names, parcels, strict=True)))
+        job = _with_local_paths(read_job(payload), dict(zip(names, parcels, strict=True)))
         with _checkpoint_at_hand(job, checkpoint) as (job, far):
             result = resolve(work)(job)
-            kept.append(bytes_of(job.checkpoint) if far and job.pause_after is not None else None)
+            if far and job.pause_after is not None:
+                checkpoints[0] = bytes_of(job.checkpoint)
         return result
 
-    done = attempt(do)
-    if breaks_worker(done):
-        _BROKEN.append(str(done.error))
+    outcome = attempt(do)
+    if breaks_worker(outcome):
+        _BROKEN.append(str(outcome.error))
         # Until then it refuses jobs, so that none is lost with it.
         threading.Timer(LEAVE_S, os._exit, (1,)).start()
-    return packed(done), (kept or [None])[0]
+    return to_bytes(outcome), checkpoints[0]
 
 
-def _unpacked(job: Job, parcels: Mapping[str, Any]) -> Job:
+def _with_local_paths(job: Job, parcels: Mapping[str, Any]) -> Job:
     """The job with the paths that hold on this node."""
     if not parcels:
         return job
-    from harness.launchers.shipping import node_cache, unpack
+    from harness.launchers.shipping import node_cache, write_parcel
 
-    here: dict[str, Any] = {name: str(unpack(parcel, node_cache())) for name, parcel in parcels.items()}
-    return replace(job, **here)
+    paths: dict[str, Any] = {
+        name: str(write_parcel(parcel, node_cache())) for name, parcel in parcels.items()
+    }
+    return replace(job, **paths)
 
 
 @contextlib.contextmanager

@@ -1,8 +1,9 @@
-"""Files that travel with jobs: from the driver's disk to every node of a cluster, once.
+"""Copies of the files that jobs read, from the driver's disk to every node of a cluster, once.
 
 The driver reads a file or folder into arrays, which the cluster's object store keeps once per node; the first
 job on a node writes them into a cache of the node's user, under a name made of their content, and later ones
-map the same files. Nothing of it is ever executed.
+map the same files. Files, as a text encoder is read from a folder, and as the system can take the memory of
+mapped files back, which it cannot with objects in use. Nothing of it is ever executed.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Parcel(NamedTuple):
     content: Mapping[str, np.ndarray]
 
 
-def pack(path: Path) -> Parcel:
+def read_parcel(path: Path) -> Parcel:
     """Read a file or folder; raises OSError."""
     folder = path.is_dir()
     files = sorted(p for p in path.rglob("*") if p.is_file()) if folder else [path]
@@ -49,7 +50,7 @@ def _mapped(file: Path) -> np.ndarray:
     return np.asarray(np.memmap(file, np.uint8, "r")) if file.stat().st_size else np.empty(0, np.uint8)
 
 
-def unpack(parcel: Parcel, cache: Path) -> Path:
+def write_parcel(parcel: Parcel, cache: Path) -> Path:
     """Where a parcel's file or folder lies below ``cache``; written there if it is missing."""
     folder = cache / parcel.key
     cache.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -1,16 +1,18 @@
-"""The worker's side of every launcher: find the work, prepare for it, answer a job.
+"""The worker's side of every launcher: import the work, answer a job.
 
-Nothing heavy is imported before `prepare` or `answer` is called.
+Nothing heavy is imported before `preload` or `answer` is called.
 """
 
 from __future__ import annotations
 
 import importlib
 import pickle
+import sys
+from dataclasses import replace
 from typing import Any
 
 from harness.cli import importing
-from harness.launchers.base import Attempt, Job, Work, attempt
+from harness.launchers.base import Job, Outcome, Work, attempt
 
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
@@ -25,7 +27,8 @@ ENVIRONMENT = {
 def name_of(work: Work) -> str:
     """The name under which workers import the work; it must be a module's function."""
     name = f"{work.__module__}:{work.__qualname__}"
-    assert attempt(lambda: resolve(name)).result is work, f"workers cannot import {name}"
+    module = sys.modules[work.__module__]
+    assert getattr(module, work.__qualname__, None) is work, f"workers cannot import {name}"
     return name
 
 
@@ -35,14 +38,14 @@ def resolve(name: str) -> Any:
     return getattr(importlib.import_module(module), function)
 
 
-def prepare(work: str) -> None:
-    """Import the work, and call ``prepare()`` of its module, if there is one."""
+def preload(work: str) -> None:
+    """Import the work, and call ``preload()`` of its module, if there is one."""
     with importing():
         module = importlib.import_module(work.partition(":")[0])
-        getattr(module, "prepare", lambda: None)()
+        getattr(module, "preload", lambda: None)()
 
 
-def answer(payload: bytes, work: str) -> Attempt:
+def answer(payload: bytes, work: str) -> Outcome:
     """Do a job; importing the work and reading the job may fail as well, then that is the job's reason."""
     return attempt(lambda: resolve(work)(read_job(payload)))
 
@@ -54,20 +57,23 @@ def read_job(payload: bytes) -> Job:
     return job
 
 
-def packed(done: Attempt) -> bytes:
-    """An answer as it is sent to the driver."""
-    packed = attempt(lambda: pickle.dumps(tuple(done)))
-    if packed.result is not None:
-        return bytes(packed.result)
-    return pickle.dumps((None, f"the result cannot be sent to the driver: {packed.error}", packed.traceback))
+def to_bytes(outcome: Outcome) -> bytes:
+    """A worker's outcome as it is sent to the driver."""
+    pickled = attempt(lambda: pickle.dumps(outcome))
+    if pickled.error is not None:
+        error = f"the result cannot be sent to the driver: {pickled.error}"
+        return pickle.dumps(replace(pickled, error=error))
+    assert pickled.result is not None
+    return bytes(pickled.result)
 
 
-def unpacked(payload: bytes) -> Attempt:
-    """The inverse of `packed`, at the driver; what cannot be read has that as its reason."""
-    received = attempt(lambda: Attempt(*pickle.loads(payload)))  # noqa: S301  (written by our worker)
-    return received if received.result is None else received.result
+def from_bytes(payload: bytes, job: Job) -> Outcome:
+    """The outcome of a job at the driver; an error in reading it is the outcome otherwise."""
+    received = attempt(lambda: pickle.loads(payload))  # noqa: S301  (written by our worker)
+    outcome: Any = received if received.error is not None else received.result
+    return replace(outcome, job=job)
 
 
-def breaks_worker(done: Attempt) -> bool:
+def breaks_worker(outcome: Outcome) -> bool:
     """Whether an error came from the device: it leaves a context in which every later job would fail too."""
-    return done.error is not None and "CUDA" in done.error
+    return outcome.error is not None and "CUDA" in outcome.error

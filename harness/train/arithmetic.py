@@ -14,6 +14,7 @@ from backbones.base import Backbone
 from harness.errors import UserError, one_line, unknown
 
 PRECISIONS = ("fp32", "tf32", "bf16")
+DEVICES = ("auto", "cpu", "cuda")
 STEPS = ("encode", "fuse", "head")
 
 
@@ -74,11 +75,9 @@ def check_compiler(device: str) -> None:
         torch.compile(_probe, dynamic=True)(x)
     # Whatever the compiler's own tools raise.
     except Exception as error:
-        reason = one_line(error)
-        needed = "Triton" if device == "cuda" else "a C++ compiler"
-        raise UserError(
-            f"compile=true needs {needed} that PyTorch can use ({reason}); use compile=false."
-        ) from None
+        tool = "Triton" if device == "cuda" else "a C++ compiler"
+        reason = f"{tool} that PyTorch can use ({one_line(error)})"
+        raise UserError(f"compile=true needs {reason}; use compile=false.") from None
 
 
 def _configure_compiler() -> None:
@@ -92,13 +91,8 @@ def _probe(x: torch.Tensor) -> torch.Tensor:
     return (x.sin() + 1).sum()
 
 
-DEVICES = ("auto", "cpu", "cuda")
-
-
 def resolve_device(name: str) -> str:
     """The torch device for ``auto``, ``cpu`` or ``cuda``; raises UserError where there is no GPU."""
-    import torch
-
     if name not in DEVICES:
         raise unknown("device", name, DEVICES)
     if name == "cuda" and not torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""A long training's state in a file, so that a kill costs minutes and not the cell.
+"""Checkpoints: a training's state in a file, so that a kill costs minutes and not the cell.
 
 A checkpoint is one `.npz` that carries no code: the bytes of every tensor as a uint8 array, and the rest as
 one JSON text. It is written beside its place and then renamed, so it is whole or absent. One that is damaged,
@@ -13,66 +13,21 @@ import math
 import platform
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from backbones.base import Backbone
 from harness.data.npy import check_npz
 from harness.files import UNFINISHED, load_json, remove_files_of, replacing
 from harness.matrix import Cell
-from methods.base import Method
 
 FORMAT = 1
 TEXT = "text"
 LOGGER = logging.getLogger(__name__)
-
-
-@dataclass
-class Training:
-    """All that a training changes; a checkpoint holds it.
-
-    Every random stream is derived from (seed, purpose, epoch, step), torch's own is reseeded at each step,
-    no gradient outlives its step, and no schedule changes the optimizer: none of them is part of it. A
-    module's state is its parameters and persistent buffers.
-
-    best_weights: the network's state after best_epoch. epoch: the last one done. train_s: time until then.
-    """
-
-    backbone: Backbone
-    method: Method
-    optimizer: torch.optim.Optimizer
-    best_weights: dict[str, Tensor]
-    best_loss: float = float("inf")
-    best_epoch: int = 0
-    epoch: int = 0
-    train_s: float = 0.0
-    curves: dict[str, list[float]] = field(default_factory=dict)
-
-    @property
-    def network(self) -> nn.ModuleDict:
-        """The backbone and the method as one module."""
-        return nn.ModuleDict({"backbone": self.backbone, "method": self.method})
-
-    def state(self) -> dict[str, Any]:
-        """Everything as plain values and tensors, which are not copied."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return values | {name: values[name].state_dict() for name in ("backbone", "method", "optimizer")}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Take over a state; one that does not fit raises whatever it is, and leaves a half restored one."""
-        for name in ("backbone", "method", "optimizer"):
-            getattr(self, name).load_state_dict(state[name])
-        for name, tensor in self.best_weights.items():
-            tensor.copy_(state["best_weights"][name])
-        self.best_loss, self.best_epoch = float(state["best_loss"]), int(state["best_epoch"])
-        self.epoch, self.train_s = int(state["epoch"]), float(state["train_s"])
-        self.curves = {name: [float(x) for x in curve] for name, curve in state["curves"].items()}
 
 
 class Checkpoint:
@@ -104,7 +59,7 @@ class Checkpoint:
                 for name, value in self.identity.items():
                     if content["identity"][name] != value:
                         raise ValueError(f"its {name} is {content['identity'][name]!r}, not {value!r}")
-                return unpack(content["state"], stored)
+                return deserialize(content["state"], stored)
         except FileNotFoundError:
             return None
         # A damaged file fails in a dozen ways, from zipfile's to json's.
@@ -127,7 +82,7 @@ class Checkpoint:
     def save(self, state: Any) -> None:
         """Replace the stored state; where the file cannot be written, warn once and keep the one before."""
         arrays: dict[str, Any] = {}
-        content = {"identity": self.identity, "state": pack(state, arrays)}
+        content = {"identity": self.identity, "state": serialize(state, arrays)}
         arrays[TEXT] = np.frombuffer(json.dumps(content).encode(), np.uint8)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -156,7 +111,7 @@ def identity_of(cell: Cell, device: torch.device) -> dict[str, str]:
     return {"cell": cell.cell_id, "device": name, **versions}
 
 
-def pack(state: Any, arrays: dict[str, np.ndarray]) -> Any:
+def serialize(state: Any, arrays: dict[str, np.ndarray]) -> Any:
     """Turn nested dicts, lists and tuples into JSON values; the bytes of tensors go into ``arrays``.
 
     Raises:
@@ -168,35 +123,38 @@ def pack(state: Any, arrays: dict[str, np.ndarray]) -> Any:
         return {"tensor": [name, str(state.dtype).removeprefix("torch."), list(state.shape)]}
     if isinstance(state, dict):
         # As pairs, for an optimizer's keys are numbers.
-        return {"dict": [[key, pack(value, arrays)] for key, value in state.items()]}
+        return {"dict": [[key, serialize(value, arrays)] for key, value in state.items()]}
     if isinstance(state, list | tuple):
         kind = "list" if isinstance(state, list) else "tuple"
-        return {kind: [pack(value, arrays) for value in state]}
+        return {kind: [serialize(value, arrays) for value in state]}
     if state is None or isinstance(state, bool | int | float | str):
         return state
     raise TypeError(f"a checkpoint cannot hold a {type(state).__name__}")
 
 
-def unpack(packed: Any, arrays: Mapping[str, np.ndarray]) -> Any:
-    """The inverse of `pack`, bit for bit."""
-    if not isinstance(packed, dict):
-        return packed
-    [(kind, content)] = packed.items()
+def deserialize(stored: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+    """The inverse of `serialize`, bit for bit."""
+    if not isinstance(stored, dict):
+        return stored
+    [(kind, content)] = stored.items()
     if kind == "tensor":
-        name, dtype, shape = content
-        given, kind = torch.from_numpy(arrays[name]), getattr(torch, dtype)
-        if not isinstance(kind, torch.dtype):
-            raise ValueError(f"{dtype} is no dtype")
-        if given.dtype != torch.uint8 or given.numel() != math.prod(shape) * kind.itemsize:
-            raise ValueError(f"the array {name} does not have the bytes of its tensor")
-        # A copy in memory of torch's own, whose alignment may decide how a sum is rounded.
-        tensor = torch.empty(shape, dtype=kind)
-        _bytes_of(tensor).copy_(given)
-        return tensor
+        return _tensor(arrays, *content)
     if kind == "dict":
-        return {key: unpack(value, arrays) for key, value in content}
-    values = [unpack(value, arrays) for value in content]
+        return {key: deserialize(value, arrays) for key, value in content}
+    values = [deserialize(value, arrays) for value in content]
     return tuple(values) if kind == "tuple" else values
+
+
+def _tensor(arrays: Mapping[str, np.ndarray], name: str, dtype_name: str, shape: list[int]) -> Tensor:
+    content, dtype = torch.from_numpy(arrays[name]), getattr(torch, dtype_name)
+    if not isinstance(dtype, torch.dtype):
+        raise ValueError(f"{dtype_name} is no dtype")
+    if content.dtype != torch.uint8 or content.numel() != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"the array {name} does not have the bytes of its tensor")
+    # A copy in memory of torch's own, whose alignment may decide how a sum is rounded.
+    tensor = torch.empty(shape, dtype=dtype)
+    _bytes_of(tensor).copy_(content)
+    return tensor
 
 
 def _bytes_of(tensor: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What mixing did in an epoch, measured on the device and read once at the epoch's end."""
+"""Statistics of the mixed examples of an epoch, computed on the device and read once at its end."""
 
 from __future__ import annotations
 
@@ -50,21 +50,21 @@ class Diagnostics:
 
     def values(self) -> dict[str, float]:
         """The epoch's numbers; waits for the device."""
-        found = {f"mix_{name}": float(torch.stack(v).double().mean()) for name, v in self._steps.items()}
+        numbers = {f"mix_{name}": float(torch.stack(v).double().mean()) for name, v in self._steps.items()}
         rows = {name: torch.cat(parts).float().cpu() for name, parts in self._rows.items()}
         if not rows or not rows["counted"].any():
-            return found
+            return numbers
         counted = rows.pop("counted").bool()
         label, opposite = rows.pop("label")[counted], rows.pop("opposite")[counted]
         for name, row in rows.items():
             # A method that draws its layer knows some modalities in some steps only.
             chosen = row[counted] if len(row) == len(counted) else row
             quantiles = torch.quantile(chosen, torch.tensor(list(QUANTILES.values()))).tolist()
-            found |= {f"mix_{name}_{key}": q for key, q in zip(QUANTILES, quantiles, strict=True)}
+            numbers |= {f"mix_{name}_{key}": q for key, q in zip(QUANTILES, quantiles, strict=True)}
         spread = torch.cat(self._clean).float().cpu().std(correction=0)
-        found["mix_opposite_rate"] = float(opposite.mean())
-        found["mix_label_spread"] = float(label.std(correction=0) / spread) if spread > 0 else float("nan")
-        return found
+        numbers["mix_opposite_rate"] = float(opposite.mean())
+        numbers["mix_label_spread"] = float(label.std(correction=0) / spread) if spread > 0 else float("nan")
+        return numbers
 
 
 def opposite_share(labels: Tensor, present: Tensor) -> Tensor:
@@ -90,5 +90,5 @@ def relative_distance(mixed: Latents, clean: Latents, counted: Tensor) -> Tensor
 
 
 def _distances(x: Tensor, y: Tensor) -> Tensor:
-    # By products, as for many rows by default, equal vectors far from 0 would be apart.
+    # cdist's default matmul path loses precision far from the origin.
     return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")

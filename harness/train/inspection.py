@@ -1,4 +1,4 @@
-"""What a trained network and its method make of the data: samples for figures, and mechanism checks.
+"""Latents of a trained network for figures, and mechanism checks of its method.
 
 Everything here reads the best weights after training and changes nothing; no cell's numbers depend on it.
 """
@@ -6,8 +6,8 @@ Everything here reads the best weights after training and changes nothing; no ce
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,7 +17,8 @@ from backbones.base import Backbone
 from backbones.batch import MODALITIES, Batch, Latents
 from harness.matrix import Cell
 from harness.train.seeds import generator_for
-from harness.train.splits import EVALUATION_BATCH, ResidentSplit
+from harness.train.splits import EVALUATION_BATCH, ResidentSplit, Splits
+from harness.train.state import TrainingState
 from harness.train.step import mix_batch, step_losses
 from methods.base import Draw, Method
 
@@ -32,23 +33,17 @@ class Inspection:
     truth: Mapping[str, np.ndarray] | None = None
 
 
-@dataclass(frozen=True)
-class Findings:
-    """samples: arrays by name, see `sample_latents`. mechanism: numbers by name, see `mechanism`."""
-
-    samples: Mapping[str, np.ndarray] = field(default_factory=dict)
-    mechanism: Mapping[str, float] = field(default_factory=dict)
-
-
 def inspect(
-    cell: Cell, backbone: Backbone, method: Method, splits: Mapping[str, ResidentSplit], wanted: Inspection
-) -> Findings:
-    """Look at a trained network in eval mode."""
-    backbone.eval()
-    method.eval()
-    samples = sample_latents(cell, backbone, method, splits["train"]) if wanted.sample else {}
-    found = {} if wanted.truth is None else mechanism(backbone, method, splits["test"], wanted.truth)
-    return Findings(samples, found)
+    cell: Cell, training: TrainingState, splits: Splits, inspection: Inspection
+) -> tuple[dict[str, np.ndarray], dict[str, dict[str, float]]]:
+    """Look at a trained network in eval mode; returns samples by name, and the scores "mechanism" if any."""
+    backbone, method = training.backbone.eval(), training.method.eval()
+    samples, scores = {}, {}
+    if inspection.sample:
+        samples = sample_latents(cell, backbone, method, splits.resident["train"])
+    if inspection.truth is not None:
+        scores = mechanism(backbone, method, splits.resident["test"], inspection.truth)
+    return samples, {"mechanism": scores} if scores else {}
 
 
 def sample_latents(
@@ -65,60 +60,51 @@ def sample_latents(
     size = backbone.settings.batch_size
     for step, start in enumerate(range(0, len(order), size)):
         index = order[start : start + size]
-        batch = split.take(index)
-        with torch.no_grad():
-            inputs = backbone.embed(batch)
-            latents = backbone.encode(inputs)
-        _add(parts, "clean", latents, batch.labels)
-        draw = method.draw(generator_for(cell.seed, "sample", step), split.split.labels[index])
-        if draw is None:
-            continue
-        if step == 0:
-            for name, array in _explained(backbone, method, batch, latents, draw).items():
-                parts[f"batch_{name}"].append(array)
-        if draw.layer < 2:
-            _add_mixed(parts, backbone, method, (inputs, latents)[draw.layer], batch.labels, draw)
-    joined = {name: np.concatenate(arrays) for name, arrays in parts.items()}
-    return {name: _small(array) for name, array in joined.items()}
+        for name, array in _sampled_batch(cell, backbone, method, split, step, index):
+            parts[name].append(array)
+    return {name: _small(np.concatenate(arrays)) for name, arrays in parts.items()}
 
 
-def _add_mixed(
-    parts: dict[str, list[np.ndarray]],
-    backbone: Backbone,
-    method: Method,
-    source: Latents,
-    labels: Tensor,
-    draw: Draw,
-) -> None:
-    mixed = mix_batch(backbone, method, source, labels, draw)
+def _sampled_batch(
+    cell: Cell, backbone: Backbone, method: Method, split: ResidentSplit, step: int, index: np.ndarray
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Names and arrays of one batch of the sample."""
+    batch = split.take(index)
     with torch.no_grad():
-        latents = backbone.encode(mixed.latents) if draw.layer == 0 else mixed.latents
-    _add(parts, "mixed", latents, mixed.labels, mixed.counted)
+        inputs = backbone.embed(batch)
+        latents = backbone.encode(inputs)
+    yield from _rows("clean", latents, batch.labels)
+    draw = method.draw(generator_for(cell.seed, "sample", step), split.split.labels[index])
+    if draw is None:
+        return
+    if step == 0:
+        yield from _explained(backbone, method, batch, latents, draw)
+    if draw.layer < 2:
+        mixed = mix_batch(backbone, method, (inputs, latents)[draw.layer], batch.labels, draw)
+        with torch.no_grad():
+            latents = backbone.encode(mixed.latents) if draw.layer == 0 else mixed.latents
+        yield from _rows("mixed", latents, mixed.labels, mixed.counted)
 
 
-def _add(
-    parts: dict[str, list[np.ndarray]],
-    kind: str,
-    latents: Latents,
-    labels: Tensor,
-    counted: Tensor | None = None,
-) -> None:
-    rows = {m: x for m, x in latents.vectors().items()} | {"labels": labels}
-    for name, row in rows.items():
-        chosen = row if counted is None else row[counted]
-        parts[f"{kind}_{name}"].append(chosen.detach().float().cpu().numpy())
+def _rows(
+    kind: str, latents: Latents, labels: Tensor, counted: Tensor | None = None
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Name and array of the vectors of each modality, and of the labels, of the rows that count."""
+    for name, rows in [*latents.vectors().items(), ("labels", labels)]:
+        rows = rows if counted is None else rows[counted]
+        yield f"{kind}_{name}", rows.detach().float().cpu().numpy()
 
 
 def _explained(
     backbone: Backbone, method: Method, batch: Batch, latents: Latents, draw: Draw
-) -> dict[str, np.ndarray]:
+) -> Iterator[tuple[str, np.ndarray]]:
     arrays = {k: torch.from_numpy(a).to(batch.labels.device) for k, a in draw.arrays.items()}
     with torch.no_grad():
         explained = method.explain(latents, batch.labels, arrays)
-        if not explained:
-            return {}
-        losses = torch.stack(step_losses(backbone, method, batch, draw))
-    return {name: x.detach().cpu().numpy() for name, x in {**explained, "losses": losses}.items()}
+        if explained:
+            explained = {**explained, "losses": torch.stack(step_losses(backbone, method, batch, draw))}
+    for name, x in explained.items():
+        yield f"batch_{name}", x.detach().cpu().numpy()
 
 
 def _small(array: np.ndarray) -> np.ndarray:
@@ -144,15 +130,15 @@ def mechanism(
         latents = backbone.encode(backbone.embed(split.take(index)))
         for m, values in method.intensities(latents).items():
             parts[m].append(values)
-    found = {}
+    scores = {}
     label = np.abs(split.split.labels.astype(float))
     for m, tensors in parts.items():
         intensity = torch.cat(tensors).abs().double().cpu().numpy()
         a, u = (truth[key][:, MODALITIES.index(m)].astype(float) for key in ("a", "u"))
-        found[f"intensity_{m}_truth"] = correlation(intensity, a * np.abs(u))
-        found[f"intensity_{m}_label"] = correlation(intensity, label)
-        found[f"intensity_{m}_partial"] = correlation(without(intensity, label), without(a, label))
-    return {name: value for name, value in found.items() if np.isfinite(value)}
+        scores[f"intensity_{m}_truth"] = correlation(intensity, a * np.abs(u))
+        scores[f"intensity_{m}_label"] = correlation(intensity, label)
+        scores[f"intensity_{m}_partial"] = correlation(without(intensity, label), without(a, label))
+    return {name: value for name, value in scores.items() if np.isfinite(value)}
 
 
 def correlation(x: np.ndarray, y: np.ndarray) -> float:
@@ -162,7 +148,7 @@ def correlation(x: np.ndarray, y: np.ndarray) -> float:
     return float(x @ y) / scale if scale > 1e-12 * len(x) else float("nan")
 
 
-def without(x: np.ndarray, given: np.ndarray) -> np.ndarray:
+def without(x: np.ndarray, other: np.ndarray) -> np.ndarray:
     """The residuals of x's linear regression on another variable. Shape: (N,), (N,) -> (N,)."""
-    design = np.stack([np.ones_like(given), given], 1)
+    design = np.stack([np.ones_like(other), other], 1)
     return x - design @ np.linalg.lstsq(design, x, rcond=None)[0]

@@ -1,16 +1,15 @@
-"""Whether a network can be trained in the memory that there is, asked before it is made.
+"""The check that a network can be trained in this machine's memory, before it is built.
 
-Without the question the system ends the process, which then can tell nobody why. What is free at the moment
-is not asked: others give it back, and a worker keeps what its earlier cells have used.
+Without it the system kills the process, and nobody learns why. It asks for total memory, not for free memory:
+others give it back, and a worker keeps what its earlier cells have used.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from backbones import BACKBONES
@@ -21,7 +20,7 @@ from harness.matrix import Cell
 
 COPIES = 5  # of the weights: themselves, gradients, Adam's two moments, those of the best epoch
 GROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
-_known: dict[tuple[Any, ...], int] = {}
+_counts: dict[tuple[Any, ...], int] = {}
 
 
 def require_memory(cell: Cell, dataset: Dataset, device: torch.device) -> None:
@@ -37,44 +36,28 @@ def require_memory(cell: Cell, dataset: Dataset, device: torch.device) -> None:
         layers = BACKBONES[cell.backbone].text_layers
         widths["text"] = 1 if cell.text.finetune else widths["text"] // layers
     sizes = Sizes(widths, dataset.steps(), cell.label_scale)
-    count = weight_count(cell, sizes)
-    need, there = COPIES * 4 * count, memory_bytes(device)
-    if there is not None and need > there:
+    key = (cell.backbone, repr(cell.backbone_settings), *widths.values(), *sizes.steps.values())
+    if key not in _counts:
+        with torch.device("meta"):
+            backbone = BACKBONES[cell.backbone](cell.backbone_settings, sizes)
+        _counts[key] = sum(p.numel() for p in backbone.parameters())
+    count = _counts[key]
+    need, total = COPIES * 4 * count, memory_bytes(device)
+    if need > total:
+        listed = ", ".join(f"{modality} {width:,}" for modality, width in widths.items())
         raise UserError(
-            f"{cell.backbone} has {count:,} weights on features as wide as these ({_listed(sizes.widths)}); "
-            f"to train them takes {_gigabytes(need)}, and there are {_gigabytes(there)} of memory. "
+            f"{cell.backbone} has {count:,} weights on features as wide as these ({listed}); "
+            f"to train them takes {need / 1e9:.1f} GB, and there are {total / 1e9:.1f} GB of memory. "
             "Give narrower features, or leave this backbone out."
         )
 
 
-def weight_count(cell: Cell, sizes: Sizes) -> int:
-    """The number of weights of a cell's backbone, which is not made for that."""
-    key = (cell.backbone, repr(cell.backbone_settings), *sizes.widths.values(), *sizes.steps.values())
-    if key not in _known:
-        with torch.device("meta"):
-            backbone = BACKBONES[cell.backbone](cell.backbone_settings, sizes)
-        _known[key] = sum(p.numel() for p in backbone.parameters())
-    return _known[key]
-
-
-def memory_bytes(device: torch.device) -> int | None:
-    """Memory of a GPU, or of this machine with its swap; None where the system does not say."""
+def memory_bytes(device: torch.device) -> int:
+    """Memory of a GPU, or of this machine with its swap."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[1])
+    total = int(psutil.virtual_memory().total + psutil.swap_memory().total)
     try:
-        told = dict(re.findall(r"^(\w+): +(\d+) kB$", Path("/proc/meminfo").read_text(), re.MULTILINE))
-        there = 1024 * (int(told["MemTotal"]) + int(told["SwapTotal"]))
-    except (OSError, KeyError):
-        return None
-    try:
-        return min(there, int(GROUP_LIMIT.read_text()))  # of a container
+        return min(total, int(GROUP_LIMIT.read_text()))  # of a container, which psutil does not see
     except (OSError, ValueError):
-        return there
-
-
-def _listed(widths: Mapping[str, int]) -> str:
-    return ", ".join(f"{modality} {width:,}" for modality, width in widths.items())
-
-
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB"
+        return total

@@ -1,4 +1,4 @@
-"""What a cell yields; it travels from a worker to the driver's writer and is stored as one JSON artifact."""
+"""The result of a cell, as it travels from a worker to the driver's writer and into a JSON artifact."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ from typing import Any
 import numpy as np
 
 from harness.files import load_json
+
+
+class Diverged(Exception):
+    """A loss or a weight became NaN or infinite: the message says at which epoch and step."""
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,21 @@
-"""Where training reads and computes: splits as tensors, batches by index, and the memory that it takes."""
+"""Splits as tensors on the device, batches by index, and peak memory."""
 
 from __future__ import annotations
 
+import contextlib
 import re
 import resource
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from backbones.batch import MODALITIES, Batch
-from harness.data.dataset import Split
+from harness.data.dataset import SPLITS, Dataset, Split
+from harness.data.occlusion import MaskField
+from harness.matrix import Cell
 
 EVALUATION_BATCH = 256
 
@@ -43,10 +47,10 @@ class ResidentSplit:
         rows = torch.from_numpy(index).to(self.labels.device, non_blocking=True)
 
         def pick(tensor: Tensor) -> Tensor:
-            chosen = tensor.index_select(0, rows)
-            if chosen.device.type != self.device.type:
-                chosen = chosen.pin_memory()
-            return chosen.to(self.device, non_blocking=True)
+            clips = tensor.index_select(0, rows)
+            if clips.device.type != self.device.type:
+                clips = clips.pin_memory()
+            return clips.to(self.device, non_blocking=True)
 
         return Batch(
             {m: pick(x) for m, x in self.features.items()},
@@ -63,23 +67,37 @@ def _on_device(split: Split, device: torch.device, resident: str) -> bool:
     return size < torch.cuda.mem_get_info(device)[0] / 3
 
 
+class Splits(NamedTuple):
+    """The splits where training reads them, and their occlusion fields."""
+
+    resident: dict[str, ResidentSplit]
+    fields: dict[str, MaskField]
+
+
+def load_splits(cell: Cell, dataset: Dataset, device: torch.device, resident: str = "auto") -> Splits:
+    """The splits of a dataset as a cell trains on them."""
+    splits = {name: dataset.splits[name] for name in SPLITS}
+    return Splits(
+        {name: ResidentSplit(split, device, resident) for name, split in splits.items()},
+        {name: MaskField(cell.dataset, name, cell.mask_seed, split.ids) for name, split in splits.items()},
+    )
+
+
 def reset_peak_memory(device: torch.device) -> None:
     """Count peak memory from now on."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
-    try:
+    # psutil neither reads nor resets this peak. Elsewhere than on Linux it is the process's, not the cell's.
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return  # Elsewhere than on Linux the peak is the process's, not the cell's.
 
 
 def peak_memory_mb(device: torch.device) -> float:
     """Peak memory since the reset: allocated on CUDA, resident of this process on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    try:
-        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    except OSError:
-        found = None
-    return (int(found[1]) if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / 2**10
+    # Unlike `ru_maxrss`, it can be reset.
+    with contextlib.suppress(OSError, IndexError):
+        return int(re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[0]) / 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

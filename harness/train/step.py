@@ -25,7 +25,7 @@ CRITERIA: dict[str, Criterion] = {
 
 
 class Losses(NamedTuple):
-    """The losses of one step, scalars: total is what is back-propagated."""
+    """The losses of one step, scalars: total is backpropagated."""
 
     total: Tensor
     task: Tensor
@@ -39,7 +39,7 @@ def step_losses(
 ) -> Losses:
     """Embed, encode, mix at the drawn layer, fuse clean and mixed at once, and weigh the losses.
 
-    watch: told of the mixed examples, the latents that they were made from, and the clean labels.
+    watch: called with the mixed examples, the latents that they are mixed from, and the clean labels.
     """
     n = len(batch)
     inputs = backbone.embed(batch)
@@ -134,14 +134,14 @@ def mixed_loss(
 
 
 def _weigh(
-    settings: MethodSettings, task: Tensor, mixed: Tensor, auxiliary: Tensor, made: Mixed | None
+    settings: MethodSettings, task: Tensor, mixed: Tensor, auxiliary: Tensor, examples: Mixed | None
 ) -> Losses:
     """Total loss: append: task + xi1 * mixed; replace: mixed, or task where nothing was mixed; + the rest."""
-    penalty = task.new_zeros(()) if made is None else _like(made.penalty, task)
+    penalty = task.new_zeros(()) if examples is None else _like(examples.penalty, task)
     if settings.mode == "append":
         total = task + settings.xi1 * mixed
-    elif made is None or not len(made):
+    elif examples is None or not len(examples):
         total = task
     else:
-        total = mixed if made.counted is None else torch.where(made.counted.any(), mixed, task)
+        total = mixed if examples.counted is None else torch.where(examples.counted.any(), mixed, task)
     return Losses(total + penalty + auxiliary, task, mixed, penalty, auxiliary)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from harness.benchmark import main as benchmark
 from harness.databases import redact, without_secrets
 from harness.errors import StoreError, UserError
-from harness.launchers.ray import _check_address
+from harness.launchers.cluster import check_address
 from harness.ledger import Ledger
 from harness.study.session import announce
 from harness.tracking.tracker import Tracker
@@ -93,7 +93,7 @@ def test_no_store_tells_the_password_of_a_wrong_address(opened, tmp_path, monkey
         "tracking": lambda uri: Tracker(uri, tmp_path, "s"),
         "ledger": lambda uri: Ledger(uri, "s"),
         "sweep": lambda uri: open_storage(uri, tmp_path / "journal"),
-        "ray": _check_address,
+        "ray": check_address,
     }
     monkeypatch.chdir(tmp_path)
     for uri in addresses():

@@ -20,11 +20,11 @@ from harness.launchers.base import Job
 NOTE = "PERF_FIRST_STEP"  # the environment hands the file's name to worker processes
 
 
-def prepare() -> None:
-    """See `harness.launchers.job.prepare`."""
+def preload() -> None:
+    """See `harness.launchers.job.preload`."""
     from harness.launchers import job as work
 
-    work.prepare()
+    work.preload()
 
 
 def noting_job(job: Job) -> Any:

@@ -19,14 +19,14 @@ EPOCHS, CURVES, TEST_CLIPS = 12, 22, 686
 
 # Building is the start of a training: network, method, optimizer, the copy of the best weights.
 PARTS: dict[str, Watched] = {
-    "own": {"loading": (work, ("load_dataset",)), "building": (loop, ("begin",))},
+    "own": {"loading": (work, ("load_dataset",)), "building": (loop, ("start_or_resume",))},
     "others": {"scoring": (loop, ("final_result",)), "inspecting": (loop, ("inspect",))},
 }
 
 
-def prepare() -> None:
-    """See `harness.launchers.job.prepare`."""
-    work.prepare()
+def preload() -> None:
+    """See `harness.launchers.job.preload`."""
+    work.preload()
 
 
 def ready_result(job: Job, loss: float = 0.5) -> Result:

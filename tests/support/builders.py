@@ -1,7 +1,7 @@
 """What the tests of methods, backbones and training steps are made from."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +10,10 @@ from omegaconf import OmegaConf
 
 import harness.conf
 from backbones import BACKBONES
-from backbones.base import Backbone, Sizes, by_modality, resolve_settings
+from backbones.base import Backbone, BackboneSettings, Sizes, by_modality, resolve_settings
 from backbones.batch import MODALITIES, Batch, Latents
 from harness.data.dataset import SPLITS, Dataset, Split
+from harness.matrix import Cell
 from methods import METHODS
 from methods.base import Draw, Method, Mixed, Network
 
@@ -144,6 +145,24 @@ def quick_settings() -> dict[str, dict]:
     """The quick profile's settings of each backbone; reading them takes longer than most tests."""
     quick = OmegaConf.load(Path(harness.conf.__file__).parent / "profile" / "quick.yaml")
     return OmegaConf.to_container(quick.backbone)
+
+
+def small_cell(
+    backbone: str = "lmf",
+    method: str = "ms_mix",
+    seed: int = 1,
+    rules: Mapping[str, object] | BackboneSettings | None = None,
+    options: Mapping[str, object] | None = None,
+    **fields: object,
+) -> Cell:
+    """A cell with `make_sizes`; rules: its backbone's settings, or changes of the small ones.
+
+    options: of the method. fields: of the cell.
+    """
+    if not isinstance(rules, BackboneSettings):
+        rules = small_backbone(backbone, make_sizes(), **(rules or {})).settings
+    method_settings = METHODS[method].Settings(**(options or {}))
+    return Cell("toy", "mosi", 3.0, "", backbone, rules, method, method_settings, seed, **fields)
 
 
 def same_bits(a: object, b: object) -> bool:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import harness
 from harness.errors import UserError
-from harness.launchers.base import Cluster, Job
+from harness.launchers.base import Job
+from harness.launchers.cluster import Cluster
 from harness.launchers.ray import RayLauncher
 
 

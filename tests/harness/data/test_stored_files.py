@@ -18,7 +18,7 @@ from harness.data.npy import check_npz, map_array, read_npz
 from harness.data.pretrained import find_model
 from harness.data.store import load_dataset, save_dataset
 from harness.errors import UserError
-from harness.train.checkpoint import Checkpoint, pack
+from harness.train.checkpoint import Checkpoint, serialize
 from tests.fuzz.programs import CANARY
 from tests.fuzz.stored import STATE, TARGETS, TUNED, arrays, impostors, originals
 from tests.harness.data.test_store import make_dataset
@@ -125,7 +125,7 @@ SHAPES = ([2**40], [2**62, 4], [-1], [1e3], ["a"], None, [5, 0])
 )
 def test_a_checkpoint_takes_no_other_shape_or_dtype(part, value, tmp_path, caplog):
     path, packed = tmp_path / "c.npz", {}
-    content = {"identity": {"format": "1"}, "state": pack(STATE, packed)}
+    content = {"identity": {"format": "1"}, "state": serialize(STATE, packed)}
     content["state"]["dict"][0][1]["tensor"][part] = value
     packed["text"] = np.frombuffer(json.dumps(content).encode(), np.uint8)
     np.savez(path, **packed)

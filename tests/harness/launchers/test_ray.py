@@ -9,18 +9,14 @@ import signal
 import string
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from harness.launchers import base
-from harness.launchers.base import Job
+from harness.launchers import cluster as ray_cluster
 from harness.launchers.choose import make_launcher
 from harness.launchers.ray import RayLauncher
 from harness.tracking.tracker import Tracker
-from tests.harness.launchers import test_launchers
-from tests.harness.launchers.test_launchers import ERRORS, JOBS, by_cell, job, outcomes_of
 from tests.support.cluster_work import in_a_process
 from tests.support.clusters import Cluster, loopback_only
 from tests.support.driving import (
@@ -34,6 +30,15 @@ from tests.support.driving import (
     start,
     wait_for_cells,
 )
+from tests.support.jobs import (
+    assert_as_inline,
+    assert_unsent,
+    eventually,
+    job,
+    outcomes_of,
+    results_of,
+)
+from tests.support.jobs import run as run_job
 from tests.support.paths import ROOT
 from tests.support.postgres import Server
 from tests.support.sweeping import SMALL, assert_each_trial_once, sweep
@@ -69,14 +74,6 @@ def cluster(request, tmp_path):
 def begin_study(var, mark, cluster, *more, **environment):
     place = ["launcher=ray", f"launcher.address={cluster.address}"]
     return start(var, mark, *place, *LONGER, *more, jobs="null", **environment)
-
-
-def eventually(find, limit_s=30.0):
-    deadline = time.monotonic() + limit_s
-    while not (found := find()):
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.02)
-    return found
 
 
 def assert_once(var):
@@ -253,42 +250,27 @@ def test_the_readmes_way_to_a_cluster(var_dir, tmp_path, network):
 
 @pytest.fixture(scope="module")
 def local(network):
-    """A launcher on a cluster that it started, for `test_launchers.run`."""
-    launcher = RayLauncher(2, test_launchers.run, base.Cluster(max_retries=1))
+    """A launcher on a cluster that it started, for the jobs of `tests.support.jobs`."""
+    launcher = RayLauncher(2, run_job, ray_cluster.Cluster(max_retries=1))
     yield launcher
     launcher.close()
 
 
 def test_the_same_outcomes_as_inline(local):
-    inline = outcomes_of(make_launcher("inline", 1, test_launchers.run), JOBS)
-    outcomes = outcomes_of(local, JOBS)
-    assert by_cell(outcomes) == by_cell(inline)
-    assert {o.job.cell: o.error for o in outcomes if o.error} == ERRORS
-    assert all(any(o.job is j for j in JOBS) for o in outcomes), "the driver sees its own jobs"
-    assert all("Traceback" in o.traceback for o in outcomes if o.error)
+    assert_as_inline(local, make_launcher("inline", 1, run_job))
 
 
 def test_large_results_and_what_cannot_be_sent(local):
-    jobs = [
-        job("large", 20_000_000),
-        Job(lambda: None, "", "cpu"),
-        job("unpicklable"),
-        job("treacherous"),
-        Job(test_launchers.Treacherous(), "", "cpu"),
-    ]
-    found = {jobs.index(o.job): o for o in outcomes_of(local, jobs)}
-    assert len(found[0].result) == 20_000_000
-    assert found[1].error.startswith("the job cannot be sent to a worker: ")
-    assert found[2].error.startswith("the result cannot be sent to the driver: ")
-    assert found[3].error == found[4].error == "ValueError: cannot be read"
+    assert len(results_of(local, job("large", 20_000_000))[0]) == 20_000_000
+    assert_unsent(local)
 
 
 def test_a_worker_that_always_dies_costs_only_its_cell(local):
     jobs = [job("die", signal.SIGKILL), *(job("square", x) for x in range(4))]
     outcomes = outcomes_of(local, jobs)
-    died = [o for o in outcomes if o.error]
-    assert [o.job for o in died] == jobs[:1]
-    assert re.match(r"worker died \(\w+", died[0].error)
+    [dead] = [o for o in outcomes if o.error]
+    assert dead.job is jobs[0]
+    assert re.match(r"worker died \(\w+", dead.error)
     assert sorted(o.result for o in outcomes if not o.error) == [0, 1, 4, 9]
 
 
@@ -298,26 +280,18 @@ def test_after_an_error_on_the_device_the_worker_is_replaced(local):
     assert [o.error for o in outcomes_of(local, [job("square", 2)] * 4)] == [None] * 4
 
 
-def test_workers_have_one_thread_and_prepare_once(local):
-    found = [o.result for o in outcomes_of(local, [job("surroundings")] * 4)]
-    assert {threads for _, *threads in found for threads in [tuple(threads)]} == {("1", "1")}
-    prepared = [o.result for o in outcomes_of(local, [job("preparations")] * 6)]
-    assert all(pids == [pid] for pid, pids in prepared)
+def test_workers_have_one_thread_and_preload_once(local):
+    assert {tuple(threads) for _, *threads in results_of(local, *[job("surroundings")] * 4)} == {("1", "1")}
+    assert all(pids == [pid] for pid, pids in results_of(local, *[job("preloads")] * 6))
 
 
-def test_what_waiting_and_slots_say(local):
+def test_what_a_local_cluster_says_and_leaves_alone(local):
+    from ray._common.usage import usage_lib
+
     assert local.wait(0.01) == []
     assert local.slots == 4, "two run and two wait"
     assert local.device == "cpu"
-
-
-def test_no_statistics_are_sent(local):
-    from ray._common.usage import usage_lib
-
     assert not usage_lib.usage_stats_enabled()
-
-
-def test_signals_stay_ours(local):
     assert not getattr(signal.getsignal(signal.SIGTERM), "__module__", "").startswith("ray")
 
 

@@ -24,10 +24,11 @@ from harness.launchers.job import run_job
 from harness.matrix import Cell
 from harness.plan import make_plan
 from harness.tracking.tracker import Tracker
-from harness.train.checkpoint import Checkpoint, identity_of, pack, unpack
-from harness.train.loop import begin, train
+from harness.train.checkpoint import Checkpoint, deserialize, identity_of, serialize
+from harness.train.loop import start_or_resume, train
+from harness.train.schedule import learning_rate
 from methods import METHODS
-from tests.support.builders import make_dataset, make_sizes, same_bits, small_backbone
+from tests.support.builders import make_dataset, make_sizes, same_bits, small_cell
 from tests.support.driving import assert_each_cell_once, finish, kill, run, start, workers_of
 
 CPU = torch.device("cpu")
@@ -60,20 +61,8 @@ class KillsAfterEachWrite(Checkpoint):
 DATASET = make_dataset(SIZES, (13, 7, 6))
 
 
-def make_cell(backbone="lmf", method="ms_mix", seed=1, rules=None, method_settings=None, **options) -> Cell:
-    rules = {"batch_size": 5, "max_epochs": EPOCHS} | (rules or {})
-    return Cell(
-        dataset="toy",
-        metrics="mosi",
-        label_scale=3.0,
-        fingerprint="",
-        backbone=backbone,
-        backbone_settings=small_backbone(backbone, SIZES, **rules).settings,
-        method=method,
-        method_settings=METHODS[method].Settings(**(method_settings or {})),
-        seed=seed,
-        **options,
-    )
+def make_cell(*names, rules=None, **options) -> Cell:
+    return small_cell(*names, rules={"batch_size": 5, "max_epochs": EPOCHS} | (rules or {}), **options)
 
 
 def checkpoint_of(cell, path, every_s=0.0, kind=Checkpoint, device=CPU):
@@ -86,6 +75,13 @@ def scramble(seed):
     np.random.seed(seed)
     torch.manual_seed(seed)
     torch.rand(seed % 7)
+
+
+def first_epoch(cell, path):
+    """Killed after its first epoch; returns the checkpoint that is left."""
+    with pytest.raises(Killed):
+        train(cell, DATASET, CPU, checkpoint=checkpoint_of(cell, path, kind=KillsAfterEachWrite))
+    return checkpoint_of(cell, path)
 
 
 def train_with_kills(cell, path, device=CPU):
@@ -102,11 +98,8 @@ def train_with_kills(cell, path, device=CPU):
 def assert_same(mine, theirs):
     """The same bits, but for what the clock says and where it was resumed."""
     assert (mine.status, mine.reason) == (theirs.status, theirs.reason)
-    for found, wanted in [
-        (mine.scores, theirs.scores),
-        (mine.curves, theirs.curves),
-        (mine.cell, theirs.cell),
-    ]:
+    for part in ("scores", "curves", "cell"):
+        found, wanted = getattr(mine, part), getattr(theirs, part)
         assert found.keys() == wanted.keys()
         for name in wanted.keys() - TIMINGS:
             np.testing.assert_equal(found[name], wanted[name])
@@ -135,34 +128,43 @@ def test_killed_after_every_epoch_it_ends_with_the_same_bits(method, backbone, d
     "options",
     [
         {"rules": {"optimizer": "adamw", "weight_decay": 0.1, "criterion": "mse"}, "train_ratio": 0.4},
-        {"backbone": "tfn", "method": "manifold_mixup", "method_settings": {"mode": "replace"}},
+        {"backbone": "tfn", "method": "manifold_mixup", "options": {"mode": "replace"}},
         {"rules": {"learning_rate": 0.3, "early_stop": 2, "max_epochs": 60}},
         {"rules": {"learning_rate": 0.0, "early_stop": 1, "max_epochs": 60}, "method": "none"},
+        *(
+            {"rules": {"max_epochs": 8, "early_stop": 8, **rules}}
+            for rules in (
+                {"schedule": "plateau", "plateau_patience": 1, "learning_rate": 0.3},
+                {"schedule": "warmup_cosine", "warmup": 0.4},
+                {
+                    "schedule": "warmup_cosine",
+                    "gradient_accumulation": 2,
+                    "grad_clip": 0.1,
+                    "max_grad_norm": 0.2,
+                },
+                {"gradient_accumulation": 4, "optimizer": "adamw", "weight_decay": 0.1},
+            )
+        ),
     ],
 )
 def test_killed_after_every_epoch_with_other_rules(options, tmp_path):
-    """Occlusion, replaced losses, and early stopping, whose best weights are those of an epoch before."""
+    """Occlusion, replaced losses, schedules, and early stopping, after which the best weights are older."""
     cell = make_cell(**options)
     whole = train(cell, DATASET, CPU)
     resumed, kills = train_with_kills(cell, tmp_path / "c.npz")
-    epochs = len(whole.curves["valid_loss"])
-    stopped_early = epochs < cell.backbone_settings.max_epochs
-    assert stopped_early == ("early_stop" in options.get("rules", {}))
+    epochs, rules = len(whole.curves["valid_loss"]), cell.backbone_settings
+    stopped_early = epochs < rules.max_epochs
+    assert stopped_early == (rules.early_stop <= 2)
     assert kills == epochs - stopped_early
     assert_same(resumed, whole)
-
-
-def test_writing_changes_nothing(tmp_path):
-    cell = make_cell()
-    written = train(cell, DATASET, CPU, checkpoint=checkpoint_of(cell, tmp_path / "c.npz"))
-    assert (tmp_path / "c.npz").exists()
-    assert_same(written, train(cell, DATASET, CPU))
+    losses = whole.curves["valid_loss"]
+    rates = {learning_rate(rules, 1.0, losses[:epoch]) for epoch in range(epochs)}
+    assert (len(rates) > 1) == (rules.schedule != "constant"), "the rate changed, or this says little"
 
 
 def test_a_state_is_taken_up_even_where_none_is_written_any_more(tmp_path):
     cell, path = make_cell(), tmp_path / "c.npz"
-    with pytest.raises(Killed):
-        train(cell, DATASET, CPU, checkpoint=checkpoint_of(cell, path, kind=KillsAfterEachWrite))
+    first_epoch(cell, path)
     before = path.read_bytes()
     resumed = train(cell, DATASET, CPU, checkpoint=checkpoint_of(cell, path, every_s=None))
     assert resumed.environment == {"resumed_after_epoch": "1"}
@@ -172,9 +174,7 @@ def test_a_state_is_taken_up_even_where_none_is_written_any_more(tmp_path):
 
 def test_the_time_of_all_attempts_counts(tmp_path):
     cell, path = make_cell(), tmp_path / "c.npz"
-    with pytest.raises(Killed):
-        train(cell, DATASET, CPU, checkpoint=checkpoint_of(cell, path, kind=KillsAfterEachWrite))
-    checkpoint = checkpoint_of(cell, path)
+    checkpoint = first_epoch(cell, path)
     state = checkpoint.load()
     assert 0 < state["train_s"] < 1000
     checkpoint.save(state | {"train_s": 1000.0})
@@ -193,8 +193,8 @@ def test_a_divergence_is_found_again(tmp_path):
 
 CHILD = """
 import pickle, sys, time
-from harness import work
-from harness.checkpoint import Checkpoint
+from harness.launchers import job as work
+from harness.train.checkpoint import Checkpoint
 save = Checkpoint.save
 def save_and_wait(self, state):
     save(self, state)
@@ -228,18 +228,19 @@ def test_a_killed_process_is_resumed_to_the_same_bits(tmp_path):
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
-def test_a_training_survives_with_its_optimizer(optimizer, tmp_path):
+def test_a_training_survives_with_its_optimizer_and_writing_changes_nothing(optimizer, tmp_path):
     cell, path = make_cell(rules={"optimizer": optimizer}), tmp_path / "c.npz"
     states = []
 
     class Remembers(Checkpoint):
         def save(self, state):
             arrays = {}
-            states.append(unpack(pack(state, arrays), arrays))
+            states.append(deserialize(serialize(state, arrays), arrays))
             super().save(state)
 
-    train(cell, DATASET, CPU, checkpoint=checkpoint_of(cell, path, kind=Remembers))
-    restored = begin(cell, DATASET, CPU, checkpoint_of(cell, path)).state()
+    written = train(cell, DATASET, CPU, checkpoint=checkpoint_of(cell, path, kind=Remembers))
+    assert_same(written, train(cell, DATASET, CPU))
+    restored = start_or_resume(cell, DATASET, CPU, checkpoint_of(cell, path)).state_dict()
     assert same_bits(dict(restored["optimizer"]), states[-1]["optimizer"])
     assert {name: list(curve) for name, curve in restored["curves"].items()} == states[-1]["curves"]
     for name in ("backbone", "method", "best_weights"):
@@ -274,7 +275,7 @@ def with_text(change):
 
     def make(checkpoint, state):
         arrays = {}
-        content = {"identity": checkpoint.identity, "state": pack(state, arrays)}
+        content = {"identity": checkpoint.identity, "state": serialize(state, arrays)}
         text = change(json.dumps(content)).encode()
         np.savez(checkpoint.path.open("wb"), text=np.frombuffer(text, np.uint8), **arrays)
 
@@ -310,9 +311,7 @@ BAD_FILES = {
 @pytest.mark.parametrize("kind", BAD_FILES)
 def test_a_bad_file_costs_only_the_time_it_would_have_saved(kind, tmp_path, caplog):
     cell, path = make_cell(), tmp_path / "c.npz"
-    with pytest.raises(Killed):
-        train(cell, DATASET, CPU, checkpoint=checkpoint_of(cell, path, kind=KillsAfterEachWrite))
-    checkpoint = checkpoint_of(cell, path)
+    checkpoint = first_epoch(cell, path)
     BAD_FILES[kind](checkpoint, checkpoint.load())
     caplog.clear()
     result = train(cell, DATASET, CPU, checkpoint=checkpoint_of(cell, path, every_s=None))

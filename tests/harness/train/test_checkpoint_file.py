@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from harness.files import remove_files_of
 from harness.train import checkpoint as module
-from harness.train.checkpoint import Checkpoint, pack, unpack
+from harness.train.checkpoint import Checkpoint, deserialize, serialize
 from tests.support.builders import same_bits
 
 # States
@@ -77,17 +77,17 @@ def test_every_kind_of_tensor_survives_bit_for_bit(tmp_path):
 @given(states)
 def test_states_survive_bit_for_bit(state):
     arrays = {}
-    text = json.dumps(pack(state, arrays))
+    text = json.dumps(serialize(state, arrays))
     file = io.BytesIO()
     np.savez(file, **arrays)
     file.seek(0)
-    assert same_bits(unpack(json.loads(text), np.load(file, allow_pickle=False)), state)
+    assert same_bits(deserialize(json.loads(text), np.load(file, allow_pickle=False)), state)
 
 
 def test_what_is_neither_plain_nor_a_tensor_is_refused():
     for value in (object(), {1}, np.zeros(3), b"bytes"):
         with pytest.raises(TypeError, match="cannot hold"):
-            pack({"x": [value]}, {})
+            serialize({"x": [value]}, {})
 
 
 # What is read

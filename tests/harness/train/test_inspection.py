@@ -1,6 +1,5 @@
 """Samples for figures and mechanism checks: what is stored, from which weights, and that nothing changes."""
 
-import dataclasses
 import itertools
 
 import numpy as np
@@ -10,8 +9,7 @@ import torch
 from backbones import BACKBONES
 from backbones.batch import MODALITIES
 from harness.benchmark import main
-from harness.data.dataset import SPLITS, Dataset, Split
-from harness.matrix import Cell, first_seeds
+from harness.matrix import first_seeds
 from harness.study.unlogged import Entry, Spool
 from harness.tracking.tracker import Tracker
 from harness.train.inspection import Inspection, correlation, mechanism, sample_latents, without
@@ -19,31 +17,25 @@ from harness.train.loop import train
 from harness.train.result import Result
 from harness.train.splits import ResidentSplit
 from methods import METHODS
-from tests.support.builders import make_batch, make_sizes, small_backbone
+from tests.support.builders import make_dataset, make_sizes, small_backbone, small_cell
 from tests.support.driving import comparable, exported
 
 CPU = torch.device("cpu")
 N = 13
 
 
-def make_split(n=N, seed=0):
-    batch = make_batch(make_sizes(), n, seed)
-    features = {m: x.numpy() for m, x in batch.features.items()}
-    lengths = {m: x.numpy() for m, x in batch.lengths.items()}
-    return Split(np.array([f"clip{i}" for i in range(n)]), features, lengths, batch.labels.numpy())
+RULES = {"batch_size": 4, "max_epochs": 3, "early_stop": 9}
+DATASET = make_dataset(make_sizes(), (12, 12, 12))
+TRUTH = {"a": np.linspace(0, 1, 36).reshape(12, 3), "u": np.linspace(-3, 3, 36).reshape(12, 3)}
 
 
-def make_cell(backbone, method, seed=1, **options):
-    settings = small_backbone(backbone, make_sizes()).settings
-    settings = dataclasses.replace(settings, batch_size=4, max_epochs=3, early_stop=9)
-    return Cell(
-        "toy", "mosi", 3.0, "f", backbone, settings, method, METHODS[method].Settings(**options), seed
-    )
+def make_split(n=N):
+    return make_dataset(make_sizes(), (n, 1, 1)).splits["train"]
 
 
 def make_parts(backbone, method, **options):
     """A cell with its network in eval mode, and a split."""
-    cell = make_cell(backbone, method, **options)
+    cell = small_cell(backbone, method, rules=RULES, options=options)
     network = small_backbone(backbone, make_sizes(), batch_size=4).eval()
     torch.manual_seed(0)
     made = METHODS[method](cell.method_settings, network.latent_widths, 3.0).eval()
@@ -122,7 +114,7 @@ def test_correlations_against_numpy():
 
 
 def test_mechanism_checks_of_intensities():
-    cell, network, made, split = make_parts("lmf", "ms_mix")
+    _, network, made, split = make_parts("lmf", "ms_mix")
     generator = np.random.default_rng(0)
     truth = {"a": generator.uniform(0, 1, (N, 3)), "u": generator.uniform(-3, 3, (N, 3))}
     found = mechanism(network, made, split, truth)
@@ -137,7 +129,6 @@ def test_mechanism_checks_of_intensities():
         partial = (ia - iy * ay) / np.sqrt((1 - iy**2) * (1 - ay**2))
         assert found[f"intensity_{m}_partial"] == pytest.approx(partial, abs=1e-4)
         assert abs(partial - ia) > 1e-3, "it differs from the plain correlation"
-    assert cell.method == "ms_mix"
     _, _, other, _ = make_parts("lmf", "mixup")
     assert mechanism(network, other, split, truth) == {}
 
@@ -146,11 +137,9 @@ def test_mechanism_checks_of_intensities():
 
 
 def test_looking_changes_no_number():
-    dataset = Dataset({name: make_split(12, seed) for seed, name in enumerate(SPLITS)}, 3.0)
-    cell = make_cell("tfn", "ms_mix")
-    truth = {"a": np.linspace(0, 1, 36).reshape(12, 3), "u": np.linspace(-3, 3, 36).reshape(12, 3)}
-    plain = train(cell, dataset, CPU)
-    seen = train(cell, dataset, CPU, inspection=Inspection(True, truth))
+    cell = small_cell("tfn", rules=RULES)
+    plain = train(cell, DATASET, CPU)
+    seen = train(cell, DATASET, CPU, inspection=Inspection(True, TRUTH))
     assert seen.scores.pop("mechanism").keys() >= {"intensity_text_truth"}
     assert seen.samples
     assert plain.scores == seen.scores
@@ -159,15 +148,12 @@ def test_looking_changes_no_number():
 
 def test_the_methods_weights_are_those_of_the_best_epoch(monkeypatch):
     """One epoch of learning, then steps so large that the later ones are worse."""
-    dataset = Dataset({name: make_split(12, seed) for seed, name in enumerate(SPLITS)}, 3.0)
-    cell, found = make_cell("lmf", "ms_mix"), {}
-    truth = {"a": np.linspace(0, 1, 36).reshape(12, 3), "u": np.linspace(-3, 3, 36).reshape(12, 3)}
+    found = {}
     for epochs in (1, 3):
-        settings = dataclasses.replace(cell.backbone_settings, max_epochs=epochs)
-        this = dataclasses.replace(cell, backbone_settings=settings)
+        cell = small_cell(rules={**RULES, "max_epochs": epochs})
         rates = iter([1e-3, 1e-3, 50.0, 50.0, 50.0, 50.0])
         monkeypatch.setattr("harness.train.loop.learning_rate", lambda *_, rates=rates: next(rates))
-        result = train(this, dataset, CPU, inspection=Inspection(True, truth))
+        result = train(cell, DATASET, CPU, inspection=Inspection(True, TRUTH))
         assert result.cell["best_epoch"] == 1
         found[epochs] = result.scores["mechanism"]
     assert found[1] == found[3]
@@ -213,7 +199,7 @@ def test_a_study_stores_samples_of_each_first_seed(var_dir):
 
 def test_the_first_seed_is_the_first_in_the_plan():
     cells = [
-        dataclasses.replace(make_cell(backbone, method, seed), train_ratio=ratio)
+        small_cell(backbone, method, seed, train_ratio=ratio)
         for backbone, method, seed, ratio in itertools.product(
             ("tfn", "lmf"), ("none", "mixup"), (3, 1, 2), (0.5, 0.0)
         )

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -45,25 +44,6 @@ def slow_kept(batch: Batch, mixed: Mixed, modality: str) -> list[list[bool]]:
         steps = range(SIZES.steps[modality])
         rows.append([any(t < lengths[i] and not dropped[i][t] for i in present) for t in steps])
     return rows
-
-
-def test_kept_steps_by_hand():
-    """Six steps of which the last four are dropped, with two steps: two are left."""
-    backbone, batch = small_backbone("tfn", SIZES), make_batch(SIZES, 2, full=True)
-    dropped = {m: torch.zeros(2, SIZES.steps[m], dtype=torch.bool) for m in MODALITIES}
-    for steps in dropped.values():
-        steps[0, 2:6] = True
-    lengths = dict.fromkeys(MODALITIES, torch.tensor([6, 2]))
-    valid = {m: (torch.arange(SIZES.steps[m]) < lengths[m][:, None]) & ~dropped[m] for m in MODALITIES}
-    features = {m: x * valid[m][..., None] for m, x in batch.features.items()}
-    batch = Batch(features, lengths, batch.labels, dropped=dropped)
-    method, _ = at_inputs("mixup", backbone, batch)
-    pairs = {"indices": np.array([[0, 1], [1, 0]]), "weights": np.full((2, 2), 0.5, np.float32)}
-    mixed = mix_batch(backbone, method, backbone.embed(batch), batch.labels, Draw(0, pairs))
-    for m in MODALITIES:
-        assert mixed.latents.lengths[m].tolist() == [6, 6]
-        assert mixed.latents.kept[m].sum(1).tolist() == [2, 2]
-        assert mixed.latents.kept[m][:, :2].all()
 
 
 @over_mixtures

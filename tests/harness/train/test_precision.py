@@ -1,5 +1,6 @@
 """Precision and compiled steps: part of the identity, set anew for each cell, never compared silently."""
 
+import contextlib
 import dataclasses
 import itertools
 
@@ -12,14 +13,11 @@ import harness.checks
 from backbones import BACKBONES
 from backbones.base import resolve_settings
 from harness.config.compose import load_benchmark, load_sweep
-from harness.data.dataset import SPLITS
-from harness.data.occlusion import MaskField
 from harness.data.synthetic import SyntheticSettings, generate
 from harness.errors import UserError
 from harness.matrix import Cell
 from harness.plan import make_plan
 from harness.tracking.tags import cell_tags
-from harness.train import loop as loop
 from harness.train.arithmetic import (
     PRECISIONS,
     autocast,
@@ -30,7 +28,10 @@ from harness.train.arithmetic import (
     set_arithmetic,
 )
 from harness.train.diagnostics import Diagnostics
-from harness.train.splits import ResidentSplit
+from harness.train.evaluate import predict
+from harness.train.loop import train
+from harness.train.networks import build
+from harness.train.splits import load_splits
 from harness.train.step import step_losses
 from methods import METHODS
 from reports.frame import environment
@@ -57,27 +58,21 @@ def make_cell(backbone="tfn", method="ms_mix", **options) -> Cell:
     return Cell(**data, backbone=backbone, method=method, seed=1, **networks, **options)
 
 
-def splits_of(cell, dataset):
-    return loop.Splits(
-        {name: ResidentSplit(dataset.splits[name], CPU) for name in SPLITS},
-        {name: MaskField(cell.dataset, name, 0, dataset.splits[name].ids) for name in SPLITS},
-    )
-
-
 # Requests
 
 
-@pytest.mark.parametrize("precision", ["tf32", "bf16"])
-def test_what_only_a_gpu_has(precision):
-    check_precision(precision, "cuda")
-    with pytest.raises(UserError, match=f"precision={precision} needs device=cuda.*use precision=fp32"):
-        check_precision(precision, "cpu")
-
-
-def test_names():
-    check_precision("fp32", "cpu")
-    with pytest.raises(UserError, match=r"Unknown precision 'fp23'.*Did you mean 'fp32'\?"):
-        check_precision("fp23", "cuda")
+@pytest.mark.parametrize(
+    ("precision", "device", "error"),
+    [
+        ("fp32", "cpu", None),
+        *((name, "cuda", None) for name in PRECISIONS),
+        *((name, "cpu", f"{name} needs device=cuda.*use precision=fp32") for name in ("tf32", "bf16")),
+        ("fp23", "cuda", r"Unknown precision 'fp23'.*Did you mean 'fp32'\?"),
+    ],
+)
+def test_precisions_and_devices(precision, device, error):
+    with pytest.raises(UserError, match=error) if error else contextlib.nullcontext():
+        check_precision(precision, device)
 
 
 def test_a_request_makes_cells_of_its_precision(tmp_path, monkeypatch):
@@ -125,18 +120,16 @@ def test_a_method_is_not_paired_with_a_baseline_of_another_precision():
 # Flags
 
 
-def flags():
-    return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-
-
 def test_every_cell_sets_all_flags():
-    before = flags()
+    owners = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [owner.allow_tf32 for owner in owners]
     try:
         for precision in ("tf32", "bf16", "tf32", "fp32"):
             set_arithmetic(precision, True, CPU)
-            assert flags() == (precision == "tf32",) * 2
+            assert [owner.allow_tf32 for owner in owners] == [precision == "tf32"] * 2
     finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+        for owner, flag in zip(owners, before, strict=True):
+            owner.allow_tf32 = flag
 
 
 # bfloat16: requests refuse it on the CPU, the loop does not.
@@ -163,23 +156,23 @@ def test_losses_and_gradients_are_float32_under_bf16(backbone, method):
 def test_a_training_in_bf16(dataset):
     results = {}
     for precision in ("fp32", "bf16"):
-        results[precision] = loop.train(make_cell(precision=precision), dataset, CPU)
+        results[precision] = train(make_cell(precision=precision), dataset, CPU)
         assert results[precision].predictions.values[0.0].dtype == np.float32
     exact, rough = (results[precision].scores["test"]["mae"] for precision in ("fp32", "bf16"))
     assert exact != rough
     assert rough == pytest.approx(exact, rel=0.05)
-    again = loop.train(make_cell(precision="bf16"), dataset, CPU)
+    again = train(make_cell(precision="bf16"), dataset, CPU)
     assert again.scores == results["bf16"].scores
     assert not torch.is_autocast_enabled("cpu")
-    assert loop.train(make_cell(), dataset, CPU).scores == results["fp32"].scores, "nothing is left of it"
+    assert train(make_cell(), dataset, CPU).scores == results["fp32"].scores, "nothing is left of it"
 
 
 def test_predictions_in_bf16_are_float32(dataset):
     cell = make_cell(precision="bf16")
-    backbone, _ = loop.build(cell, dataset, CPU)
-    predictions, labels = loop.predict(cell, backbone, splits_of(cell, dataset), "valid")
+    backbone, _ = build(cell, dataset, CPU)
+    predictions, labels = predict(cell, backbone, load_splits(cell, dataset, CPU), "valid")
     assert predictions.dtype == labels.dtype == torch.float32
-    exact, _ = loop.predict(make_cell(), backbone, splits_of(cell, dataset), "valid")
+    exact, _ = predict(make_cell(), backbone, load_splits(cell, dataset, CPU), "valid")
     assert not torch.equal(predictions, exact)
     torch.testing.assert_close(predictions, exact, atol=0.1, rtol=0.1)
 
@@ -203,7 +196,7 @@ def test_a_compiled_training(dataset, method):
     plain = make_cell(method=method)
     plain = dataclasses.replace(plain, backbone_settings=dataclasses.replace(plain.backbone_settings, **off))
     compiled = dataclasses.replace(plain, compile=True)
-    first, second, exact = (loop.train(cell, dataset, CPU) for cell in (compiled, compiled, plain))
+    first, second, exact = (train(cell, dataset, CPU) for cell in (compiled, compiled, plain))
     assert first.scores == second.scores, "the first leaves nothing to the second"
     for name, value in exact.scores["test"].items():
         assert first.scores["test"][name] == pytest.approx(value, rel=1e-3, abs=1e-4), name

@@ -1,4 +1,4 @@
-"""Learning rates over the epochs against torch's, hand-worked lists, and a training that is resumed."""
+"""Learning rates over the epochs against torch's and hand-worked lists."""
 
 import math
 
@@ -8,11 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backbones.base import BackboneSettings
-from harness.train.loop import train
 from harness.train.schedule import learning_rate
-from tests.harness.train.test_checkpoint import DATASET, assert_same, make_cell, train_with_kills
-
-CPU = torch.device("cpu")
 
 
 def rules(**given) -> BackboneSettings:
@@ -53,21 +49,6 @@ def test_plateaus_are_those_of_torch(losses, patience, base):
     assert rates(made, base, losses) == of_torch(base, losses, patience)
 
 
-def test_plateaus_by_hand():
-    """Patience 2: the third epoch in a row that is no lower cuts the rate for the epoch after it."""
-    made = rules(schedule="plateau", plateau_patience=2)
-    losses = [5.0, 4.0, 4.0, 4.0, 4.0, 3.0, 3.5, 3.5, 2.9, 3.0, 3.0, 3.0]
-    wanted = [1.0] * 5 + [0.1] * 7 + [0.01]
-    assert rates(made, 1.0, losses) == pytest.approx(wanted)
-
-
-def test_warm_up_and_cosine_by_hand():
-    made = rules(schedule="warmup_cosine", warmup=1 / 3, max_epochs=6)
-    half = math.sqrt(0.5)
-    wanted = [0.5, 1.0, 1.0, (1 + half) / 2, 0.5, (1 - half) / 2]
-    assert rates(made, 2.0, [1.0] * 5) == pytest.approx([2 * x for x in wanted])
-
-
 def half_cosine(step: int, warmup: int, total: int) -> float:
     """The usual schedule by steps: from 0 up to 1 at the end of the warm-up, then down to 0."""
     if step < warmup:
@@ -93,28 +74,3 @@ def test_warm_up_and_cosine(epochs, warmup, base):
 
 def test_a_constant_rate():
     assert rates(rules(), 0.25, [1.0, 2.0, 3.0]) == [0.25] * 4
-
-
-# Resumed
-
-
-@pytest.mark.parametrize(
-    "changed",
-    [
-        {"schedule": "plateau", "plateau_patience": 1, "learning_rate": 0.3},
-        {"schedule": "warmup_cosine", "warmup": 0.4},
-        {"schedule": "warmup_cosine", "gradient_accumulation": 2, "grad_clip": 0.1, "max_grad_norm": 0.2},
-        {"schedule": "constant", "gradient_accumulation": 4, "optimizer": "adamw", "weight_decay": 0.1},
-    ],
-)
-def test_a_resumed_training_goes_on_with_its_schedule(changed, tmp_path):
-    """Killed after every epoch, to the same bits."""
-    cell = make_cell(rules={"max_epochs": 8, "early_stop": 8, **changed})
-    whole = train(cell, DATASET, CPU)
-    resumed, kills = train_with_kills(cell, tmp_path / f"{cell.cell_id}.npz")
-    assert kills == 8
-    assert_same(resumed, whole)
-    seen = rates(cell.backbone_settings, 1.0, whole.curves["valid_loss"])[:8]
-    assert (len(set(seen)) > 1) == (changed["schedule"] != "constant"), (
-        "the rate changed, or this says little"
-    )

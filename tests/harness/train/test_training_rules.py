@@ -1,27 +1,24 @@
 """The training loop's rules (accumulation, clipping, schedules, early stopping) against a slow plain loop."""
 
-import copy
 import itertools
 import math
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import harness.train.loop as loop
 from backbones import BACKBONES
 from backbones.base import Backbone, BackboneSettings, Fused, by_modality
 from backbones.batch import MODALITIES, Latents
-from harness.data.dataset import SPLITS, Dataset
-from harness.data.occlusion import MaskField
+from harness.data.dataset import Dataset
 from harness.matrix import Cell
+from harness.train import evaluate, loop, networks
 from harness.train.schedule import learning_rate
 from harness.train.seeds import generator_for
-from harness.train.splits import ResidentSplit
+from harness.train.splits import ResidentSplit, load_splits
 from methods import METHODS
-from tests.support.builders import make_dataset, make_sizes
+from tests.support.builders import make_dataset, make_sizes, small_cell
 
 CPU = torch.device("cpu")
 SIZES = make_sizes(widths=(3, 2, 1), steps=(2, 1, 2))
@@ -84,32 +81,14 @@ def _with_toy(monkeypatch):
 
 
 def make_cell(made: BackboneSettings, method: str = "none", **options) -> Cell:
-    return Cell(
-        dataset="toy",
-        metrics="mosi",
-        label_scale=3.0,
-        fingerprint="",
-        backbone="toy",
-        backbone_settings=made,
-        method=method,
-        method_settings=METHODS[method].Settings(),
-        seed=1,
-        **options,
-    )
-
-
-def splits_of(cell: Cell, dataset: Dataset) -> loop.Splits:
-    return loop.Splits(
-        {name: ResidentSplit(dataset.splits[name], CPU) for name in SPLITS},
-        {name: MaskField("toy", name, 0, dataset.splits[name].ids) for name in SPLITS},
-    )
+    return small_cell("toy", method, rules=made, **options)
 
 
 def trained_by_the_loop(cell: Cell, dataset: Dataset, epochs: int):
     backbone, method = loop.build(cell, dataset, CPU)
     optimizer = loop.make_optimizer(backbone, method)
     for epoch in range(1, epochs + 1):
-        loop.train_epoch(cell, backbone, method, optimizer, splits_of(cell, dataset), epoch)
+        loop.train_epoch(cell, backbone, method, optimizer, load_splits(cell, dataset, CPU), epoch)
     return backbone
 
 
@@ -218,7 +197,7 @@ class RecordingAdam(torch.optim.Adam):
 
 @pytest.fixture
 def recorded(monkeypatch):
-    monkeypatch.setitem(loop.OPTIMIZERS, "adam", RecordingAdam)
+    monkeypatch.setitem(networks.OPTIMIZERS, "adam", RecordingAdam)
     monkeypatch.setattr(RecordingAdam, "made", [])
     return RecordingAdam.made
 
@@ -253,30 +232,13 @@ def test_bounds_of_gradients_hold_for_all_that_is_trained(recorded, monkeypatch,
                 assert flat.abs().max() <= 0.004 + 1e-9
 
 
-def test_a_sum_and_not_a_mean_by_hand():
-    """Accumulated over a whole epoch: the sum of the batches' gradients, each a mean over its clips."""
-    dataset = make_dataset(SIZES, (6, 5, 5))
-    cell = make_cell(rules(batch_size=2, gradient_accumulation=3))
-    backbone, _ = loop.build(cell, dataset, CPU)
-    batch = ResidentSplit(dataset.splits["train"], CPU).take(np.arange(6))
-    ((backbone(batch) - batch.labels).abs().sum() / 2).backward()
-    wanted = copy.deepcopy([p.grad for g in backbone.parameter_groups() for p in g["params"]])
-    RecordingAdam.made.clear()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(loop.OPTIMIZERS, "adam", RecordingAdam)
-        trained_by_the_loop(cell, dataset, 1)
-    [made] = RecordingAdam.made[0].gradients
-    for found, sought in zip(made, wanted, strict=True):
-        torch.testing.assert_close(found, sought)
-
-
 # The loop over the epochs
 
 
 def scripted(monkeypatch, losses: list[float]) -> None:
     """Validation losses as given, epoch by epoch; what is scored at the end is left alone."""
-    epochs, score = iter(losses), loop.task_loss
-    monkeypatch.setattr(loop, "task_loss", lambda *given: next(epochs, None) or score(*given))
+    epochs, task_loss = iter(losses), loop.task_loss
+    monkeypatch.setattr(loop, "task_loss", lambda *given: next(epochs, None) or task_loss(*given))
 
 
 @pytest.mark.parametrize("schedule", ["constant", "plateau", "warmup_cosine"])
@@ -313,7 +275,8 @@ def test_early_stopping_by_hand(monkeypatch, losses, patience, best, epochs):
         predicted.append((given[3], predict(*given)[0]))
         return predict(*given)
 
-    monkeypatch.setattr(loop, "predict", remember)
+    for module in (loop, evaluate):
+        monkeypatch.setattr(module, "predict", remember)
     scripted(monkeypatch, losses[:epochs])
     made = rules(max_epochs=6, early_stop=patience)
     result = loop.train(make_cell(made), make_dataset(SIZES, (8, 5, 5)), CPU)

@@ -1,4 +1,4 @@
-"""How many workers share a GPU, from made up memory and cores; what a worker takes."""
+"""How many workers share a GPU, from made up memory and cores; the memory of a worker."""
 
 from types import SimpleNamespace
 
@@ -15,12 +15,12 @@ from harness.launchers import gpu_sharing
 from harness.launchers.gpu_sharing import (
     CONTEXT_BYTES,
     TEXT_BYTES,
-    Packing,
+    Allocation,
+    allocate,
+    allocation_of,
     cell_bytes,
-    choose_packing,
     dataset_bytes,
-    estimated_bytes,
-    pack,
+    worker_bytes,
 )
 from harness.matrix import Cell
 from methods import METHODS
@@ -42,7 +42,7 @@ GIB = 2**30
     ],
 )
 def test_the_number_of_workers(jobs, per_gpu, free, need, cores, wanted):
-    found = pack(jobs, per_gpu, free, need, cores)
+    found = allocate(jobs, per_gpu, free, need, cores)
     assert found.jobs == wanted
     assert found.devices == tuple(f"cuda:{k}" for k in range(min(len(free), wanted)))
 
@@ -53,7 +53,7 @@ def test_the_number_of_workers(jobs, per_gpu, free, need, cores, wanted):
     cores=st.integers(0, 64),
 )
 def test_workers_fit_into_memory_and_cores(free, need, cores):
-    jobs = pack(None, None, free, need, cores).jobs
+    jobs = allocate(None, None, free, need, cores).jobs
     assert jobs == 1 or (jobs <= cores and -(-jobs // len(free)) * need <= min(free))
 
 
@@ -94,12 +94,12 @@ def test_attention_counts_as_on_cuda():
 def test_the_largest_cell_decides(dataset, tmp_path):
     save_dataset(dataset, tmp_path / "a")
     cells = [make_cell(name, dataset) for name in ("tfn", "lmf")]
-    each = [estimated_bytes([cell], {"a": tmp_path / "a"}, True) for cell in cells]
-    assert estimated_bytes(cells, {"a": tmp_path / "a"}, True) == max(each)
-    host = estimated_bytes(cells[:1], {"a": tmp_path / "a"}, False)
+    each = [worker_bytes([cell], {"a": tmp_path / "a"}, True) for cell in cells]
+    assert worker_bytes(cells, {"a": tmp_path / "a"}, True) == max(each)
+    host = worker_bytes(cells[:1], {"a": tmp_path / "a"}, False)
     assert each[0] - host == dataset_bytes(dataset)
     assert host > CONTEXT_BYTES
-    assert estimated_bytes([], {}, True) == CONTEXT_BYTES
+    assert worker_bytes([], {}, True) == CONTEXT_BYTES
 
 
 def test_a_text_encoder_is_assumed(dataset):
@@ -116,12 +116,12 @@ def test_requests(dataset, tmp_path, monkeypatch):
         data, cell = SimpleNamespace(resident="auto"), SimpleNamespace(threads=2)
         return SimpleNamespace(**config, data=data, cell=cell)
 
-    assert choose_packing(request(), cells, folders, "cpu") == Packing(None)
-    assert choose_packing(request(jobs=3, jobs_per_gpu=9), cells, folders, "cpu") == Packing(3)
+    assert allocation_of(request(), cells, folders, "cpu") == Allocation(None)
+    assert allocation_of(request(jobs=3, jobs_per_gpu=9), cells, folders, "cpu") == Allocation(3)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda index: (80 * GIB, 80 * GIB))
     monkeypatch.setattr(gpu_sharing, "usable_cores", lambda: 12)
     gpus = ("cuda:0", "cuda:1")
-    assert choose_packing(request(), cells, folders, "cuda") == Packing(6, gpus), "two threads each"
-    assert choose_packing(request(jobs_per_gpu=5), cells, folders, "cuda") == Packing(10, gpus)
-    assert choose_packing(request(jobs=1), cells, folders, "cuda") == Packing(1, gpus[:1])
+    assert allocation_of(request(), cells, folders, "cuda") == Allocation(6, gpus), "two threads each"
+    assert allocation_of(request(jobs_per_gpu=5), cells, folders, "cuda") == Allocation(10, gpus)
+    assert allocation_of(request(jobs=1), cells, folders, "cuda") == Allocation(1, gpus[:1])
