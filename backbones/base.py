@@ -161,8 +161,8 @@ S = TypeVar("S", bound=BackboneSettings)
 def resolve_settings(backbone: type[Backbone], settings: S, like: str) -> S:
     """Fill the fields left at None with the published values for datasets like "mosi", "mosei" or "sims"."""
     published = backbone.published[like]
-    filled = {f.name: published[f.name] for f in fields(settings) if getattr(settings, f.name) is None}
-    return replace(settings, **filled)
+    missing = {f.name: published[f.name] for f in fields(settings) if getattr(settings, f.name) is None}
+    return replace(settings, **missing)
 
 
 def by_modality(text: Any, audio: Any, vision: Any) -> dict[str, Any]:

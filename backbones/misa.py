@@ -73,17 +73,15 @@ class MISASettings(BackboneSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        heads = self.transformer_heads
-        check(
-            self, "latent_dim", not (self.latent_dim or 0) % heads, f"a multiple of transformer_heads={heads}"
-        )
+        whole = not (self.latent_dim or 0) % self.transformer_heads
+        check(self, "latent_dim", whole, f"a multiple of transformer_heads={self.transformer_heads}")
 
 
 def reversal(lengths: Tensor, steps: int) -> Tensor:
     """Index that turns the valid steps round and leaves the padding. Shape: (B,) -> (B, steps)."""
     step = torch.arange(steps, device=lengths.device)
-    turned = lengths[:, None] - 1 - step
-    return torch.where(turned >= 0, turned, step)
+    index = lengths[:, None] - 1 - step
+    return torch.where(index >= 0, index, step)
 
 
 class BidirectionalLSTM(nn.Module):
@@ -133,8 +131,8 @@ class Discriminator(nn.Module):
         x = torch.cat([shared[m] for m in MODALITIES])
         # Equal to x in value, with the gradient of -reverse_grad_weight * x.
         x = x.detach() - self.reverse_grad_weight * (x - x.detach())
-        named = torch.arange(len(MODALITIES), device=x.device).repeat_interleave(len(x) // len(MODALITIES))
-        return F.cross_entropy(self.layers(x), named)
+        target = torch.arange(len(MODALITIES), device=x.device).repeat_interleave(len(x) // len(MODALITIES))
+        return F.cross_entropy(self.layers(x), target)
 
 
 def soft_orthogonality(x: Tensor, y: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from backbones.cpu.attention import PaddedLayout, allowed_keys, make_layout
 from backbones.transformer import Attention, Dropouts, TransformerEncoder, sinusoids
 from tests.support.builders import array
-from tests.support.slow_transformer import check_halved, moved, slow_encoder
+from tests.support.slow_layers import check_halved, moved, parameters_of, slow_encoder
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("layout")
@@ -26,7 +26,7 @@ def test_an_encoder_equals_loops(target_steps, source_steps, band):
     torch.manual_seed(0)
     for n_heads in (1, 2, 10):
         encoder = moved(TransformerEncoder(10, n_heads, 2, Dropouts(), band=band)).double().eval()
-        p = {key: array(x) for key, x in encoder.state_dict().items()}
+        p = parameters_of(encoder)
         target = torch.randn(1, target_steps, 10).double()
         source = None if source_steps is None else torch.randn(1, source_steps, 10).double()
         reach = (0 if source is None else abs(target_steps - source_steps)) if band else 99

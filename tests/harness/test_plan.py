@@ -153,7 +153,7 @@ UNKNOWN = {
     "dataset.synthetic_mosi.metrics=smis": "Unknown value of dataset.synthetic_mosi.metrics 'smis'; …",
     "dataset.synthetic_mosi.metrics=": "Unknown value of dataset.synthetic_mosi.metrics ''; allowed: …",
     "methods=[mixup{mode:apend}]": "method.mixup: mode must be one of append, replace, …'apend'.",
-    "backbone.tfn.criterion=l2": "backbone.tfn: criterion must be one of l1, mse, however: criterion='l2'.",
+    "backbone.tfn.criterion=l2": "backbone.tfn: criterion must be one of l1, mse, got 'l2'.",
 }
 
 
@@ -188,12 +188,12 @@ NUMBERS = {
     "dataset.synthetic_mosi.label_scale=nan": "label_scale must be a positive number, however: nan",
     "dataset.synthetic_mosi.label_scale=1": "label_scale=1 does not fit; its labels lie within 3 of 0",
     "dataset.synthetic_mosi.like=sims": "label_scale=1 does not fit; its labels lie within 3 of 0",
-    "backbone.tfn.text_hidden=-4": "text_hidden must be at least 1, however: text_hidden=-4",
-    "backbone.tfn.batch_size=0": "batch_size must be at least 1, however: batch_size=0",
-    "backbone.tfn.learning_rate=-1": "however: learning_rate=-1.0",
-    "backbone.tfn.learning_rate=nan": "however: learning_rate=nan",
-    "backbone.tfn.audio_dropout=1": "audio_dropout must be in [0, 1), however: audio_dropout=1.0",
-    "method.none.xi1=-1": "however: xi1=-1.0",
+    "backbone.tfn.text_hidden=-4": "text_hidden must be at least 1, got -4",
+    "backbone.tfn.batch_size=0": "batch_size must be at least 1, got 0",
+    "backbone.tfn.learning_rate=-1": "learning_rate must be >= 0 and finite, got -1.0",
+    "backbone.tfn.learning_rate=nan": "learning_rate must be >= 0 and finite, got nan",
+    "backbone.tfn.audio_dropout=1": "audio_dropout must be in [0, 1), got 1.0",
+    "method.none.xi1=-1": "xi1 must be >= 0 and finite, got -1.0",
     "methods=[mixup{alpha:-1}]": "however: alpha=-1.0",
     "methods=[] ": "methods is empty",
     "backbones=[]": "backbones is empty",

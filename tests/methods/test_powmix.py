@@ -210,24 +210,3 @@ def test_labels_by_hand():
     for cross_modal, label in [(True, 0.4), (False, 0.1)]:
         mixed = make_method("powmix", reweight=False, cross_modal_labels=cross_modal)(latents, labels, draw)
         torch.testing.assert_close(mixed.labels, torch.tensor([label]))
-
-
-@over_kinds
-def test_reweighting_passes_no_gradient(kind):
-    latents, labels = make_latents(kind, 6), make_labels(6, 3.0)
-    mixed = run_method(make_method("powmix", kind, n_ratio=2.0, random_n=False), latents, labels)
-    assert not mixed.label_weights.requires_grad
-    sum(x.sum() for x in mixed.latents.values.values()).backward()
-    for m, values in latents.values.items():
-        wanted = np.zeros(6)
-        for row, weights in zip(mixed.indices.tolist(), array(mixed.weights[m]), strict=True):
-            for member, weight in zip(row, weights, strict=True):
-                wanted[member] += weight
-        steps = array(values.grad).reshape(6, -1)
-        np.testing.assert_allclose(steps, np.tile(wanted[:, None], steps.shape[1]), atol=1e-5)
-
-
-@pytest.mark.parametrize("wrong", [{"n_ratio": 0.0}, {"max_subset": 1}])
-def test_wrong_settings_are_refused(wrong):
-    with pytest.raises(ValueError, match=next(iter(wrong))):
-        PowMixSettings(**wrong)
