@@ -168,3 +168,9 @@ def resolve_settings(backbone: type[Backbone], settings: S, like: str) -> S:
 def by_modality(text: Any, audio: Any, vision: Any) -> dict[str, Any]:
     """Pair three values with the modalities, in the order used everywhere."""
     return dict(zip(MODALITIES, (text, audio, vision), strict=True))
+
+
+def by_dataset(columns: Mapping[str, tuple[Any, Any, Any]]) -> dict[str, dict[str, Any]]:
+    """Published settings per kind of dataset, from each setting's values for mosi, mosei and sims."""
+    kinds = enumerate(("mosi", "mosei", "sims"))
+    return {kind: {name: values[column] for name, values in columns.items()} for column, kind in kinds}

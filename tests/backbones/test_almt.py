@@ -204,23 +204,6 @@ def test_there_is_no_dropout():
     assert torch.equal(state, torch.get_rng_state())
 
 
-def test_every_setting_has_its_place():
-    backbone = make_backbone("almt", make_sizes(), **SMALL, hyper_layers=3, fusion_layers=2)
-    s, n, d = backbone.settings, SMALL["tokens"], SMALL["token_dim"]
-    layers = {
-        (s.embedding_heads, s.embedding_hidden): [e.layer for e in backbone.embeddings.values()],
-        (s.text_heads, s.embedding_hidden): list(backbone.text_stack),
-        (s.fusion_heads, s.fusion_hidden): list(backbone.fusion.layers),
-    }
-    assert [len(x) for x in layers.values()] == [3, 2, 2]
-    for (heads, hidden), made in layers.items():
-        for layer in made:
-            assert layer.attention.query.weight.shape == (heads * s.head_dim, d)
-            assert layer.mlp[1].weight.shape == (hidden, d)
-    assert len(backbone.hyper_layers) == 3
-    assert backbone.hyper.shape == backbone.text_positions.shape == (n, d)
-
-
 def test_heads_divide_the_width():
     with pytest.raises(ValueError, match=r"token_dim must be a multiple of hyper_heads \(8\), got 20"):
         ALMTSettings(token_dim=20)

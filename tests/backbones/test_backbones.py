@@ -13,7 +13,7 @@ import torch
 from backbones import BACKBONES
 from backbones.base import Sizes, by_modality
 from backbones.batch import MODALITIES, Batch, Latents, valid_steps
-from backbones.blocks import POOLS, BatchNorm, at_last_step, time_mean, with_one
+from backbones.blocks import POOLS, BatchNorm, time_mean
 from harness.data.occlusion import occlude
 from tests.support.builders import array, changed, make_backbone, make_batch, make_sizes, small_backbone
 from tests.support.slow_layers import in_double, lengthened, moved, parameters_of, slow_linear, slow_lstm
@@ -295,12 +295,6 @@ def test_time_means():
     assert time_mean(gone, "audio", "kept_mean").isfinite().all()
 
 
-def test_the_last_valid_step():
-    states, lengths = torch.arange(12.0).view(2, 3, 2), torch.tensor([1, 3])
-    assert at_last_step(states, lengths, "valid").tolist() == [[0, 1], [10, 11]]
-    assert at_last_step(states, lengths, "reference").tolist() == [[4, 5], [10, 11]]
-
-
 def test_normalisation_of_a_single_example():
     torch.manual_seed(0)
     norm, plain = BatchNorm(3), torch.nn.BatchNorm1d(3)
@@ -476,7 +470,3 @@ def test_lmf_starts_as_published_and_trains_its_factors_at_their_own_rate():
     assert factors["lr"] == 0.0005
     assert {id(p) for p in factors["params"]} == {id(p) for p in backbone.factors.values()}
     assert {id(backbone.weights), id(backbone.bias)} <= {id(p) for p in main["params"]}
-
-
-def test_the_constant_one_comes_first():
-    assert with_one(torch.tensor([[2.0, 3.0]])).tolist() == [[1, 2, 3]]

@@ -234,13 +234,6 @@ def test_squared_variations():
     assert squared_variation(torch.tensor([5.0])) == 0
 
 
-def test_outputs_combined_by_hand():
-    log_gates = torch.tensor([[0.6, 0.4, 0.0], [0.0, 0.0, 1.0]]).log()
-    outputs = torch.tensor([[2.0, 5.0], [7.0, 11.0], [1e9, 3.0]]).log()[..., None]  # (E, B, 1)
-    made = combine(log_gates, outputs).exp()
-    torch.testing.assert_close(made, torch.tensor([[4.0], [3.0]]))  # 0.6 * 2 + 0.4 * 7, and 3
-
-
 def test_combining_overflows_nowhere():
     logits = torch.tensor([[0.0, -300.0, -400.0]] * 3, requires_grad=True)
     outputs = torch.tensor([[500.0, -900.0, 3.0], [800.0, -500.0, 4.0], [9e4, 9e4, 9e4]])[..., None]

@@ -17,7 +17,6 @@ from backbones.misa import (
     Discriminator,
     MISASettings,
     central_moment_discrepancy,
-    reversal,
     soft_orthogonality,
 )
 from tests.support.builders import array, make_backbone, make_batch, make_sizes
@@ -182,10 +181,6 @@ def test_auxiliary_losses_equal_loops_over_the_clean_rows(use_cmd_sim, n):
 
 
 # The recurrent encoders
-
-
-def test_turning_the_valid_steps_round():
-    assert reversal(torch.tensor([1, 3, 4]), 4).tolist() == [[0, 1, 2, 3], [2, 1, 0, 3], [3, 2, 1, 0]]
 
 
 @pytest.mark.parametrize(("width", "hidden"), [(1, 1), (5, 5), (6, 3)])

@@ -15,7 +15,6 @@ from harness.train.step import CRITERIA, mixed_loss
 from methods.ms_mix import intensity_weights, mean_cosine, min_max
 from methods.ms_mix_released import (
     choose_ordered_pairs,
-    mean_over_time,
     relative_intensity,
     released_penalty,
 )
@@ -261,15 +260,6 @@ def test_few_examples_at_the_released_threshold(n):
     assert len(first) > 1, "in either order"
 
 
-@over_kinds
-def test_sequences_are_averaged_over_valid_steps(kind):
-    latents = make_latents(kind, 5)
-    pooled = slow_pool(latents)
-    for m, vectors in mean_over_time(latents).items():
-        assert vectors.shape == (5, KINDS[kind][0][m])
-        np.testing.assert_allclose(array(vectors), pooled[m], atol=1e-6)
-
-
 @pytest.mark.parametrize("scale", [1.0, 3.0])
 def test_intensities_reach_3_whatever_the_dataset(scale):
     method, latents = make_method("ms_mix_released", scale=scale), make_latents("vectors", 9)
@@ -297,11 +287,3 @@ def test_nothing_but_the_choice_of_pairs_is_detached(kind):
             assert method.predictors[m].output.weight.grad.any()
             assert latents.values[m].grad.any()
     assert not mixed.labels.requires_grad
-
-
-def test_the_penalty_is_weighed():
-    latents, labels = make_latents("vectors", 6), make_labels(6, 3.0)
-    plain = run_method(make_method("ms_mix_released", xi2=1.0, beta=1.0), latents, labels).penalty
-    assert plain > 0
-    weighed = run_method(make_method("ms_mix_released", xi2=0.25, beta=8.0), latents, labels).penalty
-    torch.testing.assert_close(weighed, 2 * plain)
