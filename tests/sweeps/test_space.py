@@ -555,7 +555,7 @@ WRONG = {
         "delta must be in [-1, 1], got 1.5",
     ),
     "a refused text": (TPE + "settings: {attention: [tokens, all]}", "attention must be tokens or batch"),
-    "a refused end": (TPE + "settings: {delta: {low: 0.0, high: 2.0}}", "however: delta=2.0"),
+    "a refused end": (TPE + "settings: {delta: {low: 0.0, high: 2.0}}", "delta must be in [-1, 1], got 2.0"),
     "not a number": (TPE + "settings: {xi1: [.nan]}", "xi1 must be >= 0 and finite"),
     "refused together": (
         "method: multimix\nsampler: tpe\nsettings: {alpha_low: [0.1, 3.0], alpha_high: [2.0, 4.0]}",
