@@ -194,7 +194,7 @@ NUMBERS = {
     "backbone.tfn.learning_rate=nan": "learning_rate must be >= 0 and finite, got nan",
     "backbone.tfn.audio_dropout=1": "audio_dropout must be in [0, 1), got 1.0",
     "method.none.xi1=-1": "xi1 must be >= 0 and finite, got -1.0",
-    "methods=[mixup{alpha:-1}]": "however: alpha=-1.0",
+    "methods=[mixup{alpha:-1}]": "alpha must be >= 0 and finite, got -1.0",
     "methods=[] ": "methods is empty",
     "backbones=[]": "backbones is empty",
     "datasets=": "datasets is empty",
