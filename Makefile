@@ -59,8 +59,8 @@ lint: .venv/.ready ## ruff, mypy and the contract of imports
 	@$(PYTHON) -m mypy
 	@.venv/bin/lint-imports --no-logo
 
-test: lint ## the fast tests (minutes)
-	@$(PYTHON) -m pytest -m "not slow and not soak" -n 2
+test: lint ## the fast tests (minutes); ARGS=--update also writes golden files and README tables anew
+	@$(PYTHON) -m pytest -m "not slow and not soak" -n 2 $(ARGS)
 
 # They wait a third of their time: for databases, nodes, claims that fall.
 test-slow: .venv/.ready ## the slow tests

@@ -36,7 +36,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbones.base import Backbone, BackboneSettings, Fused, Sizes, by_modality
+from backbones.base import Backbone, BackboneSettings, Fused, Sizes, by_dataset, by_modality
 from backbones.batch import MODALITIES, Latents
 from backbones.settings import check
 
@@ -188,15 +188,14 @@ class ALMT(Backbone):
         "Sentiment Analysis, EMNLP 2023"
     )
     Settings = ALMTSettings
-    published = {
-        like: {
-            "fusion_layers": layers,
-            "batch_size": 64,
-            "learning_rate": 1e-4,
-            "weight_decay": 1e-4,
+    published = by_dataset(
+        {
+            "batch_size": (64, 64, 64),
+            "learning_rate": (1e-4, 1e-4, 1e-4),
+            "weight_decay": (1e-4, 1e-4, 1e-4),
+            "fusion_layers": (2, 4, 4),
         }
-        for like, layers in (("mosi", 2), ("mosei", 4), ("sims", 4))
-    }
+    )
 
     def __init__(self, settings: ALMTSettings, sizes: Sizes):
         super().__init__(settings, sizes)

@@ -161,10 +161,16 @@ S = TypeVar("S", bound=BackboneSettings)
 def resolve_settings(backbone: type[Backbone], settings: S, like: str) -> S:
     """Fill the fields left at None with the published values for datasets like "mosi", "mosei" or "sims"."""
     published = backbone.published[like]
-    filled = {f.name: published[f.name] for f in fields(settings) if getattr(settings, f.name) is None}
-    return replace(settings, **filled)
+    missing = {f.name: published[f.name] for f in fields(settings) if getattr(settings, f.name) is None}
+    return replace(settings, **missing)
 
 
 def by_modality(text: Any, audio: Any, vision: Any) -> dict[str, Any]:
     """Pair three values with the modalities, in the order used everywhere."""
     return dict(zip(MODALITIES, (text, audio, vision), strict=True))
+
+
+def by_dataset(columns: Mapping[str, tuple[Any, Any, Any]]) -> dict[str, dict[str, Any]]:
+    """Published settings per kind of dataset, from each setting's values for mosi, mosei and sims."""
+    kinds = enumerate(("mosi", "mosei", "sims"))
+    return {kind: {name: values[column] for name, values in columns.items()} for column, kind in kinds}

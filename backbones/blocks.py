@@ -5,14 +5,11 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence
 
 from backbones.batch import Latents
-from backbones.cpu import places
 from backbones.cpu.dropout import Dropout
+from backbones.cpu.lstm import last_state
 
-# Numbers in a batch of sequences below which packing costs more than it saves.
-SMALL = 100_000
 POOLS = ("padded_mean", "masked_mean", "kept_mean")
 
 
@@ -63,9 +60,7 @@ class MeanSubnet(nn.Module):
         super().__init__()
         self.norm = BatchNorm(width)
         self.dropout = Dropout(dropout)
-        self.layers = nn.ModuleList(
-            [nn.Linear(width, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, hidden)]
-        )
+        self.layers = nn.ModuleList(nn.Linear(size, hidden) for size in (width, hidden, hidden))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, width) -> (B, hidden)."""
@@ -90,11 +85,9 @@ class TextSubnet(nn.Module):
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         """(B, T, width) -> (B, out)."""
         # NOTE[DIFF] the reference reads the padded end of the sequence; `padding: reference` restores it.
-        if self.padding == "valid" and places.on_cpu(x) and x.numel() > SMALL:
-            # Steps of padding are left out: three of four at MOSI's lengths.
-            packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
-            return self.linear(self.lstm(packed)[1][0][0])
-        return self.linear(at_last_step(self.lstm(x)[0], lengths, self.padding))
+        if self.padding == "reference":
+            return self.linear(self.lstm(x)[0][:, -1])
+        return self.linear(last_state(self.lstm, x, lengths))
 
 
 class SubNetworks(nn.Module):

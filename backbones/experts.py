@@ -87,12 +87,12 @@ def noisy_top_k(clean: Tensor, deviation: Tensor, noise: Tensor, k: int) -> Gate
     """Gates of the k largest noisy logits, and the load. Shape: three times (B, E) -> (B, E), (E,)."""
     noisy = clean + noise * deviation
     ranked, order = noisy.sort(dim=-1, descending=True, stable=True)
-    kept = torch.zeros_like(noisy, dtype=torch.bool).scatter(-1, order[:, :k], True)
-    log_gates = noisy.masked_fill(~kept, -math.inf).log_softmax(-1)
+    top = torch.zeros_like(noisy, dtype=torch.bool).scatter(-1, order[:, :k], True)
+    log_gates = noisy.masked_fill(~top, -math.inf).log_softmax(-1)
     if k == clean.shape[1]:
         return Gates(log_gates, clean.new_full((k,), len(clean)))
     # An expert is kept if it beats the k-th largest logit of the others (Appendix A).
-    rival = torch.where(kept, ranked[:, k : k + 1], ranked[:, k - 1 : k])
+    rival = torch.where(top, ranked[:, k : k + 1], ranked[:, k - 1 : k])
     return Gates(log_gates, torch.special.ndtr((clean - rival) / deviation).sum(0))
 
 

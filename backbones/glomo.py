@@ -37,7 +37,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from backbones.base import Backbone, BackboneSettings, Fused, Sizes
+from backbones.base import Backbone, BackboneSettings, Fused, Sizes, by_modality
 from backbones.batch import MODALITIES, Latents, valid_steps
 from backbones.cpu.dropout import Dropout
 from backbones.experts import WEIGHT_DEVIATION, SparseExperts
@@ -99,23 +99,14 @@ class GLoMo(Backbone):
     def __init__(self, settings: GLoMoSettings, sizes: Sizes):
         super().__init__(settings, sizes)
         s, d = settings, settings.model_dim
-        self.branches = nn.ModuleDict(
-            {
-                "text": TextBranch(sizes.widths["text"], s),
-                "audio": SequenceBranch(sizes.widths["audio"], s),
-                "vision": SequenceBranch(sizes.widths["vision"], s),
-            }
-        )
+        kinds = by_modality(TextBranch, SequenceBranch, SequenceBranch)
+        self.branches = nn.ModuleDict({m: kind(sizes.widths[m], s) for m, kind in kinds.items()})
         self.experts = nn.ModuleDict(
             {m: SparseExperts(s.granularity * d, d, s.n_experts, s.top_k) for m in MODALITIES}
         )
+        fusion = (d, s.n_heads, s.feedforward_dim, s.fusion_dropout)
         self.fusion = nn.ModuleList(
-            [
-                nn.TransformerEncoderLayer(
-                    d, s.n_heads, s.feedforward_dim, s.fusion_dropout, batch_first=True
-                )
-                for _ in range(s.fusion_layers)
-            ]
+            nn.TransformerEncoderLayer(*fusion, batch_first=True) for _ in range(s.fusion_layers)
         )
         self.coarse_weights = WeightsOverThree(d, s.weighting_dropout)
         self.fine_weights = WeightsOverThree(d, s.weighting_dropout)

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from backbones.base import Backbone, BackboneSettings, Fused, Sizes, by_modality
+from backbones.base import Backbone, BackboneSettings, Fused, Sizes, by_dataset, by_modality
 from backbones.batch import MODALITIES, Latents
 from backbones.blocks import POOLS, MeanSubnet, SubNetworks, TextSubnet, with_one
 from backbones.settings import check
@@ -52,20 +52,6 @@ class LMFSettings(BackboneSettings):
         check(self, "pool", self.pool in POOLS, f"one of {', '.join(POOLS)}")
 
 
-def _published(hidden: tuple[int, int, int], dropout: float, rank: int, batch_size: int,
-               rates: tuple[float, float], weight_decay: float) -> dict[str, Any]:  # fmt: skip
-    return {
-        **{f"{m}_hidden": h for m, h in by_modality(*hidden).items()},
-        "audio_dropout": dropout,
-        "vision_dropout": dropout,
-        "rank": rank,
-        "batch_size": batch_size,
-        "learning_rate": rates[0],
-        "factor_lr": rates[1],
-        "weight_decay": weight_decay,
-    }
-
-
 class LMF(Backbone):
     """Low-rank Multimodal Fusion; the module's docstring is its card."""
 
@@ -73,11 +59,20 @@ class LMF(Backbone):
     title = "LMF"
     citation = "Liu et al., Efficient Low-rank Multimodal Fusion with Modality-Specific Factors, ACL 2018"
     Settings = LMFSettings
-    published = {
-        "mosi": _published((128, 16, 128), 0.3, 3, 64, (0.001, 0.001), 0.005),
-        "mosei": _published((128, 16, 128), 0.2, 4, 32, (0.001, 0.001), 0.001),
-        "sims": _published((64, 16, 64), 0.2, 4, 64, (0.002, 0.0005), 0.005),
-    }
+    published = by_dataset(
+        {
+            "batch_size": (64, 32, 64),
+            "learning_rate": (0.001, 0.001, 0.002),
+            "factor_lr": (0.001, 0.001, 0.0005),
+            "weight_decay": (0.005, 0.001, 0.005),
+            "text_hidden": (128, 128, 64),
+            "audio_hidden": (16, 16, 16),
+            "vision_hidden": (128, 128, 64),
+            "rank": (3, 4, 4),
+            "audio_dropout": (0.3, 0.2, 0.2),
+            "vision_dropout": (0.3, 0.2, 0.2),
+        }
+    )
 
     def __init__(self, settings: LMFSettings, sizes: Sizes):
         super().__init__(settings, sizes)

@@ -38,7 +38,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbones.base import Backbone, BackboneSettings, Fused, Sizes, by_modality
+from backbones.base import Backbone, BackboneSettings, Fused, Sizes, by_dataset, by_modality
 from backbones.batch import MODALITIES, Latents
 from backbones.blocks import at_last_step, time_mean
 from backbones.cpu.dropout import Dropout
@@ -73,17 +73,15 @@ class MISASettings(BackboneSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        heads = self.transformer_heads
-        check(
-            self, "latent_dim", not (self.latent_dim or 0) % heads, f"a multiple of transformer_heads={heads}"
-        )
+        whole = not (self.latent_dim or 0) % self.transformer_heads
+        check(self, "latent_dim", whole, f"a multiple of transformer_heads={self.transformer_heads}")
 
 
 def reversal(lengths: Tensor, steps: int) -> Tensor:
     """Index that turns the valid steps round and leaves the padding. Shape: (B,) -> (B, steps)."""
     step = torch.arange(steps, device=lengths.device)
-    turned = lengths[:, None] - 1 - step
-    return torch.where(turned >= 0, turned, step)
+    index = lengths[:, None] - 1 - step
+    return torch.where(index >= 0, index, step)
 
 
 class BidirectionalLSTM(nn.Module):
@@ -133,8 +131,8 @@ class Discriminator(nn.Module):
         x = torch.cat([shared[m] for m in MODALITIES])
         # Equal to x in value, with the gradient of -reverse_grad_weight * x.
         x = x.detach() - self.reverse_grad_weight * (x - x.detach())
-        named = torch.arange(len(MODALITIES), device=x.device).repeat_interleave(len(x) // len(MODALITIES))
-        return F.cross_entropy(self.layers(x), named)
+        target = torch.arange(len(MODALITIES), device=x.device).repeat_interleave(len(x) // len(MODALITIES))
+        return F.cross_entropy(self.layers(x), target)
 
 
 def soft_orthogonality(x: Tensor, y: Tensor) -> Tensor:
@@ -160,20 +158,6 @@ def central_moment_discrepancy(x: Tensor, y: Tensor) -> Tensor:
     return total
 
 
-def _published(dropout: float, batch_size: int, weights: tuple[float, float, float],
-               reverse_grad_weight: float, grad_clip: float) -> dict[str, Any]:  # fmt: skip
-    return {
-        **dict(zip(("diff_weight", "sim_weight", "recon_weight"), weights, strict=True)),
-        "reverse_grad_weight": reverse_grad_weight,
-        "grad_clip": grad_clip,
-        "fusion_dropout": dropout,
-        "latent_dim": 128,
-        "batch_size": batch_size,
-        "learning_rate": 0.0001,
-        "weight_decay": 0.0,
-    }
-
-
 class MISA(Backbone):
     """Modality-Invariant and -Specific Representations; the module's docstring is its card."""
 
@@ -184,11 +168,20 @@ class MISA(Backbone):
         "Multimodal Sentiment Analysis, ACM MM 2020"
     )
     Settings = MISASettings
-    published = {
-        "mosi": _published(0.2, 16, (0.1, 0.3, 1.0), 0.8, 0.8),
-        "mosei": _published(0.5, 64, (0.3, 0.8, 1.0), 0.8, 0.8),
-        "sims": _published(0.0, 64, (0.3, 1.0, 0.8), 0.5, 1.0),
-    }
+    published = by_dataset(
+        {
+            "batch_size": (16, 64, 64),
+            "learning_rate": (0.0001, 0.0001, 0.0001),
+            "weight_decay": (0.0, 0.0, 0.0),
+            "grad_clip": (0.8, 0.8, 1.0),
+            "latent_dim": (128, 128, 128),
+            "fusion_dropout": (0.2, 0.5, 0.0),
+            "diff_weight": (0.1, 0.3, 0.3),
+            "sim_weight": (0.3, 0.8, 1.0),
+            "recon_weight": (1.0, 1.0, 0.8),
+            "reverse_grad_weight": (0.8, 0.8, 0.5),
+        }
+    )
 
     def __init__(self, settings: MISASettings, sizes: Sizes):
         super().__init__(settings, sizes)

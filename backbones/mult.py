@@ -34,7 +34,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbones.base import Backbone, BackboneSettings, Fused, Sizes, by_modality
+from backbones.base import Backbone, BackboneSettings, Fused, Sizes, by_dataset, by_modality
 from backbones.batch import MODALITIES, Latents, valid_steps
 from backbones.blocks import at_last_step
 from backbones.cpu.dropout import Dropout
@@ -108,10 +108,7 @@ class MulT(Backbone):
     title = "MulT"
     citation = "Tsai et al., Multimodal Transformer for Unaligned Multimodal Language Sequences, ACL 2019"
     Settings = MulTSettings
-    published = {
-        kind: {name: values[column] for name, values in _PUBLISHED.items()}
-        for column, kind in enumerate(("mosi", "mosei", "sims"))
-    }
+    published = by_dataset(_PUBLISHED)
 
     def __init__(self, settings: MulTSettings, sizes: Sizes):
         super().__init__(settings, sizes)

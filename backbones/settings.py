@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any
 
 
 def check(settings: Any, name: str, holds: bool, allowed: str) -> None:
-    """Raise a ValueError with the setting, its value and what is allowed, unless the condition holds."""
+    """Raise a ValueError with the setting, what is allowed and its value, unless the condition holds."""
     if not holds:
-        raise ValueError(f"{name} must be {allowed}, however: {name}={getattr(settings, name)!r}")
+        raise ValueError(f"{name} must be {allowed}, got {getattr(settings, name)!r}")
+
+
+def check_not_negative(settings: Any, *names: str) -> None:
+    """Raise a ValueError unless these settings are >= 0 and finite."""
+    for name in names:
+        check(settings, name, 0 <= getattr(settings, name) < inf, ">= 0 and finite")

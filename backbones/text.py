@@ -10,7 +10,6 @@ from __future__ import annotations
 import inspect
 from dataclasses import dataclass
 from functools import cached_property
-from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from backbones.batch import Batch
-from backbones.settings import check
+from backbones.settings import check, check_not_negative
 
 ENCODERS = ("features", "bert")
 
@@ -38,7 +37,7 @@ class TextSettings:
 
     def __post_init__(self) -> None:
         check(self, "encoder", self.encoder in ENCODERS, f"one of {', '.join(ENCODERS)}")
-        check(self, "learning_rate", 0 <= self.learning_rate < inf, ">= 0 and finite")
+        check_not_negative(self, "learning_rate")
 
     @property
     def label(self) -> str:

@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbones.base import Backbone, BackboneSettings, Fused, Sizes, by_modality
+from backbones.base import Backbone, BackboneSettings, Fused, Sizes, by_dataset, by_modality
 from backbones.batch import Latents
 from backbones.blocks import POOLS, MeanSubnet, SubNetworks, TextSubnet, with_one
 from backbones.cpu.dropout import Dropout
@@ -56,19 +56,6 @@ class TFNSettings(BackboneSettings):
         check(self, "pool", self.pool in POOLS, f"one of {', '.join(POOLS)}")
 
 
-def _published(hidden: tuple[int, int, int], text_out: int, post: int, dropouts: tuple[float, float, float],
-               batch_size: int, learning_rate: float) -> dict[str, Any]:  # fmt: skip
-    return {
-        **{f"{m}_hidden": h for m, h in by_modality(*hidden).items()},
-        "text_out": text_out,
-        "post_fusion_dim": post,
-        **dict(zip(("audio_dropout", "vision_dropout", "fusion_dropout"), dropouts, strict=True)),
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "weight_decay": 0.0,
-    }
-
-
 class TFN(Backbone):
     """Tensor Fusion Network; the module's docstring is its card."""
 
@@ -76,11 +63,21 @@ class TFN(Backbone):
     title = "TFN"
     citation = "Zadeh et al., Tensor Fusion Network for Multimodal Sentiment Analysis, EMNLP 2017"
     Settings = TFNSettings
-    published = {
-        "mosi": _published((128, 32, 128), 32, 64, (0.3, 0.3, 0.5), 32, 0.001),
-        "mosei": _published((128, 16, 128), 128, 16, (0.4, 0.4, 0.4), 128, 0.005),
-        "sims": _published((128, 32, 128), 256, 32, (0.4, 0.4, 0.4), 32, 0.0005),
-    }
+    published = by_dataset(
+        {
+            "batch_size": (32, 128, 32),
+            "learning_rate": (0.001, 0.005, 0.0005),
+            "weight_decay": (0.0, 0.0, 0.0),
+            "text_hidden": (128, 128, 128),
+            "audio_hidden": (32, 16, 32),
+            "vision_hidden": (128, 128, 128),
+            "text_out": (32, 128, 256),
+            "post_fusion_dim": (64, 16, 32),
+            "audio_dropout": (0.3, 0.4, 0.4),
+            "vision_dropout": (0.3, 0.4, 0.4),
+            "fusion_dropout": (0.5, 0.4, 0.4),
+        }
+    )
 
     def __init__(self, settings: TFNSettings, sizes: Sizes):
         super().__init__(settings, sizes)

@@ -23,14 +23,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import inf
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from backbones.batch import Latents
-from backbones.settings import check
+from backbones.settings import check, check_not_negative
 from methods.base import (
     Draw,
     Method,
@@ -56,18 +55,14 @@ class AdvMixUpSettings(MethodSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check(self, "alpha", 0 <= self.alpha < inf, ">= 0 and finite")
+        check_not_negative(self, "alpha", "eta", "eps")
         check(self, "margin", 0 <= self.margin <= 0.5, "in [0, 0.5]")
-        check(self, "eta", 0 <= self.eta < inf, ">= 0 and finite")
-        check(self, "eps", 0 <= self.eps < inf, ">= 0 and finite")
 
 
 def first_logits(lam: Tensor, values: Tensor) -> Tensor:
     """U_0, one logit for each feature. Shape: (n,), (n, D) or (n, T, D) -> (n, D) or (n, 1, D)."""
-    logits = torch.logit(lam)
-    if values.ndim == 3:
-        return logits[:, None, None].repeat(1, 1, values.shape[2])
-    return logits[:, None].repeat(1, values.shape[1])
+    ones = [1] * (values.ndim - 2)
+    return torch.logit(lam).view(-1, *ones, 1).repeat(1, *ones, values.shape[-1])
 
 
 def weights_of(logits: Tensor) -> Tensor:

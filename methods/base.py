@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from math import inf
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from torch import Tensor, nn
 
 from backbones.batch import Latents
-from backbones.settings import check
+from backbones.settings import check, check_not_negative
 
 MODES = ("append", "replace")
 MIX_LOSSES = ("backbone", "mse", "split_mse")
@@ -39,7 +38,7 @@ class MethodSettings:
     mix_loss: str = "backbone"
 
     def __post_init__(self) -> None:
-        check(self, "xi1", 0 <= self.xi1 < inf, ">= 0 and finite")
+        check_not_negative(self, "xi1")
         check(self, "mode", self.mode in MODES, f"one of {', '.join(MODES)}")
         check(self, "mix_loss", self.mix_loss in MIX_LOSSES, f"one of {', '.join(MIX_LOSSES)}")
 
@@ -101,10 +100,11 @@ class Mixed:
 
 
 class Method(nn.Module):
-    """A way to make mixed examples. Subclasses set the class attributes and define `draw` and `forward`.
+    """A way to make mixed examples. Subclasses set the class attributes and define `draw`.
 
-    A method holds no optimizer, loop, device call, logger or dataset name; its learnable parts are ordinary
-    submodules. It is called in training only.
+    One that works weights out from the latents defines `forward` too. A method holds no optimizer, loop,
+    device call, logger or dataset name; its learnable parts are ordinary submodules. It is called in training
+    only.
 
     Class attributes:
         name, title, citation: registry key, name in reports, paper. Settings: its frozen dataclass.
@@ -129,8 +129,11 @@ class Method(nn.Module):
     def forward(
         self, latents: Latents, labels: Tensor, draw: Mapping[str, Tensor], network: Network | None = None
     ) -> Mixed:
-        """Mix: a deterministic function of latents (B rows), labels (B,) and the drawn arrays."""
-        raise NotImplementedError(f"{type(self).__name__} does not mix")
+        """Mix: a deterministic function of latents (B rows), labels (B,) and the drawn arrays.
+
+        Here with the drawn "indices" and "weights", which serve every modality and the label.
+        """
+        return mix(latents, labels, draw["indices"], draw["weights"])
 
     def intensities(self, latents: Latents) -> dict[str, Tensor]:
         """The sentiment intensities (B,) that it reads from latents, per modality; empty for most."""

@@ -20,16 +20,12 @@ NOTE[DIFF] `mode: append` by default for all methods; the authors train on mixed
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from math import inf
 
 import numpy as np
-from torch import Tensor
 
-from backbones.batch import Latents
-from backbones.settings import check
-from methods.base import Draw, Method, MethodSettings, Mixed, Network, draw_beta, mix, pair_weights
+from backbones.settings import check, check_not_negative
+from methods.base import Draw, Method, MethodSettings, draw_beta, pair_weights
 
 
 @dataclass(frozen=True)
@@ -42,7 +38,7 @@ class CMixupSettings(MethodSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check(self, "alpha", 0 <= self.alpha < inf, ">= 0 and finite")
+        check_not_negative(self, "alpha")
         check(self, "sigma", self.sigma is None or self.sigma >= 0, ">= 0 or none")
 
 
@@ -77,9 +73,3 @@ class CMixup(Method):
         weights = pair_weights(np.broadcast_to(draw_beta(generator, self.settings.alpha, 1), n))
         partners = draw_partners(generator, partner_probabilities(labels, sigma))
         return Draw(1, {"indices": np.stack([np.arange(n), partners], 1), "weights": weights})
-
-    def forward(
-        self, latents: Latents, labels: Tensor, draw: Mapping[str, Tensor], network: Network | None = None
-    ) -> Mixed:
-        """The same pairs and weights for every modality and the label."""
-        return mix(latents, labels, draw["indices"], draw["weights"])

@@ -14,13 +14,9 @@ NOTE[DIFF] this project's own; the published comparisons have no such control.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
-from torch import Tensor
 
-from backbones.batch import Latents
-from methods.base import Draw, Method, Mixed, Network, mix
+from methods.base import Draw, Method
 
 
 class Duplicate(Method):
@@ -34,9 +30,3 @@ class Duplicate(Method):
         """Each example with all of the weight; no random number."""
         n = len(labels)
         return Draw(1, {"indices": np.arange(n)[:, None], "weights": np.ones((n, 1), np.float32)})
-
-    def forward(
-        self, latents: Latents, labels: Tensor, draw: Mapping[str, Tensor], network: Network | None = None
-    ) -> Mixed:
-        """Bit-exact copies of every latent and label."""
-        return mix(latents, labels, draw["indices"], draw["weights"])

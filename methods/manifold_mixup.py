@@ -15,26 +15,12 @@ NOTE[DIFF] `mode: append` by default for all methods; the authors train on mixed
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import inf
 
 import numpy as np
-from torch import Tensor
 
-from backbones.batch import Latents
-from backbones.settings import check
-from methods.base import (
-    Draw,
-    Method,
-    MethodSettings,
-    Mixed,
-    Network,
-    draw_beta,
-    draw_permutation_pairs,
-    mix,
-    pair_weights,
-)
+from backbones.settings import check, check_not_negative
+from methods.base import Draw, Method, MethodSettings, draw_beta, draw_permutation_pairs, pair_weights
 
 
 @dataclass(frozen=True)
@@ -46,10 +32,9 @@ class ManifoldMixupSettings(MethodSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check(self, "alpha", 0 <= self.alpha < inf, ">= 0 and finite")
-        check(
-            self, "layers", bool(self.layers) and set(self.layers) <= {0, 1, 2}, "a list of some of 0, 1, 2"
-        )
+        check_not_negative(self, "alpha")
+        eligible = bool(self.layers) and set(self.layers) <= {0, 1, 2}
+        check(self, "layers", eligible, "a list of some of 0, 1, 2")
 
 
 class ManifoldMixup(Method):
@@ -68,9 +53,3 @@ class ManifoldMixup(Method):
         layer = int(generator.choice(list(self.settings.layers)))
         weights = pair_weights(np.broadcast_to(draw_beta(generator, self.settings.alpha, 1), n))
         return Draw(layer, {"indices": draw_permutation_pairs(generator, n), "weights": weights})
-
-    def forward(
-        self, latents: Latents, labels: Tensor, draw: Mapping[str, Tensor], network: Network | None = None
-    ) -> Mixed:
-        """The same pairs and weights for every modality and the label."""
-        return mix(latents, labels, draw["indices"], draw["weights"])

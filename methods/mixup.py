@@ -16,26 +16,12 @@ and is not under L1.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from math import inf
 
 import numpy as np
-from torch import Tensor
 
-from backbones.batch import Latents
-from backbones.settings import check
-from methods.base import (
-    Draw,
-    Method,
-    MethodSettings,
-    Mixed,
-    Network,
-    draw_beta,
-    draw_permutation_pairs,
-    mix,
-    pair_weights,
-)
+from backbones.settings import check_not_negative
+from methods.base import Draw, Method, MethodSettings, draw_beta, draw_permutation_pairs, pair_weights
 
 
 @dataclass(frozen=True)
@@ -47,7 +33,7 @@ class MixupSettings(MethodSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check(self, "alpha", 0 <= self.alpha < inf, ">= 0 and finite")
+        check_not_negative(self, "alpha")
 
 
 class Mixup(Method):
@@ -64,9 +50,3 @@ class Mixup(Method):
         lam = draw_beta(generator, self.settings.alpha, n if self.settings.per_sample else 1)
         weights = pair_weights(np.broadcast_to(lam, n))
         return Draw(0, {"indices": draw_permutation_pairs(generator, n), "weights": weights})
-
-    def forward(
-        self, latents: Latents, labels: Tensor, draw: Mapping[str, Tensor], network: Network | None = None
-    ) -> Mixed:
-        """The same pairs and weights for every modality and the label."""
-        return mix(latents, labels, draw["indices"], draw["weights"])

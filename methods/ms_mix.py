@@ -28,7 +28,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import inf
 
 import numpy as np
 import torch
@@ -36,7 +35,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones.batch import Latents
-from backbones.settings import check
+from backbones.settings import check, check_not_negative
 from methods.base import Draw, Method, MethodSettings, Mixed, Network, draw_beta, mix, pair_weights
 
 
@@ -65,11 +64,9 @@ class MSMixSettings(MethodSettings):
         super().__post_init__()
         check(self, "delta", -1 <= self.delta <= 1, "in [-1, 1]")
         check(self, "similarity", self.similarity in ("minmax", "cosine"), "minmax or cosine")
-        check(self, "alpha", 0 <= self.alpha < inf, ">= 0 and finite")
+        check_not_negative(self, "alpha", "xi2", "beta")
         check(self, "heads", self.heads in (1, 2, 4, 8), "1, 2, 4 or 8")
         check(self, "attention", self.attention in ("tokens", "batch"), "tokens or batch")
-        check(self, "xi2", 0 <= self.xi2 < inf, ">= 0 and finite")
-        check(self, "beta", 0 <= self.beta < inf, ">= 0 and finite")
 
 
 def mean_cosine(vectors: Mapping[str, Tensor]) -> Tensor:
@@ -102,8 +99,8 @@ def choose_pairs(candidate: Tensor, draw: Mapping[str, Tensor]) -> tuple[Tensor,
     position = torch.where(
         count >= len(flip), torch.arange(len(flip), device=flip.device), (fallback * count).long()
     )
-    chosen = shuffled[position.clamp(max=len(candidate) - 1)]
-    pairs = torch.stack([i[chosen], j[chosen]], 1)
+    numbers = shuffled[position.clamp(max=len(candidate) - 1)]
+    pairs = torch.stack([i[numbers], j[numbers]], 1)
     return torch.where(flip[:, None], pairs.flip(1), pairs), count
 
 
@@ -130,12 +127,8 @@ class IntensityPredictor(nn.Module):
 
     def __init__(self, width: int, heads: int, attention: str, scale: float):
         super().__init__()
-        self.width, self.heads, self.over_batch, self.scale = (
-            -(-width // 8) * 8,
-            heads,
-            attention == "batch",
-            scale,
-        )
+        self.width, self.heads, self.scale = -(-width // 8) * 8, heads, scale
+        self.over_batch = attention == "batch"
         self.qkv = nn.Linear(self.width, 3 * self.width)
         self.norm = nn.LayerNorm(self.width)
         self.output = nn.Linear(self.width, 1)
@@ -191,8 +184,7 @@ class MSMix(Method):
         if self.settings.sass:
             keys, fallback = generator.random(pairs, np.float32), generator.random(n, np.float32)
             return Draw(1, {**arrays, "keys": keys, "fallback": fallback, "flip": flip})
-        chosen = generator.choice(pairs, n, replace=pairs < n)
-        indices = np.stack(np.triu_indices(n, 1), 1)[chosen]
+        indices = np.stack(np.triu_indices(n, 1), 1)[generator.choice(pairs, n, replace=pairs < n)]
         return Draw(1, {**arrays, "indices": np.where(flip[:, None], indices[:, ::-1], indices)})
 
     def forward(
@@ -200,12 +192,7 @@ class MSMix(Method):
     ) -> Mixed:
         """Choose pairs (SASS), ratios (SIG) and the penalty (SAL)."""
         s = self.settings
-        counted, diagnostics = None, {}
-        if s.sass:
-            indices, passed = self._similar_pairs(latents, draw)
-            counted, diagnostics = (passed > 0).expand(len(indices)), {"passed_pairs": passed}
-        else:
-            indices = draw["indices"]
+        indices, candidates = self._similar_pairs(latents, draw) if s.sass else (draw["indices"], None)
         intensities = self.intensities(latents)
         if s.sig:
             base = draw["weights"][:, 0]
@@ -217,7 +204,10 @@ class MSMix(Method):
         if s.sal:
             penalty = s.xi2 * s.beta * alignment_penalty(intensities, labels, self.label_scale)
             mixed = replace(mixed, penalty=penalty)
-        return replace(mixed, counted=counted, diagnostics=diagnostics)
+        if candidates is None:
+            return mixed
+        counted = (candidates > 0).expand(len(indices))
+        return replace(mixed, counted=counted, diagnostics={"passed_pairs": candidates})
 
     def intensities(self, latents: Latents) -> dict[str, Tensor]:
         """I^m, signed, (B,) each; empty without SIG and SAL."""

@@ -30,7 +30,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import inf
 
 import numpy as np
 import torch
@@ -38,7 +37,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones.batch import Latents
-from backbones.settings import check
+from backbones.settings import check, check_not_negative
 from methods.base import Draw, Method, MethodSettings, Mixed, Network, draw_beta, mix, pair_weights
 from methods.ms_mix import IntensityPredictor, intensity_weights, mean_cosine, min_max
 
@@ -60,10 +59,8 @@ class MSMixReleasedSettings(MethodSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check(self, "delta", 0 <= self.delta <= 1, "in [0, 1]")
-        check(self, "alpha", 0 <= self.alpha < inf, ">= 0 and finite")
+        check_not_negative(self, "alpha", "xi2", "beta")
         check(self, "heads", self.heads in (1, 2, 4, 8), "1, 2, 4 or 8")
-        check(self, "xi2", 0 <= self.xi2 < inf, ">= 0 and finite")
-        check(self, "beta", 0 <= self.beta < inf, ">= 0 and finite")
 
 
 def mean_over_time(latents: Latents) -> dict[str, Tensor]:

@@ -20,16 +20,14 @@ NOTE[DIFF] `mode: append` by default for all methods; the paper's is `replace` (
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import inf
 
 import numpy as np
-from torch import Tensor
 
-from backbones.batch import Latents
 from backbones.settings import check
-from methods.base import Draw, Method, MethodSettings, Mixed, Network, mix
+from methods.base import Draw, Method, MethodSettings
 
 
 @dataclass(frozen=True)
@@ -113,9 +111,3 @@ class MultiMix(Method):
         size = len(labels)
         members = np.full(size, members_per_mixture(self.settings, size))
         return Draw(1, draw_mixtures(generator, self.settings, size, members))
-
-    def forward(
-        self, latents: Latents, labels: Tensor, draw: Mapping[str, Tensor], network: Network | None = None
-    ) -> Mixed:
-        """The same members and weights for every modality and the label."""
-        return mix(latents, labels, draw["indices"], draw["weights"])

@@ -8,13 +8,9 @@ Attribution: the backbones' own training.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
-from torch import Tensor
 
-from backbones.batch import Latents
-from methods.base import Draw, Method, Mixed, Network, mix
+from methods.base import Draw, Method
 
 
 class NoMixing(Method):
@@ -27,10 +23,3 @@ class NoMixing(Method):
     def draw(self, generator: np.random.Generator, labels: np.ndarray) -> Draw | None:
         """Nothing to mix."""
         return None
-
-    def forward(
-        self, latents: Latents, labels: Tensor, draw: Mapping[str, Tensor], network: Network | None = None
-    ) -> Mixed:
-        """No mixed examples: n = 0."""
-        nobody = labels.new_zeros((0, 2))
-        return mix(latents, labels, nobody.long(), nobody)

@@ -12,6 +12,17 @@ import pytest
 ALLOWED_SKIPS = Path(__file__).with_name("allowed_skips.txt")
 
 
+def pytest_addoption(parser):
+    """--update."""
+    parser.addoption("--update", action="store_true", help="write what is generated and committed anew")
+
+
+@pytest.fixture
+def update(request):
+    """Whether a test writes its golden file or README table anew before it compares."""
+    return request.config.getoption("update")
+
+
 def pytest_sessionstart(session):
     """One thread for each process of the tests, which are as many as there are cores."""
     import torch

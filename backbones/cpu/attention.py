@@ -15,46 +15,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from backbones import cpu
 from backbones.batch import valid_steps
-from backbones.cpu import places
 from backbones.cpu.dropout import Masks, draw_seed
 
 # Weights in a chunk: about what a core's own cache holds; most queries of one.
 CHUNK, BLOCK = 300_000, 128
 # Weights in all below which packing costs more than it saves.
 SMALL = 200_000
-
-
-class Packing(Protocol):
-    """How the sequences of a batch lie while they are encoded."""
-
-    def pack(self, x: Tensor) -> Tensor:
-        """Shape: (B, T, width) -> (..., width)."""
-
-    def unpack(self, x: Tensor) -> Tensor:
-        """The way back."""
-
-
-class Layout(Protocol):
-    """Where target and source lie while they are encoded, and how one attends to the other."""
-
-    @property
-    def targets(self) -> Packing:
-        """Of what attends."""
-
-    @property
-    def sources(self) -> Packing:
-        """Of what is attended to."""
-
-    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, dropout: float) -> Tensor:
-        """Attend in heads. Shape: (..., width) each -> (..., width)."""
 
 
 def make_layout(
@@ -71,7 +46,7 @@ def make_layout(
     """
     clips, steps, keys = len(target), target.shape[1], source.shape[1]
     exact = target.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
-    if not (places.on_cpu(target) and exact and clips * n_heads * steps * keys > SMALL):
+    if not (cpu.on_cpu(target) and exact and clips * n_heads * steps * keys > SMALL):
         return PaddedLayout(allowed_keys(steps, keys, source_lengths, reach, target.device), n_heads)
     counts = _counts(lengths, target)
     # The longest first, so that clips of one chunk have about the same length.
@@ -139,27 +114,27 @@ class Packed:
         self.lengths: list[int] = lengths.tolist()
         self.shape = len(lengths), steps
         valid = valid_steps(lengths, steps)
-        # Of each valid step its row among all (B * T,) in the new order, and in the given one.
-        self.sorted = valid.flatten().nonzero()[:, 0]
-        self.given = (order[:, None] * steps + torch.arange(steps))[valid]
+        # Of each valid step its row among all (B * T,) in the new order, and in the batch's.
+        self.sorted_rows = valid.flatten().nonzero()[:, 0]
+        self.rows = (order[:, None] * steps + torch.arange(steps))[valid]
         self.bias = torch.zeros(valid.shape).masked_fill_(~valid, -math.inf)
 
     def pack(self, x: Tensor) -> Tensor:
         """Shape: (B, T, width) -> (steps, width)."""
-        return x.flatten(0, 1).index_select(0, self.given)
+        return x.flatten(0, 1).index_select(0, self.rows)
 
     def unpack(self, x: Tensor) -> Tensor:
         """Shape: (steps, width) -> (B, T, width), zero beyond the lengths."""
-        return self._spread(x, self.given)
+        return self._spread(x, self.rows)
 
     def heads(self, x: Tensor, n_heads: int) -> Tensor:
         """Shape: (steps, width) -> (B, H, d, T) in the new order."""
-        padded = self._spread(x, self.sorted).unflatten(-1, (n_heads, -1))
+        padded = self._spread(x, self.sorted_rows).unflatten(-1, (n_heads, -1))
         return padded.permute(0, 2, 3, 1).contiguous()
 
     def join(self, heads: Tensor) -> Tensor:
         """The way back from heads."""
-        return heads.permute(0, 3, 1, 2).flatten(2).flatten(0, 1).index_select(0, self.sorted)
+        return heads.permute(0, 3, 1, 2).flatten(2).flatten(0, 1).index_select(0, self.sorted_rows)
 
     def _spread(self, x: Tensor, rows: Tensor) -> Tensor:
         spread = x.new_zeros(self.shape[0] * self.shape[1], x.shape[1]).index_copy(0, rows, x)
@@ -179,6 +154,10 @@ class PackedLayout:
         k, v = (self.sources.heads(x, self.n_heads) for x in (keys, values))
         seed = draw_seed() if dropout else 0
         return self.targets.join(ChunkedAttention.apply(q, k, v, self.plan, dropout, seed))
+
+
+# How target and source lie while they are encoded: what packs each, and how one attends to the other.
+Layout = PaddedLayout | PackedLayout
 
 
 class Chunk(NamedTuple):
@@ -214,8 +193,8 @@ def make_plan(
         size = -(-steps // blocks)
         for start in range(0, steps, size):
             stop = min(start + size, steps)
-            seen = keys if reach is None else min(keys, stop + reach)
-            chunks.append(Chunk(first, last, start, stop, seen))
+            end = keys if reach is None else min(keys, stop + reach)
+            chunks.append(Chunk(first, last, start, stop, end))
     return Plan(tuple(chunks), bias, reach)
 
 
@@ -258,12 +237,12 @@ class ChunkedAttention(torch.autograd.Function):
         dq, dk, dv = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
         for c in plan.chunks:
             weights, of_heads = _weights(q, k, plan, c), _cut(gradient, c, c.start, c.stop)
-            d_weights, kept = torch.bmm(of_heads.transpose(1, 2), _cut(v, c, 0, c.keys)), weights
+            d_weights, factors = torch.bmm(of_heads.transpose(1, 2), _cut(v, c, 0, c.keys)), weights
             if masks is not None:
-                kept = masks.next(weights.shape, weights.dtype)
-                d_weights.mul_(kept)
-                kept.mul_(weights)
-            _add(dv, c, 0, c.keys, torch.bmm(of_heads, kept))
+                factors = masks.next(weights.shape, weights.dtype)
+                d_weights.mul_(factors)
+                factors.mul_(weights)
+            _add(dv, c, 0, c.keys, torch.bmm(of_heads, factors))
             d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)
             _add(dq, c, c.start, c.stop, torch.bmm(_cut(k, c, 0, c.keys), d_scores.transpose(1, 2)))
             _add(dk, c, 0, c.keys, torch.bmm(_cut(q, c, c.start, c.stop), d_scores))

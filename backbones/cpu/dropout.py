@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbones.cpu import places
+from backbones import cpu
 
 LEVELS = 2**16
 
@@ -59,7 +59,7 @@ class Dropout(nn.Dropout):
         """Drop entries out in training."""
         if not self.training or not self.p:
             return x
-        if not places.on_cpu(x):
+        if not cpu.on_cpu(x):
             return F.dropout(x, self.p)
         masks = Masks(self.p, draw_seed())
         return x * masks.next(x.shape, x.dtype).mul_(masks.scale)

@@ -4,7 +4,6 @@ import copy
 import dataclasses
 import io
 import itertools
-import json
 import math
 
 import numpy as np
@@ -12,14 +11,12 @@ import pytest
 import torch
 
 from backbones import BACKBONES
-from backbones.base import Sizes, by_modality, resolve_settings
-from backbones.batch import MODALITIES, Batch, Latents
-from backbones.blocks import POOLS, BatchNorm, at_last_step, time_mean, with_one
+from backbones.base import Sizes, by_modality
+from backbones.batch import MODALITIES, Batch, Latents, valid_steps
+from backbones.blocks import POOLS, BatchNorm, time_mean
 from harness.data.occlusion import occlude
 from tests.support.builders import array, changed, make_backbone, make_batch, make_sizes, small_backbone
-from tests.support.paths import SHARED
-
-FACTS = SHARED / "facts" / "hyperparameters.json"
+from tests.support.slow_layers import in_double, lengthened, moved, parameters_of, slow_linear, slow_lstm
 
 # Parameters of the reference at MOSI size: thuiar/MMSA, commit a94e65d, without a text encoder.
 COUNTS = {
@@ -236,56 +233,43 @@ def test_cuda_agrees_with_the_cpu(name):
     check_gradients(backbone)
 
 
-# Settings
+# The mix point: shape of the latents of 5 clips, width of what is fused, cap on mixed examples
+SEQUENCES = {"text": (5, 5, 50), "audio": (5, 3, 50), "vision": (5, 2, 50)}
+VECTORS = {
+    "tfn": ((32, 32, 128), 64, 32),
+    "lmf": ((64, 16, 128), 1, None),
+    "misa": ((128,) * 3, 384, None),
+    "glomo": ((192,) * 3, 192, None),
+}
 
 
 @over_backbones
-@pytest.mark.parametrize("like", ["mosi", "mosei", "sims"])
-def test_published_settings_leave_nothing_open(name, like):
-    backbone = BACKBONES[name]
-    resolved = resolve_settings(backbone, backbone.Settings(), like)
-    assert all(getattr(resolved, f.name) is not None for f in dataclasses.fields(resolved))
-    assert resolve_settings(backbone, resolved, "mosi") == resolved
-    assert resolve_settings(backbone, backbone.Settings(batch_size=7), like).batch_size == 7
+def test_the_mix_point_of_the_published_settings(name):
+    sizes = make_sizes()
+    backbone = make_backbone(name, sizes)
+    latents = backbone.encode(backbone.embed(make_batch(sizes, 5)))
+    widths, fused, most = VECTORS.get(name, (None, {"mult": 300, "almt": 128}.get(name), None))
+    shapes = {"mult": SEQUENCES, "almt": dict.fromkeys(MODALITIES, (5, 8, 128))}.get(name)
+    shapes = shapes or {m: (5, width) for m, width in by_modality(*widths).items()}
+    assert {m: tuple(x.shape) for m, x in latents.values.items()} == shapes
+    assert bool(latents.lengths) == (name == "mult")
+    made = backbone.fuse(latents, 3)
+    assert made.representation.shape == (5, fused)
+    assert (made.auxiliary is None) == (name not in ("misa", "glomo"))
+    assert backbone.max_mixed_per_batch(8) == most
 
 
-@pytest.mark.parametrize("name", sorted({"tfn", "lmf"} & set(BACKBONES)))
-@pytest.mark.parametrize("like", ["mosi", "mosei", "sims"])
-def test_published_settings_are_the_collected_ones(name, like):
-    if not FACTS.exists():
-        pytest.skip("the collected facts (../shared/facts) are not here")
-    facts = json.loads(FACTS.read_text())
-    assert facts["parameter_counts_mosi"]["counts"] == COUNTS
-    wanted = facts["backbones"][name][like]
-    made = resolve_settings(BACKBONES[name], BACKBONES[name].Settings(), like)
-    assert [made.text_hidden, made.audio_hidden, made.vision_hidden] == wanted["hidden_dims"]
-    audio, vision, _, post_fusion = wanted["dropouts"]
-    assert (made.audio_dropout, made.vision_dropout) == (audio, vision)
-    assert (made.batch_size, made.learning_rate) == (wanted["batch_size"], wanted["learning_rate"])
-    assert made.weight_decay == wanted.get("weight_decay", 0)
-    assert made.early_stop == facts["backbones"][name]["common"]["early_stop"]
-    assert made.criterion == facts["training_rules"]["loss"][name].lower()
-    assert made.optimizer == "adam"
-    if name == "tfn":
-        assert made.fusion_dropout == post_fusion
-        assert (made.text_out, made.post_fusion_dim) == (wanted["text_out"], wanted["post_fusion_dim"])
-    else:
-        assert (made.rank, made.factor_lr) == (wanted["rank"], wanted["factor_lr"])
+# Settings
 
 
 @over_backbones
 def test_settings_refuse_what_cannot_be_used(name):
     kind = BACKBONES[name].Settings
     for field in dataclasses.fields(kind):
-        wrong = {"i": (0, -1), "f": (math.nan, math.inf, -1.0), "s": ("nonsense",)}.get(
-            str(field.type)[0], ()
-        )
-        for value in wrong:
+        wrong = {"i": (0, -1), "f": (math.nan, math.inf, -1.0), "s": ("nonsense",)}
+        for value in (*wrong.get(str(field.type)[0], ()), *[1.0] * field.name.endswith("dropout")):
             with pytest.raises(ValueError, match=field.name):
                 kind(**{field.name: value})
-        if field.name.endswith("dropout"):
-            with pytest.raises(ValueError, match=field.name):
-                kind(**{field.name: 1.0})
 
 
 # Shared layers
@@ -311,12 +295,6 @@ def test_time_means():
     assert time_mean(gone, "audio", "kept_mean").isfinite().all()
 
 
-def test_the_last_valid_step():
-    states, lengths = torch.arange(12.0).view(2, 3, 2), torch.tensor([1, 3])
-    assert at_last_step(states, lengths, "valid").tolist() == [[0, 1], [10, 11]]
-    assert at_last_step(states, lengths, "reference").tolist() == [[4, 5], [10, 11]]
-
-
 def test_normalisation_of_a_single_example():
     torch.manual_seed(0)
     norm, plain = BatchNorm(3), torch.nn.BatchNorm1d(3)
@@ -329,23 +307,56 @@ def test_normalisation_of_a_single_example():
         assert torch.equal(norm.state_dict()[key], value)
 
 
-@pytest.mark.parametrize("name", sorted({"tfn", "lmf"} & set(BACKBONES)))
-@pytest.mark.parametrize("pool", POOLS)
-@pytest.mark.parametrize("padding", ["valid", "reference"])
+def longer_backbone(backbone, steps: int):
+    """The same network for sequences with more padding; tables of positions go on."""
+    sizes = dataclasses.replace(
+        SHAPES["plain"], steps={m: n + steps for m, n in SHAPES["plain"].steps.items()}
+    )
+    longer = type(backbone)(backbone.settings, sizes).eval()
+    state = longer.state_dict()
+    for key, x in backbone.state_dict().items():
+        state[key][tuple(map(slice, x.shape))] = x
+    longer.load_state_dict(state)
+    return longer
+
+
+@pytest.mark.parametrize(
+    ("name", "pool", "padding"),
+    [
+        *itertools.product(("tfn", "lmf"), POOLS, ("valid", "reference")),
+        *itertools.product(("mult", "almt", "glomo"), [None], ("valid", "reference")),
+        ("misa", None, "valid"),
+    ],
+)
 def test_what_padding_changes(name, pool, padding):
-    """More padding changes nothing, but the mean that counts it and text read at the padded end."""
-    sizes, longer = make_sizes(), make_sizes(steps=(12, 12, 12))
-    backbone = trained(small_backbone(name, sizes, pool=pool, padding=padding), sizes)
+    """Neither more padding nor what stands in it changes anything, unless it is read or counted."""
+    sizes, settings = SHAPES["plain"], {} if pool is None else {"pool": pool}
+    backbone = moved(small_backbone(name, sizes, padding=padding, **settings)).eval()
     batch = make_batch(sizes, 6, seed=3)
-    features = {
-        m: torch.nn.functional.pad(x, (0, 0, 0, longer.steps[m] - sizes.steps[m]))
-        for m, x in batch.features.items()
-    }
-    padded = Batch(features, batch.lengths, batch.labels)
-    first, second = (backbone.encode(backbone.embed(b)).values for b in (batch, padded))
-    assert torch.allclose(first["text"], second["text"], atol=1e-6) == (padding == "valid")
-    for m in ("audio", "vision"):
-        assert torch.allclose(first[m], second[m], atol=1e-6) == (pool != "padded_mean")
+    with torch.no_grad():
+        longer = longer_backbone(backbone, 4)
+        first, second = (b.encode(b.embed(x)) for b, x in ((backbone, batch), (longer, lengthened(batch, 4))))
+    for m in MODALITIES:
+        read = pool != "padded_mean" if pool and m != "text" else padding == "valid"
+        a, b = first.values[m], second.values[m]
+        if m in first.lengths:
+            steps = a.shape[1]
+            b = b[:, :steps]
+            assert torch.equal(first.lengths[m], second.lengths[m]) == (padding == "valid")
+        assert torch.allclose(a, b, atol=1e-5) == (read or name == "mult")
+    same = torch.allclose(backbone(batch), longer(lengthened(batch, 4)), atol=1e-5)
+    assert same == (padding == "valid" and pool != "padded_mean")
+
+
+@pytest.mark.parametrize("name", ["almt", "misa"])
+def test_what_stands_in_the_padding_is_not_read(name):
+    """The others rely on zeros there: their convolutions and means reach into it."""
+    sizes = make_sizes()
+    backbone, batch = moved(small_backbone(name, sizes)).eval(), make_batch(sizes, 6, seed=3)
+    noise = {m: x + ~valid_steps(batch.lengths[m], x.shape[1])[..., None] for m, x in batch.features.items()}
+    if name == "misa":
+        noise["text"] = batch.features["text"]
+    torch.testing.assert_close(backbone(dataclasses.replace(batch, features=noise)), backbone(batch))
 
 
 # TFN and LMF
@@ -353,37 +364,26 @@ def test_what_padding_changes(name, pool, padding):
 
 def slow_subnets(backbone, batch: Batch, pool: str) -> dict[str, np.ndarray]:
     """The sub-networks in eval mode: an LSTM step by step, means over time and three layers."""
-    p = {key: array(x) for key, x in backbone.subnets.state_dict().items()}
-
-    def sigmoid(x):
-        return 1 / (1 + np.exp(-x))
-
-    texts = []
-    for x, length in zip(array(batch.features["text"]), batch.lengths["text"].tolist(), strict=True):
-        hidden = cell = np.zeros(p["text.lstm.weight_hh_l0"].shape[1])
-        for step in x[:length]:
-            gates = p["text.lstm.weight_ih_l0"] @ step + p["text.lstm.bias_ih_l0"]
-            gates = gates + p["text.lstm.weight_hh_l0"] @ hidden + p["text.lstm.bias_hh_l0"]
-            update, forget, new, out = np.split(gates, 4)
-            cell = sigmoid(forget) * cell + sigmoid(update) * np.tanh(new)
-            hidden = sigmoid(out) * np.tanh(cell)
-        texts.append(p["text.linear.weight"] @ hidden + p["text.linear.bias"])
-    vectors = {"text": np.array(texts)}
-    for m in ("audio", "vision"):
-        x, lengths = array(batch.features[m]), batch.lengths[m].tolist()
-        count = [x.shape[1] if pool == "padded_mean" else length for length in lengths]
-        y = np.array([row[:length].sum(0) / c for row, length, c in zip(x, lengths, count, strict=True)])
-        y = (y - p[f"{m}.norm.running_mean"]) / np.sqrt(p[f"{m}.norm.running_var"] + 1e-5)
-        y = y * p[f"{m}.norm.weight"] + p[f"{m}.norm.bias"]
-        for layer in range(3):
-            y = np.maximum(y @ p[f"{m}.layers.{layer}.weight"].T + p[f"{m}.layers.{layer}.bias"], 0)
-        vectors[m] = y
-    return vectors
+    p, vectors = parameters_of(backbone.subnets), {m: [] for m in MODALITIES}
+    for row in range(len(batch)):
+        for m in MODALITIES:
+            length = batch.lengths[m][row].item()
+            steps = array(batch.features[m])[row, :length]
+            if m == "text":
+                x = slow_linear(p, "text.linear", slow_lstm(p, "text.lstm", steps)[-1])
+            else:
+                x = steps.sum(0) / (batch.features[m].shape[1] if pool == "padded_mean" else length)
+                x = (x - p[f"{m}.norm.running_mean"]) / np.sqrt(p[f"{m}.norm.running_var"] + 1e-5)
+                x = x * p[f"{m}.norm.weight"] + p[f"{m}.norm.bias"]
+                for layer in range(3):
+                    x = np.maximum(slow_linear(p, f"{m}.layers.{layer}", x), 0)
+            vectors[m].append(x)
+    return {m: np.array(rows) for m, rows in vectors.items()}
 
 
 def slow_tfn(backbone, vectors: dict[str, np.ndarray], row: int) -> float:
     """Outer product of (1, z^m) by three loops, two layers, the scaled sigmoid."""
-    p = {key: array(x) for key, x in backbone.state_dict().items()}
+    p = parameters_of(backbone)
     text, audio, vision = ([1.0, *vectors[m][row]] for m in MODALITIES)
     product = [a * v * t for a in audio for v in vision for t in text]
     hidden = np.maximum(p["post_fusion_1.weight"] @ product + p["post_fusion_1.bias"], 0)
@@ -395,7 +395,7 @@ def slow_tfn(backbone, vectors: dict[str, np.ndarray], row: int) -> float:
 
 def slow_lmf(backbone, vectors: dict[str, np.ndarray], row: int) -> float:
     """Rank by rank: the product over modalities of (1, z^m) W^m, weighted, plus the bias."""
-    p = {key: array(x) for key, x in backbone.state_dict().items()}
+    p = parameters_of(backbone)
     total = p["bias"].item()
     for rank in range(backbone.settings.rank):
         product = 1.0
@@ -417,15 +417,8 @@ SMALL = {
 @pytest.mark.parametrize("scale", [1.0, 3.0])
 def test_predictions_equal_loops(name, slow, pool, scale):
     sizes = make_sizes(scale=scale)
-    backbone = trained(make_backbone(name, sizes, pool=pool, **SMALL[name]), sizes).double()
-    torch.manual_seed(3)
-    with torch.no_grad():
-        for parameter in backbone.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.3 * torch.randn_like(parameter))
-    batch = make_batch(sizes, 5)
-    features = {m: x.double() for m, x in batch.features.items()}
-    batch = dataclasses.replace(batch, features=features)
+    backbone = moved(trained(make_backbone(name, sizes, pool=pool, **SMALL[name]), sizes)).double()
+    batch = in_double(make_batch(sizes, 5))
     vectors = slow_subnets(backbone, batch, pool)
     latents = backbone.encode(backbone.embed(batch))
     prediction = backbone(batch)
@@ -455,10 +448,7 @@ def test_tfn_layers_and_dropout():
     latents = backbone.encode(backbone.embed(make_batch(sizes, 5)))
     first, second = (backbone.fuse(latents, 5) for _ in range(2))
     assert not torch.equal(first.representation, second.representation)
-    assert first.representation.shape == (5, 64)
     assert (first.representation >= 0).all()
-    assert first.auxiliary is None
-    assert backbone.max_mixed_per_batch(8) == 32
 
 
 def test_lmf_has_no_dropout_after_the_mix_point():
@@ -466,8 +456,6 @@ def test_lmf_has_no_dropout_after_the_mix_point():
     backbone = make_backbone("lmf", sizes).train()
     latents = backbone.encode(backbone.embed(make_batch(sizes, 5)))
     assert torch.equal(backbone.fuse(latents, 5).representation, backbone.fuse(latents, 5).representation)
-    assert backbone.latent_widths == by_modality(64, 16, 128)
-    assert backbone.max_mixed_per_batch(8) is None
 
 
 def test_lmf_starts_as_published_and_trains_its_factors_at_their_own_rate():
@@ -482,7 +470,3 @@ def test_lmf_starts_as_published_and_trains_its_factors_at_their_own_rate():
     assert factors["lr"] == 0.0005
     assert {id(p) for p in factors["params"]} == {id(p) for p in backbone.factors.values()}
     assert {id(backbone.weights), id(backbone.bias)} <= {id(p) for p in main["params"]}
-
-
-def test_the_constant_one_comes_first():
-    assert with_one(torch.tensor([[2.0, 3.0]])).tolist() == [[1, 2, 3]]

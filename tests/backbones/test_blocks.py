@@ -2,8 +2,8 @@
 
 import torch
 
-from backbones import blocks
 from backbones.blocks import TextSubnet
+from backbones.cpu import lstm
 
 
 def test_packed_and_padded_texts_agree(monkeypatch):
@@ -14,7 +14,7 @@ def test_packed_and_padded_texts_agree(monkeypatch):
     x = torch.randn(4, 7, 6).double().requires_grad_()
     found = []
     for small in (0, 10**9):
-        monkeypatch.setattr(blocks, "SMALL", small)
+        monkeypatch.setattr(lstm, "SMALL", small)
         made = subnet(x, lengths)
         inputs = [x, *subnet.parameters()]
         found.append([made, *torch.autograd.grad(made.square().sum(), inputs)])
@@ -23,6 +23,6 @@ def test_packed_and_padded_texts_agree(monkeypatch):
 
 
 def test_the_padded_end_is_read_where_asked_for(monkeypatch):
-    monkeypatch.setattr(blocks, "SMALL", 0)
+    monkeypatch.setattr(lstm, "SMALL", 0)
     subnet, x = TextSubnet(6, 5, 4, "reference"), torch.randn(2, 7, 6)
     assert torch.equal(subnet(x, torch.tensor([1, 2])), subnet(x, torch.tensor([7, 7])))

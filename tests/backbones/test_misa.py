@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import json
 import math
 from itertools import combinations
 
@@ -11,7 +10,6 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from backbones.base import resolve_settings
 from backbones.batch import MODALITIES, Batch, Latents, concatenate
 from backbones.misa import (
     MISA,
@@ -19,32 +17,33 @@ from backbones.misa import (
     Discriminator,
     MISASettings,
     central_moment_discrepancy,
-    reversal,
     soft_orthogonality,
 )
 from tests.support.builders import array, make_backbone, make_batch, make_sizes
-from tests.support.paths import SHARED
+from tests.support.slow_layers import (
+    below,
+    in_double,
+    moved,
+    parameters_of,
+    sigmoid,
+    slow_linear,
+    slow_lstm,
+    slow_norm,
+    slow_post_norm_layer,
+)
 
-FACTS = SHARED / "facts" / "hyperparameters.json"
 SIZES = make_sizes()
 
 
 def small(seed: int = 0, **settings) -> MISA:
     """A narrow MISA whose biases and norms are not at their initial values."""
     widths = {"latent_dim": 6, "transformer_hidden": 7} | settings
-    backbone = make_backbone("misa", SIZES, seed, **widths)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in backbone.parameters():
-            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
-    return backbone
+    return moved(make_backbone("misa", SIZES, seed, **widths), 0.2)
 
 
 def doubled(backbone: MISA, n: int = 5, seed: int = 0) -> tuple[MISA, Batch]:
     """The backbone in eval mode and a batch, both in double precision."""
-    batch = make_batch(SIZES, n, seed)
-    features = {m: x.double() for m, x in batch.features.items()}
-    return backbone.double().eval(), dataclasses.replace(batch, features=features)
+    return backbone.double().eval(), in_double(make_batch(SIZES, n, seed))
 
 
 def random_latents(n: int, d: int = 6, seed: int = 0, dtype: torch.dtype = torch.float64) -> Latents:
@@ -53,32 +52,6 @@ def random_latents(n: int, d: int = 6, seed: int = 0, dtype: torch.dtype = torch
 
 
 # A slow second implementation
-
-
-def sigmoid(x):
-    return 1 / (1 + np.exp(-x))
-
-
-def slow_linear(p, key, x):
-    return p[f"{key}.weight"] @ x + p[f"{key}.bias"]
-
-
-def slow_norm(p, key, x):
-    return (x - x.mean()) / math.sqrt(x.var() + 1e-5) * p[f"{key}.weight"] + p[f"{key}.bias"]
-
-
-def slow_lstm(p, key, steps):
-    """The hidden states, one after the other."""
-    hidden = cell = np.zeros(p[f"{key}.weight_hh_l0"].shape[1])
-    states = []
-    for step in steps:
-        gates = p[f"{key}.weight_ih_l0"] @ step + p[f"{key}.bias_ih_l0"]
-        gates = gates + p[f"{key}.weight_hh_l0"] @ hidden + p[f"{key}.bias_hh_l0"]
-        update, forget, new, out = np.split(gates, 4)
-        cell = sigmoid(forget) * cell + sigmoid(update) * np.tanh(new)
-        hidden = sigmoid(out) * np.tanh(cell)
-        states.append(hidden)
-    return states
 
 
 def slow_recurrent(p, key, steps):
@@ -95,7 +68,7 @@ def slow_recurrent(p, key, steps):
 
 def slow_encode(backbone: MISA, batch: Batch, row: int) -> dict[str, np.ndarray]:
     """The projected vectors of one clip, read up to its lengths."""
-    p, latents = {key: array(x) for key, x in backbone.state_dict().items()}, {}
+    p, latents = parameters_of(backbone), {}
     text_length = int(batch.lengths["text"][row])
     for m in MODALITIES:
         length = int(batch.lengths[m][row])
@@ -107,25 +80,6 @@ def slow_encode(backbone: MISA, batch: Batch, row: int) -> dict[str, np.ndarray]
     return latents
 
 
-def slow_attention(p, key, tokens, heads):
-    """Multi-head attention of a sequence over itself, a query and a head at a time."""
-    query, weights, bias = [], p[f"{key}.in_proj_weight"], p[f"{key}.in_proj_bias"]
-    query, keys, values = (
-        [w @ token + b for token in tokens]
-        for w, b in zip(np.split(weights, 3), np.split(bias, 3), strict=True)
-    )
-    width, out = len(tokens[0]) // heads, []
-    for q in query:
-        parts = []
-        for head in range(heads):
-            part = slice(head * width, (head + 1) * width)
-            score = np.exp([q[part] @ k[part] / math.sqrt(width) for k in keys])
-            shares = score / score.sum()
-            parts.append(sum(share * v[part] for share, v in zip(shares, values, strict=True)))
-        out.append(slow_linear(p, f"{key}.out_proj", np.concatenate(parts)))
-    return out
-
-
 def slow_spaces(p, latents):
     """Private and shared vectors of one clip."""
     private = {m: sigmoid(slow_linear(p, f"private.{m}.0", latents[m])) for m in MODALITIES}
@@ -135,15 +89,10 @@ def slow_spaces(p, latents):
 
 def slow_fuse(backbone: MISA, latents: dict[str, np.ndarray]) -> np.ndarray:
     """The representation of one clip in eval mode."""
-    p = {key: array(x) for key, x in backbone.state_dict().items()}
+    p, heads = parameters_of(backbone), backbone.settings.transformer_heads
     private, shared = slow_spaces(p, latents)
     tokens = [*private.values(), *shared.values()]
-    attended = slow_attention(p, "transformer.self_attn", tokens, backbone.settings.transformer_heads)
-    out = []
-    for token, context in zip(tokens, attended, strict=True):
-        x = slow_norm(p, "transformer.norm1", token + context)
-        inner = np.maximum(slow_linear(p, "transformer.linear1", x), 0)
-        out.append(slow_norm(p, "transformer.norm2", x + slow_linear(p, "transformer.linear2", inner)))
+    out = slow_post_norm_layer(below(p, "transformer"), tokens, heads)
     return np.maximum(slow_linear(p, "fusion.0", np.concatenate(out)), 0)
 
 
@@ -182,7 +131,7 @@ def slow_naming(p, shared):
 
 def slow_auxiliary(backbone: MISA, latents: Latents, n: int) -> float:
     """The weighted losses of the first n rows."""
-    p, s = {key: array(x) for key, x in backbone.state_dict().items()}, backbone.settings
+    p, s = parameters_of(backbone), backbone.settings
     rows = [{m: array(latents.values[m])[row] for m in MODALITIES} for row in range(n)]
     spaces = [slow_spaces(p, row) for row in rows]
     private, shared = ({m: np.array([space[k][m] for space in spaces]) for m in MODALITIES} for k in (0, 1))
@@ -234,10 +183,6 @@ def test_auxiliary_losses_equal_loops_over_the_clean_rows(use_cmd_sim, n):
 # The recurrent encoders
 
 
-def test_turning_the_valid_steps_round():
-    assert reversal(torch.tensor([1, 3, 4]), 4).tolist() == [[0, 1, 2, 3], [2, 1, 0, 3], [3, 2, 1, 0]]
-
-
 @pytest.mark.parametrize(("width", "hidden"), [(1, 1), (5, 5), (6, 3)])
 def test_both_directions_equal_a_packed_lstm(width, hidden):
     torch.manual_seed(0)
@@ -253,15 +198,6 @@ def test_both_directions_equal_a_packed_lstm(width, hidden):
     valid = (torch.arange(7) < lengths[:, None])[..., None]
     torch.testing.assert_close(states * valid, wanted)
     torch.testing.assert_close(final, torch.cat([*last], -1))
-
-
-def test_what_stands_beyond_the_lengths_is_not_read():
-    backbone, batch = doubled(small())
-    longer = make_sizes(steps=(12, 12, 12)).steps
-    features = {
-        m: torch.nn.functional.pad(x, (0, 0, 0, longer[m] - x.shape[1])) for m, x in batch.features.items()
-    }
-    torch.testing.assert_close(backbone(dataclasses.replace(batch, features=features)), backbone(batch))
 
 
 def test_the_reference_reads_audio_and_vision_up_to_the_length_of_the_text():
@@ -399,36 +335,7 @@ def test_dropout():
         assert (a.representation >= 0).all()
 
 
-def test_training_rules():
-    resolved = resolve_settings(MISA, MISASettings(), "mosi")
-    assert (resolved.criterion, resolved.optimizer, resolved.schedule) == ("mse", "adam", "constant")
-    assert (resolved.gradient_accumulation, resolved.early_stop, resolved.weight_decay) == (2, 8, 0)
-    assert (resolved.max_grad_norm, resolved.padding, resolved.use_cmd_sim) == (0, "valid", True)
-    (group,) = make_backbone("misa", SIZES).parameter_groups()
-    assert list(group) == ["params"]
-
-
 def test_the_width_is_divided_among_the_heads():
-    with pytest.raises(
-        ValueError, match="latent_dim must be a multiple of transformer_heads=2, however: lat"
-    ):
+    with pytest.raises(ValueError, match="latent_dim must be a multiple of transformer_heads=2, got 7"):
         MISASettings(latent_dim=7)
     assert MISASettings(latent_dim=9, transformer_heads=3).latent_dim == 9
-
-
-@pytest.mark.parametrize("like", ["mosi", "mosei", "sims"])
-def test_published_settings_are_the_collected_ones(like):
-    if not FACTS.exists():
-        pytest.skip("the collected facts (../shared/facts) are not here")
-    facts = json.loads(FACTS.read_text())
-    wanted, common = facts["backbones"]["misa"][like], facts["backbones"]["misa"]["common"]
-    made = resolve_settings(MISA, MISASettings(), like)
-    same = ("batch_size", "learning_rate", "reverse_grad_weight", "diff_weight", "sim_weight", "recon_weight")
-    assert {key: getattr(made, key) for key in (*same, "grad_clip")} == {
-        key: wanted[key] for key in (*same, "grad_clip")
-    }
-    assert (made.latent_dim, made.fusion_dropout) == (wanted["hidden_size"], wanted["dropout"])
-    assert (made.early_stop, made.use_cmd_sim) == (common["early_stop"], common["use_cmd_sim"])
-    assert made.gradient_accumulation == common["update_epochs"]
-    assert made.criterion == facts["training_rules"]["loss"]["misa"].lower()
-    assert made.weight_decay == 0, "the reference lists one and does not use it"

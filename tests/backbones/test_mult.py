@@ -1,21 +1,25 @@
 """MulT against slow loops, its convolutions, padding, dropouts and published settings."""
 
-import dataclasses
 import itertools
-import json
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
-from backbones import BACKBONES
 from backbones.base import by_modality, resolve_settings
 from backbones.batch import MODALITIES, Batch
 from backbones.mult import MulT
 from tests.support.builders import array, make_backbone, make_batch, make_sizes
 from tests.support.paths import SHARED
-from tests.support.slow_transformer import below, check_halved, moved, slow_encoder, slow_linear
+from tests.support.slow_layers import (
+    below,
+    check_halved,
+    in_double,
+    moved,
+    parameters_of,
+    slow_encoder,
+    slow_linear,
+)
 
 FACTS = SHARED / "facts" / "hyperparameters.json"
 NO_DROPOUT = {name: 0.0 for name in MulT.published["mosi"] if name.endswith("_dropout")}
@@ -35,17 +39,6 @@ def small_mult(sizes=None, **settings) -> MulT:
     return moved(backbone).double().eval()
 
 
-def double(batch: Batch) -> Batch:
-    return dataclasses.replace(batch, features={m: x.double() for m, x in batch.features.items()})
-
-
-def lengthened(batch: Batch, steps: int) -> Batch:
-    """The batch with more padding."""
-    return dataclasses.replace(
-        batch, features={m: F.pad(x, (0, 0, 0, steps)) for m, x in batch.features.items()}
-    )
-
-
 # Against loops
 
 
@@ -59,7 +52,7 @@ def slow_convolution(weight: np.ndarray, x: np.ndarray, valid: int) -> np.ndarra
 
 def slow_mult(backbone: MulT, batch: Batch, row: int) -> tuple[dict[str, np.ndarray], float]:
     """One clip's latents and prediction."""
-    p, s = {key: array(x) for key, x in backbone.state_dict().items()}, backbone.settings
+    p, s = parameters_of(backbone), backbone.settings
     latents, padded = {}, {}
     for m, x in batch.features.items():
         weight, steps = p[f"convolutions.{m}.weight"], x.shape[1]
@@ -70,19 +63,19 @@ def slow_mult(backbone: MulT, batch: Batch, row: int) -> tuple[dict[str, np.ndar
     for target in MODALITIES:
         gathered = [
             slow_encoder(
-                below(p, f"cross.{target}_from_{source}."),
+                below(p, f"cross.{target}_from_{source}"),
                 latents[target],
                 latents[source],
                 s.n_heads,
                 abs(padded[target] - padded[source]),
-                s.positions,
+                positions=99 * s.positions,
             )
             for source in MODALITIES
             if source != target
         ]
-        memory = below(p, f"memories.{target}.")
+        memory = below(p, f"memories.{target}")
         both = np.concatenate(gathered, 1)
-        summaries.append(slow_encoder(memory, both, None, s.n_heads, 0, s.positions)[-1])
+        summaries.append(slow_encoder(memory, both, None, s.n_heads, 0, 99 * s.positions)[-1])
     summary = np.concatenate(summaries)
     hidden = np.maximum(slow_linear(p, "residual_1", summary), 0)
     representation = summary + slow_linear(p, "residual_2", hidden)
@@ -97,7 +90,7 @@ def test_predictions_equal_loops(padding, positions, kernels):
     sizes = make_sizes()
     kernels = {f"{m}_kernel": kernel for m, kernel in by_modality(*kernels).items()}
     backbone = small_mult(sizes, padding=padding, positions=positions, **kernels)
-    batch = double(make_batch(sizes, 3, seed=1))
+    batch = in_double(make_batch(sizes, 3, seed=1))
     latents = backbone.encode(backbone.embed(batch))
     prediction = array(backbone(batch))
     for row in range(3):
@@ -129,15 +122,6 @@ def test_lengths_after_the_convolution():
     assert padded.values["text"][2, 1:].any().item() is True, "windows that overlap the end are kept"
 
 
-def test_what_padding_changes():
-    """More padding, equal for all modalities so that the band stays, changes nothing unless it is read."""
-    batch = double(make_batch(make_sizes(), 4, seed=2))
-    for padding in ("valid", "reference"):
-        backbone = small_mult(padding=padding)
-        same = torch.allclose(backbone(batch), backbone(lengthened(batch, 4)), atol=1e-9)
-        assert same == (padding == "valid")
-
-
 def test_layers():
     backbone = make_backbone("mult", make_sizes())
     assert {len(encoder.layers) for encoder in backbone.cross.values()} == {4}
@@ -146,11 +130,6 @@ def test_layers():
     assert {len(encoder.layers) for encoder in backbone.cross.values()} == {2}
     assert {len(encoder.layers) for encoder in backbone.memories.values()} == {3}
     assert list(backbone.memories) == list(MODALITIES)
-    latents = backbone.encode(backbone.embed(make_batch(make_sizes(), 3)))
-    fused = backbone.fuse(latents, 3)
-    assert fused.representation.shape == (3, 300)
-    assert fused.auxiliary is None
-    assert backbone.latent_widths == by_modality(50, 50, 50)
 
 
 CROSS = [f"cross.{t}_from_{s}" for t, s in itertools.permutations(MODALITIES, 2)]
@@ -179,7 +158,7 @@ def test_encoders_take_their_dropouts(name):
 
 
 def test_text_and_output_dropouts():
-    batch = double(make_batch(make_sizes(), 4, full=True))
+    batch = in_double(make_batch(make_sizes(), 4, full=True))
     backbone = small_mult(text_dropout=0.5, output_dropout=0.5).train()
     seen = {}
     for part in ("convolutions.text", "convolutions.audio", "residual_1", "residual_2"):
@@ -193,40 +172,11 @@ def test_text_and_output_dropouts():
 
 
 def test_without_dropouts_training_is_exact():
-    batch, backbone = double(make_batch(make_sizes(), 4)), small_mult()
+    batch, backbone = in_double(make_batch(make_sizes(), 4)), small_mult()
     assert torch.equal(backbone.train()(batch), backbone.eval()(batch))
 
 
 # Settings
-
-
-@pytest.mark.parametrize("like", ["mosi", "mosei", "sims"])
-def test_published_settings_are_the_collected_ones(like):
-    if not FACTS.exists():
-        pytest.skip("the collected facts (../shared/facts) are not here")
-    facts = json.loads(FACTS.read_text())
-    wanted, common = facts["backbones"]["mult"][like], facts["backbones"]["mult"]["common"]
-    made = resolve_settings(BACKBONES["mult"], MulT.Settings(), like)
-    names = {
-        "text_attn_dropout": "attn_dropout",
-        "audio_attn_dropout": "attn_dropout_a",
-        "vision_attn_dropout": "attn_dropout_v",
-        "text_kernel": "conv1d_kernel_size_l",
-        "audio_kernel": "conv1d_kernel_size_a",
-        "vision_kernel": "conv1d_kernel_size_v",
-        "residual_dropout": "res_dropout",
-        "n_layers": "nlevels",
-        "plateau_patience": "patience",
-    }
-    alike = ("text_dropout", "relu_dropout", "embed_dropout", "output_dropout", "batch_size",
-             "learning_rate", "grad_clip")  # fmt: skip
-    for ours, theirs in {**names, **{name: name for name in alike}}.items():
-        assert getattr(made, ours) == wanted[theirs], ours
-    assert [made.latent_dim, made.n_heads] == wanted["dst_feature_dim_nheads"]
-    assert (made.early_stop, made.gradient_accumulation) == (common["early_stop"], common["update_epochs"])
-    assert made.criterion == facts["training_rules"]["loss"]["mult"].lower()
-    assert (made.optimizer, made.schedule, made.weight_decay) == ("adam", "plateau", 0)
-    assert (made.padding, made.positions, made.max_grad_norm) == ("valid", False, 0)
 
 
 def test_heads_share_the_width_evenly():

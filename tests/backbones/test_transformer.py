@@ -1,16 +1,15 @@
 """The Transformer encoder that MulT and GLoMo share: loops, hand-worked masks, positions, dropouts."""
 
-import itertools
 import math
 
 import numpy as np
 import pytest
 import torch
 
-from backbones.cpu.attention import PaddedLayout, allowed_keys, make_layout
+from backbones.cpu.attention import PaddedLayout, make_layout
 from backbones.transformer import Attention, Dropouts, TransformerEncoder, sinusoids
 from tests.support.builders import array
-from tests.support.slow_transformer import check_halved, moved, slow_encoder
+from tests.support.slow_layers import check_halved, moved, parameters_of, slow_encoder
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("layout")
@@ -26,7 +25,7 @@ def test_an_encoder_equals_loops(target_steps, source_steps, band):
     torch.manual_seed(0)
     for n_heads in (1, 2, 10):
         encoder = moved(TransformerEncoder(10, n_heads, 2, Dropouts(), band=band)).double().eval()
-        p = {key: array(x) for key, x in encoder.state_dict().items()}
+        p = parameters_of(encoder)
         target = torch.randn(1, target_steps, 10).double()
         source = None if source_steps is None else torch.randn(1, source_steps, 10).double()
         reach = (0 if source is None else abs(target_steps - source_steps)) if band else 99
@@ -37,11 +36,6 @@ def test_an_encoder_equals_loops(target_steps, source_steps, band):
 # Masks and positions
 
 
-def rows_of(mask: torch.Tensor) -> list[str]:
-    """One clip's mask (1, T, S), a string per query."""
-    return ["".join("x" if allowed else "." for allowed in row) for row in mask[0].tolist()]
-
-
 def attend(attention, x, source, lengths=None, reach=None, padded=False):
     """An attention of padded sequences as an encoder calls it, in either layout."""
     layout = make_layout(x, lengths, x if source is None else source, lengths, reach, attention.n_heads)
@@ -49,31 +43,6 @@ def attend(attention, x, source, lengths=None, reach=None, padded=False):
         layout = PaddedLayout(None, attention.n_heads)
     keys = None if source is None else layout.sources.pack(source)
     return layout.targets.unpack(attention(layout.targets.pack(x), keys, layout))
-
-
-def test_the_band_by_hand():
-    """A query sees the keys up to its own index plus the difference of the lengths."""
-    assert rows_of(allowed_keys(3, 3, None, 0, CPU)[0]) == ["x..", "xx.", "xxx"]
-    assert rows_of(allowed_keys(3, 4, None, 1, CPU)[0]) == ["xx..", "xxx.", "xxxx"]
-    assert rows_of(allowed_keys(4, 3, None, 1, CPU)[0]) == ["xx.", "xxx", "xxx", "xxx"]
-    assert rows_of(allowed_keys(2, 4, None, 2, CPU)[0]) == ["xxx.", "xxxx"]
-    assert rows_of(allowed_keys(1, 4, None, 3, CPU)[0]) == ["xxxx"]
-    assert rows_of(allowed_keys(4, 1, None, 3, CPU)[0]) == ["x", "x", "x", "x"]
-
-
-def test_padded_keys_by_hand():
-    lengths = torch.tensor([2, 4])
-    banded, plain = (allowed_keys(3, 4, lengths, reach, CPU) for reach in (1, None))
-    assert [rows_of(mask) for mask in banded] == [["xx..", "xx..", "xx.."], ["xx..", "xxx.", "xxxx"]]
-    assert [rows_of(mask) for mask in plain] == [["xx.."], ["xxxx"]]
-    assert allowed_keys(3, 4, None, None, CPU) is None
-
-
-def test_no_query_is_without_a_key():
-    for queries, keys, banded in itertools.product(range(1, 7), range(1, 7), (False, True)):
-        reach = abs(queries - keys) if banded else None
-        mask = allowed_keys(queries, keys, torch.arange(1, keys + 1), reach, CPU)
-        assert mask[..., 0].all()
 
 
 def test_a_banded_average_by_hand():

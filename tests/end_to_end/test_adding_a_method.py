@@ -1,108 +1,123 @@
-"""A method from outside the package: one file and one line in the registry, and everything works with it."""
+"""A method is one file and one line in the registry: lint, tests, README and benchmark follow in a copy."""
 
 import os
 import re
+import shutil
 import subprocess
 import sys
-import textwrap
+from pathlib import Path
 
-from tests.support.paths import TESTS
+import pytest
 
-TOY = '''
-"""toy: each example mixed with the one after it (nobody, nowhere)."""
+from tests.support.paths import ROOT
+
+TOY = '''"""toy: each example mixed with another one, a method for tests (nobody, nowhere).
+
+How to use: `methods=[toy]`. z~^m = w z_i^m + (1 - w) z_j^m, y~ = w y_i + (1 - w) y_j.
+Suggested settings: share = 0.6.
+When it hurts: always.
+Attribution: nobody.
+
+NOTE[DIFF] there is no paper.
+"""
+
+from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from harness.errors import check
-from methods.base import Draw, Method, MethodSettings, mix
+from backbones.settings import check
+from methods.base import Draw, Method, MethodSettings, pair_weights
 
 
 @dataclass(frozen=True)
 class ToySettings(MethodSettings):
-    """share: weight of the example itself, in [0, 1]."""
+    """share: most weight of the example itself, in [0, 1]."""
 
     share: float = 0.6
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         check(self, "share", 0 <= self.share <= 1, "in [0, 1]")
 
 
 class Toy(Method):
-    """Mixes neighbours."""
+    """Mixing of neighbours."""
 
     name = "toy"
     title = "Toy"
     citation = "nobody"
     Settings = ToySettings
 
-    def draw(self, generator, labels):
+    def draw(self, generator: np.random.Generator, labels: np.ndarray) -> Draw:
+        """Each example with another one, in a random order."""
         first = np.arange(len(labels))
-        share = np.full(len(labels), self.settings.share * generator.uniform(0.5, 1), np.float32)
+        share = np.full(len(labels), self.settings.share * generator.uniform(0.5, 1))
         pairs = np.stack([first, np.roll(generator.permutation(first), 1)], 1)
-        return Draw(1, {"indices": pairs, "weights": np.stack([share, 1 - share], 1)})
-
-    def forward(self, latents, labels, draw, network=None):
-        return mix(latents, labels, draw["indices"], draw["weights"])
+        return Draw(1, {"indices": pairs, "weights": pair_weights(share)})
 '''
-
-PROGRAM = """
-import sys
-sys.path.insert(0, {folder!r})
-from toy import Toy
-from methods import METHODS
-METHODS["toy"] = Toy
-{action}
-"""
+OF_METHODS = ["tests/methods", *(f"tests/harness/train/test_{n}.py" for n in ("waiting", "step", "build"))]
+OF_FILES = ["tests/harness/train/test_loss_traces.py", "tests/end_to_end/test_readme.py"]
+WRITTEN = "stored_ones and toy or tables"
+NARROW = "toy and not mult and not misa and not almt and not glomo"
 
 
-def python(folder, action):
-    """Run a program in which the toy is registered."""
-    (folder / "toy.py").write_text(TOY)
-    code = PROGRAM.format(folder=str(folder), action=textwrap.dedent(action))
+def run(folder, *arguments):
+    """Run a module of Python in the copy; returns its output."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST")}
-    return subprocess.run(
-        [sys.executable, "-c", code], cwd=TESTS.parent, env=environment, capture_output=True, text=True
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments], cwd=folder, env=environment, capture_output=True, text=True
     )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return done.stdout
 
 
-def test_it_passes_the_tests_of_every_method(tmp_path):
-    names = ("methods", "mixed_examples", "waiting", "step", "build", "diagnostics")
-    files = [str(TESTS / f"test_{name}.py") for name in names]
-    done = python(
-        tmp_path,
-        f"""
-        import pytest
-        options = ["-k", "toy and not (mult or misa or almt or glomo)", "-v", "-p", "no:cacheprovider"]
-        sys.exit(pytest.main([*{files!r}, *options]))
-        """,
-    )
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr
-    passed = re.search(r"(\d+) passed", done.stdout)
-    assert passed is not None
-    assert int(passed[1]) >= 100
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    """The project with the toy, its generated files written by --update."""
+    folder = tmp_path_factory.mktemp("copy")
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    for name in subprocess.check_output(listed, cwd=ROOT, text=True).split("\0")[:-1]:
+        if (ROOT / name).exists():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    (folder / "methods" / "toy.py").write_text(TOY)
+    registry = folder / "methods" / "__init__.py"
+    last = "from methods.ms_mix_released import MSMixReleased\n"
+    registry.write_text(registry.read_text().replace(last, last + "from methods.toy import Toy\n"))
+    run(folder, "pytest", "--update", *OF_FILES, "-k", WRITTEN)
+    return folder
 
 
-def test_it_trains_and_stands_in_every_list(tmp_path, var_dir):
-    arguments = [
+@pytest.mark.slow
+def test_it_is_clean(copy):
+    run(copy, "ruff", "check", "methods")
+    run(copy, "ruff", "format", "--check", "methods")
+    run(copy, "mypy", "-p", "methods")
+    lint = Path(sys.executable).with_name("lint-imports")
+    subprocess.run([lint, "--no-logo", "--no-cache"], cwd=copy, check=True)
+
+
+def test_it_passes_the_tests_of_every_method(copy):
+    narrow = run(copy, "pytest", "-p", "no:cacheprovider", *OF_METHODS, "-k", NARROW)
+    assert int(re.search(r"(\d+) passed", narrow)[1]) >= 100
+    written = run(copy, "pytest", *OF_FILES, "-k", f"{WRITTEN} or catalogue or of_a_backbone")
+    assert int(re.search(r"(\d+) passed", written)[1]) >= 4
+    row = "| [`toy`](methods/toy.py) | each example mixed with another one, a method for tests | nobody |"
+    assert row in (copy / "README.md").read_text()
+
+
+def test_it_trains_and_stands_in_every_list(copy, var_dir):
+    listed = run(copy, "harness.catalog")
+    assert "toy  Toy: each example mixed with another one, a method for tests" in listed
+    assert "share:0.6" in listed
+    run(
+        copy,
+        "harness.benchmark",
         *("datasets=[synthetic_mosi]", "dataset.synthetic_mosi.clips=60", "backbones=[lmf]"),
         *("methods=[none,toy,toy{share:1}]", "method.toy.xi1=0.5", "seeds=[1]", "train.max_epochs=2"),
         *("launcher=inline", f"var_dir={var_dir}", "study=s"),
-    ]
-    done = python(
-        tmp_path,
-        f"""
-        from harness import catalog
-        from harness.benchmark import main
-        catalog.main([])
-        sys.exit(main({arguments!r}))
-        """,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "toy  Toy: each example mixed with the one after it" in done.stdout
-    assert "share:0.6" in done.stdout
-    table = (var_dir / "reports" / "s" / "tables").glob("*.md")
-    text = "\n".join(file.read_text() for file in table)
-    assert "toy{share:1" in text
+    tables = (var_dir / "reports" / "s" / "tables").glob("*.md")
+    assert "toy{share:1" in "\n".join(file.read_text() for file in tables)

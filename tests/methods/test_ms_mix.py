@@ -16,7 +16,6 @@ from methods.ms_mix import (
     IntensityPredictor,
     alignment_penalty,
     choose_pairs,
-    intensity_weights,
     mean_cosine,
     min_max,
 )
@@ -181,17 +180,6 @@ def test_latents_of_one_direction_have_no_similarity_range(n, width):
     assert (min_max(mean_cosine(vectors)[i, j]) == 0.5).all(), "rounding was taken for a range"
 
 
-def test_sass_passes_no_gradient():
-    latents, labels = make_latents("vectors", 6), make_labels(6, 3.0)
-    mixed = run_method(make_method("ms_mix", sig=False, sal=False), latents, labels)
-    sum(x.sum() for x in mixed.latents.values.values()).backward()
-    wanted = np.zeros(6)
-    for pair, weights in zip(mixed.indices.tolist(), array(mixed.label_weights), strict=True):
-        wanted[pair] += weights
-    for values in latents.values.values():
-        np.testing.assert_allclose(array(values.grad), np.tile(wanted[:, None], 8), atol=1e-5)
-
-
 # MS-Mix: which ratio (SIG)
 
 
@@ -239,33 +227,13 @@ def test_intensity_equals_a_loop(kind, heads, scale):
             assert abs(made[row].item() - slow_intensity(predictor, sample, length)) < 1e-9
 
 
-@over_kinds
-def test_intensity_does_not_depend_on_others_or_on_padding(kind):
-    latents = make_latents(kind, 5)
-    for m, values in latents.values.items():
-        predictor = perturbed(IntensityPredictor(KINDS[kind][0][m], 4, "tokens", 3.0))
-        valid = latents.valid(m)
-        together = predictor(values, valid)
-        for row in range(5):
-            if valid is None:
-                alone = predictor(values[row : row + 1], None)
-            else:
-                length = int(latents.lengths[m][row])
-                alone = predictor(values[row : row + 1, :length], valid[row : row + 1, :length])
-            torch.testing.assert_close(alone[0], together[row], atol=1e-5, rtol=1e-5)
-
-
 @pytest.mark.parametrize("kind", ["vectors", "sequences", "fixed tokens"])
 def test_attention_over_the_batch_mixes_samples(kind):
     latents, labels = make_latents(kind, 6), make_labels(6, 3.0)
     predictor = perturbed(IntensityPredictor(8, 4, "batch", 3.0))
     values, valid = latents.values["audio"], latents.valid("audio")
     intensity = predictor(values, valid)
-    assert (
-        (intensity - predictor(values[:3], None if valid is None else valid[:3]).new_zeros(6))
-        .isfinite()
-        .all()
-    )
+    assert intensity.isfinite().all()
     first = predictor(values[:3], None if valid is None else valid[:3])
     assert not torch.allclose(first, intensity[:3], atol=1e-4)
     mixed = run_method(make_method("ms_mix", kind, attention="batch"), latents, labels)
@@ -305,22 +273,6 @@ def test_with_one_token_the_heads_cannot_matter():
         assert not predictor.qkv.weight.grad[:32].any(), "query and key weights have no gradient"
         assert predictor.qkv.weight.grad[32:].any()
     assert all(torch.equal(out, outputs[0]) for out in outputs)
-
-
-@settings(deadline=None, max_examples=100)
-@given(
-    arrays.arrays(np.float32, 5, elements=st.floats(-3, 3, width=32)),
-    arrays.arrays(np.float32, 7, elements=st.floats(0, 1, width=32)),
-    st.integers(0, 99),
-)
-def test_intensity_weights_by_hand(intensity, base, seed):
-    indices = np.random.default_rng(seed).integers(0, 5, (7, 2))
-    made = intensity_weights(*(torch.from_numpy(x) for x in (base, intensity, indices)))
-    for row, (i, j) in enumerate(indices):
-        w_i, w_j = abs(float(intensity[i])), abs(float(intensity[j]))
-        lam = (float(base[row]) + (w_i + 1e-8) / (w_i + w_j + 2e-8)) / 2
-        np.testing.assert_allclose(made[row].numpy(), [lam, 1 - lam], atol=1e-6)
-    assert ((made >= 0) & (made <= 1)).all()
 
 
 @over_kinds
@@ -408,7 +360,6 @@ def test_the_eight_variants(switches, n):
         "ms_mix", "sequences", 1.0, **dict(zip(("sass", "sig", "sal"), switches, strict=True))
     )
     mixed = run_method(method, latents, labels)
-    check_mixed(mixed, latents, labels)
     sass, sig, sal = switches
     assert (mixed.counted is not None) == sass
     assert bool(mixed.penalty > 0) == sal

@@ -4,23 +4,13 @@ import math
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import beta, kstest
 
 import methods.multimix as module
 from methods.multimix import draw_dirichlet
-from tests.support.builders import (
-    KINDS,
-    WithoutSamplers,
-    array,
-    check_mixed,
-    make_labels,
-    make_latents,
-    make_method,
-    run_method,
-)
+from tests.support.builders import make_labels, make_method
 
 ALPHAS = [0.0, 5e-324, 1e-300, 1e-5, 0.1, 0.5, 1.0, 2.0, 100.0, 1e5, 1e300]
 
@@ -66,14 +56,6 @@ def test_each_member_is_as_likely_to_have_all_of_the_weight(alpha):
     assert (abs(made[:, :4].mean(0) - 0.25) < 0.03).all()
 
 
-@pytest.mark.parametrize("options", [{"alpha": 0.0}, {"alpha_low": 0.0, "alpha_high": 0.0}])
-def test_the_limit_needs_no_sampler(options):
-    for name in ("multimix", "powmix"):
-        draw = make_method(name, **options).draw(WithoutSamplers(0), make_labels(9, 3.0).numpy())
-        matrices = [x for key, x in draw.arrays.items() if key != "indices"]
-        assert all(set(np.unique(x)) == {0, 1} for x in matrices)
-
-
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 6, 7, 8, 9, 64])
 @pytest.mark.parametrize("members", [None, 2, 5])
 def test_members_are_drawn_without_replacement(size, members):
@@ -113,38 +95,6 @@ def test_alpha_is_uniform_and_of_each_row(options, low, high, monkeypatch):
         assert kstest((alpha - low) / (high - low), "uniform").pvalue > 1e-3
 
 
-@settings(deadline=None, max_examples=60)
-@given(
-    st.sampled_from(list(KINDS)),
-    st.integers(1, 9),
-    st.sampled_from([None, 2, 3, 8]),
-    st.sampled_from([None, 0.0, 1e-5, 1.0]),
-    st.sampled_from([1.0, 3.0]),
-    st.sampled_from([torch.float32, torch.float64]),
-)
-def test_mixed_examples_equal_a_loop(kind, n, members, alpha, scale, dtype):
-    latents, labels = make_latents(kind, n, seed=n, dtype=dtype), make_labels(n, scale)
-    method = make_method("multimix", kind, scale, examples_per_mixture=members, alpha=alpha)
-    mixed = run_method(method, latents, labels, seed=n)
-    assert len(mixed) == n
-    check_mixed(mixed, latents, labels)
-    assert all(torch.equal(w, mixed.label_weights) for w in mixed.weights.values())
-
-
-@pytest.mark.parametrize("members", [2, 5, None])
-def test_gradients_are_the_columns_of_lambda(members):
-    latents, labels = make_latents("sequences", 6), make_labels(6, 3.0)
-    method = make_method("multimix", "sequences", examples_per_mixture=members)
-    mixed = run_method(method, latents, labels)
-    sum(x.sum() for x in mixed.latents.values.values()).backward()
-    wanted = np.zeros(6)
-    for row, weights in zip(mixed.indices.tolist(), array(mixed.label_weights), strict=True):
-        for member, weight in zip(row, weights, strict=True):
-            wanted[member] += weight
-    for values in latents.values.values():
-        np.testing.assert_allclose(array(values.grad)[:, 0, 0], wanted, atol=1e-5)
-
-
 def test_what_the_card_says_of_the_labels_spread():
     method, spreads, means = make_method("multimix", alpha=1.0), [], []
     for seed in range(200):
@@ -156,20 +106,3 @@ def test_what_the_card_says_of_the_labels_spread():
     assert abs(np.concatenate(spreads).std() - 0.124) < 0.004
     assert abs(np.concatenate(spreads).std() - 1 / math.sqrt(64 + 1)) < 0.004
     assert abs(np.concatenate(means).std() - 0.175) < 0.015
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"alpha": -1.0},
-        {"alpha": math.nan},
-        {"alpha_high": 0.4},
-        {"examples_per_mixture": 1},
-        {"examples_per_mixture": 0},
-    ],
-)
-def test_wrong_settings_are_refused(wrong):
-    (name,) = wrong
-    for method in ("multimix", "powmix"):
-        with pytest.raises(ValueError, match=name):
-            make_method(method, **wrong)

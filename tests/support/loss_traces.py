@@ -1,15 +1,13 @@
-"""Twenty steps of training for every backbone with every method, kept in ``golden/loss_traces.json``.
+"""Twenty steps of training for every backbone with every method, kept in ``golden/loss_traces/METHOD.json``.
 
-A change of arithmetic shows there, and so cannot go by without a new results version.
-``python -m tests.support.loss_traces`` adds the traces of new methods and backbones, and writes those that
-changed anew once `RESULTS_VERSION` was raised; before that it leaves them as they are and ends with status 1.
+A change of arithmetic shows there, so it needs a new results version: ``--update`` adds missing traces, and
+replaces those that are there only after `RESULTS_VERSION` was raised.
 """
 
 import dataclasses
 import json
 import math
 import sys
-from itertools import product
 from pathlib import Path
 from unittest import mock
 
@@ -23,9 +21,9 @@ from methods import METHODS
 from tests.support.builders import make_dataset, make_sizes, small_backbone
 from tests.support.paths import GOLDEN
 
-FILE = GOLDEN / "loss_traces.json"
-COMMAND = "python -m tests.support.loss_traces"
-RAISE = f"raise RESULTS_VERSION in harness/matrix.py and then refresh with `{COMMAND}`"
+FOLDER = GOLDEN / "loss_traces"
+COMMAND = "make test ARGS=--update"
+RAISE = f"raise RESULTS_VERSION in harness/matrix.py and then run `{COMMAND}`"
 RTOL = 1e-4
 STEPS, EPOCHS, BATCH, DIGITS = 20, 2, 6, 7
 # With these, vector instructions change a loss by 3e-6 at most: a larger learning rate lets the sign of a
@@ -33,11 +31,6 @@ STEPS, EPOCHS, BATCH, DIGITS = 20, 2, 6, 7
 RULES = {"batch_size": BATCH, "learning_rate": 1e-4, "max_epochs": EPOCHS, "early_stop": EPOCHS}
 SIZES = make_sizes()
 CPU = torch.device("cpu")
-
-
-def pairs() -> list[tuple[str, str]]:
-    """Every (backbone, method) of the registries."""
-    return list(product(BACKBONES, METHODS))
 
 
 def cell_of(backbone: str, method: str) -> Cell:
@@ -56,16 +49,13 @@ def cell_of(backbone: str, method: str) -> Cell:
 
 
 def trace(backbone: str, method: str, **changes) -> list[float]:
-    """The loss that each step back-propagates, as `harness.train.loop` takes it; changes: of the cell."""
-    cell, found, steps = (
-        dataclasses.replace(cell_of(backbone, method), **changes),
-        [],
-        harness.train.loop.run_steps,
-    )
+    """The loss that each step backpropagates, as `harness.train.loop` takes it; changes: of the cell."""
+    cell = dataclasses.replace(cell_of(backbone, method), **changes)
+    values, run_steps = [], harness.train.loop.run_steps
 
-    def recorded(*given):
-        losses = steps(*given)
-        found.extend(float(step[0]) for step in losses)
+    def recorded(*arguments):
+        losses = run_steps(*arguments)
+        values.extend(float(step[0]) for step in losses)
         return losses
 
     threads = torch.get_num_threads()
@@ -76,7 +66,12 @@ def trace(backbone: str, method: str, **changes) -> list[float]:
             harness.train.loop.train(cell, make_dataset(SIZES, (STEPS // EPOCHS * BATCH, 4, 4)), CPU)
     finally:
         torch.set_num_threads(threads)
-    return [float(f"{value:.{DIGITS - 1}e}") for value in found]
+    return [float(f"{value:.{DIGITS - 1}e}") for value in values]
+
+
+def traces(method: str) -> dict[str, list[float]]:
+    """The method's trace with every backbone."""
+    return {backbone: trace(backbone, method) for backbone in BACKBONES}
 
 
 def difference(one: list[float], other: list[float]) -> float:
@@ -86,62 +81,39 @@ def difference(one: list[float], other: list[float]) -> float:
     return max(abs(a - b) / max(abs(a), abs(b), sys.float_info.min) for a, b in zip(one, other, strict=True))
 
 
-def check(stored: dict, backbone: str, method: str, found: list[float]) -> None:
-    """Fail with what is to be done where a trace is missing or another one than ``found``."""
-    name, kept = f"{backbone} with {method}", stored["traces"].get(backbone, {}).get(method)
-    assert kept is not None, f"{name} has no stored loss trace; add it with `{COMMAND}`."
+def check(stored: dict, method: str, losses: dict[str, list[float]]) -> None:
+    """Fail with what to do where a backbone's trace is missing or differs from the stored one."""
     version = stored["results_version"]
     assert version == RESULTS_VERSION, (
         f"The stored loss traces are of results version {version}, and the code's is {RESULTS_VERSION}; "
-        f"refresh them with `{COMMAND}`."
+        f"write them anew with `{COMMAND}`."
     )
-    changed = difference(found, kept)
-    assert changed <= RTOL, (
-        f"{name} computes other losses than those of results version {version}, by up to {changed:.1e}. "
-        f"Where that is wanted, {RAISE}."
-    )
+    for backbone, values in losses.items():
+        name = f"{backbone} with {method}"
+        assert backbone in stored["traces"], f"{name} has no stored loss trace; add it with `{COMMAND}`."
+        change = difference(values, stored["traces"][backbone])
+        assert change <= RTOL, (
+            f"{name} computes other losses than those of results version {version}, by up to {change:.1e}. "
+            f"Where that is wanted, {RAISE}."
+        )
 
 
-def read(file: Path = FILE) -> dict:
-    """What is stored: ``results_version`` and ``traces``, by backbone and method."""
+def read(method: str, folder: Path = FOLDER) -> dict:
+    """The stored ``results_version`` and ``traces`` by backbone; no trace where there is no file."""
+    file = folder / f"{method}.json"
+    if not file.exists():
+        return {"results_version": RESULTS_VERSION, "traces": {}}
     return json.loads(file.read_text())
 
 
-def refresh(file: Path = FILE) -> list[str]:
-    """Bring the file up to date; returns the names of changed traces that it kept as they were."""
-    stored = read(file) if file.exists() else {"results_version": RESULTS_VERSION, "traces": {}}
+def update(method: str, losses: dict[str, list[float]], folder: Path = FOLDER) -> None:
+    """Store the losses, but for those that this results version already has; a line for each backbone."""
+    stored = read(method, folder)
+    # Equal numbers too are kept: another processor would change their last digits.
     known = stored["traces"] if stored["results_version"] == RESULTS_VERSION else {}
-    traces, refused = {}, []
-    for backbone, method in pairs():
-        found = trace(backbone, method)
-        kept = known.get(backbone, {}).get(method, found)
-        if difference(kept, found) > RTOL:
-            refused.append(f"{backbone} with {method}")
-        # The same numbers on another processor would change the last digits.
-        traces.setdefault(backbone, {})[method] = kept
-    write(file, traces)
-    return refused
-
-
-def write(file: Path, traces: dict) -> None:
-    """A line for each trace, so that one sees which of them changed."""
-    groups = []
-    for backbone, found in traces.items():
-        lines = ",\n".join(
-            f"  {json.dumps(method)}: {json.dumps(losses)}" for method, losses in found.items()
-        )
-        groups.append(f" {json.dumps(backbone)}: {{\n{lines}\n }}")
-    body = ",\n".join(groups)
-    file.write_text(f'{{"results_version": {RESULTS_VERSION}, "traces": {{\n{body}\n}}}}\n')
-
-
-def main() -> int:
-    """Refresh the file; returns the exit status."""
-    refused = refresh()
-    if refused:
-        print(f"Not overwritten, as their losses changed: {', '.join(refused)}; {RAISE}.", file=sys.stderr)
-    return 1 if refused else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    lines = [f" {json.dumps(name)}: {json.dumps(known.get(name, losses[name]))}" for name in losses]
+    body = ",\n".join(lines)
+    folder.mkdir(exist_ok=True)
+    (folder / f"{method}.json").write_text(
+        f'{{"results_version": {RESULTS_VERSION}, "traces": {{\n{body}\n}}}}\n'
+    )

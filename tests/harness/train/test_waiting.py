@@ -9,8 +9,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from backbones import BACKBONES
-from backbones.cpu import places
+from backbones import BACKBONES, cpu
 from harness.train.diagnostics import Diagnostics
 from harness.train.step import step_losses
 from methods import METHODS
@@ -70,7 +69,7 @@ class NoWaiting:
 
     def __enter__(self):
         self.elsewhere = pytest.MonkeyPatch()
-        self.elsewhere.setattr(places, "on_cpu", lambda x: False)
+        self.elsewhere.setattr(cpu, "on_cpu", lambda x: False)
         self.modes = NoCallWaits(), NoOperationWaits()
         for mode in self.modes:
             mode.__enter__()

@@ -1,0 +1,136 @@
+"""Published settings: none stays open, and they are the collected ones of the reference implementations."""
+
+import dataclasses
+import json
+
+import pytest
+
+from backbones import BACKBONES
+from backbones.base import resolve_settings
+from backbones.batch import MODALITIES
+from tests.backbones.test_backbones import COUNTS
+from tests.support.paths import SHARED
+
+FACTS = SHARED / "facts" / "hyperparameters.json"
+OPTIMIZERS = {"almt": "AdamW; 10% linear warm-up then cosine", "glomo": "AdamW"}
+
+# Our name -> the reference's, where the values are equal as they stand.
+NAMES = {
+    "tfn": {"text_out": "text_out", "post_fusion_dim": "post_fusion_dim"},
+    "lmf": {"rank": "rank", "factor_lr": "factor_lr", "weight_decay": "weight_decay"},
+    "mult": {
+        "text_attn_dropout": "attn_dropout",
+        "audio_attn_dropout": "attn_dropout_a",
+        "vision_attn_dropout": "attn_dropout_v",
+        "text_kernel": "conv1d_kernel_size_l",
+        "audio_kernel": "conv1d_kernel_size_a",
+        "vision_kernel": "conv1d_kernel_size_v",
+        "residual_dropout": "res_dropout",
+        "n_layers": "nlevels",
+        "plateau_patience": "patience",
+        "gradient_accumulation": "update_epochs",
+        **{f"{name}_dropout": f"{name}_dropout" for name in ("text", "relu", "embed", "output")},
+        "grad_clip": "grad_clip",
+    },
+    "misa": {
+        "latent_dim": "hidden_size",
+        "fusion_dropout": "dropout",
+        "gradient_accumulation": "update_epochs",
+        **{f"{name}_weight": f"{name}_weight" for name in ("reverse_grad", "diff", "sim", "recon")},
+        "use_cmd_sim": "use_cmd_sim",
+        "grad_clip": "grad_clip",
+    },
+    "almt": {
+        "weight_decay": "weight_decay",
+        "token_dim": "dst_feature_dims",
+        "tokens": "dst_embedding_length",
+        "embedding_hidden": "dst_feature_hidden_dims",
+        "text_heads": "l_encoder_heads",
+        "hyper_layers": "AHL_depth",
+        "hyper_heads": "h_hyper_layer_heads",
+        "fusion_hidden": "fusion_hidden_d",
+        "fusion_heads": "fusion_heads",
+        "fusion_layers": "fusion_layer_depth",
+        "max_epochs": "max_epochs",
+    },
+    "glomo": {
+        "weight_decay": "weight_decay",
+        "n_experts": "experts_per_modality",
+        "top_k": "experts_top_k",
+        "model_dim": "d_model",
+        "n_heads": "num_heads",
+        "encoder_layers": "encoder_layers",
+        "fusion_layers": "fusion_encoder_layers",
+        "weighting_dropout": "dropout",
+        "attention_dropout": "attn_dropout",
+        "relu_dropout": "relu_dropout",
+        "residual_dropout": "res_dropout",
+        "embed_dropout": "embed_dropout",
+        "balance_weight": "moe_load_balance_weight",
+        "max_epochs": "max_epochs",
+    },
+}
+# Lists of the reference, ours taken apart.
+LISTS = {
+    "tfn": lambda s: {
+        "hidden_dims": [s.text_hidden, s.audio_hidden, s.vision_hidden],
+        "dropouts": [s.audio_dropout, s.vision_dropout, None, s.fusion_dropout],
+    },
+    "lmf": lambda s: {
+        "hidden_dims": [s.text_hidden, s.audio_hidden, s.vision_hidden],
+        "dropouts": [s.audio_dropout, s.vision_dropout, None, None],
+    },
+    "mult": lambda s: {"dst_feature_dim_nheads": [s.latent_dim, s.n_heads]},
+    "almt": lambda s: {"embedding_heads": [s.embedding_heads] * 3, "embedding_depth": [1, 1, 1]},
+    "glomo": lambda s: {"granularity": dict.fromkeys(MODALITIES, s.granularity)},
+}
+# What the reference fixes in code, or does otherwise than it lists: see the cards.
+RULES = {
+    "tfn": {"optimizer": "adam", "weight_decay": 0},
+    "lmf": {"optimizer": "adam"},
+    "mult": {"optimizer": "adam", "schedule": "plateau", "weight_decay": 0, "positions": False},
+    "misa": {"optimizer": "adam", "weight_decay": 0},
+    "almt": {"optimizer": "adamw", "schedule": "warmup_cosine", "warmup": 0.1, "criterion": "mse"},
+    "glomo": {"optimizer": "adamw", "feedforward_dim": 2048, "fusion_dropout": 0.1},
+}
+COMMON = {"schedule": "constant", "padding": "valid", "max_grad_norm": 0}
+over_kinds = pytest.mark.parametrize("like", ["mosi", "mosei", "sims"])
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+@over_kinds
+def test_published_settings_leave_nothing_open(name, like):
+    backbone = BACKBONES[name]
+    resolved = resolve_settings(backbone, backbone.Settings(), like)
+    assert all(getattr(resolved, f.name) is not None for f in dataclasses.fields(resolved))
+    assert resolve_settings(backbone, resolved, "mosi") == resolved
+    assert resolve_settings(backbone, backbone.Settings(batch_size=7), like).batch_size == 7
+
+
+@pytest.mark.parametrize("name", NAMES)
+@over_kinds
+def test_published_settings_are_the_collected_ones(name, like):
+    if not FACTS.exists():
+        pytest.skip("the collected facts (../shared/facts) are not here")
+    facts = json.loads(FACTS.read_text())
+    wanted = {**facts["backbones"][name]["common"], **facts["backbones"][name].get(like, {})}
+    made = resolve_settings(BACKBONES[name], BACKBONES[name].Settings(), like)
+    alike = {key: key for key in ("batch_size", "learning_rate", "early_stop")}
+    for ours, theirs in {**alike, **NAMES[name]}.items():
+        assert getattr(made, ours) == wanted.get(theirs, 0 if ours == "weight_decay" else None), ours
+    for key, values in LISTS.get(name, lambda _: {})(made).items():
+        pairs = values.items() if isinstance(values, dict) else enumerate(values)
+        assert all(value is None or wanted[key][at] == value for at, value in pairs), key
+    assert made.criterion == facts["training_rules"]["loss"][name].lower()
+    assert facts["training_rules"]["optimizer"][name].startswith(OPTIMIZERS.get(name, ""))
+    assert facts["parameter_counts_mosi"]["counts"] == COUNTS
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_training_rules(name):
+    made = resolve_settings(BACKBONES[name], BACKBONES[name].Settings(), "mosi")
+    rules = {**COMMON, **RULES[name]}
+    assert {key: getattr(made, key) for key in rules} == rules
+    if name in ("almt", "glomo"):
+        assert (made.grad_clip, made.gradient_accumulation) == (0, 1)
+    assert BACKBONES[name].text_layers == (2 if name == "glomo" else 1)
