@@ -1,6 +1,5 @@
 """What cells, trials and commands cost: all is measured and held against its bound. No clock is looked at."""
 
-
 from tests.perf import cells
 
 SMALL = ("train.max_epochs=1", "train.max_batches=1", "dataset.synthetic_mosi.clips=60")
