@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from harness.cli import importing, leave, make_console, run_command
 from harness.launchers.choose import open_launcher
-from harness.study.display import show_datasets
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -58,6 +57,7 @@ def _run(arguments: Sequence[str]) -> int:
 
         config = load_benchmark(arguments)
         from harness.plan import make_plan
+        from harness.study.display import show_datasets
 
     console = make_console()
     plan = make_plan(config, given_keys(arguments))

@@ -23,7 +23,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
     The file is whole or absent, whatever happens; when it appears, it is on disk. Raises OSError.
     """
-    temporary = path.with_name(f"{path.stem[:32]}.{uuid.uuid4().hex}{UNFINISHED}")
+    temporary = path.parent / f"{path.stem[:32]}.{uuid.uuid4().hex}{UNFINISHED}"
     try:
         yield temporary
         sync(temporary)

@@ -5,7 +5,7 @@ import pytest
 from tests.support.loading import unsafe_loads
 from tests.support.paths import ROOT
 
-PACKAGES = ("harness", "methods", "backbones", "sweeps", "reports", "perf")
+PACKAGES = ("harness", "methods", "backbones", "sweeps", "reports", "tests/perf")
 ALLOWED = {
     # Jobs and results between a driver and the workers that it started itself, through their own pipes.
     "harness/launchers/worker.py": {"pickle.loads"},

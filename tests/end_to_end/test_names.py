@@ -18,6 +18,7 @@ from harness.errors import StoreError, UserError, visible
 from harness.files import safe_name
 from harness.plan import make_plan
 from harness.study.display import LiveDisplay, show_datasets
+from harness.tracking.tracker import Tracker
 from reports.export import main as export
 from reports.figures import style
 from reports.mlflow_links import LOCAL, Links
@@ -135,8 +136,6 @@ def test_a_folder_whose_name_is_no_text_is_refused(tmp_path):
     ],
 )
 def test_a_file_that_cannot_be_written_is_a_sentence(out, reason, var_dir, tmp_path, capsys, monkeypatch):
-    from harness.tracking.tracker import Tracker
-
     Tracker(None, var_dir, "s")
     (tmp_path / "file").touch()
     monkeypatch.chdir(tmp_path)
@@ -149,8 +148,6 @@ def test_a_file_that_cannot_be_written_is_a_sentence(out, reason, var_dir, tmp_p
 
 
 def test_a_long_name_of_a_file_is_the_users_own(var_dir, tmp_path):
-    from harness.tracking.tracker import Tracker
-
     Tracker(None, var_dir, "s")
     out = tmp_path / ("x" * 255)
     assert export([f"var_dir={var_dir}", "study=s", f"out={out}"]) == 0

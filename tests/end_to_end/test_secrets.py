@@ -12,10 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.benchmark import main as benchmark
+from harness.config.compose import load_benchmark
 from harness.databases import redact, without_secrets
 from harness.errors import StoreError, UserError
 from harness.launchers.cluster import check_address
 from harness.ledger import Ledger
+from harness.plan import make_plan
+from harness.study.description import MATRIX_FILE
 from harness.study.session import announce
 from harness.tracking.tracker import Tracker
 from reports import build, export, ui
@@ -153,10 +156,6 @@ class Kept:
 
 
 def test_the_request_is_kept_without_passwords_and_with_its_paths(tmp_path):
-    from harness.config.compose import load_benchmark
-    from harness.plan import make_plan
-    from harness.study.description import MATRIX_FILE
-
     path = "data_root=/a:b@c/x"
     secret = [f"ledger.uri=postgresql://me:{SECRET}@h/db", f"tracking.uri=http://h?token={SECRET}"]
     plan = make_plan(load_benchmark([f"var_dir={tmp_path}", "dataset.synthetic_mosi.clips=30"]))

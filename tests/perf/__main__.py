@@ -11,131 +11,108 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from backbones import BACKBONES
 from harness.config.compose import load_benchmark
-from harness.errors import UserError, unknown
+from harness.errors import UserError
 from harness.launchers.processes import usable_cores
 from harness.plan import make_plan
-from methods import METHODS
-from tests.perf import against, cells, compare, gpu, growth, hours, methods, reports, scale, steps, trials
-from tests.perf.draw import draw
-from tests.perf.rows import Part, Row, markdown
-
-Measure = Callable[[str], Iterator[Part]]
+from tests.perf import cells, gpu, hours, scale, turns
+from tests.perf.bounds import Measurement, Section, draw, markdown
 
 
-def _cells(_: str) -> Iterator[Part]:
-    rows = tuple(Row(**row) for row in cells.measure())
-    yield Part("cells", "What a cell costs", "Beside its training, with local stores.", rows)
-
-
-def _steps(data: str) -> Iterator[Part]:
-    yield from steps.measure(data, list(BACKBONES), list(METHODS))
-
-
-def _growth(data: str) -> Iterator[Part]:
-    yield growth.measure(data, list(BACKBONES))
-
-
-def _gpu(_: str) -> Iterator[Part]:
+def _gpu() -> Section:
     """The paper's matrix on the GPU that `tests.perf.gpu` measured, where that was done."""
-    rows: list[Row] = []
     how = "No GPU was measured yet: `make gpu-check` on a machine that has one."
-    if gpu.FILE.exists():
-        found = hours.estimated_hours(json.loads(gpu.FILE.read_text(encoding="utf-8")))
-        how = " ".join([f"Estimated for {found['gpu']}.", *found["assumptions"]])
-        rows = [Row(f"paper profile, workers: {n}", h, "hours") for n, h in found["hours"].items()]
-    yield Part("gpu", "The paper's matrix on a GPU", how, tuple(rows))
+    if not gpu.FILE.exists():
+        return Section("gpu", "The paper's matrix on a GPU", how, ())
+    estimate = hours.estimated_hours(json.loads(gpu.FILE.read_text(encoding="utf-8")))
+    how = " ".join([f"Estimated for {estimate['gpu']}.", *estimate["assumptions"]])
+    rows = [Measurement(f"paper profile, workers: {n}", h, "hours") for n, h in estimate["hours"].items()]
+    return Section("gpu", "The paper's matrix on a GPU", how, tuple(rows))
 
 
-PARTS: dict[str, Measure] = {
-    "reference": lambda data: iter([against.measure(data)]),
-    "steps": _steps,
-    "methods": lambda _: iter([methods.measure()]),
-    "cells": _cells,
-    "growth": _growth,
-    "trials": lambda _: iter([trials.measure()]),
-    "reports": lambda _: iter([reports.measure()]),
-    "scale": lambda _: iter([scale.measure()]),
-    "gpu": _gpu,
+PARTS: dict[str, Callable[[str], Iterable[Section]]] = {
+    "reference": lambda data: [turns.reference(data)],
+    "steps": turns.steps,
+    "methods": lambda _: [turns.methods()],
+    "cells": lambda _: [cells.cells()],
+    "growth": lambda data: [turns.growth(data)],
+    "trials": lambda _: [cells.trials()],
+    "reports": lambda _: [scale.reports()],
+    "scale": lambda _: [scale.scale()],
+    "gpu": lambda _: [_gpu()],
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print and write; returns the exit status."""
-    options = _parser().parse_args(arguments)
-    asked = list(PARTS) if options.only is None else options.only.split(",")
+    parser = argparse.ArgumentParser(prog="python -m tests.perf", description=__doc__, allow_abbrev=False)
+    names = gpu.names_of("part", PARTS)
+    parser.add_argument(
+        "--only", metavar="PART,...", help=f"of: {', '.join(PARTS)} (default: all)", type=names
+    )
+    parser.add_argument("--base", metavar="REV", help="compare with this revision instead, in turns")
+    parser.add_argument("--var-dir", default="var", help="where perf/ is written (default: var)", type=Path)
+    options = parser.parse_args(arguments)
+    parts = {name: PARTS[name] for name in options.only or PARTS}
+    if options.base:
+        parts = {"compare": lambda data: [turns.compare(data, options.base)]}
     try:
-        for name in asked:
-            if name not in PARTS:
-                raise unknown("part", name, PARTS)
-        parts = list(_measured(options.base, asked, Path(options.var_dir)))
+        sections = list(_measured(parts, stored_data(options.var_dir)))
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
-    write(parts, Path(options.var_dir) / "perf", options.base)
-    return 0 if all(row.holds for part in parts for row in part.rows) else 1
+    write(sections, options.var_dir / "perf", options.base)
+    return 0 if all(row.holds for section in sections for row in section.rows) else 1
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tests.perf", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--only", metavar="PART,...", help=f"of: {', '.join(PARTS)} (default: all)")
-    parser.add_argument("--base", metavar="REV", help="compare with this revision instead, in turns")
-    parser.add_argument("--var-dir", default="var", help="where perf/ is written (default: var)")
-    return parser
-
-
-def _measured(base: str | None, asked: Sequence[str], var_dir: Path) -> Iterator[Part]:
-    """The parts, each printed as soon as it is there."""
-    data = stored_data(var_dir)
-    made = [("compare", lambda data: iter([compare.measure(data, base, list(BACKBONES))]))] if base else None
-    for name, measure in made or [(name, PARTS[name]) for name in asked]:
+def _measured(parts: Mapping[str, Callable[[str], Iterable[Section]]], data: str) -> Iterator[Section]:
+    """The sections, each printed as soon as it is there."""
+    for name, measure in parts.items():
         started = time.perf_counter()
-        for part in measure(data):
-            print("\n".join(markdown([part])), flush=True)
-            yield part
+        for section in measure(data):
+            print("\n".join(markdown([section])), flush=True)
+            yield section
         print(f"{name}: measured in {time.perf_counter() - started:.0f} s", file=sys.stderr)
 
 
 def stored_data(var_dir: Path) -> str:
     """The folder of the synthetic MOSI of full size, generated on first use."""
-    asked = [f"var_dir={var_dir}", "study=perf", "datasets=[synthetic_mosi]", "size=full"]
-    plan = make_plan(load_benchmark(asked))
-    return str(plan.datasets["synthetic_mosi"].folder.absolute())
+    request = [f"var_dir={var_dir}", "study=perf", "datasets=[synthetic_mosi]", "size=full"]
+    [folder] = make_plan(load_benchmark(request)).folders().values()
+    return str(folder.absolute())
 
 
-def write(parts: Sequence[Part], folder: Path, base: str | None = None) -> None:
+def write(sections: Iterable[Section], folder: Path, base: str | None = None) -> None:
     """Write table, JSON and plot; a comparison gets files of its own.
 
-    Parts that were not measured now are kept from the last time, if it was with the same torch and cores.
+    Sections that were not measured now stay from the last time, if it was with the same torch and cores.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    name = "compare" if base else "perf"
+    file = folder / ("compare.json" if base else "perf.json")
     machine = {"torch": torch.__version__, "python": platform.python_version(), "cores": usable_cores()}
-    everything = {} if base else kept(folder / f"{name}.json", machine)
-    everything |= {part.name: part for part in parts}
-    merged = list(everything.values())
+    earlier = {} if base else earlier_sections(file, machine)
+    merged = list((earlier | {section.name: section for section in sections}).values())
     head = [f"# Speed: torch {machine['torch']}, {machine['cores']} cores", ""]
-    (folder / f"{name}.md").write_text("\n".join([*head, *markdown(merged)]), encoding="utf-8")
-    stored = {"machine": machine, "base": base, "parts": [part.stored() for part in merged]}
-    (folder / f"{name}.json").write_text(json.dumps(stored, indent=1), encoding="utf-8")
-    draw(merged, folder / f"{name}.png")
-    print(f"Written: {folder / name}.md, .json, .png", file=sys.stderr)
+    file.with_suffix(".md").write_text("\n".join([*head, *markdown(merged)]), encoding="utf-8")
+    stored = {"machine": machine, "base": base, "parts": [asdict(section) for section in merged]}
+    file.write_text(json.dumps(stored, indent=1), encoding="utf-8")
+    draw(merged, file.with_suffix(".png"))
+    print(f"Written: {file.with_suffix('')}.md, .json, .png", file=sys.stderr)
 
 
-def kept(file: Path, machine: Mapping[str, Any]) -> dict[str, Part]:
-    """The parts of an earlier report of the same machine, by name; none where there is no such report."""
+def earlier_sections(file: Path, machine: Mapping[str, Any]) -> dict[str, Section]:
+    """The sections of an earlier report of the same machine, by name; none where there is no such report."""
     try:
         stored = json.loads(file.read_text(encoding="utf-8"))
-        if stored["machine"] != machine:
-            return {}
-        return {part["name"]: Part.of(part) for part in stored["parts"]}
+        same = stored["machine"] == machine
+        return {part["name"]: Section.of(part) for part in stored["parts"]} if same else {}
     except (OSError, ValueError, TypeError, KeyError):
         return {}
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from backbones import BACKBONES
 from backbones.base import resolve_settings
 from harness.data.synthetic.statistics import SHAPES
+from harness.train.loop import batches
 from harness.train.splits import EVALUATION_BATCH
 
 DATASETS = ("mosi", "mosei", "sims")
@@ -23,9 +26,7 @@ def estimated_hours(
     """Hours of the paper profile's matrix on the measured GPU.
 
     Args:
-        measured: the content of ``perf/gpu_check.json``.
-        epochs: of a training, by backbone.
-        methods: of the matrix.
+        measured: the content of ``gpu_check.json``. epochs: of a training, by backbone.
 
     Returns:
         gpu; hours: by the number of workers, "1", "2", "4"; backbones: the same for each backbone; missing:
@@ -33,22 +34,23 @@ def estimated_hours(
         the hours stand for; assumptions: sentences.
     """
     pairs = {(pair["backbone"], pair["method"]): pair for pair in measured["pairs"] if not pair.get("error")}
-    wanted = [(backbone, method) for backbone in epochs for method in methods]
-    hours: dict[str, dict[str, float]] = {}
-    for backbone, method in wanted:
+    matrix = [(backbone, method) for backbone in epochs for method in methods]
+    missing = [pair for pair in matrix if pair not in pairs]
+    backbones: dict[str, dict[str, float]] = {backbone: {} for backbone in epochs}
+    for backbone, method in matrix:
         if (backbone, method) in pairs:
-            pair = pairs[backbone, method]
+            pair, hours = pairs[backbone, method], backbones[backbone]
             alone = sum(_dataset_s(backbone, name, pair, epochs[backbone]) for name in DATASETS) / 3600
-            for workers, gain in _gains(pair).items():
-                row = hours.setdefault(workers, dict.fromkeys(epochs, 0.0))
-                row[backbone] += alone / gain
-    found = [pair for pair in wanted if pair in pairs]
+            for workers, together in pair["packed"].items():
+                gain = together["steps_per_s"] / pair["packed"]["1"]["steps_per_s"]
+                hours[workers] = hours.get(workers, 0.0) + alone / gain
+    counts = dict.fromkeys(workers for hours in backbones.values() for workers in hours)
     return {
         "gpu": measured.get("gpu"),
-        "hours": {workers: sum(row.values()) for workers, row in hours.items()},
-        "backbones": {b: {workers: row[b] for workers, row in hours.items()} for b in epochs},
-        "missing": ["/".join(pair) for pair in wanted if pair not in pairs],
-        "trainings": len(found) * len(DATASETS) * SEEDS * (1 + TRAIN_RATIOS),
+        "hours": {n: sum(hours.get(n, 0.0) for hours in backbones.values()) for n in counts},
+        "backbones": backbones,
+        "missing": ["/".join(pair) for pair in missing],
+        "trainings": (len(matrix) - len(missing)) * len(DATASETS) * SEEDS * (1 + TRAIN_RATIOS),
         "assumptions": _assumptions(epochs),
     }
 
@@ -59,15 +61,9 @@ def _dataset_s(backbone: str, dataset: str, pair: Mapping[str, Any], epochs: int
     size, measured_size = batch_size(backbone, dataset), batch_size(backbone, "mosi")
     step_s = max(1.0, size / measured_size) / pair["steps_per_s"]["fp32"]
     clip_s = 1 / pair["evaluated_clips_per_s"]
-    epoch_s = steps_per_epoch(train, size) * step_s + valid * clip_s
+    epoch_s = len(batches(np.arange(train), size)) * step_s + valid * clip_s
     tests = TEST_RATIOS + TRAIN_RATIOS  # a training on occluded clips is tested on clean ones alone
     return SEEDS * ((1 + TRAIN_RATIOS) * (epochs * epoch_s + valid * clip_s) + tests * test * clip_s)
-
-
-def _gains(pair: Mapping[str, Any]) -> dict[str, float]:
-    """How many times as many steps so many workers do together as one alone, by their number."""
-    packed = pair["packed"]
-    return {n: found["steps_per_s"] / packed["1"]["steps_per_s"] for n, found in packed.items()}
 
 
 def batch_size(backbone: str, like: str) -> int:
@@ -75,12 +71,6 @@ def batch_size(backbone: str, like: str) -> int:
     size = resolve_settings(BACKBONES[backbone], BACKBONES[backbone].Settings(), like).batch_size
     assert size is not None, "settings are resolved"
     return size
-
-
-def steps_per_epoch(clips: int, size: int) -> int:
-    """Batches of an epoch; a last one of a single clip joins the one before."""
-    whole, rest = divmod(clips, size)
-    return max(1, whole + (rest > 1))
 
 
 def _assumptions(epochs: Mapping[str, int]) -> list[str]:

@@ -28,11 +28,8 @@ class MeanNet(nn.Module):
     def __init__(self, width: int, hidden: int, dropout: float):
         super().__init__()
         layers = [nn.Linear(width, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, hidden)]
-        self.norm, self.dropout, self.layers = (
-            nn.BatchNorm1d(width),
-            nn.Dropout(dropout),
-            nn.ModuleList(layers),
-        )
+        self.norm, self.dropout = nn.BatchNorm1d(width), nn.Dropout(dropout)
+        self.layers = nn.ModuleList(layers)
 
     def forward(self, x: Tensor) -> Tensor:
         """Over the mean of all steps, padding included."""
@@ -68,11 +65,8 @@ class TFN(nn.Module):
         self.text = LastState(WIDTHS["text"], 128, 32)
         self.audio, self.vision = MeanNet(WIDTHS["audio"], 32, 0.3), MeanNet(WIDTHS["vision"], 128, 0.3)
         self.dropout = nn.Dropout(0.5)
-        self.first, self.second, self.third = (
-            nn.Linear(33 * 33 * 129, 64),
-            nn.Linear(64, 64),
-            nn.Linear(64, 1),
-        )
+        self.first = nn.Linear(33 * 33 * 129, 64)
+        self.second, self.third = nn.Linear(64, 64), nn.Linear(64, 1)
 
     def forward(self, x: Features) -> Tensor:
         """The outer product of three vectors, read by three layers."""
@@ -93,9 +87,8 @@ class LMF(nn.Module):
         self.text = LastState(WIDTHS["text"], 128, 64)
         self.audio, self.vision = MeanNet(WIDTHS["audio"], 16, 0.3), MeanNet(WIDTHS["vision"], 128, 0.3)
         widths = {"text": 64, "audio": 16, "vision": 128}
-        self.factors = nn.ParameterDict(
-            {m: nn.Parameter(torch.empty(3, w + 1, 1)) for m, w in widths.items()}
-        )
+        factors = {m: nn.Parameter(torch.empty(3, w + 1, 1)) for m, w in widths.items()}
+        self.factors = nn.ParameterDict(factors)
         self.weights, self.bias = nn.Parameter(torch.empty(1, 3)), nn.Parameter(torch.zeros(1, 1))
         for parameter in (*self.factors.values(), self.weights):
             nn.init.xavier_normal_(parameter)

@@ -2,37 +2,40 @@
 
 import json
 import subprocess
+from dataclasses import asdict
 
+import numpy as np
 import pytest
 import torch
 
 from backbones import BACKBONES
-from backbones.base import resolve_settings
 from backbones.batch import MODALITIES, Latents
-from harness.data.store import save_dataset
+from harness.data.store import load_dataset, save_dataset
 from harness.data.synthetic import SyntheticSettings, generate
 from harness.errors import UserError
+from harness.train import step
 from harness.train.splits import ResidentSplit
+from methods import METHODS
 from tests.perf import __main__ as report
-from tests.perf import against, child, compare, growth, steps
-from tests.perf.child import Child, ChildError
-from tests.perf.draw import draw
+from tests.perf import subjects, turns
+from tests.perf.bounds import Measurement, Section, draw, markdown, readable
+from tests.perf.child import ROOT, Child, ChildError, watched
 from tests.perf.reference import MODELS, WIDTHS, PlainTraining
-from tests.perf.rows import Part, Row, markdown, readable
-from tests.perf.subjects import Training, plain
-from tests.support.builders import make_sizes
+from tests.support.builders import MIXING, make_backbone, make_batch, make_sizes
 
 
 @pytest.fixture(scope="module")
-def dataset():
-    return generate(SyntheticSettings("synthetic_mosi", "quick", 60, False, 0))[0]
-
-
-@pytest.fixture(scope="module")
-def data(dataset, tmp_path_factory):
+def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "stored"
-    save_dataset(dataset, folder)
+    save_dataset(generate(SyntheticSettings("synthetic_mosi", "quick", 60, False, 0))[0], folder)
     return str(folder)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Measurements set the number of threads of their process."""
+    yield
+    torch.set_num_threads(1)
 
 
 # The plain reference is the same model
@@ -81,8 +84,7 @@ def test_the_reference_computes_what_the_backbone_does(name):
     torch.manual_seed(0)
     reference = MODELS[name]().eval()
     sizes = make_sizes(tuple(WIDTHS.values()), (6, 9, 12))
-    kind = BACKBONES[name]
-    ours = kind(resolve_settings(kind, kind.Settings(padding="reference"), "mosi"), sizes).eval()
+    ours = make_backbone(name, sizes, padding="reference").eval()
     missing, unexpected = ours.load_state_dict(our_weights(name, reference), strict=False)
     assert not unexpected
     assert set(missing) <= {"output_range", "output_shift"}
@@ -98,43 +100,73 @@ def test_the_reference_computes_what_the_backbone_does(name):
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_the_parts_of_a_step_make_it_up(dataset, backbone):
-    found = Training(dataset, backbone, 1, {}).measure(method="ms_mix", steps=2, evaluate=True)
-    parts = sum(found[f"{part}_s"] for part in steps.PARTS)
-    assert parts == pytest.approx(found["step_s"])
-    assert all(found[f"{part}_s"] > 0 for part in steps.PARTS)
-    assert 0 < found["valid_forward_s"] < found["valid_s"]
-    assert found["peak_mb"] > 50
-    assert 0 < steps.harness_share(found) < 100
+def test_the_parts_of_a_step_make_it_up(data, backbone):
+    times = subjects.ours(data, backbone, 1)(method="ms_mix", steps=2, evaluate=True)
+    parts = [times[f"{part}_s"] for part in turns.STEP_PARTS]
+    assert sum(parts) == pytest.approx(times["step_s"])
+    assert min(parts) > 0
+    assert 0 < times["valid_forward_s"] < times["valid_s"]
+    assert times["peak_mb"] > 50
 
 
-def test_sizes_are_what_is_asked_for(dataset):
-    training = Training(dataset, "lmf", 1, {})
-    whole, few = training.measure(steps=1), training.measure(steps=1, clips=20)
-    assert (whole["steps"], few["steps"]) == (-(-len(dataset.splits["train"]) // 64), 1)
-    assert training.measure(steps=1, fraction=0.5, padded=False)["step_s"] > 0
+def test_sizes_are_what_is_asked_for(data):
+    measure, dataset = subjects.ours(data, "lmf", 1), load_dataset(data)
+    assert measure(steps=1)["steps"] == -(-len(dataset.splits["train"]) // 64)
+    assert measure(steps=1, clips=20, fraction=0.5, padded=False)["steps"] == 1
+    for padded in (True, False):
+        split = subjects.resized(dataset, 20, 0.5, padded).splits["train"]
+        for m in MODALITIES:
+            most = round(dataset.splits["train"].features[m].shape[1] / 2)
+            stated = np.ceil(dataset.splits["train"].lengths[m][:20] / 2)
+            assert split.features[m].shape[:2] == (20, most)
+            np.testing.assert_array_equal(split.lengths[m], stated.clip(1, most) if padded else most)
 
 
-def test_the_reference_trains_on_the_same_batches(dataset, data):
-    """Widths of the quick data differ, so its model is made to fit; what it is given is looked at."""
-    seen, threads = [], torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(PlainTraining, "step", lambda self, features, labels: seen.append(labels.tolist()))
-        patch.setattr(ResidentSplit, "take", taken(seen_by_us := []))
-        assert plain(data, "lmf", threads)(steps=1)["steps"] == 1
-        Training(dataset, "lmf", threads, {}).measure(steps=1, warm_up=0)
-    assert seen == seen_by_us
+def test_the_reference_trains_on_the_same_batches(data, monkeypatch):
+    """Widths of the quick data differ, so its steps are only recorded."""
+    reference_labels, our_labels, take = [], [], ResidentSplit.take
 
-
-def taken(seen):
-    plain_take = ResidentSplit.take
-
-    def take(self, index):
-        batch = plain_take(self, index)
-        seen.append(batch.labels.tolist())
+    def recorded(self, index):
+        batch = take(self, index)
+        our_labels.append(batch.labels.tolist())
         return batch
 
-    return take
+    monkeypatch.setattr(
+        PlainTraining, "step", lambda self, _, labels: reference_labels.append(labels.tolist())
+    )
+    monkeypatch.setattr(ResidentSplit, "take", recorded)
+    assert subjects.plain(data, "lmf", 1)(steps=1)["steps"] == 1
+    subjects.ours(data, "lmf", 1)(steps=1, warm_up=0)
+    assert reference_labels == our_labels
+
+
+@pytest.mark.parametrize("name", MIXING)
+def test_own_work_is_the_step_without_the_given_mixed_examples(name, monkeypatch):
+    """A full step takes 3 s and a replayed one 2 s here; the replayed one calls no method."""
+    clock, calls = iter(x for start in range(0, 100, 10) for x in (start, start + 3, start, start + 2)), []
+    monkeypatch.setattr(subjects.time, "process_time", lambda: next(clock))
+    forward = METHODS[name].forward
+    monkeypatch.setattr(METHODS[name], "forward", lambda *given: calls.append(1) or forward(*given))
+    cost = subjects.method_cost("lmf", name, 2, make_sizes())
+    assert cost == {"step_s": 3, "own": pytest.approx(1 / 3)}
+    assert len(calls) == subjects.WARM_UP + 2 + 1, "mixed once for all replays"
+
+
+@pytest.mark.parametrize("name", ["mixup", "manifold_mixup", "ms_mix"])
+def test_given_mixed_examples_have_the_losses_of_their_method_and_no_gradient(name, monkeypatch):
+    sizes = make_sizes()
+    backbone = make_backbone("lmf", sizes).eval()
+    method = METHODS[name](METHODS[name].Settings(), backbone.latent_widths, 3.0)
+    batch, made, mix_batch = make_batch(sizes, 6), [], step.mix_batch
+    drawn = method.draw(np.random.default_rng(0), batch.labels.numpy())
+    monkeypatch.setattr(step, "mix_batch", lambda *given: made.append(mix_batch(*given)) or made[0])
+    expected = step.step_losses(backbone, method, batch, drawn)
+    mixed = subjects.detached(made[0])
+    monkeypatch.setattr(step, "mix_batch", lambda *_: mixed)
+    for a, b in zip(expected, step.step_losses(backbone, method, batch, drawn), strict=True):
+        torch.testing.assert_close(a, b)
+    tensors = [*mixed.latents.values.values(), mixed.labels, mixed.penalty, mixed.label_weights]
+    assert not any(x.requires_grad for x in tensors)
 
 
 # Processes
@@ -148,44 +180,54 @@ def test_a_child_answers_in_turn(data):
 
 
 def test_a_child_that_dies_says_why(data):
-    with pytest.raises(ChildError, match="KeyError: 'lmff'"):
-        Child("tests.perf.subjects:ours", {"data": data, "backbone": "lmff", "threads": 1}).__enter__()
+    with pytest.raises(ChildError, match="KeyError: 'lmff'"), turns.ours(data, "lmff") as measuring:
+        measuring.ask(steps=1)
+
+
+def test_a_stopwatch_adds_up_and_leaves_no_trace():
+    class Home:
+        square, fail = staticmethod(lambda x: x * x), staticmethod(lambda: 1 / 0)
+
+    before = dict(vars(Home))
+    with watched(a=(Home, "square"), b=(Home, "fail"), c=(Home, "__init__")) as spent:
+        assert Home.square(3) == 9
+        with pytest.raises(ZeroDivisionError):
+            Home.fail()
+    assert min(spent["a"], spent["b"]) > spent["c"] == 0
+    assert vars(Home) == before
 
 
 # The report
 
 
 def test_bounds():
-    assert Row("a", 1.0, "s", 1.0).holds
-    assert not Row("a", 1.1, "s", 1.0).holds
-    assert Row("a", 1.1, "times", 1.0, least=True).holds
-    assert not Row("a", 0.9, "times", 1.0, least=True).holds
-    assert not Row("a", float("nan"), "s", 1.0).holds
-    assert Row("a", float("nan"), "s").holds
-    text = "\n".join(markdown([Part("p", "Title", "How.", (Row("a", 0.9, "times", 1.0, least=True),))]))
-    assert "| a | 0.900 | times | ≥ 1 BROKEN |" in text
+    assert Measurement("a", 1.0, "s", 1.0).holds
+    assert not Measurement("a", 1.1, "s", 1.0).holds
+    assert Measurement("a", 1.1, "times", 1.0, least=True).holds
+    assert not Measurement("a", 0.9, "times", 1.0, least=True).holds
+    assert not Measurement("a", float("nan"), "s", 1.0).holds
+    assert Measurement("a", float("nan"), "s").holds
+    broken = Section("p", "Title", "How.", (Measurement("a", 0.9, "times", 1.0, least=True),))
+    assert "| a | 0.900 | times | ≥ 1 BROKEN |" in list(markdown([broken]))
     assert [readable(x) for x in (1234.5, 12.34, 0.01234, 0)] == ["1234", "12.3", "0.0123", "0"]
 
 
-def test_exponents():
-    assert growth.exponent((1, 2, 4), [3.0, 6.0, 12.0]) == pytest.approx(1)
-    assert growth.exponent((0.5, 1), [1.0, 4.0]) == pytest.approx(2)
+def test_exponents_and_ratios():
+    assert turns.exponent((1, 2, 4), [3.0, 6.0, 12.0]) == pytest.approx(1)
+    assert turns.exponent((0.5, 1), [1.0, 4.0]) == pytest.approx(2)
+    theirs, mine = ([{"step_s": s} for s in times] for times in ((4.0, 9.0, 2.0), (2.0, 3.0, 2.0)))
+    assert turns.median_ratio(theirs, mine) == 2
 
 
-def test_ratios_are_medians_over_rounds():
-    theirs, ours = ([{"step_s": s} for s in times] for times in ((4.0, 9.0, 2.0), (2.0, 3.0, 2.0)))
-    assert against.ratio(theirs, ours) == 2
+TIMES = {f"{part}_s": 0.1 for part in turns.STEP_PARTS} | {"step_s": 0.6, "steps": 10, "peak_mb": 100.0}
+TIMES |= {"valid_s": 0.5, "valid_forward_s": 0.4, "own": 0.12}
 
 
-FOUND = {f"{part}_s": 0.1 for part in steps.PARTS} | {"step_s": 0.6, "steps": 10, "peak_mb": 100.0}
-FOUND |= {"valid_s": 0.5, "valid_forward_s": 0.4}
+class ReadyChild:
+    """Stands for a measuring process; a step takes 0.6 s, one of the reference 1.8 s."""
 
-
-class Ready:
-    """Stands for a measuring process; everything takes as long as `FOUND` says, the reference's a second."""
-
-    def __init__(self, factory, arguments, as_worker=True, root=child.ROOT):
-        self.found = FOUND if factory.endswith(":ours") else {**FOUND, "step_s": 1.8}
+    def __init__(self, factory, arguments, as_worker=True, root=ROOT):
+        self.times = {**TIMES, "step_s": 1.8} if factory.endswith(":plain") else TIMES
 
     def __enter__(self):
         return self
@@ -194,92 +236,80 @@ class Ready:
         pass
 
     def ask(self, **_):
-        return self.found
+        return self.times
 
-    def begin(self, **_):
-        pass
-
-    end = ask
+    begin = end = ask
 
 
 @pytest.fixture
 def ready(monkeypatch):
-    for module in (against, steps, growth, compare):
-        monkeypatch.setattr(module, "Child", Ready)
+    monkeypatch.setattr(turns, "Child", ReadyChild)
+    monkeypatch.setattr(turns, "BACKBONES", ["tfn"])
 
 
-def test_the_part_against_the_reference(ready):
-    part = against.measure("")
-    rows = {row.name: row for row in part.rows}
+def test_the_sections_of_training_hold_their_bounds_against_what_is_measured(ready):
+    sections = [turns.reference(""), *turns.steps(""), turns.methods(), turns.growth("")]
+    rows = {row.name: row for section in sections for row in section.rows}
+    assert (rows["lmf, reference"].value, rows["lmf, ours"].value) == pytest.approx((18, 6))
     assert rows["tfn, ratio"].value == pytest.approx(3)
     assert rows["tfn, two processes at once, ratio"].value == pytest.approx(6)
-    assert (rows["lmf, reference"].value, rows["lmf, ours"].value) == pytest.approx((18, 6))
-    broken = {row.name for row in part.rows if not row.holds}
-    assert broken == {
+    steps = [rows[f"tfn, mixup, {what}"].value for what in ("step", "epoch", "peak memory")]
+    assert steps == pytest.approx([600, 6.5, 100])
+    # Of 6.5 s: ten steps with four parts of arithmetic, 0.1 s each, and 0.4 s of evaluation's passes.
+    assert rows["tfn, harness"].value == pytest.approx(100 * (1 - 4.4 / 6.5))
+    assert rows["tfn, forward"].value == pytest.approx(100 / 6.5)
+    assert [row.value for name, row in rows.items() if name.endswith("exponent")] == [0, 0]
+    without = {"advmixup", "ms_mix", "ms_mix_released"}
+    assert {name for name, row in rows.items() if not row.holds} == {
         "mult without dropout, ratio",
         "mult without dropout, no step is padding, ratio to the reference with dropout",
+        "tfn, harness",
+        *(f"{name}, own work" for name in set(MIXING) - without),
     }
+    assert sum(row.bound is not None for row in rows.values()) == 3 * 2 + 1 + 4 + 1 + len(MIXING) - 1 + 2
 
 
-def test_the_parts_of_an_epoch(ready):
-    whole, shares = steps.measure("", ["tfn"], ["none", "mixup"])
-    assert [row.value for row in whole.rows] == pytest.approx([600, 6.5, 100] * 2)
-    rows = {row.name: row.value for row in shares.rows}
-    # Of 6.5 s: ten steps with four parts of arithmetic, 0.1 s each, and 0.4 s of evaluation's passes.
-    assert rows["tfn, harness"] == pytest.approx(100 * (1 - 4.4 / 6.5))
-    assert rows["tfn, forward"] == pytest.approx(100 / 6.5)
-
-
-def test_growth_of_what_does_not_grow(ready):
-    part = growth.measure("", ["tfn"])
-    exponents = [row.value for row in part.rows if row.name.endswith("exponent")]
-    assert exponents == [0, 0]
-
-
-def test_the_picture_has_a_panel_for_each_part(ready, tmp_path):
-    parts = [
-        against.measure("", dict.fromkeys(against.ROUNDS, 1)),
-        *steps.measure("", ["tfn", "lmf"], ["none", "ms_mix"]),
-    ]
-    parts.append(growth.measure("", ["tfn", "lmf"]))
-    draw(parts, tmp_path / "perf.png")
+def test_the_plot_shows_what_has_a_bound(ready, tmp_path):
+    draw([turns.reference(""), turns.methods()], tmp_path / "perf.png")
     assert (tmp_path / "perf.png").stat().st_size > 20_000
-    draw([Part("cells", "Cells", "", ())], tmp_path / "none.png")
+    draw([turns.compare("", "HEAD")], tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
+
+
+def section(name, value=1.0):
+    return Section(name, name, "How.", (Measurement(name, value, "s", 2.0),))
 
 
 @pytest.mark.parametrize(("value", "status"), [(1.0, 0), (3.0, 1)])
 def test_the_command_writes_all_and_ends_with_its_verdict(tmp_path, monkeypatch, capsys, value, status):
-    made = Part("cells", "Cells", "How.", (Row("a", value, "s", 2.0),))
     monkeypatch.setattr(report, "stored_data", lambda var_dir: "")
-    monkeypatch.setattr(report, "PARTS", {"cells": lambda data: iter([made])})
+    monkeypatch.setattr(report, "PARTS", {"cells": lambda data: [section("cells", value)]})
     assert report.main([f"--var-dir={tmp_path}"]) == status
     assert ("BROKEN" in capsys.readouterr().out) == bool(status)
     stored = json.loads((tmp_path / "perf" / "perf.json").read_text())
     assert stored["parts"][0]["rows"][0]["value"] == value
     assert stored["machine"]["torch"] == torch.__version__
-    assert "| a |" in (tmp_path / "perf" / "perf.md").read_text()
+    assert "| cells |" in (tmp_path / "perf" / "perf.md").read_text()
 
 
-def test_what_was_measured_before_is_kept(tmp_path):
-    first, second = (Part(name, name, "How.", (Row(name, 1.0, "s", 2.0),)) for name in ("cells", "trials"))
-    report.write([first], tmp_path)
-    again = Part("trials", "trials", "How.", (Row("trials", 3.0, "s"),))
-    for parts in ([second], [again]):
-        report.write(parts, tmp_path)
-    machine = json.loads((tmp_path / "perf.json").read_text())["machine"]
-    assert report.kept(tmp_path / "perf.json", machine) == {"cells": first, "trials": again}
-    assert report.kept(tmp_path / "perf.json", {**machine, "cores": 0}) == {}
-    report.write([second], tmp_path, base="HEAD")
-    assert list(report.kept(tmp_path / "compare.json", machine)) == ["trials"]
-    (tmp_path / "perf.json").write_text("[]")
-    assert report.kept(tmp_path / "perf.json", machine) == {}
+def test_what_was_measured_before_stays(tmp_path):
+    again, file = section("trials", 3.0), tmp_path / "perf.json"
+    for sections in ([section("cells")], [section("trials")], [again]):
+        report.write(sections, tmp_path)
+    machine = json.loads(file.read_text())["machine"]
+    assert report.earlier_sections(file, machine) == {"cells": section("cells"), "trials": again}
+    assert report.earlier_sections(file, {**machine, "cores": 0}) == {}
+    report.write([again], tmp_path, base="HEAD")
+    assert list(report.earlier_sections(tmp_path / "compare.json", machine)) == ["trials"]
+    file.write_text("[]")
+    assert report.earlier_sections(file, machine) == {}
+    assert Section.of(json.loads(json.dumps(asdict(again)))) == again
 
 
-@pytest.mark.parametrize(("given", "sentence"), [("--only=stepz", "Did you mean 'steps'?")])
-def test_bad_input(given, sentence, capsys):
-    assert report.main([given]) == 2
-    assert sentence in capsys.readouterr().err
+def test_an_unknown_part_is_refused(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        report.main(["--only=cells,stepz"])
+    assert "Did you mean 'steps'?" in capsys.readouterr().err
 
 
 # Two checkouts
@@ -287,10 +317,11 @@ def test_bad_input(given, sentence, capsys):
 
 @pytest.fixture
 def repository(tmp_path, monkeypatch):
-    """A repository of two revisions, whose perf is this one's."""
+    """A repository of two revisions, each with its own measurement."""
     root = tmp_path / "repository"
-    (root / "perf").mkdir(parents=True)
-    monkeypatch.setattr(compare, "ROOT", root)
+    for name in ("perf", "support"):
+        (root / "tests" / name).mkdir(parents=True)
+    monkeypatch.setattr(turns, "ROOT", root)
 
     def git(*arguments):
         names = ["-c", "user.name=a", "-c", "user.email=a@b"]
@@ -298,7 +329,7 @@ def repository(tmp_path, monkeypatch):
 
     git("init", "-q")
     for number in (1, 2):
-        (root / "perf" / "subjects.py").write_text(str(number))
+        (root / "tests" / "perf" / "subjects.py").write_text(str(number))
         (root / "code.py").write_text(str(number))
         git("add", ".")
         git("commit", "-qm", "a")
@@ -306,20 +337,17 @@ def repository(tmp_path, monkeypatch):
 
 
 def test_a_base_is_another_revision_with_this_measurement(repository):
-    with compare.checkout("HEAD~1") as root:
+    with turns.checkout("HEAD~1") as root:
         assert (root / "code.py").read_text() == "1"
-        assert (root / "perf" / "subjects.py").read_text() == "2"
+        assert (root / "tests" / "perf" / "subjects.py").read_text() == "2"
     assert not root.exists()
     listed = subprocess.run(["git", "-C", repository, "worktree", "list"], capture_output=True, text=True)
     assert len(listed.stdout.splitlines()) == 1
-
-
-def test_an_unknown_revision_is_refused(repository):
-    with pytest.raises(UserError, match="BASE=nowhere cannot be checked out"), compare.checkout("nowhere"):
+    with pytest.raises(UserError, match="BASE=nowhere cannot be checked out"), turns.checkout("nowhere"):
         pass
 
 
 def test_ratios_of_two_checkouts(repository, ready):
-    part = compare.measure("", "HEAD~1", ["tfn"], rounds=1)
+    part = turns.compare("", "HEAD~1")
     assert {row.name for row in part.rows} >= {"tfn, none, epoch", "tfn, ms_mix, peak memory"}
     assert all(row.value == 1 for row in part.rows)

@@ -3,7 +3,6 @@ a store cell by cell. No clock is judged."""
 
 import math
 import shutil
-import sys
 
 import numpy as np
 import pytest
@@ -12,14 +11,15 @@ import sqlalchemy
 from harness.benchmark import main as benchmark
 from harness.config.compose import load_benchmark
 from harness.ledger import Ledger
+from harness.metrics import METRICS
 from harness.plan import make_plan
 from harness.tracking.tags import result_tags
 from harness.tracking.tracker import Tracker
 from reports.export import main as export
-from tests.perf import scale
-from tests.perf.draw import draw
-from tests.perf.stored import store_claims, store_runs
-from tests.perf.timed import timed
+from reports.loading import load_study
+from reports.stored_runs import StudyRuns
+from tests.perf import made_up, scale
+from tests.perf.child import ChildError, timed
 
 MANY = 10 * scale.FEW
 
@@ -27,68 +27,84 @@ MANY = 10 * scale.FEW
 @pytest.fixture(scope="module")
 def filled(new_var):
     """Studies that are done, of few and of ten times as many cells, by their numbers of cells."""
-    found = {}
+    folders = {}
     for cells in (scale.FEW, MANY):
-        found[cells] = folder = new_var()
+        folders[cells] = folder = new_var()
         if cells == MANY:  # generating data takes longer than all else
-            shutil.copytree(found[scale.FEW] / "cache", folder / "cache")
+            shutil.copytree(folders[scale.FEW] / "cache", folder / "cache")
         scale.fill(folder, cells)
-    return found
+    return folders
 
 
 @pytest.fixture
 def statements():
     """Every statement that any database of this process is given from now on."""
-    found = []
+    texts = []
 
     def note(connection, cursor, statement, *_):
-        found.append(statement)
+        texts.append(statement)
 
     sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", note)
-    yield found
+    yield texts
     sqlalchemy.event.remove(sqlalchemy.Engine, "before_cursor_execute", note)
+
+
+def planned(folder, cells):
+    return make_plan(load_benchmark(scale.request(folder, cells))).cells
 
 
 # Made-up runs
 
 
 def test_they_are_as_logged_ones(filled, var_dir):
-    first, *_ = make_plan(load_benchmark(scale.request(filled[scale.FEW], scale.FEW))).cells
-    result, tags = scale.stub(first), {"git_commit": "0" * 40}
-    logged, made = Tracker(None, var_dir, "logged"), Tracker(None, var_dir, "made")
+    first, *_ = planned(filled[scale.FEW], scale.FEW)
+    result, tags = made_up.lean_result(first), {"git_commit": "0" * 40}
+    logged, stored = Tracker(None, var_dir, "logged"), Tracker(None, var_dir, "made")
     logged.finish(logged.log(first, result, tags, 0.0), result)
-    store_runs(made, [(first, result)], tags)
-    [one], [other] = (list(tracker.complete().values()) for tracker in (logged, made))
+    made_up.store_runs(stored, [(first, result)], **tags)
+    [one], [other] = (list(tracker.complete().values()) for tracker in (logged, stored))
     assert one.tags == other.tags
     assert one.metrics == other.metrics
-    assert len(one.metrics) == 20
     for kind in ("params", "tags", "metrics"):
         left, right = (getattr(logged.client.get_run(r.run_id).data, kind) for r in (one, other))
         assert left == right, kind
-    left, right = logged.load(one), made.load(other)
+    left, right = logged.load(one), stored.load(other)
     assert left.to_json() == right.to_json()
     np.testing.assert_array_equal(left.predictions.ids, right.predictions.ids)
     assert set(result_tags(result)) <= set(one.tags)
 
 
 def test_claims_are_those_of_cells_that_are_done(tmp_path, filled):
-    cells = make_plan(load_benchmark(scale.request(filled[scale.FEW], scale.FEW))).cells
+    cells = planned(filled[scale.FEW], scale.FEW)
     uri = f"sqlite:///{tmp_path / 'ledger.db'}"
-    store_claims(uri, "s", cells)
+    made_up.store_claims(uri, "s", cells)
     with Ledger(uri, "s") as ledger:
         assert ledger.done() == {cell.cell_id for cell in cells}
         assert not ledger.claim(cells[0].cell_id)
 
 
-@pytest.mark.parametrize("cells", [scale.FEW, MANY])
-def test_a_request_plans_as_many_cells_as_it_says(filled, cells):
-    plan = make_plan(load_benchmark(scale.request(filled[scale.FEW], cells)))
-    assert len({cell.cell_id for cell in plan.cells}) == cells
-
-
-def test_a_number_of_cells_that_makes_no_matrix_is_refused(tmp_path):
+def test_a_request_plans_as_many_cells_as_it_says(filled, tmp_path):
+    for cells in filled:
+        assert len({cell.cell_id for cell in planned(filled[scale.FEW], cells)}) == cells
     with pytest.raises(AssertionError, match="21 cells"):
         scale.request(tmp_path, 21)
+
+
+def test_the_papers_matrix_is_read_as_runs_of_trainings(var_dir):
+    tracker, count = Tracker(None, var_dir, scale.STUDY), 730
+    scale.fill_paper(tracker, count)
+    study = load_study(StudyRuns(tracker))
+    cells = {cell.cell_id: cell for cell in scale.paper_cells(var_dir, count)}
+    assert set(study.frame["cell_id"]) == set(cells)
+    assert study.counts()["done"] == count
+    tests = study.frame[study.frame["split"] == "test"]
+    for cell_id, rows in tests.groupby("cell_id"):
+        cell = cells[cell_id]
+        assert len(rows) == len(cell.ratios) * (len(METRICS[cell.metrics]) + 1)
+    assert {"epoch", "cell", "valid"} <= set(study.frame["split"])
+    assert set(study.sampled["method"]) == {cell.method for cell in cells.values()} - {"none"}
+    arrays = study.samples(study.sampled["run_id"].iloc[0])
+    assert arrays["mixed_text"].shape == (made_up.SAMPLE, made_up.WIDTH)
 
 
 # Nothing is asked cell by cell
@@ -111,11 +127,11 @@ def test_a_resume_asks_the_stores_as_often_whatever_the_number_of_cells(filled, 
 
 
 def test_an_export_asks_the_store_as_often_whatever_the_number_of_cells(filled, statements):
-    asked = {
-        cells: count(statements, lambda folder=folder: export(scale.wanted(folder, 0)))
-        for cells, folder in filled.items()
-    }
-    assert asked[scale.FEW] == asked[MANY] < MANY
+    few, many = (
+        count(statements, lambda folder=folder: export(scale.export_request(folder, 0)))
+        for folder in filled.values()
+    )
+    assert few == many < MANY
 
 
 def test_numbers_are_read_in_pages(filled, statements, monkeypatch):
@@ -134,11 +150,18 @@ def test_numbers_are_read_in_pages(filled, statements, monkeypatch):
 
 
 def test_the_largest_size_is_held_against_the_bounds(monkeypatch):
-    slow = {"plan": 0.001, "resume": 0.01, "export": 0.001}
+    """Processes start in 3 s; exports grow with the power 1.3."""
+
+    def cost(kind, command, *arguments):
+        settings = dict(argument.split("=") for argument in arguments)
+        seeds = settings.get("seeds")
+        cells = int(settings["var_dir"].rpartition("/")[2]) if seeds is None else 20 * len(seeds.split(","))
+        beyond = {scale.PLAN: 1e-3 * cells, "reports.export": 1e-4 * cells**1.3}.get(command, 1e-2 * cells)
+        return {"cpu_s": 3.0 + beyond * (cells > scale.FEW), "s": beyond, "mb": 1100.0}
+
     monkeypatch.setattr(scale, "fill", lambda folder, cells: None)
-    monkeypatch.setattr(scale, "cost", lambda command, folder, cells: (slow[command] * cells, 1100.0))
-    monkeypatch.setattr(scale, "growth", lambda command, folders: 1.3 if command == "export" else 1.0)
-    rows = {row.name: row for row in scale.measure((1000, 2000), (1000, 8000)).rows}
+    monkeypatch.setattr(scale, "timed", cost)
+    rows = {row.name: row for row in scale.scale((1000, 2000), (1000, 8000)).rows}
     assert len(rows) == 3 * (3 * 2 + 1)
     assert {name for name, row in rows.items() if not row.holds} == {
         "plan, 2000 cells, peak memory",
@@ -147,64 +170,34 @@ def test_the_largest_size_is_held_against_the_bounds(monkeypatch):
         "export, 8000 cells, peak memory",
         "export, exponent",
     }
+    assert math.isclose(rows["export, exponent"].value, 1.3, rel_tol=1e-6)
     assert rows["resume, 1000 cells, peak memory"].bound is None
 
 
-def test_the_picture_shows_the_commands(monkeypatch, tmp_path):
-    monkeypatch.setattr(scale, "fill", lambda folder, cells: None)
-    monkeypatch.setattr(scale, "cost", lambda command, folder, cells: (1e-3 * cells, 100.0))
-    monkeypatch.setattr(scale, "growth", lambda command, folders: 1.0)
-    draw([scale.measure()], tmp_path / "perf.png")
-    assert (tmp_path / "perf.png").stat().st_size > 10_000
-
-
-@pytest.mark.parametrize("power", [1.0, 2.0])
-def test_the_exponent_leaves_out_what_few_cells_take(monkeypatch, tmp_path, power):
-    class FakeChild:
-        def __init__(self, factory, arguments, as_worker):
-            assert factory == "tests.perf.scale:warm"
-            self.calls = 0
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            pass
-
-        def ask(self, folder, cells):
-            self.calls += 1
-            start = 60.0 if self.calls == 1 else 3.0
-            return {"cpu_s": start + (0.0 if cells == scale.FEW else 1e-3 * cells**power)}
-
-    monkeypatch.setattr(scale, "Child", FakeChild)
-    found = scale.growth("plan", dict.fromkeys((scale.FEW, 1000, 10_000), tmp_path))
-    assert math.isclose(found, power, rel_tol=1e-6)
-
-
-def test_a_warm_command_says_its_cpu_time_alone(filled, capsys):
-    measure = scale.warm("plan")
-    assert measure(str(filled[scale.FEW]), scale.FEW)["cpu_s"] > 0
-    assert scale.warm("export")(str(filled[scale.FEW]), scale.FEW)["cpu_s"] > 0
-    assert capsys.readouterr().out == "", "answers alone stand there"
-
-
-def test_a_command_that_ends_badly_is_no_measurement(tmp_path):
-    with pytest.raises(AssertionError, match="status 2"):
-        scale.warm("export")(str(tmp_path), scale.FEW)
-    with pytest.raises(AssertionError, match="no such thing"):
-        timed([sys.executable, "-c", "raise SystemExit('no such thing')"])
+@pytest.mark.parametrize(("seconds", "mb", "broken"), [(1, 100, 0), (11, 100, 1), (1, 4096, 2)])
+def test_reports_are_held_against_their_bounds(monkeypatch, var_dir, seconds, mb, broken):
+    monkeypatch.setattr(scale, "fill_paper", lambda tracker, count: None)
+    monkeypatch.setattr(scale, "Tracker", lambda *_: None)
+    monkeypatch.setattr(scale, "timed", lambda *_: {"s": seconds, "mb": mb})
+    part = scale.reports(7)
+    assert len(part.rows) == 4
+    assert sum(not row.holds for row in part.rows) == broken
 
 
 def test_the_peak_of_a_command_is_its_own():
     ours = np.ones(2**24)  # 128 MB
-    seconds, mb = timed([sys.executable, "-c", "pass"])
-    assert seconds > 0
-    assert 1 < mb < ours.nbytes / 2**20
-    assert timed([sys.executable, "-c", "x = bytearray(2**28)"])[1] > 256
+    cost = timed("-c", "pass")
+    assert min(cost["s"], cost["cpu_s"]) > 0
+    assert 1 < cost["mb"] < ours.nbytes / 2**20
+    assert timed("-c", "x = bytearray(2**28)")["mb"] > 256
+    with pytest.raises(ChildError, match="no such thing"):
+        timed("-c", "raise SystemExit('no such thing')")
 
 
 @pytest.mark.soak
 def test_all_commands_are_measured():
-    rows = {row.name: row.value for row in scale.measure((100, 200), (100, 200)).rows}
+    rows = {row.name: row.value for row in scale.scale((100, 200), (100, 200)).rows}
     assert len(rows) == 21
+    rows |= {row.name: row.value for row in scale.reports(48).rows}
     assert all(value > 0 for name, value in rows.items() if "exponent" not in name)
+    assert rows["report, again"] < rows["report, first"], "nothing is drawn again"

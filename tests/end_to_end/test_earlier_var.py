@@ -1,0 +1,99 @@
+"""A var_dir that an earlier version wrote: resumed, exported and reported without training anything."""
+
+import contextlib
+import re
+import shlex
+import sqlite3
+import subprocess
+import sys
+import tarfile
+
+import pandas as pd
+import pytest
+
+from harness.benchmark import main as benchmark
+from harness.errors import UserError
+from harness.tracking.tracker import Tracker
+from reports.build import main as build
+from reports.export import main as export
+from sweeps.run import main as sweep
+from tests.support.paths import GOLDEN
+
+SETTINGS = [
+    *("study=s", "launcher=inline", "report=false"),
+    *(
+        "datasets=[synthetic_mosi]",
+        "dataset.synthetic_mosi.clips=60",
+        "backbones=[lmf]",
+        "train.max_epochs=2",
+    ),
+    *("backbone.lmf.text_hidden=8", "backbone.lmf.audio_hidden=4", "backbone.lmf.vision_hidden=4"),
+    "backbone.lmf.rank=2",
+]
+MATRIX = ["methods=[none,mixup,'ms_mix{delta:0.4,sal:false}']", "seeds=[1111,1112]"]
+OCCLUSION = ["occlusion.ratios=[0,0.5]", "occlusion.protocols=[test,train]"]
+
+
+@pytest.fixture
+def earlier(tmp_path, monkeypatch):
+    """The earlier var_dir at its new place, its database upgraded if MLflow asks for it; training fails."""
+
+    def forbidden(*_, **__):
+        raise AssertionError("a cell is trained")
+
+    for place in ("harness.train.loop.train", "harness.launchers.job.train"):
+        monkeypatch.setattr(place, forbidden)
+    with tarfile.open(GOLDEN / "earlier_var.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    var = tmp_path / "var"
+    with contextlib.closing(sqlite3.connect(var / "mlflow.db")) as connection:
+        for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+            change = f"UPDATE {table} SET {column} = replace({column}, 'file:///somewhere/var', ?)"
+            connection.execute(change, [var.as_uri()])
+        connection.commit()
+    try:
+        Tracker(None, var, "s", create=False)
+    except UserError as refusal:
+        command = re.search(r"python (-m mlflow db upgrade '[^']*')", str(refusal))[1]
+        subprocess.run([sys.executable, *shlex.split(command)], check=True)
+    return var
+
+
+def runs(var, kind):
+    tracker = Tracker(None, var, "s", create=False)
+    return {run.run_id: run.tags for run in (tracker.trials() if kind == "trial" else tracker.runs())}
+
+
+def test_it_is_exported_to_the_same_bytes(earlier):
+    out, predictions = earlier.parent / "s.csv", earlier.parent / "s.parquet"
+    assert export([f"var_dir={earlier}", "study=s", f"out={out}", f"predictions={predictions}"]) == 0
+    assert out.read_bytes() == (earlier / "s.csv").read_bytes()
+    pd.testing.assert_frame_equal(pd.read_parquet(predictions), pd.read_parquet(earlier / "s.parquet"))
+
+
+def test_it_goes_on_where_it_was(earlier, capsys):
+    cells, trials = runs(earlier, "cell"), runs(earlier, "trial")
+    assert benchmark([f"var_dir={earlier}", *SETTINGS, *OCCLUSION, *MATRIX]) == 0
+    assert re.search(r"All \d+ cells of study 's' are done\.", capsys.readouterr().out)
+    assert sweep([f"var_dir={earlier}", *SETTINGS, "param=delta", "seeds=[1111,1112]"]) == 0
+    assert runs(earlier, "cell") == cells
+    assert runs(earlier, "trial") == trials
+
+
+def test_a_result_that_waited_for_mlflow_is_logged(earlier):
+    cells = runs(earlier, "cell")
+    assert benchmark([f"var_dir={earlier}", *SETTINGS, "methods=[none]", "seeds=[1113]"]) == 0
+    [added] = [tags for run_id, tags in runs(earlier, "cell").items() if run_id not in cells]
+    assert (added["method"], added["seed"]) == ("none", "1113")
+    assert not list((earlier / "spool" / "s").iterdir())
+
+
+@pytest.mark.slow
+def test_it_is_reported(earlier):
+    assert build([f"var_dir={earlier}", "study=s"]) == 0
+    folder = earlier / "reports" / "s"
+    assert "ms_mix[sass,sig]{delta:0.4}" in (folder / "index.html").read_text(encoding="utf-8")
+    for name in ("comparison", "occlusion", "sweep_delta"):
+        for suffix in ("csv", "md", "tex"):
+            text = (folder / "tables" / f"{name}.{suffix}").read_text(encoding="utf-8")
+            assert ("0.4" if name == "sweep_delta" else "mixup") in text
