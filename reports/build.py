@@ -19,7 +19,7 @@ from harness.cli import asks_for_help, importing, leave
 
 if TYPE_CHECKING:
     from harness.tracking.tracker import Tracker
-    from reports.stored_runs import StudyRuns
+    from reports.study_runs import StudyRuns
 
 HELP = """\
 usage: python -m reports.build study=NAME [KEY=VALUE ...]
@@ -40,7 +40,7 @@ def write_report(tracker: Tracker) -> list[Path]:
     """
     from harness.files import locked
     from harness.study.session import lock_of
-    from reports.stored_runs import StudyRuns
+    from reports.study_runs import StudyRuns
 
     folder = tracker.folder("reports")
     # Of drivers that end together, the one that waited finds it done.

@@ -42,10 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UserError("Nothing to export; give out=FILE.csv, predictions=FILE.parquet or both.")
         with importing():
             from harness.tracking.tracker import Tracker
-            from reports.frame import load_frame, version_notes
+            from reports.frame import COLUMNS, load_frame, version_notes
             from reports.predictions import prediction_tables, write_predictions
-            from reports.stats.intervals import COLUMNS
-            from reports.stored_runs import StudyRuns
+            from reports.study_runs import StudyRuns
 
         tracker = Tracker(config.tracking.uri, path_of(config.var_dir), str(config.study), create=False)
         runs, sweep = StudyRuns(tracker), config.sweep or None

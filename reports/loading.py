@@ -19,8 +19,8 @@ from harness.tracking.tracker import SWEEP, Run, Tracker
 from harness.tracking.versions import version_of
 from reports.frame import complete_cells, load_frame, metric_kinds, version_notes
 from reports.mlflow_links import LOCAL, Links
-from reports.stored_runs import StudyRuns
 from reports.study import OUTCOMES, SAMPLE_KEYS, Study
+from reports.study_runs import StudyRuns
 from reports.trials import load_trials
 
 PREFIX = "backbone_settings."

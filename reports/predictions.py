@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from harness.tracking.artifacts import to_table
 from reports.frame import complete_cells
-from reports.stored_runs import StudyRuns
+from reports.study_runs import StudyRuns
 
 SCHEMA = pa.schema(
     {

@@ -17,13 +17,13 @@ import pandas as pd
 from harness.tracking.tracker import Run
 from reports.frame import of_one_version
 from reports.stats.settings import GROUP, STATES
-from reports.stored_runs import Source
+from reports.study_runs import RunSource
 
 TRIAL = ("trial", "state", "reason", "params", "default", "objective", "objective_value", "synthetic")
 COLUMNS = (*GROUP, *TRIAL, "seed", "split", "metric", "value")
 
 
-def load_trials(source: Source) -> pd.DataFrame:
+def load_trials(source: RunSource) -> pd.DataFrame:
     """One row per number of each trial that ended, in an order of their names.
 
     A trial without any number has one row without seed, split, metric and value. Trials of a sweep with the

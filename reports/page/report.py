@@ -19,10 +19,10 @@ from reports.page.departures import departures
 from reports.page.html import Failure, Report, Shown, page
 from reports.study import OUTCOMES, Study
 from reports.tables import sweeps
-from reports.tables.aggregate import ablation_numbers, main_numbers, occlusion_numbers
 from reports.tables.cost import cost_table
 from reports.tables.datasets import dataset_table
 from reports.tables.scores import score_table
+from reports.tables.seed_means import ablation_numbers, main_numbers, occlusion_numbers
 from reports.tables.table import Table, to_latex, to_markdown
 
 PAGE = "index.html"

@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 
 from reports.frame import is_ablation, named
+from reports.stats.comparison import BASELINE
 from reports.stats.intervals import t_interval
 from reports.study import Study
-from reports.tables.aggregate import BASELINE, place
+from reports.tables.seed_means import place
 from reports.tables.table import Column, Part, Table, Value
 
 NAME, TITLE = "table5_cost", "Table 5: cost of training"

@@ -11,7 +11,7 @@ import pandas as pd
 from backbones.batch import MODALITIES
 from harness.data.dataset import SPLITS
 from reports.study import Study
-from reports.tables.aggregate import place
+from reports.tables.seed_means import place
 from reports.tables.table import Column, Part, Table, Value
 
 NAME, TITLE = "table1_datasets", "Table 1: data sets"

@@ -17,9 +17,10 @@ from harness.metrics import DIRECTION, METRICS
 from methods import METHODS
 from reports.frame import is_ablation
 from reports.names import METRIC_NAMES, base_method
+from reports.stats.comparison import BASELINE
 from reports.study import Study
-from reports.tables.aggregate import BASELINE, CONDITIONS
 from reports.tables.published import SOURCE, published_numbers
+from reports.tables.seed_means import CONDITIONS
 from reports.tables.table import OTHER, Column, Part, Table, Value
 
 DASH = "\u2013"

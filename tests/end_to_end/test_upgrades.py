@@ -16,7 +16,7 @@ from methods import METHODS
 from reports import build, export
 from reports.frame import load_frame
 from reports.loading import load_study
-from reports.stored_runs import StudyRuns
+from reports.study_runs import StudyRuns
 from reports.trials import load_trials
 from tests.support.driving import comparable, exported, run
 

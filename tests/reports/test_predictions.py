@@ -11,7 +11,7 @@ from harness.errors import StoreError
 from harness.tracking.tracker import PREDICTIONS_FILE, Tracker
 from reports import export, predictions
 from reports.predictions import SCHEMA, prediction_tables, write_predictions
-from reports.stored_runs import StudyRuns
+from reports.study_runs import StudyRuns
 
 ASKED = ("methods=[none]", "backbones=[lmf]", "occlusion.protocols=[test,train]", "train.max_epochs=1")
 

@@ -82,7 +82,7 @@ def make_study(
 
 
 def as_markdown(numbers: pd.DataFrame, title: str, study: Study | None = None) -> str:
-    """Numbers of `reports.tables.aggregate` as a table of scores in Markdown."""
+    """Numbers of `reports.tables.seed_means` as a table of scores in Markdown."""
     return to_markdown(score_table(numbers, "t", title, study or empty_study()))
 
 

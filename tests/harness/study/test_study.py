@@ -32,7 +32,7 @@ from reports.page import summary
 from reports.page.departures import departures, notes_of
 from reports.page.report import all_tables
 from reports.stats import comparison
-from reports.stored_runs import StudyRuns
+from reports.study_runs import StudyRuns
 from reports.tables.cost import cost_numbers
 from reports.tables.datasets import dataset_numbers
 from reports.tables.sweeps import page_tables

@@ -12,8 +12,8 @@ import pytest
 
 from harness.metrics import METRICS
 from reports.frame import SCORES, method_name
-from reports.tables.aggregate import main_numbers, occlusion_numbers
 from reports.tables.scores import score_table
+from reports.tables.seed_means import main_numbers, occlusion_numbers
 from tests.support.studies import as_latex, as_markdown, empty_study
 
 SYNTHETIC = frozenset({"synthetic_mosi", "synthetic_sims"})

@@ -1,4 +1,4 @@
-"""The tidy frame -> the numbers of a table: mean and spread over seeds, and how they compare with `none`."""
+"""Means over seeds of the tidy frame's scores: spread, counts, and how they compare with `none`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ import numpy as np
 import pandas as pd
 
 from harness.metrics import METRICS
-from reports.frame import is_ablation, named
-from reports.stats.comparison import intervals, paired_everywhere
-from reports.stats.intervals import check_frame
+from reports.frame import check_frame, is_ablation, named
+from reports.stats.comparison import BASELINE, intervals, paired_everywhere
 
-BASELINE = "none"
 CONDITIONS = ("occlusion_protocol", "occlusion_ratio")
 FIGURES = ("mean", "std", "n", "undefined", "seeds")
 
@@ -126,7 +124,7 @@ def _figures(tests: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
 def _outside(tests: pd.DataFrame, conditions: tuple[str, ...]) -> pd.DataFrame:
     """Which groups differ from `none` beyond the noise between seeds."""
     columns = ["dataset", "backbone", *conditions, "metric", "method", "outside"]
-    return intervals(paired_everywhere(tests, BASELINE))[columns]
+    return intervals(paired_everywhere(tests))[columns]
 
 
 def _grid(tests: pd.DataFrame, conditions: tuple[str, ...], order: Sequence[str]) -> Iterator[tuple]:
@@ -153,5 +151,5 @@ def place(name: str, order: Sequence[str]) -> tuple:
 def _kind(dataset: str, kind_of: Mapping[str, str]) -> str:
     kind = kind_of.get(dataset)
     if kind not in METRICS:
-        raise ValueError(f"data set {dataset!r} must have a kind among {', '.join(METRICS)}, however: {kind}")
+        raise ValueError(f"data set {dataset!r} must have a kind among {', '.join(METRICS)}, got {kind}")
     return kind

@@ -1,4 +1,4 @@
-"""The runs of a study as reports read them: each kind once, and what never changes from a cache.
+"""The runs of a study: each kind read from MLflow once, and numbers of finished runs from a cache.
 
 The numbers of a finished run never change, so they are kept below ``var/cache``; its tags may, and a run may
 be deleted, so which runs there are is asked anew each time.
@@ -24,7 +24,7 @@ from harness.train.result import Result
 Numbers = dict[str, dict[str, float]]
 
 
-class Source(Protocol):
+class RunSource(Protocol):
     """What frames are made of; a `Tracker` is one."""
 
     study: str
@@ -37,7 +37,7 @@ class Source(Protocol):
 
 
 class StudyRuns:
-    """The runs of one study; a `Source` that asks the store once.
+    """The runs of one study; a `RunSource` that asks the store once.
 
     cache: the folder of the cache; None for none.
     """
