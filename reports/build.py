@@ -57,8 +57,8 @@ def write_report(tracker: Tracker) -> list[Path]:
 
 def build(runs: StudyRuns, folder: Path) -> list[Path]:
     """Write a study's report into a folder, made if need be; returns the files."""
-    from reports.loading import load_study
     from reports.page.report import write
+    from reports.study import load_study
 
     return write(load_study(runs), folder)
 
@@ -134,10 +134,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"Error: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-if __name__ == "__main__":
-    leave(main())
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import pytest
 
 from harness.metrics import METRICS
 from harness.tracking.tracker import Tracker
-from reports.loading import load_study
+from reports.study import load_study
 from reports.study_runs import StudyRuns
 from tests.perf import reports as perf
 
