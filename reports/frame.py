@@ -143,14 +143,13 @@ def superseded(cells: Mapping[str, Run], requested: Collection[str]) -> set[str]
         tags = run.tags
         row = (tags["dataset"], tags["backbone"], tags["variant"], tags.get("tuned", ""))
         configurations = rows.setdefault(row, {})
-        found = configurations.pop(tags.get("configuration", ""), [])
-        configurations[tags.get("configuration", "")] = [*found, run]
-    kept: set[str] = set()
+        key = tags.get("configuration", "")
+        configurations[key] = [*configurations.pop(key, []), run]
+    latest: set[str] = set()
     for configurations in rows.values():
         last = list(configurations.values())[-1]
-        places = {(r.tags["seed"], r.tags["train_ratio"]): r.tags["cell_id"] for r in last}
-        kept |= set(places.values())
-    return set(cells) - kept
+        latest |= set({(r.tags["seed"], r.tags["train_ratio"]): r.tags["cell_id"] for r in last}.values())
+    return set(cells) - latest
 
 
 def metric_kinds(source: RunSource, sweep: str | None = None) -> dict[str, str]:
@@ -164,8 +163,8 @@ def complete_cells(source: RunSource, sweep: str | None = None) -> dict[str, Run
     Of one results version alone: see `harness.tracking.versions.chosen`.
     """
     cells = _all_cells(source, sweep)
-    kept = {run.run_id for run in of_one_version(cells.values())}
-    return {cell_id: run for cell_id, run in cells.items() if run.run_id in kept}
+    run_ids = {run.run_id for run in of_one_version(cells.values())}
+    return {cell_id: run for cell_id, run in cells.items() if run.run_id in run_ids}
 
 
 def version_notes(source: RunSource, sweep: str | None = None) -> list[str]:
@@ -175,17 +174,17 @@ def version_notes(source: RunSource, sweep: str | None = None) -> list[str]:
 
 def of_one_version(runs: Iterable[Run]) -> list[Run]:
     """Those of the runs that may be shown together, in their order."""
-    found = list(runs)
-    shown = chosen(version_of(run.tags) for run in found)
-    return [run for run in found if version_of(run.tags) == shown]
+    runs = list(runs)
+    version = chosen(version_of(run.tags) for run in runs)
+    return [run for run in runs if version_of(run.tags) == version]
 
 
 def _all_cells(source: RunSource, sweep: str | None) -> dict[str, Run]:
     runs = source.complete()
     if sweep is None:
         return {cell_id: run for cell_id, run in runs.items() if SWEEP not in run.tags}
-    found = {cell_id for trial in _trials(source, sweep) for cell_id in _cell_ids(trial)}
-    return {cell_id: run for cell_id, run in runs.items() if cell_id in found}
+    cell_ids = {cell_id for trial in _trials(source, sweep) for cell_id in _cell_ids(trial)}
+    return {cell_id: run for cell_id, run in runs.items() if cell_id in cell_ids}
 
 
 def _trials(source: RunSource, sweep: str) -> list[Run]:
@@ -204,14 +203,13 @@ def _cell_ids(trial: Run) -> list[str]:
 
 def _settings_of_trials(trials: Iterable[Run], own: Mapping[str, set[str]]) -> dict[str, set[str]]:
     """Cell's id -> JSON of its own settings (``own``) and of the parameters of each trial that has it."""
-    found: dict[str, set[str]] = {}
+    settings: dict[str, set[str]] = {}
     for trial in trials:
         params = json.loads(trial.tags["params"])
         for cell_id in _cell_ids(trial):
-            for text in own.get(cell_id, ()):
-                merged = json.dumps({**json.loads(text), **params}, sort_keys=True)
-                found.setdefault(cell_id, set()).add(merged)
-    return found
+            merged = {json.dumps({**json.loads(s), **params}, sort_keys=True) for s in own.get(cell_id, ())}
+            settings.setdefault(cell_id, set()).update(merged)
+    return settings
 
 
 def environment(tags: Mapping[str, str]) -> str:

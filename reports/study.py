@@ -142,7 +142,7 @@ def load_study(runs: StudyRuns) -> Study:
         datasets=datasets,
         synthetic=_synthetic(datasets, cells.values(), runs.trials()),
         sampled=_sampled(cells.values()),
-        samples=lambda run_id: dict(runs.load(by_id[run_id]).samples),
+        samples=lambda run_id: dict(tracker.load(by_id[run_id]).samples),
         facts=_facts(cells.values()),
         settings=_settings(tracker, cells.values(), datasets),
         warnings=[*_versions(runs), *_cut_short(tracker, cells.values())],

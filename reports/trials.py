@@ -34,18 +34,18 @@ def load_trials(source: RunSource) -> pd.DataFrame:
     sweeps: dict[str, list[Run]] = {}
     for run in source.trials():
         sweeps.setdefault(run.tags["sweep"], []).append(run)
-    kept = [run for trials in sweeps.values() for run in of_one_version(trials)]
-    rows = [row for run in _once(kept) for row in _rows(run, cells)]
+    trials = [run for runs in sweeps.values() for run in of_one_version(runs)]
+    rows = [row for run in _once(trials) for row in _rows(run, cells)]
     frame = pd.DataFrame(rows, columns=list(COLUMNS)).astype({"seed": "Int64"})
     return frame.sort_values([*GROUP, "trial", "seed", "split", "metric"], ignore_index=True)
 
 
 def _once(runs: Iterable[Run]) -> list[Run]:
     """One run per sweep, data set, backbone, method and params."""
-    found: dict[tuple[str, ...], Run] = {}
+    first: dict[tuple[str, ...], Run] = {}
     for run in sorted(runs, key=lambda run: (STATES.index(run.tags["state"]), int(run.tags["trial"]))):
-        found.setdefault((*(run.tags[name] for name in GROUP), _canonical(run.tags["params"])), run)
-    return list(found.values())
+        first.setdefault((*(run.tags[name] for name in GROUP), _canonical(run.tags["params"])), run)
+    return list(first.values())
 
 
 def _canonical(params: str) -> str:

@@ -12,7 +12,7 @@ from backbones.batch import MODALITIES
 from harness.data.dataset import SPLITS
 from reports.study import Study
 from reports.tables.seed_means import place
-from reports.tables.table import Column, Part, Table, Value
+from reports.tables.table import DASH, Column, Part, Table, Value
 
 NAME, TITLE = "table1_datasets", "Table 1: data sets"
 NUMBERS = ("clips", "videos", "label_mean", "label_std", "negative", "neutral", "positive")
@@ -27,7 +27,6 @@ HEADS = {
     "neutral": "Neutral %",
     "positive": "Positive %",
 }
-DASH = "\u2013"
 
 
 def dataset_table(study: Study, order: Sequence[str] = ()) -> Table:

@@ -21,9 +21,8 @@ from reports.stats.comparison import BASELINE
 from reports.study import Study
 from reports.tables.published import SOURCE, published_numbers
 from reports.tables.seed_means import CONDITIONS
-from reports.tables.table import OTHER, Column, Part, Table, Value
+from reports.tables.table import DASH, OTHER, Column, Part, Table, Value
 
-DASH = "\u2013"
 RAW = ("mae", "corr", "loss")
 HEADS = {
     "dataset": "Dataset",

@@ -13,7 +13,6 @@ from reports.frame import check_frame, is_ablation, named
 from reports.stats.comparison import BASELINE, intervals, paired_everywhere
 
 CONDITIONS = ("occlusion_protocol", "occlusion_ratio")
-FIGURES = ("mean", "std", "n", "undefined", "seeds")
 
 
 def main_numbers(frame: pd.DataFrame, kind_of: Mapping[str, str], order: Sequence[str] = ()) -> pd.DataFrame:
@@ -76,9 +75,8 @@ def _numbers(
     ablation: bool,
 ) -> pd.DataFrame:
     tests = frame[frame["split"] == "test"]
-    outdated = tests.loc[tests["outdated"].astype(bool), "cell_id"].nunique() if "outdated" in tests else 0
-    replaced = (
-        tests.loc[tests["superseded"].astype(bool), "cell_id"].nunique() if "superseded" in tests else 0
+    outdated, replaced = (
+        tests.loc[tests[name].astype(bool), "cell_id"].nunique() for name in ("outdated", "superseded")
     )
     tests = named(tests)
     if not ablation:
@@ -96,7 +94,11 @@ def _numbers(
     numbers[["n", "undefined", "seeds"]] = numbers[["n", "undefined", "seeds"]].fillna(0).astype(int)
     numbers["outside"] = ["" if pd.isna(mark) else str(mark) for mark in numbers["outside"]]
     numbers = numbers.astype({name: str for name in ("dataset", "backbone", "method", "metric")})
-    numbers.attrs = {"sweeps": frame.attrs.get("sweeps", False), "outdated": outdated, "superseded": replaced}
+    numbers.attrs = {
+        "sweeps": frame.attrs.get("sweeps", False),
+        "outdated": outdated,
+        "superseded": replaced,
+    }
     return numbers
 
 
@@ -111,14 +113,9 @@ def _figures(tests: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     defined = tests["value"].where(np.isfinite(tests["value"].astype(float)))
     # A sum depends on its order in the last bits.
     groups = tests.assign(value=defined.astype(float)).sort_values([*keys, "value"]).groupby(keys, sort=False)
-    found = groups.agg(
-        mean=("value", "mean"),
-        std=("value", "std"),
-        n=("value", "count"),
-        undefined=("value", "size"),
-        seeds=("seed", "nunique"),
-    ).reset_index()
-    return found.assign(undefined=found["undefined"] - found["n"])
+    how = {"mean": "mean", "std": "std", "n": "count", "undefined": "size"}
+    figures = groups.agg(**{name: ("value", f) for name, f in how.items()}, seeds=("seed", "nunique"))
+    return figures.assign(undefined=figures["undefined"] - figures["n"]).reset_index()
 
 
 def _outside(tests: pd.DataFrame, conditions: tuple[str, ...]) -> pd.DataFrame:

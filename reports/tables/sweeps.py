@@ -28,9 +28,8 @@ from reports.stats.settings import (
     verdict,
 )
 from reports.study import Study
-from reports.tables.table import Column, Part, Table, Value
+from reports.tables.table import DASH, Column, Part, Table, Value
 
-DASH = "\u2013"
 NOTES = (
     f"Mean ± standard deviation over seeds [95% t interval; from {FEWEST} seeds on; it compares no settings];"
     " ↑↓ say what is better.",

@@ -10,6 +10,7 @@ from pathlib import Path
 from reports.tables.markup import LATEX, MARKDOWN, Dialect
 
 BEST, SECOND, OTHER = 0, 1, 2
+DASH = "\u2013"
 NUMBERED = re.compile(r"^Table \d+: ")
 
 
