@@ -85,20 +85,11 @@ def _value(name: str, value: Any) -> Value:
 def _shapes(study: Study) -> Part:
     titles = ("Dataset", "Modality", "Width", "Padded length", "Median length", "95% length")
     columns = [Column(title, k > 1) for k, title in enumerate(titles)]
-    groups = [
-        [
-            [
-                Value(entry["name"], order=entry["name"]),
-                Value(m, order=m),
-                *(Value(f"{x:g}", order=float(x)) for x in _sizes(entry, m)),
-            ]
-            for m in MODALITIES
-        ]
-        for entry in study.datasets
-    ]
-    return Part(columns, groups)
+    return Part(columns, [[_shape(entry, m) for m in MODALITIES] for entry in study.datasets])
 
 
-def _sizes(entry: Mapping[str, Any], modality: str) -> tuple[float, ...]:
+def _shape(entry: Mapping[str, Any], modality: str) -> list[Value]:
     lengths = entry["splits"]["train"]["lengths"][modality]
-    return entry["widths"][modality], entry["steps"][modality], lengths["median"], lengths["p95"]
+    sizes = (entry["widths"][modality], entry["steps"][modality], lengths["median"], lengths["p95"])
+    names = [Value(text, order=text) for text in (entry["name"], modality)]
+    return [*names, *(Value(f"{x:g}", order=float(x)) for x in sizes)]

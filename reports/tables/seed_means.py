@@ -53,13 +53,13 @@ def ablation_numbers(
     """Like `main_numbers` where methods have variants with components off: these, the whole, `none`."""
     clean = _clean(frame)
     tests = named(clean[clean["split"] == "test"])
-    cut = tests[np.array([is_ablation(name) for name in tests["method"]], bool)]
-    wholes = {name.partition("[")[0] for name in cut["method"]}
+    variants = tests[np.array([is_ablation(name) for name in tests["method"]], bool)]
+    wholes = {BASELINE, *(name.partition("[")[0] for name in variants["method"])}
+    pairs = set(zip(variants["dataset"], variants["backbone"], strict=True))
     numbers = _numbers(clean, (), kind_of, order, ablation=True)
-    kept = [m in wholes | {BASELINE} or is_ablation(m) for m in numbers["method"]]
-    places = set(cut[["dataset", "backbone"]].itertuples(index=False, name=None))
-    here = [pair in places for pair in numbers[["dataset", "backbone"]].itertuples(index=False, name=None)]
-    return numbers[np.array(kept, bool) & np.array(here, bool)].reset_index(drop=True)
+    rows = zip(numbers["dataset"], numbers["backbone"], numbers["method"], strict=True)
+    keep = [(d, b) in pairs and (m in wholes or is_ablation(m)) for d, b, m in rows]
+    return numbers[np.array(keep, bool)].reset_index(drop=True)
 
 
 def _clean(frame: pd.DataFrame) -> pd.DataFrame:
