@@ -76,7 +76,8 @@ def _numbers(
 ) -> pd.DataFrame:
     tests = frame[frame["split"] == "test"]
     outdated, replaced = (
-        tests.loc[tests[name].astype(bool), "cell_id"].nunique() for name in ("outdated", "superseded")
+        tests.loc[tests[name].astype(bool), "cell_id"].nunique() if name in tests else 0
+        for name in ("outdated", "superseded")
     )
     tests = named(tests)
     if not ablation:
