@@ -19,7 +19,7 @@ from harness.cli import asks_for_help, importing, leave
 
 if TYPE_CHECKING:
     from harness.tracking.tracker import Tracker
-    from reports.stored_runs import StudyRuns
+    from reports.study_runs import StudyRuns
 
 HELP = """\
 usage: python -m reports.build study=NAME [KEY=VALUE ...]
@@ -29,7 +29,7 @@ Writes figures, tables and the page of a study below var/reports, from what MLfl
   study=NAME                        the study, as it was given to the benchmark
   var_dir=DIR tracking.uri=URI      where its results are (default: var)"""
 PACKAGES = ("reports", "harness", "methods", "backbones")
-CODE = (".py", ".csv", ".css", ".js")
+CODE = (".py", ".csv", ".css", ".js", ".html")
 LIBRARIES = ("matplotlib", "numpy", "pandas", "scikit-learn", "scipy")
 
 
@@ -40,50 +40,48 @@ def write_report(tracker: Tracker) -> list[Path]:
     """
     from harness.files import locked
     from harness.study.session import lock_of
-    from reports.stored_runs import StudyRuns
+    from reports.study_runs import StudyRuns
 
     folder = tracker.folder("reports")
     # Of drivers that end together, the one that waited finds it done.
     with locked(lock_of(tracker)):
         runs = StudyRuns(tracker, tracker.var_dir / "cache")
-        files = kept(runs, folder)
+        files = current_files(runs, folder)
         if files is None:
-            of = made_of(runs)
+            state = state_hash(runs)
             files = build(runs, folder)
             tracker.attach(folder)
-            keep(runs, folder, files, of)
+            remember(runs, folder, files, state)
         return files
 
 
 def build(runs: StudyRuns, folder: Path) -> list[Path]:
     """Write a study's report into a folder, made if need be; returns the files."""
-    from reports.loading import load_study
     from reports.page.report import write
+    from reports.study import load_study
 
     return write(load_study(runs), folder)
 
 
-def kept(runs: StudyRuns, folder: Path) -> list[Path] | None:
-    """The files of the report in a folder; None unless it is as `keep` saw it, of the same runs and code."""
+def current_files(runs: StudyRuns, folder: Path) -> list[Path] | None:
+    """The files of the report in a folder; None unless `remember` saw them, of the same runs and code."""
     try:
         known = json.loads(_memory(runs).read_text(encoding="utf-8"))
-        same = known == {
-            "made_of": made_of(runs),
-            "files": {name: _hash(folder / name) for name in known["files"]},
-        }
+        hashes = {name: _hash(folder / name) for name in known["files"]}
+        same = known == {"made_of": state_hash(runs), "files": hashes}
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return [folder / name for name in known["files"]] if same else None
 
 
-def keep(runs: StudyRuns, folder: Path, files: Sequence[Path], of: str) -> None:
-    """Remember that a report was written; of: what `made_of` said before it was."""
+def remember(runs: StudyRuns, folder: Path, files: Sequence[Path], state: str) -> None:
+    """Note that a report was written; state: what `state_hash` said before it was."""
     hashes = {path.relative_to(folder).as_posix(): _hash(path) for path in files}
     path = _memory(runs)
     # Without the right or the room to write, the next call builds it again.
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"made_of": of, "files": hashes}), encoding="utf-8")
+        path.write_text(json.dumps({"made_of": state, "files": hashes}), encoding="utf-8")
 
 
 def _memory(runs: StudyRuns) -> Path:
@@ -92,9 +90,9 @@ def _memory(runs: StudyRuns) -> Path:
     return runs.tracker.var_dir / "cache" / "reports" / f"{safe_name(runs.study)}.json"
 
 
-def made_of(runs: StudyRuns) -> str:
+def state_hash(runs: StudyRuns) -> str:
     """A hash of all that a report depends on: runs and their tags, the announcement, code, packages."""
-    found = [*runs.complete().values(), *runs.trials(), *runs.failures()]
+    every = [*runs.complete().values(), *runs.trials(), *runs.failures()]
     root = Path(__file__).parent.parent
     sources = sorted(
         path for package in PACKAGES for path in (root / package).rglob("*") if path.suffix in CODE
@@ -102,7 +100,7 @@ def made_of(runs: StudyRuns) -> str:
     parts = [
         runs.tracker.uri,
         runs.tracker.announced(),
-        sorted((run.run_id, sorted(run.tags.items())) for run in found),
+        sorted((run.run_id, sorted(run.tags.items())) for run in every),
         [(path.relative_to(root).as_posix(), _hash(path)) for path in sources],
         [metadata.version(name) for name in LIBRARIES],
     ]
@@ -134,10 +132,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"Error: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-if __name__ == "__main__":
-    leave(main())
 
 
 if __name__ == "__main__":

@@ -8,11 +8,18 @@ of another are left out, or that all are of another than this program's, is prin
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from harness.cli import asks_for_help, importing, leave
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from harness.config.schema import ReportConfig
+    from harness.tracking.tracker import Tracker
+    from reports.study_runs import StudyRuns
 
 T = TypeVar("T")
 
@@ -25,6 +32,7 @@ Writes all numbers of a study, unrounded, and the predictions of all its cells; 
   sweep=NAME                        the cells of this sweep's trials, instead of those of the matrix
   var_dir=DIR tracking.uri=URI      where its results are (default: var)"""
 EXPORTED = ("valid", "test", "cell")
+ROWS = 2**18  # of predictions that are written at once, and of a row group
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,28 +50,90 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UserError("Nothing to export; give out=FILE.csv, predictions=FILE.parquet or both.")
         with importing():
             from harness.tracking.tracker import Tracker
-            from reports.frame import load_frame, version_notes
-            from reports.predictions import prediction_tables, write_predictions
-            from reports.stats.intervals import COLUMNS
-            from reports.stored_runs import StudyRuns
 
         tracker = Tracker(config.tracking.uri, path_of(config.var_dir), str(config.study), create=False)
-        runs, sweep = StudyRuns(tracker), config.sweep or None
-        for sentence in version_notes(runs, sweep):
+        for sentence in _export(config, tracker):
             print(sentence)
-        if config.out is not None:
-            frame = load_frame(runs, sweep)
-            frame = frame[frame["split"].isin(EXPORTED)][list(COLUMNS)]
-            _write(path_of(config.out), lambda path: frame.to_csv(path, index=False, na_rep="nan"))
-            print(f"{config.out}: {len(frame)} numbers of {frame['cell_id'].nunique()} cells")
-        if config.predictions is not None:
-            tables = prediction_tables(runs, sweep)
-            rows = _write(path_of(config.predictions), lambda path: write_predictions(tables, path))
-            print(f"{config.predictions}: {rows} predictions")
     except (UserError, StoreError) as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _export(config: ReportConfig, tracker: Tracker) -> Iterator[str]:
+    """Write the files that were asked for; yields what to say of them."""
+    from harness.config.compose import path_of
+
+    with importing():
+        from reports.frame import COLUMNS, load_frame, version_notes
+        from reports.study_runs import StudyRuns
+
+    runs, sweep = StudyRuns(tracker), config.sweep or None
+    yield from version_notes(runs, sweep)
+    if config.out is not None:
+        frame = load_frame(runs, sweep)
+        frame = frame[frame["split"].isin(EXPORTED)][list(COLUMNS)]
+        _write(path_of(config.out), lambda path: frame.to_csv(path, index=False, na_rep="nan"))
+        yield f"{config.out}: {len(frame)} numbers of {frame['cell_id'].nunique()} cells"
+    if config.predictions is not None:
+        tables = prediction_tables(runs, sweep)
+        rows = _write(path_of(config.predictions), lambda path: write_predictions(tables, path))
+        yield f"{config.predictions}: {rows} predictions"
+
+
+def prediction_tables(runs: StudyRuns, sweep: str | None = None) -> Iterator[pa.Table]:
+    """A table per cell, in the order of their ids: a row per test clip and occlusion ratio.
+
+    sweep: see `reports.frame.load_frame`.
+
+    Raises:
+        StoreError: the predictions of a cell cannot be read.
+    """
+    import pyarrow as pa
+
+    from harness.tracking.artifacts import to_table
+    from reports.frame import complete_cells
+
+    for cell_id, run in sorted(complete_cells(runs, sweep).items()):
+        stored = to_table(runs.tracker.predictions(run))
+        n, protocol = len(stored), run.tags["occlusion_protocol"]
+        trained = pa.repeat(float(run.tags["train_ratio"]), n)
+        columns = {
+            "cell_id": pa.repeat(cell_id, n),
+            "id": stored["id"],
+            "occlusion_protocol": pa.repeat(protocol, n),
+            "occlusion_ratio": trained if protocol == "train" else stored["occlusion_ratio"],
+            "label": stored["label"],
+            "prediction": stored["prediction"],
+        }
+        yield pa.table(columns, prediction_schema())
+
+
+def prediction_schema() -> pa.Schema:
+    """The columns of the file of predictions."""
+    import pyarrow as pa
+
+    texts = dict.fromkeys(("cell_id", "id", "occlusion_protocol"), pa.string())
+    numbers = {"occlusion_ratio": pa.float64(), "label": pa.float32(), "prediction": pa.float32()}
+    return pa.schema(texts | numbers)
+
+
+def write_predictions(tables: Iterable[pa.Table], path: Path) -> int:
+    """Write tables of `prediction_schema` as one file, some at a time; returns the number of rows."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    total, waiting = 0, []
+    with pq.ParquetWriter(path, prediction_schema()) as writer:
+        for table in tables:
+            waiting.append(table)
+            total += len(table)
+            if sum(map(len, waiting)) >= ROWS:
+                writer.write_table(pa.concat_tables(waiting))
+                waiting = []
+        if waiting:
+            writer.write_table(pa.concat_tables(waiting))
+    return total
 
 
 def _write(path: Path, write: Callable[[Path], T]) -> T:

@@ -17,9 +17,13 @@ from harness.matrix import method_label
 from harness.tracking.tracker import SWEEP, Run
 from harness.tracking.versions import chosen, shown_sentences, version_of
 from methods import METHODS
-from reports.stats.intervals import COLUMNS
-from reports.stored_runs import Source
+from reports.study_runs import RunSource
 
+COLUMNS = (
+    *("study", "dataset", "backbone", "method", "settings", "seed", "occlusion_protocol", "occlusion_ratio"),
+    *("split", "metric", "value", "cell_id", "run_id"),
+)
+"""Columns of the tidy frame, in the order of the export."""
 CELL_NUMBERS = (
     "parameter_count",
     "method_parameter_count",
@@ -38,7 +42,7 @@ FACTS = tuple(name for name in SCORES if name not in MEASURED)
 
 
 def load_frame(
-    source: Source, sweep: str | None = None, requested: Collection[str] = frozenset()
+    source: RunSource, sweep: str | None = None, requested: Collection[str] = frozenset()
 ) -> pd.DataFrame:
     """One row per number of each complete cell (the earliest run of each), in an order of their names.
 
@@ -70,6 +74,22 @@ def load_frame(
     frame.attrs["sweeps"] = frame.empty and bool(source.trials())
     keys = [c for c in COLUMNS if c not in ("value", "run_id")]
     return frame.sort_values(keys, kind="stable", ignore_index=True)
+
+
+def check_frame(frame: pd.DataFrame) -> None:
+    """Check the columns of a tidy frame; further columns are welcome.
+
+    Raises:
+        ValueError: a column is missing, or a column of numbers holds something else.
+    """
+    missing = [name for name in COLUMNS if name not in frame.columns]
+    if missing:
+        raise ValueError(f"the tidy frame lacks {', '.join(missing)}; it has {list(frame.columns)}")
+    for name in ("value", "occlusion_ratio"):
+        # An empty frame built from the names alone has object columns.
+        kind = frame[name].dtype
+        if len(frame) and not pd.api.types.is_numeric_dtype(kind):
+            raise ValueError(f"column {name!r} of the tidy frame must be numbers, got {kind}")
 
 
 def _frame(
@@ -123,52 +143,51 @@ def superseded(cells: Mapping[str, Run], requested: Collection[str]) -> set[str]
         tags = run.tags
         row = (tags["dataset"], tags["backbone"], tags["variant"], tags.get("tuned", ""))
         configurations = rows.setdefault(row, {})
-        found = configurations.pop(tags.get("configuration", ""), [])
-        configurations[tags.get("configuration", "")] = [*found, run]
-    kept: set[str] = set()
+        key = tags.get("configuration", "")
+        configurations[key] = [*configurations.pop(key, []), run]
+    latest: set[str] = set()
     for configurations in rows.values():
         last = list(configurations.values())[-1]
-        places = {(r.tags["seed"], r.tags["train_ratio"]): r.tags["cell_id"] for r in last}
-        kept |= set(places.values())
-    return set(cells) - kept
+        latest |= set({(r.tags["seed"], r.tags["train_ratio"]): r.tags["cell_id"] for r in last}.values())
+    return set(cells) - latest
 
 
-def metric_kinds(source: Source, sweep: str | None = None) -> dict[str, str]:
+def metric_kinds(source: RunSource, sweep: str | None = None) -> dict[str, str]:
     """The kind of metrics ("mosi", "mosei", "sims") of each dataset in the study, or in a sweep of it."""
     return {run.tags["dataset"]: run.tags["metrics"] for run in complete_cells(source, sweep).values()}
 
 
-def complete_cells(source: Source, sweep: str | None = None) -> dict[str, Run]:
+def complete_cells(source: RunSource, sweep: str | None = None) -> dict[str, Run]:
     """The complete runs of the study's matrix by cell_id, or those of a sweep of it, see `load_frame`.
 
     Of one results version alone: see `harness.tracking.versions.chosen`.
     """
     cells = _all_cells(source, sweep)
-    kept = {run.run_id for run in of_one_version(cells.values())}
-    return {cell_id: run for cell_id, run in cells.items() if run.run_id in kept}
+    run_ids = {run.run_id for run in of_one_version(cells.values())}
+    return {cell_id: run for cell_id, run in cells.items() if run.run_id in run_ids}
 
 
-def version_notes(source: Source, sweep: str | None = None) -> list[str]:
+def version_notes(source: RunSource, sweep: str | None = None) -> list[str]:
     """Which results `complete_cells` leaves out or are of another version than this program's, in words."""
     return shown_sentences((version_of(run.tags) for run in _all_cells(source, sweep).values()), sweep)
 
 
 def of_one_version(runs: Iterable[Run]) -> list[Run]:
     """Those of the runs that may be shown together, in their order."""
-    found = list(runs)
-    shown = chosen(version_of(run.tags) for run in found)
-    return [run for run in found if version_of(run.tags) == shown]
+    runs = list(runs)
+    version = chosen(version_of(run.tags) for run in runs)
+    return [run for run in runs if version_of(run.tags) == version]
 
 
-def _all_cells(source: Source, sweep: str | None) -> dict[str, Run]:
+def _all_cells(source: RunSource, sweep: str | None) -> dict[str, Run]:
     runs = source.complete()
     if sweep is None:
         return {cell_id: run for cell_id, run in runs.items() if SWEEP not in run.tags}
-    found = {cell_id for trial in _trials(source, sweep) for cell_id in _cell_ids(trial)}
-    return {cell_id: run for cell_id, run in runs.items() if cell_id in found}
+    cell_ids = {cell_id for trial in _trials(source, sweep) for cell_id in _cell_ids(trial)}
+    return {cell_id: run for cell_id, run in runs.items() if cell_id in cell_ids}
 
 
-def _trials(source: Source, sweep: str) -> list[Run]:
+def _trials(source: RunSource, sweep: str) -> list[Run]:
     trials = source.trials()
     names = {trial.tags["sweep"] for trial in trials}
     if not names:
@@ -184,14 +203,13 @@ def _cell_ids(trial: Run) -> list[str]:
 
 def _settings_of_trials(trials: Iterable[Run], own: Mapping[str, set[str]]) -> dict[str, set[str]]:
     """Cell's id -> JSON of its own settings (``own``) and of the parameters of each trial that has it."""
-    found: dict[str, set[str]] = {}
+    settings: dict[str, set[str]] = {}
     for trial in trials:
         params = json.loads(trial.tags["params"])
         for cell_id in _cell_ids(trial):
-            for text in own.get(cell_id, ()):
-                merged = json.dumps({**json.loads(text), **params}, sort_keys=True)
-                found.setdefault(cell_id, set()).add(merged)
-    return found
+            merged = {json.dumps({**json.loads(s), **params}, sort_keys=True) for s in own.get(cell_id, ())}
+            settings.setdefault(cell_id, set()).update(merged)
+    return settings
 
 
 def environment(tags: Mapping[str, str]) -> str:

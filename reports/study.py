@@ -1,23 +1,39 @@
-"""All that a report shows of a study, as plain frames; read from MLflow once."""
+"""A study as reports show it: plain frames and texts, read from MLflow once.
+
+`Study` holds them, `load_study` reads them.
+"""
 
 from __future__ import annotations
 
 import functools
+import json
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from reports.frame import is_ablation, named
-from reports.mlflow_links import Links
+from backbones import BACKBONES
+from backbones.base import resolve_settings
+from harness.config.tuned import tuned_label
+from harness.databases import redact
+from harness.matrix import RESULTS_VERSION
+from harness.study.description import DATASETS_FILE, MATRIX_FILE
+from harness.tracking.tags import flatten
+from harness.tracking.tracker import SWEEP, Run, Tracker
+from harness.tracking.versions import version_of
+from reports.frame import complete_cells, is_ablation, load_frame, metric_kinds, named, version_notes
+from reports.mlflow_links import LOCAL, Links
+from reports.study_runs import StudyRuns
+from reports.trials import load_trials
 
 SAMPLE_KEYS = ("dataset", "backbone", "method", "seed", "run_id", "cell_id")
 OUTCOMES = ("cell", "state", "reason", "run_id", "dataset", "backbone", "method", "seed", "requested")
 NOT_OF_SWEEPS = ("methods", "seeds", "matrix", "tuned", "retry", "occlusion.protocols")
 STATES = ("done", "failed", "diverged", "missing")
+PREFIX = "backbone_settings."
 
 
 def _no_samples(run_id: str) -> dict[str, np.ndarray]:
@@ -78,20 +94,22 @@ class Study:
 
         fill: ``make benchmark``, with further settings in ``ARGS=...``, or ``make sweep PARAM=...``.
         """
-        given = dict(argument.partition("=")[::2] for argument in self.request)
-        if set(given) <= {"profile", "study"} and given.get("profile", "quick") == "quick":
+        request = dict(argument.partition("=")[::2] for argument in self.request)
+        if set(request) <= {"profile", "study"} and request.get("profile", "quick") == "quick":
             return fill if self.name == "quick" else f"{fill} STUDY={shlex.quote(self.name)}"
         target, *rest = shlex.split(fill.removeprefix("make "))
         more = [text for part in rest for text in shlex.split(part.removeprefix("ARGS="))]
         if target == "sweep":
             more = [text.replace("PARAM=", "param=") for text in more]
-            given = {key: value for key, value in given.items() if key not in NOT_OF_SWEEPS}
+            request = {key: value for key, value in request.items() if key not in NOT_OF_SWEEPS}
         if "matrix=ablation" in more:
-            given.pop("methods", None)  # it would be these whose parts are switched off
-        given = {"study": self.name, **given}
-        kept = [f"{k}={v}" for k, v in given.items() if not any(text.startswith(f"{k}=") for text in more)]
+            request.pop("methods", None)  # it would be these whose parts are switched off
+        request = {"study": self.name, **request}
+        others = [
+            f"{k}={v}" for k, v in request.items() if not any(text.startswith(f"{k}=") for text in more)
+        ]
         module = {"benchmark": "harness.benchmark", "sweep": "sweeps.run"}[target]
-        return f"python -m {module} {shlex.join([*more, *kept])}"
+        return f"python -m {module} {shlex.join([*more, *others])}"
 
     def stand_in(self, datasets: Sequence[str]) -> str:
         """What a title says of synthetic data among these: empty, or in parentheses.
@@ -99,7 +117,159 @@ class Study:
         Where nothing is shown, and so of no data set, it is said of all of the study.
         """
         known = [*self.frame["dataset"].unique(), *self.trials["dataset"].unique()]
-        found = {name in self.synthetic for name in datasets or known}
-        if True not in found:
+        kinds = {name in self.synthetic for name in datasets or known}
+        if True not in kinds:
             return ""
-        return " (synthetic stand-in data)" if found == {True} else " (includes synthetic stand-in data)"
+        return " (synthetic stand-in data)" if kinds == {True} else " (includes synthetic stand-in data)"
+
+
+def load_study(runs: StudyRuns) -> Study:
+    """Read everything that a report shows, but the samples, which are read when they are asked for."""
+    tracker = runs.tracker
+    cells = complete_cells(runs)
+    stored = json.loads(tracker.study_file(DATASETS_FILE) or "[]")
+    datasets = [entry for entry in stored if "splits" in entry]  # absent in studies of an older version
+    matrix = json.loads(tracker.study_file(MATRIX_FILE) or "{}")
+    by_id = {run.run_id: run for run in cells.values()}
+    base = redact(tracker.uri).rstrip("/") if tracker.uri.startswith(("http://", "https://")) else LOCAL
+    return Study(
+        name=tracker.study,
+        frame=load_frame(runs, requested=_requested(matrix)),
+        kinds=metric_kinds(runs),
+        trials=load_trials(runs),
+        outcomes=_outcomes(matrix, cells, _failures(runs, cells.values())),
+        links=Links(base, tracker.experiment_id),
+        datasets=datasets,
+        synthetic=_synthetic(datasets, cells.values(), runs.trials()),
+        sampled=_sampled(cells.values()),
+        samples=lambda run_id: dict(tracker.load(by_id[run_id]).samples),
+        facts=_facts(cells.values()),
+        settings=_settings(tracker, cells.values(), datasets),
+        warnings=[*_versions(runs), *_cut_short(tracker, cells.values())],
+        description=tracker.description(),
+        request=tuple(matrix.get("arguments", ())),
+    )
+
+
+def label_of(tags: Mapping[str, str]) -> str:
+    """A run's method as tables name it."""
+    return tuned_label(tags["method"]) if "tuned" in tags else tags["variant"]
+
+
+def _requested(matrix: Mapping[str, Any]) -> set[str]:
+    return {row[matrix["columns"].index("cell_id")] for row in matrix.get("cells", ())}
+
+
+def _failures(runs: StudyRuns, cells: Iterable[Run]) -> list[Run]:
+    """The failures of the results version that is shown, and of this program's."""
+    shown = {RESULTS_VERSION, *(version_of(run.tags) for run in cells)}
+    return [run for run in runs.failures() if version_of(run.tags) in shown]
+
+
+def _outcomes(matrix: Mapping[str, Any], cells: Mapping[str, Run], failures: Iterable[Run]) -> pd.DataFrame:
+    rows = {cell_id: _outcome(run, "done") for cell_id, run in cells.items()}
+    for run in failures:
+        cell_id = run.tags["cell_id"]
+        if cell_id not in cells and SWEEP not in run.tags:
+            state = "diverged" if run.tags.get("outcome") == "diverged" else "failed"
+            rows[cell_id] = _outcome(run, state)
+    for values in matrix.get("cells", ()):
+        asked = dict(zip(matrix["columns"], values, strict=True))
+        cell_id = asked.pop("cell_id")
+        missing = {"state": "missing", "reason": "", "run_id": ""}
+        rows[cell_id] = {**asked, **missing, **rows.get(cell_id, {}), "requested": True}
+    frame = pd.DataFrame(list(rows.values()), columns=list(OUTCOMES))
+    return frame.sort_values(["dataset", "backbone", "method", "cell", "run_id"], ignore_index=True)
+
+
+def _outcome(run: Run, state: str) -> dict[str, Any]:
+    facts = {"cell": run.tags["mlflow.runName"], "reason": run.tags.get("reason", "")}
+    return {**_keys(run), **facts, "state": state, "requested": False}
+
+
+def _keys(run: Run) -> dict[str, Any]:
+    """The columns ``SAMPLE_KEYS`` of a run."""
+    names = {name: run.tags[name] for name in ("dataset", "backbone", "cell_id")}
+    return {**names, "method": label_of(run.tags), "seed": int(run.tags["seed"]), "run_id": run.run_id}
+
+
+def _synthetic(
+    datasets: Iterable[Mapping[str, Any]], cells: Iterable[Run], trials: Iterable[Run]
+) -> frozenset[str]:
+    """Names of stand-ins; where nothing is stored of a data set, its name tells."""
+    known = {entry["name"]: bool(entry["synthetic"]) for entry in datasets}
+    names = {run.tags["dataset"] for run in (*cells, *trials)}
+    return frozenset(name for name in names | set(known) if known.get(name, name.startswith("synthetic_")))
+
+
+def _sampled(cells: Iterable[Run]) -> pd.DataFrame:
+    rows = [_keys(run) for run in cells if run.tags.get("samples") == "true"]
+    frame = pd.DataFrame(rows, columns=list(SAMPLE_KEYS))
+    return frame.sort_values(list(SAMPLE_KEYS), ignore_index=True)
+
+
+def _facts(cells: Iterable[Run]) -> dict[str, str]:
+    """What the results were made with; several values where they were made with several."""
+    values: dict[str, set[str]] = {}
+    for run in cells:
+        tags = run.tags
+        dirty = " with uncommitted changes" if tags.get("git_dirty") == "true" else ""
+        facts = {
+            "Device": tags.get("device", ""),
+            "Results version": tags.get("results_version", ""),
+            "Code": (tags.get("git_commit", "") or "unknown") + dirty,
+            **json.loads(tags.get("versions", "{}")),
+        }
+        for name, value in facts.items():
+            values.setdefault(name, set()).add(value)
+    return {name: ", ".join(sorted(filter(None, texts))) for name, texts in values.items()}
+
+
+def _versions(runs: StudyRuns) -> list[str]:
+    """What is to be said of the results versions of the matrix and of each sweep."""
+    sweeps = sorted({trial.tags["sweep"] for trial in runs.trials()})
+    return [sentence for sweep in (None, *sweeps) for sentence in version_notes(runs, sweep)]
+
+
+def _cut_short(tracker: Tracker, cells: Iterable[Run]) -> list[str]:
+    """On how many trainings the last epoch allowed was the best one: they might have gone on."""
+    groups: dict[tuple[str, str, str], list[Run]] = {}
+    for run in cells:
+        key = (run.tags["backbone"], run.tags["dataset"], run.tags.get("configuration", ""))
+        groups.setdefault(key, []).append(run)
+    last: dict[tuple[str, str], list[bool]] = {}
+    for (backbone, dataset, _), runs in groups.items():
+        most = float(tracker.parameters(runs[0].run_id).get(f"{PREFIX}max_epochs", "inf"))
+        at_end = [run.metrics.get("cell/best_epoch", 0.0) >= most for run in runs]
+        last.setdefault((backbone, dataset), []).extend(at_end)
+    return [
+        f"{backbone} on {dataset}: in {sum(at_end)} of {len(at_end)} trainings the last epoch allowed was "
+        "the best; they were still improving, and longer ones may rank methods otherwise."
+        for (backbone, dataset), at_end in sorted(last.items())
+        if 2 * sum(at_end) > len(at_end)
+    ]
+
+
+def _settings(tracker: Tracker, cells: Iterable[Run], datasets: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Where a backbone's settings are not the published ones: one sentence each, read off one run."""
+    like = {entry["name"]: entry["like"] for entry in datasets if "like" in entry}
+    first: dict[tuple[str, str], Run] = {}
+    for run in cells:
+        first.setdefault((run.tags["backbone"], run.tags["dataset"]), run)
+    names: dict[tuple[str, str], list[str]] = {}
+    for (backbone, dataset), run in sorted(first.items()):
+        base = backbone.partition("[")[0]
+        if base in BACKBONES and dataset in like:
+            changes = _changes(tracker.parameters(run.run_id), base, like[dataset])
+            names.setdefault((backbone, ", ".join(changes)), []).append(dataset)
+    return [
+        f"{backbone} on {', '.join(on)}: {changes}." for (backbone, changes), on in names.items() if changes
+    ]
+
+
+def _changes(parameters: Mapping[str, str], backbone: str, like: str) -> list[str]:
+    """The settings of a run that are not those published for data like these: ``lr 0.1 (0.001)``."""
+    entry = BACKBONES[backbone]
+    published = sorted(flatten(vars(resolve_settings(entry, entry.Settings(), like))).items())
+    ours = {name: parameters.get(f"{PREFIX}{name}", str(value)) for name, value in published}
+    return [f"{name} {ours[name]} ({value})" for name, value in published if ours[name] != str(value)]

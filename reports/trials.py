@@ -17,13 +17,13 @@ import pandas as pd
 from harness.tracking.tracker import Run
 from reports.frame import of_one_version
 from reports.stats.settings import GROUP, STATES
-from reports.stored_runs import Source
+from reports.study_runs import RunSource
 
 TRIAL = ("trial", "state", "reason", "params", "default", "objective", "objective_value", "synthetic")
 COLUMNS = (*GROUP, *TRIAL, "seed", "split", "metric", "value")
 
 
-def load_trials(source: Source) -> pd.DataFrame:
+def load_trials(source: RunSource) -> pd.DataFrame:
     """One row per number of each trial that ended, in an order of their names.
 
     A trial without any number has one row without seed, split, metric and value. Trials of a sweep with the
@@ -34,18 +34,18 @@ def load_trials(source: Source) -> pd.DataFrame:
     sweeps: dict[str, list[Run]] = {}
     for run in source.trials():
         sweeps.setdefault(run.tags["sweep"], []).append(run)
-    kept = [run for trials in sweeps.values() for run in of_one_version(trials)]
-    rows = [row for run in _once(kept) for row in _rows(run, cells)]
+    trials = [run for runs in sweeps.values() for run in of_one_version(runs)]
+    rows = [row for run in _once(trials) for row in _rows(run, cells)]
     frame = pd.DataFrame(rows, columns=list(COLUMNS)).astype({"seed": "Int64"})
     return frame.sort_values([*GROUP, "trial", "seed", "split", "metric"], ignore_index=True)
 
 
 def _once(runs: Iterable[Run]) -> list[Run]:
     """One run per sweep, data set, backbone, method and params."""
-    found: dict[tuple[str, ...], Run] = {}
+    first: dict[tuple[str, ...], Run] = {}
     for run in sorted(runs, key=lambda run: (STATES.index(run.tags["state"]), int(run.tags["trial"]))):
-        found.setdefault((*(run.tags[name] for name in GROUP), _canonical(run.tags["params"])), run)
-    return list(found.values())
+        first.setdefault((*(run.tags[name] for name in GROUP), _canonical(run.tags["params"])), run)
+    return list(first.values())
 
 
 def _canonical(params: str) -> str:

@@ -16,8 +16,10 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from reports.figures import style
 from reports.figures.base import Command, Figure
 from reports.figures.occlusion import span
-from reports.stats.comparison import LEVEL, Ranks, clean, ranks
+from reports.stats.comparison import clean
 from reports.stats.intervals import performance_profile
+from reports.stats.permutation import LEVEL
+from reports.stats.ranking import Ranks, ranks
 from reports.study import Study
 
 METRIC, BASELINE = "mae", "none"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,11 +19,11 @@ from reports.page.departures import departures
 from reports.page.html import Failure, Report, Shown, page
 from reports.study import OUTCOMES, Study
 from reports.tables import sweeps
-from reports.tables.aggregate import ablation_numbers, main_numbers, occlusion_numbers
 from reports.tables.cost import cost_table
 from reports.tables.datasets import dataset_table
 from reports.tables.scores import score_table
-from reports.tables.table import Table, to_latex, to_markdown
+from reports.tables.seed_means import ablation_numbers, main_numbers, occlusion_numbers
+from reports.tables.table import Table, write_table
 
 PAGE = "index.html"
 PLACES = ("tables", "figures", "data")
@@ -43,8 +43,8 @@ def write(study: Study, folder: Path) -> list[Path]:
     with threadpool_limits(1):
         found = summary.compare_methods(study)
         tables = all_tables(study, found)
-        written = [path for table in tables for path in _write_table(table, folder / "tables")]
-        written += sweeps.write(study.trials, study.name, folder)
+        every = [*tables, *sweeps.sweep_tables(study)]
+        written = [path for table in every for path in write_table(table, folder / "tables")]
         shown = []
         for figure in FIGURES:
             made, files = _write_figure(figure, study, folder)
@@ -110,14 +110,6 @@ def _part(numbers: pd.DataFrame, chosen: pd.Series) -> pd.DataFrame:
     return part
 
 
-def _write_table(table: Table, folder: Path) -> Iterator[Path]:
-    texts = {"csv": table.csv, "md": to_markdown(table), "tex": to_latex(table)}
-    for ending, text in texts.items():
-        path = folder / f"{table.name}.{ending}"
-        path.write_text(text, encoding="utf-8")
-        yield path
-
-
 def _write_figure(figure: Figure, study: Study, folder: Path) -> tuple[Shown, list[Path]]:
     """Write a figure and the data that it shows."""
     data = figure.data(study)
@@ -176,13 +168,13 @@ def _report(
         counts=counts,
         requested_note=_requested(study),
         summary=said,
-        tables=[*tables, *sweeps.page_tables(study.trials, study.name, study.links)],
+        tables=[*tables, *sweeps.page_tables(study)],
         figures=shown,
         failures=failures,
         notes=notes,
         facts=study.facts,
         runs_link=study.links.study(),
-        table_files={**files, **sweeps.page_files(study.trials, folder)},
+        table_files={**files, **sweeps.page_files(study, folder)},
     )
 
 

@@ -10,8 +10,11 @@ import pandas as pd
 
 from reports.names import METRIC_NAMES
 from reports.stats import comparison
+from reports.stats.comparison import BASELINE
+from reports.stats.permutation import LEVEL
+from reports.stats.ranking import ranks
 from reports.study import Study
-from reports.tables.aggregate import BASELINE, place
+from reports.tables.seed_means import place
 from reports.tables.table import BEST, OTHER, Column, Part, Table, Value
 
 NAME, TITLE = "comparison", "Each method against none"
@@ -49,7 +52,7 @@ def compare_methods(study: Study) -> pd.DataFrame:
     """`compare.overall` per data set and method with the counts of `compare.wins`, for both ``METRICS``."""
     scores, parts = comparison.clean(study.scores()), []
     for metric in METRICS:
-        pairs = comparison.paired(scores, metric, BASELINE)
+        pairs = comparison.paired(scores, metric)
         counts = comparison.wins(comparison.intervals(pairs))
         found = comparison.overall(pairs).merge(counts, on=["dataset", "method"])
         parts.append(found.assign(metric=metric))
@@ -196,9 +199,9 @@ def _corrected(row: Mapping[Any, Any], tested: int) -> str:
         return ""
     test = "Wilcoxon's test over backbones" if tested == 1 else f"Holm's correction for {tested} methods"
     least = tested * 2 / 2 ** row["strata"]
-    if row["p_holm"] > comparison.LEVEL and least > comparison.LEVEL:
+    if row["p_holm"] > LEVEL and least > LEVEL:
         return f" ({_backbones(int(row['strata']))} are too few for {test})"
-    kept = "also" if row["p_holm"] <= comparison.LEVEL else "but not"
+    kept = "also" if row["p_holm"] <= LEVEL else "but not"
     return f", {kept} {'by' if tested == 1 else 'after'} {test} (p = {_p(row['p_holm'])})"
 
 
@@ -221,7 +224,7 @@ def _named(row: Mapping[Any, Any]) -> str:
 
 
 def _ranking(study: Study) -> Iterator[str]:
-    found = comparison.ranks(comparison.clean(study.scores()), PRIMARY)
+    found = ranks(comparison.clean(study.scores()), PRIMARY)
     if len(found.methods) < 2 or not found.blocks:
         return
     blocks = f"{found.blocks} combination{'s' * (found.blocks != 1)} of data set and backbone"
@@ -230,7 +233,7 @@ def _ranking(study: Study) -> Iterator[str]:
         yield f"Average ranks on test MAE over {blocks}: {order}; too few results to test them."
         return
     same = next((group for group in found.cliques if found.methods[0] in group), ())
-    if found.p > comparison.LEVEL:
+    if found.p > LEVEL:
         verdict = "the ranks do not differ beyond chance"
     else:
         others = [m for m in same if m != found.methods[0]]

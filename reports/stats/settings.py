@@ -13,12 +13,11 @@ from typing import Any
 import pandas as pd
 
 from harness.metrics import DIRECTION
-from reports.stats.intervals import summarise, t_interval
-from reports.stats.permutation import identical_columns, permutation_p, smallest_p
+from reports.stats.intervals import mean_and_std, t_interval
+from reports.stats.permutation import LEVEL, permutation_p, smallest_p
 
 GROUP = ("sweep", "dataset", "backbone", "method")
 STATES = ("complete", "pruned", "failed")
-LEVEL = 0.05  # a p-value at or below it is taken to be more than noise
 FIGURES, ENDS = ("objective_value", "test_mae", "test_corr"), ("", "_std", "_low", "_high")
 
 
@@ -82,10 +81,10 @@ def ranked(part: pd.DataFrame) -> list[dict[Any, Any]]:
         row["seeds"] = int(_of(wide, row["objective"])[row["params"]].count())
         for name, key in zip(FIGURES, (row["objective"], "test/mae", "test/corr"), strict=True):
             values = _of(wide, key)[row["params"]].to_numpy()
-            summary, (row[f"{name}_low"], row[f"{name}_high"]) = summarise(values), t_interval(values)
-            row[f"{name}_std"], row[f"{name}_n"] = summary.std, summary.n
+            mean, row[f"{name}_std"], row[f"{name}_n"] = mean_and_std(values)
+            row[f"{name}_low"], row[f"{name}_high"] = t_interval(values)
             # The trial's own mean is what the sweep went by, also where cells are gone.
-            row.setdefault(name, summary.mean)
+            row.setdefault(name, mean)
     for row in rows:
         better = sum(other["cost"] < row["cost"] for other in rows)
         row["rank"] = 1 + better if row["cost"] < math.inf else pd.NA
@@ -131,6 +130,14 @@ def verdict(part: pd.DataFrame) -> Verdict:
         states={state: states.count(state) for state in STATES},
         sentence=f"{sweep} on {backbone}, {dataset}: {' '.join(filter(None, texts))}",
     )
+
+
+def identical_columns(table: pd.DataFrame) -> list[list[str]]:
+    """Names of the columns in groups whose numbers are equal to the last bit; NaN equals NaN."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for name in table.columns:
+        groups.setdefault(tuple(map(repr, table[name].tolist())), []).append(str(name))
+    return list(groups.values())
 
 
 def _finding(rows: list[dict[Any, Any]], flat: bool, shape: tuple[int, ...], p: float | None) -> str:

@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 
 from reports.frame import is_ablation, named
+from reports.stats.comparison import BASELINE
 from reports.stats.intervals import t_interval
 from reports.study import Study
-from reports.tables.aggregate import BASELINE, place
-from reports.tables.table import Column, Part, Table, Value
+from reports.tables.seed_means import place
+from reports.tables.table import DASH, Column, Part, Table, Value
 
 NAME, TITLE = "table5_cost", "Table 5: cost of training"
 KEYS = ("dataset", "backbone", "method")
@@ -31,7 +32,6 @@ HEADS = {
     "train_s": "s in all ↓",
     "peak_memory_mb": "Peak memory, MB ↓",
 }
-DASH = "\u2013"
 
 
 def cost_table(study: Study, order: Sequence[str] = ()) -> Table:
@@ -62,18 +62,18 @@ def cost_numbers(frame: pd.DataFrame, order: Sequence[str] = ()) -> pd.DataFrame
     ``overhead`` is the mean over seeds of the ratio of ``epoch_s`` to that of `none` with the same seed and
     environment; NaN without such a partner.
     """
-    rows = named(frame[(frame["split"] == "cell") & (frame["occlusion_protocol"] == "test")])
-    rows = rows[np.array([not is_ablation(name) for name in rows["method"]], bool)]
+    cells = named(frame[(frame["split"] == "cell") & (frame["occlusion_protocol"] == "test")])
+    cells = cells[np.array([not is_ablation(name) for name in cells["method"]], bool)]
     keys = [*KEYS, "environment", "seed"]
-    wide = rows.pivot_table(index=keys, columns="metric", values="value", aggfunc="mean").reset_index()
+    wide = cells.pivot_table(index=keys, columns="metric", values="value", aggfunc="mean").reset_index()
     wide = wide.reindex(columns=[*keys, *COUNTS, *MEASURED])
     none = wide[wide["method"] == BASELINE].drop(columns="method")
     partner = wide.merge(none, how="left", on=[k for k in keys if k != "method"], suffixes=("", "_none"))
     wide = wide.assign(overhead=(partner["epoch_s"] / partner["epoch_s_none"]).to_numpy())
-    found = [_summary(key, part) for key, part in wide.groupby(list(KEYS))]
-    found.sort(key=lambda row: [place(row[name], order) for name in KEYS])
+    rows = [_summary(key, part) for key, part in wide.groupby(list(KEYS))]
+    rows.sort(key=lambda row: [place(row[name], order) for name in KEYS])
     columns = [*KEYS, "n", *COUNTS.values(), *(f"{m}{end}" for m in MEASURED for end in ("", "_std"))]
-    return pd.DataFrame(found, columns=[*columns, "overhead", "overhead_low", "overhead_high"])
+    return pd.DataFrame(rows, columns=[*columns, "overhead", "overhead_low", "overhead_high"])
 
 
 def _summary(key: tuple[Any, ...], part: pd.DataFrame) -> dict[str, Any]:

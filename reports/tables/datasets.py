@@ -11,8 +11,8 @@ import pandas as pd
 from backbones.batch import MODALITIES
 from harness.data.dataset import SPLITS
 from reports.study import Study
-from reports.tables.aggregate import place
-from reports.tables.table import Column, Part, Table, Value
+from reports.tables.seed_means import place
+from reports.tables.table import DASH, Column, Part, Table, Value
 
 NAME, TITLE = "table1_datasets", "Table 1: data sets"
 NUMBERS = ("clips", "videos", "label_mean", "label_std", "negative", "neutral", "positive")
@@ -27,7 +27,6 @@ HEADS = {
     "neutral": "Neutral %",
     "positive": "Positive %",
 }
-DASH = "\u2013"
 
 
 def dataset_table(study: Study, order: Sequence[str] = ()) -> Table:
@@ -86,20 +85,11 @@ def _value(name: str, value: Any) -> Value:
 def _shapes(study: Study) -> Part:
     titles = ("Dataset", "Modality", "Width", "Padded length", "Median length", "95% length")
     columns = [Column(title, k > 1) for k, title in enumerate(titles)]
-    groups = [
-        [
-            [
-                Value(entry["name"], order=entry["name"]),
-                Value(m, order=m),
-                *(Value(f"{x:g}", order=float(x)) for x in _sizes(entry, m)),
-            ]
-            for m in MODALITIES
-        ]
-        for entry in study.datasets
-    ]
-    return Part(columns, groups)
+    return Part(columns, [[_shape(entry, m) for m in MODALITIES] for entry in study.datasets])
 
 
-def _sizes(entry: Mapping[str, Any], modality: str) -> tuple[float, ...]:
+def _shape(entry: Mapping[str, Any], modality: str) -> list[Value]:
     lengths = entry["splits"]["train"]["lengths"][modality]
-    return entry["widths"][modality], entry["steps"][modality], lengths["median"], lengths["p95"]
+    sizes = (entry["widths"][modality], entry["steps"][modality], lengths["median"], lengths["p95"])
+    names = [Value(text, order=text) for text in (entry["name"], modality)]
+    return [*names, *(Value(f"{x:g}", order=float(x)) for x in sizes)]

@@ -1,12 +1,10 @@
-"""How Markdown, LaTeX and files' names take any text."""
+"""Dialects of tables: how Markdown and LaTeX write any text, signs and marks."""
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from urllib.parse import quote
 
 from harness.errors import visible
 
@@ -69,9 +67,3 @@ LATEX = Dialect(
         "×": r"$\times$",
     },
 )
-
-
-def file_name(name: str) -> str:
-    """A sweep's name as a part of a file's name: different for different names."""
-    safe = quote(name, safe="", errors="surrogatepass")
-    return safe if len(safe) <= 150 else f"{safe[:120]}_{hashlib.sha256(safe.encode()).hexdigest()[:16]}"

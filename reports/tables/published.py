@@ -7,8 +7,8 @@ from importlib import resources
 
 import pandas as pd
 
+from reports.stats.comparison import BASELINE
 from reports.study import Study
-from reports.tables.aggregate import BASELINE
 
 LABEL = "none (published)"
 SOURCE = "results of MMSA (github.com/thuiar/MMSA, results/result-stat.md), unaligned data"
@@ -21,7 +21,7 @@ def published() -> pd.DataFrame:
 
 
 def published_numbers(numbers: pd.DataFrame, study: Study) -> pd.DataFrame:
-    """Rows like those of `reports.tables.aggregate` for each `none` on real data that has a published result.
+    """Rows as in `reports.tables.seed_means` of each `none` on real data that has a published result.
 
     ``published`` is true, ``mean`` the published value, and there are no seeds.
     """

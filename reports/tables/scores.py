@@ -7,7 +7,7 @@ that differ from `none` beyond the noise between seeds. The CSV of a table holds
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pandas as pd
@@ -17,12 +17,12 @@ from harness.metrics import DIRECTION, METRICS
 from methods import METHODS
 from reports.frame import is_ablation
 from reports.names import METRIC_NAMES, base_method
+from reports.stats.comparison import BASELINE
 from reports.study import Study
-from reports.tables.aggregate import BASELINE, CONDITIONS
 from reports.tables.published import SOURCE, published_numbers
-from reports.tables.table import OTHER, Column, Part, Table, Value
+from reports.tables.seed_means import CONDITIONS
+from reports.tables.table import DASH, OTHER, Column, Part, Table, Value
 
-DASH = "\u2013"
 RAW = ("mae", "corr", "loss")
 HEADS = {
     "dataset": "Dataset",
@@ -152,38 +152,27 @@ def _notes(numbers: pd.DataFrame, study: Study) -> list[str]:
     return [*_reading(own), *_completeness(own), *_comparing(own), *_about_tuned(own), *_sources(numbers)]
 
 
-def _reading(numbers: pd.DataFrame) -> list[str]:
-    several = numbers["method"].nunique() > 1
-    notes = [
-        "Test split; mean ± standard deviation over n seeds; accuracies and F1 in percent.",
-        "↑ higher is better, ↓ lower is better.",
-    ]
-    best = (
-        "Bold: best, underlined: second-best mean of a group, of rows with all its seeds; it may be chance."
-    )
-    return [*notes, best] if several else notes
+def _reading(numbers: pd.DataFrame) -> Iterator[str]:
+    yield "Test split; mean ± standard deviation over n seeds; accuracies and F1 in percent."
+    yield "↑ higher is better, ↓ lower is better."
+    if numbers["method"].nunique() > 1:
+        best = "Bold: best, underlined: second-best mean of a group"
+        yield f"{best}, of rows with all its seeds; it may be chance."
 
 
-def _completeness(numbers: pd.DataFrame) -> list[str]:
-    counts = numbers["n"] + numbers["undefined"]
-    notes = (
-        ((numbers["n"] == 1).any(), f"With one seed no spread can be given: ± {DASH}."),
-        (
-            numbers["undefined"].any(),
-            "†k/n: undefined for k of n seeds, left out of the mean and not ranked.",
-        ),
-        (
-            (counts > numbers["seeds"]).any(),
-            "‡ some seeds count repeatedly, with other settings that this table does not show.",
-        ),
-        ((counts == 0).any(), f"{DASH} alone: no complete cell."),
-        (
-            numbers.attrs.get("superseded", 0) > 0,
-            f"{numbers.attrs.get('superseded')} cells with other settings of backbone or training, or with "
-            "other ratios, are left out: what was asked for last counts.",
-        ),
-    )
-    return [note for applies, note in notes if applies]
+def _completeness(numbers: pd.DataFrame) -> Iterator[str]:
+    counts, superseded = numbers["n"] + numbers["undefined"], numbers.attrs.get("superseded", 0)
+    if (numbers["n"] == 1).any():
+        yield f"With one seed no spread can be given: ± {DASH}."
+    if numbers["undefined"].any():
+        yield "†k/n: undefined for k of n seeds, left out of the mean and not ranked."
+    if (counts > numbers["seeds"]).any():
+        yield "‡ some seeds count repeatedly, with other settings that this table does not show."
+    if (counts == 0).any():
+        yield f"{DASH} alone: no complete cell."
+    if superseded:
+        others = f"{superseded} cells with other settings of backbone or training, or with other ratios"
+        yield f"{others}, are left out: what was asked for last counts."
 
 
 def _comparing(numbers: pd.DataFrame) -> list[str]:
@@ -199,42 +188,33 @@ def _comparing(numbers: pd.DataFrame) -> list[str]:
     ]
 
 
-def _about_tuned(numbers: pd.DataFrame) -> list[str]:
+def _about_tuned(numbers: pd.DataFrame) -> Iterator[str]:
     mark, outdated = tuned_label(""), numbers.attrs.get("outdated", 0)
     tuned = numbers["method"].str.endswith(mark)
-    notes = (
-        (
-            tuned.any(),
+    if tuned.any():
+        yield (
             f"{mark}: settings chosen on the validation split for each data set and backbone; "
             "the parameters of the runs hold them, and the files under tuned=DIR the budgets. A method's own "
             "settings are tuned, for none learning rate and dropout; the seeds of the search may be among "
-            "those evaluated.",
-        ),
-        (
-            outdated > 0,
-            f"{mark} takes the newest file alone: {outdated} "
-            f"{'cells' if outdated > 1 else 'cell'} of earlier ones left out.",
-        ),
-        (
-            tuned.any() and not tuned.all(),
-            f"Rows without {mark} had no such choice: a gain over them may be due to it.",
-        ),
-    )
-    return [note for applies, note in notes if applies]
+            "those evaluated."
+        )
+    if outdated:
+        cells = f"{outdated} {'cells' if outdated > 1 else 'cell'}"
+        yield f"{mark} takes the newest file alone: {cells} of earlier ones left out."
+    if tuned.any() and not tuned.all():
+        yield f"Rows without {mark} had no such choice: a gain over them may be due to it."
 
 
-def _sources(numbers: pd.DataFrame) -> list[str]:
-    ablated = any(is_ablation(name) for name in numbers["method"])
-    notes = [
-        "In square brackets: the components that are on; without brackets all are, in [] none."
-    ] * ablated
+def _sources(numbers: pd.DataFrame) -> Iterator[str]:
+    if any(is_ablation(name) for name in numbers["method"]):
+        yield "In square brackets: the components that are on; without brackets all are, in [] none."
     bases = dict.fromkeys(base_method(name) for name in numbers["method"])
-    made = [METHODS[name].title for name in bases if name in METHODS]
-    made = [title for title in made if "reconstruction" in title]
-    notes += [f"{', '.join(made)}: the authors released no code."] * bool(made)
+    titles = [METHODS[name].title for name in bases if name in METHODS]
+    titles = [title for title in titles if "reconstruction" in title]
+    if titles:
+        yield f"{', '.join(titles)}: the authors released no code."
     if numbers["published"].any():
-        notes.append(
+        yield (
             f"Published: {SOURCE}; its data, settings and choice of epochs are its own, "
             "and MISA's text is read by a fine-tuned BERT."
         )
-    return notes

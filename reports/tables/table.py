@@ -1,14 +1,16 @@
-"""A table as plain values, and how it is written as Markdown, LaTeX and (in `reports.page.html`) HTML."""
+"""A table as plain values, and its files: CSV, Markdown and LaTeX (a page is `reports.page.html`'s)."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 
 from reports.tables.markup import LATEX, MARKDOWN, Dialect
 
 BEST, SECOND, OTHER = 0, 1, 2
+DASH = "\u2013"
 NUMBERED = re.compile(r"^Table \d+: ")
 
 
@@ -38,12 +40,15 @@ class Column:
 class Part:
     """Rows with the same columns; groups: rows that are compared with each other stand together.
 
-    title: where it stands alone, as in LaTeX; empty for that of the table.
+    title: where it stands alone, as in LaTeX; empty for that of the table. heading, text: what stands above
+    it in Markdown; ``text`` is in LaTeX's caption, too.
     """
 
     columns: Sequence[Column]
     groups: Sequence[Sequence[Sequence[Value]]]
     title: str = ""
+    heading: str = ""
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,16 +63,26 @@ class Table:
     parts: Sequence[Part]
     notes: Sequence[str] = ()
     csv: str = ""
-    fill: str = field(default="")
+    fill: str = ""
 
     def __len__(self) -> int:
         return sum(len(group) for part in self.parts for group in part.groups)
+
+
+def write_table(table: Table, folder: Path) -> list[Path]:
+    """Write a table as CSV, Markdown and LaTeX; returns the files."""
+    texts = {"csv": table.csv, "md": to_markdown(table), "tex": to_latex(table)}
+    for ending, text in texts.items():
+        (folder / f"{table.name}.{ending}").write_text(text, encoding="utf-8")
+    return [folder / f"{table.name}.{ending}" for ending in texts]
 
 
 def to_markdown(table: Table) -> str:
     """A heading, a table per part, and the notes."""
     texts = [f"### {MARKDOWN.text(table.title)}"]
     for part in table.parts:
+        texts.append(f"#### {MARKDOWN.text(part.heading)}" if part.heading else "")
+        texts.append(MARKDOWN.text(part.text))
         rule = ["---:" if column.number else "---" for column in part.columns]
         header = [MARKDOWN.text(column.title) for column in part.columns]
         rows = [[_written(value, MARKDOWN) for value in row] for group in part.groups for row in group]
@@ -88,11 +103,12 @@ def to_latex(table: Table) -> str:
 
 
 def _latex(table: Table, part: Part | None) -> str:
-    title = part.title if part is not None and part.title else table.title
+    title = part.title if part and part.title else table.title
     # LaTeX numbers tables itself.
-    caption = [f"{LATEX.text(NUMBERED.sub('', title))}.", *map(LATEX.text, _notes(table))]
+    texts = [f"{NUMBERED.sub('', title)}.", *([part.text] if part and part.text else []), *_notes(table)]
+    caption = map(LATEX.text, texts)
     lines = ["\\begin{table*}", "\\centering", "\\caption{" + "\n".join(caption) + "}"]
-    if part is not None:
+    if part:
         header = _latex_row([LATEX.text(column.title) for column in part.columns])
         groups = [[[_written(value, LATEX) for value in row] for row in group] for group in part.groups]
         bodies = ["\n".join(map(_latex_row, group)) for group in groups]

@@ -15,8 +15,8 @@ from harness.tracking.tracker import Tracker
 from methods import METHODS
 from reports import build, export
 from reports.frame import load_frame
-from reports.loading import load_study
-from reports.stored_runs import StudyRuns
+from reports.study import load_study
+from reports.study_runs import StudyRuns
 from reports.trials import load_trials
 from tests.support.driving import comparable, exported, run
 

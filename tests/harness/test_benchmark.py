@@ -20,7 +20,7 @@ from harness.data.export import raw_mmsa
 from harness.data.synthetic import SyntheticSettings
 from harness.tracking.tracker import Tracker
 from reports import build, export
-from reports.stats.intervals import COLUMNS
+from reports.frame import COLUMNS
 from tests.support.driving import (
     CELLS,
     assert_each_cell_once,

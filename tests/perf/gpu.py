@@ -41,8 +41,8 @@ import torch
 from backbones import BACKBONES
 from harness.data.dataset import Dataset
 from harness.data.store import load_dataset, save_dataset
-from harness.data.synthetic.clips import SyntheticSettings
 from harness.data.synthetic import generate
+from harness.data.synthetic.clips import SyntheticSettings
 from harness.errors import UserError, unknown
 from harness.launchers.processes import usable_cores
 from harness.matrix import Cell

@@ -9,10 +9,11 @@ import pytest
 
 from harness.errors import StoreError
 from harness.tracking.tracker import PREDICTIONS_FILE, Tracker
-from reports import export, predictions
-from reports.predictions import SCHEMA, prediction_tables, write_predictions
-from reports.stored_runs import StudyRuns
+from reports import export
+from reports.export import prediction_schema, prediction_tables, write_predictions
+from reports.study_runs import StudyRuns
 
+SCHEMA = prediction_schema()
 ASKED = ("methods=[none]", "backbones=[lmf]", "occlusion.protocols=[test,train]", "train.max_epochs=1")
 
 
@@ -51,7 +52,7 @@ def made(rows):
 
 @pytest.mark.parametrize("sizes", [(), (0,), (3,), (2, 2, 2), (1, 5, 1, 1, 9)])
 def test_tables_are_written_some_at_a_time(tmp_path, monkeypatch, sizes):
-    monkeypatch.setattr(predictions, "ROWS", 4)
+    monkeypatch.setattr(export, "ROWS", 4)
     path = tmp_path / "a.parquet"
     assert write_predictions((made(rows) for rows in sizes), path) == sum(sizes)
     expected = pa.concat_tables([made(rows) for rows in sizes] or [SCHEMA.empty_table()])

@@ -1,6 +1,7 @@
 """What a sweep shows: frame, settings, verdicts and files, from trackers that are plain objects."""
 
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -16,15 +17,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
-from reports.stats.intervals import t_interval
 from reports.stats.permutation import permutation_p
-from reports.stats.settings import settings_table, verdicts
-from reports.tables.sweeps import file_name, to_latex, to_markdown, write
+from reports.stats.settings import identical_columns, settings_table, verdicts
+from reports.tables.sweeps import file_name, sweep_tables
+from reports.tables.table import write_table
 from reports.trials import COLUMNS, load_trials
+from tests.support.studies import empty_study
 
-
-def written(sweep, folder):
-    return write(load_trials(sweep), sweep.study, folder)
+NAN = math.nan
 
 
 @dataclass
@@ -46,43 +46,20 @@ class Sweep:
         return dict(self.cells)
 
     def add(self, params, *scores, state="complete", first_seed=1111, **tags):
-        number = len(self.runs)
-        names = {}
+        number, names = len(self.runs), {}
         for seed, score in enumerate(scores, first_seed):
-            metrics = score
-            if not isinstance(score, dict):
-                metrics = {
-                    "valid/loss": score[0],
-                    "test/mae": score[1],
-                    "test/corr": 0.5,
-                    "cell/train_s": number,
-                }
+            usual = {"test/corr": 0.5, "cell/train_s": number}
+            metrics = score if isinstance(score, dict) else {
+                "valid/loss": score[0], "test/mae": score[1], **usual}  # fmt: skip
             names[str(seed)] = f"{self.name} {self.dataset} {self.backbone} {number} {seed}"
             self.cells[names[str(seed)]] = SimpleNamespace(metrics=metrics)
         means = [self.cells[cell_id].metrics[self.objective] for cell_id in names.values()]
         metrics = {"objective": statistics.fmean(means)} if means and state == "complete" else {}
-        tags = {
-            "sweep": self.name,
-            "dataset": self.dataset,
-            "backbone": self.backbone,
-            "method": "ms_mix",
-            "objective": self.objective,
-            "trial": str(number),
-            "state": state,
-            "params": json.dumps(params),
-            "cells": json.dumps(names),
-            "synthetic": "true",
-            **tags,
-        }
-        self.runs.append(SimpleNamespace(run_id=f"r{number}", tags=tags, metrics=metrics))
+        own = {"sweep": self.name, "dataset": self.dataset, "backbone": self.backbone, "method": "ms_mix"}
+        own |= {"objective": self.objective, "trial": str(number), "state": state, "synthetic": "true"}
+        own |= {"params": json.dumps(params), "cells": json.dumps(names)}
+        self.runs.append(SimpleNamespace(run_id=f"r{number}", tags=own | tags, metrics=metrics))
         return self
-
-
-def noise(rng, seeds, settings_count, effect=0.0):
-    """(seeds, settings) losses: a level per seed, a slope that is best at the last setting, and noise."""
-    levels = rng.normal(1.0, 0.3, size=(seeds, 1))
-    slope = effect * np.linspace(0, 1, settings_count)
-    return levels - slope + rng.normal(0, 0.02, size=(seeds, settings_count))
 
 
 def delta_sweep(values, default=0, **options):
@@ -93,9 +70,35 @@ def delta_sweep(values, default=0, **options):
     return sweep
 
 
+def noise(rng, seeds, settings_count, effect=0.0):
+    """(seeds, settings) losses: a level per seed, a slope that is best at the last setting, and noise."""
+    levels = rng.normal(1.0, 0.3, size=(seeds, 1))
+    slope = effect * np.linspace(0, 1, settings_count)
+    return levels - slope + rng.normal(0, 0.02, size=(seeds, settings_count))
+
+
 def verdict(sweep):
     (found,) = verdicts(load_trials(sweep))
     return found
+
+
+def sentence(sweep):
+    return verdict(sweep).sentence
+
+
+def table_of(sweep):
+    return settings_table(load_trials(sweep))
+
+
+def written(sweep, folder):
+    """The files of the sweep's tables: CSV, Markdown, LaTeX."""
+    folder.mkdir(exist_ok=True)
+    study = dataclasses.replace(empty_study(), name=sweep.study, trials=load_trials(sweep))
+    return [path for table in sweep_tables(study) for path in write_table(table, folder)]
+
+
+def texts(sweep, folder):
+    return [path.read_text(encoding="utf-8") for path in written(sweep, folder)]
 
 
 SMALL = np.array([[0.50, 0.46, 0.41, 0.44, 0.49], [0.60, 0.57, 0.50, 0.55, 0.58]])
@@ -105,27 +108,22 @@ def test_frame_has_a_row_per_number_of_each_seed():
     sweep = Sweep().add(
         {"xi2": 0.1, "xi1": 0.5},
         {"valid/loss": 0.5, "test/mae": 0.7, "test_r0.50/mae": 0.9, "cell/epoch_s": 3.0, "epoch/loss": 1.0},
-        {"valid/loss": 0.6, "test/mae": math.nan},
+        {"valid/loss": 0.6, "test/mae": NAN},
         default="true",
     )
     frame = load_trials(sweep)
     assert list(frame.columns) == list(COLUMNS)
     assert set(frame["params"]) == {'{"xi1": 0.5, "xi2": 0.1}'}
-    rows = {
-        (row.seed, row.split, row.metric): row.value
-        for row in frame.itertuples()
-        if not math.isnan(row.value)
-    }
-    assert rows == {
+    values = frame.dropna(subset="value").set_index(["seed", "split", "metric"])["value"].to_dict()
+    assert values == {
         (1111, "valid", "loss"): 0.5,
         (1111, "test", "mae"): 0.7,
         (1111, "test_r0.50", "mae"): 0.9,
         (1112, "valid", "loss"): 0.6,
     }
     assert len(frame) == 5
-    assert frame["default"].all()
+    assert frame[["default", "synthetic"]].all(axis=None)
     assert (frame["objective_value"] == 0.55).all()
-    assert frame["synthetic"].all()
 
 
 def test_trials_without_numbers_can_be_counted():
@@ -133,9 +131,8 @@ def test_trials_without_numbers_can_be_counted():
     sweep.add({"delta": 0.3}, (1.5, 2), state="pruned")
     frame = load_trials(sweep)
     lost = frame[frame["state"] == "failed"]
-    assert len(lost) == 1
+    assert lost["reason"].tolist() == ["no memory"]
     assert lost[["seed", "value", "objective_value"]].isna().all(axis=None)
-    assert lost["reason"].item() == "no memory"
     assert verdict(sweep).states == {"complete": 1, "pruned": 1, "failed": 1}
 
 
@@ -154,39 +151,30 @@ def test_a_retried_trial_counts_once_and_the_complete_one_at_that(backwards):
     sweep.add({"a": 1, "b": 3}, state="failed", reason="x").add({"a": 1, "b": 3}, (0.7, 0.6), state="pruned")
     if backwards:
         sweep.runs.reverse()
-    table = settings_table(load_trials(sweep))
+    table = table_of(sweep)
     assert list(table["state"]) == ["complete", "pruned"]
     assert list(table["trial"]) == [1, 4]
     assert table["objective_value"].iloc[0] == 0.5
 
 
 def test_equal_params_of_different_groups_stay_apart():
-    first, second = (
-        Sweep().add({"delta": 0.1}, (0.5, 0.5)),
-        Sweep(backbone="tfn").add({"delta": 0.1}, (0.6, 0.5)),
-    )
-    third = Sweep(dataset="mosi").add({"delta": 0.1}, (0.7, 0.5))
-    fourth = Sweep(name="other").add({"delta": 0.1}, (0.8, 0.5))
+    places = {("delta", "synthetic_mosi", "misa"): 0.5, ("delta", "synthetic_mosi", "tfn"): 0.6,
+              ("delta", "mosi", "misa"): 0.7, ("other", "synthetic_mosi", "misa"): 0.8}  # fmt: skip
     both = Sweep()
-    for one in (first, second, third, fourth):
+    for (name, dataset, backbone), loss in places.items():
+        one = Sweep(name=name, dataset=dataset, backbone=backbone).add({"delta": 0.1}, (loss, 0.5))
         both.runs += one.runs
         both.cells |= one.cells
-    found = {(v.sweep, v.dataset, v.backbone): v.value for v in verdicts(load_trials(both))}
-    assert found == {
-        ("delta", "synthetic_mosi", "misa"): 0.5,
-        ("delta", "synthetic_mosi", "tfn"): 0.6,
-        ("delta", "mosi", "misa"): 0.7,
-        ("other", "synthetic_mosi", "misa"): 0.8,
-    }
+    assert {(v.sweep, v.dataset, v.backbone): v.value for v in verdicts(load_trials(both))} == places
 
 
 @given(st.integers(2, 5), st.integers(1, 4), st.integers(0, 99))
 @settings(deadline=None, max_examples=25)
 def test_settings_equal_a_table_written_as_a_loop(columns, seeds, seed):
     values = np.random.default_rng(seed).normal(size=(seeds, columns))
-    table = settings_table(load_trials(delta_sweep(values)))
     ordered = sorted(range(columns), key=lambda k: statistics.fmean(values[:, k]))
-    for rank, (k, row) in enumerate(zip(ordered, table.to_dict("records"), strict=True), 1):
+    rows = table_of(delta_sweep(values)).to_dict("records")
+    for rank, (k, row) in enumerate(zip(ordered, rows, strict=True), 1):
         column = list(values[:, k])
         assert (row["rank"], row["params"], row["seeds"]) == (rank, json.dumps({"delta": k / 10}), seeds)
         assert row["objective_value"] == pytest.approx(statistics.fmean(column))
@@ -197,24 +185,25 @@ def test_settings_equal_a_table_written_as_a_loop(columns, seeds, seed):
             assert all(math.isnan(row[f"objective_value{end}"]) for end in ("_std", "_low", "_high"))
             continue
         assert row["objective_value_std"] == pytest.approx(statistics.stdev(column))
-        low, high = scipy_stats.ttest_1samp(np.array(column) + 0.1, 0).confidence_interval(0.95)
-        assert (row["test_mae_low"], row["test_mae_high"]) == pytest.approx((low, high))
+        for name, shift in (("objective_value", 0.0), ("test_mae", 0.1)):
+            wanted = scipy_stats.ttest_1samp(np.array(column) + shift, 0).confidence_interval(0.95)
+            assert (row[f"{name}_low"], row[f"{name}_high"]) == pytest.approx(tuple(wanted))
 
 
-def test_higher_is_better_where_the_metric_says_so():
+def test_higher_is_better_where_the_metric_says_so(tmp_path):
     sweep = Sweep(objective="valid/corr")
     for delta, corr in ((0.1, 0.3), (0.2, 0.6), (0.3, 0.5)):
         sweep.add({"delta": delta}, {"valid/corr": corr, "test/mae": 1.0})
     assert verdict(sweep).best == '{"delta": 0.2}'
-    assert list(settings_table(load_trials(sweep))["rank"]) == [1, 2, 3]
-    assert "valid corr ↑" in to_markdown(load_trials(sweep), "t")
+    assert list(table_of(sweep)["rank"]) == [1, 2, 3]
+    assert "valid corr ↑" in texts(sweep, tmp_path)[1]
 
 
 def test_equal_objectives_share_a_rank_and_the_default_comes_first_among_them():
     sweep = Sweep()
     for number, loss in ((1, 0.6), (8, 0.5), (10, 0.5), (2, 0.5), (4, 0.5)):
         sweep.add({"heads": number}, (loss, 0.1 * number), default=json.dumps(number == 4))
-    table = settings_table(load_trials(sweep))
+    table = table_of(sweep)
     assert list(table["rank"]) == [1, 1, 1, 1, 5]
     assert [json.loads(text)["heads"] for text in table["params"]] == [4, 2, 8, 10, 1]
 
@@ -222,20 +211,17 @@ def test_equal_objectives_share_a_rank_and_the_default_comes_first_among_them():
 def test_what_did_not_complete_has_no_rank_however_good_it_was():
     sweep = Sweep().add({"delta": 0.1}, (0.5, 0.5)).add({"delta": 0.2}, (0.1, 0.1), state="pruned")
     sweep.runs[-1].metrics["objective"] = 0.1
-    sweep.add({"delta": 0.3}, {"valid/loss": math.nan, "test/mae": 0.1})
-    table = settings_table(load_trials(sweep))
-    assert table["rank"].tolist() == [1, pd.NA, pd.NA]
+    sweep.add({"delta": 0.3}, {"valid/loss": NAN, "test/mae": 0.1})
+    assert table_of(sweep)["rank"].tolist() == [1, pd.NA, pd.NA]
     assert verdict(sweep).best == '{"delta": 0.1}'
 
 
 def test_p_is_that_of_the_objectives_by_seed():
     values = noise(np.random.default_rng(4), 3, 4, 0.02)
     found = verdict(delta_sweep(values))
-    assert found.p == permutation_p(values)
-    assert found.seeds == 3
+    assert (found.p, found.seeds) == (permutation_p(values), 3)
     assert 0.002 < found.p < 0.5
-    scores = load_trials(delta_sweep(values))
-    assert verdicts(scores.sample(frac=1, random_state=1))[0].p == found.p
+    assert verdicts(load_trials(delta_sweep(values)).sample(frac=1, random_state=1))[0].p == found.p
 
 
 def test_an_effect_is_found_and_named():
@@ -247,7 +233,6 @@ def test_an_effect_is_found_and_named():
         "than others (p < 0.001; 10 settings, 2 seeds). On the validation split the best is delta=0.9 (valid "
         f"loss {found.value:.3f}); the default, delta=0, has valid loss {found.default_value:.3f}. On the"
     )
-    assert "the default" not in found.sentence.partition(". On the validation")[0]
 
 
 def test_where_there_is_no_effect_about_one_verdict_in_twenty_claims_one():
@@ -257,9 +242,9 @@ def test_where_there_is_no_effect_about_one_verdict_in_twenty_claims_one():
     assert len(claims) == sum(v.p <= 0.05 for v in found)
     # Binomial: 60 at 5% exceed 8 once in 300 times.
     assert len(claims) <= 8
-    quiet = [v for v in found if v not in claims]
-    assert all("no setting is better than the others beyond the noise" in v.sentence for v in quiet)
-    assert all("2 seeds), so nothing speaks against the default. Two seeds" in v.sentence for v in quiet)
+    for quiet in (v.sentence for v in found if v not in claims):
+        assert "no setting is better than the others beyond the noise" in quiet
+        assert "2 seeds), so nothing speaks against the default. Two seeds" in quiet
     assert all("On the validation split the best is " in v.sentence for v in found)
 
 
@@ -269,21 +254,19 @@ def test_two_seeds_that_show_nothing_are_called_few(seeds, hinted):
     found = verdict(delta_sweep(values))
     assert found.p > 0.05
     assert ("Two seeds show only large effects: try more (seeds=[...])." in found.sentence) == hinted
-    untried = verdict(delta_sweep(values, default=None))
-    assert "nothing speaks" not in untried.sentence
+    assert "nothing speaks" not in sentence(delta_sweep(values, default=None))
 
 
 @pytest.mark.parametrize("columns", [3, 5])
 def test_with_pruned_trials_the_test_is_of_the_others(columns):
-    text = f"The permutation test runs over the {columns} settings trained to their end."
+    said = "The permutation test runs over"
     sweep = delta_sweep(SMALL[:, :columns])
-    assert "The permutation test runs" not in verdict(sweep).sentence
-    sweep.add({"delta": 0.8}, state="failed")
-    assert "The permutation test runs" not in verdict(sweep).sentence
+    assert said not in sentence(sweep)
+    assert said not in sentence(sweep.add({"delta": 0.8}, state="failed"))
     sweep.add({"delta": 0.9}, (0.1, 0.1), (0.1, 0.1), state="pruned")
-    assert text in verdict(sweep).sentence
+    assert f"{said} the {columns} settings trained to their end." in sentence(sweep)
     flat = delta_sweep(np.tile([[0.5], [0.7]], 4)).add({"delta": 0.9}, state="pruned")
-    assert "The permutation test runs" not in verdict(flat).sentence
+    assert said not in sentence(flat)
 
 
 def test_p_at_the_level_is_still_a_claim(monkeypatch):
@@ -291,7 +274,7 @@ def test_p_at_the_level_is_still_a_claim(monkeypatch):
     sweep = delta_sweep(SMALL[:, :4])
     for level, word in ((verdict(sweep).p, "matters"), (verdict(sweep).p - 1e-9, "tell a difference")):
         monkeypatch.setattr("reports.stats.settings.LEVEL", level)
-        assert word in verdict(sweep).sentence
+        assert word in sentence(sweep)
 
 
 def test_the_best_is_compared_with_the_default_paired_by_seed():
@@ -299,30 +282,28 @@ def test_the_best_is_compared_with_the_default_paired_by_seed():
     sweep.add({"delta": 0.4}, (0.5, 0.66), (0.5, 0.87), (0.5, 0.76))
     test = scipy_stats.ttest_rel([0.66, 0.87, 0.76], [0.70, 0.90, 0.81])
     low, high = test.confidence_interval(0.95)
-    text = (
+    assert sentence(sweep).endswith(
         "On the test split the best, delta=0.4, has MAE 0.763, the default 0.803 "
         f"(difference -0.040, 95% interval {low:+.3f} to {high:+.3f}, n = 3)."
     )
-    assert verdict(sweep).sentence.endswith(text)
-    sweep = Sweep().add({"delta": 0.3}, (0.9, 0.7), (0.8, 0.9), default="true")
-    sweep.add({"delta": 0.4}, (0.5, 0.66), (0.5, 0.91))
-    assert verdict(sweep).sentence.endswith(", n = 2), inside the noise.")
 
 
-def test_seeds_that_only_one_of_the_two_has_are_no_pairs():
-    sweep = Sweep().add({"delta": 0.3}, (0.9, 0.7), (0.8, 0.9), default="true")
-    sweep.add({"delta": 0.4}, (0.5, 0.6), (0.5, 99.0), first_seed=1110)
-    assert "has MAE 99.000, the default 0.700 (difference +98.300, one seed)." in verdict(sweep).sentence
-    sweep = Sweep().add({"delta": 0.3}, (0.9, 0.7), default="true")
-    sweep.add({"delta": 0.4}, (0.5, 0.6), first_seed=1110)
-    assert "On the test split" not in verdict(sweep).sentence
-
-
-def test_undefined_test_scores_are_no_pairs():
-    sweep = Sweep().add({"delta": 0.3}, (0.9, math.nan), (0.8, 0.9), default="true")
-    sweep.add({"delta": 0.4}, (0.5, 0.6), (0.5, 0.8))
-    assert "has MAE 0.800, the default 0.900 (difference -0.100, one seed)." in verdict(sweep).sentence
-    assert "nan" not in verdict(sweep).sentence.lower()
+@pytest.mark.parametrize(
+    ("default", "best", "first_seed", "said"),
+    [
+        ([(0.9, 0.7), (0.8, 0.9)], [(0.5, 0.66), (0.5, 0.91)], 1111, ", n = 2), inside the noise."),
+        ([(0.9, 0.7), (0.8, 0.9)], [(0.5, 0.6), (0.5, 99.0)], 1110,
+         "has MAE 99.000, the default 0.700 (difference +98.300, one seed)."),
+        ([(0.9, NAN), (0.8, 0.9)], [(0.5, 0.6), (0.5, 0.8)], 1111,
+         "has MAE 0.800, the default 0.900 (difference -0.100, one seed)."),
+        ([(0.9, 0.7)], [(0.5, 0.6)], 1110, None),
+    ],
+)  # fmt: skip
+def test_only_seeds_with_a_score_of_both_are_pairs(default, best, first_seed, said):
+    sweep = Sweep().add({"delta": 0.3}, *default, default="true")
+    text = sentence(sweep.add({"delta": 0.4}, *best, first_seed=first_seed))
+    assert text.endswith(said) if said else "On the test split" not in text
+    assert "nan" not in text.lower()
 
 
 def test_the_default_as_the_best_is_said_and_compared_with_nothing():
@@ -337,32 +318,31 @@ def test_a_default_that_was_not_tried_or_failed_is_said():
     assert untried.sentence.endswith("The default was not tried.")
     assert untried.default_value is None
     failed = delta_sweep(SMALL, default=None).add({"delta": 0.9}, state="failed", default="true", reason="x.")
-    assert "The default has no complete trial. Of 6 settings 1 failed (first reason: x)." in (
-        verdict(failed).sentence
-    )
+    assert "The default has no complete trial. Of 6 settings 1 failed (first reason: x)." in sentence(failed)
 
 
 def test_with_one_seed_no_uncertainty_is_given():
     found = verdict(delta_sweep(SMALL[:1]))
     assert found.p is None
-    assert "no uncertainty can be given with one seed (5 settings, 1 seed). On the val" in found.sentence
     assert (
-        "best is delta=0.2 (valid loss 0.410); the default, delta=0, has valid loss 0.500." in found.sentence
-    )
+        "no uncertainty can be given with one seed (5 settings, 1 seed). On the validation split the best is "
+        "delta=0.2 (valid loss 0.410); the default, delta=0, has valid loss 0.500."
+    ) in found.sentence
     assert "(difference -0.090, one seed)." in found.sentence
-    assert "matters" not in found.sentence
 
 
-def test_too_few_settings_for_any_answer_is_said():
+def test_too_few_settings_for_any_answer_are_said():
     found = verdict(delta_sweep(SMALL[:, [0, 2, 3]]))
     assert "3 different settings over 2 seeds are too few to tell a difference from noise" in found.sentence
     assert found.p == pytest.approx(1 / 6)
+    twins = Sweep()
+    for k in range(6):
+        twins.add({"heads": k}, *((loss - (k == 5), 0.5) for loss in (0.5, 0.6)))
+    assert "2 different settings over 2 seeds are too few to tell" in sentence(twins)
 
 
 def test_one_setting_is_compared_with_nothing_and_none_is_no_error():
-    assert (
-        "only one setting is complete, the default, delta=0 (" in verdict(delta_sweep(SMALL[:, :1])).sentence
-    )
+    assert "only one setting is complete, the default, delta=0 (" in sentence(delta_sweep(SMALL[:, :1]))
     nothing = Sweep().add({"delta": 0.1}, state="failed").add({"delta": 0.2}, (1, 1), state="pruned")
     found = verdict(nothing)
     assert (found.best, found.value, found.default_value, found.p) == (None, None, None, None)
@@ -374,8 +354,7 @@ def test_one_setting_is_compared_with_nothing_and_none_is_no_error():
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_a_flat_sweep_is_said_to_be_exactly_the_same(seeds):
     found = verdict(delta_sweep(np.tile([[0.5], [0.7]], 4)[:seeds]))
-    assert found.flat
-    assert found.p == (None if seeds == 1 else 1.0)
+    assert (found.flat, found.p) == (True, None if seeds == 1 else 1.0)
     assert "every setting gives exactly the same result (valid loss 0." in found.sentence
     assert f"4 settings, {seeds} seed" in found.sentence
 
@@ -385,33 +364,28 @@ def test_equal_objectives_with_other_test_scores_are_not_flat():
     for k in range(5):
         sweep.add({"delta": k}, (0.5, 0.1 * k), (0.6, 0.2 * k))
     found = verdict(sweep)
-    assert not found.flat
-    assert found.p == 1.0
+    assert (found.flat, found.p) == (False, 1.0)
     assert "no setting is better than the others beyond the noise between seeds (p = 1; " in found.sentence
+
+
+def test_columns_are_identical_to_the_last_bit_or_not_at_all():
+    table = pd.DataFrame({"a": [0.3, NAN], "b": [0.1 + 0.2, NAN], "c": [0.3, NAN], "d": [NAN, 0.3]})
+    assert identical_columns(table) == [["a", "c"], ["b"], ["d"]]
 
 
 def test_settings_that_give_the_same_numbers_count_as_one():
     sweep = Sweep(name="heads")
     for heads in (8, 1, 2, 4):
-        sweep.add(
-            {"heads": heads, "attention": "tokens"}, (0.5, 0.7), (0.6, 0.8), default=json.dumps(heads == 4)
-        )
+        usual = json.dumps(heads == 4)
+        sweep.add({"heads": heads, "attention": "tokens"}, (0.5, 0.7), (0.6, 0.8), default=usual)
     batch = {1: (0.47, 0.55), 2: (0.46, 0.57), 4: (0.44, 0.53), 8: (0.41, 0.52)}
     for heads, losses in batch.items():
         sweep.add({"heads": heads, "attention": "batch"}, *((loss, loss) for loss in losses))
     found = verdict(sweep)
-    distinct = np.array([[0.5, 0.6], *batch.values()]).T
-    assert found.p == pytest.approx(permutation_p(distinct))
+    assert found.p == pytest.approx(permutation_p(np.array([[0.5, 0.6], *batch.values()]).T))
     assert not found.flat
     same = ", ".join(f"attention=tokens heads={n}" for n in (1, 2, 4, 8))
     assert f"Exactly the same result: {same}." in found.sentence
-
-
-def test_few_settings_that_differ_are_too_few_whatever_their_twins():
-    sweep = Sweep()
-    for k in range(6):
-        sweep.add({"heads": k}, *((loss - (k == 5), 0.5) for loss in (0.5, 0.6)))
-    assert "2 different settings over 2 seeds are too few to tell" in verdict(sweep).sentence
 
 
 def test_a_missing_cell_costs_its_setting_and_a_rare_seed_only_itself():
@@ -419,13 +393,11 @@ def test_a_missing_cell_costs_its_setting_and_a_rare_seed_only_itself():
     hole = delta_sweep(values)
     del hole.cells["delta synthetic_mosi misa 5 1112"]
     assert verdict(hole).p == pytest.approx(permutation_p(values[:, :5]))
-    row = settings_table(load_trials(hole)).set_index("params").loc['{"delta": 0.5}']
+    row = table_of(hole).set_index("params").loc['{"delta": 0.5}']
     assert row["seeds"] == 1
     assert row["objective_value"] == pytest.approx(values[:, 5].mean())
-    more = delta_sweep(values)
-    more.add({"delta": 0.6}, (1.0, 1.0), (1.1, 1.1), (1.2, 1.2))
-    wanted = permutation_p(np.c_[values, [1.0, 1.1]])
-    assert verdict(more).p == pytest.approx(wanted)
+    more = delta_sweep(values).add({"delta": 0.6}, (1.0, 1.0), (1.1, 1.1), (1.2, 1.2))
+    assert verdict(more).p == pytest.approx(permutation_p(np.c_[values, [1.0, 1.1]]))
     assert verdict(more).seeds == 2
 
 
@@ -445,10 +417,10 @@ def test_lost_trials_are_counted_in_the_sentence():
     sweep = delta_sweep(SMALL).add({"delta": 0.8}, (0.1, 0.1), state="pruned", reason="hopeless")
     for delta in (0.6, 0.7):
         sweep.add({"delta": delta}, state="failed", reason=f"loss is not finite at {delta}.")
-    assert verdict(sweep).sentence.endswith(
+    assert sentence(sweep).endswith(
         "Of 8 settings 1 pruned and 2 failed (first reason: loss is not finite at 0.6)."
     )
-    assert "Of " not in verdict(delta_sweep(SMALL)).sentence
+    assert "Of " not in sentence(delta_sweep(SMALL))
 
 
 GOLDEN = """\
@@ -465,39 +437,39 @@ reason: no memory).
 | Rank | delta | Seeds | valid loss ↓ | Test MAE ↓ | Test Corr ↑ | Note |
 | ---: | ---: | ---: | ---: | ---: | ---: | --- |
 """
+CAPTION = """\
+\\caption{Study s: sweep delta, ms\\_mix with misa on synthetic\\_mosi (synthetic stand-in data).
+delta on misa, synthetic\\_mosi: the setting matters"""
 
 
-def test_markdown_starts_as_written_by_hand(tmp_path):
+def test_files_start_as_written_by_hand_and_hold_the_same_settings(tmp_path):
     sweep = delta_sweep(SMALL).add({"delta": 0.8}, state="failed", reason="no memory")
     files = written(sweep, tmp_path)
     assert [path.name for path in files] == ["sweep_delta.csv", "sweep_delta.md", "sweep_delta.tex"]
-    text = files[1].read_text(encoding="utf-8")
-    assert text.startswith(GOLDEN)
-    rows = text.removeprefix(GOLDEN).split("\n\n")[0].split("\n")
+    numbers, markdown, latex = (path.read_text(encoding="utf-8") for path in files)
+    assert markdown.startswith(GOLDEN)
+    rows = markdown.removeprefix(GOLDEN).split("\n\n")[0].split("\n")
     assert rows[0] == "| 1 | 0.2 | 2 | 0.455 ± 0.064 | 0.555 ± 0.064 | 0.500 ± 0.000 |  |"
     assert rows[4].endswith("| 0.500 ± 0.000 | default |")
-    assert rows[5] == "| – | 0.8 | 0 | – | – | – | failed |"
-    assert len(rows) == 6
+    assert rows[5:] == ["| – | 0.8 | 0 | – | – | – | failed |"]
+    assert CAPTION in latex
+    objectives = [float(row["objective_value"] or "nan") for row in csv.DictReader(io.StringIO(numbers))]
+    assert objectives[:5] == sorted(SMALL.mean(axis=0).tolist())
+    for text in (markdown, latex):
+        spreads = re.findall(r"(0\.\d{3}) (?:±|\$\\pm\$) 0", text)[::3]
+        assert spreads == [f"{number:.3f}" for number in objectives[:5]]
 
 
-def test_intervals_stand_where_three_seeds_have_the_number():
-    sweep = Sweep().add({"delta": 0.1}, (0.4, 0.5), (0.6, math.nan), (0.5, 0.8))
-    figures = to_markdown(load_trials(sweep), "t").split("| 1 | 0.1 | 3 | ")[1].split("\n")[0].split(" | ")
+def test_intervals_stand_where_three_seeds_have_the_number(tmp_path):
+    sweep = Sweep().add({"delta": 0.1}, (0.4, 0.5), (0.6, NAN), (0.5, 0.8))
+    _, markdown, latex = texts(sweep, tmp_path)
     half = scipy_stats.t.ppf(0.975, 2) * 0.1 / math.sqrt(3)
-    assert figures[0] == f"0.500 ± 0.100 \\[{0.5 - half:.3f}, {0.5 + half:.3f}\\]"
-    assert figures[1] == "0.650 ± 0.212"
-    assert figures[2] == "0.500 ± 0.000 \\[0.500, 0.500\\]"
-    assert "from 3 seeds on" in to_latex(load_trials(sweep), "t")
-
-
-def test_the_three_files_hold_the_same_settings(tmp_path):
-    paths = written(delta_sweep(SMALL), tmp_path)
-    rows = list(csv.DictReader(io.StringIO(paths[0].read_text(encoding="utf-8"))))
-    numbers = [float(row["objective_value"]) for row in rows]
-    assert numbers == sorted(SMALL.mean(axis=0).tolist())
-    for path in paths[1:]:
-        shown = re.findall(r"(0\.\d{3}) (?:±|\$\\pm\$)", path.read_text(encoding="utf-8"))[::3]
-        assert shown == [f"{number:.3f}" for number in numbers]
+    assert markdown.split("| 1 | 0.1 | 3 | ")[1].split("\n")[0].split(" | ")[:3] == [
+        f"0.500 ± 0.100 \\[{0.5 - half:.3f}, {0.5 + half:.3f}\\]",
+        "0.650 ± 0.212",
+        "0.500 ± 0.000 \\[0.500, 0.500\\]",
+    ]
+    assert "from 3 seeds on" in latex
 
 
 def test_files_are_the_same_for_the_same_trials_in_any_order(tmp_path):
@@ -505,20 +477,16 @@ def test_files_are_the_same_for_the_same_trials_in_any_order(tmp_path):
     first, second = delta_sweep(values), delta_sweep(values)
     second.runs.reverse()
     second.cells = dict(reversed(second.cells.items()))
-    for one, other in zip(written(first, tmp_path / "1"), written(second, tmp_path / "2"), strict=True):
-        assert one.read_bytes() == other.read_bytes()
+    assert texts(first, tmp_path / "1") == texts(second, tmp_path / "2")
 
 
 def test_only_titles_of_synthetic_data_say_so(tmp_path):
-    real, mixed = Sweep(dataset="mosi"), Sweep()
-    real.add({"delta": 0.1}, (1, 1), synthetic="false")
-    mixed.runs, mixed.cells = [*real.runs], {**real.cells}
-    mixed.add({"delta": 0.1}, (1, 1))
-    for sweep, words in ((real, 0), (mixed, 1)):
-        _, markdown, latex = (path.read_text(encoding="utf-8") for path in written(sweep, tmp_path))
-        assert markdown.count("synthetic stand-in data") == words
-        assert latex.count("synthetic stand-in data") == words
-    assert "(includes synthetic stand-in data)" in markdown
+    real = Sweep(dataset="mosi").add({"delta": 0.1}, (1, 1), synthetic="false")
+    assert not any("synthetic stand-in data" in text for text in texts(real, tmp_path))
+    mixed = Sweep(runs=[*real.runs], cells={**real.cells}).add({"delta": 0.1}, (1, 1))
+    _, markdown, latex = texts(mixed, tmp_path)
+    assert markdown.count("(includes synthetic stand-in data)") == markdown.count("stand-in") == 1
+    assert latex.count("(synthetic stand-in data)") == latex.count("stand-in") == 1
 
 
 HOSTILE = "../a b|c_d*e<f>&g%h$i#j{k}l[m]n~o^p\\q\nr`s` ± x"
@@ -528,10 +496,11 @@ def test_hostile_names_neither_leave_the_folder_nor_the_text(tmp_path):
     sweep = Sweep(name=HOSTILE, study=HOSTILE, dataset=HOSTILE, backbone=HOSTILE)
     sweep.add({HOSTILE: HOSTILE}, (1.0, 1.0), (1.5, 1.0), default="true")
     sweep.add({HOSTILE: None}, state="failed", reason=HOSTILE)
-    paths = written(sweep, tmp_path)
-    assert {path.parent for path in paths} == {tmp_path / "tables"}
-    assert sorted(tmp_path.rglob("*")) == sorted([tmp_path / "tables", *paths])
-    _, markdown, latex = (path.read_text(encoding="utf-8") for path in paths)
+    _, markdown, latex = texts(sweep, tmp_path / "tables")
+    files = sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    assert [(path.parent, path.suffix) for path in files] == [
+        (tmp_path / "tables", ending) for ending in (".csv", ".md", ".tex")
+    ]
     body = re.sub(r"\\[\\`*_\[\]|~$#!]|&(amp|lt|gt);|\*\*", "", markdown)
     assert not re.search(r"[<>`*_~$]", body)
     rows = [line for line in body.split("\n") if line.startswith("|")]
@@ -553,30 +522,19 @@ def test_names_of_files_differ_and_are_safe(names):
     assert first != second
     assert re.fullmatch(r"[A-Za-z0-9_.~%-]*", first)
     assert len(file_name(names[0] * 100)) <= 150
+    # Long names with a common start.
+    assert file_name("x" * 200 + names[0]) != file_name("x" * 200 + names[1])
 
 
-def test_long_names_with_a_common_start_differ():
-    assert file_name("x" * 200 + "a") != file_name("x" * 200 + "b")
-
-
-def test_settings_have_a_column_each_with_a_dash_where_one_has_none():
+def test_settings_have_a_column_each_with_a_dash_where_one_has_none(tmp_path):
     sweep = Sweep().add({"alpha": 0.123456, "mode": "x"}, (1, 1)).add({"alpha": None}, (2, 1))
     sweep.add({"alpha": True, "heads": 8}, (3, 1))
-    for text, start in ((to_markdown, "| "), (to_latex, "")):
-        lines = text(load_trials(sweep), "t").replace(" & ", " | ").replace("--", "–").split("\n")
-        cells = [
-            line.removeprefix(start).split(" | ")[:5] for line in lines if re.match(r"(\| )?[123R]", line)
-        ]
-        assert cells == [
+    for text, start in zip(texts(sweep, tmp_path)[1:], ("| ", ""), strict=True):
+        lines = text.replace(" & ", " | ").replace("--", "–").split("\n")
+        rows = [line.removeprefix(start) for line in lines if re.match(r"(\| )?[123R]", line)]
+        assert [row.split(" | ")[:5] for row in rows] == [
             ["Rank", "alpha", "heads", "mode", "Seeds"],
             ["1", "0.1235", "–", "x", "1"],
             ["2", "null", "–", "–", "1"],
             ["3", "true", "8", "–", "1"],
         ]
-
-
-def test_intervals_follow_students_t():
-    sweep = Sweep().add({"delta": 0.1}, (0.4, 0.5), (0.6, 0.9), (0.5, 0.8))
-    row = settings_table(load_trials(sweep)).iloc[0]
-    low, high = t_interval(np.array([0.4, 0.6, 0.5]))
-    assert (row["objective_value_low"], row["objective_value_high"]) == (low, high)

@@ -82,7 +82,7 @@ def make_study(
 
 
 def as_markdown(numbers: pd.DataFrame, title: str, study: Study | None = None) -> str:
-    """Numbers of `reports.tables.aggregate` as a table of scores in Markdown."""
+    """Numbers of `reports.tables.seed_means` as a table of scores in Markdown."""
     return to_markdown(score_table(numbers, "t", title, study or empty_study()))
 
 
@@ -102,15 +102,8 @@ def _row(dataset, backbone, method, settings, seed, protocol, ratio, split, metr
     return {
         **dict(study="quick", dataset=dataset, backbone=backbone, method=method, settings=text, seed=seed),
         **dict(occlusion_protocol=protocol, occlusion_ratio=ratio, split=split, metric=metric, value=value),
-        **dict(
-            cell_id=cell,
-            run_id=f"run-{cell}",
-            tuned=False,
-            tuned_backbone=False,
-            outdated=False,
-            superseded=False,
-        ),
-        "environment": ENVIRONMENT,
+        **dict(cell_id=cell, run_id=f"run-{cell}", environment=ENVIRONMENT),
+        **dict.fromkeys(("tuned", "tuned_backbone", "outdated", "superseded"), False),
     }
 
 
@@ -210,35 +203,33 @@ def make_trials(seeds=2) -> pd.DataFrame:
         "heads": [{"attention": a, "heads": h} for a in ("tokens", "batch") for h in (1, 2, 4, 8)],
     }
     default = {"delta": 0.2, "xi1": 0.7, "xi2": 0.5, "alpha": 2.0, "attention": "tokens", "heads": 4}
+    common = {"dataset": "synthetic_mosi", "backbone": "misa", "method": "ms_mix", "state": "complete"}
+    common |= {"reason": "", "objective": "valid/loss", "synthetic": True}
     generator, rows = np.random.default_rng(1), []
     for sweep, settings in spaces.items():
         for number, params in enumerate(settings):
             scores = generator.normal(1.0, 0.05, (seeds, 3))
-            flat = sweep == "heads" and params["attention"] == "tokens"
-            scores = np.ones_like(scores) if flat else scores
-            usual = all(default[name] == value for name, value in params.items())
-            common = dict(
-                sweep=sweep, dataset="synthetic_mosi", backbone="misa", method="ms_mix", trial=number
-            )
-            common |= dict(
-                state="complete", reason="", params=json.dumps(params, sort_keys=True), default=usual
-            )
-            common |= dict(objective="valid/loss", synthetic=True)
-            common["objective_value"] = float(scores[:, 0].mean()) if seeds else math.nan
+            if params.get("attention") == "tokens":
+                scores = np.ones_like(scores)
+            trial = {"sweep": sweep, "trial": number, "params": json.dumps(params, sort_keys=True)}
+            trial["default"] = all(default[name] == value for name, value in params.items())
+            trial["objective_value"] = float(scores[:, 0].mean()) if seeds else math.nan
             for s in range(seeds):
-                for column, (split, metric) in enumerate(
-                    (("valid", "loss"), ("test", "mae"), ("test", "corr"))
+                for key, value in zip(
+                    ("valid/loss", "test/mae", "test/corr"), scores[s].tolist(), strict=True
                 ):
-                    value = float(scores[s, column])
-                    rows.append(
-                        {**common, "seed": 1111 + s, "split": split, "metric": metric, "value": value}
-                    )
+                    split, metric = key.split("/")
+                    own = {"seed": 1111 + s, "split": split, "metric": metric, "value": value}
+                    rows.append({**common, **trial, **own})
     return pd.DataFrame(rows, columns=list(TRIAL_COLUMNS)).astype({"seed": "Int64"})
 
 
 def describe(dataset: str) -> dict:
     """What is known of a data set, as `harness.study.description.describe_dataset` gives it."""
-    sizes, scale = {"train": 120, "valid": 40, "test": 60}, 1.0 if dataset.endswith("sims") else 3.0
+    scale = 1.0 if dataset.endswith("sims") else 3.0
+    shares = {"label_mean": 0.1, "label_std": scale / 2, "negative": 0.4, "neutral": 0.1, "positive": 0.5}
+    lengths = {m: {"median": 10.0, "p95": 15.0} for m in MODALITIES}
+    sizes = {"train": 120, "valid": 40, "test": 60}.items()
     return {
         "name": dataset,
         "metrics": KINDS.get(dataset, "mosi"),
@@ -249,17 +240,5 @@ def describe(dataset: str) -> dict:
         "notes": [],
         "widths": dict(zip(MODALITIES, (32, 8, 12), strict=True)),
         "steps": dict(zip(MODALITIES, (16, 20, 20), strict=True)),
-        "splits": {
-            split: {
-                "clips": n,
-                "videos": n // 6,
-                "label_mean": 0.1,
-                "label_std": scale / 2,
-                "negative": 0.4,
-                "neutral": 0.1,
-                "positive": 0.5,
-                "lengths": {m: {"median": 10.0, "p95": 15.0} for m in MODALITIES},
-            }
-            for split, n in sizes.items()
-        },
+        "splits": {name: {"clips": n, "videos": n // 6, **shares, "lengths": lengths} for name, n in sizes},
     }

@@ -36,9 +36,8 @@ from harness.tracking.tracker import Tracker
 from harness.train.result import Predictions, Result
 from methods import METHODS
 from reports import export
-from reports.frame import SCORES, load_frame, metric_kinds
-from reports.stats.intervals import COLUMNS
-from reports.tables.aggregate import main_numbers, occlusion_numbers
+from reports.frame import COLUMNS, SCORES, load_frame, metric_kinds
+from reports.tables.seed_means import main_numbers, occlusion_numbers
 from tests.support.composing import compose_once
 from tests.support.studies import as_latex, as_markdown
 

@@ -26,13 +26,14 @@ from harness.train.loop import Diverged
 from harness.train.result import Result
 from reports import ui
 from reports.figures import latents
-from reports.loading import load_study
 from reports.mlflow_links import LOCAL, Links
 from reports.page import summary
 from reports.page.departures import departures, notes_of
 from reports.page.report import all_tables
 from reports.stats import comparison
-from reports.stored_runs import StudyRuns
+from reports.stats.ranking import ranks
+from reports.study import load_study
+from reports.study_runs import StudyRuns
 from reports.tables.cost import cost_numbers
 from reports.tables.datasets import dataset_numbers
 from reports.tables.sweeps import page_tables
@@ -285,7 +286,7 @@ def test_numbers_link_to_the_runs_behind_them():
     study = make_study(2, ("synthetic_mosi",), ("tfn",), ("none", "ms_mix"), samples=False)
     tables = [
         *all_tables(study, summary.compare_methods(study)),
-        *page_tables(study.trials, "quick", study.links),
+        *page_tables(study),
     ]
     for table in tables:
         if table.name == "table1_datasets":
@@ -640,7 +641,7 @@ def test_the_baseline_is_ranked_whatever_is_missing():
     ).frame
     scores = frame[frame["split"] == "test"]
     lost = scores[(scores["method"] != "none") | (scores["backbone"] == "tfn")]
-    assert "none" in comparison.ranks(lost, "mae").methods
+    assert "none" in ranks(lost, "mae").methods
 
 
 def test_latex_has_no_sign_that_it_cannot_set():

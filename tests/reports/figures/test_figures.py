@@ -14,7 +14,8 @@ from harness.metrics import DIRECTION
 from reports.figures import forest, mechanism, occlusion, radar, style, sweeps
 from reports.figures import ranks as ranking
 from reports.page.report import place
-from reports.stats.comparison import clean, ranks
+from reports.stats.comparison import clean
+from reports.stats.ranking import ranks
 from tests.support.studies import empty_study, make_study
 
 MODULES = (sweeps, occlusion, radar, ranking, forest, mechanism)

@@ -17,8 +17,8 @@ from reports.figures.registry import FIGURES
 from reports.mlflow_links import LOCAL, Links
 from reports.page import summary
 from reports.page.report import all_tables, write
+from reports.stats.settings import verdicts
 from reports.study import Study
-from reports.tables import sweeps
 from reports.tables.table import to_latex, to_markdown
 from tests.support.paths import GOLDEN
 
@@ -137,7 +137,7 @@ def test_every_figure_and_the_page_of_it(tmp_path):
     assert all(figure.title in page for figure in FIGURES)
     assert "diverged" in page
     assert "not finite after epoch 3" in page
-    assert all(verdict.best is not None for verdict in sweeps.verdicts(study.trials))
+    assert all(verdict.best is not None for verdict in verdicts(study.trials))
     again = write(golden_study(), tmp_path / "two")
     assert [f.relative_to(tmp_path / "one") for f in files] == [
         f.relative_to(tmp_path / "two") for f in again

@@ -1,4 +1,4 @@
-"""The runs of a study as reports read them: each kind once, and what never changes from a cache.
+"""The runs of a study: each kind read from MLflow once, and numbers of finished runs from a cache.
 
 The numbers of a finished run never change, so they are kept below ``var/cache``; its tags may, and a run may
 be deleted, so which runs there are is asked anew each time.
@@ -19,12 +19,11 @@ import pyarrow.parquet as pq
 
 from harness.files import replacing, safe_name
 from harness.tracking.tracker import Run, Tracker
-from harness.train.result import Result
 
 Numbers = dict[str, dict[str, float]]
 
 
-class Source(Protocol):
+class RunSource(Protocol):
     """What frames are made of; a `Tracker` is one."""
 
     study: str
@@ -37,7 +36,7 @@ class Source(Protocol):
 
 
 class StudyRuns:
-    """The runs of one study; a `Source` that asks the store once.
+    """The runs of one study; a `RunSource` that asks the store once.
 
     cache: the folder of the cache; None for none.
     """
@@ -49,12 +48,12 @@ class StudyRuns:
     @functools.cache  # noqa: B019 (it lives as long as a command)
     def complete(self) -> dict[str, Run]:
         """See `Tracker.complete`."""
-        found = self.tracker.outline() if self._cache is not None else None
-        if found is None:
+        runs = self.tracker.outline() if self._cache is not None else None
+        if runs is None:
             return self.tracker.complete()
-        numbers = self._numbers([run.run_id for run in found])
+        numbers = self._numbers([run.run_id for run in runs])
         earliest: dict[str, Run] = {}
-        for run in found:
+        for run in runs:
             earliest.setdefault(run.tags["cell_id"], replace(run, metrics=numbers[run.run_id]))
         return earliest
 
@@ -67,10 +66,6 @@ class StudyRuns:
     def failures(self) -> list[Run]:
         """See `Tracker.failures`."""
         return self.tracker.failures()
-
-    def load(self, run: Run) -> Result:
-        """See `Tracker.load`."""
-        return self.tracker.load(run)
 
     def _numbers(self, run_ids: list[str]) -> Numbers:
         """The numbers of these runs: those that are new from the store, the others from the cache."""
@@ -92,19 +87,17 @@ def _read(path: Path, run_ids: Iterable[str]) -> Numbers:
         columns = [table[name].to_pylist() for name in ("run_id", "name", "value")]
     except (OSError, KeyError, ValueError, pa.ArrowException):
         return {}
-    found: Numbers = {}
+    numbers: Numbers = {}
     for run_id, name, value in zip(*columns, strict=True):
-        found.setdefault(run_id, {})[name] = value
-    return found
+        numbers.setdefault(run_id, {})[name] = value
+    return numbers
 
 
 def _write(path: Path, numbers: Numbers) -> None:
     """Replace the cache at once; without the right or the room to write, the next report reads anew."""
-    rows = [(run_id, name, value) for run_id, found in numbers.items() for name, value in found.items()]
-    names = ("run_id", "name", "value")
-    columns = dict(zip(names, zip(*rows, strict=True), strict=True)) if rows else dict.fromkeys(names, ())
-    types = {"run_id": pa.string(), "name": pa.string(), "value": pa.float64()}
-    table = pa.table({name: pa.array(columns[name], types[name]) for name in names})
+    schema = pa.schema({"run_id": pa.string(), "name": pa.string(), "value": pa.float64()})
+    rows = [(run_id, name, value) for run_id, own in numbers.items() for name, value in own.items()]
+    table = pa.Table.from_pylist([dict(zip(schema.names, row, strict=True)) for row in rows], schema)
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:

@@ -1,4 +1,4 @@
-"""The tidy frame -> the numbers of a table: mean and spread over seeds, and how they compare with `none`."""
+"""Means over seeds of the tidy frame's scores: spread, counts, and how they compare with `none`."""
 
 from __future__ import annotations
 
@@ -9,13 +9,10 @@ import numpy as np
 import pandas as pd
 
 from harness.metrics import METRICS
-from reports.frame import is_ablation, named
-from reports.stats.comparison import intervals, paired_everywhere
-from reports.stats.intervals import check_frame
+from reports.frame import check_frame, is_ablation, named
+from reports.stats.comparison import BASELINE, intervals, paired_everywhere
 
-BASELINE = "none"
 CONDITIONS = ("occlusion_protocol", "occlusion_ratio")
-FIGURES = ("mean", "std", "n", "undefined", "seeds")
 
 
 def main_numbers(frame: pd.DataFrame, kind_of: Mapping[str, str], order: Sequence[str] = ()) -> pd.DataFrame:
@@ -56,13 +53,13 @@ def ablation_numbers(
     """Like `main_numbers` where methods have variants with components off: these, the whole, `none`."""
     clean = _clean(frame)
     tests = named(clean[clean["split"] == "test"])
-    cut = tests[np.array([is_ablation(name) for name in tests["method"]], bool)]
-    wholes = {name.partition("[")[0] for name in cut["method"]}
+    variants = tests[np.array([is_ablation(name) for name in tests["method"]], bool)]
+    wholes = {BASELINE, *(name.partition("[")[0] for name in variants["method"])}
+    pairs = set(zip(variants["dataset"], variants["backbone"], strict=True))
     numbers = _numbers(clean, (), kind_of, order, ablation=True)
-    kept = [m in wholes | {BASELINE} or is_ablation(m) for m in numbers["method"]]
-    places = set(cut[["dataset", "backbone"]].itertuples(index=False, name=None))
-    here = [pair in places for pair in numbers[["dataset", "backbone"]].itertuples(index=False, name=None)]
-    return numbers[np.array(kept, bool) & np.array(here, bool)].reset_index(drop=True)
+    rows = zip(numbers["dataset"], numbers["backbone"], numbers["method"], strict=True)
+    keep = [(d, b) in pairs and (m in wholes or is_ablation(m)) for d, b, m in rows]
+    return numbers[np.array(keep, bool)].reset_index(drop=True)
 
 
 def _clean(frame: pd.DataFrame) -> pd.DataFrame:
@@ -78,9 +75,9 @@ def _numbers(
     ablation: bool,
 ) -> pd.DataFrame:
     tests = frame[frame["split"] == "test"]
-    outdated = tests.loc[tests["outdated"].astype(bool), "cell_id"].nunique() if "outdated" in tests else 0
-    replaced = (
-        tests.loc[tests["superseded"].astype(bool), "cell_id"].nunique() if "superseded" in tests else 0
+    outdated, replaced = (
+        tests.loc[tests[name].astype(bool), "cell_id"].nunique() if name in tests else 0
+        for name in ("outdated", "superseded")
     )
     tests = named(tests)
     if not ablation:
@@ -98,7 +95,11 @@ def _numbers(
     numbers[["n", "undefined", "seeds"]] = numbers[["n", "undefined", "seeds"]].fillna(0).astype(int)
     numbers["outside"] = ["" if pd.isna(mark) else str(mark) for mark in numbers["outside"]]
     numbers = numbers.astype({name: str for name in ("dataset", "backbone", "method", "metric")})
-    numbers.attrs = {"sweeps": frame.attrs.get("sweeps", False), "outdated": outdated, "superseded": replaced}
+    numbers.attrs = {
+        "sweeps": frame.attrs.get("sweeps", False),
+        "outdated": outdated,
+        "superseded": replaced,
+    }
     return numbers
 
 
@@ -113,20 +114,15 @@ def _figures(tests: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     defined = tests["value"].where(np.isfinite(tests["value"].astype(float)))
     # A sum depends on its order in the last bits.
     groups = tests.assign(value=defined.astype(float)).sort_values([*keys, "value"]).groupby(keys, sort=False)
-    found = groups.agg(
-        mean=("value", "mean"),
-        std=("value", "std"),
-        n=("value", "count"),
-        undefined=("value", "size"),
-        seeds=("seed", "nunique"),
-    ).reset_index()
-    return found.assign(undefined=found["undefined"] - found["n"])
+    how = {"mean": "mean", "std": "std", "n": "count", "undefined": "size"}
+    figures = groups.agg(**{name: ("value", f) for name, f in how.items()}, seeds=("seed", "nunique"))
+    return figures.assign(undefined=figures["undefined"] - figures["n"]).reset_index()
 
 
 def _outside(tests: pd.DataFrame, conditions: tuple[str, ...]) -> pd.DataFrame:
     """Which groups differ from `none` beyond the noise between seeds."""
     columns = ["dataset", "backbone", *conditions, "metric", "method", "outside"]
-    return intervals(paired_everywhere(tests, BASELINE))[columns]
+    return intervals(paired_everywhere(tests))[columns]
 
 
 def _grid(tests: pd.DataFrame, conditions: tuple[str, ...], order: Sequence[str]) -> Iterator[tuple]:
@@ -153,5 +149,5 @@ def place(name: str, order: Sequence[str]) -> tuple:
 def _kind(dataset: str, kind_of: Mapping[str, str]) -> str:
     kind = kind_of.get(dataset)
     if kind not in METRICS:
-        raise ValueError(f"data set {dataset!r} must have a kind among {', '.join(METRICS)}, however: {kind}")
+        raise ValueError(f"data set {dataset!r} must have a kind among {', '.join(METRICS)}, got {kind}")
     return kind

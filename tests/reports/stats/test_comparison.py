@@ -1,0 +1,306 @@
+"""Methods against the baseline: pairs, intervals, marks, wins, on frames small enough to follow by hand."""
+
+import itertools
+import math
+import statistics
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import ttest_rel
+
+from harness.errors import UserError
+from harness.metrics import DIRECTION
+from reports.stats.comparison import (
+    IMPROVEMENT,
+    INTERVALS,
+    OVERALL,
+    PAIRS,
+    SCORES,
+    WINS,
+    clean,
+    improvement,
+    intervals,
+    overall,
+    paired,
+    paired_everywhere,
+    wins,
+)
+from reports.stats.intervals import probability_of_improvement, stratified_interval
+from reports.stats.permutation import holm, wilcoxon_p
+from reports.stats.ranking import ranks
+from tests.support.scores import of_gains, score, scores_of, world
+
+NAN = math.nan
+
+
+def only(table):
+    assert len(table) == 1
+    return table.iloc[0]
+
+
+def test_clean_scores_are_those_of_the_whole_test_split():
+    whole = [score("a", 0.5), score("none", 0.4)]
+    others = [score("a", 1, occlusion_ratio=0.1), score("a", 2, occlusion_protocol="train")]
+    pd.testing.assert_frame_equal(clean(scores_of([*others, *whole[::-1]])), scores_of(whole))
+
+
+@pytest.mark.parametrize("metric", ["acc2", "mae"])
+def test_pairs_equal_a_loop_over_all_rows(metric):
+    scores = world().assign(metric=metric).sample(frac=1, random_state=1)
+    wanted = []
+    for one in scores.to_dict("records"):
+        for other in scores.to_dict("records"):
+            same = all(one[name] == other[name] for name in ("dataset", "backbone", "seed", "environment"))
+            if same and other["method"] == "none" != one["method"]:
+                difference = one["value"] - other["value"]
+                key = tuple(one[name] for name in ("dataset", "backbone", "method", "seed"))
+                wanted.append((*key, difference, difference * DIRECTION[metric]))
+    found = paired(scores, metric)
+    assert list(found.columns) == list(PAIRS)
+    assert list(found.itertuples(index=False, name=None)) == sorted(wanted)
+    assert len(found) == 24
+    assert found.attrs == {"unpaired": 0, "environments": 0}
+
+
+def test_pairs_everywhere_are_those_of_each_metric_and_condition():
+    scores = world(seeds=2)
+    parts = {("test", 0.0, "acc2"): scores, ("test", 0.3, "mae"): scores.assign(value=-2 * scores["value"])}
+    everything = pd.concat(
+        part.assign(occlusion_ratio=ratio, metric=metric) for (_, ratio, metric), part in parts.items()
+    )
+    groups = paired_everywhere(everything).groupby(["occlusion_protocol", "occlusion_ratio", "metric"])
+    assert set(groups.groups) == set(parts)
+    for key, found in groups:
+        wanted = paired(parts[key].assign(metric=key[-1]), key[-1])
+        pd.testing.assert_frame_equal(found[list(PAIRS)].reset_index(drop=True), wanted)
+
+
+def test_environments_are_never_paired():
+    rows = [score("a", 3.0, environment="cpu"), score("b", 3.0, environment="gpu")]
+    rows += [score("none", 1.0, environment=name) for name in ("gpu", "tpu")]
+    scores = scores_of([*rows, *(score("c", 5.0, seed=seed, environment="gpu") for seed in (1, 2))])
+    found = paired(scores, "acc2")
+    assert found[["method", "seed", "gain"]].to_numpy().tolist() == [["b", 0, 2.0]]
+    assert found.attrs == {"unpaired": 3, "environments": 1}
+    assert improvement(scores, "acc2")["method"].tolist() == ["b", "c"]
+
+
+def test_repetitions_of_a_seed_are_one_pair():
+    repeated = [score("a", 3.0), score("a", 4.0), score("none", 1.0), score("none", 2.0)]
+    gpu = [score("a", 10.0, environment="gpu"), score("none", 2.0, environment="gpu")]
+    found = paired(scores_of([*repeated, *gpu, score("a", 99.0, environment="tpu")]), "acc2")
+    # 3.5 - 1.5 on the CPU and 10 - 2 on the GPU.
+    assert only(found)["gain"] == 5.0
+    assert found.attrs == {"unpaired": 0, "environments": 0}
+
+
+@pytest.mark.parametrize("hole", [NAN, math.inf, -math.inf])
+def test_undefined_values_give_no_pair(hole):
+    scores = [score("a", hole), score("none", 1.0), score("b", 2.0, seed=1), score("none", hole, seed=1)]
+    found = paired(scores_of(scores), "acc2")
+    assert found.empty
+    assert found.attrs == {"unpaired": 1, "environments": 0}
+    repeated = paired(scores_of([*scores, score("a", 4.0)]), "acc2")
+    assert only(repeated)["gain"] == 3.0
+
+
+@given(order=st.randoms(use_true_random=False))
+@settings(deadline=None, max_examples=6)
+def test_nothing_depends_on_the_order_of_rows_or_changes_what_it_is_given(order):
+    scores = pd.concat([world(seeds=2), world(seeds=1, seed=7), world(("c",), seeds=1)], ignore_index=True)
+    places = list(range(len(scores)))
+    order.shuffle(places)
+    shuffled, before = scores.iloc[places], scores.copy()
+    pairs, others = paired(scores, "acc2"), paired(shuffled, "acc2")
+    pd.testing.assert_frame_equal(pairs, others, check_exact=True)
+    turned = pairs.sample(frac=1, random_state=order.randrange(99))
+    for call in (intervals, overall):
+        pd.testing.assert_frame_equal(call(pairs), call(turned), check_exact=True)
+    pd.testing.assert_frame_equal(pairs, others)
+    pd.testing.assert_frame_equal(wins(intervals(pairs)), wins(intervals(pairs).iloc[::-1]))
+    pd.testing.assert_frame_equal(clean(scores), clean(shuffled))
+    chances = (improvement(frame, "acc2") for frame in (scores, shuffled))
+    pd.testing.assert_frame_equal(*chances, check_exact=True)
+    assert ranks(scores, "acc2") == ranks(shuffled, "acc2")
+    pd.testing.assert_frame_equal(scores, before)
+
+
+def test_a_mean_does_not_depend_on_the_order_of_its_sum():
+    orders = list(itertools.permutations([0.1, 1e16, 0.3, -1e16]))
+    rows = [score("a", value, backbone=f"b{k}") for k, order in enumerate(orders) for value in order]
+    rows += [score("none", 0.0, backbone=f"b{k}") for k in range(len(orders))]
+    assert paired(scores_of(rows), "acc2")["gain"].nunique() == 1
+
+
+def test_intervals_equal_the_paired_t_test_of_scipy():
+    scores = world(seeds=5)
+    for found in intervals(paired(scores, "acc2")).itertuples():
+        part = scores[(scores["dataset"] == found.dataset) & (scores["backbone"] == found.backbone)]
+        values = part.pivot(index="seed", columns="method", values="value")
+        own, base = values[found.method].to_numpy(), values["none"].to_numpy()
+        wanted = ttest_rel(own, base)
+        assert (found.low, found.high) == pytest.approx(tuple(wanted.confidence_interval(0.95)))
+        assert found.n == 5
+        assert found.gain == pytest.approx(statistics.fmean(own) - statistics.fmean(base))
+        assert (found.outside != "") == (wanted.pvalue < 0.05)
+
+
+@pytest.mark.parametrize(
+    ("gains", "mark"),
+    [([1.0, 1.1, 0.9], "better"), ([-1.0, -1.1, -0.9], "worse"), ([1.0, -1.0, 0.5], ""), ([1.0, 1.01], "")],
+)
+def test_marks_say_on_which_side_of_nothing_the_interval_of_three_seeds_lies(gains, mark):
+    found = only(intervals(of_gains(gains)))
+    assert (found["n"], found["outside"]) == (len(gains), mark)
+    if len(gains) == 2:
+        assert 0 < found["low"] < found["high"]
+
+
+def test_one_seed_claims_nothing():
+    scores = world(seeds=1)
+    pairs = paired(scores, "acc2")
+    table, pooled = intervals(pairs), overall(pairs)
+    assert table[["low", "high"]].isna().all(axis=None)
+    assert pooled[["low", "high", "p", "p_holm"]].isna().all(axis=None)
+    assert (table["outside"] == "").all()
+    assert (pooled["outside"] == "").all()
+    assert pooled["gain"].notna().all()
+    assert wins(table)[["better", "worse", "inside"]].to_numpy().sum() == 0
+    assert improvement(scores, "acc2")[["low", "high"]].isna().all(axis=None)
+
+
+@pytest.mark.parametrize("gain", [0.0, 1.0, -0.25, 0.1])
+def test_equal_differences_are_no_measure_of_noise(gain):
+    pairs = of_gains([gain] * 3)
+    pairs.loc[1, "gain"] *= 1 + 1e-15
+    for found in (only(intervals(pairs)), only(overall(pairs))):
+        assert found["gain"] == pytest.approx(gain)
+        assert np.isnan([found["low"], found["high"]]).all()
+        assert found["outside"] == ""
+    assert only(wins(intervals(pairs)))["untested"] == 1
+
+
+def test_overall_weighs_backbones_the_same_and_uses_the_stratified_bootstrap():
+    many, few = [0.5, 0.7, 0.6, 0.8, 0.4], [0.1, 0.2, 0.15]
+    pairs = pd.concat([of_gains(many), of_gains(few, backbone="mult")])
+    found = only(overall(pairs))
+    assert found["gain"] == pytest.approx((0.6 + 0.15) / 2)
+    bounds = stratified_interval(np.array(many + few), "aaaaabbb")
+    assert (found["low"], found["high"]) == pytest.approx(bounds)
+    assert (found["n"], found["seeds"], found["strata"], found["outside"]) == (8, 5, 2, "better")
+    assert found["p"] == 0.5
+    assert only(overall(pairs.assign(gain=-pairs["gain"])))["outside"] == "worse"
+
+
+@pytest.mark.parametrize(
+    ("sizes", "marked"), [((3,), True), ((3, 4), True), ((2,), False), ((2, 2), False), ((5, 2), False)]
+)
+def test_overall_marks_need_three_seeds_everywhere(sizes, marked):
+    parts = [of_gains(1 + 1e-3 * np.arange(n), backbone=f"b{k}") for k, n in enumerate(sizes)]
+    found = only(overall(pd.concat(parts)))
+    assert found["low"] > 0
+    assert found["outside"] == ("better" if marked else "")
+
+
+def test_p_values_are_wilcoxons_over_means_of_backbones_and_holms_within_a_dataset():
+    rng, shifts = np.random.default_rng(3), {"a": 0.5, "b": 0.2, "c": 0.0}
+    grid = itertools.product(("mosi", "sims"), shifts, range(7))
+    pairs = pd.concat([of_gains(rng.normal(shifts[m], 0.3, size=3), m, d, f"b{k}") for d, m, k in grid])
+    found = overall(pairs)
+    assert list(found.columns) == list(OVERALL)
+    for dataset, table in found.groupby("dataset"):
+        means = pairs[pairs["dataset"] == dataset].groupby(["method", "backbone"])["gain"].mean()
+        wanted = [wilcoxon_p(means[method].to_numpy()) for method in "abc"]
+        assert table["method"].tolist() == ["a", "b", "c"]
+        np.testing.assert_allclose(table["p"], wanted)
+        np.testing.assert_allclose(table["p_holm"], holm(wanted))
+    # A method without a test does not count for Holm's correction.
+    lone = overall(pd.concat([pairs, of_gains([0.3], "lone")])).query("method != 'lone'")
+    pd.testing.assert_frame_equal(lone.reset_index(drop=True), found)
+
+
+def test_wins_count_backbones():
+    spread = np.array([-0.1, 0.0, 0.1])
+    parts = [of_gains(1 + spread, backbone=f"b{k}") for k in range(4)]
+    parts += [of_gains(spread - 1, backbone=f"w{k}") for k in range(3)]
+    parts += [of_gains(spread, backbone=f"i{k}") for k in range(2)]
+    parts += [of_gains([1.0, 1.01], backbone="two"), of_gains([1.0] * 3, backbone="equal")]
+    parts += [of_gains(spread - 1, dataset="sims"), of_gains(spread, method="b")]
+    found = wins(intervals(pd.concat(parts)))
+    assert list(found.columns) == list(WINS)
+    assert found.to_numpy().tolist() == [
+        ["mosi", "a", 4, 3, 2, 2],
+        ["mosi", "b", 0, 0, 1, 0],
+        ["sims", "a", 0, 1, 0, 0],
+    ]
+
+
+@pytest.mark.parametrize("metric", ["acc2", "mae"])
+def test_improvement_is_that_of_the_matrices(metric):
+    scores = world(("b", "none"), seeds=4).assign(metric=metric)
+    # The first backbone of the first dataset lacks a run.
+    scores = scores.drop(index=scores[(scores["method"] == "b")].index[0])
+    found = only(improvement(scores, metric))
+    tables = [
+        scores[scores["method"] == name].pivot(index="seed", columns=["dataset", "backbone"], values="value")
+        for name in ("b", "none")
+    ]
+    x, y = (table.to_numpy() * DIRECTION[metric] for table in tables)
+    wanted = probability_of_improvement(x, y)
+    assert (found["probability"], found["low"], found["high"]) == wanted
+    assert (found["method"], found["tasks"], found["n"]) == ("b", 4, 15)
+
+
+def test_improvement_takes_only_tasks_of_both_and_gives_no_interval_without_spread():
+    scores = world(("a", "none"))
+    scores = scores[(scores["method"] == "a") | (scores["dataset"] == "mosi")]
+    found = only(improvement(scores, "acc2"))
+    assert (found["probability"], found["tasks"], found["n"]) == (1.0, 2, 6)
+    assert np.isnan([found["low"], found["high"]]).all()
+    assert improvement(world(("a", "b")), "acc2").empty
+
+
+@pytest.mark.parametrize("empty", [pd.DataFrame(columns=list(SCORES)), world().iloc[:0]])
+def test_no_scores_give_empty_frames_with_their_columns(empty):
+    pairs = paired(clean(empty), "acc2")
+    table = intervals(pairs)
+    frames = (clean(empty), pairs, table, overall(pairs), wins(table), improvement(empty, "acc2"))
+    names = (SCORES, PAIRS, INTERVALS, OVERALL, WINS, IMPROVEMENT)
+    for found, columns in zip(frames, names, strict=True):
+        assert found.empty
+        assert list(found.columns) == list(columns)
+    assert pairs.attrs == {"unpaired": 0, "environments": 0}
+    assert not (table["low"] > 0).any()
+
+
+def test_a_study_without_the_baseline_has_no_pairs():
+    found = paired(world(("a", "b")), "acc2")
+    assert found.empty
+    assert found.attrs == {"unpaired": 24, "environments": 0}
+    assert paired(world(("none",)), "acc2").attrs == {"unpaired": 0, "environments": 0}
+
+
+@pytest.mark.parametrize("call", [paired, ranks, improvement])
+def test_wrong_scores_are_refused(call):
+    with pytest.raises(UserError, match=r"Unknown metric 'acc22'.*Did you mean 'acc2'"):
+        call(world(), "acc22")
+    with pytest.raises(ValueError, match="scores lack environment; they have"):
+        call(world().drop(columns="environment"), "acc2")
+    mixed = scores_of([score("a", 1.0), score("a", 1.0, occlusion_ratio=0.3)])
+    with pytest.raises(ValueError, match=r"one occlusion protocol and ratio.*\['test', 0.3\]"):
+        call(mixed, "acc2")
+    with pytest.raises(ValueError, match=r"scores must name.*environment"):
+        call(scores_of([score("a", 1.0, environment=None)]), "acc2")
+
+
+def test_marks_are_false_alarms_in_one_of_twenty_cases():
+    rng = np.random.default_rng(5)
+    pairs = pd.concat([of_gains(rng.normal(size=3), backbone=f"b{k:03}") for k in range(600)])
+    # Binomial, 600 at 5%: 30, and outside of 14..48 once in 1,000.
+    assert 14 <= (intervals(pairs)["outside"] != "").sum() <= 48
+    parts = [of_gains(rng.normal(size=3), f"m{m:03}", backbone=f"b{k}") for m in range(200) for k in range(3)]
+    # 200 at 5%: 10.
+    assert 2 <= (overall(pd.concat(parts))["outside"] != "").sum() <= 22

@@ -1,0 +1,239 @@
+"""Means and intervals: other libraries, closed forms, bootstraps as slow loops, and properties."""
+
+import math
+import statistics
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import mannwhitneyu, norm, ttest_1samp
+from scipy.stats import t as student
+
+from reports.stats.intervals import (
+    mean_and_std,
+    performance_profile,
+    probability_of_improvement,
+    stratified_interval,
+    t_interval,
+)
+
+NAN = math.nan
+VALUES = st.lists(st.floats(-10, 10), min_size=2, max_size=8)
+
+
+@given(defined=VALUES, holes=st.integers(0, 3))
+@settings(deadline=None)
+def test_mean_and_std_equal_the_standard_library(defined, holes):
+    wanted = (statistics.fmean(defined), statistics.stdev(defined), len(defined))
+    assert mean_and_std(np.array(defined + [NAN] * holes)) == pytest.approx(wanted, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("values", "mean", "n"), [([0.5, NAN], 0.5, 1), ([], NAN, 0), ([NAN, NAN], NAN, 0), ([math.inf], NAN, 0)]
+)
+def test_one_value_has_no_spread_and_none_has_no_mean(values, mean, n):
+    assert mean_and_std(np.array(values)) == pytest.approx((mean, NAN, n), nan_ok=True)
+    assert np.isnan(t_interval(np.array(values))).all()
+
+
+@given(values=VALUES.filter(lambda values: len(set(values)) > 1))
+@settings(deadline=None, max_examples=50)
+def test_t_interval_equals_that_of_scipy(values):
+    wanted = ttest_1samp(values, 0).confidence_interval(0.95)
+    assert t_interval(np.array([*values, NAN])) == pytest.approx(tuple(wanted), abs=1e-9)
+
+
+def test_t_interval_of_two_values_in_closed_form():
+    # With one degree of freedom Student's t is Cauchy's distribution.
+    half = math.tan(0.475 * math.pi)
+    assert t_interval(np.array([1.0, 3.0])) == pytest.approx((2 - half, 2 + half))
+    assert t_interval(np.array([0.5, 0.5, 0.5])) == (0.5, 0.5)
+
+
+STRATA = st.lists(st.lists(st.floats(-10, 10), min_size=1, max_size=5), min_size=1, max_size=4)
+# Whole numbers are moved without rounding, so that the order of strata stays as it is.
+STRATA_OF_WHOLES = st.lists(st.lists(st.integers(-9, 9), min_size=1, max_size=5), min_size=1, max_size=4)
+
+
+def long(parts):
+    """Values and the names of their strata."""
+    return np.array([x for part in parts for x in part]), [k for k, part in enumerate(parts) for _ in part]
+
+
+def percentiles(resampled):
+    """The bounds of the middle 95% of resamples."""
+    ordered = sorted(resampled)
+    return ordered[len(ordered) // 40], ordered[-len(ordered) // 40 - 1]
+
+
+def test_stratified_interval_equals_a_bootstrap_written_as_a_loop():
+    parts = [[0.1, 0.4, 0.2, 0.9], [1.2, 1.0], [3.0]]
+    generator = np.random.default_rng(7)
+    growth = student.ppf(0.975, 4) / norm.ppf(0.975)
+    resampled = []
+    for _ in range(6000):
+        total = 0.0
+        for part in parts:
+            drawn = statistics.fmean(part[generator.integers(len(part))] for _ in part)
+            grown = math.sqrt(len(part) / max(len(part) - 1, 1)) * growth
+            total += statistics.fmean(part) + grown * (drawn - statistics.fmean(part))
+        resampled.append(total / 3)
+    # Two independent sets of resamples: the bounds differ by sampling error only.
+    assert stratified_interval(*long(parts)) == pytest.approx(percentiles(resampled), abs=0.03)
+
+
+@given(parts=STRATA, order=st.randoms(use_true_random=False))
+@settings(deadline=None, max_examples=50)
+def test_stratified_interval_ignores_the_order_of_rows_and_names(parts, order):
+    wanted = stratified_interval(*long(parts), resamples=99)
+    rows = [(x, ("name", -k)) for x, k in zip(*long(parts), strict=True)]
+    order.shuffle(rows)
+    values, names = zip(*rows, strict=True)
+    np.testing.assert_array_equal(stratified_interval(np.array(values), names, resamples=99), wanted)
+
+
+@given(parts=STRATA_OF_WHOLES, shift=st.integers(-5, 5), scale=st.sampled_from([0.5, 2, 8]))
+@settings(deadline=None, max_examples=50)
+def test_stratified_interval_moves_with_the_values(parts, shift, scale):
+    values, strata = long(parts)
+    bounds = np.array(stratified_interval(values, strata, resamples=99))
+    moved = stratified_interval(values * scale + shift, strata, resamples=99)
+    np.testing.assert_allclose(moved, bounds * scale + shift, atol=1e-9)
+
+
+def test_more_confidence_means_a_wider_interval():
+    values = np.array([0.1, 0.3, 0.35, 0.4, 0.9])
+    wide, narrow = (stratified_interval(values, "aaaaa", confidence) for confidence in (0.99, 0.5))
+    assert wide[0] < narrow[0] < values.mean() < narrow[1] < wide[1]
+
+
+def test_each_stratum_weighs_the_same_and_a_lone_value_has_no_noise():
+    lone = stratified_interval(np.array([1.0, 2.0, 3.0]), "aaa")
+    with_lone = stratified_interval(np.array([1.0, 2.0, 3.0, 10.0]), "aaab")
+    assert with_lone == pytest.approx([(bound + 10) / 2 for bound in lone])
+    # 20 values near 0 weigh as much as 10 values near 1.
+    values = np.r_[np.linspace(-0.1, 0.1, 20), np.linspace(0.9, 1.1, 10)]
+    assert statistics.fmean(stratified_interval(values, "a" * 20 + "b" * 10)) == pytest.approx(0.5, abs=0.01)
+    # Between the strata lies a gap of 100, within each there is no spread.
+    assert stratified_interval(np.array([0.0, 0.0, 100.0, 100.0]), "aabb") == (50.0, 50.0)
+
+
+@pytest.mark.parametrize(
+    ("values", "strata"),
+    [([], ""), ([0.5], "a"), ([0.5, 0.7], "ab"), ([NAN, 0.5, NAN], "abb"), ([NAN] * 3, "abb"),
+     ([0.5, math.inf], "ab")],
+)  # fmt: skip
+def test_no_stratified_interval_without_two_values_in_a_stratum(values, strata):
+    assert np.isnan(stratified_interval(np.array(values), strata)).all()
+
+
+def test_undefined_values_leave_their_stratum():
+    with_holes = stratified_interval(np.array([0.1, NAN, 0.4, 0.2, 0.3, math.inf, NAN]), "aaabbbc")
+    assert with_holes == stratified_interval(np.array([0.1, 0.4, 0.2, 0.3]), "aabb")
+
+
+@pytest.mark.parametrize("sizes", [(3,), (5,), (3, 3), (2, 2, 2, 2, 2), (3, 3, 3, 3, 3), (5, 5, 5, 2, 1)])
+def test_stratified_interval_covers_the_mean_in_95_of_100_cases(sizes):
+    rng = np.random.default_rng(11)
+    strata = [k for k, size in enumerate(sizes) for _ in range(size)]
+    covered = 0
+    for _ in range(400):
+        # The lone value has no noise, as the interval takes for granted.
+        values = np.array([rng.normal() * (sizes[k] > 1) + 7 * k for k in strata])
+        low, high = stratified_interval(values, strata, resamples=400)
+        covered += low <= 7 * (len(sizes) - 1) / 2 <= high
+    # Binomial, 400 at 95%: 380, and outside of 366..394 once in 1,000; few values cost one in 100.
+    assert 364 <= covered <= 394
+
+
+def test_improvement_equals_counting_of_pairs_and_the_u_of_mann_and_whitney():
+    rng = np.random.default_rng(12)
+    x, y = rng.integers(0, 5, size=(4, 3)).astype(float), rng.integers(0, 4, size=(6, 3)).astype(float)
+    x[1, 0] = y[2, 1] = y[5, 1] = NAN
+    chances, us = [], []
+    for k in range(3):
+        a, b = x[np.isfinite(x[:, k]), k], y[np.isfinite(y[:, k]), k]
+        chances.append(statistics.fmean((p > q) + (p == q) / 2 for p in a for q in b))
+        us.append(mannwhitneyu(a, b).statistic / len(a) / len(b))
+    wanted = pytest.approx(probability_of_improvement(x, y)[0])
+    assert [statistics.fmean(chances), statistics.fmean(us)] == [wanted, wanted]
+
+
+def test_interval_of_improvement_equals_a_bootstrap_written_as_a_loop():
+    rng = np.random.default_rng(13)
+    x, y = rng.normal(0.5, size=(4, 2)), rng.normal(size=(3, 2))
+    generator, resampled = np.random.default_rng(7), []
+    for _ in range(4000):
+        chances = []
+        for k in range(2):
+            a = [x[generator.integers(4), k] for _ in range(4)]
+            b = [y[generator.integers(3), k] for _ in range(3)]
+            chances.append(statistics.fmean(float(p > q) for p in a for q in b))
+        resampled.append(statistics.fmean(chances))
+    chance, low, high = probability_of_improvement(x, y)
+    assert low < chance < high
+    assert (low, high) == pytest.approx(percentiles(resampled), abs=0.03)
+    assert statistics.fmean(resampled) == pytest.approx(chance, abs=0.01)
+
+
+@given(seed=st.integers(0, 99), shift=st.integers(-5, 5))
+@settings(deadline=None, max_examples=30)
+def test_improvement_ignores_orders_and_levels_and_turns_with_the_sides(seed, shift):
+    rng = np.random.default_rng(seed)
+    x, y = rng.integers(0, 5, size=(3, 4)).astype(float), rng.integers(0, 5, size=(2, 4)).astype(float)
+    chance, low, high = probability_of_improvement(x, y, resamples=300)
+    assert 0 <= low <= high <= 1
+    tasks, runs = rng.permutation(4), rng.permutation(3)
+    assert probability_of_improvement(x[runs][:, tasks], y[:, tasks], resamples=300) == (chance, low, high)
+    levels = shift * np.arange(4)
+    # The order of tasks changes, and with it the draws and the last bits.
+    moved = probability_of_improvement(x + levels, y + levels, resamples=300)
+    assert moved[0] == pytest.approx(chance)
+    assert moved[1:] == pytest.approx((low, high), abs=0.1)
+    assert probability_of_improvement(y, x, resamples=300)[0] == pytest.approx(1 - chance)
+    assert probability_of_improvement(np.exp(x), np.exp(y), resamples=300) == (chance, low, high)
+
+
+def test_improvement_with_little_to_go_on():
+    one = probability_of_improvement(np.array([[1.0, 2.0]]), np.array([[0.0, 2.0], [0.0, 2.0]]))
+    assert one == pytest.approx((0.75, NAN, NAN), nan_ok=True)
+    for x, y in ((np.full((2, 3), NAN), np.ones((2, 3))), (np.ones((2, 0)), np.ones((2, 0)))):
+        assert np.isnan(probability_of_improvement(x, y)).all()
+    # The task without a run of y is no task.
+    hole = probability_of_improvement(np.array([[1.0, 9.0], [3.0, 9.0]]), np.array([[2.0, NAN], [2.0, NAN]]))
+    assert hole == probability_of_improvement(np.array([[1.0], [3.0]]), np.array([[2.0], [2.0]]))
+    assert probability_of_improvement(np.full((2, 3), 1.0), np.zeros((2, 3))) == (1.0, 1.0, 1.0)
+
+
+def test_profile_equals_counting_and_its_band_a_bootstrap_written_as_a_loop():
+    scores = np.array([[0.1, 0.8], [0.5, 0.6], [0.9, NAN]])
+    shares, low, high = performance_profile(scores, np.array([0.0, 0.5, 0.7, 1.0]))
+    np.testing.assert_allclose(shares, [1.0, (2 / 3 + 1) / 2, (1 / 3 + 1 / 2) / 2, 0.0])
+    generator, resampled = np.random.default_rng(7), []
+    for _ in range(4000):
+        first = [[0.1, 0.5, 0.9][generator.integers(3)] for _ in range(3)]
+        second = [[0.8, 0.6][generator.integers(2)] for _ in range(2)]
+        resampled.append(statistics.fmean(statistics.fmean(x >= 0.7 for x in p) for p in (first, second)))
+    assert (low[2], high[2]) == pytest.approx(percentiles(resampled), abs=0.05)
+    assert (low[0], high[0], low[3], high[3]) == (1, 1, 0, 0)
+
+
+@given(seed=st.integers(0, 99))
+@settings(deadline=None, max_examples=30)
+def test_profile_falls_within_its_band_whatever_the_order(seed):
+    rng = np.random.default_rng(seed)
+    scores, taus = rng.normal(size=(4, 3)), np.linspace(-2, 2, 9)
+    shares, low, high = performance_profile(scores, taus, resamples=300)
+    assert (np.diff(shares) <= 0).all()
+    assert ((low >= 0) & (low <= shares) & (shares <= high) & (high <= 1)).all()
+    again = performance_profile(scores[rng.permutation(4)][:, rng.permutation(3)], taus, resamples=300)
+    np.testing.assert_array_equal(again, (shares, low, high))
+
+
+def test_profile_with_little_to_go_on():
+    shares, *band = performance_profile(np.array([[0.2, 0.4]]), np.array([0.3, 0.4]))
+    assert shares.tolist() == [0.5, 0.5]
+    assert np.isnan(band).all()
+    for nothing in (np.full((2, 2), NAN), np.ones((0, 2)), np.ones((2, 0))):
+        assert np.isnan(performance_profile(nothing, np.array([0.5]))).all()

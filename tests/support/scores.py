@@ -1,0 +1,32 @@
+"""Frames of scores and of pairs for the tests of comparisons, small enough to follow by hand."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+
+from reports.stats.comparison import PAIRS, SCORES
+
+
+def score(method, value, dataset="mosi", backbone="misa", seed=0, metric="acc2", **others):
+    """One row of scores, clean and of the CPU unless ``others`` say otherwise."""
+    names = {"dataset": dataset, "backbone": backbone, "method": method, "seed": seed, "metric": metric}
+    usual = {"occlusion_protocol": "test", "occlusion_ratio": 0.0, "environment": "cpu"}
+    return {**usual, **names, "value": value, **others}
+
+
+def scores_of(rows):
+    return pd.DataFrame(rows, columns=list(SCORES))
+
+
+def world(methods=("a", "b", "none"), backbones=("misa", "mult"), seeds=3, datasets=("mosi", "sims"), seed=0):
+    """Noise, and method a better by 1 everywhere."""
+    rng = np.random.default_rng(seed)
+    grid = itertools.product(datasets, backbones, methods, range(seeds))
+    return scores_of([score(m, rng.normal(0, 0.1) + (m == "a"), d, b, s) for d, b, m, s in grid])
+
+
+def of_gains(gains, method="a", dataset="mosi", backbone="misa"):
+    """Pairs with these gains, one a seed."""
+    rows = [(dataset, backbone, method, seed, gain, gain) for seed, gain in enumerate(gains)]
+    return pd.DataFrame(rows, columns=list(PAIRS))
