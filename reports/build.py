@@ -29,7 +29,7 @@ Writes figures, tables and the page of a study below var/reports, from what MLfl
   study=NAME                        the study, as it was given to the benchmark
   var_dir=DIR tracking.uri=URI      where its results are (default: var)"""
 PACKAGES = ("reports", "harness", "methods", "backbones")
-CODE = (".py", ".csv", ".css", ".js")
+CODE = (".py", ".csv", ".css", ".js", ".html")
 LIBRARIES = ("matplotlib", "numpy", "pandas", "scikit-learn", "scipy")
 
 

@@ -16,7 +16,7 @@ from reports.figures.base import Figure
 from reports.figures.registry import FIGURES
 from reports.page import summary
 from reports.page.departures import departures
-from reports.page.html import Failure, Report, Shown, page
+from reports.page.html import Failure, PageFigure, Report, page
 from reports.study import OUTCOMES, Study
 from reports.tables import sweeps
 from reports.tables.aggregate import ablation_numbers, main_numbers, occlusion_numbers
@@ -118,7 +118,7 @@ def _write_table(table: Table, folder: Path) -> Iterator[Path]:
         yield path
 
 
-def _write_figure(figure: Figure, study: Study, folder: Path) -> tuple[Shown, list[Path]]:
+def _write_figure(figure: Figure, study: Study, folder: Path) -> tuple[PageFigure, list[Path]]:
     """Write a figure and the data that it shows."""
     data = figure.data(study)
     title = figure.title + place(data) + study.stand_in(list(dict.fromkeys(data["dataset"])))
@@ -129,7 +129,7 @@ def _write_figure(figure: Figure, study: Study, folder: Path) -> tuple[Shown, li
     svg = paths[style.ENDINGS.index("svg")].read_text(encoding="utf-8")
     fill = study.command(figure.fill)
     caption = f"{figure.missing} {fill}" if data.empty else figure.caption(data)
-    return Shown(figure.name, title, caption, svg, files, data.empty), [*paths, csv]
+    return PageFigure(figure.name, title, caption, svg, files, data.empty), [*paths, csv]
 
 
 def place(data: pd.DataFrame) -> str:
@@ -150,7 +150,7 @@ def _draw(figure: Figure, data: pd.DataFrame, title: str, study: Study, folder: 
 
 
 def _report(
-    study: Study, said: Sequence[str], tables: Sequence[Table], shown: Sequence[Shown], folder: Path
+    study: Study, said: Sequence[str], tables: Sequence[Table], shown: Sequence[PageFigure], folder: Path
 ) -> Report:
     outcomes, counts = study.outcomes, study.counts()
     lost = outcomes[outcomes["state"].isin(["failed", "diverged", "missing"])]

@@ -11,7 +11,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from reports.page import html as module
-from reports.page.html import Failure, Report, Shown, page
+from reports.page.html import Failure, PageFigure, Report, page
 from reports.tables.table import BEST, SECOND, Column, Part, Table, Value
 from tests.support.browser import Reader, chromium, console, find, media, requested, resize, until
 
@@ -47,8 +47,8 @@ def sample(**changed):
             Table("ablation", "Table 4: ablation", [], ["SASS off."], fill="make benchmark ARGS='a=1'"),
         ],
         figures=[
-            Shown("occlusion", "Figure 5: occlusion", "Bands: 95%.", SVG, occlusion),
-            Shown("alpha", "Figure 4c: alpha", "No sweep yet.", SVG.encode(), {}, True),
+            PageFigure("occlusion", "Figure 5: occlusion", "Bands: 95%.", SVG, occlusion),
+            PageFigure("alpha", "Figure 4c: alpha", "No sweep yet.", SVG.encode(), {}, True),
         ],
         failures=[Failure("mosi/tfn/mixup/seed1", "failed", "out of memory", RUN)],
         notes=[("Departures from the papers", ["PowMix: ours is simpler."])],
@@ -63,7 +63,7 @@ def hostile():
     h, script = HOSTILE, "javascript:hacked=1"
     cell = Value(h, BEST, h, script)
     table = Table(h, h, [Part([Column(h), Column("x")], [[[cell, cell], [cell, cell]]])], [h])
-    shown = Shown(h, h, h, f"<svg><text>{h}</text></svg>", {h: script})
+    shown = PageFigure(h, h, h, f"<svg><text>{h}</text></svg>", {h: script})
     tables, failures = [table, Table(h, h, [], [h], fill=h)], [Failure(h, h, h, "data:text/html,x")]
     files = {h: {"csv": "//example.org/x"}}
     notes, facts, link = [(h, [h])], {h: h}, script.upper()
@@ -158,7 +158,7 @@ def test_an_empty_report_says_so():
 
 def test_figures_too_large_for_the_page_are_linked(monkeypatch):
     svg = SVG.replace("<circle", " " * 50_000 + "<circle")
-    large = Shown("large", "Large", "Many points.", svg, {"svg": "f/l.svg"})
+    large = PageFigure("large", "Large", "Many points.", svg, {"svg": "f/l.svg"})
     monkeypatch.setattr(module, "LIMIT", len(page(sample(figures=[])).encode()) + 20_000)
     text = page(sample(figures=[large, *sample().figures]))
     assert len(text.encode()) < module.LIMIT
@@ -175,7 +175,7 @@ def _luminance(colour):
 
 @pytest.mark.parametrize("scheme", [0, 1])
 def test_colours_are_far_enough_apart_to_read(scheme):
-    css = (files("reports") / "assets" / "page.css").read_text("utf-8")
+    css = (files("reports.page") / "page.css").read_text("utf-8")
     found = re.findall(r"--(\w+): light-dark\((#\w{6}), (#\w{6})\)", css)
     colours = {name: _luminance(pair[scheme]) for name, *pair in found}
     grounds = [colours.pop(name) for name in ("page", "card", "soft")]
