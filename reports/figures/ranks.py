@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from reports.figures import style
 from reports.figures.base import Command, Figure
-from reports.figures.occlusion import span
+from reports.figures.blocks import count_range
 from reports.stats.comparison import LEVEL, Ranks, clean, ranks
 from reports.stats.intervals import performance_profile
 from reports.study import Study
@@ -92,7 +92,7 @@ def caption(data: pd.DataFrame) -> str:
     """What is shown, what is inside the noise, and what does not count."""
     ranked = data[data["panel"] == "ranks"].drop_duplicates("method")
     first, dropped = ranked.iloc[0], ranked[ranked["rank"].isna()]["method"].tolist()
-    blocks = span(ranked["blocks"].astype(int), "block", "blocks")
+    blocks = count_range(ranked["blocks"].astype(int), "block")
     texts = [
         f"(a) Average rank in MAE on the test split over n = {blocks}, the pairs of data set and backbone (1 "
         "is best)."
@@ -109,7 +109,7 @@ def caption(data: pd.DataFrame) -> str:
             f"apart (critical difference CD = {first['difference']:.2f} at {LEVEL:g}; Demsar 2006)."
         )
     if first["blocks_left_out"]:
-        lost = span(ranked["blocks_left_out"].astype(int), "block", "blocks")
+        lost = count_range(ranked["blocks_left_out"].astype(int), "block")
         texts.append(f"Left out: {lost} without a seed that all methods have.")
     if dropped:
         texts.append(f"Not ranked, as most blocks lack it: {', '.join(dropped)}.")
@@ -124,7 +124,7 @@ def _profile_caption(runs: pd.DataFrame) -> str:
     if runs.empty:
         return f"(b) is empty: no pair of data set and backbone has runs of all methods and of {BASELINE}."
     counts = runs.groupby("method")["runs"].first().astype(int)
-    tasks = span(runs["tasks"].astype(int), "pair", "pairs")
+    tasks = count_range(runs["tasks"].astype(int), "pair")
     banded = runs["low"].notna().any()
     band = (
         "Bands: pointwise 95% bootstrap intervals over seeds within the pairs, too narrow for a handful of "
@@ -133,14 +133,14 @@ def _profile_caption(runs: pd.DataFrame) -> str:
         else "Without two seeds no uncertainty can be given."
     )
     return (
-        f"(b) Share of the runs, a mean over {tasks} of data set and backbone ({span(counts, 'run', 'runs')} "
+        f"(b) Share of the runs, a mean over {tasks} of data set and backbone ({count_range(counts, 'run')} "
         f"per method), that have at least the gain τ in MAE, relative to the mean of {BASELINE} in the pair "
         f"(Agarwal et al. 2021); further right and up is better. {BASELINE} itself shows how far its seeds "
         f"differ. {band}"
     )
 
 
-def critical_differences(data: pd.DataFrame, ax: Axes, labels: Sequence[str]) -> Axes:
+def critical_differences(data: pd.DataFrame, ax: Axes, labels: Sequence[str]) -> None:
     """Draw average ranks, and bars that join what does not differ (Demsar 2006); data: of panel "ranks"."""
     rows = data.drop_duplicates("method").dropna(subset="rank").sort_values("rank", kind="stable")
     names, places = rows["method"].tolist(), rows["rank"].tolist()
@@ -162,7 +162,6 @@ def critical_differences(data: pd.DataFrame, ax: Axes, labels: Sequence[str]) ->
                 solid_capstyle="butt")  # fmt: skip
     _scale(ax, count, difference)
     ax.set_ylim(top + half - 0.4, -1.5)
-    return ax
 
 
 def _scale(ax: Axes, count: int, difference: float) -> None:
@@ -184,7 +183,7 @@ def _scale(ax: Axes, count: int, difference: float) -> None:
         ax.text((1 + end) / 2, -1.2, f"CD = {difference:.2f}", ha="center", va="bottom", fontsize=7)
 
 
-def profiles(data: pd.DataFrame, ax: Axes, labels: Sequence[str]) -> Axes:
+def profiles(data: pd.DataFrame, ax: Axes, labels: Sequence[str]) -> None:
     """Draw shares of runs against gains; data: of panel "profile"."""
     low, high = data["gain"].quantile([_INSIDE, 1 - _INSIDE])
     margin = 0.08 * (high - low) or 0.01
@@ -209,7 +208,6 @@ def profiles(data: pd.DataFrame, ax: Axes, labels: Sequence[str]) -> Axes:
     ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     ax.set_xlabel("relative gain τ in MAE over none (better →)")
     ax.set_ylabel("share of runs with gain ≥ τ ↑")
-    return ax
 
 
 def draw(data: pd.DataFrame, title: str, command: Command) -> Drawing:
@@ -226,7 +224,7 @@ def draw(data: pd.DataFrame, title: str, command: Command) -> Drawing:
     else:
         profiles(runs, right, labels)
     right.set_title("(b) gains of single runs", loc="left")
-    style.legend(figure, [style.method_handle(name, labels) for name in labels])
+    style.legend(figure, style.method_handles(labels))
     return figure
 
 

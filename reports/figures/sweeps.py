@@ -22,7 +22,7 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLoc
 from harness.metrics import DIRECTION
 from reports.figures import style
 from reports.figures.base import Command, Figure
-from reports.figures.occlusion import span
+from reports.figures.blocks import count_range
 from reports.names import METRIC_NAMES
 from reports.stats.intervals import FEWEST
 from reports.stats.settings import GROUP, LEVEL, settings_table, verdicts
@@ -148,7 +148,7 @@ def caption(data: pd.DataFrame) -> str:
     shown = data[data["shown"]]
     complete = shown[(shown["state"] == "complete") & shown["mean"].notna()]
     pairs = _pairs(complete)
-    seeds = span(complete["n"], "seed", "seeds")
+    seeds = count_range(complete["n"], "seed")
     spread = (
         "bars and, in (b), ± are 95% t intervals"
         if complete["low"].notna().any()
