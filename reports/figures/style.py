@@ -184,9 +184,9 @@ def say(ax: Axes, text: str, columns: int = 44) -> Axes:
     ax.set_axis_off()
     lines = wrapped_lines(text, columns)
     size = 7 if len(lines) <= 9 else 4.5
-    said = ax.text(0.5, 0.5, plain("\n".join(lines)), ha="center", va="center", color="#555555",
+    note = ax.text(0.5, 0.5, plain("\n".join(lines)), ha="center", va="center", color="#555555",
                    fontsize=size, transform=ax.transAxes, family="monospace")  # fmt: skip
-    said.set_in_layout(False)  # a long command would leave no room for the axes
+    note.set_in_layout(False)  # a long command would leave no room for the axes
     return ax
 
 
