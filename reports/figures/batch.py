@@ -54,19 +54,12 @@ def batch(study: Study) -> pd.DataFrame:
     - "lambda": weight of the first member of mixture i; name is a modality or "label".
     - "loss": name is one of ``LOSSES``; penalty is weighted, mixed is not.
     """
-    runs = sampled_runs(study)
-    runs = pd.concat([runs[runs["method"] == _METHOD], runs[runs["method"] != _METHOD]])
-    for run in runs.to_dict("records"):
-        if base_method(run["method"]) != _METHOD:
-            continue
+    runs = [run for run in sampled_runs(study).to_dict("records") if base_method(run["method"]) == _METHOD]
+    for run in sorted(runs, key=lambda run: run["method"] != _METHOD):
         samples = load_samples(study, run["run_id"])
         labels = samples.get("batch_labels", np.empty(0)).astype(float).ravel()
-        size = len(labels)
-        if (
-            size >= 2
-            and np.isfinite(labels).all()
-            and samples.get("batch_similarity", labels).shape == (size, size)
-        ):
+        whole = samples.get("batch_similarity", labels).shape == (len(labels), len(labels))
+        if len(labels) >= 2 and np.isfinite(labels).all() and whole:
             common = {name: run[name] for name in COLUMNS[:4]}
             frame = pd.DataFrame([{**common, **row} for row in _rows(samples)], columns=list(COLUMNS))
             frame["value"] = rounded(frame["value"])
@@ -94,10 +87,8 @@ def _rows(samples: Mapping[str, np.ndarray]) -> Iterator[dict[str, Any]]:
             yield from ({"kind": "intensity", "name": name, "i": i, "value": v}
                         for i, v in enumerate(values[order]))  # fmt: skip
     for name in LAMBDAS:
-        values = samples.get(f"batch_lambda_{name}", np.empty(0))
-        yield from (
-            {"kind": "lambda", "name": name, "i": i, "value": v} for i, v in enumerate(values.ravel())
-        )
+        values = samples.get(f"batch_lambda_{name}", np.empty(0)).ravel()
+        yield from ({"kind": "lambda", "name": name, "i": i, "value": v} for i, v in enumerate(values))
     losses = samples.get("batch_losses", np.empty(0))
     if losses.shape == (len(LOSSES),):
         yield from ({"kind": "loss", "name": n, "value": v} for n, v in zip(LOSSES, losses, strict=True))
@@ -143,13 +134,22 @@ def draw(data: pd.DataFrame, title: str, command: Command) -> Drawing:
     above, below = right[0].subgridspec(1, 3), right[1].subgridspec(1, 2, width_ratios=(2, 1))
     _flow(figure.add_subplot(grid[0, :]))
     _matrix(figure.add_subplot(grid[1, 0]), data)
+    intensities, clips = _kind(data, "intensity"), _kind(data, "clip")["value"].to_numpy(float)
     shared: Axes | None = None
     for column, modality in enumerate(MODALITIES):
         ax = figure.add_subplot(above[column], sharex=shared, sharey=shared)
         shared = shared or ax
-        _intensity(ax, data, modality, first=column == 0)
-    _lambdas(figure.add_subplot(below[0]), _kind(data, "lambda"))
-    _losses(figure.add_subplot(below[1]), _kind(data, "loss"))
+        rows = intensities[intensities["name"] == modality]
+        if rows.empty:
+            style.say(ax, "not recorded")
+        else:
+            _intensity(ax, rows, clips[rows["i"].to_numpy(int)], modality)
+    for place, (kind, panel) in zip(below, (("lambda", _lambdas), ("loss", _losses)), strict=True):
+        ax, rows = figure.add_subplot(place), _kind(data, kind)
+        if rows.empty:
+            style.say(ax, "not recorded")
+        else:
+            panel(ax, rows)
     handles = [Line2D([], [], color=shade, marker="o", linestyle="none", label=f"{name} label")
                for name, shade in style.POLARITY.items()]  # fmt: skip
     handles.append(Line2D([], [], color=style.colour(_METHOD), marker="s", linestyle="none",
@@ -218,34 +218,22 @@ def _matrix(ax: Axes, data: pd.DataFrame) -> None:
     ax.set_title("(b) similarity and mixed pairs", loc="left", pad=3)
 
 
-def _intensity(ax: Axes, data: pd.DataFrame, modality: str, first: bool) -> None:
+def _intensity(ax: Axes, rows: pd.DataFrame, labels: np.ndarray, modality: str) -> None:
     """Predicted intensity of each clip against the size of its label."""
-    rows = _kind(data, "intensity")
-    rows = rows[rows["name"] == modality]
-    if rows.empty:
-        style.say(ax, "not recorded")
-        return
-    labels = _kind(data, "clip")["value"].to_numpy(float)[rows["i"].to_numpy(int)]
     x, y = np.abs(labels), np.abs(rows["value"].to_numpy(float))
     shades = [style.POLARITY[style.polarity(label)] for label in labels]
     ax.scatter(x, y, s=8, c=shades, linewidths=0, alpha=0.8, rasterized=True)
     r = correlation(x, y)
-    ax.set_title(
-        f"{modality}\n" + (f"r = {r:.2f}".replace("-", "\u2212") if np.isfinite(r) else "r undefined"),
-        fontsize=7,
-        pad=3,
-    )
+    text = f"r = {r:.2f}".replace("-", "\u2212") if np.isfinite(r) else "r undefined"
+    ax.set_title(f"{modality}\n{text}", fontsize=7, pad=3)
     ax.set_xlabel("$|y|$")
-    ax.tick_params(labelleft=first)
-    if first:
+    ax.tick_params(labelleft=modality == MODALITIES[0])
+    if modality == MODALITIES[0]:
         ax.set_ylabel("(c) intensity $|I^m|$")
 
 
 def _lambdas(ax: Axes, rows: pd.DataFrame) -> None:
     """The weights of the first members: a point per pair, a bar at the median."""
-    if rows.empty:
-        style.say(ax, "not recorded")
-        return
     for place, name in enumerate(LAMBDAS):
         values = np.sort(rows.loc[rows["name"] == name, "value"].to_numpy(float))
         if not len(values):
@@ -253,9 +241,8 @@ def _lambdas(ax: Axes, rows: pd.DataFrame) -> None:
         # Neighbours in size lie on different heights, always the same.
         height = place + 0.5 * ((np.arange(len(values)) * 0.618034) % 1 - 0.5)
         ax.scatter(values, height, s=6, color=_SOFT, alpha=0.7, linewidths=0, rasterized=True)
-        ax.plot(
-            [np.median(values)] * 2, [place - 0.36, place + 0.36], color=style.colour(_METHOD), linewidth=1.6
-        )
+        median = [np.median(values)] * 2
+        ax.plot(median, [place - 0.36, place + 0.36], color=style.colour(_METHOD), linewidth=1.6)
     ax.set_yticks(range(len(LAMBDAS)), LAMBDAS)
     ax.set(xlim=(-0.02, 1.02), ylim=(len(LAMBDAS) - 0.5, -0.5), xlabel="weight of the first member")
     ax.set_title("(d) mixing weights $\\lambda$", loc="left", pad=3)
@@ -263,9 +250,6 @@ def _lambdas(ax: Axes, rows: pd.DataFrame) -> None:
 
 def _losses(ax: Axes, rows: pd.DataFrame) -> None:
     """The three losses of the batch, as bars with their values."""
-    if rows.empty:
-        style.say(ax, "not recorded")
-        return
     values = rows.set_index("name")["value"].reindex(["task", "mixed", "penalty"]).to_numpy(float)
     bars = ax.bar(range(3), values, width=0.6, color=[_SOFT, style.lighter(style.colour(_METHOD), 0.3), _INK])
     ax.bar_label(bars, [f"{v:.2f}" for v in values], fontsize=7, padding=1)

@@ -10,12 +10,11 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from reports.figures import style
 from reports.figures.base import Command, Figure
-from reports.figures.occlusion import span
+from reports.figures.blocks import count_range
 from reports.names import METRIC_NAMES
 from reports.stats.comparison import clean, intervals, overall, paired
 from reports.stats.intervals import FEWEST
@@ -60,7 +59,7 @@ def caption(data: pd.DataFrame) -> str:
     single, pooled = data[data["row"] != ALL], data[data["row"] == ALL]
     texts = [
         "Gain over none on the test split with the same seed, backbone and data set "
-        f"(n = {span(single['n'], 'seed', 'seeds')}); right is better in both panels."
+        f"(n = {count_range(single['n'], 'seed')}); right is better in both panels."
     ]
     tested = single[(single["n"] >= FEWEST) & single["low"].notna()]
     if single["low"].isna().all():
@@ -68,7 +67,7 @@ def caption(data: pd.DataFrame) -> str:
     else:
         texts.append(
             f"Bars: 95% paired t intervals; of {ALL}, 95% bootstrap intervals over seeds within backbones "
-            f"({span(pooled['n'], 'pair', 'pairs')}); an arrowhead where a bar or mark lies further out. "
+            f"({count_range(pooled['n'], 'pair')}); an arrowhead where a bar or mark lies further out. "
             "Filled marks: the interval excludes 0; hollow ones are inside the noise or have too few seeds "
             "(two never make a mark filled)."
         )
@@ -80,12 +79,12 @@ def caption(data: pd.DataFrame) -> str:
         )
     lost = data.groupby("metric", sort=False)["unpaired"].first()
     if lost.any():
-        runs = span(lost[lost == lost.max()].iloc[:1], "run", "runs")
+        runs = count_range(lost[lost == lost.max()].iloc[:1], "run")
         texts.append(f"Left out: {runs} without a partner of the same seed and environment.")
     return " ".join(texts)
 
 
-def panel(data: pd.DataFrame, ax: Axes, places: dict[tuple[str, str], float], step: float) -> Axes:
+def panel(data: pd.DataFrame, ax: Axes, places: dict[tuple[str, str], float], step: float) -> None:
     """Draw the gains of one metric.
 
     places: (data set, row) -> where its first method stands; step: from one method to the next.
@@ -101,7 +100,6 @@ def panel(data: pd.DataFrame, ax: Axes, places: dict[tuple[str, str], float], st
     ax.set_xlabel(f"gain in {METRIC_NAMES[metric]} over none ({UNITS[metric]}better →)")
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
-    return ax
 
 
 def axis_limits(data: pd.DataFrame) -> tuple[float, float]:
@@ -177,14 +175,11 @@ def draw(data: pd.DataFrame, title: str, command: Command) -> Drawing:
     for label in first.get_yticklabels()[len(rows) :]:
         label.set_fontweight("bold")
     first.set_ylim(height, -0.2)
-    style.legend(figure, [_handle(name, methods) for name in methods])
+    handles = style.method_handles(methods)
+    for handle in handles:
+        handle.set_linestyle("-")
+    style.legend(figure, handles)
     return figure
-
-
-def _handle(method: str, labels: Sequence[str]) -> Line2D:
-    handle = style.method_handle(method, labels)
-    handle.set_linestyle("-")
-    return handle
 
 
 FIGURE = Figure(

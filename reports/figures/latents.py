@@ -38,9 +38,11 @@ COMPONENTS = 5
 HELD = (0.9, 0.5)
 """Shares of the points inside the contours, from the outer to the inner."""
 KINDS = ("clean", "mixed")
-_PLACE = ["dataset", "backbone", "seed"]
+PLACE = ["dataset", "backbone", "seed"]
 _CLEAN, _LINE = "#8c8c8c", "#3c3c3c"
 _GRID = 64
+Kinds = Mapping[str, tuple[np.ndarray, np.ndarray]]
+"""The rows and labels of each of ``KINDS``, see `stacked`."""
 
 
 def sampled_runs(study: Study) -> pd.DataFrame:
@@ -51,15 +53,13 @@ def sampled_runs(study: Study) -> pd.DataFrame:
     rows = study.sampled[list(SAMPLE_KEYS)]
     rows = rows[np.array([not is_ablation(name) for name in rows["method"]], bool)]
     methods = style.ordered(rows["method"])
-    ranks = [
-        (
-            (r["backbone"] != "misa", not r["dataset"].endswith("mosei")),
-            (r["dataset"], r["backbone"], r["seed"], methods.index(r["method"]), r["run_id"]),
-        )
-        for r in rows.to_dict("records")
-    ]
-    rows = rows.iloc[sorted(range(len(rows)), key=ranks.__getitem__)]
-    return rows.drop_duplicates([*_PLACE, "method"]).reset_index(drop=True)
+    rows = rows.assign(
+        other_backbone=rows["backbone"] != "misa",
+        other_dataset=[not name.endswith("mosei") for name in rows["dataset"]],
+        place=[methods.index(name) for name in rows["method"]],
+    )
+    rows = rows.sort_values(["other_backbone", "other_dataset", *PLACE, "place", "run_id"], ignore_index=True)
+    return rows.drop_duplicates([*PLACE, "method"], ignore_index=True)[list(SAMPLE_KEYS)]
 
 
 def load_samples(study: Study, run_id: str) -> Mapping[str, np.ndarray]:
@@ -83,16 +83,18 @@ def latents(study: Study) -> pd.DataFrame:
     note: why a method has no points.
     """
     runs = _most_methods(sampled_runs(study))
-    made = {r["method"]: _standardised(load_samples(study, r["run_id"])) for r in runs.to_dict("records")}
-    widths = Counter(kinds["clean"][0].shape[1] for kinds in made.values() if len(kinds["clean"][0]))
+    by_method = {
+        r["method"]: _standardised(load_samples(study, r["run_id"])) for r in runs.to_dict("records")
+    }
+    widths = Counter(kinds["clean"][0].shape[1] for kinds in by_method.values() if len(kinds["clean"][0]))
     if not widths:
         return pd.DataFrame(columns=list(COLUMNS))
     width = widths.most_common(1)[0][0]
-    pooled = [k["clean"][0] for k in made.values() if k["clean"][0].shape[1] == width]
+    pooled = [k["clean"][0] for k in by_method.values() if k["clean"][0].shape[1] == width]
     project = fit_projection(np.vstack(pooled), COMPONENTS)
     rows = []
-    for method, kinds in made.items():
-        common = dict(zip(KEYS, (*runs[_PLACE].iloc[0], method), strict=False))
+    for method, kinds in by_method.items():
+        common = dict(zip(KEYS, (*runs[PLACE].iloc[0], method), strict=False))
         if not len(kinds["clean"][0]) or kinds["clean"][0].shape[1] != width:
             note = "latents of another width" if len(kinds["clean"][0]) else "no latents kept"
             rows.append({**common, "kind": "method", "note": note})
@@ -106,22 +108,20 @@ def _most_methods(runs: pd.DataFrame) -> pd.DataFrame:
     """Those of the (dataset, backbone, seed) with the most methods; of several, the first."""
     if runs.empty:
         return runs
-    sizes = runs.groupby(_PLACE, sort=False)["method"].transform("size")
-    first = runs[_PLACE].iloc[int(sizes.argmax())]
-    return runs[(runs[_PLACE] == first).all(axis=1)]
+    sizes = runs.groupby(PLACE, sort=False)["method"].transform("size")
+    first = runs[PLACE].iloc[int(sizes.argmax())]
+    return runs[(runs[PLACE] == first).all(axis=1)]
 
 
-def _standardised(samples: Mapping[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def _standardised(samples: Mapping[str, np.ndarray]) -> Kinds:
     """Clean and mixed rows and their labels, in units of the network's own clean latents."""
     rows = {kind: stacked(samples, kind) for kind in KINDS}
     mean, scale = scaling(rows["clean"][0])
     return {kind: (standardised(x, mean, scale), labels) for kind, (x, labels) in rows.items()}
 
 
-def _method_rows(
-    kinds: Mapping[str, tuple[np.ndarray, np.ndarray]], project: Projection
-) -> list[dict[str, Any]]:
-    """A method's own row and its points. kinds: see `stacked`."""
+def _method_rows(kinds: Kinds, project: Projection) -> list[dict[str, Any]]:
+    """A method's own row and its points."""
     points = {kind: project(x) for kind, (x, _) in kinds.items()}
     share_x, share_y = rounded(np.pad(project.shares, (0, 2))[:2])
     summary = {
@@ -191,7 +191,8 @@ def draw(data: pd.DataFrame, title: str, command: Command) -> Drawing:
         own = points[points["method"] == row["method"]]
         ax.set_title(style.wrapped(row["method"], 96 // max(3, columns)), pad=3)
         _panel(ax, row, own, style.colour(row["method"], labels))
-    _legend(figure, [style.colour(m, labels) for m in methods["method"][methods["n_mixed"].fillna(0) > 0]])
+    mixed = methods["method"][methods["n_mixed"].fillna(0) > 0]
+    _legend(figure, [style.colour(name, labels) for name in mixed])
     style.set_title(figure, title)
     return figure
 

@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import pyplot as plt
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 from matplotlib.lines import Line2D
@@ -18,7 +16,7 @@ from matplotlib.lines import Line2D
 from backbones.batch import MODALITIES
 from reports.figures import style
 from reports.figures.base import Command, Figure
-from reports.figures.occlusion import SUMMARY, counted, left_out, over_blocks
+from reports.figures.blocks import SUMMARY, omissions, over_blocks, training_counts
 from reports.frame import is_ablation, named
 from reports.study import Study
 
@@ -36,7 +34,6 @@ LABELS = {
     "intensity": "correlation of\nintensity |Iᵐ|",
     "lambda": "weight of the first\nmember, λ",
 }
-_ACROSS = 4
 _WIDTH = 0.8  # of all marks at one place of an axis
 
 
@@ -44,29 +41,28 @@ def data(study: Study) -> pd.DataFrame:
     """A row per panel, data set, number and method, of training on whole clips.
 
     ``part`` is the modality, or "label"; ``what`` is the quantile, or what intensities are correlated with.
-    The keys of ``SUMMARY`` are as in `reports.figures.occlusion`.
+    The keys of ``SUMMARY`` are as in `reports.figures.blocks`.
     """
     frame = study.frame
     rows = frame[frame["split"].isin(["epoch", "mechanism"]) & (frame["occlusion_protocol"] == "test")]
     rows = named(rows)
     rows = rows[np.array([not is_ablation(name) for name in rows["method"]], bool)]
-    found = []
+    numbers = []
     for (dataset, metric), part in rows.groupby(["dataset", "metric"]):
         for panel, pattern in PANELS.items():
-            match = pattern.fullmatch(str(metric))
-            if match:
+            if match := pattern.fullmatch(str(metric)):
                 names = dict(zip(("part", "what"), (*match.groups(), "", "")[:2], strict=True))
                 common = {"panel": panel, "dataset": dataset, "metric": metric, **names}
-                found += [{**common, **row} for row in over_blocks(part)]
+                numbers += [{**common, **row} for row in over_blocks(part)]
     place = {name: number for number, name in enumerate((*PANELS, *PARTS, *QUANTILES))}
-    found.sort(key=lambda row: (place[row["panel"]], row["dataset"], place.get(row["part"], -1)))
-    table = pd.DataFrame(found, columns=list(COLUMNS))
+    numbers.sort(key=lambda row: (place[row["panel"]], row["dataset"], place.get(row["part"], -1)))
+    table = pd.DataFrame(numbers, columns=list(COLUMNS))
     return table if (table["n"] > 0).any() else table[:0]
 
 
 def caption(data: pd.DataFrame) -> str:
     """What the three rows show, of how many trainings, and what may be noise."""
-    texts = [f"Means over {counted(data)}, the same for all methods in a comparison."]
+    texts = [f"Means over {training_counts(data)}, the same for all methods in a comparison."]
     if data["low"].notna().any():
         texts.append(
             "Thin bars in (a) and (b): 95% bootstrap intervals over seeds within backbones; where they "
@@ -74,7 +70,7 @@ def caption(data: pd.DataFrame) -> str:
         )
     else:
         texts.append("Without two seeds that differ no uncertainty can be given: differences may be noise.")
-    said = {
+    texts_of = {
         "opposite": "(a) Share of the pairs of a mixture's members with labels of opposite signs, in the "
         "last epoch.",
         "intensity": "(b) Pearson's correlation of predicted intensities |Iᵐ| over the test clips with what "
@@ -83,37 +79,34 @@ def caption(data: pd.DataFrame) -> str:
         "lambda": "(c) Weight of a mixture's first member in the last epoch: 10%, 50% (mark) and 90% "
         "quantiles over mixed examples, per modality and for the label; bars are spread, not uncertainty.",
     }
-    held = set(data.loc[data["n"] > 0, "panel"])
-    texts += [text for name, text in said.items() if name in held]
-    if "intensity" not in held:
+    panels = set(data.loc[data["n"] > 0, "panel"])
+    texts += [text for name, text in texts_of.items() if name in panels]
+    if "intensity" not in panels:
         texts.append("(b) is empty: only synthetic data tell intensities, and only MS-Mix predicts them.")
-    return " ".join([*texts, *left_out(data, ["dataset", "metric"])])
+    return " ".join([*texts, *omissions(data, ["dataset", "metric"])])
 
 
-def opposite(data: pd.DataFrame, ax: Axes, labels: Sequence[str]) -> Axes:
+def opposite(data: pd.DataFrame, ax: Axes, labels: Sequence[str]) -> None:
     """Draw the rate of opposite pairs of each method."""
     for x, row in enumerate(_in_order(data, labels)):
         _interval(ax, x, row, labels, style.marker(row["method"], labels))
     ax.set_xticks([])
     ax.set_xlim(-0.6, len(labels) - 0.4)
-    return ax
 
 
-def intensity(data: pd.DataFrame, ax: Axes, labels: Sequence[str]) -> Axes:
+def intensity(data: pd.DataFrame, ax: Axes, labels: Sequence[str]) -> None:
     """Draw correlations of intensities, a place per modality."""
-    rows = list(_in_order(data, labels))
-    methods = style.ordered(row["method"] for row in rows)
+    methods = style.ordered(data["method"])
     ax.axhline(0, color="black", linewidth=0.6, zorder=0)
-    for row in rows:
+    for row in _in_order(data, labels):
         number = methods.index(row["method"]) * len(CHECKS) + [*CHECKS].index(row["what"])
         x = MODALITIES.index(row["part"]) + _shift(number, len(CHECKS) * len(methods))
         _interval(ax, x, row, labels, CHECKS[row["what"]][0])
     ax.set_xticks(range(len(MODALITIES)), MODALITIES)
     ax.set_xlim(-0.5, len(MODALITIES) - 0.5)
-    return ax
 
 
-def weights(data: pd.DataFrame, ax: Axes, labels: Sequence[str]) -> Axes:
+def weights(data: pd.DataFrame, ax: Axes, labels: Sequence[str]) -> None:
     """Draw the quantiles of mixing weights, a place per modality and one for the label."""
     wide = data.pivot_table(index=["part", "method"], columns="what", values="mean")
     wide = wide.reindex(columns=list(QUANTILES))
@@ -121,13 +114,12 @@ def weights(data: pd.DataFrame, ax: Axes, labels: Sequence[str]) -> Axes:
     for part, method in wide.index:
         x = PARTS.index(part) + _shift(methods.index(method), len(methods))
         low, middle, high = wide.loc[(part, method)]
-        shade = style.colour(method, labels)
-        ax.plot([x, x], [low, high], color=shade, linewidth=1, linestyle=style.dashes(method, labels))
-        ax.plot(x, middle, marker=style.marker(method, labels), color=shade, markersize=3, linestyle="none")
+        look = style.look(method, labels)
+        ax.plot([x, x], [low, high], linewidth=1, **(look | {"marker": ""}))
+        ax.plot(x, middle, markersize=3, **(look | {"linestyle": "none"}))
     ax.set_xticks(range(len(PARTS)), PARTS)
     ax.set_xlim(-0.5, len(PARTS) - 0.5)
     ax.set_ylim(0, 1)
-    return ax
 
 
 def _in_order(data: pd.DataFrame, labels: Sequence[str]) -> list[dict[Any, Any]]:
@@ -147,54 +139,41 @@ def _interval(ax: Axes, x: float, row: dict[Any, Any], labels: Sequence[str], ma
     ax.plot(x, row["mean"], marker=marker, color=shade, linestyle="none", markersize=4)
 
 
-DRAWN = {"opposite": opposite, "intensity": intensity, "lambda": weights}
+DRAW = {"opposite": opposite, "intensity": intensity, "lambda": weights}
+ABSENT = {
+    "opposite": "No run of a method that mixes.",
+    "intensity": "Only synthetic data tell intensities, and only MS-Mix predicts them.",
+    "lambda": "No run of a method that mixes.",
+}
 
 
 def draw(data: pd.DataFrame, title: str, command: Command) -> Drawing:
-    """A column per data set, a row per check; more than four data sets go on below."""
+    """A column per data set, a row per check."""
     data = data[data["n"] > 0]
-    datasets = sorted(set(data["dataset"]))
-    across = min(_ACROSS, len(datasets))
-    chunks = [datasets[i : i + across] for i in range(0, len(datasets), across)]
-    places = [(chunk, panel) for chunk in chunks for panel in PANELS]
-    width = style.PAGE if across > 1 else style.COLUMN
-    size = (width, 0.8 + 1.5 * len(places))
-    figure, axes = plt.subplots(len(places), across, figsize=size, squeeze=False, sharey="row")
-    style.set_title(figure, title)
+    figure, rows = style.dataset_grid(title, data["dataset"], list(PANELS), (0.8, 1.5), sharey="row")
     labels = style.ordered(data["method"])
-    for row, (chunk, panel) in zip(axes, places, strict=True):
-        for ax in row[len(chunk) :]:
-            ax.set_axis_off()
+    for panel, axes in rows:
         letter = "abc"[[*PANELS].index(panel)]
-        for ax, dataset in zip(row, chunk, strict=False):
+        for dataset, ax in axes.items():
             part = data[(data["dataset"] == dataset) & (data["panel"] == panel)]
             if len(part):
-                DRAWN[panel](part, ax, labels)
+                DRAW[panel](part, ax, labels)
             else:
-                style.say(ax, _absent(panel))
+                style.say(ax, ABSENT[panel])
             ax.set_title(f"({letter}) {style.wrapped(dataset, 30)}", loc="left")
-        row[0].set_ylabel(LABELS[panel])
+        first = next(iter(axes.values()))
+        first.set_ylabel(LABELS[panel])
         if panel == "opposite":
-            rates = data.loc[(data["panel"] == panel) & data["dataset"].isin(chunk), ["mean", "high"]]
-            row[0].set_ylim(0, 1.15 * max(rates.max().max(), 0.01) if len(rates) else 1)
-    style.legend(figure, [*(style.method_handle(name, labels) for name in labels), *_handles(data)])
+            rates = data.loc[(data["panel"] == panel) & data["dataset"].isin([*axes]), ["mean", "high"]]
+            first.set_ylim(0, 1.15 * max(rates.max().max(), 0.01) if len(rates) else 1)
+    handles = style.method_handles(labels)
+    if "intensity" in set(data["panel"]):
+        handles += [
+            Line2D([], [], color="black", marker=mark, linestyle="none", label=f"(b) {text}")
+            for mark, text in CHECKS.values()
+        ]
+    style.legend(figure, handles)
     return figure
-
-
-def _absent(panel: str) -> str:
-    if panel == "intensity":
-        return "Only synthetic data tell intensities, and only MS-Mix predicts them."
-    return "No run of a method that mixes."
-
-
-def _handles(data: pd.DataFrame) -> list[Artist]:
-    """What the marks of (b) mean, where it is drawn."""
-    if "intensity" not in set(data["panel"]):
-        return []
-    return [
-        Line2D([], [], color="black", marker=mark, linestyle="none", label=f"(b) {text}")
-        for mark, text in CHECKS.values()
-    ]
 
 
 FIGURE = Figure(

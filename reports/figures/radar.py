@@ -15,7 +15,7 @@ from matplotlib.figure import Figure as Drawing
 from harness.metrics import DIRECTION, METRICS
 from reports.figures import style
 from reports.figures.base import Command, Figure
-from reports.figures.occlusion import SUMMARY, counted, left_out, over_blocks, twins
+from reports.figures.blocks import SUMMARY, equal_lines, omissions, over_blocks, training_counts
 from reports.names import METRIC_NAMES
 from reports.study import Study
 
@@ -32,16 +32,15 @@ def data(study: Study) -> pd.DataFrame:
     scores = scores[(scores["occlusion_protocol"] == "test") & (scores["occlusion_ratio"] == 0)]
     rows: list[dict[str, object]] = []
     for dataset, part in scores.groupby("dataset"):
-        found = []
+        axes: list[dict[str, object]] = []
         for metric in METRICS.get(study.kinds.get(str(dataset), ""), ()):
             summaries = list(over_blocks(part[part["metric"] == metric]))
             scaled = outward(np.array([row["mean"] for row in summaries]), metric)
             common = {"dataset": dataset, "metric": metric}
             if np.isfinite(scaled).sum() > 1:
-                found += [
-                    {**common, **row, "scaled": s} for row, s in zip(summaries, scaled.tolist(), strict=True)
-                ]
-        rows += found if len({row["metric"] for row in found}) > 2 else []
+                places = zip(summaries, scaled.tolist(), strict=True)
+                axes += [{**common, **row, "scaled": place} for row, place in places]
+        rows += axes if len({row["metric"] for row in axes}) > 2 else []
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
@@ -62,7 +61,7 @@ def outward(means: np.ndarray, metric: str) -> np.ndarray:
 def caption(data: pd.DataFrame) -> str:
     """What is shown, and what the scale does to it."""
     texts = [
-        f"Scores on the test split: means over {counted(data)}, the same for all methods at an axis.",
+        f"Scores on the test split: means over {training_counts(data)}, the same for all methods at an axis.",
         "Outward is better: each axis runs from the worst of the methods shown (inner ring) to the best "
         "(outer ring), whose means stand beside it (accuracies and F1 in percent, MAE in label units).",
         "The scale makes any difference fill the axis, however small: the shapes show who is ahead, not by "
@@ -74,19 +73,17 @@ def caption(data: pd.DataFrame) -> str:
     if equal.any():
         names = (f"{METRIC_NAMES[metric]} on {dataset}" for dataset, metric in equal[equal].index)
         texts.append(f"All methods are equal, at the outer ring, in {', '.join(names)}.")
-    return " ".join([*texts, *left_out(data, ["dataset", "metric"]), *twins(data, ["metric"])])
+    return " ".join([*texts, *omissions(data, ["dataset", "metric"]), *equal_lines(data, ["metric"])])
 
 
-def panel(data: pd.DataFrame, ax: Axes, labels: Sequence[str]) -> Axes:
+def panel(data: pd.DataFrame, ax: Axes, labels: Sequence[str]) -> None:
     """Draw the polygons of one data set on polar axes; labels: all methods of the figure."""
     metrics = list(dict.fromkeys(data["metric"]))
     angles = [2 * math.pi * i / len(metrics) for i in range(len(metrics))]
     wide = data.pivot_table(index="metric", columns="method", values="scaled", sort=False).loc[metrics]
     for method in style.ordered(wide.columns):
         values = wide[method].tolist()
-        ax.plot([*angles, 0], [*values, values[0]], color=style.colour(method, labels), linewidth=1,
-                marker=style.marker(method, labels), markersize=3,
-                linestyle=style.dashes(method, labels))  # fmt: skip
+        ax.plot([*angles, 0], [*values, values[0]], linewidth=1, markersize=3, **style.look(method, labels))
     ax.set_theta_offset(math.pi / 2)  # type: ignore[attr-defined]
     ax.set_theta_direction(-1)  # type: ignore[attr-defined]
     ax.set_ylim(0, 1.05)
@@ -101,7 +98,6 @@ def panel(data: pd.DataFrame, ax: Axes, labels: Sequence[str]) -> Axes:
         text = _axis_label(data[data["metric"] == metric]["mean"], metric)
         ax.text(angle, 1.12, text, fontsize=6, ha=align,
                 va=upright[round(math.cos(angle), 6)], linespacing=1.1)  # fmt: skip
-    return ax
 
 
 def _axis_label(means: pd.Series, metric: str) -> str:
@@ -122,7 +118,7 @@ def draw(data: pd.DataFrame, title: str, command: Command) -> Drawing:
     figure, axes = plt.subplots(down, across, figsize=size, squeeze=False, subplot_kw=polar)
     style.set_title(figure, title)
     labels = style.ordered(data.loc[data["n"] > 0, "method"])
-    handles = [style.method_handle(name, labels) for name in labels]
+    handles = style.method_handles(labels)
     for ax, dataset in zip(axes.flat, datasets, strict=False):
         panel(data[data["dataset"] == dataset], ax, labels)
         ax.set_title(style.wrapped(dataset, 30), pad=22)

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from reports.figures import style
 from reports.figures.base import Command, Figure
-from reports.figures.occlusion import span
+from reports.figures.blocks import count_range
 from reports.stats.comparison import clean
 from reports.stats.intervals import performance_profile
 from reports.stats.permutation import LEVEL
@@ -42,23 +42,25 @@ def data(study: Study) -> pd.DataFrame:
     """
     scores = clean(study.scores())
     scores = scores[scores["metric"] == METRIC]
-    if scores.empty:
+    ranking = ranks(scores, METRIC) if len(scores) else None
+    if not ranking or not ranking.methods:
         return pd.DataFrame(columns=list(COLUMNS))
-    found = ranks(scores, METRIC)
-    if not found.methods:
-        return pd.DataFrame(columns=list(COLUMNS))
-    rows = [*_rank_rows(found, sorted(set(scores["dataset"]))), *_profile_rows(scores, found.methods)]
+    rows = [*_rank_rows(ranking, sorted(set(scores["dataset"]))), *_profile_rows(scores, ranking.methods)]
     whole = dict.fromkeys(("blocks", "blocks_left_out", "seed", "runs", "tasks"), "Int64")
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(whole)
 
 
-def _rank_rows(found: Ranks, datasets: Sequence[str]) -> list[dict[str, object]]:
+def _rank_rows(ranking: Ranks, datasets: Sequence[str]) -> list[dict[str, object]]:
     common = {
-        **{"panel": "ranks", "blocks": found.blocks, "blocks_left_out": found.left_out, "p": found.p},
-        **{"difference": found.critical_difference, "cliques": json.dumps(found.cliques, ensure_ascii=False)},
+        "panel": "ranks",
+        "blocks": ranking.blocks,
+        "blocks_left_out": ranking.left_out,
+        "p": ranking.p,
+        "difference": ranking.critical_difference,
+        "cliques": json.dumps(ranking.cliques, ensure_ascii=False),
     }
-    averages = [*zip(found.methods, found.average, strict=True)]
-    averages += [(name, math.nan) for name in found.dropped]
+    averages = [*zip(ranking.methods, ranking.average, strict=True)]
+    averages += [(name, math.nan) for name in ranking.dropped]
     return [
         {**common, "dataset": dataset, "method": method, "rank": rank}
         for dataset in datasets
@@ -72,8 +74,8 @@ def _profile_rows(scores: pd.DataFrame, methods: Sequence[str]) -> list[dict[str
     runs = scores[np.isfinite(scores["value"].to_numpy(float))].groupby(keys)["value"].mean()
     wide = runs.unstack("method").reindex(columns=names).stack(future_stack=True)
     wide = wide.rename("value").reset_index()
-    held = wide.groupby([*_TASK, "method"])["value"].transform("count")
-    complete = held.groupby([wide[key] for key in _TASK]).transform("min") > 0
+    counts = wide.groupby([*_TASK, "method"])["value"].transform("count")
+    complete = counts.groupby([wide[key] for key in _TASK]).transform("min") > 0
     wide = wide[complete & wide["value"].notna()]
     usual = wide[wide["method"] == BASELINE].groupby(_TASK)["value"].mean().rename("usual")
     wide = wide.merge(usual, on=_TASK)
@@ -94,7 +96,7 @@ def caption(data: pd.DataFrame) -> str:
     """What is shown, what is inside the noise, and what does not count."""
     ranked = data[data["panel"] == "ranks"].drop_duplicates("method")
     first, dropped = ranked.iloc[0], ranked[ranked["rank"].isna()]["method"].tolist()
-    blocks = span(ranked["blocks"].astype(int), "block", "blocks")
+    blocks = count_range(ranked["blocks"].astype(int), "block")
     texts = [
         f"(a) Average rank in MAE on the test split over n = {blocks}, the pairs of data set and backbone (1 "
         "is best)."
@@ -106,43 +108,38 @@ def caption(data: pd.DataFrame) -> str:
             f"Friedman's test finds no difference beyond the noise (p = {first['p']:.2g}): one bar joins all."
         )
     else:
+        p = "p < 0.001" if first["p"] < 0.001 else f"p = {first['p']:.2g}"
         texts.append(
-            f"Friedman's test: {_p_text(first['p'])}; bars join methods that Nemenyi's test does not tell "
+            f"Friedman's test: {p}; bars join methods that Nemenyi's test does not tell "
             f"apart (critical difference CD = {first['difference']:.2f} at {LEVEL:g}; Demsar 2006)."
         )
     if first["blocks_left_out"]:
-        lost = span(ranked["blocks_left_out"].astype(int), "block", "blocks")
+        lost = count_range(ranked["blocks_left_out"].astype(int), "block")
         texts.append(f"Left out: {lost} without a seed that all methods have.")
     if dropped:
         texts.append(f"Not ranked, as most blocks lack it: {', '.join(dropped)}.")
     return " ".join([*texts, _profile_caption(data[data["panel"] == "profile"])])
 
 
-def _p_text(p: float) -> str:
-    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
-
-
 def _profile_caption(runs: pd.DataFrame) -> str:
     if runs.empty:
         return f"(b) is empty: no pair of data set and backbone has runs of all methods and of {BASELINE}."
-    counts = runs.groupby("method")["runs"].first().astype(int)
-    tasks = span(runs["tasks"].astype(int), "pair", "pairs")
-    banded = runs["low"].notna().any()
-    band = (
-        "Bands: pointwise 95% bootstrap intervals over seeds within the pairs, too narrow for a handful of "
-        "seeds; where they overlap, the difference may be inside the noise."
-        if banded
-        else "Without two seeds no uncertainty can be given."
-    )
+    counts = count_range(runs.groupby("method")["runs"].first().astype(int), "run")
+    tasks = count_range(runs["tasks"].astype(int), "pair")
+    band = "Without two seeds no uncertainty can be given."
+    if runs["low"].notna().any():
+        band = (
+            "Bands: pointwise 95% bootstrap intervals over seeds within the pairs, too narrow for a handful "
+            "of seeds; where they overlap, the difference may be inside the noise."
+        )
     return (
-        f"(b) Share of the runs, a mean over {tasks} of data set and backbone ({span(counts, 'run', 'runs')} "
-        f"per method), that have at least the gain τ in MAE, relative to the mean of {BASELINE} in the pair "
-        f"(Agarwal et al. 2021); further right and up is better. {BASELINE} itself shows how far its seeds "
-        f"differ. {band}"
+        f"(b) Share of the runs, a mean over {tasks} of data set and backbone ({counts} per method), that "
+        f"have at least the gain τ in MAE, relative to the mean of {BASELINE} in the pair (Agarwal et al. "
+        f"2021); further right and up is better. {BASELINE} itself shows how far its seeds differ. {band}"
     )
 
 
-def critical_differences(data: pd.DataFrame, ax: Axes, labels: Sequence[str]) -> Axes:
+def critical_differences(data: pd.DataFrame, ax: Axes, labels: Sequence[str]) -> None:
     """Draw average ranks, and bars that join what does not differ (Demsar 2006); data: of panel "ranks"."""
     rows = data.drop_duplicates("method").dropna(subset="rank").sort_values("rank", kind="stable")
     names, places = rows["method"].tolist(), rows["rank"].tolist()
@@ -164,7 +161,6 @@ def critical_differences(data: pd.DataFrame, ax: Axes, labels: Sequence[str]) ->
                 solid_capstyle="butt")  # fmt: skip
     _scale(ax, count, difference)
     ax.set_ylim(top + half - 0.4, -1.5)
-    return ax
 
 
 def _scale(ax: Axes, count: int, difference: float) -> None:
@@ -186,7 +182,7 @@ def _scale(ax: Axes, count: int, difference: float) -> None:
         ax.text((1 + end) / 2, -1.2, f"CD = {difference:.2f}", ha="center", va="bottom", fontsize=7)
 
 
-def profiles(data: pd.DataFrame, ax: Axes, labels: Sequence[str]) -> Axes:
+def profiles(data: pd.DataFrame, ax: Axes, labels: Sequence[str]) -> None:
     """Draw shares of runs against gains; data: of panel "profile"."""
     low, high = data["gain"].quantile([_INSIDE, 1 - _INSIDE])
     margin = 0.08 * (high - low) or 0.01
@@ -211,7 +207,6 @@ def profiles(data: pd.DataFrame, ax: Axes, labels: Sequence[str]) -> Axes:
     ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     ax.set_xlabel("relative gain τ in MAE over none (better →)")
     ax.set_ylabel("share of runs with gain ≥ τ ↑")
-    return ax
 
 
 def draw(data: pd.DataFrame, title: str, command: Command) -> Drawing:
@@ -228,7 +223,7 @@ def draw(data: pd.DataFrame, title: str, command: Command) -> Drawing:
     else:
         profiles(runs, right, labels)
     right.set_title("(b) gains of single runs", loc="left")
-    style.legend(figure, [style.method_handle(name, labels) for name in labels])
+    style.legend(figure, style.method_handles(labels))
     return figure
 
 

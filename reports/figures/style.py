@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -42,6 +43,7 @@ _COLOURS = {
 _FURTHER = ("#332288", "#117733", "#aa4499", "#44aa99", "#661100", "#6699cc")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
 _DASHES = ("-", "--", ":", "-.")
+_ACROSS = 4  # data sets side by side
 _RC = {
     "font.size": 8,
     "axes.titlesize": 8,
@@ -106,16 +108,45 @@ def wrapped(text: object, width: int = 40) -> str:
     return plain("\n".join(textwrap.wrap(str(text), width)))
 
 
-def method_handle(label: str, labels: Sequence[str]) -> Line2D:
-    """What a legend shows of a method. labels: all that the figure shows."""
-    return Line2D(
-        [],
-        [],
-        color=colour(label, labels),
-        marker=marker(label, labels),
-        linestyle=dashes(label, labels),
-        label=wrapped(label),
-    )
+def look(label: str, labels: Sequence[str]) -> dict[str, Any]:
+    """How a method's line looks. labels: all that the figure shows."""
+    return {
+        "color": colour(label, labels),
+        "marker": marker(label, labels),
+        "linestyle": dashes(label, labels),
+    }
+
+
+def method_handles(labels: Sequence[str]) -> list[Line2D]:
+    """What a legend shows of methods."""
+    return [Line2D([], [], label=wrapped(label), **look(label, labels)) for label in labels]
+
+
+def dataset_grid(
+    title: str, datasets: Iterable[str], kinds: Sequence[str], height: tuple[float, float], **options: Any
+) -> tuple[Figure, list[tuple[str, dict[str, Axes]]]]:
+    """Axes with a column per data set and a row per kind of panel; more than four data sets go on below.
+
+    Args:
+        height: inches of the figure without rows, and of each row.
+        options: of `plt.subplots`.
+
+    Returns:
+        The figure, and for each row its kind and data set -> axes.
+    """
+    names = sorted(set(datasets))
+    across = min(_ACROSS, len(names))
+    chunks = [names[i : i + across] for i in range(0, len(names), across)]
+    rows = [(kind, chunk) for chunk in chunks for kind in kinds]
+    size = PAGE if across > 1 else COLUMN, height[0] + height[1] * len(rows)
+    figure, grid = plt.subplots(len(rows), across, figsize=size, squeeze=False, **options)
+    set_title(figure, title)
+    places = []
+    for axes, (kind, chunk) in zip(grid, rows, strict=True):
+        for spare in axes[len(chunk) :]:
+            spare.set_axis_off()
+        places.append((kind, dict(zip(chunk, axes, strict=False))))
+    return figure, places
 
 
 def legend(figure: Figure, handles: Sequence[Artist]) -> None:
@@ -153,9 +184,9 @@ def say(ax: Axes, text: str, columns: int = 44) -> Axes:
     ax.set_axis_off()
     lines = wrapped_lines(text, columns)
     size = 7 if len(lines) <= 9 else 4.5
-    said = ax.text(0.5, 0.5, plain("\n".join(lines)), ha="center", va="center", color="#555555",
+    note = ax.text(0.5, 0.5, plain("\n".join(lines)), ha="center", va="center", color="#555555",
                    fontsize=size, transform=ax.transAxes, family="monospace")  # fmt: skip
-    said.set_in_layout(False)  # a long command would leave no room for the axes
+    note.set_in_layout(False)  # a long command would leave no room for the axes
     return ax
 
 

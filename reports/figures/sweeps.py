@@ -22,7 +22,7 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLoc
 from harness.metrics import DIRECTION
 from reports.figures import style
 from reports.figures.base import Command, Figure
-from reports.figures.occlusion import span
+from reports.figures.blocks import count_range
 from reports.names import METRIC_NAMES
 from reports.stats.intervals import FEWEST
 from reports.stats.settings import GROUP, LEVEL, settings_table, verdicts
@@ -35,10 +35,12 @@ COLUMNS = (
 )
 FILL = "make sweep PARAM={}"
 _MOST = 12  # values of a setting that a heat map has room for
-_SEED: dict[str, Any] = {"color": style.colour(METHOD), "marker": ".", "markersize": 2.5, "linewidth": 0.5}
-_RING: dict[str, Any] = {
-    **{"color": "black", "marker": "o", "markersize": 8, "markerfacecolor": "none", "linestyle": "none"},
-}
+_SEED: dict[str, Any] = dict(
+    color=style.colour(METHOD), marker=".", markersize=2.5, linewidth=0.5, alpha=0.55
+)
+_RING: dict[str, Any] = dict(
+    color="black", marker="o", markersize=8, markerfacecolor="none", linestyle="none"
+)
 
 
 @dataclass(frozen=True)
@@ -73,12 +75,9 @@ def data(study: Study) -> pd.DataFrame:
     """
     trials = study.trials[study.trials["sweep"].isin(PANELS) & (study.trials["method"] == METHOD)]
     table = settings_table(trials)
-    chosen = _chosen(table)
-    p_values = {
-        v.sweep: v.p
-        for name, pair in chosen.items()
-        for v in verdicts(trials[(trials["sweep"] == name) & _of(trials, pair)])
-    }
+    pairs = _main_pairs(table)
+    by_pair = dict(iter(trials.groupby(["sweep", "dataset", "backbone"])))
+    p_values = {v.sweep: v.p for name, pair in pairs.items() for v in verdicts(by_pair[name, *pair])}
     by_setting = dict(iter(trials.groupby([*GROUP, "params"])))
     rows: list[dict[str, Any]] = []
     for row in table.to_dict("records"):
@@ -87,7 +86,7 @@ def data(study: Study) -> pd.DataFrame:
             continue
         numbers = by_setting[(*(row[key] for key in GROUP), row["params"])]
         common = {key: row[key] for key in (*GROUP, "default", "state", "objective")} | place
-        common |= {"shown": chosen.get(row["sweep"]) == (row["dataset"], row["backbone"])}
+        common |= {"shown": pairs.get(row["sweep"]) == (row["dataset"], row["backbone"])}
         common |= {"p": p_values.get(row["sweep"]) if common["shown"] else None}
         rows += [{**common, **_summary(row), **seed} for seed in _seeds(numbers, row["objective"])]
     frame = pd.DataFrame(rows, columns=list(COLUMNS)).astype({"seed": "Int64", "p": "float64"})
@@ -98,21 +97,17 @@ def data(study: Study) -> pd.DataFrame:
     return frame[list(COLUMNS)] if len(shown) else frame[list(COLUMNS)][:0]
 
 
-def _chosen(table: pd.DataFrame) -> dict[str, tuple[str, str]]:
+def _main_pairs(table: pd.DataFrame) -> dict[str, tuple[str, str]]:
     """The data set and backbone of each sweep that is shown: that with the most complete settings in all."""
     complete = table[(table["state"] == "complete") & table["objective_value"].notna()]
-    found = {}
+    totals = complete.groupby(["dataset", "backbone"]).size()
+    pairs: dict[str, Any] = {}
     for name, part in complete.groupby("sweep"):
-        pairs = part.groupby(["dataset", "backbone"]).size()
-        whole = complete.groupby(["dataset", "backbone"]).size()
+        sizes = part.groupby(["dataset", "backbone"]).size()
         # Where the favourite of all sweeps has this one, too, the panels go together.
-        best = max(sorted(whole.index), key=lambda pair: whole[pair])
-        found[str(name)] = best if best in pairs.index else max(sorted(pairs.index), key=lambda q: pairs[q])
-    return found
-
-
-def _of(frame: pd.DataFrame, pair: tuple[str, str]) -> pd.Series:
-    return (frame["dataset"] == pair[0]) & (frame["backbone"] == pair[1])
+        favourite = totals.idxmax()
+        pairs[str(name)] = favourite if favourite in sizes.index else sizes.idxmax()
+    return pairs
 
 
 def _place(panel: Panel, params: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -129,18 +124,19 @@ def _place(panel: Panel, params: Mapping[str, Any]) -> dict[str, Any] | None:
 def _summary(row: Mapping[Any, Any]) -> dict[str, float]:
     """Means and intervals of a setting, these only from ``FEWEST`` seeds on."""
     numbers = {"mean": row["objective_value"], "test_mae": row["test_mae"], "n": row["seeds"]}
-    names = {"low": "objective_value_low", "high": "objective_value_high",
-             "test_low": "test_mae_low", "test_high": "test_mae_high"}  # fmt: skip
-    enough = row["seeds"] >= FEWEST
-    return numbers | {name: row[key] if enough else math.nan for name, key in names.items()}
+    for bound in ("low", "high"):
+        enough = row["seeds"] >= FEWEST
+        numbers[bound] = row[f"objective_value_{bound}"] if enough else math.nan
+        numbers[f"test_{bound}"] = row[f"test_mae_{bound}"] if enough else math.nan
+    return numbers
 
 
 def _seeds(numbers: pd.DataFrame, objective: str) -> list[dict[str, Any]]:
     """The seeds of one setting with their values; one row without a seed where there is none."""
     keyed = numbers.assign(key=numbers["split"] + "/" + numbers["metric"]).dropna(subset="seed")
     wide = keyed.pivot(index="seed", columns="key", values="value").reindex(columns=[objective, "test/mae"])
-    found = [{"seed": seed, "value": value, "test_value": test} for seed, value, test in wide.itertuples()]
-    return found or [{"seed": pd.NA, "value": math.nan, "test_value": math.nan}]
+    rows = [{"seed": seed, "value": value, "test_value": test} for seed, value, test in wide.itertuples()]
+    return rows or [{"seed": pd.NA, "value": math.nan, "test_value": math.nan}]
 
 
 def caption(data: pd.DataFrame) -> str:
@@ -148,7 +144,7 @@ def caption(data: pd.DataFrame) -> str:
     shown = data[data["shown"]]
     complete = shown[(shown["state"] == "complete") & shown["mean"].notna()]
     pairs = _pairs(complete)
-    seeds = span(complete["n"], "seed", "seeds")
+    seeds = count_range(complete["n"], "seed")
     spread = (
         "bars and, in (b), ± are 95% t intervals"
         if complete["low"].notna().any()
@@ -181,21 +177,18 @@ def _pairs(data: pd.DataFrame) -> list[str]:
 
 def _tests(data: pd.DataFrame) -> list[str]:
     """What the permutation test says of each panel."""
-    texts, untested = [], []
-    for sweep, panel in PANELS.items():
-        part = data[data["sweep"] == sweep]
-        if part.empty:
-            continue
-        p = part["p"].iloc[0]
+    tested, untested = [], []
+    for sweep, p in data.drop_duplicates("sweep")[["sweep", "p"]].itertuples(index=False):
+        letter = f"({PANELS[sweep].letter})"
         if math.isnan(p):
-            untested.append(f"({panel.letter})")
+            untested.append(letter)
         else:
             verdict = "more than noise" if p <= LEVEL else "inside the noise"
-            texts.append(f"({panel.letter}) p {'< 0.001' if p < 0.001 else f'= {p:.2g}'}, {verdict}")
-    found = [f"Permutation test over seeds of equal settings: {'; '.join(texts)}."] if texts else []
+            tested.append(f"{letter} p {'< 0.001' if p < 0.001 else f'= {p:.2g}'}, {verdict}")
+    texts = [f"Permutation test over seeds of equal settings: {'; '.join(tested)}."] if tested else []
     if untested:
-        found.append(f"No uncertainty can be given for {', '.join(untested)}: too few seeds or settings.")
-    return found
+        texts.append(f"No uncertainty can be given for {', '.join(untested)}: too few seeds or settings.")
+    return texts
 
 
 def _flat(data: pd.DataFrame) -> list[str]:
@@ -215,19 +208,17 @@ def _flat(data: pd.DataFrame) -> list[str]:
     return texts
 
 
-def lines(data: pd.DataFrame, ax: Axes, panel: Panel) -> Axes:
+def lines(data: pd.DataFrame, ax: Axes, panel: Panel) -> None:
     """Draw the objective against one setting; where seeds are few, each of them in lighter lines."""
-    shade = style.colour(METHOD)
     for number, name in enumerate(line_names(data)):
         part = data[data["line"] == name].sort_values("x")
         curve = part.drop_duplicates("x")
-        look, mark = style_of(number)
+        look = line_look(number)
         errors = np.abs(curve[["low", "high"]].to_numpy(float).T - curve["mean"].to_numpy(float))
-        ax.errorbar(curve["x"], curve["mean"], yerr=errors, color=shade, linestyle=look, marker=mark,
-                    elinewidth=0.8, capsize=1.5)  # fmt: skip
+        ax.errorbar(curve["x"], curve["mean"], yerr=errors, elinewidth=0.8, capsize=1.5, **look)
         if curve["low"].isna().any():
             for _, seed in part.groupby("seed"):
-                ax.plot(seed["x"], seed["value"], linestyle=look, alpha=0.55, **_SEED)
+                ax.plot(seed["x"], seed["value"], linestyle=look["linestyle"], **_SEED)
         usual = curve[curve["default"]]
         ax.plot(usual["x"], usual["mean"], **_RING)
     if panel.scale == "log":
@@ -240,7 +231,6 @@ def lines(data: pd.DataFrame, ax: Axes, panel: Panel) -> Axes:
     ax.ticklabel_format(axis="y", useOffset=False)
     ax.set_xlabel(panel.label)
     ax.set_ylabel(objective_label(data))
-    return ax
 
 
 def line_names(data: pd.DataFrame) -> list[str]:
@@ -249,9 +239,13 @@ def line_names(data: pd.DataFrame) -> list[str]:
     return sorted(set(data["line"]), key=lambda name: (name not in usual, name))
 
 
-def style_of(number: int) -> tuple[str, str]:
-    """Line style and marker of a panel's first, second, ... line."""
-    return ("-", "--", ":", "-.")[number % 4], ("o", "s", "^", "D")[number % 4]
+def line_look(number: int) -> dict[str, Any]:
+    """How a panel's first, second, ... line looks."""
+    return {
+        "color": style.colour(METHOD),
+        "linestyle": ("-", "--", ":", "-.")[number % 4],
+        "marker": ("o", "s", "^", "D")[number % 4],
+    }
 
 
 def objective_label(data: pd.DataFrame) -> str:
@@ -261,16 +255,15 @@ def objective_label(data: pd.DataFrame) -> str:
     return f"{'validation' if split == 'valid' else split} {name} {'↓↑'[DIRECTION.get(metric, 1) > 0]}"
 
 
-def heat_map(data: pd.DataFrame, ax: Axes, panel: Panel) -> Axes:
+def heat_map(data: pd.DataFrame, ax: Axes, panel: Panel) -> None:
     """Draw the objective over two settings: dark is better; a setting without a result stays white."""
     table = data.drop_duplicates(["x", "y"])
     xs, ys = sorted(set(table["x"])), sorted(set(table["y"]))
     sign = DIRECTION[str(table["objective"].iloc[0]).partition("/")[2]]
     colours = plt.get_cmap("YlGnBu" if sign > 0 else "YlGnBu_r")
     if max(len(xs), len(ys)) > _MOST:
-        image: ScalarMappable = ax.scatter(
-            table["x"], table["y"], c=table["mean"], cmap=colours, s=14, linewidths=0
-        )
+        points = {"c": table["mean"], "cmap": colours, "s": 14, "linewidths": 0}
+        image: ScalarMappable = ax.scatter(table["x"], table["y"], **points)
         usual = table[table["default"]]
         ax.plot(usual["x"], usual["y"], **_RING)
     else:
@@ -284,7 +277,6 @@ def heat_map(data: pd.DataFrame, ax: Axes, panel: Panel) -> Axes:
     ax.figure.colorbar(image, ax=ax, label=objective_label(data), pad=0.02)
     ax.set_xlabel(panel.label)
     ax.set_ylabel("penalty on intensities, ξ₂")
-    return ax
 
 
 def _cell(ax: Axes, row: Mapping[Any, Any], place: tuple[int, int], shade: np.ndarray) -> None:
@@ -319,17 +311,13 @@ def draw(data: pd.DataFrame, title: str, command: Command) -> Drawing:
 
 
 def _handles(data: pd.DataFrame) -> list[Artist]:
-    found: list[Artist] = []
-    names = [name for name in line_names(data) if name]
-    for number, name in enumerate(names or [""]):
-        look, mark = style_of(number)
-        text = f"mean, {name}" if name else "mean"
-        handle = Line2D([], [], color=style.colour(METHOD), linestyle=look, marker=mark)
-        handle.set_label(style.wrapped(text))
-        found.append(handle)
+    handles: list[Artist] = []
+    for number, name in enumerate([name for name in line_names(data) if name] or [""]):
+        label = style.wrapped(f"mean, {name}" if name else "mean")
+        handles.append(Line2D([], [], label=label, **line_look(number)))
     if data["low"].isna().any():
-        found.append(Line2D([], [], alpha=0.55, label="single seeds", **_SEED))
-    return [*found, Line2D([], [], label="default", **_RING)]
+        handles.append(Line2D([], [], label="single seeds", **_SEED))
+    return [*handles, Line2D([], [], label="default", **_RING)]
 
 
 FIGURE = Figure(

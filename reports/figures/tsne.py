@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 
 from reports.figures import style
 from reports.figures.base import Command, Figure
-from reports.figures.latents import KINDS, load_samples, rounded, sampled_runs
+from reports.figures.latents import KINDS, PLACE, load_samples, rounded, sampled_runs
 from reports.figures.projection import bounded_perplexity, scaling, stacked, standardised, tsne
 from reports.study import Study
 
@@ -22,7 +22,6 @@ COLUMNS = ("dataset", "backbone", "seed", "method", "kind", "x", "y", "label", "
 PREFERRED = ("ms_mix", "powmix")
 MOST = 512
 """Points of each kind that are embedded."""
-_PLACE = ["dataset", "backbone", "seed"]
 
 
 def embedded(study: Study) -> pd.DataFrame:
@@ -32,9 +31,9 @@ def embedded(study: Study) -> pd.DataFrame:
     method is.
     """
     runs = sampled_runs(study)
-    held = runs["method"].isin(PREFERRED).astype(int).groupby([runs[name] for name in _PLACE], sort=False)
-    for place in held.sum().sort_values(ascending=False, kind="stable").index:
-        here = runs[(runs[_PLACE] == list(place)).all(axis=1)]
+    preferred = runs["method"].isin(PREFERRED).astype(int).groupby([runs[name] for name in PLACE], sort=False)
+    for place in preferred.sum().sort_values(ascending=False, kind="stable").index:
+        here = runs[(runs[PLACE] == list(place)).all(axis=1)]
         ranks = [PREFERRED.index(m) if m in PREFERRED else len(PREFERRED) for m in here["method"]]
         parts: list[pd.DataFrame] = []
         for row in here.iloc[np.argsort(ranks, kind="stable")].to_dict("records"):
@@ -50,9 +49,7 @@ def _embed(samples: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """One run's points, clean ones first; none where it keeps no mixed latents or too few for t-SNE."""
     rows = {kind: [array[:MOST] for array in stacked(samples, kind)] for kind in KINDS}
     clean, mixed = rows["clean"][0], rows["mixed"][0]
-    points = (
-        tsne(standardised(np.vstack([clean, mixed]), *scaling(clean))) if len(mixed) else np.empty((0, 2))
-    )
+    points = tsne(standardised(np.vstack([clean, mixed]), *scaling(clean))) if len(mixed) else mixed
     if not len(points):
         return pd.DataFrame()
     return pd.DataFrame(

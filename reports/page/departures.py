@@ -17,8 +17,8 @@ def departures(methods: Iterable[str], backbones: Iterable[str]) -> list[tuple[s
     """Title and notes of each method and backbone among these names (variants count as their method)."""
     entries: list[Any] = [METHODS[m] for m in sorted({base_method(m) for m in methods}) if m in METHODS]
     entries += [BACKBONES[b] for b in sorted({base_method(b) for b in backbones}) if b in BACKBONES]
-    found = [(entry.title, [note for card in _cards(entry) for note in notes_of(card)]) for entry in entries]
-    return [(title, notes) for title, notes in found if notes]
+    notes = [(entry.title, [note for card in _cards(entry) for note in notes_of(card)]) for entry in entries]
+    return [(title, texts) for title, texts in notes if texts]
 
 
 def notes_of(card: str) -> list[str]:
@@ -39,8 +39,8 @@ def _cards(entry: type) -> list[str]:
     module = sys.modules[entry.__module__]
     package = module.__name__.partition(".")[0]
     parts: dict[str, Any] = {module.__name__: module}
-    for used in vars(module).values():
-        home = getattr(used, "__module__", None) or ""
+    for value in vars(module).values():
+        home = getattr(value, "__module__", None) or ""
         if home.startswith(f"{package}.") and home in sys.modules:
             parts.setdefault(home, sys.modules[home])
     return [part.__doc__ or "" for part in parts.values()]

@@ -1,4 +1,4 @@
-"""A study -> the files of its report."""
+"""The files of a study's report: its tables, figures with their data, and the page."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from reports.figures.base import Figure
 from reports.figures.registry import FIGURES
 from reports.page import summary
 from reports.page.departures import departures
-from reports.page.html import Failure, Report, Shown, page
+from reports.page.html import Failure, PageFigure, Report, page
 from reports.study import OUTCOMES, Study
 from reports.tables import sweeps
 from reports.tables.cost import cost_table
@@ -26,7 +26,7 @@ from reports.tables.seed_means import ablation_numbers, main_numbers, occlusion_
 from reports.tables.table import Table, write_table
 
 PAGE = "index.html"
-PLACES = ("tables", "figures", "data")
+FOLDERS = ("tables", "figures", "data")
 REAL = ("mosi", "mosei", "sims", "simsv2")
 ORDER = (*REAL, *(f"synthetic_{name}" for name in REAL), *BACKBONES, *METHODS)
 READING = (
@@ -37,61 +37,51 @@ READING = (
 
 def write(study: Study, folder: Path) -> list[Path]:
     """Write everything into a folder, and remove what an earlier report left there; returns the files."""
-    for place in PLACES:
-        (folder / place).mkdir(parents=True, exist_ok=True)
+    for name in FOLDERS:
+        (folder / name).mkdir(parents=True, exist_ok=True)
     # Sums over several threads may differ in the last bits.
     with threadpool_limits(1):
-        found = summary.compare_methods(study)
-        tables = all_tables(study, found)
+        comparison = summary.compare_methods(study)
+        tables = all_tables(study, comparison)
         every = [*tables, *sweeps.sweep_tables(study)]
-        written = [path for table in every for path in write_table(table, folder / "tables")]
-        shown = []
+        paths = [path for table in every for path in write_table(table, folder / "tables")]
+        figures = []
         for figure in FIGURES:
-            made, files = _write_figure(figure, study, folder)
-            shown.append(made)
-            written += files
-    report = _report(study, summary.sentences(study, found, ORDER), tables, shown, folder)
+            page_figure, figure_paths = _write_figure(figure, study, folder)
+            figures.append(page_figure)
+            paths += figure_paths
+    report = _report(study, summary.sentences(study, comparison, ORDER), tables, figures, folder)
     (folder / PAGE).write_text(page(report), encoding="utf-8")
-    there = {path for place in PLACES for path in (folder / place).iterdir() if not path.is_dir()}
-    for stale in there - set(written):
+    files = {path for name in FOLDERS for path in (folder / name).iterdir() if not path.is_dir()}
+    for stale in files - set(paths):
         stale.unlink()
-    return [folder / PAGE, *written]
+    return [folder / PAGE, *paths]
 
 
-def all_tables(study: Study, found: pd.DataFrame) -> list[Table]:
-    """The tables of the report but those of sweeps. found: see `reports.page.summary.compare_methods`."""
-    frame, kinds = study.frame, study.kinds
-    main, name = main_numbers(frame, kinds, ORDER), f"study {study.name}"
+def all_tables(study: Study, comparison: pd.DataFrame) -> list[Table]:
+    """The tables of the report but those of sweeps. comparison: see `summary.compare_methods`."""
+    frame, kinds, name = study.frame, study.kinds, f"study {study.name}"
+    main = main_numbers(frame, kinds, ORDER)
     sims = main["kind"] == "sims"
+    mosi_title = f"Table 2: results in the metrics of MOSI and MOSEI, {name}"
+    sims_title = f"Table 3: results in the metrics of CH-SIMS, {name}"
+    ablation = ablation_numbers(frame, kinds, ORDER)
+    ablation_title = f"Table 4: ablation of the components of a method, {name}"
+    occlusion = _occluded(occlusion_numbers(frame, kinds, ORDER))
+    occlusion_title = f"Results under occlusion, {name}"
     tables = [
-        summary.comparison_table(study, found, ORDER),
+        summary.comparison_table(study, comparison, ORDER),
         dataset_table(study, ORDER),
+        score_table(_part(main, ~sims), "table2_mosi_mosei", mosi_title, study, "make benchmark"),
+        score_table(_part(main, sims), "table3_sims", sims_title, study, "make benchmark"),
         score_table(
-            _part(main, ~sims),
-            "table2_mosi_mosei",
-            f"Table 2: results in the metrics of MOSI and MOSEI, {name}",
-            study,
-            "make benchmark",
-        ),
-        score_table(
-            _part(main, sims),
-            "table3_sims",
-            f"Table 3: results in the metrics of CH-SIMS, {name}",
-            study,
-            "make benchmark",
-        ),
-        score_table(
-            ablation_numbers(frame, kinds, ORDER),
-            "table4_ablation",
-            f"Table 4: ablation of the components of a method, {name}",
-            study,
-            "make benchmark ARGS=matrix=ablation",
+            ablation, "table4_ablation", ablation_title, study, "make benchmark ARGS=matrix=ablation"
         ),
         cost_table(study, ORDER),
         score_table(
-            _occluded(occlusion_numbers(frame, kinds, ORDER)),
+            occlusion,
             "occlusion",
-            f"Results under occlusion, {name}",
+            occlusion_title,
             study,
             "make benchmark ARGS='occlusion.ratios=[0,0.5]'",
         ),
@@ -104,13 +94,13 @@ def _occluded(numbers: pd.DataFrame) -> pd.DataFrame:
     return numbers if (numbers["occlusion_ratio"] > 0).any() else _part(numbers, numbers["n"] < 0)
 
 
-def _part(numbers: pd.DataFrame, chosen: pd.Series) -> pd.DataFrame:
-    part = numbers[chosen].reset_index(drop=True)
+def _part(numbers: pd.DataFrame, mask: pd.Series) -> pd.DataFrame:
+    part = numbers[mask].reset_index(drop=True)
     part.attrs = numbers.attrs
     return part
 
 
-def _write_figure(figure: Figure, study: Study, folder: Path) -> tuple[Shown, list[Path]]:
+def _write_figure(figure: Figure, study: Study, folder: Path) -> tuple[PageFigure, list[Path]]:
     """Write a figure and the data that it shows."""
     data = figure.data(study)
     title = figure.title + place(data) + study.stand_in(list(dict.fromkeys(data["dataset"])))
@@ -121,7 +111,7 @@ def _write_figure(figure: Figure, study: Study, folder: Path) -> tuple[Shown, li
     svg = paths[style.ENDINGS.index("svg")].read_text(encoding="utf-8")
     fill = study.command(figure.fill)
     caption = f"{figure.missing} {fill}" if data.empty else figure.caption(data)
-    return Shown(figure.name, title, caption, svg, files, data.empty), [*paths, csv]
+    return PageFigure(figure.name, title, caption, svg, files, data.empty), [*paths, csv]
 
 
 def place(data: pd.DataFrame) -> str:
@@ -142,62 +132,71 @@ def _draw(figure: Figure, data: pd.DataFrame, title: str, study: Study, folder: 
 
 
 def _report(
-    study: Study, said: Sequence[str], tables: Sequence[Table], shown: Sequence[Shown], folder: Path
+    study: Study,
+    sentences: Sequence[str],
+    tables: Sequence[Table],
+    figures: Sequence[PageFigure],
+    folder: Path,
 ) -> Report:
-    outcomes, counts = study.outcomes, study.counts()
-    lost = outcomes[outcomes["state"].isin(["failed", "diverged", "missing"])]
-    failures = [
-        Failure(cell, state, reason, study.links.run(run_id) if run_id else "")
-        for cell, state, reason, run_id in lost[list(OUTCOMES[:4])].itertuples(index=False, name=None)
-    ]
-    notes = [("How to read the tables", [READING]), *_environments(study)]
-    said = [*said, *study.warnings, *_data(study)]
-    if study.settings:
-        head = "Settings of backbones that differ from the published ones (in parentheses)"
-        notes.append((head, list(study.settings)))
-    named = departures(outcomes["method"], outcomes["backbone"])
-    notes += [(f"{title}: departures from the paper or reference", texts) for title, texts in named]
+    datasets = list(dict.fromkeys([*study.frame["dataset"], *study.trials["dataset"]]))
     files = {
         table.name: {end: f"tables/{table.name}.{end}" for end in ("csv", "md", "tex")} for table in tables
     }
-    data_sets = list(dict.fromkeys([*study.frame["dataset"], *study.trials["dataset"]]))
     return Report(
         title=f"Mixup in multimodal sentiment analysis: study {study.name}",
         study=study.name,
-        synthetic=study.stand_in(data_sets),
-        counts=counts,
+        synthetic=study.stand_in(datasets),
+        counts=study.counts(),
         requested_note=_requested(study),
-        summary=said,
+        summary=[*sentences, *study.warnings, *_real_data(study)],
         tables=[*tables, *sweeps.page_tables(study)],
-        figures=shown,
-        failures=failures,
-        notes=notes,
+        figures=figures,
+        failures=_failures(study),
+        notes=_notes(study),
         facts=study.facts,
         runs_link=study.links.study(),
         table_files={**files, **sweeps.page_files(study, folder)},
     )
 
 
+def _failures(study: Study) -> list[Failure]:
+    outcomes = study.outcomes
+    failures = outcomes[outcomes["state"].isin(["failed", "diverged", "missing"])][list(OUTCOMES[:4])]
+    return [
+        Failure(cell, state, reason, study.links.run(run_id) if run_id else "")
+        for cell, state, reason, run_id in failures.itertuples(index=False, name=None)
+    ]
+
+
+def _notes(study: Study) -> list[tuple[str, list[str]]]:
+    """Headings and their sentences: what one has to know to read the report."""
+    notes = [("How to read the tables", [READING]), *_environments(study)]
+    if study.settings:
+        head = "Settings of backbones that differ from the published ones (in parentheses)"
+        notes.append((head, list(study.settings)))
+    cards = departures(study.outcomes["method"], study.outcomes["backbone"])
+    return notes + [(f"{title}: departures from the paper or reference", texts) for title, texts in cards]
+
+
 def _requested(study: Study) -> str:
-    asked = study.outcomes[study.outcomes["requested"].astype(bool)]
-    if asked.empty:
+    requests = study.outcomes[study.outcomes["requested"].astype(bool)]
+    if requests.empty:
         return ""
-    done = int((asked["state"] == "done").sum())
-    others = len(study.outcomes) - len(asked)
+    done = int((requests["state"] == "done").sum())
+    others = len(study.outcomes) - len(requests)
     earlier = f"; {others} of earlier requests" if others else ""
-    return f"The last request asked for {len(asked)} cells: {done} are done{earlier}."
+    return f"The last request asked for {len(requests)} cells: {done} are done{earlier}."
 
 
-def _data(study: Study) -> list[str]:
-    """What real data the study is of."""
+def _real_data(study: Study) -> list[str]:
     real = [entry for entry in study.datasets if entry["name"] not in study.synthetic]
     return [f"{entry['name']} is real data, read from {entry['source']}." for entry in real]
 
 
 def _environments(study: Study) -> list[tuple[str, list[str]]]:
-    """What is said where results of several devices, versions or precisions stand side by side."""
-    found = sorted(set(study.frame["environment"]))
-    if len(found) < 2:
+    """The environments, where results of several devices, versions or precisions stand side by side."""
+    names = sorted(set(study.frame["environment"]))
+    if len(names) < 2:
         return []
     warning = "Means in the tables mix them; comparisons with none pair results of the same one only."
-    return [("Several environments", [*(f"{name}." for name in found), warning])]
+    return [("Several environments", [*(f"{name}." for name in names), warning])]

@@ -1,4 +1,4 @@
-"""What a study says in a few sentences, and the table behind them: each method against `none`."""
+"""The summary of a study: each method against `none`, in a few sentences and a table."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from reports.names import METRIC_NAMES
 from reports.stats import comparison
 from reports.stats.comparison import BASELINE
 from reports.stats.permutation import LEVEL
-from reports.stats.ranking import ranks
 from reports.study import Study
 from reports.tables.seed_means import place
 from reports.tables.table import BEST, OTHER, Column, Part, Table, Value
@@ -21,17 +20,8 @@ NAME, TITLE = "comparison", "Each method against none"
 METRICS = ("mae", "corr")
 PRIMARY, STUDIED = METRICS[0], "ms_mix"
 HEADS = (
-    "Dataset",
-    "Method",
-    "Metric",
-    "Gain",
-    "95% interval",
-    "p",
-    "p (Holm)",
-    "Better",
-    "Worse",
-    "Noise",
-    "n",
+    *("Dataset", "Method", "Metric", "Gain", "95% interval", "p", "p (Holm)"),
+    *("Better", "Worse", "Noise", "n"),
 )
 DASH = "\u2013"
 FEW_CLIPS = 50  # the mean of so few absolute errors wanders by a tenth of the labels' unit or more
@@ -54,36 +44,37 @@ def compare_methods(study: Study) -> pd.DataFrame:
     for metric in METRICS:
         pairs = comparison.paired(scores, metric)
         counts = comparison.wins(comparison.intervals(pairs))
-        found = comparison.overall(pairs).merge(counts, on=["dataset", "method"])
-        parts.append(found.assign(metric=metric))
+        gains = comparison.overall(pairs).merge(counts, on=["dataset", "method"])
+        parts.append(gains.assign(metric=metric))
     return pd.concat(parts, ignore_index=True)
 
 
-def comparison_table(study: Study, found: pd.DataFrame, order: Sequence[str] = ()) -> Table:
+def comparison_table(study: Study, gains: pd.DataFrame, order: Sequence[str] = ()) -> Table:
     """The table of `compare_methods`, one part for all data sets."""
-    title = TITLE + study.stand_in(list(dict.fromkeys(found["dataset"])))
-    if found.empty:
+    title = TITLE + study.stand_in(list(dict.fromkeys(gains["dataset"])))
+    if gains.empty:
         notes = ["There is nothing to compare: that takes none and another method with a seed in common."]
         return Table(NAME, title, [], notes, fill="make benchmark")
     columns = [Column(head, k > 2) for k, head in enumerate(HEADS)]
-    rows = sorted(found.to_dict("records"), key=lambda row: _place(row, order))
+    rows = sorted(gains.to_dict("records"), key=lambda row: _place(row, order))
     groups: dict[tuple[str, str], list[list[Value]]] = {}
     for row in rows:
         link = study.links.behind({"dataset": row["dataset"], "method": row["method"]})
         groups.setdefault((row["dataset"], row["metric"]), []).append(_row(row, link))
-    csv = pd.DataFrame(rows)[["dataset", "method", "metric", *_numbers(found)]]
+    keys = ["dataset", "method", "metric"]
+    csv = pd.DataFrame(rows)[[*keys, *(name for name in gains.columns if name not in keys)]]
     text = csv.to_csv(index=False, lineterminator="\n")
     return Table(NAME, title, [Part(columns, list(groups.values()))], NOTES, text)
 
 
-def sentences(study: Study, found: pd.DataFrame, order: Sequence[str] = ()) -> list[str]:
+def sentences(study: Study, gains: pd.DataFrame, order: Sequence[str] = ()) -> list[str]:
     """Which method wins where, and whether that is outside the noise."""
-    said = [
-        *_by_dataset(study, found[found["metric"] == PRIMARY], order),
+    texts = [
+        *_by_dataset(study, gains[gains["metric"] == PRIMARY], order),
         *_ranking(study),
         *_improvement(study),
     ]
-    return said or [
+    return texts or [
         "There is nothing to compare yet: that takes none and another method with a seed in common."
     ]
 
@@ -93,35 +84,21 @@ def _place(row: Mapping[Any, Any], order: Sequence[str]) -> tuple:
     return place(row["dataset"], order), metric, place(row["method"], order)
 
 
-def _numbers(found: pd.DataFrame) -> list[str]:
-    return [c for c in found.columns if c not in ("dataset", "method", "metric")]
-
-
 def _row(row: Mapping[Any, Any], link: str) -> list[Value]:
     names = [Value(str(text), order=str(text)) for text in (row["dataset"], row["method"])]
-    metric = Value(METRIC_NAMES[row["metric"]], order=row["metric"])
-    gain = Value(f"{_signed(row['gain'])}", BEST if row["outside"] else OTHER, row["gain"], link)
-    undefined = math.isnan(row["low"])
-    interval = (
-        Value(DASH)
-        if undefined
-        else Value(f"{_signed(row['low'])} to {_signed(row['high'])}", order=row["low"])
-    )
-    tests = [
-        Value(_p(row[name]), order=None if math.isnan(row[name]) else row[name]) for name in ("p", "p_holm")
-    ]
-    tested = row["better"] + row["worse"] + row["inside"]
-    counts = [
-        Value(str(row[name]), order=float(row[name])) if tested else Value(DASH)
-        for name in ("better", "worse", "inside")
-    ]
+    gain = Value(_signed(row["gain"]), BEST if row["outside"] else OTHER, row["gain"], link)
+    interval = Value(DASH)
+    if not math.isnan(row["low"]):
+        interval = Value(f"{_signed(row['low'])} to {_signed(row['high'])}", order=row["low"])
+    tests = [Value(_p(row[p]), order=None if math.isnan(row[p]) else row[p]) for p in ("p", "p_holm")]
+    counts = [row[name] for name in ("better", "worse", "inside")]
     return [
         *names,
-        metric,
+        Value(METRIC_NAMES[row["metric"]], order=row["metric"]),
         gain,
         interval,
         *tests,
-        *counts,
+        *(Value(str(count), order=float(count)) if sum(counts) else Value(DASH) for count in counts),
         Value(str(row["n"]), order=float(row["n"]), link=link),
     ]
 
@@ -130,10 +107,10 @@ def _p(value: float) -> str:
     return DASH if math.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.2g}"
 
 
-def _by_dataset(study: Study, found: pd.DataFrame, order: Sequence[str]) -> Iterator[str]:
+def _by_dataset(study: Study, gains: pd.DataFrame, order: Sequence[str]) -> Iterator[str]:
     clips = {entry["name"]: entry["splits"]["test"]["clips"] for entry in study.datasets}
-    for dataset in sorted(found["dataset"].unique(), key=lambda name: place(name, order)):
-        part = found[found["dataset"] == dataset]
+    for dataset in sorted(gains["dataset"].unique(), key=lambda name: place(name, order)):
+        part = gains[gains["dataset"] == dataset]
         # A mean over some of the backbones may be larger for lack of the others.
         part = part.assign(lacking=part["strata"].max() - part["strata"])
         ranked = part.sort_values(["lacking", "gain", "method"], ascending=[True, False, True])
@@ -177,11 +154,11 @@ def _finding(best: Mapping[Any, Any], tested: int) -> str:
     if math.isnan(best["low"]):
         why = "with one seed no uncertainty can be given" if seeds == 1 else "no uncertainty can be given"
         return f"{head} ({_signed(best['gain'])}; {counts}); {why}."
-    where = {"better": "outside the noise", "worse": "worse beyond the noise", "": "inside the noise"}
+    verdicts = {"better": "outside the noise", "worse": "worse beyond the noise", "": "inside the noise"}
     if not best["outside"] and not best["low"] <= 0 <= best["high"]:
-        where[""] = "too few seeds to tell it from noise"
+        verdicts[""] = "too few seeds to tell it from noise"
     interval = f"95% interval {_signed(best['low'])} to {_signed(best['high'])}"
-    verdict = where[best["outside"]] + _corrected(best, tested)
+    verdict = verdicts[best["outside"]] + _corrected(best, tested)
     finding = f"{head} ({_signed(best['gain'])}, {interval}; {counts}): {verdict}."
     if best["strata"] == 1 or not best["better"] + best["worse"] + best["inside"]:
         return finding
@@ -201,8 +178,8 @@ def _corrected(row: Mapping[Any, Any], tested: int) -> str:
     least = tested * 2 / 2 ** row["strata"]
     if row["p_holm"] > LEVEL and least > LEVEL:
         return f" ({_backbones(int(row['strata']))} are too few for {test})"
-    kept = "also" if row["p_holm"] <= LEVEL else "but not"
-    return f", {kept} {'by' if tested == 1 else 'after'} {test} (p = {_p(row['p_holm'])})"
+    agreement = "also" if row["p_holm"] <= LEVEL else "but not"
+    return f", {agreement} {'by' if tested == 1 else 'after'} {test} (p = {_p(row['p_holm'])})"
 
 
 def _others(rows: Sequence[Mapping[Any, Any]], also: bool, tested: int) -> str:
@@ -211,9 +188,9 @@ def _others(rows: Sequence[Mapping[Any, Any]], also: bool, tested: int) -> str:
     heads = {"better": better, "worse": "Worse than none beyond the noise"}
     lists = {head: [row for row in rows if row["outside"] == mark] for mark, head in heads.items()}
     return " ".join(
-        f"{head}: {'; '.join(_named(row) + _corrected(row, tested) for row in found)}."
-        for head, found in lists.items()
-        if found
+        f"{head}: {'; '.join(_named(row) + _corrected(row, tested) for row in part)}."
+        for head, part in lists.items()
+        if part
     )
 
 
@@ -224,38 +201,38 @@ def _named(row: Mapping[Any, Any]) -> str:
 
 
 def _ranking(study: Study) -> Iterator[str]:
-    found = ranks(comparison.clean(study.scores()), PRIMARY)
-    if len(found.methods) < 2 or not found.blocks:
+    ranking = ranks(comparison.clean(study.scores()), PRIMARY)
+    if len(ranking.methods) < 2 or not ranking.blocks:
         return
-    blocks = f"{found.blocks} combination{'s' * (found.blocks != 1)} of data set and backbone"
-    order = ", ".join(f"{m} {r:.2f}" for m, r in zip(found.methods, found.average, strict=True))
-    if math.isnan(found.p):
+    blocks = f"{ranking.blocks} combination{'s' * (ranking.blocks != 1)} of data set and backbone"
+    order = ", ".join(f"{m} {r:.2f}" for m, r in zip(ranking.methods, ranking.average, strict=True))
+    if math.isnan(ranking.p):
         yield f"Average ranks on test MAE over {blocks}: {order}; too few results to test them."
         return
-    same = next((group for group in found.cliques if found.methods[0] in group), ())
-    if found.p > LEVEL:
+    same = next((group for group in ranking.cliques if ranking.methods[0] in group), ())
+    if ranking.p > LEVEL:
         verdict = "the ranks do not differ beyond chance"
     else:
-        others = [m for m in same if m != found.methods[0]]
-        apart = [m for m in found.methods[1:] if m not in others] or ["no other"]
+        others = [m for m in same if m != ranking.methods[0]]
+        apart = [m for m in ranking.methods[1:] if m not in others] or ["no other"]
         verdict = f"Nemenyi's test tells the first from {', '.join(apart)}"
         verdict += f", not from {', '.join(others)}" if others else ""
-    test = f"Friedman's test: p = {_p(found.p)}; {verdict}."
+    test = f"Friedman's test: p = {_p(ranking.p)}; {verdict}."
     test += " Backbones share test clips, which the test takes for independent."
-    lost = [f"{found.left_out} combinations lack some method"] if found.left_out else []
-    lost += [f"not ranked, as most lack it: {', '.join(found.dropped)}"] if found.dropped else []
+    lost = [f"{ranking.left_out} combinations lack some method"] if ranking.left_out else []
+    lost += [f"not ranked, as most lack it: {', '.join(ranking.dropped)}"] if ranking.dropped else []
     left = f" ({'; '.join(lost)})" if lost else ""
     yield f"Average ranks on test MAE over {blocks} (1 is best): {order}{left}. {test}"
 
 
 def _improvement(study: Study) -> Iterator[str]:
     """How often a method's run beats one of the baseline; nothing where that has no interval."""
-    found = comparison.improvement(comparison.clean(study.scores()), PRIMARY).dropna(subset=["low"])
-    if found.empty:
+    chances = comparison.improvement(comparison.clean(study.scores()), PRIMARY).dropna(subset=["low"])
+    if chances.empty:
         return
-    ranked = found.sort_values(["probability", "method"], ascending=[False, True]).to_dict("records")
-    chances = (f"{r['method']} {r['probability']:.2f} ({r['low']:.2f} to {r['high']:.2f})" for r in ranked)
+    ranked = chances.sort_values(["probability", "method"], ascending=[False, True]).to_dict("records")
+    texts = (f"{r['method']} {r['probability']:.2f} ({r['low']:.2f} to {r['high']:.2f})" for r in ranked)
     yield (
         f"Probability that a run has a lower test MAE than one of {BASELINE} (0.5: as often as not; in "
-        f"brackets 95% intervals, too narrow for few seeds): {', '.join(chances)}."
+        f"brackets 95% intervals, too narrow for few seeds): {', '.join(texts)}."
     )

@@ -16,8 +16,8 @@ from harness.plan import make_plan
 from harness.tracking.tags import result_tags
 from harness.tracking.tracker import Tracker
 from reports.export import main as export
-from reports.loading import load_study
-from reports.stored_runs import StudyRuns
+from reports.study import load_study
+from reports.study_runs import StudyRuns
 from tests.perf import made_up, scale
 from tests.perf.child import ChildError, timed
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -52,7 +53,6 @@ def drawn(figure, study):
     """Draw what the study holds, which changes neither the data nor pyplot, and return it."""
     data, settings = figure.data(study), dict(plt.rcParams)
     copy = data.copy(deep=True)
-    assert set(data["dataset"])
     assert figure.caption(data)
     with style.styled():
         drawing = figure.draw(data, figure.title, study.command)
@@ -93,9 +93,7 @@ def test_a_whole_study(figure, study, tmp_path):
 
 @pytest.mark.slow
 def test_the_bytes_are_the_same_in_another_process(tmp_path):
-    code = (
-        "import sys; from tests.reports.figures import test_latent_figures as t; print(t.digest(sys.argv[1]))"
-    )
+    code = f"import sys; from {__name__} import digest; print(digest(sys.argv[1]))"
     (tmp_path / "other").mkdir()
     call = [sys.executable, "-c", code, str(tmp_path / "other")]
     variables = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -104,18 +102,12 @@ def test_the_bytes_are_the_same_in_another_process(tmp_path):
         assert other.communicate(timeout=120)[0].strip() == mine
 
 
-def failing(error):
-    def fail(run_id):
-        raise error
-
-    return dataclasses.replace(small(), samples=fail)
-
-
 @pytest.mark.parametrize(("figure", "columns"), list(zip(FIGURES, COLUMNS, strict=True)))
 def test_studies_without_samples(figure, columns):
     lost = with_samples(small(), lambda method, arrays: {})
-    unreadable = failing(KeyError("run")), failing(StoreError("damaged"))
-    for nothing in (empty_study(), small(samples=False), lost, *unreadable):
+    missing = dataclasses.replace(small(), samples={}.__getitem__)
+    damaged = dataclasses.replace(small(), samples=Mock(side_effect=StoreError("damaged")))
+    for nothing in (empty_study(), small(samples=False), lost, missing, damaged):
         data = figure.data(nothing)
         assert list(data.columns) == list(columns)
         assert data.empty
@@ -139,18 +131,16 @@ def test_figure1_is_one_projection_of_rows_in_units_of_their_own_network(study, 
     rows = {}
     for method in ("none", "mixup", "manifold_mixup", "powmix", "ms_mix"):
         arrays = study.samples(run_of(study, method))
-        clean = np.hstack([arrays[f"clean_{m}"] for m in MODALITIES]).astype(float)
-        rows[method] = {"clean": (clean - clean.mean(0)) / clean.std(0)}
-        if method != "none":
-            mixed = np.hstack([arrays[f"mixed_{m}"] for m in MODALITIES]).astype(float)
-            rows[method]["mixed"] = (mixed - clean.mean(0)) / clean.std(0)
+        kinds = ("clean", "mixed") if method != "none" else ("clean",)
+        x = {k: np.hstack([arrays[f"{k}_{m}"] for m in MODALITIES]).astype(float) for k in kinds}
+        rows[method] = {k: (x[k] - x["clean"].mean(0)) / x["clean"].std(0) for k in kinds}
     pca = PCA(5).fit(np.vstack([kinds["clean"] for kinds in rows.values()]))
     signs = [np.sign(axis[np.abs(axis).argmax()]) for axis in pca.components_]
     for method, kinds in rows.items():
         for kind, x in kinds.items():
-            found = figure1[(figure1["method"] == method) & (figure1["kind"] == kind)]
+            points = figure1[(figure1["method"] == method) & (figure1["kind"] == kind)]
             expected = (pca.transform(x) * signs)[:, :2]
-            assert found[["x", "y"]].to_numpy() == pytest.approx(expected, rel=1e-5, abs=1e-5)
+            assert points[["x", "y"]].to_numpy() == pytest.approx(expected, rel=1e-5, abs=1e-5)
         value = figure1[(figure1["method"] == method) & (figure1["kind"] == "method")]["kl"].iloc[0]
         if "mixed" in kinds:
             by_hand = kl_estimate(pca.transform(kinds["mixed"]), pca.transform(kinds["clean"]))
@@ -180,23 +170,14 @@ def test_figure1_of_copies_has_a_divergence_of_zero():
 
 def test_figure1_says_what_is_missing():
     def change(method, arrays):
-        if method == "mixup":
-            return {}
-        if method == "powmix":
-            return arrays | {"clean_text": arrays["clean_text"][:, :3]}
-        if method == "manifold_mixup":
-            return {name: a for name, a in arrays.items() if name != "mixed_audio"}
-        return arrays
+        partial = {name: a for name, a in arrays.items() if name != "mixed_audio"}
+        narrow = arrays | {"clean_text": arrays["clean_text"][:, :3]}
+        return {"mixup": {}, "powmix": narrow, "manifold_mixup": partial}.get(method, arrays)
 
     data = drawn(latents.FIGURE, with_samples(small(), change))
     methods = data[data["kind"] == "method"].set_index("method")
-    assert methods["note"].to_dict() == {
-        "none": "",
-        "mixup": "no latents kept",
-        "manifold_mixup": "",
-        "powmix": "latents of another width",
-        "ms_mix": "",
-    }
+    notes = {"mixup": "no latents kept", "powmix": "latents of another width"}
+    assert methods["note"].to_dict() == dict.fromkeys(("none", "manifold_mixup", "ms_mix"), "") | notes
     assert methods.loc["manifold_mixup", "n_mixed"] == 0
     assert set(data[data["kind"] != "method"]["method"]) == {"none", "manifold_mixup", "ms_mix"}
     assert "none, mixup (no latents kept), manifold_mixup, powmix" in latents.FIGURE.caption(data)
@@ -219,9 +200,8 @@ def test_figure2_is_the_batch_in_the_order_of_labels(study):
     for name, rows in kinds["lambda"].groupby("name"):
         assert rows["value"].to_numpy() == pytest.approx(arrays[f"batch_lambda_{name}"], rel=1e-5)
     losses = kinds["loss"].set_index("name")["value"]
-    assert losses.to_dict() == pytest.approx(
-        dict(zip(batch.LOSSES, arrays["batch_losses"], strict=True)), rel=1e-5
-    )
+    expected = dict(zip(batch.LOSSES, arrays["batch_losses"], strict=True))
+    assert losses.to_dict() == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("kept", ["", "indices", "intensity", "lambda", "losses"])
@@ -282,39 +262,27 @@ def test_figure3_shows_ms_mix_and_powmix_with_their_labels(study):
     ],
 )
 def test_figure3_of_other_methods(methods, shown):
-    small_samples = dataclasses.replace(
-        small(methods=methods), samples=lambda run: make_samples("none" if "-none-" in run else "x", clean=12)
-    )
-    data = drawn(tsne.FIGURE, small_samples)
+    study = with_samples(small(methods=methods), lambda method, _: make_samples(method, clean=12))
+    data = drawn(tsne.FIGURE, study)
     assert list(dict.fromkeys(data["method"])) == shown
     assert set(data["perplexity"]) == {round(23 / 3, 5)}
 
 
 def test_figure3_looks_for_latents_elsewhere():
-    def change(method, arrays):
-        return {name: a for name, a in arrays.items() if "mixed" not in name}
+    def samples(run):
+        return make_samples("none") if "misa" in run else make_samples("x", clean=9)
 
     study = small(backbones=("misa", "tfn"), methods=("none", "mixup"))
-    study = dataclasses.replace(
-        study,
-        samples=lambda run: change("", make_samples("x")) if "misa" in run else make_samples("x", clean=9),
-    )
+    study = dataclasses.replace(study, samples=samples)
     assert set(tsne.FIGURE.data(study)["backbone"]) == {"tfn"}
 
 
 def test_only_runs_that_are_shown_are_loaded(study):
-    loaded = []
-
-    def load(run_id):
-        loaded.append(run_id)
-        return study.samples(run_id)
-
-    watched = dataclasses.replace(study, samples=load)
     for figure, count in zip(FIGURES, (5, 1, 2), strict=True):
-        loaded.clear()
-        figure.data(watched)
-        assert len(loaded) == count
-        assert all(MISA in run_id for run_id in loaded)
+        load = Mock(side_effect=study.samples)
+        figure.data(dataclasses.replace(study, samples=load))
+        assert load.call_count == count
+        assert all(MISA in call.args[0] for call in load.call_args_list)
 
 
 @pytest.mark.parametrize("how", ["infinite", "constant", "one"])

@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ from html import unescape
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
+import psutil
 import pytest
 from selenium.common.exceptions import StaleElementReferenceException, WebDriverException
 from selenium.webdriver.common.by import By
@@ -39,9 +39,8 @@ def browser(tmp_path):
 def wait_for(condition, seconds=90):
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        found = condition()
-        if found:
-            return found
+        if result := condition():
+            return result
         time.sleep(0.5)
     raise AssertionError("waited in vain")
 
@@ -61,8 +60,8 @@ def test_the_page_works_from_disk(var, browser):
     table = find(browser, "table[aria-labelledby='table-table2_mosi_mosei-title']")
 
     def rows():
-        shown = (row.text for row in table.find_elements(By.CSS_SELECTOR, "tbody tr") if row.is_displayed())
-        return [" ".join(text.split()) for text in shown]
+        elements = table.find_elements(By.CSS_SELECTOR, "tbody tr")
+        return [" ".join(row.text.split()) for row in elements if row.is_displayed()]
 
     before = rows()
     assert len(before) == len(BACKBONES) * len(METHODS)
@@ -85,47 +84,14 @@ def test_the_page_works_from_disk(var, browser):
     assert all(Path(unquote(urlparse(url).path)).is_file() for url in files)
 
 
-def members_of(group):
-    """The processes of a group, as folders below /proc."""
-    found = [folder for folder in Path("/proc").iterdir() if folder.name.isdigit()]
-    return [folder for folder in found if group == group_of(int(folder.name))]
-
-
-def group_of(pid):
-    try:
-        return os.getpgid(pid)
-    except ProcessLookupError:
-        return None
-
-
-def listening(members):
-    """The addresses and ports at which processes listen."""
-    links = [os.readlink(link) for member in members for link in (member / "fd").iterdir()]
-    found = set()
-    for table, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
-        for line in Path("/proc/net", table).read_text().splitlines()[1:]:
-            _, local, _, state, *rest = line.split()
-            if state == "0A" and f"socket:[{rest[5]}]" in links:
-                address, port = local.split(":")
-                words = [bytes.fromhex(address[i : i + 8])[::-1] for i in range(0, len(address), 8)]
-                found.add((socket.inet_ntop(family, b"".join(words)), int(port, 16)))
-    return found
-
-
 @pytest.fixture
 def served(var):
     """The UI as `make ui` starts it, and what it printed."""
     command = [sys.executable, "-m", "reports.ui", f"var_dir={var}", "study=s"]
     # What switches telemetry off is to be ours.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW")}
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=environment,
-        start_new_session=True,
-    )
+    options = dict(stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True)
+    process = subprocess.Popen(command, env=environment, **options)
     yield process.stdout.readline(), process.pid
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -154,21 +120,18 @@ def test_the_ui_shows_the_studys_cells(served, browser, var):
     wait_for(lambda: all(column in text_of(browser) for column in ("test/mae", "backbone", "variant")))
     # The list behind a mean of the report.
     page = unescape((var / "reports" / "s" / "index.html").read_text())
-    [link] = [
-        link
-        for link in set(re.findall(r'href="([^"]*searchFilter=[^"]*)"', page))
-        if "%27tfn%27" in link and "%27ms_mix%27" in link
-    ]
+    links = set(re.findall(r'href="([^"]*searchFilter=[^"]*)"', page))
+    [link] = [link for link in links if "%27tfn%27" in link and "%27ms_mix%27" in link]
     browser.get("about:blank")
     browser.get(link)
     wait_for(lambda: "2 matching runs" in text_of(browser))
     assert wait_for(names) == {f"synthetic_mosi/tfn/ms_mix/seed{s}" for s in (1111, 1112)}
-    hosts = {
-        urlparse(url).hostname for url in requested(browser) if urlparse(url).scheme in ("http", "https")
-    }
+    addresses = map(urlparse, requested(browser))
+    hosts = {address.hostname for address in addresses if address.scheme in ("http", "https")}
     assert hosts == {"127.0.0.1"}, "nothing is asked of another machine"
-    members = members_of(group)
-    assert listening(members) == {("127.0.0.1", 5000)}, "nothing but this machine can reach it"
+    members = [psutil.Process(group), *psutil.Process(group).children(recursive=True)]
+    ports = [port.laddr for member in members for port in member.net_connections() if port.status == "LISTEN"]
+    assert set(ports) == {("127.0.0.1", 5000)}, "nothing but this machine can reach it"
     for member in members:
-        assert b"MLFLOW_DISABLE_TELEMETRY=true\0" in (member / "environ").read_bytes()
-        assert b"mlflow.db" not in (member / "cmdline").read_bytes(), "an address may hold a password"
+        assert member.environ()["MLFLOW_DISABLE_TELEMETRY"] == "true"
+        assert "mlflow.db" not in " ".join(member.cmdline()), "an address may hold a password"
