@@ -23,6 +23,7 @@ from harness.databases import redact
 from harness.errors import UserError, nearest, unknown
 from harness.launchers.choose import LAUNCHERS
 from harness.matrix import Cell, unique
+from harness.tracking.tags import LABEL
 from harness.train.arithmetic import DEVICES, check_precision, resolve_device
 from methods import METHODS
 
@@ -51,7 +52,7 @@ class Plan:
 
     def method_label(self, cell: Cell) -> str:
         """The name of a cell's method in tables."""
-        return tuned_label(cell.method) if "tuned" in self.tags.get(cell.cell_id, {}) else cell.method_label
+        return self.tags.get(cell.cell_id, {}).get(LABEL, cell.method_label)
 
 
 def make_plan(config: Any, given: Collection[str] = ()) -> Plan:
@@ -84,7 +85,8 @@ def make_plan(config: Any, given: Collection[str] = ()) -> Plan:
         if file is not None:
             plain = resolve_settings(BACKBONES[backbone], backbones[backbone], data.like)
             changed = resolve_settings(BACKBONES[backbone], pair[0][1], data.like) != plain
-            tags |= {cell.cell_id: {**file.tags, "tuned_backbone": str(changed).lower()} for cell in made}
+            own = {"tuned_backbone": str(changed).lower(), LABEL: tuned_label(asked)}
+            tags |= {cell.cell_id: {**file.tags, **own} for cell in made}
     return Plan(config.study, tuple(unique(cells)), datasets, text_model, tags, tuning.notes())
 
 

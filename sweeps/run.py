@@ -100,7 +100,7 @@ def _train(
         from harness.tracking.tracker import SWEEP, Tracker
         from sweeps.display import SweepDisplay
         from sweeps.request import sweep_name
-        from sweeps.trials import make_supply
+        from sweeps.trials import make_queue
 
         tracker = Tracker(config.tracking.uri, var_path(config), plan.study)
 
@@ -108,7 +108,7 @@ def _train(
     name, display = sweep_name(config), SweepDisplay(console)
 
     def begin(writer: Writer) -> Trials:
-        supplies.append(make_supply(config, plan, space, device, writer, display))
+        supplies.append(make_queue(config, plan, space, device, writer, display))
         supplies[0].begin(config.retry == "diverged")
         return supplies[0]
 

@@ -21,12 +21,12 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import DBAPIError
 
-from harness.errors import StoreError, UserError
+from harness.errors import UserError
 from harness.ledger import Ledger
 from harness.matrix import Cell
 from harness.metrics import DIRECTION
+from harness.retry import Call, retried
 from harness.tracking.tags import flatten
 from harness.train.seeds import seed_for
 from sweeps.space import Range, Space
@@ -75,7 +75,7 @@ class Search:
         device: the kind of device that they are trained on.
 
     Raises (all methods but the first):
-        StoreError: the storage does not answer. sqlalchemy.exc.DBAPIError: the ledger does not.
+        StoreError: the storage or the ledger does not answer, after all that the ledger's ``retry`` does.
     """
 
     name: str
@@ -90,6 +90,12 @@ class Search:
     mine: set[int] = field(default_factory=set)
     open: bool = True
 
+    @property
+    def retry(self) -> Call:
+        """Storage and ledger are retried together."""
+        return self.ledger.retry
+
+    @retried
     def begin(self, retry_diverged: bool = False) -> None:
         """Begin the search, or go on with it.
 
@@ -112,6 +118,7 @@ class Search:
         """How many settings will have been tried in the end."""
         return len(self.space.points()) if self.space.sampler == "grid" else self.budget.trials
 
+    @retried
     def next(self) -> optuna.Trial | None:
         """The next trial, or None; then ``open`` says whether others may still leave some."""
         with self._alone(), answers(self.address):
@@ -131,6 +138,7 @@ class Search:
         self.mine.add(trial.number)
         return trial
 
+    @retried
     def report(self, trial: optuna.Trial, loss: float, epoch: int) -> bool:
         """Report a validation loss after an epoch; True if the trial is hopeless, or another driver's now."""
         try:
@@ -140,6 +148,7 @@ class Search:
         except UpdateFinishedTrialError:
             return True
 
+    @retried
     def tell(self, number: int, state: TrialState, value: float | None, why: tuple[str, str]) -> bool:
         """End a trial; why: one of the reasons above and what happened, or two empty texts.
 
@@ -151,6 +160,7 @@ class Search:
         self.mine.discard(number)
         return mine
 
+    @retried
     def again(self, numbers: Collection[int]) -> None:
         """Enqueue once more trials whose results are gone."""
         with self._alone(), answers(self.address):
@@ -159,6 +169,7 @@ class Search:
             for number in set(numbers) - retried:
                 self.study.enqueue_trial(_given(trials[number]), {"retry_of": number})
 
+    @retried
     def ended(self) -> list[FrozenTrial]:
         """The trials that ended, but for those that lost their driver or were tried again."""
         with answers(self.address):
@@ -225,8 +236,7 @@ class Search:
         trials = self._trials()
         running = [t for t in trials if t.state == TrialState.RUNNING and t.number not in self.mine]
         retried = {t.user_attrs.get("retry_of") for t in trials}
-        with self._claims():
-            alive = self.ledger.claimed_by_others({owner_claim(t.user_attrs.get("owner")) for t in running})
+        alive = self.ledger.claimed_by_others({owner_claim(t.user_attrs.get("owner")) for t in running})
         for trial in running:
             if owner_claim(trial.user_attrs.get("owner")) not in alive:
                 # In this order, so that a kill in between loses nothing.
@@ -242,14 +252,6 @@ class Search:
                 if text:
                     self.storage.set_trial_user_attr(trial._trial_id, key, text)
             self.study.tell(number, value, state, skip_if_finished=True)
-
-    @contextlib.contextmanager
-    def _claims(self) -> Iterator[None]:
-        """Say of the ledger's errors that they are not the storage's."""
-        try:
-            yield
-        except DBAPIError as error:
-            raise StoreError(self.ledger.failure(error)) from error
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:

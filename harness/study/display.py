@@ -14,7 +14,7 @@ from rich.table import Table
 from harness.errors import visible
 from harness.matrix import Cell
 from harness.plan import Plan
-from harness.study.driver import Summary
+from harness.study.driver import StudyOutcome
 
 
 class LiveDisplay:
@@ -132,14 +132,14 @@ def mean_and_spread(values: Iterable[float]) -> str:
     return f"{defined.mean():.3f}{spread}{mark}"
 
 
-def failure_table(summary: Summary) -> Table:
+def failure_table(outcome: StudyOutcome) -> Table:
     """The cells without a result, each with its reason."""
     table = Table(
-        title=f"{len(summary.failed)} of {summary.total} cells have no result", title_justify="left"
+        title=f"{len(outcome.failed)} of {outcome.total} cells have no result", title_justify="left"
     )
     table.add_column("cell")
     table.add_column("reason", overflow="fold")
-    for cell, reason in summary.failed.values():
+    for cell, reason in outcome.failed.values():
         table.add_row(shown(cell.run_name), shown(reason))
     return table
 

@@ -17,11 +17,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
-from sqlalchemy.exc import DBAPIError
 
-from harness import ledger as ledger_module
+from harness import claims
 from harness.databases import create_sqlite, redact, sqlite_path, sqlite_uri
-from harness.errors import UserError
+from harness.errors import StoreError, UserError
 from harness.ledger import Ledger
 from harness.process import Process, is_gone, process_of, this_process
 from tests.support.paths import ROOT
@@ -240,7 +239,7 @@ def test_questions_in_bulk(uri):
     ids = [f"cell{i}" for i in range(1203)]
     with far._engine.begin() as connection:
         rows = [{"study": "study", "cell_id": cell, **far._stamp()} for cell in ids[::2]]
-        connection.execute(ledger_module.CLAIMS.insert(), rows)
+        connection.execute(claims.CLAIMS.insert(), rows)
     assert near.claimed_by_others(ids) == set(ids[::2])
     assert near.claimed_by_others(ids[:7]) == set(ids[:7:2])
     assert near.claimed_by_others([]) == set()
@@ -308,7 +307,7 @@ def beats(driver):
 
 
 def test_the_heart_beats_through_a_locked_database(file_uri, monkeypatch):
-    monkeypatch.setattr(ledger_module, "BUSY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(claims, "BUSY_TIMEOUT_S", 0.05)
     with Ledger(file_uri, "study", beat_s=0.02) as driver:
         assert driver.claim("a")
         assert driver.claim("b")
@@ -317,7 +316,7 @@ def test_the_heart_beats_through_a_locked_database(file_uri, monkeypatch):
         blocker = sqlite3.connect(sqlite_path(file_uri), isolation_level=None)
         blocker.execute("BEGIN IMMEDIATE")
         assert eventually(lambda: driver.heartbeat_error is not None)
-        with pytest.raises(DBAPIError):
+        with pytest.raises(StoreError):
             driver.claim("c")
         blocker.execute("ROLLBACK")
         blocker.close()

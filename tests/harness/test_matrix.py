@@ -313,13 +313,6 @@ def test_results_survive_as_json(result, made):
     assert again.to_json() == text
 
 
-@settings(deadline=None)
-@given(result=results, made=predictions)
-def test_results_survive_as_plain_values(result, made):
-    result = dataclasses.replace(result, predictions=made)
-    assert_same(Result.from_plain(json.loads(json.dumps(result.to_plain()))), result)
-
-
 # Seeds
 
 parts = st.lists(st.integers(0, 100) | st.text(max_size=3), max_size=3)

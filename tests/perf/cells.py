@@ -30,7 +30,7 @@ from harness.plan import Plan, make_plan
 from harness.study.display import LiveDisplay
 from harness.study.driver import Matrix
 from harness.study.session import Session
-from harness.study.unlogged import Spool
+from harness.study.unlogged import UnloggedResults
 from harness.tracking.tracker import Tracker
 from harness.train.result import Result
 from tests.perf.jobs import PARTS, ready_result, timed_job
@@ -62,7 +62,7 @@ ENVIRONMENT = {"MLFLOW_DISABLE_TELEMETRY": "true"}
 STORES: Watched = {
     "MLflow": (Tracker, ("log", "finish")),
     "ledger": (Ledger, ("claim", "holds", "finish")),
-    "spool": (Spool, ("put", "get", "drop")),
+    "unlogged results": (UnloggedResults, ("put", "get", "drop")),
 }
 
 

@@ -13,11 +13,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from harness.ledger import CLAIMS, DONE, open_engine
+from harness.claims import CLAIMS, DONE, open_engine
 from harness.matrix import Cell
 from harness.process import this_process
+from harness.tracking.artifacts import write_result
 from harness.tracking.tags import cell_tags, numbers, parameters, result_tags
-from harness.tracking.tracker import Tracker, write_files
+from harness.tracking.tracker import Tracker
 from harness.train.result import Result
 
 STARTED_MS = 1_700_000_000_000
@@ -71,7 +72,7 @@ def _add(
     rows["latest_metrics"] += [{**point, "key": k, "value": v} for k, v in {**found, **last}.items()]
     if result.samples or result.predictions is not None:
         artifacts.mkdir(parents=True)
-        write_files(cell, result, artifacts)
+        write_result(cell, result, artifacts)
 
 
 def store_claims(uri: str, study: str, cells: Iterable[Cell]) -> None:

@@ -56,7 +56,7 @@ def test_they_are_as_logged_ones(filled, var_dir):
     first, *_ = make_plan(load_benchmark(scale.request(filled[scale.FEW], scale.FEW))).cells
     result, tags = scale.stub(first), {"git_commit": "0" * 40}
     logged, made = Tracker(None, var_dir, "logged"), Tracker(None, var_dir, "made")
-    logged.finish(logged.log(first, result, tags, 0.0), result)
+    logged.finish(logged.log(first, result, tags), result)
     store_runs(made, [(first, result)], tags)
     [one], [other] = (list(tracker.complete().values()) for tracker in (logged, made))
     assert one.tags == other.tags

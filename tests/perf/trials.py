@@ -25,7 +25,7 @@ from harness.train.result import Result
 from sweeps.display import SweepDisplay
 from sweeps.search import Search
 from sweeps.space import load_space
-from sweeps.trials import Trials, make_supply
+from sweeps.trials import Trials, make_queue
 from tests.perf.jobs import ready_result
 from tests.perf.rows import Part, Row
 from tests.perf.stopwatch import Watched, watched
@@ -80,7 +80,7 @@ def cost_ms(trials: int, pruned: bool) -> dict[str, float]:
         launcher = make_launcher("processes", WORKERS, ready_trial)
 
         def begin(writer: Writer) -> Trials:
-            supply = make_supply(config, plan, load_space("all"), "cpu", writer, display)
+            supply = make_queue(config, plan, load_space("all"), "cpu", writer, display)
             supply.begin()
             return supply
 

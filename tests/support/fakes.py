@@ -4,11 +4,15 @@ import itertools
 from collections import Counter
 from types import SimpleNamespace
 
+import harness.retry
 import harness.study.driver
 import harness.study.writer
 from harness.launchers.base import Outcome
 from harness.ledger import Ledger
 from harness.matrix import RESULTS_VERSION
+from harness.retry import Retry, retried
+from harness.study.unlogged import UnloggedResults
+from harness.study.writer import Writer
 from harness.tracking.tags import numbers
 from harness.tracking.tracker import Run
 
@@ -77,7 +81,7 @@ class FakeTracker:
         found = {r["cell_id"]: stored(k, r) for k, r in runs if r["outcome"] == "diverged"}
         return self.memory.call("diverged", lambda: found)
 
-    def log(self, cell, result, tags, started):
+    def log(self, cell, result, labels):
         run_id = next(self.memory.ids)
         run = {
             "cell_id": cell.cell_id,
@@ -86,7 +90,7 @@ class FakeTracker:
             "complete": False,
             "reason": result.reason,
             "result": None,
-            "tags": dict(tags),
+            "tags": {**result.tags, **labels},
         }
         self.memory.call("create_run", lambda: self.memory.runs.__setitem__(run_id, run))
         self.memory.call("log_artifacts", lambda: run.update(result=result))
@@ -111,8 +115,7 @@ class FakeTracker:
 class FakeLedger:
     """`Ledger` in a dict: cell_id -> [owner, state]; a claim falls with its owner."""
 
-    address = _uri = "memory"
-    failure, exclusive = Ledger.failure, Ledger.exclusive
+    exclusive = Ledger.exclusive
 
     def __init__(self, memory, owner):
         self.memory, self.owner, self.claims = memory, owner, memory.claims
@@ -155,6 +158,19 @@ class FakeLedger:
         others = self.memory.alive - {self.owner}
         working = [[owner, "working"] for owner in others]
         return self.memory.call("claimed", lambda: {c for c in cell_ids if self.claims.get(c) in working})
+
+
+for store in (FakeTracker, FakeLedger):
+    for name, method in list(vars(store).items()):
+        if not name.startswith("_") and name not in ("study", "exclusive"):
+            setattr(store, name, retried(method))
+
+
+def make_writer(memory, folder, owner, patience_s=60.0, report=lambda *wait: None, **settings):
+    """A writer with stores in memory, which are retried; settings: of `Writer`."""
+    unlogged, tracker, ledger = UnloggedResults(folder), FakeTracker(memory), FakeLedger(memory, owner)
+    tracker.retry = ledger.retry = Retry(patience_s, report, unlogged.state)
+    return Writer(tracker, ledger, unlogged, {}, **settings)
 
 
 class FakeLauncher:
@@ -216,7 +232,7 @@ class Silent:
 
 
 def fake_clock(monkeypatch):
-    """A clock that only sleeping moves, for writer and driver."""
+    """A clock that only sleeping moves, for driver, writer and retries."""
     now = SimpleNamespace(s=0.0, slept=[])
 
     def sleep(seconds):
@@ -224,6 +240,6 @@ def fake_clock(monkeypatch):
         now.slept.append(seconds)
 
     fake = SimpleNamespace(monotonic=lambda: now.s, sleep=sleep, time=lambda: now.s)
-    monkeypatch.setattr(harness.study.writer, "time", fake)
-    monkeypatch.setattr(harness.study.driver, "time", fake)
+    for module in (harness.retry, harness.study.writer, harness.study.driver):
+        monkeypatch.setattr(module, "time", fake)
     return now

@@ -39,7 +39,7 @@ from reports import export
 from reports.frame import SCORES, load_frame, metric_kinds
 from reports.stats.intervals import COLUMNS
 from reports.tables.aggregate import main_numbers, occlusion_numbers
-from tests.support.studies import as_latex, as_markdown
+from tests.support.studies import as_latex, as_markdown, labels
 
 BERT = TextSettings("bert", "abc", False, 0.0)
 GIVEN_HEAD = {
@@ -432,7 +432,8 @@ def test_only_combinations_with_a_file_take_its_settings(plan, tune, tmp_path):
         variants += not is_plain
         if path is not None:
             changed_backbone = "true" if "backbone" in changes else "false"
-            tags[new.cell_id] = {"tuned": digests[path], "tuned_backbone": changed_backbone}
+            own = {"tuned": digests[path], "tuned_backbone": changed_backbone}
+            tags[new.cell_id] = own | {"label": tuned_label(cell.method)}
     # powmix{} stays as it was, beside the tuned powmix.
     wanted += [
         c for c in plain.cells if c.cell_id not in {w.cell_id for w in wanted} and c.method == "powmix"
@@ -596,7 +597,7 @@ def logged(var_dir):
         for cell, number, tags in entries:
             clips = Predictions(np.array(["a"]), np.zeros(1, "f4"), {0.0: np.full(1, number, "f4")})
             result = Result("complete", scores(number), predictions=clips)
-            tracker.finish(tracker.log(cell, result, tags, 0.0), result)
+            tracker.finish(tracker.log(cell, result, tags), result)
         return tracker
 
     return log
@@ -641,9 +642,10 @@ def test_cells_of_a_file_that_another_replaced_are_outdated(logged):
     tracker = logged()
     for k in (6, 0, 1, 2, 3, 4, 5):
         digest = entries[k][-1]
-        tags = {"tuned": digest, "tuned_backbone": "false"} if digest else {}
-        result = Result("complete", scores(0.5))
-        tracker.finish(tracker.log(cells[k], result, tags, 10.0 + k), result)
+        label = tuned_label(cells[k].method)
+        tags = {"tuned": digest, "tuned_backbone": "false", "label": label} if digest else {}
+        result = Result("complete", scores(0.5), started=10.0 + k)
+        tracker.finish(tracker.log(cells[k], result, tags), result)
     frame = load_frame(tracker)
     assert set(frame[frame["outdated"]]["cell_id"]) == {cells[0].cell_id, cells[1].cell_id}
     numbers = main_numbers(frame, {"mosi": "mosi", "mosei": "mosi"})
@@ -757,6 +759,7 @@ def rows(method, values, settings="{}", **given):
     base = {"study": "s", "dataset": "mine", "backbone": "tfn", "method": method, "settings": settings}
     base |= {"occlusion_protocol": "test", "occlusion_ratio": 0.0, "split": "test", "run_id": "r"}
     base |= {"tuned": False, "tuned_backbone": True, "outdated": False, "environment": "cpu"}
+    base |= labels(method, settings, given.get("tuned", False))
     metrics = ("acc2", "acc3", "acc5", "f1", "mae", "corr")
     return [
         {**base, "metric": metric, "value": value, "seed": seed, "cell_id": f"{settings}{seed}", **given}

@@ -15,18 +15,18 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy.exc import DBAPIError
 
 from harness.benchmark import main
 from harness.config.compose import load_benchmark
 from harness.databases import is_database, redact, server_uri, tables_lock
-from harness.errors import UserError
+from harness.errors import StoreError, UserError
 from harness.ledger import Ledger
 from harness.plan import make_plan
 from harness.process import Process
-from harness.study.unlogged import Entry, Spool
+from harness.study.unlogged import UnloggedResults
 from harness.study.writer import Writer
-from harness.tracking.tracker import Tracker, _migrate
+from harness.tracking.store import create_tables
+from harness.tracking.tracker import Tracker
 from harness.train.result import Result
 from reports import build
 from tests.support.driving import (
@@ -204,7 +204,7 @@ def test_while_the_server_is_away_no_claim_falls(postgres, postgres_server):
     postgres_server.stop()
     try:
         for call in (lambda: near.claim("a"), near.beat, far.beat, near.done):
-            with pytest.raises(DBAPIError):
+            with pytest.raises(StoreError):
                 call()
     finally:
         postgres_server.start()
@@ -249,7 +249,7 @@ def eventually(condition, limit_s=60.0):
 def mlflow_template(postgres):
     """A database with MLflow's tables: creating them takes seconds, copying does not."""
     uri = postgres()
-    _migrate(server_uri(uri))
+    create_tables(server_uri(uri))
     return uri
 
 
@@ -389,7 +389,7 @@ def test_the_server_restarts_in_mid_matrix(drive, uri, postgres_server, tmp_path
 
 OPEN = """
 import sys, pathlib
-from harness.tracking import Tracker
+from harness.tracking.tracker import Tracker
 print("ready", flush=True)
 Tracker(sys.argv[1], pathlib.Path(sys.argv[2]), "s")
 """
@@ -416,7 +416,7 @@ def cell(tmp_path):
 def test_any_reason_can_be_logged(cell, uri, tmp_path, reason):
     tracker = Tracker(uri, tmp_path, "s")
     tracker.log_failure(cell, reason, {}, 0.0)
-    tracker.finish(tracker.log(cell, Result("diverged", reason=reason), {}, 0.0), Result("diverged"))
+    tracker.finish(tracker.log(cell, Result("diverged", reason=reason), {}), Result("diverged"))
     failed, diverged = tracker.runs("tags.kind = 'cell'")
     assert failed.tags["reason"] == diverged.tags["reason"]
     assert failed.tags["reason"][:1] == reason[:1]
@@ -428,7 +428,7 @@ def test_a_claim_lost_between_the_last_look_and_the_end(cell, uri, tmp_path, mon
     far = Ledger(uri, "s", process=Process("another host", 1, 1))
     near = Ledger(uri, "s", clock=clock)
     writers = [
-        Writer(Tracker(uri, tmp_path, "s"), ledger, Spool(tmp_path / "spool"), {}, 60, print)
+        Writer(Tracker(uri, tmp_path, "s"), ledger, UnloggedResults(tmp_path / "spool"), {})
         for ledger in (far, near)
     ]
     result = Result("complete", {"test": {"mae": 1.0}})
@@ -442,7 +442,7 @@ def test_a_claim_lost_between_the_last_look_and_the_end(cell, uri, tmp_path, mon
         assert near.claim(cell.cell_id)
 
     monkeypatch.setattr(writers[0].tracker, "finish", finish_late)
-    assert not writers[0].write(cell, Entry(result, {}, 0.0))
+    assert not writers[0].write(cell, result)
     assert writers[1].tracker.complete() == {}
-    assert writers[1].write(cell, Entry(result, {}, 1.0))
+    assert writers[1].write(cell, result)
     assert len(list(writers[0].tracker.runs())) == 1
