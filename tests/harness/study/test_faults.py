@@ -101,12 +101,14 @@ def test_a_damaged_database(finished, undisturbed, sentence, monkeypatch, name, 
     file, other = finished / name, finished / {"mlflow.db": "ledger.db", "ledger.db": "mlflow.db"}[name]
     whole, untouched = file.read_bytes(), other.read_bytes()
     DAMAGES[damage](file)
+    damaged = file.read_bytes()
     monkeypatch.setattr("harness.train.loop.train", None)
     assert run(finished, *FEW) == 2
     said = sentence()
     assert str(file) in said
     assert "is damaged" in said
     assert "put a copy in its place, or move it away" in said
+    assert file.read_bytes() == damaged
     if name == "mlflow.db":
         for command in (build, export):
             assert command.main([f"var_dir={finished}", "study=s", f"out={finished / 'x.csv'}"]) == 2
