@@ -22,7 +22,7 @@ REMEDY = (
     "put a copy in its place, or move it away with its -wal and -shm files to begin a new one "
     "(a ledger loses nothing by that, a tracking store its runs)"
 )
-# Without these a connection to a machine that went away is waited for for hours.
+# Without these settings, connecting to a dead host blocks for hours.
 CONNECTION = {
     "connect_timeout": "10",
     "keepalives_idle": "30",
@@ -82,9 +82,9 @@ def check_sqlite(path: Path) -> None:
         with contextlib.closing(sqlite3.connect(path, timeout=CHECK_TIMEOUT_S)) as connection:
             connection.execute("SELECT count(*) FROM sqlite_master")
             if size <= CHECKED_BYTES:
-                found = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
-                if found != "ok":
-                    raise sqlite3.DatabaseError(f"malformed: {found.splitlines()[-1]}")
+                verdict = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
+                if verdict != "ok":
+                    raise sqlite3.DatabaseError(f"malformed: {verdict.splitlines()[-1]}")
     except sqlite3.OperationalError:
         # Locked, unreadable or in a read-only folder: whoever uses it will say so.
         return

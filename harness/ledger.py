@@ -33,8 +33,8 @@ LOCK_POLL_S = 0.05
 class Ledger:
     """The claims of one driver (one ``owner``) on the cells of one study.
 
-    Used as a context manager it beats by itself; otherwise call `start_heartbeat`, or the claims fall after
-    ``stale_s``. Methods may be called from several threads.
+    As a context manager it beats in a background thread; else claims fall after ``stale_s`` without `beat`.
+    Methods may be called from several threads.
 
     Args:
         uri: SQLAlchemy address; an SQLite file is created safely, in WAL mode.
@@ -65,18 +65,17 @@ class Ledger:
                 f"A ledger needs stale_s of at least twice beat_s, not {stale_s:g} and {beat_s:g} seconds."
             )
         self.owner, self.address, self._uri = uuid.uuid4().hex, redact(uri), uri
-        self.heartbeat_error: Exception | None = None
         self._study, self._beat_s, self._stale_s, self._clock = study, beat_s, stale_s, clock
         self._process = process or this_process()
         self._beats = itertools.count(1)
         self._seen: dict[str, tuple[str, int, float]] = {}
         self._stop = threading.Event()
-        self._heart: threading.Thread | None = None
+        self._heart = threading.Thread(target=self._beat_forever, name="ledger-heartbeat", daemon=True)
         self._engine = open_engine(uri)
         self._idle = idle_connection(self._engine)
 
     def __enter__(self) -> Ledger:
-        self.start_heartbeat()
+        self._heart.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -154,12 +153,6 @@ class Ledger:
             claimed.update(row.cell_id for row in self._rows(*others) if not self._fallen(row))
         return claimed
 
-    def start_heartbeat(self) -> None:
-        """Beat in a background thread until `close`; the last failure stands in ``heartbeat_error``."""
-        if self._heart is None:
-            self._heart = threading.Thread(target=self._beat_forever, name="ledger-heartbeat", daemon=True)
-            self._heart.start()
-
     def beat(self) -> None:
         """Show once that this driver lives."""
         self._execute(sa.update(CLAIMS).where(*self._own()).values(beat=next(self._beats)))
@@ -167,7 +160,7 @@ class Ledger:
     def close(self) -> None:
         """Stop beating, give back what is still claimed (if the database answers) and disconnect."""
         self._stop.set()
-        if self._heart is not None:
+        if self._heart.is_alive():
             self._heart.join(JOIN_S)
         with contextlib.suppress(StoreError):
             self.release_all()
@@ -176,12 +169,9 @@ class Ledger:
 
     def _beat_forever(self) -> None:
         while not self._stop.wait(self._beat_s):
-            try:
+            # A locked or absent database comes back; the next beat tries again.
+            with contextlib.suppress(Exception):
                 self.beat()
-            except Exception as error:  # A locked or absent database comes back; the next beat tries again.
-                self.heartbeat_error = error
-            else:
-                self.heartbeat_error = None
 
     def _stamp(self) -> dict[str, object]:
         # Beats never repeat within an owner, so that a cell released and claimed again looks alive.

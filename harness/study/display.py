@@ -98,12 +98,12 @@ def closing_table(plan: Plan, numbers: Mapping[str, Mapping[str, float]]) -> Tab
     for column in ("seeds", "MAE ↓", "corr ↑"):
         table.add_column(column, justify="right")
     previous: tuple[str, ...] = ()
-    for key, found in conditions.items():
+    for key, cells in conditions.items():
         if previous and key[:2] != previous[:2]:
             table.add_section()
         names = key if occluded else key[:3]
-        values = [mean_and_spread([one.get(f"test/{m}", np.nan) for one in found]) for m in ("mae", "corr")]
-        table.add_row(*(shown(name) for name in names), str(len(found)), *values)
+        values = [mean_and_spread([cell.get(f"test/{m}", np.nan) for cell in cells]) for m in ("mae", "corr")]
+        table.add_row(*(shown(name) for name in names), str(len(cells)), *values)
         previous = key
     return table
 
@@ -115,9 +115,9 @@ def _by_condition(
     groups: dict[tuple[str, ...], list[Mapping[str, float]]] = {}
     for cell in plan.cells:
         key = (cell.dataset, cell.backbone_label, plan.method_label(cell), f"{cell.train_ratio:g}")
-        found = groups.setdefault(key, [])
+        group = groups.setdefault(key, [])
         if cell.cell_id in numbers:
-            found.append(numbers[cell.cell_id])
+            group.append(numbers[cell.cell_id])
     return groups
 
 

@@ -176,21 +176,23 @@ class Driver:
         self.outcome.total += new
         if cell.cell_id in self.outcome.numbers:
             self.queue.done(cell, self.outcome.numbers[cell.cell_id])
-        elif cell.cell_id in self._done:
-            self.outcome.done_before += new
-            self._adopt(cell)
-        elif cell.cell_id in self._diverged:
-            self._fail(cell, f"diverged earlier: {self._diverged[cell.cell_id]}", final=True)
+        elif self._settle(cell, "diverged earlier"):
+            self.outcome.done_before += new and cell.cell_id in self._done
         else:
             self._pending.append(cell)
 
-    def _adopt(self, cell: Cell) -> None:
-        """Take a cell that is done already."""
-        run = self._done[cell.cell_id]
-        self.writer.adopt(cell, run)
-        self._complete(cell, run.metrics)
+    def _settle(self, cell: Cell, verb: str) -> bool:
+        """Take the run of a cell that is done or diverged; False if it has none."""
+        run = self._done.get(cell.cell_id)
+        if run is not None:
+            self.writer.adopt(cell, run)
+            self._complete(cell, run.metrics)
+        elif cell.cell_id in self._diverged:
+            self._fail(cell, f"{verb}: {self._diverged[cell.cell_id]}", final=True)
+        return run is not None or cell.cell_id in self._diverged
 
     def _complete(self, cell: Cell, numbers: Mapping[str, float]) -> None:
+        self.outcome.failed.pop(cell.cell_id, None)
         self.outcome.numbers[cell.cell_id] = numbers
         self.queue.done(cell, numbers)
 
@@ -287,7 +289,6 @@ class Driver:
             self._deferred.append(cell)
             return False
         if result.status == "complete":
-            self.outcome.failed.pop(cell.cell_id, None)
             self._complete(cell, numbers(result))
             self.display.ended(cell, "")
             return True
@@ -308,13 +309,9 @@ class Driver:
         self.writer.tidy({*self._done, *self._diverged})
         deferred, self._deferred = self._deferred, []
         for cell in deferred:
-            if cell.cell_id in self._done:
-                self.outcome.elsewhere += 1
-                self._adopt(cell)
-                self.display.ended(cell, "")
-            elif cell.cell_id in self._diverged:
-                reason = f"diverged: {self._diverged[cell.cell_id]}"
-                self._fail(cell, reason, final=True)
+            if self._settle(cell, "diverged"):
+                self.outcome.elsewhere += cell.cell_id in self._done
+                _, reason = self.outcome.failed.get(cell.cell_id, (cell, ""))
                 self.display.ended(cell, reason)
             else:
                 self._pending.append(cell)

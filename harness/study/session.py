@@ -64,18 +64,22 @@ class Session:
         config, plan = self.config, self.plan
         checkpoints = self.tracker.folder("checkpoints").absolute()
         folders = {name: str(data.folder.absolute()) for name, data in plan.datasets.items()}
-        text_model = None if plan.text_model is None else str(plan.text_model.folder.absolute())
-        states = self._text_states()
-        sampled = first_seeds(plan.cells)
+        states, sampled = self._text_states(), first_seeds(plan.cells)
 
         def job_of(cell: Cell) -> Job:
-            checkpoint = str(checkpoints / f"{cell.cell_id}.npz")
-            resident, checkpoint_s = config.data.resident, config.cell.checkpoint_s
-            text = text_model, states.get((cell.dataset, cell.backbone))
-            # Truth lies beside the stored data, out of the reach of what trains.
-            extras = cell.cell_id in sampled, f"{folders[cell.dataset]}.truth.npz"
-            place = folders[cell.dataset], self.device, resident
-            return Job(cell, *place, checkpoint, checkpoint_s, *text, *extras)
+            return Job(
+                cell,
+                data=folders[cell.dataset],
+                device=self.device,
+                resident=config.data.resident,
+                checkpoint=str(checkpoints / f"{cell.cell_id}.npz"),
+                checkpoint_s=config.cell.checkpoint_s,
+                text_model=None if plan.text_model is None else str(plan.text_model.folder.absolute()),
+                text_states=states.get((cell.dataset, cell.backbone)),
+                sample=cell.cell_id in sampled,
+                # Beside the stored data, out of the reach of what trains.
+                truth=f"{folders[cell.dataset]}.truth.npz",
+            )
 
         return job_of
 
