@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich import markup
@@ -12,9 +13,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from harness.errors import visible
-from harness.matrix import Cell
-from harness.plan import Plan
-from harness.study.driver import StudyOutcome
+
+if TYPE_CHECKING:
+    # Commands import this module before they know that the request is right.
+    from harness.matrix import Cell
+    from harness.plan import Plan
+    from harness.study.driver import StudyOutcome
 
 
 class LiveDisplay:
