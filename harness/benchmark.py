@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from harness.launchers.base import Launcher
     from harness.matrix import Cell
     from harness.plan import Plan
-    from harness.study.driver import Summary
+    from harness.study.driver import StudyOutcome
     from harness.tracking.tracker import Tracker
 
 HELP = """\
@@ -69,26 +69,26 @@ def _drive(config: Any, plan: Plan, console: Console, arguments: Sequence[str]) 
     """Run the plan and show how it ended; returns the exit status."""
     launcher, device = open_launcher(config, plan.cells, plan.folders())
     with contextlib.closing(launcher):
-        tracker, summary = _train(config, plan, device, launcher, console, arguments)
+        tracker, outcome = _train(config, plan, device, launcher, console, arguments)
     from harness.study.display import closing_table, failure_table
     from reports.build import write_report
 
-    if summary.done_before == summary.total:
-        console.print(f"All {summary.total} cells of study {plan.study!r} are done.", markup=False)
-    console.print(closing_table(plan, summary.numbers))
-    if summary.failed:
-        console.print(failure_table(summary))
+    if outcome.done_before == outcome.total:
+        console.print(f"All {outcome.total} cells of study {plan.study!r} are done.", markup=False)
+    console.print(closing_table(plan, outcome.numbers))
+    if outcome.failed:
+        console.print(failure_table(outcome))
     # A driver may have died between its last cell and the report, or in the middle of it.
     if config.report:
         write_report(tracker)
     console.print(f"Report: {tracker.folder('reports') / 'index.html'}", markup=False, soft_wrap=True)
     console.print("Browse the runs with `make ui`.", markup=False, soft_wrap=True)
-    return 0 if summary.complete else 1
+    return 0 if outcome.complete else 1
 
 
 def _train(
     config: Any, plan: Plan, device: str, launcher: Launcher, console: Console, arguments: Sequence[str]
-) -> tuple[Tracker, Summary]:
+) -> tuple[Tracker, StudyOutcome]:
     """Run the plan's cells; what is imported here (MLflow, most of all) is not needed by workers."""
     with importing():
         from harness.config.compose import var_path

@@ -9,10 +9,14 @@ import re
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, unquote_plus
 
 from harness.errors import UserError
 from harness.files import locked, sync
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL
 
 POSTGRES = ("postgres", "postgresql")
 DATABASES = ("sqlite", "mysql", "mssql", *POSTGRES)
@@ -22,7 +26,7 @@ REMEDY = (
     "put a copy in its place, or move it away with its -wal and -shm files to begin a new one "
     "(a ledger loses nothing by that, a tracking store its runs)"
 )
-# Without these a connection to a machine that went away is waited for for hours.
+# Without these settings, connecting to a dead host blocks for hours.
 CONNECTION = {
     "connect_timeout": "10",
     "keepalives_idle": "30",
@@ -82,9 +86,9 @@ def check_sqlite(path: Path) -> None:
         with contextlib.closing(sqlite3.connect(path, timeout=CHECK_TIMEOUT_S)) as connection:
             connection.execute("SELECT count(*) FROM sqlite_master")
             if size <= CHECKED_BYTES:
-                found = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
-                if found != "ok":
-                    raise sqlite3.DatabaseError(f"malformed: {found.splitlines()[-1]}")
+                verdict = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
+                if verdict != "ok":
+                    raise sqlite3.DatabaseError(f"malformed: {verdict.splitlines()[-1]}")
     except sqlite3.OperationalError:
         # Locked, unreadable or in a read-only folder: whoever uses it will say so.
         return
@@ -119,16 +123,9 @@ def sqlite_path(uri: str) -> Path | None:
     Raises:
         UserError: it cannot be read, or names a host.
     """
-    if uri.partition("://")[0].partition("+")[0] != "sqlite":
+    if _kind(uri) != "sqlite":
         return None
-    # Here and above imported late: a command that only shows an address answers without it.
-    from sqlalchemy import make_url
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        url = make_url(uri)
-    except (SQLAlchemyError, ValueError):
-        url = None
+    url = _parse(uri)
     if url is None or url.host:
         raise UserError(f"The address {redact(uri)!r} cannot be read; write it as sqlite:////FOLDER/FILE.")
     return Path(url.database) if url.database and url.database != ":memory:" else None
@@ -136,8 +133,7 @@ def sqlite_path(uri: str) -> Path | None:
 
 def is_database(uri: str) -> bool:
     """Whether the address names a database, of any kind, rather than an HTTP server or a folder."""
-    scheme, separator, _ = uri.partition("://")
-    return bool(separator) and scheme.partition("+")[0] in DATABASES
+    return "://" in uri and _kind(uri) in DATABASES
 
 
 def server_uri(uri: str) -> str:
@@ -146,15 +142,9 @@ def server_uri(uri: str) -> str:
     Raises:
         UserError: it cannot be read, or the driver is not installed.
     """
-    if uri.partition("://")[0].partition("+")[0] not in POSTGRES:
+    if _kind(uri) not in POSTGRES:
         return uri
-    from sqlalchemy import make_url
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        url = make_url(uri)
-    except (SQLAlchemyError, ValueError):
-        url = None
+    url = _parse(uri)
     # An @ in the host is the rest of a password that nobody quoted.
     if url is None or "@" in (url.host or ""):
         raise UserError(
@@ -181,7 +171,7 @@ def tables_lock(uri: str) -> Iterator[None]:
     Raises:
         sqlalchemy.exc.SQLAlchemyError: the server cannot be reached. UserError: as `server_uri`.
     """
-    if uri.partition("://")[0].partition("+")[0] not in POSTGRES:
+    if _kind(uri) not in POSTGRES:
         yield
         return
     from sqlalchemy import bindparam, create_engine, func, select
@@ -203,7 +193,7 @@ def redact(uri: str) -> str:
     if not separator:
         before, _, after = uri.rpartition("@")
         return after if ":" in before else uri
-    if scheme.partition("+")[0] in ("sqlite", "file") and rest.startswith("/"):
+    if _kind(uri) in ("sqlite", "file") and rest.startswith("/"):
         return uri
     # A password may hold any character when nobody quoted it, so everything up to the last @ goes.
     hidden = SECRET_KEYS.sub(r"\1***", rest)
@@ -228,6 +218,22 @@ def without_secrets(reason: str, uri: str) -> str:
             hidden = hidden.replace(secret, "***")
     # Servers name the user between quotes.
     return hidden.replace(f'"{unquote(user)}"', "***") if user else hidden
+
+
+def _kind(uri: str) -> str:
+    """The scheme of an address, without the driver."""
+    return uri.partition("://")[0].partition("+")[0]
+
+
+def _parse(uri: str) -> URL | None:
+    # Imported late: a command that only shows an address answers without it.
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        return make_url(uri)
+    except (SQLAlchemyError, ValueError):
+        return None
 
 
 def _set_wal(path: Path) -> None:

@@ -1,7 +1,7 @@
-"""The one exception that means "the request is wrong": one sentence for the user, exit status 2.
+"""The exceptions whose sentence is shown to the user, and how texts are made safe to show.
 
-What a sentence quotes may come from anywhere, also from a file. What one cannot see of it is spelt out, and
-an address in it loses its user and password.
+A sentence may quote any text, also from a file: invisible characters are spelt out, and an address loses
+its user and password.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _CREDENTIALS = re.compile(r"(?<=:/)(/?)(?!USER\b)[^\s/@'\"]*:[^\s@'\"]*@")
 
 
 class Sentence(Exception):
-    """An exception that is told to people as one printable sentence without passwords."""
+    """An exception whose message is one printable sentence without passwords."""
 
     def __init__(self, sentence: str) -> None:
         super().__init__(_CREDENTIALS.sub(r"\1", visible(sentence)))
 
 
 class UserError(Sentence):
-    """What was given, what is allowed and the nearest name, as one sentence; commands exit with 2."""
+    """The request is wrong: what was given, what is allowed and the nearest name; commands exit with 2."""
 
 
 class StoreError(Sentence):
@@ -34,20 +34,20 @@ class StoreError(Sentence):
 
 
 def visible(text: str) -> str:
-    """The text with what one cannot see of it spelt out, as ``\\u202e``."""
+    """The text with its invisible characters spelt out, as ``\\u202e``."""
     return _UNSEEN.sub(lambda sign: f"\\u{ord(sign[0]):04x}", text)
 
 
-def nearest(given: str, allowed: Iterable[str]) -> str:
+def nearest(name: str, allowed: Iterable[str]) -> str:
     """Return ``" Did you mean 'x'?"`` for the closest allowed name, or an empty string."""
-    close = difflib.get_close_matches(given, list(allowed), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.5)
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
-def unknown(kind: str, given: str, allowed: Iterable[str]) -> UserError:
+def unknown(kind: str, name: str, allowed: Iterable[str]) -> UserError:
     """Build the error for a name that is not in a list of allowed names."""
     names = sorted(allowed)
-    return UserError(f"Unknown {kind} {given!r}; allowed: {', '.join(names)}.{nearest(given, names)}")
+    return UserError(f"Unknown {kind} {name!r}; allowed: {', '.join(names)}.{nearest(name, names)}")
 
 
 def file_error(name: str, verb: str, error: OSError) -> UserError:

@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Container, Iterator
 from pathlib import Path
@@ -33,6 +34,24 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Give a temporary folder to fill, which becomes ``folder`` at the end, as a whole or not at all.
+
+    If another process makes the same folder first, that one stays. Raises OSError.
+    """
+    temporary = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}{UNFINISHED}")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        temporary.rename(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def sync(path: Path) -> None:
     """Bring a file or folder to disk; raises OSError."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -43,10 +62,14 @@ def sync(path: Path) -> None:
 
 
 def remove_files_of(cells: Container[str], folder: Path, ending: str = "") -> None:
-    """Remove what a folder holds of cells, ``CELL_ID.*``, finished or not; what cannot be removed stays."""
+    """Remove files and folders of cells, ``CELL_ID*``, finished or not; what cannot be removed stays."""
     with contextlib.suppress(OSError):
         for path in list(folder.iterdir()):
-            if path.name.partition(".")[0] in cells and path.name.endswith(ending):
+            if path.name.partition(".")[0] not in cells or not path.name.endswith(ending):
+                continue
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
                 with contextlib.suppress(OSError):
                     path.unlink(missing_ok=True)
 

@@ -10,55 +10,31 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import sqlite3
 import threading
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterator
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
-from sqlalchemy.pool import NullPool
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from harness.databases import (
-    create_sqlite,
-    redact,
-    server_uri,
-    sqlite_path,
-    tables_lock,
-    without_secrets,
-)
-from harness.errors import UserError, one_line
+from harness.claims import CLAIMS, DONE, WORKING, idle_connection, open_engine
+from harness.databases import redact, without_secrets
+from harness.errors import StoreError, UserError, one_line
 from harness.process import Process, is_gone, this_process
+from harness.retry import Call, once, retried
 
 CHUNK = 500
 ATTEMPTS = 5
-BUSY_TIMEOUT_S = 30
 JOIN_S = 5
 LOCK_POLL_S = 0.05
-WORKING, DONE = "working", "done"
-
-METADATA = sa.MetaData()
-CLAIMS = sa.Table(
-    "claims",
-    METADATA,
-    sa.Column("study", sa.String, nullable=False),
-    sa.Column("cell_id", sa.String, nullable=False),
-    sa.Column("owner", sa.String, nullable=False),
-    sa.Column("host", sa.String, nullable=False),
-    sa.Column("pid", sa.BigInteger, nullable=False),
-    sa.Column("started", sa.BigInteger),
-    sa.Column("beat", sa.BigInteger, nullable=False),
-    sa.Column("state", sa.String, nullable=False),
-    sa.UniqueConstraint("study", "cell_id"),
-)
 
 
 class Ledger:
     """The claims of one driver (one ``owner``) on the cells of one study.
 
-    Used as a context manager it beats by itself; otherwise call `start_heartbeat`, or the claims fall after
-    ``stale_s``. Methods may be called from several threads.
+    As a context manager it beats in a background thread; else claims fall after ``stale_s`` without `beat`.
+    Methods may be called from several threads.
 
     Args:
         uri: SQLAlchemy address; an SQLite file is created safely, in WAL mode.
@@ -68,9 +44,11 @@ class Ledger:
 
     Raises:
         UserError: stale_s is less than twice beat_s, the address is malformed or in memory, its driver is
-            missing, or it cannot be opened. Later methods raise `sqlalchemy.exc.DBAPIError` when the
-            database does not answer.
+            missing, or it cannot be opened.
+        StoreError: by later methods, where the database does not answer, after all that ``retry`` does.
     """
+
+    retry: Call = staticmethod(once)
 
     def __init__(
         self,
@@ -87,23 +65,23 @@ class Ledger:
                 f"A ledger needs stale_s of at least twice beat_s, not {stale_s:g} and {beat_s:g} seconds."
             )
         self.owner, self.address, self._uri = uuid.uuid4().hex, redact(uri), uri
-        self.heartbeat_error: Exception | None = None
         self._study, self._beat_s, self._stale_s, self._clock = study, beat_s, stale_s, clock
         self._process = process or this_process()
         self._beats = itertools.count(1)
         self._seen: dict[str, tuple[str, int, float]] = {}
         self._stop = threading.Event()
-        self._heart: threading.Thread | None = None
+        self._heart = threading.Thread(target=self._beat_forever, name="ledger-heartbeat", daemon=True)
         self._engine = open_engine(uri)
-        self._idle = _idle_connection(self._engine)
+        self._idle = idle_connection(self._engine)
 
     def __enter__(self) -> Ledger:
-        self.start_heartbeat()
+        self._heart.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @retried
     def claim(self, cell_id: str) -> bool:
         """True if this driver owns the cell now; False if it is done or a living other driver has it."""
         for _ in range(ATTEMPTS):
@@ -128,21 +106,20 @@ class Ledger:
         finally:
             self.release(name)
 
-    def failure(self, error: DBAPIError) -> str:
-        """What to say of an error that the ledger's database raised; without user and password."""
-        return f"the ledger {self.address} failed: {without_secrets(one_line(error), self._uri)}"
-
+    @retried
     def holds(self, cell_id: str) -> bool:
         """True while this driver's claim stands; the writer asks before it completes a run."""
         row = self._row(cell_id)
         return row is not None and self._mine(row)
 
+    @retried
     def finish(self, cell_id: str) -> bool:
         """Mark a cell that this driver owns as done, after its run is complete; False if it was taken."""
         # Whatever its state, so that it can be repeated where the answer to the first call was lost.
         where = (CLAIMS.c.study == self._study, CLAIMS.c.owner == self.owner, CLAIMS.c.cell_id == cell_id)
         return self._execute(sa.update(CLAIMS).where(*where).values(state=DONE)) > 0
 
+    @retried
     def release(self, cell_id: str) -> None:
         """Give a cell back (it failed or was interrupted); without effect if it is not this driver's."""
         self._execute(sa.delete(CLAIMS).where(*self._own(), CLAIMS.c.cell_id == cell_id))
@@ -151,6 +128,7 @@ class Ledger:
         """Give back every cell that this driver is at work on."""
         self._execute(sa.delete(CLAIMS).where(*self._own()))
 
+    @retried
     def done(self) -> set[str]:
         """Cells that drivers finished in this study.
 
@@ -159,12 +137,14 @@ class Ledger:
         """
         return {row.cell_id for row in self._rows(CLAIMS.c.state == DONE)}
 
+    @retried
     def forget(self, cell_ids: Collection[str]) -> None:
         """Let cells be claimed again that the ledger calls done and MLflow does not hold."""
         for chunk in _chunks(cell_ids):
             where = (CLAIMS.c.study == self._study, CLAIMS.c.state == DONE, CLAIMS.c.cell_id.in_(chunk))
             self._execute(sa.delete(CLAIMS).where(*where))
 
+    @retried
     def claimed_by_others(self, cell_ids: Collection[str]) -> set[str]:
         """Those of the cells that living other drivers are at work on."""
         claimed: set[str] = set()
@@ -173,12 +153,6 @@ class Ledger:
             claimed.update(row.cell_id for row in self._rows(*others) if not self._fallen(row))
         return claimed
 
-    def start_heartbeat(self) -> None:
-        """Beat in a background thread until `close`; the last failure stands in ``heartbeat_error``."""
-        if self._heart is None:
-            self._heart = threading.Thread(target=self._beat_forever, name="ledger-heartbeat", daemon=True)
-            self._heart.start()
-
     def beat(self) -> None:
         """Show once that this driver lives."""
         self._execute(sa.update(CLAIMS).where(*self._own()).values(beat=next(self._beats)))
@@ -186,21 +160,18 @@ class Ledger:
     def close(self) -> None:
         """Stop beating, give back what is still claimed (if the database answers) and disconnect."""
         self._stop.set()
-        if self._heart is not None:
+        if self._heart.is_alive():
             self._heart.join(JOIN_S)
-        with contextlib.suppress(SQLAlchemyError):
+        with contextlib.suppress(StoreError):
             self.release_all()
         self._idle.close()
         self._engine.dispose()
 
     def _beat_forever(self) -> None:
         while not self._stop.wait(self._beat_s):
-            try:
+            # A locked or absent database comes back; the next beat tries again.
+            with contextlib.suppress(Exception):
                 self.beat()
-            except Exception as error:  # A locked or absent database comes back; the next beat tries again.
-                self.heartbeat_error = error
-            else:
-                self.heartbeat_error = None
 
     def _stamp(self) -> dict[str, object]:
         # Beats never repeat within an owner, so that a cell released and claimed again looks alive.
@@ -250,98 +221,11 @@ class Ledger:
             yield
         except IntegrityError:
             raise
-        except DBAPIError:
+        except DBAPIError as error:
             # Nobody can beat in a database that does not answer, so standing still counts anew.
             self._seen.clear()
-            raise
-
-
-def open_engine(uri: str) -> sa.Engine:
-    """Connect to the ledger's database and see to it that the table exists.
-
-    Raises:
-        UserError: the address is malformed or in memory, its driver is missing, it cannot be opened, or its
-            table is of another version.
-    """
-    try:
-        url = sa.make_url(uri)
-    except (SQLAlchemyError, ValueError) as error:
-        # Its message may quote the address, with the password.
-        raise UserError(f"The ledger's address {redact(uri)!r} is not one of a database.") from error
-    try:
-        engine = _sqlite_engine(url, uri) if url.get_backend_name() == "sqlite" else _server_engine(uri)
-        with tables_lock(uri):
-            _create_tables(engine)
-        _check_table(engine, uri)
-    except (SQLAlchemyError, ImportError) as error:
-        reason = without_secrets(one_line(error), uri)
-        raise UserError(f"Cannot open the ledger {redact(uri)!r}: {reason}.") from error
-    return engine
-
-
-def _sqlite_engine(url: sa.URL, uri: str) -> sa.Engine:
-    path = sqlite_path(uri)
-    if path is None:
-        raise UserError("The ledger cannot be in memory, where no other driver sees it; name a file.")
-    create_sqlite(path, _create_tables_at)
-    return sa.create_engine(url, poolclass=NullPool, connect_args={"timeout": BUSY_TIMEOUT_S})
-
-
-def _idle_connection(engine: sa.Engine) -> contextlib.ExitStack:
-    """Keep an SQLite file open until the stack is closed; no effect on servers.
-
-    Whoever closes such a file as the only one brings all of it to disk: 20 ms after every statement.
-    """
-    stack = contextlib.ExitStack()
-    with contextlib.suppress(SQLAlchemyError, sqlite3.Error):  # It only saves time.
-        if engine.dialect.name == "sqlite":
-            connection = stack.enter_context(contextlib.closing(engine.raw_connection()))
-            # It counts as open once it has read.
-            connection.cursor().execute("SELECT count(*) FROM claims").fetchall()
-    return stack
-
-
-def _server_engine(uri: str) -> sa.Engine:
-    # Every call is one statement: a driver that stands still holds no lock that others wait for.
-    return sa.create_engine(server_uri(uri), pool_pre_ping=True, isolation_level="AUTOCOMMIT")
-
-
-def _create_tables_at(uri: str) -> None:
-    engine = sa.create_engine(uri, poolclass=NullPool)
-    METADATA.create_all(engine)
-    engine.dispose()
-
-
-def _create_tables(engine: sa.Engine) -> None:
-    try:
-        METADATA.create_all(engine)
-    except DBAPIError:
-        # Another driver created the table between the look and the statement, or it fails again.
-        METADATA.create_all(engine)
-
-
-def _check_table(engine: sa.Engine, uri: str) -> None:
-    """Raise UserError for a table in which claims of this version cannot be kept; says what to do.
-
-    Columns of a later version that may be empty do no harm.
-    """
-    look = sa.inspect(engine)
-    found = {column["name"]: column for column in look.get_columns(CLAIMS.name)}
-    lacks = [f"no column {column.name!r}" for column in CLAIMS.columns if column.name not in found]
-    unique = [set(key["column_names"]) for key in look.get_unique_constraints(CLAIMS.name)]
-    # Without it two drivers would both get a cell.
-    lacks += ["no unique key"] * ({"study", "cell_id"} not in unique)
-    others = [name for name in found if name not in CLAIMS.columns]
-    demands = [n for n in others if not found[n]["nullable"] and found[n].get("default") is None]
-    what = [*lacks, *(f"a column {name!r} that wants a value" for name in demands)]
-    if what:
-        move = (
-            "rename that table" if sqlite_path(uri) is None else "move the file away with its -wal and -shm"
-        )
-        raise UserError(
-            f"The ledger {redact(uri)!r} is of another version: its table {CLAIMS.name!r} has "
-            f"{', '.join(what)}; when no driver uses it, {move} to begin a new one, by which nothing is lost."
-        )
+            reason = without_secrets(one_line(error), self._uri)
+            raise StoreError(f"the ledger {self.address} failed: {reason}") from error
 
 
 def _chunks(cell_ids: Collection[str]) -> Iterator[list[str]]:

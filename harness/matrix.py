@@ -141,11 +141,11 @@ def ratio_text(ratio: float) -> str:
 
 def first_seeds(cells: Iterable[Cell]) -> set[str]:
     """Ids of the first cell of each dataset, backbone and method, among those trained on clean data."""
-    found: dict[tuple[str, str, str], str] = {}
+    first: dict[tuple[str, str, str], str] = {}
     for cell in cells:
         if not cell.train_ratio:
-            found.setdefault((cell.dataset, cell.backbone_label, cell.method_label), cell.cell_id)
-    return set(found.values())
+            first.setdefault((cell.dataset, cell.backbone_label, cell.method_label), cell.cell_id)
+    return set(first.values())
 
 
 def unique(cells: Iterable[Cell]) -> list[Cell]:

@@ -70,9 +70,11 @@ def score(kind: str, predictions: np.ndarray, labels: np.ndarray) -> Scores:
 def _checked(name: str, values: np.ndarray) -> np.ndarray:
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or array.size == 0:
-        raise ValueError(f"{name} must have the shape (N,) with N >= 1, however: {array.shape}")
+        raise ValueError(f"{name} must have the shape (N,) with N >= 1, got {array.shape}")
     if not np.isfinite(array).all():
-        raise ValueError(f"{name} must be finite, however: {np.count_nonzero(~np.isfinite(array))} are not")
+        raise ValueError(
+            f"{name} must be finite, got {np.count_nonzero(~np.isfinite(array))} values that are not"
+        )
     return array
 
 

@@ -21,6 +21,7 @@ from harness.data.prepare import CachedDataset, prepare
 from harness.data.pretrained import TextModel, check_tokens, find_model
 from harness.errors import UserError
 from harness.matrix import Cell, unique
+from harness.tracking.tags import LABEL
 
 # The ratios to evaluate one training at, and the ratio of that training.
 Occlusion = tuple[tuple[float, ...], float]
@@ -47,7 +48,7 @@ class Plan:
 
     def method_label(self, cell: Cell) -> str:
         """The name of a cell's method in tables."""
-        return tuned_label(cell.method) if "tuned" in self.tags.get(cell.cell_id, {}) else cell.method_label
+        return self.tags.get(cell.cell_id, {}).get(LABEL, cell.method_label)
 
 
 def make_plan(config: Any, given: Collection[str] = ()) -> Plan:
@@ -84,7 +85,11 @@ def make_plan(config: Any, given: Collection[str] = ()) -> Plan:
                 resolve_settings(BACKBONES[backbone], settings, data.like)
                 for settings in (backbones[backbone], pair[0][1])
             )
-            file_tags = {"tuned": file.digest, "tuned_backbone": str(after != before).lower()}
+            file_tags = {
+                "tuned": file.digest,
+                "tuned_backbone": str(after != before).lower(),
+                LABEL: tuned_label(method),
+            }
             tags |= {cell.cell_id: file_tags for cell in combination}
     return Plan(config.study, tuple(unique(cells)), datasets, text_model, tags, lookup.notes())
 

@@ -28,14 +28,13 @@ def this_process() -> Process:
 
 def process_of(pid: int) -> Process:
     """A living process of this machine and process-id namespace."""
-    boot = _read(Path("/proc/sys/kernel/random/boot_id"))
     try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         namespace = os.readlink("/proc/self/ns/pid")
     except OSError:
-        namespace = ""
-    # Without them two machines of one name would look alike, and each would call the other's owners gone.
-    started = _started(pid) if boot and namespace else None
-    return Process(f"{platform.node()} {boot} {namespace}", pid, started)
+        # Two machines of one name would look alike, and each would call the other's owners gone.
+        return Process(platform.node(), pid, None)
+    return Process(f"{platform.node()} {boot} {namespace}", pid, _state(pid)[1])
 
 
 def is_gone(process: Process) -> bool:
@@ -48,25 +47,18 @@ def is_gone(process: Process) -> bool:
         return True
     except PermissionError:
         pass
-    return _started(process.pid) not in (None, process.started) or _is_zombie(process.pid)
+    state, started = _state(process.pid)
+    return state in ("Z", "X") or started not in (None, process.started)
 
 
-def _stat(pid: int) -> list[str]:
-    """Fields of /proc/PID/stat from the third (state) on; the second may itself hold blanks and brackets."""
-    return _read(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
-
-
-def _started(pid: int) -> int | None:
-    fields = _stat(pid)
-    return int(fields[19]) if len(fields) > 19 else None
-
-
-def _is_zombie(pid: int) -> bool:
-    return _stat(pid)[:1] in (["Z"], ["X"])
-
-
-def _read(path: Path) -> str:
+def _state(pid: int) -> tuple[str, int | None]:
+    """State letter and start time in clock ticks since boot; "" and None where they cannot be read."""
+    # Not by psutil: its start times move with the wall clock, and it takes processes for ended that the
+    # mount option hidepid hides.
     try:
-        return path.read_text(errors="replace").strip()
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except OSError:
-        return ""
+        return "", None
+    # The name in the second field may itself hold blanks and brackets.
+    fields = stat.rpartition(")")[2].split()
+    return fields[0], int(fields[19])

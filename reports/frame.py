@@ -11,12 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.config.tuned import tuned_label
 from harness.errors import UserError, unknown
-from harness.matrix import method_label
+from harness.tracking.tags import label_of
 from harness.tracking.tracker import SWEEP, Run
 from harness.tracking.versions import chosen, shown_sentences, version_of
-from methods import METHODS
 from reports.study_runs import RunSource
 
 COLUMNS = (
@@ -34,7 +32,7 @@ CELL_NUMBERS = (
 )
 OCCLUDED = re.compile(r"test_r(\d.*)")
 WATCHED = {"epoch": "mix_", "mechanism": ""}
-EXTRA = ("tuned", "tuned_backbone", "outdated", "superseded", "environment")
+EXTRA = ("label", "variant", "tuned", "tuned_backbone", "outdated", "superseded", "environment")
 """Columns that the frame has besides those of the export."""
 SCORES = (*COLUMNS, *EXTRA)
 MEASURED = ("occlusion_ratio", "split", "metric", "value", "superseded")
@@ -47,11 +45,12 @@ def load_frame(
     """One row per number of each complete cell (the earliest run of each), in an order of their names.
 
     ``split`` is "valid", "test", "cell", "mechanism" (see `harness.train.inspection`) or "epoch" (what mixing
-    did in the last epoch, see `harness.train.diagnostics`). Besides `COLUMNS` it has ``tuned``, whether the
-    cell's settings are those of a tuned file, ``tuned_backbone``, whether that file changes settings of the
-    backbone, ``outdated``, whether a cell that started later has the same method, backbone and dataset and
-    the settings of another file, ``superseded``, see there, and ``environment``: device, torch, results
-    version and precision. Its ``attrs["sweeps"]`` is true where it is empty and there are trials of sweeps.
+    did in the last epoch, see `harness.train.diagnostics`). Besides `COLUMNS` it has ``label``, the method as
+    tables name it, ``variant``, the same whether or not it was tuned, ``tuned``, whether the cell's settings
+    are those of a tuned file, ``tuned_backbone``, whether that file changes settings of the backbone,
+    ``outdated``, whether a cell that started later has the same method, backbone and dataset and the settings
+    of another file, ``superseded``, see there, and ``environment``: device, torch, results version and
+    precision. Its ``attrs["sweeps"]`` is true where it is empty and there are trials of sweeps.
 
     requested: ids of the cells that the last request asked for.
     sweep: the cells of this sweep's trials, whatever they were trained for; ``settings`` then has the
@@ -114,6 +113,7 @@ def _facts(study: str, run: Run, settings: str, files: Mapping[tuple[str, ...], 
     facts = {"study": study, "cell_id": tags["cell_id"], "run_id": run.run_id, "seed": int(tags["seed"])}
     facts |= {name: tags[name] for name in ("dataset", "backbone", "method", "occlusion_protocol")}
     facts |= {"settings": settings, "environment": environment(tags)}
+    facts |= {"label": label_of(tags), "variant": tags["variant"]}
     facts |= {"tuned": "tuned" in tags, "tuned_backbone": tags.get("tuned_backbone") == "true"}
     facts["outdated"] = tags.get("tuned") not in (None, files.get(_combination(run)))
     return {**facts, "train_ratio": float(tags["train_ratio"])}
@@ -229,25 +229,13 @@ def named(frame: pd.DataFrame) -> pd.DataFrame:
     """
     if "superseded" in frame.columns:
         frame = frame[~frame["superseded"].astype(bool)]
-    pairs = zip(frame["method"], frame["settings"], strict=True)
-    names = {pair: method_name(*pair) for pair in set(pairs)}
-    plain = frame.assign(
-        method=[names[pair] for pair in zip(frame["method"], frame["settings"], strict=True)]
-    )
-    if "tuned" not in frame.columns:
-        return plain
+    plain = frame.assign(method=frame["variant"])
     tuned = frame["tuned"].astype(bool)
-    marked = plain.assign(method=plain["method"].where(~tuned, [tuned_label(m) for m in frame["method"]]))
+    labelled = frame.assign(method=frame["label"])
     # A search may end at settings that have a row of their own, which would show a hole there.
     asked_for = plain["method"].isin(set(plain["method"][~tuned])) | (frame["settings"] == "{}")
     own_row = asked_for & ~frame["tuned_backbone"].astype(bool)
-    return pd.concat([marked[~frame["outdated"].astype(bool)], plain[tuned & own_row]])
-
-
-def method_name(method: str, settings: str) -> str:
-    """The name of a method or variant, as one writes it on the command line. settings: JSON."""
-    components = METHODS[method].Settings.components if method in METHODS else ()
-    return method_label(method, json.loads(settings), components)
+    return pd.concat([labelled[~frame["outdated"].astype(bool)], plain[tuned & own_row]])
 
 
 def is_ablation(name: str) -> bool:

@@ -17,11 +17,10 @@ import pandas as pd
 
 from backbones import BACKBONES
 from backbones.base import resolve_settings
-from harness.config.tuned import tuned_label
 from harness.databases import redact
 from harness.matrix import RESULTS_VERSION
 from harness.study.description import DATASETS_FILE, MATRIX_FILE
-from harness.tracking.tags import flatten
+from harness.tracking.tags import flatten, label_of
 from harness.tracking.tracker import SWEEP, Run, Tracker
 from harness.tracking.versions import version_of
 from reports.frame import complete_cells, is_ablation, load_frame, metric_kinds, named, version_notes
@@ -149,11 +148,6 @@ def load_study(runs: StudyRuns) -> Study:
         description=tracker.description(),
         request=tuple(matrix.get("arguments", ())),
     )
-
-
-def label_of(tags: Mapping[str, str]) -> str:
-    """A run's method as tables name it."""
-    return tuned_label(tags["method"]) if "tuned" in tags else tags["variant"]
 
 
 def _requested(matrix: Mapping[str, Any]) -> set[str]:

@@ -21,12 +21,12 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import DBAPIError
 
-from harness.errors import StoreError, UserError
+from harness.errors import UserError
 from harness.ledger import Ledger
 from harness.matrix import Cell
 from harness.metrics import DIRECTION
+from harness.retry import Call, retried
 from harness.tracking.tags import flatten
 from harness.train.seeds import seed_for
 from sweeps.space import Choices, Range, Space
@@ -75,7 +75,7 @@ class Search:
             kind of device that trains them. mine: numbers of this driver's trials. open: more may come.
 
     Raises (all methods but the first):
-        StoreError: the storage does not answer. sqlalchemy.exc.DBAPIError: the ledger does not.
+        StoreError: the storage or the ledger does not answer, after all that the ledger's ``retry`` does.
     """
 
     name: str
@@ -90,6 +90,12 @@ class Search:
     mine: set[int] = field(default_factory=set)
     open: bool = True
 
+    @property
+    def retry(self) -> Call:
+        """Storage and ledger are retried together."""
+        return self.ledger.retry
+
+    @retried
     def begin(self, retry_diverged: bool = False) -> None:
         """Begin the search, or go on with it.
 
@@ -112,6 +118,7 @@ class Search:
         """How many settings the search tries."""
         return len(self.space.points()) if self.space.sampler == "grid" else self.budget.trials
 
+    @retried
     def next(self) -> optuna.Trial | None:
         """The next trial, or None; then ``open`` says whether others may still leave some."""
         with self._alone(), answers(self.address):
@@ -131,6 +138,7 @@ class Search:
         self.mine.add(trial.number)
         return trial
 
+    @retried
     def report(self, trial: optuna.Trial, loss: float, epoch: int) -> bool:
         """Report a validation loss after an epoch; True if the pruner or another driver ends the trial."""
         try:
@@ -140,6 +148,7 @@ class Search:
         except UpdateFinishedTrialError:
             return True
 
+    @retried
     def tell(self, number: int, state: TrialState, value: float | None, why: tuple[str, str]) -> bool:
         """End a trial; why: one of the reasons above and what happened, or two empty texts.
 
@@ -151,19 +160,21 @@ class Search:
         self.mine.discard(number)
         return mine
 
-    def retry(self, numbers: Collection[int]) -> None:
+    @retried
+    def enqueue_again(self, numbers: Collection[int]) -> None:
         """Enqueue trials again, those whose results are gone."""
         with self._alone(), answers(self.address):
             trials = self._trials()
             for number in set(numbers) - _retried(trials):
                 self._enqueue_again(trials[number])
 
+    @retried
     def ended(self) -> list[FrozenTrial]:
         """The trials that ended, but for those that lost their driver or were tried again."""
         with answers(self.address):
             trials = self._trials()
-        retried = _retried(trials)
-        finished = [t for t in trials if t.state.is_finished() and t.number not in retried]
+        retried_numbers = _retried(trials)
+        finished = [t for t in trials if t.state.is_finished() and t.number not in retried_numbers]
         return [t for t in finished if t.user_attrs.get("why") != LOST]
 
     def _trials(self) -> list[FrozenTrial]:
@@ -208,9 +219,9 @@ class Search:
     def _enqueue(self, trials: list[FrozenTrial], retry_diverged: bool) -> None:
         """Enqueue what is missing: trials that failed, points of the grid, or empty trials."""
         again = {LOST, FAILED} | ({DIVERGED} if retry_diverged else set())
-        retried = _retried(trials)
+        retried_numbers = _retried(trials)
         for trial in trials:
-            if trial.user_attrs.get("why") in again and trial.number not in retried:
+            if trial.user_attrs.get("why") in again and trial.number not in retried_numbers:
                 self._enqueue_again(trial)
         first = [t for t in trials if "retry_of" not in t.user_attrs]
         if self.space.sampler == "grid":
@@ -229,16 +240,12 @@ class Search:
         """Fail the running trials that no living driver claims, and enqueue their parameters again."""
         trials = self._trials()
         running = [t for t in trials if t.state == TrialState.RUNNING and t.number not in self.mine]
-        retried = _retried(trials)
-        owners = {owner_claim(trial.user_attrs.get("owner")) for trial in running}
-        try:
-            alive = self.ledger.claimed_by_others(owners)
-        except DBAPIError as error:  # else taken for one of the storage
-            raise StoreError(self.ledger.failure(error)) from error
+        retried_numbers = _retried(trials)
+        alive = self.ledger.claimed_by_others({owner_claim(t.user_attrs.get("owner")) for t in running})
         for trial in running:
             if owner_claim(trial.user_attrs.get("owner")) not in alive:
                 # In this order, so that a kill in between loses nothing.
-                if trial.number not in retried:
+                if trial.number not in retried_numbers:
                     self._enqueue_again(trial)
                 self._end(trial.number, TrialState.FAIL, None, (LOST, "its driver ended"))
 

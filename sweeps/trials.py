@@ -19,7 +19,6 @@ from harness.files import remove_files_of, safe_name
 from harness.matrix import RESULTS_VERSION, Cell
 from harness.metrics import METRICS
 from harness.plan import Plan
-from harness.study.driver import Order
 from harness.study.writer import Writer
 from harness.tracking.tags import Trial
 from harness.tracking.versions import version_of
@@ -35,7 +34,7 @@ STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialSta
 
 
 class Trials:
-    """The supply of a driver that runs searches to their ends.
+    """The queue of a driver that runs searches to their ends.
 
     Args:
         sweep: its name. retries: how often a failed cell is tried again. synthetic: the synthetic datasets.
@@ -54,27 +53,26 @@ class Trials:
         self.sweep, self.retries, self.synthetic = sweep, retries, synthetic
         self.open = True
         self.ended = 0  # trials that ended here
-        self._again: list[Order] = []
+        self._again: list[Cell] = []
         self._turns = list(searches)
         self._waiting: dict[str, list[tuple[RunningTrial, int]]] = {}
 
     def begin(self, retry_diverged: bool = False) -> None:
         """Begin all searches, and log the trials that a killed driver ended and did not log."""
         for search in self.searches:
-            self.writer.patiently(lambda search=search: search.begin(retry_diverged))  # type: ignore[misc]
-        tracker, patiently = self.writer.tracker, self.writer.patiently
-        patiently(self._end_orphans)
-        known = [r.tags for r in patiently(tracker.trials) if version_of(r.tags) in (0, RESULTS_VERSION)]
+            search.begin(retry_diverged)
+        tracker = self.writer.tracker
+        self._end_orphans()
+        known = [r.tags for r in tracker.trials() if version_of(r.tags) in (0, RESULTS_VERSION)]
         logged = {(tags["search"], tags["trial"]) for tags in known}
-        complete = patiently(tracker.complete)
-        numbers = {cell_id: run.metrics for cell_id, run in complete.items()}
+        numbers = {cell_id: run.metrics for cell_id, run in tracker.complete().items()}
         for search in self.searches:
-            patiently(lambda search=search: self._again_without_cells(search, numbers))  # type: ignore[misc]
-        ended = [(s, t) for s in self.searches for t in patiently(s.ended)]
+            self._again_without_cells(search, numbers)
+        ended = [(search, trial) for search in self.searches for trial in search.ended()]
         records = [self._record_of(search, frozen, numbers) for search, frozen in ended]
         for record in records:
             if record.key not in logged:
-                patiently(lambda record=record: tracker.log_trial(record))  # type: ignore[misc]
+                tracker.log_trial(record)
         self.display.trials(sum(search.total for search in self.searches), records)
 
     def _end_orphans(self) -> None:
@@ -93,7 +91,7 @@ class Trials:
         gone = {t.number for t in ended if t.state == TrialState.COMPLETE
                 and not all(c.cell_id in numbers for c in self._cells(search, t).values())}  # fmt: skip
         if gone:
-            search.retry(gone)
+            search.enqueue_again(gone)
         for trial in ended:
             if trial.state == TrialState.PRUNED or trial.user_attrs.get("why") == DIVERGED:
                 self._discard(self._cells(search, trial))
@@ -115,13 +113,13 @@ class Trials:
         numbers = {cell_id: run.metrics for cell_id, run in self.writer.tracker.complete().items()}
         return [self._record_of(search, t, numbers) for search in self.searches for t in search.ended()]
 
-    def more(self) -> Sequence[Order]:
+    def more(self) -> Sequence[Cell]:
         """Cells to go on with, else those of the next trial."""
         if self._again:
-            orders, self._again = self._again, []
-            return orders
+            cells, self._again = self._again, []
+            return cells
         for search in [search for search in self._turns if search.open]:
-            trial = self.writer.patiently(search.next)
+            trial = search.next()
             if trial is not None:
                 # The next trial is the next search's, so that all of them show something soon.
                 self._turns.remove(search)
@@ -129,6 +127,10 @@ class Trials:
                 return self._start(search, trial)
         self.open = bool(self._waiting) or any(search.open for search in self.searches)
         return []
+
+    def pause_after(self, cell: Cell) -> int | None:
+        """The epoch after which the trial that ordered the cell may be pruned next."""
+        return self._waiting[cell.cell_id][0][0].pause_after
 
     def done(self, cell: Cell, numbers: Mapping[str, float]) -> None:
         """Take a cell's metrics; its trial may end with it."""
@@ -157,14 +159,14 @@ class Trials:
                 running.curves[seed] = curve
                 self._advance(running)
 
-    def _start(self, search: Search, trial: optuna.Trial) -> list[Order]:
+    def _start(self, search: Search, trial: optuna.Trial) -> list[Cell]:
         cells = {base.seed: search.space.apply(base, trial.params) for base in search.bases}
         running = RunningTrial(search, trial, cells, time.time())
         self.display.trial_started(self._record(running, "running").run_name)
         for seed in cells:
             self._order(running, seed)
-        orders, self._again = self._again, []
-        return orders
+        queued, self._again = self._again, []
+        return queued
 
     def _order(self, running: RunningTrial, seed: int) -> None:
         """Order a cell, unless it is under way for another trial with the same settings."""
@@ -172,7 +174,7 @@ class Trials:
         waiting = self._waiting.setdefault(cell.cell_id, [])
         waiting.append((running, seed))
         if len(waiting) == 1:
-            self._again.append(Order(cell, running.pause_after))
+            self._again.append(cell)
 
     def _advance(self, running: RunningTrial) -> None:
         """Let a trial go on or end, unless some of its cells are still under way."""
@@ -196,7 +198,7 @@ class Trials:
             return False
         loss, trial = running.best_loss(epoch), running.trial
         assert isinstance(trial, optuna.Trial), "a trial that ended is not pruned"
-        hopeless = self.writer.patiently(lambda: running.search.report(trial, loss, epoch))
+        hopeless = running.search.report(trial, loss, epoch)
         # The setting without the sweep always completes, as the others are compared with it.
         return hopeless and not running.default
 
@@ -210,12 +212,11 @@ class Trials:
 
     def _end(self, running: RunningTrial, state: TrialState, value: float | None = None) -> None:
         """Tell Optuna first: what it knows and MLflow does not is logged at the next start."""
-        search, patiently = running.search, self.writer.patiently
         if state == TrialState.PRUNED or running.failure[0] == DIVERGED:
             self._discard(running.cells)
-        if patiently(lambda: search.tell(running.trial.number, state, value, running.failure)):
+        if running.search.tell(running.trial.number, state, value, running.failure):
             record = self._record(running, STATES[state])
-            patiently(lambda: self.writer.tracker.log_trial(record))
+            self.writer.tracker.log_trial(record)
             self.display.trial_ended(record)
             self.ended += 1
 

@@ -4,7 +4,6 @@ import gc
 import os
 import shutil
 import signal
-import sys
 from pathlib import Path
 
 import pytest
@@ -60,9 +59,8 @@ def _unlisted(reporter):
 @pytest.fixture(autouse=True)
 def own_signals():
     """What commands and workers do to signals in a test reaches neither later tests nor their processes."""
-    hook, before = sys.unraisablehook, {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
     yield
-    sys.unraisablehook = hook
     for number, handler in before.items():
         signal.signal(number, handler)
 
@@ -80,10 +78,10 @@ def layout(request, monkeypatch):
 def store_template(tmp_path_factory):
     """An MLflow database with its tables: creating one takes seconds, copying it does not."""
     from harness.databases import create_sqlite
-    from harness.tracking.tracker import _migrate
+    from harness.tracking.store import create_tables
 
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    create_sqlite(path, _migrate)
+    create_sqlite(path, create_tables)
     return path
 
 

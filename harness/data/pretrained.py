@@ -17,7 +17,7 @@ from harness.config.compose import path_of
 from harness.data.dataset import SPLITS, Split
 from harness.data.occlusion import UNK_ID
 from harness.data.prepare import CachedDataset
-from harness.data.store import file_fingerprint, load_dataset, new_folder
+from harness.data.store import cache_folder, file_fingerprint, load_dataset
 from harness.errors import UserError, one_line
 from harness.matrix import RESULTS_VERSION, Cell
 
@@ -155,7 +155,7 @@ def _write_states(
     try:
         encoder = load_model(model.folder).eval().to(device)
         splits = load_dataset(data.folder).splits
-        with new_folder(folder) as temporary:
+        with cache_folder(folder) as temporary:
             for name in SPLITS:
                 _write_split(temporary / f"{name}.npy", encoder, splits[name], n_layers, device)
     finally:

@@ -7,9 +7,7 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import sys
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from backbones.batch import MODALITIES
 from harness.data.dataset import SPLITS, Dataset, Split
 from harness.data.npy import map_array
 from harness.errors import UserError, file_error, printable
-from harness.files import load_json, replacing, sync
+from harness.files import load_json, new_folder, replacing, sync
 
 FORMAT = 1
 META = "meta.json"
@@ -62,28 +60,18 @@ def save_dataset(dataset: Dataset, folder: str | Path) -> None:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        with new_folder(folder) as temporary:
+        with cache_folder(folder) as temporary:
             _write(dataset, temporary)
 
 
 @contextlib.contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
-    """Give a temporary folder to fill, which becomes ``folder`` at the end, as a whole or not at all.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+def cache_folder(folder: Path) -> Iterator[Path]:
+    """`harness.files.new_folder` for the data cache; raises UserError where it cannot be written."""
     try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        temporary.rename(folder)
+        with new_folder(folder) as temporary:
+            yield temporary
     except OSError as error:
-        # Another process that wrote the same folder first has won the race, and its files will do.
-        if not folder.is_dir():
-            raise file_error(f"The data cache {str(folder)!r}", "written", error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        raise file_error(f"The data cache {str(folder)!r}", "written", error) from error
 
 
 def _load_array(folder: Path, name: str, expected: dict[str, Any]) -> np.ndarray:

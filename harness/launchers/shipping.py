@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from harness.data.store import new_folder
+from harness.data.store import cache_folder
 from harness.files import locked
 
 CACHE = "msa-mixup-bench"
@@ -57,7 +57,7 @@ def write_parcel(parcel: Parcel, cache: Path) -> Path:
     # One worker of a node writes, the others wait for it.
     with locked(cache / ".lock"):
         if not folder.is_dir():
-            with new_folder(folder) as temporary:
+            with cache_folder(folder) as temporary:
                 for name, array in parcel.content.items():
                     file = temporary / parcel.root / name if name else temporary / parcel.root
                     file.parent.mkdir(parents=True, exist_ok=True)

@@ -23,9 +23,9 @@ def describe(plan: Plan) -> str:
     """One paragraph for the study's page: what was asked for."""
 
     def names(values: Iterable[str]) -> str:
-        found = list(dict.fromkeys(values))
-        rest = len(found) - MOST_NAMES
-        return ", ".join(found[:MOST_NAMES]) + (f" and {rest} more" if rest > 0 else "")
+        unique = list(dict.fromkeys(values))
+        rest = len(unique) - MOST_NAMES
+        return ", ".join(unique[:MOST_NAMES]) + (f" and {rest} more" if rest > 0 else "")
 
     cells = plan.cells
     stand_in = any(data.synthetic for data in plan.datasets.values())
@@ -50,9 +50,9 @@ def matrix_text(plan: Plan, arguments: Sequence[str]) -> str:
 
 def datasets_text(plan: Plan, known: str | None) -> str:
     """The plan's datasets and those described before (``known``) as JSON, a list in the order of names."""
-    found = {entry["name"]: entry for entry in json.loads(known or "[]")}
-    found |= {name: describe_dataset(data) for name, data in plan.datasets.items()}
-    return json.dumps([found[name] for name in sorted(found)], indent=1, ensure_ascii=False)
+    entries = {entry["name"]: entry for entry in json.loads(known or "[]")}
+    entries |= {name: describe_dataset(data) for name, data in plan.datasets.items()}
+    return json.dumps([entries[name] for name in sorted(entries)], indent=1, ensure_ascii=False)
 
 
 def describe_dataset(data: CachedDataset) -> dict[str, Any]:

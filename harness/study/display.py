@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich import markup
@@ -12,9 +13,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from harness.errors import visible
-from harness.matrix import Cell
-from harness.plan import Plan
-from harness.study.driver import Summary
+
+if TYPE_CHECKING:
+    # Commands import this module before they know that the request is right.
+    from harness.matrix import Cell
+    from harness.plan import Plan
+    from harness.study.driver import StudyOutcome
 
 
 class LiveDisplay:
@@ -98,12 +102,12 @@ def closing_table(plan: Plan, numbers: Mapping[str, Mapping[str, float]]) -> Tab
     for column in ("seeds", "MAE ↓", "corr ↑"):
         table.add_column(column, justify="right")
     previous: tuple[str, ...] = ()
-    for key, found in conditions.items():
+    for key, cells in conditions.items():
         if previous and key[:2] != previous[:2]:
             table.add_section()
         names = key if occluded else key[:3]
-        values = [mean_and_spread([one.get(f"test/{m}", np.nan) for one in found]) for m in ("mae", "corr")]
-        table.add_row(*(shown(name) for name in names), str(len(found)), *values)
+        values = [mean_and_spread([cell.get(f"test/{m}", np.nan) for cell in cells]) for m in ("mae", "corr")]
+        table.add_row(*(shown(name) for name in names), str(len(cells)), *values)
         previous = key
     return table
 
@@ -115,9 +119,9 @@ def _by_condition(
     groups: dict[tuple[str, ...], list[Mapping[str, float]]] = {}
     for cell in plan.cells:
         key = (cell.dataset, cell.backbone_label, plan.method_label(cell), f"{cell.train_ratio:g}")
-        found = groups.setdefault(key, [])
+        group = groups.setdefault(key, [])
         if cell.cell_id in numbers:
-            found.append(numbers[cell.cell_id])
+            group.append(numbers[cell.cell_id])
     return groups
 
 
@@ -132,14 +136,14 @@ def mean_and_spread(values: Iterable[float]) -> str:
     return f"{defined.mean():.3f}{spread}{mark}"
 
 
-def failure_table(summary: Summary) -> Table:
+def failure_table(outcome: StudyOutcome) -> Table:
     """The cells without a result, each with its reason."""
     table = Table(
-        title=f"{len(summary.failed)} of {summary.total} cells have no result", title_justify="left"
+        title=f"{len(outcome.failed)} of {outcome.total} cells have no result", title_justify="left"
     )
     table.add_column("cell")
     table.add_column("reason", overflow="fold")
-    for cell, reason in summary.failed.values():
+    for cell, reason in outcome.failed.values():
         table.add_row(shown(cell.run_name), shown(reason))
     return table
 

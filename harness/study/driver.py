@@ -1,6 +1,6 @@
 """The driver of a study: claims cells, hands them to a launcher, and is the only writer of their results.
 
-Which cells, says a `Supply`: all of a matrix at once, or those of one trial of a sweep after the other.
+Which cells, says a `CellQueue`: all of a matrix at once, or those of one trial of a sweep after the other.
 """
 
 from __future__ import annotations
@@ -9,37 +9,32 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from harness.errors import StoreError
 from harness.interrupts import interrupts_held
 from harness.launchers.base import Job, Launcher
 from harness.matrix import Cell
-from harness.study.unlogged import Entry
 from harness.study.writer import Writer
 from harness.tracking.tags import numbers
 from harness.tracking.tracker import Run
 from harness.tracking.versions import kept_sentence, version_of
+from harness.train.result import Result
 
 POLL_S = 1.0
 RUNNING = "tags.kind = 'cell' and attributes.status = 'RUNNING'"
 
 
-class Order(NamedTuple):
-    """A cell to run; pause_after: the epoch after which it is to be handed back, see `harness.train.loop`."""
-
-    cell: Cell
-    pause_after: int | None = None
-
-
-class Supply(Protocol):
+class CellQueue(Protocol):
     """Where a driver's cells come from, and who hears how they ended. A cell is in flight once at a time."""
 
     open: bool  # whether there may be more, although there is nothing at present
 
-    def more(self) -> Sequence[Order]:
+    def more(self) -> Sequence[Cell]:
         """Further cells; asked at the start and when a slot is free. Empty: none at present."""
+
+    def pause_after(self, cell: Cell) -> int | None:
+        """The epoch after which a cell that begins now is to be handed back; None: trained to its end."""
 
     def done(self, cell: Cell, numbers: Mapping[str, float]) -> None:
         """A cell has a result: ``valid/loss``, ``test/mae`` and so on."""
@@ -48,21 +43,25 @@ class Supply(Protocol):
         """A cell has none; final: nor would it have one if it ran again (it diverged)."""
 
     def paused(self, cell: Cell, curves: Mapping[str, Sequence[float]]) -> None:
-        """A cell was handed back after the epoch that its order named; ordered again it goes on."""
+        """A cell was handed back after the epoch of `pause_after`; queued again it goes on."""
 
 
 class Matrix:
-    """The supply of a benchmark: all cells at once."""
+    """The queue of a benchmark: all cells at once."""
 
     open = False
 
     def __init__(self, cells: Sequence[Cell]) -> None:
-        self._orders = [Order(cell) for cell in cells]
+        self._cells = cells
 
-    def more(self) -> Sequence[Order]:
+    def more(self) -> Sequence[Cell]:
         """All cells, the first time."""
-        orders, self._orders = self._orders, []
-        return orders
+        cells, self._cells = self._cells, ()
+        return cells
+
+    def pause_after(self, cell: Cell) -> int | None:
+        """Every cell is trained to its end."""
+        return None
 
     def done(self, cell: Cell, numbers: Mapping[str, float]) -> None:
         """Nothing follows from it."""
@@ -94,7 +93,7 @@ class Display(Protocol):
 
 
 @dataclass
-class Summary:
+class StudyOutcome:
     """How a driver's run ended: counts, and the reason for each cell that has no result.
 
     numbers: those of each cell that has one, by its id.
@@ -122,7 +121,7 @@ class Driver:
         job_of: makes the job of a cell. retry_diverged: train cells again that diverged before.
     """
 
-    supply: Supply
+    queue: CellQueue
     writer: Writer
     launcher: Launcher
     display: Display
@@ -131,30 +130,29 @@ class Driver:
 
     def __post_init__(self) -> None:
         self.tracker, self.ledger = self.writer.tracker, self.writer.ledger
-        self.summary = Summary()
+        self.outcome = StudyOutcome()
         self._done: dict[str, Run] = {}
         self._diverged: dict[str, str] = {}
         self._outdated: set[str] = set()
         self._seen: set[str] = set()
-        self._pending: deque[Order] = deque()
-        self._deferred: list[Order] = []
+        self._pending: deque[Cell] = deque()
+        self._deferred: list[Cell] = []
         self._started: dict[str, float] = {}
 
-    def run(self) -> Summary:
+    def run(self) -> StudyOutcome:
         """Train what is not done; a cell that another driver is at work on is waited for."""
-        summary, patiently = self.summary, self.writer.patiently
-        patiently(self._end_orphans)
-        outdated = patiently(self.tracker.diverged) if self.retry_diverged else {}
+        self._end_orphans()
+        outdated = self.tracker.diverged() if self.retry_diverged else {}
         self._outdated = {run.run_id for run in outdated.values()}
-        self._done, self._diverged = patiently(self._refresh)
+        self._done, self._diverged = self._refresh()
         self.writer.tidy({*self._done, *self._diverged, *outdated})
         self._tell_of_other_versions()
-        self._order()
-        self.display.begin(summary.total, summary.total - len(self._pending))
-        if self._pending or self.supply.open:
-            self._train(patiently(lambda: self.tracker.complete(everywhere=True)))
-            patiently(self._end_orphans)
-        return summary
+        self._fetch()
+        self.display.begin(self.outcome.total, self.outcome.total - len(self._pending))
+        if self._pending or self.queue.open:
+            self._train(self.tracker.complete(everywhere=True))
+            self._end_orphans()
+        return self.outcome
 
     def _tell_of_other_versions(self) -> None:
         """Say why results that the study has are not used: no cell of today has the id of one of them."""
@@ -162,38 +160,41 @@ class Driver:
         if sentence:
             self.display.say(f"Study {self.tracker.study!r} has {sentence}")
 
-    def _order(self) -> None:
+    def _fetch(self) -> None:
         """Ask for cells while a slot is free and none needs to be trained; those done are told at once."""
         while not self._pending and len(self._started) < self.launcher.slots:
-            orders = self.supply.more()
-            for order in orders:
-                self._take(order)
-            if not orders:
+            cells = self.queue.more()
+            for cell in cells:
+                self._sort(cell)
+            if not cells:
                 return
 
-    def _take(self, order: Order) -> None:
-        cell, new = order.cell, order.cell.cell_id not in self._seen
+    def _sort(self, cell: Cell) -> None:
+        """Take the result of a cell that has one; the others are pending."""
+        new = cell.cell_id not in self._seen
         self._seen.add(cell.cell_id)
-        self.summary.total += new
-        if cell.cell_id in self.summary.numbers:
-            self.supply.done(cell, self.summary.numbers[cell.cell_id])
-        elif cell.cell_id in self._done:
-            self.summary.done_before += new
-            self._adopt(cell)
-        elif cell.cell_id in self._diverged:
-            self._fail(cell, f"diverged earlier: {self._diverged[cell.cell_id]}", final=True)
+        self.outcome.total += new
+        if cell.cell_id in self.outcome.numbers:
+            self.queue.done(cell, self.outcome.numbers[cell.cell_id])
+        elif self._settle(cell, "diverged earlier"):
+            self.outcome.done_before += new and cell.cell_id in self._done
         else:
-            self._pending.append(order)
+            self._pending.append(cell)
 
-    def _adopt(self, cell: Cell) -> None:
-        """Take a cell that is done already."""
-        run = self._done[cell.cell_id]
-        self.writer.adopt(cell, run)
-        self._done_with(cell, run.metrics)
+    def _settle(self, cell: Cell, verb: str) -> bool:
+        """Take the run of a cell that is done or diverged; False if it has none."""
+        run = self._done.get(cell.cell_id)
+        if run is not None:
+            self.writer.adopt(cell, run)
+            self._complete(cell, run.metrics)
+        elif cell.cell_id in self._diverged:
+            self._fail(cell, f"{verb}: {self._diverged[cell.cell_id]}", final=True)
+        return run is not None or cell.cell_id in self._diverged
 
-    def _done_with(self, cell: Cell, found: Mapping[str, float]) -> None:
-        self.summary.numbers[cell.cell_id] = found
-        self.supply.done(cell, found)
+    def _complete(self, cell: Cell, numbers: Mapping[str, float]) -> None:
+        self.outcome.failed.pop(cell.cell_id, None)
+        self.outcome.numbers[cell.cell_id] = numbers
+        self.queue.done(cell, numbers)
 
     def _end_orphans(self) -> None:
         """Mark runs as killed whose driver died, or was cut off, while it logged them."""
@@ -208,28 +209,28 @@ class Driver:
     def _refresh(self) -> tuple[dict[str, Run], dict[str, str]]:
         """What MLflow holds, complete runs and reasons of diverged ones; false claims of it are forgotten."""
         # The ledger is read first: a run is complete in MLflow before its claim says so.
-        called_done = self.ledger.done()
-        done, found = self.tracker.complete(), self.tracker.diverged()
+        done_claims = self.ledger.done()
+        done, diverged_runs = self.tracker.complete(), self.tracker.diverged()
         diverged = {
             cell_id: run.tags.get("reason", "")
-            for cell_id, run in found.items()
+            for cell_id, run in diverged_runs.items()
             if run.run_id not in self._outdated and cell_id not in done
         }
-        self.ledger.forget(called_done - done.keys() - diverged.keys())
+        self.ledger.forget(done_claims - done.keys() - diverged.keys())
         return done, diverged
 
     def _train(self, elsewhere: Mapping[str, Run]) -> None:
         try:
-            while self._pending or self._started or self._deferred or self.supply.open:
+            while self._pending or self._started or self._deferred or self.queue.open:
                 while self._begin_one(elsewhere):
-                    self._order()
+                    self._fetch()
                 if self._started:
                     self._collect(POLL_S, elsewhere)
                 elif self._deferred:
                     self._await()
                 elif not self._pending:
                     time.sleep(POLL_S)
-                self._order()
+                self._fetch()
         except (StoreError, KeyboardInterrupt):
             self._salvage()
             raise
@@ -241,19 +242,18 @@ class Driver:
         self._begin(self._pending.popleft(), elsewhere)
         return True
 
-    def _begin(self, order: Order, elsewhere: Mapping[str, Run]) -> None:
+    def _begin(self, cell: Cell, elsewhere: Mapping[str, Run]) -> None:
         """Claim a cell, and train it unless its result is at hand."""
-        cell = order.cell
-        if not self.writer.patiently(partial(self.ledger.claim, cell.cell_id)):
-            self._deferred.append(order)
+        if not self.ledger.claim(cell.cell_id):
+            self._deferred.append(cell)
             return
-        entry = self.writer.find(cell, elsewhere)
-        if entry is not None:
-            self.summary.reused += self._log(order, entry)
+        result = self.writer.find(cell, elsewhere)
+        if result is not None:
+            self.outcome.reused += self._log(cell, result)
             return
         self._started[cell.cell_id] = time.time()
         self.display.started(cell)
-        self.launcher.submit(replace(self.job_of(cell), pause_after=order.pause_after))
+        self.launcher.submit(replace(self.job_of(cell), pause_after=self.queue.pause_after(cell)))
 
     def _collect(self, timeout_s: float, elsewhere: Mapping[str, Run]) -> None:
         """Log what the launcher hands out; all of it is kept before the store is asked for the first time.
@@ -262,37 +262,34 @@ class Driver:
         """
         came = self.launcher.wait(timeout_s)
         with interrupts_held():
-            outcomes = [(outcome, self._started.pop(outcome.job.cell.cell_id)) for outcome in came]
-            entries = {
+            ended = [(outcome, self._started.pop(outcome.job.cell.cell_id)) for outcome in came]
+            results = {
                 outcome.job.cell.cell_id: self.writer.keep(outcome.job.cell, outcome.result, started)
-                for outcome, started in outcomes
+                for outcome, started in ended
                 if outcome.result is not None and outcome.result.status != "paused"
             }
         # Not with a single slot, which may be this process: an interrupt would wait for what it was given.
         while self.launcher.slots > 1 and self._begin_one(elsewhere):
             pass
-        for outcome, started in outcomes:
+        for outcome, started in ended:
             cell = outcome.job.cell
-            if cell.cell_id in entries:
-                order = Order(cell, outcome.job.pause_after)
-                self.summary.trained += self._log(order, entries[cell.cell_id])
+            if cell.cell_id in results:
+                self.outcome.trained += self._log(cell, results[cell.cell_id])
             elif outcome.result is not None:
-                self.writer.patiently(partial(self.ledger.release, cell.cell_id))
-                self.supply.paused(cell, outcome.result.curves)
+                self.ledger.release(cell.cell_id)
+                self.queue.paused(cell, outcome.result.curves)
             else:
                 self.writer.fail(cell, outcome.error or "", started)
                 self._fail(cell, outcome.error or "")
                 self.display.ended(cell, outcome.error or "")
 
-    def _log(self, order: Order, entry: Entry) -> bool:
+    def _log(self, cell: Cell, result: Result) -> bool:
         """Log a result; True if the cell is complete now."""
-        cell, result = order.cell, entry.result
-        if not self.writer.write(cell, entry):
-            self._deferred.append(order)
+        if not self.writer.write(cell, result):
+            self._deferred.append(cell)
             return False
         if result.status == "complete":
-            self.summary.failed.pop(cell.cell_id, None)
-            self._done_with(cell, numbers(result))
+            self._complete(cell, numbers(result))
             self.display.ended(cell, "")
             return True
         self._diverged[cell.cell_id] = result.reason
@@ -303,26 +300,21 @@ class Driver:
     def _await(self) -> None:
         """Wait until another driver ended a cell that it had claimed; what is open then is pending again."""
         self.display.waiting(len(self._deferred))
-        claimed = {order.cell.cell_id for order in self._deferred}
+        claimed = {cell.cell_id for cell in self._deferred}
         while True:
             time.sleep(POLL_S)
-            if self.writer.patiently(partial(self.ledger.claimed_by_others, claimed)) != claimed:
+            if self.ledger.claimed_by_others(claimed) != claimed:
                 break
-        self._done, self._diverged = self.writer.patiently(self._refresh)
+        self._done, self._diverged = self._refresh()
         self.writer.tidy({*self._done, *self._diverged})
         deferred, self._deferred = self._deferred, []
-        for order in deferred:
-            cell = order.cell
-            if cell.cell_id in self._done:
-                self.summary.elsewhere += 1
-                self._adopt(cell)
-                self.display.ended(cell, "")
-            elif cell.cell_id in self._diverged:
-                reason = f"diverged: {self._diverged[cell.cell_id]}"
-                self._fail(cell, reason, final=True)
+        for cell in deferred:
+            if self._settle(cell, "diverged"):
+                self.outcome.elsewhere += cell.cell_id in self._done
+                _, reason = self.outcome.failed.get(cell.cell_id, (cell, ""))
                 self.display.ended(cell, reason)
             else:
-                self._pending.append(order)
+                self._pending.append(cell)
 
     def _salvage(self) -> None:
         """Keep what workers ended while the driver was busy with the store."""
@@ -333,5 +325,5 @@ class Driver:
                     self.writer.keep(cell, outcome.result, self._started[cell.cell_id])
 
     def _fail(self, cell: Cell, reason: str, final: bool = False) -> None:
-        self.summary.failed[cell.cell_id] = (cell, reason)
-        self.supply.failed(cell, reason, final)
+        self.outcome.failed[cell.cell_id] = (cell, reason)
+        self.queue.failed(cell, reason, final)

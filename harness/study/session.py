@@ -14,10 +14,11 @@ from harness.launchers.base import Job, Launcher
 from harness.ledger import Ledger
 from harness.matrix import Cell, first_seeds
 from harness.plan import Plan
+from harness.retry import Retry
 from harness.study.description import DATASETS_FILE, MATRIX_FILE, datasets_text, describe, matrix_text
 from harness.study.display import LiveDisplay
-from harness.study.driver import Driver, Summary, Supply
-from harness.study.unlogged import Spool
+from harness.study.driver import CellQueue, Driver, StudyOutcome
+from harness.study.unlogged import UnloggedResults
 from harness.study.writer import Writer
 from harness.tracking.provenance import provenance
 from harness.tracking.tracker import Tracker
@@ -37,44 +38,48 @@ class Session:
 
     def drive(
         self,
-        make_supply: Callable[[Writer], Supply],
+        make_queue: Callable[[Writer], CellQueue],
         labels: Callable[[Cell], Mapping[str, str]],
         request: bool,
-    ) -> Summary:
-        """Run the cells of a supply, which gets the writer with ledger and tracker.
+    ) -> StudyOutcome:
+        """Run the cells of a queue, which gets the writer with ledger and tracker.
 
         request: whether the plan's cells are the study's matrix, see `announce`.
         """
         config, tracker = self.config, self.tracker
-        checkpoints = tracker.folder("checkpoints").absolute()
         uri = config.ledger.uri or sqlite_uri(tracker.var_dir / "ledger.db")
-        job_of = self._jobs()
         times = {"beat_s": config.ledger.beat_s, "stale_s": config.ledger.stale_s}
-        with Ledger(uri, self.plan.study, **times) as ledger:
-            spool, patience_s = Spool(tracker.folder("spool")), config.tracking.patience_s
-            trouble = self.display.trouble
-            writer = Writer(tracker, ledger, spool, provenance(), patience_s, trouble, checkpoints, labels)
-            writer.patiently(lambda: announce(tracker, self.plan, self.arguments if request else None))
-            retry = config.retry == "diverged"
-            return Driver(make_supply(writer), writer, self.launcher, self.display, job_of, retry).run()
+        unlogged = UnloggedResults(tracker.folder("spool"))
+        retry = Retry(config.tracking.patience_s, self.display.trouble, unlogged.state)
+        job_of, checkpoints = self._jobs(), tracker.folder("checkpoints").absolute()
+        with Ledger(uri, self.plan.study, **times) as ledger, tracker.retrying(retry):
+            ledger.retry = retry
+            announce(tracker, self.plan, self.arguments if request else None)
+            writer = Writer(tracker, ledger, unlogged, provenance(), checkpoints, labels)
+            again = config.retry == "diverged"
+            return Driver(make_queue(writer), writer, self.launcher, self.display, job_of, again).run()
 
     def _jobs(self) -> Callable[[Cell], Job]:
         """How a job is made of a cell."""
         config, plan = self.config, self.plan
         checkpoints = self.tracker.folder("checkpoints").absolute()
         folders = {name: str(data.folder.absolute()) for name, data in plan.datasets.items()}
-        text_model = None if plan.text_model is None else str(plan.text_model.folder.absolute())
-        states = self._text_states()
-        sampled = first_seeds(plan.cells)
+        states, sampled = self._text_states(), first_seeds(plan.cells)
 
         def job_of(cell: Cell) -> Job:
-            checkpoint = str(checkpoints / f"{cell.cell_id}.npz")
-            resident, checkpoint_s = config.data.resident, config.cell.checkpoint_s
-            text = text_model, states.get((cell.dataset, cell.backbone))
-            # Truth lies beside the stored data, out of the reach of what trains.
-            extras = cell.cell_id in sampled, f"{folders[cell.dataset]}.truth.npz"
-            place = folders[cell.dataset], self.device, resident
-            return Job(cell, *place, checkpoint, checkpoint_s, *text, *extras)
+            return Job(
+                cell,
+                data=folders[cell.dataset],
+                device=self.device,
+                resident=config.data.resident,
+                checkpoint=str(checkpoints / f"{cell.cell_id}.npz"),
+                checkpoint_s=config.cell.checkpoint_s,
+                text_model=None if plan.text_model is None else str(plan.text_model.folder.absolute()),
+                text_states=states.get((cell.dataset, cell.backbone)),
+                sample=cell.cell_id in sampled,
+                # Beside the stored data, out of the reach of what trains.
+                truth=f"{folders[cell.dataset]}.truth.npz",
+            )
 
         return job_of
 

@@ -1,76 +1,132 @@
-"""Results on their way into the tracking store: written before they are logged, removed when they are.
+"""Results that wait to be logged, on disk: what was trained survives a driver that dies and a silent store.
 
-A driver that dies, or a store that does not answer, costs no finished training: the next start finds the
-result here and logs it. Files are JSON, so they carry no code, below a line with their SHA-256, so that a
-damaged one is not taken for a result.
+A cell's result is a folder with the files that its MLflow run will keep, with ``waiting.json`` (provenance
+tags, start of the training) and ``SHA256SUMS``, by which a damaged one is told from a result.
 """
 
 from __future__ import annotations
 
+import base64
+import dataclasses
 import hashlib
 import json
-from collections.abc import Container, Mapping
-from dataclasses import dataclass
+import shutil
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
-from harness.files import load_json, remove_files_of, replacing
-from harness.train.result import Result
+import numpy as np
+
+from harness.errors import UserError
+from harness.files import load_json, new_folder, remove_files_of, sync
+from harness.matrix import Cell
+from harness.tracking.artifacts import read_result, write_result
+from harness.train.result import Predictions, Result
+
+WAITING_FILE, SUMS_FILE = "waiting.json", "SHA256SUMS"
+# Whatever reading a file may raise that is damaged or of another form.
+DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, UserError)
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A result with the provenance tags of the driver that had it trained, and when that began (epoch s)."""
-
-    result: Result
-    tags: Mapping[str, str]
-    started: float
-
-
-class Spool:
-    """One folder with a file per cell; a file is whole or absent."""
+class UnloggedResults:
+    """One folder with a folder per cell, whole or absent; in memory stays what the disk does not take."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._in_memory: dict[str, tuple[Cell, Result]] = {}
 
-    def put(self, cell_id: str, entry: Entry) -> None:
-        """Keep an entry; raises OSError where the disk is full or read-only."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self._path(cell_id)
-        stored = {"result": entry.result.to_plain(), "tags": dict(entry.tags), "started": entry.started}
-        text = json.dumps(stored)
-        with replacing(path) as temporary:
-            temporary.write_text(f"{_digest(text)}\n{text}", encoding="utf-8")
-
-    def get(self, cell_id: str) -> Entry | None:
-        """The entry of a cell; None where there is none, or a damaged one."""
+    def put(self, cell: Cell, result: Result) -> OSError | None:
+        """Keep a result with its tags and start; returns why it is in memory only, if it is."""
         try:
-            digest, _, text = self._path(cell_id).read_text(encoding="utf-8").partition("\n")
-            if digest != _digest(text):
-                return None
-            return _entry(load_json(text))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
-            return None
+            # A damaged one gives way; a whole one is of the same cell, and so as good.
+            if self._stored(cell.cell_id) is None:
+                shutil.rmtree(self.folder / cell.cell_id, ignore_errors=True)
+                self._write(cell, result)
+        except OSError as error:
+            self._in_memory[cell.cell_id] = cell, result
+            return error
+        self._in_memory.pop(cell.cell_id, None)
+        return None
+
+    def get(self, cell_id: str) -> Result | None:
+        """The result of a cell; None where there is none, or a damaged one."""
+        in_memory = self._in_memory.get(cell_id)
+        return self._stored(cell_id) if in_memory is None else in_memory[1]
 
     def drop(self, cell_id: str) -> None:
-        """Forget a cell's entry and unfinished ones; one that cannot be removed stays, and does no harm."""
+        """Forget a cell's result; what cannot be removed stays, and does no harm."""
+        self._in_memory.pop(cell_id, None)
         remove_files_of({cell_id}, self.folder)
 
     def tidy(self, done: Container[str]) -> None:
         """Remove what killed drivers left of cells that are done."""
         remove_files_of(done, self.folder)
 
-    def _path(self, cell_id: str) -> Path:
-        return self.folder / f"{cell_id}.json"
+    def state(self) -> str:
+        """Write what is in memory once more; says how much stays there, as the end of a sentence."""
+        errors = [error for waiting in list(self._in_memory.values()) if (error := self.put(*waiting))]
+        if not errors:
+            return "what was trained is kept"
+        results = "1 result is" if len(errors) == 1 else f"{len(errors)} results are"
+        reason = errors[0].strerror or errors[0]
+        return f"{results} only in memory: cannot write to {self.folder} ({reason})"
+
+    def _write(self, cell: Cell, result: Result) -> None:
+        with new_folder(self.folder / cell.cell_id) as folder:
+            write_result(cell, result, folder)
+            waiting = {"tags": dict(result.tags), "started": result.started}
+            (folder / WAITING_FILE).write_text(json.dumps(waiting))
+            write_sums(folder)
+            for path in (*folder.iterdir(), folder):
+                sync(path)
+
+    def _stored(self, cell_id: str) -> Result | None:
+        for path, read in ((self.folder / cell_id, _read), (self.folder / f"{cell_id}.json", _read_earlier)):
+            try:
+                if path.exists():
+                    return read(path)
+            except DAMAGE:
+                continue
+        return None
 
 
-def _entry(stored: Any) -> Entry:
-    """What `Spool.put` has written; of another form it raises whatever it trips over."""
-    tags, started = stored["tags"], stored["started"]
+def write_sums(folder: Path) -> None:
+    """Write the SHA-256 of each other file, as ``sha256sum`` does."""
+    (folder / SUMS_FILE).write_text(_sums(folder))
+
+
+def _sums(folder: Path) -> str:
+    paths = sorted(path for path in folder.iterdir() if path.name != SUMS_FILE)
+    return "".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in paths)
+
+
+def _read(folder: Path) -> Result:
+    if (folder / SUMS_FILE).read_text() != _sums(folder):
+        raise ValueError("its files are not those that were written")
+    return _with_origin(read_result(folder), load_json((folder / WAITING_FILE).read_bytes()))
+
+
+def _with_origin(result: Result, waiting: Any) -> Result:
+    tags, started = waiting["tags"], waiting["started"]
     if not all(isinstance(part, str) for pair in tags.items() for part in pair):
         raise ValueError("tags must be text")
-    return Entry(Result.from_plain(stored["result"]), tags, float(started))
+    return dataclasses.replace(result, tags=tags, started=float(started))
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+def _read_earlier(path: Path) -> Result:
+    """Read the form of earlier versions: all of a result as JSON, below a line with its SHA-256."""
+    digest, _, text = path.read_text(encoding="utf-8").partition("\n")
+    if digest != hashlib.sha256(text.encode("utf-8")).hexdigest():
+        raise ValueError("it is damaged")
+    waiting = load_json(text)
+    fields, stored = waiting["result"], waiting["result"]["predictions"]
+    if stored is not None:
+        values = {ratio: np.array(array, np.float32) for ratio, array in stored["values"]}
+        stored = Predictions(np.array(stored["ids"], str), np.array(stored["labels"], np.float32), values)
+    samples = {name: _array(encoded) for name, encoded in fields["samples"].items()}
+    return _with_origin(Result(**{**fields, "predictions": stored, "samples": samples}), waiting)
+
+
+def _array(encoded: dict[str, Any]) -> np.ndarray:
+    data = base64.b64decode(encoded["data"])
+    return np.frombuffer(data, np.dtype(encoded["dtype"])).reshape(encoded["shape"])

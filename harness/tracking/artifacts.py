@@ -1,7 +1,9 @@
-"""Test predictions as the table in which they are stored."""
+"""The files of a result: what was measured, the cell, a table of test predictions, arrays for figures."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.data.memory_limit import MemoryLimit
+from harness.data.npy import read_npz
 from harness.errors import printable
-from harness.train.result import Predictions
+from harness.matrix import Cell
+from harness.train.result import Predictions, Result
+
+RESULT_FILE, CONFIG_FILE = "result.json", "config.json"
+PREDICTIONS_FILE, SAMPLES_FILE = "predictions.parquet", "samples.npz"
 
 SCHEMA = pa.schema(
     {"id": pa.string(), "occlusion_ratio": pa.float64(), "label": pa.float32(), "prediction": pa.float32()}
@@ -18,6 +25,29 @@ SCHEMA = pa.schema(
 # In memory and while numpy takes them over; a row has four values.
 BYTES_OF_ROW = 256
 MOST_RATIOS = 1000
+
+
+def write_result(cell: Cell, result: Result, folder: Path) -> None:
+    """Write the files of a result into a folder; raises OSError."""
+    (folder / RESULT_FILE).write_text(result.to_json())
+    (folder / CONFIG_FILE).write_text(json.dumps(dataclasses.asdict(cell), indent=1, sort_keys=True))
+    if result.predictions is not None:
+        pq.write_table(to_table(result.predictions), folder / PREDICTIONS_FILE)
+    if result.samples:
+        np.savez_compressed(folder / SAMPLES_FILE, allow_pickle=False, **result.samples)
+
+
+def read_result(folder: Path) -> Result:
+    """Read the files of `write_result`.
+
+    Raises:
+        OSError: a file cannot be read.
+        ValueError, KeyError, TypeError, UserError: a file is damaged, or something else.
+    """
+    table, arrays = folder / PREDICTIONS_FILE, folder / SAMPLES_FILE
+    predictions = read_predictions(table) if table.exists() else None
+    samples = read_npz(arrays) if arrays.exists() else {}
+    return Result.from_json((folder / RESULT_FILE).read_text(), predictions, samples)
 
 
 def to_table(predictions: Predictions) -> pa.Table:

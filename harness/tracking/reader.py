@@ -6,8 +6,8 @@ MLflow's own search reads every number of a run: 20 s for 5,000 runs, where this
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import sqlalchemy as sa
 
@@ -25,19 +25,21 @@ TAGS = sa.table("tags", *(sa.column(name) for name in ("run_uuid", "key", "value
 LAST = sa.table("latest_metrics", *(sa.column(name) for name in ("run_uuid", "key", "value", "is_nan")))
 
 
-class Outline(NamedTuple):
-    """A complete run without its numbers."""
+@dataclass(frozen=True)
+class Run:
+    """A stored cell run: its id, experiment, tags, last metric values, and where its files lie ("": ask)."""
 
     run_id: str
     experiment_id: str
-    artifact_uri: str
-    tags: dict[str, str]
+    tags: Mapping[str, str]
+    metrics: Mapping[str, float]
+    artifact_uri: str = ""
 
 
 def complete_cells(
     engine: sa.Engine, experiments: Collection[str], names: Collection[str] | None = None
-) -> Iterator[Outline]:
-    """Complete runs of cells, the earliest first; names: of the tags wanted besides the cell_id."""
+) -> Iterator[Run]:
+    """Complete runs of cells without numbers, the earliest first; names: of the tags besides the cell_id."""
     finished = sa.and_(
         RUNS.c.experiment_id.in_([int(e) for e in experiments]),
         RUNS.c.lifecycle_stage == "active",
@@ -49,23 +51,23 @@ def complete_cells(
         tags = tags.where(TAGS.c.key.in_([*WANTED, "cell_id", *names]))
     shared: dict[str, str] = {}
     with engine.connect() as connection:
-        places = connection.execute(runs.order_by(RUNS.c.start_time, RUNS.c.run_uuid)).all()
-        found: dict[str, dict[str, str]] = {run_id: {} for run_id, _, _ in places}
+        rows = connection.execute(runs.order_by(RUNS.c.start_time, RUNS.c.run_uuid)).all()
+        tags_of: dict[str, dict[str, str]] = {run_id: {} for run_id, _, _ in rows}
         for run_id, key, value in connection.execute(tags):
-            # A run that ended since has tags and no place. Equal texts are kept once.
-            found.get(run_id, {})[shared.setdefault(key, key)] = shared.setdefault(value, value)
-    for run_id, experiment, uri in places:
-        if WANTED.items() <= found[run_id].items():
-            yield Outline(run_id, str(experiment), uri, found[run_id])
+            # A run that ended since has tags and no row. Equal texts are kept once.
+            tags_of.get(run_id, {})[shared.setdefault(key, key)] = shared.setdefault(value, value)
+    for run_id, experiment, uri in rows:
+        if WANTED.items() <= tags_of[run_id].items():
+            yield Run(run_id, str(experiment), tags_of[run_id], {}, uri)
 
 
 def last_numbers(engine: sa.Engine, run_ids: Sequence[str]) -> dict[str, dict[str, float]]:
     """The last value of every metric of these runs."""
     shared: dict[str, str] = {}
-    found: dict[str, dict[str, float]] = {run_id: {} for run_id in run_ids}
+    numbers: dict[str, dict[str, float]] = {run_id: {} for run_id in run_ids}
     with engine.connect() as connection:
         for start in range(0, len(run_ids), SOME):
             query = sa.select(LAST).where(LAST.c.run_uuid.in_(run_ids[start : start + SOME]))
             for run_id, key, value, undefined in connection.execute(query):
-                found[run_id][shared.setdefault(key, key)] = math.nan if undefined else value
-    return found
+                numbers[run_id][shared.setdefault(key, key)] = math.nan if undefined else value
+    return numbers

@@ -1,7 +1,7 @@
-"""Whether MLflow's database has the schema of the MLflow that is installed here; no other one is touched.
+"""The schema of MLflow's database, checked before MLflow opens it.
 
-MLflow migrates some older databases as soon as they are opened, without a copy, and others not; in one of a
-newer version it may create tables before it notices.
+MLflow's own check comes too late: it migrates some older databases as it opens them, without a copy, and may
+create tables in one of a newer version before it refuses it.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ def check_schema(uri: str) -> None:
         UserError: it was written by an older or newer version; says what to do.
         sqlalchemy.exc.SQLAlchemyError: it does not answer.
     """
-    found = _revisions_in(uri) if is_database(uri) else set()
-    if not found:
+    stored = _revisions_in(uri) if is_database(uri) else set()
+    if not stored:
         return
     known, newest = _revisions_known()
-    if found <= newest:
+    if stored <= newest:
         return
     here = f"MLflow {metadata.version('mlflow')}, which is installed here"
-    schema, address = ", ".join(sorted(found)), redact(uri)
-    if found <= known:
+    schema, address = ", ".join(sorted(stored)), redact(uri)
+    if stored <= known:
         # MLflow itself would look for the driver psycopg2.
         command = f"python -m mlflow db upgrade '{redact(server_uri(uri).partition('?')[0])}'"
         raise UserError(

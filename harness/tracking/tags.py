@@ -8,10 +8,16 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from harness.config.tuned import tuned_label
 from harness.matrix import Cell, readable_settings
 from harness.train.result import Result
 
 MAX_TAG, MAX_PARAM = 4000, 6000
+LABEL, SWEEP, NOTE = "label", "sweep", "mlflow.note.content"
+KEPT_TAGS = ("git_commit", "git_dirty", "versions")
+"""What a run tells of a result where it is used again."""
+SHARED_VIEW = "mlflow.sharedViewState."
+"""Where the MLflow UI keeps the views that it shares."""
 VIEW = "cells"
 """The view of a study that the MLflow UI opens from a link, see `view_state`."""
 
@@ -90,6 +96,7 @@ def cell_tags(cell: Cell) -> dict[str, str]:
         "backbone": cell.backbone_label,
         "method": cell.method,
         "variant": cell.method_label,
+        LABEL: cell.method_label,
         "settings": json.dumps(cell.variant, sort_keys=True),
         "seed": str(cell.seed),
         "occlusion_protocol": cell.protocol,
@@ -100,6 +107,11 @@ def cell_tags(cell: Cell) -> dict[str, str]:
         "compile": json.dumps(cell.compile),
         "results_version": str(cell.results_version),
     }
+
+
+def label_of(tags: Mapping[str, str]) -> str:
+    """A cell's method as tables name it; runs of earlier versions have no tag for it."""
+    return tags.get(LABEL) or (tuned_label(tags["method"]) if "tuned" in tags else tags["variant"])
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -15,8 +15,8 @@ def version_of(tags: Mapping[str, str]) -> int:
 
 def chosen(versions: Iterable[int]) -> int:
     """Of the versions that there are the one to show: this program's, else the newest."""
-    found = set(versions)
-    return RESULTS_VERSION if RESULTS_VERSION in found else max(found, default=RESULTS_VERSION)
+    versions = set(versions)
+    return RESULTS_VERSION if RESULTS_VERSION in versions else max(versions, default=RESULTS_VERSION)
 
 
 def counted(versions: Iterable[int], but: int) -> str:
@@ -39,9 +39,9 @@ def shown_sentences(versions: Iterable[int], sweep: str | None = None) -> list[s
 
     sweep: the name of the sweep that they are of; None for the study's matrix.
     """
-    found = list(versions)
-    shown = chosen(found)
-    others = counted(found, shown)
+    versions = list(versions)
+    shown = chosen(versions)
+    others = counted(versions, shown)
     where = "" if sweep is None else f"Sweep {sweep}: "
     anew = "the benchmark trains the study" if sweep is None else "another sweep.name=NAME tries the settings"
     left_out = f"{where}{others}, left out: what is shown is of version {shown}, and versions never mix."

@@ -12,6 +12,7 @@ from reports.names import METRIC_NAMES
 from reports.stats import comparison
 from reports.stats.comparison import BASELINE
 from reports.stats.permutation import LEVEL
+from reports.stats.ranking import ranks
 from reports.study import Study
 from reports.tables.seed_means import place
 from reports.tables.table import BEST, OTHER, Column, Part, Table, Value

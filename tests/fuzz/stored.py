@@ -8,7 +8,7 @@ import os
 import pickle
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from harness.data.store import file_fingerprint, load_dataset, save_dataset
 from harness.data.text_inputs import with_text
 from harness.errors import UserError
 from harness.launchers.job import _truth
-from harness.study.unlogged import Entry, Spool
+from harness.study.unlogged import UnloggedResults, write_sums
 from harness.tracking.artifacts import read_predictions, to_table
 from harness.train.checkpoint import Checkpoint
 from harness.train.result import Predictions, Result
@@ -32,6 +32,7 @@ from tests.fuzz.mutations import cut, flip_bits, move_blocks, replace_bytes, wri
 from tests.fuzz.programs import CANARY
 from tests.harness.data.test_store import make_dataset
 from tests.harness.data.test_unpickle import Call
+from tests.harness.test_matrix import CELL
 
 DAMAGED = (UserError, ValueError, OSError)
 STATE = {"w": torch.arange(5.0), "step": torch.tensor(3.0), "curves": {"loss": [0.1, 0.2]}}
@@ -83,9 +84,23 @@ def fingerprint(folder):
     return file_fingerprint(FOLDER / "delta.yaml", folder / "fingerprints.json")
 
 
-def seal_spool(content):
+def write_earlier(folder):
+    text = b'{"result": {"status": "complete", "predictions": null, "samples": {}}, "tags": {}, "started": 1}'
+    (folder / f"{CELL.cell_id}.json").write_bytes(seal(b"\n" + text))
+
+
+def seal(content):
     text = content.partition(b"\n")[2]
     return hashlib.sha256(text).hexdigest().encode() + b"\n" + text
+
+
+def read_unlogged(folder):
+    """As they are, then with sums as if they had been written so."""
+    unlogged, place = UnloggedResults(folder), folder / CELL.cell_id
+    assert whole_result(unlogged.get(CELL.cell_id))
+    if place.is_dir():
+        write_sums(place)
+    return unlogged.get(CELL.cell_id)
 
 
 def whole_dataset(dataset):
@@ -97,8 +112,8 @@ def whole_dataset(dataset):
     )
 
 
-def whole_entry(entry):
-    return entry is None or (isinstance(entry.result, Result) and isinstance(entry.started, float))
+def whole_result(result):
+    return result is None or (isinstance(result, Result) and isinstance(result.started, float))
 
 
 TARGETS = {
@@ -123,13 +138,21 @@ TARGETS = {
         (),
         lambda state: state is None or set(state) == set(STATE),
     ),
-    "spool": Target(
-        lambda folder: Spool(folder).put("a", Entry(result(), {"commit": "c"}, 1.0)),
-        lambda folder: Spool(folder).get("a"),
+    "unlogged": Target(
+        lambda folder: UnloggedResults(folder).put(
+            CELL, replace(result(), tags={"commit": "c"}, started=1.0)
+        ),
+        read_unlogged,
         (),
-        whole_entry,
+        whole_result,
+    ),
+    "earlier unlogged": Target(
+        write_earlier,
+        lambda folder: UnloggedResults(folder).get(CELL.cell_id),
+        (),
+        whole_result,
         "json",
-        seal_spool,
+        seal,
     ),
     "tuned": Target(write_tuned, read_tuned, form="yaml"),
     "space": Target(

@@ -14,14 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
-from sqlalchemy.exc import DBAPIError
 
-from harness import ledger as ledger_module
+from harness import claims
 from harness.databases import create_sqlite, redact, sqlite_path, sqlite_uri
-from harness.errors import UserError
+from harness.errors import StoreError, UserError
 from harness.ledger import Ledger
 from harness.process import Process, is_gone, process_of, this_process
 from tests.support.paths import ROOT
@@ -154,7 +153,7 @@ def test_claims_of_an_ended_process_fall_at_once(uri, ended):
     assert living.holds("a"), "who lost a claim cannot release it"
 
 
-def test_who_counts_as_gone(ended):
+def test_who_counts_as_gone(ended, tmp_path):
     me = this_process()
     assert me.started is not None
     assert process_of(os.getpid()) == me
@@ -163,26 +162,18 @@ def test_who_counts_as_gone(ended):
     assert is_gone(replace(me, started=me.started - 1)), "the id belongs to a later process"
     assert not is_gone(replace(ended, started=None)), "unknown: only the beat decides"
     assert not is_gone(process_of(os.getppid()))
-    zombie = subprocess.Popen(["sleep", "60"])
+    odd = tmp_path / "a) R (b"
+    odd.symlink_to("/bin/sleep")
+    zombie, plain = subprocess.Popen([odd, "60"]), subprocess.Popen(["sleep", "60"])
     seen = process_of(zombie.pid)
+    assert 0 <= process_of(plain.pid).started - seen.started < 10**4, "whatever is in its name"
+    assert not is_gone(seen)
+    plain.kill()
+    plain.wait()
     zombie.kill()
     os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)
     assert is_gone(seen)
     zombie.wait()
-
-
-def test_a_process_name_with_brackets_and_blanks(tmp_path):
-    odd = tmp_path / "a) R (b"
-    odd.symlink_to("/bin/sleep")
-    child = subprocess.Popen([odd, "60"])
-    plain = subprocess.Popen(["sleep", "60"])
-    try:
-        assert 0 <= process_of(plain.pid).started - process_of(child.pid).started < 10**4
-        assert not is_gone(process_of(child.pid))
-    finally:
-        for process in (child, plain):
-            process.kill()
-            process.wait()
 
 
 @pytest.mark.parametrize("change", [{"host": "another host"}, {"started": None}])
@@ -213,26 +204,12 @@ def test_a_claim_falls_when_its_beat_stands_still(uri, ask):
     assert not far.holds("a")
     far.beat()
     assert near.holds("a"), "the late beat of a former owner changes nothing"
-
-
-def test_a_cell_released_and_claimed_again_looks_alive(uri):
-    clock = Clock()
-    far, near = Ledger(uri, "study", process=ELSEWHERE), Ledger(uri, "study", clock=clock)
-    assert far.claim("a")
-    assert not near.claim("a")
-    far.release("a")
+    assert far.claim("b")
+    assert not near.claim("b")
+    far.release("b")
     clock.now = 1000.0
-    assert far.claim("a")
-    assert not near.claim("a")
-
-
-def test_wall_clocks_may_jump(uri, monkeypatch):
-    far, near = Ledger(uri, "study", process=ELSEWHERE), Ledger(uri, "study")
-    assert far.claim("a")
-    for jump in (0.0, 1e6, -1e6, 1e9):
-        monkeypatch.setattr(time, "time", lambda jump=jump: 1.7e9 + jump)
-        assert not near.claim("a")
-        assert far.holds("a")
+    assert far.claim("b")
+    assert not near.claim("b"), "released and claimed again it looks alive"
 
 
 def test_questions_in_bulk(uri):
@@ -240,7 +217,7 @@ def test_questions_in_bulk(uri):
     ids = [f"cell{i}" for i in range(1203)]
     with far._engine.begin() as connection:
         rows = [{"study": "study", "cell_id": cell, **far._stamp()} for cell in ids[::2]]
-        connection.execute(ledger_module.CLAIMS.insert(), rows)
+        connection.execute(claims.CLAIMS.insert(), rows)
     assert near.claimed_by_others(ids) == set(ids[::2])
     assert near.claimed_by_others(ids[:7]) == set(ids[:7:2])
     assert near.claimed_by_others([]) == set()
@@ -294,7 +271,7 @@ def test_racing_threads_claim_each_cell_once(uri):
     assert Counter(itertools.chain(*by_owner)) == Counter(map(str, range(30)))
 
 
-def eventually(condition, limit_s=20.0):
+def eventually(condition, limit_s=60.0):
     deadline = time.monotonic() + limit_s
     while time.monotonic() < deadline:
         if condition():
@@ -303,37 +280,46 @@ def eventually(condition, limit_s=20.0):
     return False
 
 
+def note_failures(driver):
+    """The failures of a driver's beats, as they come."""
+    failures, plain = [], driver.beat
+
+    def beat():
+        try:
+            plain()
+        except StoreError as error:
+            failures.append(error)
+            raise
+
+    driver.beat = beat
+    return failures
+
+
 def beats(driver):
     return {row.cell_id: row.beat for row in driver._rows()}
 
 
 def test_the_heart_beats_through_a_locked_database(file_uri, monkeypatch):
-    monkeypatch.setattr(ledger_module, "BUSY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(claims, "BUSY_TIMEOUT_S", 0.05)
     with Ledger(file_uri, "study", beat_s=0.02) as driver:
         assert driver.claim("a")
         assert driver.claim("b")
         before = beats(driver)
         assert eventually(lambda: all(beats(driver)[cell] > before[cell] + 2 for cell in "ab"))
+        failures = note_failures(driver)
         blocker = sqlite3.connect(sqlite_path(file_uri), isolation_level=None)
         blocker.execute("BEGIN IMMEDIATE")
-        assert eventually(lambda: driver.heartbeat_error is not None)
-        with pytest.raises(DBAPIError):
+        assert eventually(lambda: failures)
+        with pytest.raises(StoreError):
             driver.claim("c")
         blocker.execute("ROLLBACK")
         blocker.close()
-        assert eventually(lambda: driver.heartbeat_error is None)
         before = beats(driver)
         assert eventually(lambda: beats(driver)["a"] > before["a"])
-
-
-def test_closing_gives_back_what_is_not_done(uri):
-    with Ledger(uri, "study", beat_s=0.02) as first:
-        assert first.claim("a")
-        assert first.claim("b")
-        assert first.finish("b")
+        assert driver.finish("b")
     assert "ledger-heartbeat" not in {thread.name for thread in threading.enumerate()}
-    second = Ledger(uri, "study")
-    assert second.claim("a")
+    second = Ledger(file_uri, "study")
+    assert second.claim("a"), "closing gives back what is not done"
     assert not second.claim("b")
 
 
@@ -361,14 +347,6 @@ def test_claims_must_outlive_a_late_beat(file_uri, beat_s, stale_s):
     assert Ledger(file_uri, "study", beat_s=5, stale_s=10).claim("a")
 
 
-def test_a_corrupted_file_gets_one_sentence_and_is_left_alone(tmp_path):
-    path = tmp_path / "ledger.db"
-    path.write_bytes(b"not a database" * 1000)
-    with pytest.raises(UserError, match=r"ledger\.db.*not a database"):
-        Ledger(sqlite_uri(path), "study")
-    assert path.read_bytes() == b"not a database" * 1000
-
-
 @pytest.mark.parametrize(
     "name", ["a b", "d%20e", "100%", "what?x=1", "ü=1,'x'", "[({#~;$", "with:colon@sign"]
 )
@@ -378,12 +356,6 @@ def test_odd_file_names(tmp_path, name):
     assert Ledger(uri, "study").claim("a")
     assert (tmp_path / name / "ledger.db").is_file()
     assert not Ledger(uri, "study").claim("a")
-
-
-def test_nothing_is_written_for_a_folder_that_cannot_be(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="Cannot create the database"):
-        create_sqlite(tmp_path / "file" / "new.db", lambda uri: None)
 
 
 # Databases
@@ -417,21 +389,28 @@ create_sqlite(pathlib.Path(sys.argv[1]), fill)
 """
 
 
-def test_a_kill_in_mid_creation_leaves_nothing_behind(tmp_path):
+def test_creations_that_fail_or_are_killed_leave_no_database(tmp_path):
     path = tmp_path / "folder" / "new.db"
 
-    def fill_half_and_die(uri):
-        fill(uri)
-        os.kill(os.getpid(), signal.SIGKILL)
+    def fill_half_and(end):
+        return lambda uri: (fill(uri), end())
 
+    def fail():
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no"):
+        create_sqlite(path, fill_half_and(fail))
+    assert not path.exists()
     child = os.fork()
     if child == 0:
-        create_sqlite(path, fill_half_and_die)
+        create_sqlite(path, fill_half_and(lambda: os.kill(os.getpid(), signal.SIGKILL)))
     os.waitpid(child, 0)
     assert not path.exists()
     assert any(path.parent.glob(".new.db*"))
     create_sqlite(path, fill)
     check(path)
+    with pytest.raises(UserError, match="Cannot create the database"):
+        create_sqlite(path / "new.db", lambda uri: None)
 
 
 def test_kills_at_random_moments_during_creation(tmp_path):
@@ -447,19 +426,6 @@ def test_kills_at_random_moments_during_creation(tmp_path):
             check(path)
         create_sqlite(path, fill)
         check(path)
-
-
-def test_a_failed_creation_leaves_no_database_and_can_be_repeated(tmp_path):
-    def fail(uri):
-        fill(uri)
-        raise RuntimeError("no")
-
-    path = tmp_path / "folder" / "new.db"
-    with pytest.raises(RuntimeError, match="no"):
-        create_sqlite(path, fail)
-    assert not path.exists()
-    create_sqlite(path, fill)
-    check(path)
 
 
 def test_of_many_creators_one_creates(tmp_path):
@@ -484,48 +450,24 @@ def test_of_many_creators_one_creates(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("uri", "shown"),
+    ("uri", "shown", "path"),
     [
-        ("postgresql://user:p%40ss@host/db", "postgresql://host/db"),
-        (
-            "postgresql+psycopg://user@host:5432/db?sslmode=require",
-            "postgresql+psycopg://host:5432/db?sslmode=require",
-        ),
-        (
-            "postgresql://host/db?user=u&password=p@s&sslmode=on",
-            "postgresql://host/db?user=***&password=***&sslmode=on",
-        ),
-        ("http://u:p@h:5000", "http://h:5000"),
-        ("http://u:p/q@r@h:5000/path", "http://h:5000/path"),
-        ("http://127.0.0.1:5000", "http://127.0.0.1:5000"),
-        ("sqlite:////tmp/a:b@c/x.db", "sqlite:////tmp/a:b@c/x.db"),
-        ("var/mlruns", "var/mlruns"),
-        ("me@there", "me@there"),
+        ("postgresql://user:p%40ss@host/x.db", "postgresql://host/x.db", None),
+        ("postgresql+psycopg://user@h:5432/db?ssl=on", "postgresql+psycopg://h:5432/db?ssl=on", None),
+        ("postgresql://h/db?user=u&password=p@s&a=b", "postgresql://h/db?user=***&password=***&a=b", None),
+        ("http://u:p/q@r@h:5000/path", "http://h:5000/path", None),
+        ("http://127.0.0.1:5000", "http://127.0.0.1:5000", None),
+        ("sqlite:////tmp/a:b@c/x.db", "sqlite:////tmp/a:b@c/x.db", Path("/tmp/a:b@c/x.db")),
+        ("sqlite:///var/x.db", "sqlite:///var/x.db", Path("var/x.db")),
+        ("sqlite+pysqlite:////x.db?timeout=3", "sqlite+pysqlite:////x.db?timeout=3", Path("/x.db")),
+        ("sqlite://", "sqlite://", None),
+        ("sqlite:///:memory:", "sqlite:///:memory:", None),
+        ("var/mlruns", "var/mlruns", None),
+        ("me@there", "me@there", None),
     ],
-)
-def test_redact(uri, shown):
+)  # fmt: skip
+def test_what_an_address_shows_and_names(uri, shown, path):
     assert redact(uri) == shown
-
-
-@given(user=st.text(min_size=1, max_size=8), password=st.text(max_size=12))
-@settings(deadline=None)
-def test_no_user_and_password_are_shown(user, password):
-    assert redact(f"postgresql://{user}:{password}@host:5432/db") == "postgresql://host:5432/db"
-
-
-@pytest.mark.parametrize(
-    ("uri", "path"),
-    [
-        ("sqlite:///var/x.db", Path("var/x.db")),
-        ("sqlite:////var/x.db", Path("/var/x.db")),
-        ("sqlite+pysqlite:////x.db?timeout=3", Path("/x.db")),
-        ("sqlite://", None),
-        ("sqlite:///:memory:", None),
-        ("postgresql://host/x.db", None),
-        ("x.db", None),
-    ],
-)
-def test_sqlite_path(uri, path):
     assert sqlite_path(uri) == path
 
 

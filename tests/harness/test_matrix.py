@@ -7,7 +7,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -88,15 +87,6 @@ def test_ids_are_the_same_in_every_process():
     assert found.stdout.split() == [CELL.cell_id, str(seed_for(1, "mixing", 2, "three"))], found.stderr
 
 
-@pytest.mark.parametrize("registry", [METHODS, BACKBONES], ids=["methods", "backbones"])
-def test_the_id_is_the_hash_of_all_fields_as_plain_json(registry):
-    kind = "method_settings" if registry is METHODS else "backbone_settings"
-    for entry in registry.values():
-        cell = dataclasses.replace(CELL, **{kind: entry.Settings()}, text=TextSettings("bert", "m"))
-        text = json.dumps(dataclasses.asdict(cell), sort_keys=True)
-        assert cell.cell_id == hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
 @pytest.mark.parametrize("field", FIELDS)
 def test_every_field_of_a_cell_changes_its_id(field):
     changed = dataclasses.replace(CELL, **{field: another(getattr(CELL, field))})
@@ -105,19 +95,18 @@ def test_every_field_of_a_cell_changes_its_id(field):
 
 
 @pytest.mark.parametrize("registry", [METHODS, BACKBONES], ids=["methods", "backbones"])
-def test_every_setting_of_every_method_and_backbone_changes_the_id(registry):
+def test_the_id_is_the_hash_of_all_fields_as_plain_json_and_each_setting_changes_it(registry):
     kind = "method_settings" if registry is METHODS else "backbone_settings"
     for entry in registry.values():
         default = entry.Settings()
+        cell = dataclasses.replace(CELL, **{kind: default}, text=TextSettings("bert", "m"))
+        text = json.dumps(dataclasses.asdict(cell), sort_keys=True)
+        assert cell.cell_id == hashlib.sha256(text.encode()).hexdigest()[:16]
         found = {dataclasses.replace(CELL, **{kind: default}).cell_id}
         fields = [field.name for field in dataclasses.fields(default)]
         for field in fields:
             found.add(dataclasses.replace(CELL, **{kind: with_another(default, field)}).cell_id)
         assert len(found) == len(fields) + 1
-
-
-def test_ids_are_short_hashes():
-    assert re.fullmatch(r"[0-9a-f]{16}", CELL.cell_id)
 
 
 def test_unique_keeps_the_first_of_each_in_order():
@@ -251,14 +240,11 @@ def test_the_label_of_a_variant_gives_its_settings_again(text):
     assert settings_of(config, "method", *split_variant(label)) == made
 
 
-@given(ratio=st.floats(0, 1))
+@given(ratio=st.floats(0, 1) | st.integers(0, 100).map(lambda k: k / 100))
 def test_ratio_text_names_the_ratio_and_no_other(ratio):
     assert float(ratio_text(ratio)) == ratio
-
-
-def test_ratio_text_has_two_decimals_where_they_do():
-    assert [ratio_text(k / 100) for k in range(101)] == [f"{k // 100}.{k % 100:02d}" for k in range(101)]
-    assert ratio_text(0.125) == "0.125"
+    short = f"{ratio:.2f}"
+    assert (ratio_text(ratio) == short) == (float(short) == ratio)
 
 
 # Results as text
@@ -312,13 +298,6 @@ def test_results_survive_as_json(result, made):
     assert_same(again, result)
     assert again.predictions is made
     assert again.to_json() == text
-
-
-@settings(deadline=None)
-@given(result=results, made=predictions)
-def test_results_survive_as_plain_values(result, made):
-    result = dataclasses.replace(result, predictions=made)
-    assert_same(Result.from_plain(json.loads(json.dumps(result.to_plain()))), result)
 
 
 # Seeds

@@ -137,16 +137,6 @@ def test_equals_scikit_learn_and_scipy(pair):
     assert sims["f1"] == pytest.approx(f1_score(*positive, average="weighted"))
 
 
-@pytest.mark.parametrize("kind", METRICS)
-@given(pair=pairs(), seed=st.integers(0, 99))
-@settings(deadline=None, max_examples=30)
-def test_order_of_the_clips_does_not_matter(kind, pair, seed):
-    shuffled = np.random.default_rng(seed).permutation(len(pair[0]))
-    first, second = score(kind, *pair), score(kind, *(side[shuffled] for side in pair))
-    assert second.values == pytest.approx(first.values, nan_ok=True)
-    assert set(second.undefined) == set(first.undefined)
-
-
 def test_mosi_by_hand():
     labels = np.float32([-2.6, 0, 0.4, 2])
     predictions = np.float32([-3.4, -0.2, 0.6, 1.5])
@@ -157,6 +147,9 @@ def test_mosi_by_hand():
     assert scores["acc5"] == 3 / 4  # -2 = -2, 0 = -0, 0 != 1, 2 = 2
     assert scores["acc7"] == 3 / 4  # -3 = -3 after clipping
     assert scores["mae"] == pytest.approx((0.8 + 0.2 + 0.2 + 0.5) / 4)
+    labels, predictions = np.array([1.0, 1, 1, -1]), np.array([1.0, 1, 1, 1])
+    assert score("mosi", predictions, labels).values["f1_has0"] == pytest.approx(3 / 4 * 6 / 7), "true first"
+    assert score("mosi", labels, predictions).values["f1_has0"] == pytest.approx(6 / 7)
 
 
 def test_sims_by_hand():
@@ -168,20 +161,6 @@ def test_sims_by_hand():
     assert scores["acc5"] == 3 / 5
     assert scores["f1"] == pytest.approx((2 * (4 / 5) + 3 * (4 / 5)) / 5)
     assert scores["mae"] == pytest.approx((0.2 + 0 + 0.1 + 0.2 + 0.2) / 5)  # -1.4 counts as -1
-
-
-def test_true_labels_come_first_in_the_weighted_f1():
-    labels, predictions = np.array([1.0, 1, 1, -1]), np.array([1.0, 1, 1, 1])
-    assert score("mosi", predictions, labels).values["f1_has0"] == pytest.approx(3 / 4 * 6 / 7)
-    assert score("mosi", labels, predictions).values["f1_has0"] == pytest.approx(6 / 7)
-
-
-@pytest.mark.parametrize("kind", METRICS)
-def test_perfect_predictions(kind):
-    labels = np.float32([-1, -0.6, 0, 0.2, 0.8, 1])
-    perfect = score(kind, labels, labels)
-    assert perfect.values == pytest.approx({name: 0 if name == "mae" else 1 for name in METRICS[kind]})
-    assert not perfect.undefined
 
 
 @pytest.mark.parametrize("kind", METRICS)
@@ -205,10 +184,11 @@ def test_noise_is_relative_to_large_predictions_only():
     labels = np.array([0.1, -0.5, 0.2])
     assert "corr" in score("mosi", np.array([100.0, 100.00005, 100.0]), labels).undefined
     assert "corr" not in score("mosi", np.array([1e-5, 2e-5, 4e-5]), labels).undefined
-
-
-def test_predictions_beyond_the_sims_range_are_constant_after_clipping():
-    assert "corr" in score("sims", np.array([1.2, 3, 1]), np.array([0.1, 0.5, -1])).undefined
+    beyond = score("sims", np.array([1.2, 3, 1]), np.array([0.1, 0.5, -1]))
+    assert "corr" in beyond.undefined, "constant after clipping"
+    huge = score("mosi", np.array([1e200, -1e200, 0]), np.float32([1, -1, 0]))
+    assert huge.values["corr"] == pytest.approx(1), "squares do not overflow"
+    assert math.isfinite(huge.values["mae"])
 
 
 def test_labels_that_are_all_zero_leave_the_non_zero_scores_undefined():
@@ -216,12 +196,6 @@ def test_labels_that_are_all_zero_leave_the_non_zero_scores_undefined():
     assert set(scores.undefined) == {"acc2_non0", "f1_non0", "corr"}
     assert scores.values["acc2_has0"] == 1 / 2
     assert all(reason.endswith(".") for reason in scores.undefined.values())
-
-
-def test_huge_predictions_do_not_overflow():
-    scores = score("mosi", np.array([1e200, -1e200, 0]), np.float32([1, -1, 0]))
-    assert scores.values["corr"] == pytest.approx(1)
-    assert math.isfinite(scores.values["mae"])
 
 
 def test_half_precision_is_accumulated_in_double():

@@ -86,7 +86,7 @@ def test_no_garbage_is_collected_while_modules_are_imported():
 def test_the_end_calls_exit_handlers_and_writes_what_was_said():
     code = """
         import atexit, sys
-        from harness.command import leave
+        from harness.cli import leave
         atexit.register(lambda: print("handler"))
         print("said"), print("wrong", file=sys.stderr)
         leave(3)

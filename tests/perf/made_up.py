@@ -16,13 +16,14 @@ import numpy as np
 import sqlalchemy as sa
 
 from backbones.batch import MODALITIES
+from harness.claims import CLAIMS, DONE, open_engine
 from harness.launchers.base import Job
-from harness.ledger import CLAIMS, DONE, open_engine
 from harness.matrix import Cell
 from harness.metrics import METRICS
 from harness.process import this_process
+from harness.tracking.artifacts import write_result
 from harness.tracking.tags import cell_tags, numbers, parameters, result_tags
-from harness.tracking.tracker import Tracker, write_files
+from harness.tracking.tracker import Tracker
 from harness.train.inspection import SAMPLE
 from harness.train.result import Predictions, Result
 
@@ -106,7 +107,7 @@ def _rows_of(
     artifacts = tracker.folder("artifacts").absolute() / run_id / "artifacts"
     if result.samples or result.predictions is not None:
         artifacts.mkdir(parents=True)
-        write_files(cell, result, artifacts)
+        write_result(cell, result, artifacts)
     run = {"run_uuid": run_id, "name": cell.run_name, "user_id": "perf", "artifact_uri": artifacts.as_uri()}
     run |= {"experiment_id": int(tracker.experiment_id), "source_type": "LOCAL", "lifecycle_stage": "active"}
     yield "runs", {**run, "status": "FINISHED", "start_time": now, "end_time": now}

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pandas as pd
+import psutil
 
 from harness.benchmark import main
 from harness.tracking.tracker import Tracker
@@ -95,27 +96,15 @@ def start(
 
 def marked_processes(mark):
     """Processes that carry the mark in their environment."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        try:
-            if folder.name.isdigit() and f"{MARK}={mark}".encode() in (folder / "environ").read_bytes():
-                found.append(int(folder.name))
-        except OSError:
-            continue
-    return found
+    processes = psutil.process_iter(["environ"])
+    return [process.pid for process in processes if (process.info["environ"] or {}).get(MARK) == mark]
 
 
 def workers_of(pid):
     """The worker processes of a driver."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        try:
-            parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
-            if int(parent) == pid and b"spawn_main" in (folder / "cmdline").read_bytes():
-                found.append(int(folder.name))
-        except (OSError, ValueError, IndexError):
-            continue
-    return found
+    processes = psutil.process_iter(["ppid", "cmdline"])
+    children = [process for process in processes if process.info["ppid"] == pid]
+    return [child.pid for child in children if "spawn_main" in " ".join(child.info["cmdline"] or ())]
 
 
 def is_training(pid):

@@ -4,11 +4,15 @@ import itertools
 from collections import Counter
 from types import SimpleNamespace
 
+import harness.retry
 import harness.study.driver
 import harness.study.writer
 from harness.launchers.base import Outcome
 from harness.ledger import Ledger
 from harness.matrix import RESULTS_VERSION
+from harness.retry import Retry, retried
+from harness.study.unlogged import UnloggedResults
+from harness.study.writer import Writer
 from harness.tracking.tags import numbers
 from harness.tracking.tracker import Run
 
@@ -77,17 +81,10 @@ class FakeTracker:
         found = {r["cell_id"]: stored(k, r) for k, r in runs if r["outcome"] == "diverged"}
         return self.memory.call("diverged", lambda: found)
 
-    def log(self, cell, result, tags, started):
+    def log(self, cell, result, labels):
         run_id = next(self.memory.ids)
-        run = {
-            "cell_id": cell.cell_id,
-            "status": "RUNNING",
-            "outcome": "",
-            "complete": False,
-            "reason": result.reason,
-            "result": None,
-            "tags": dict(tags),
-        }
+        run = {"cell_id": cell.cell_id, "status": "RUNNING", "outcome": "", "complete": False, "result": None}
+        run |= {"reason": result.reason, "tags": {**result.tags, **labels}}
         self.memory.call("create_run", lambda: self.memory.runs.__setitem__(run_id, run))
         self.memory.call("log_artifacts", lambda: run.update(result=result))
         return run_id
@@ -111,8 +108,7 @@ class FakeTracker:
 class FakeLedger:
     """`Ledger` in a dict: cell_id -> [owner, state]; a claim falls with its owner."""
 
-    address = _uri = "memory"
-    failure, exclusive = Ledger.failure, Ledger.exclusive
+    exclusive = Ledger.exclusive
 
     def __init__(self, memory, owner):
         self.memory, self.owner, self.claims = memory, owner, memory.claims
@@ -157,6 +153,19 @@ class FakeLedger:
         return self.memory.call("claimed", lambda: {c for c in cell_ids if self.claims.get(c) in working})
 
 
+for store in (FakeTracker, FakeLedger):
+    for name, method in list(vars(store).items()):
+        if not name.startswith("_") and name not in ("study", "exclusive"):
+            setattr(store, name, retried(method))
+
+
+def make_writer(memory, folder, owner, patience_s=60.0, report=lambda *wait: None, **settings):
+    """A writer with stores in memory, which are retried; settings: of `Writer`."""
+    unlogged, tracker, ledger = UnloggedResults(folder), FakeTracker(memory), FakeLedger(memory, owner)
+    tracker.retry = ledger.retry = Retry(patience_s, report, unlogged.state)
+    return Writer(tracker, ledger, unlogged, {}, **settings)
+
+
 class FakeLauncher:
     """Ends all its jobs at once, or one by one in any order, each with its cell's result (or a reason).
 
@@ -190,33 +199,18 @@ class Silent:
     def __init__(self):
         self.notes = {}
 
-    def begin(self, total, done):
-        pass
-
-    def started(self, cell):
-        pass
-
     def ended(self, cell, note):
         self.notes[cell.cell_id] = note
-
-    def waiting(self, count):
-        pass
-
-    def say(self, sentence):
-        pass
 
     def trials(self, total, ended):
         self.begun_with = [total, len(ended)]
 
-    def trial_started(self, trial):
-        pass
-
-    def trial_ended(self, trial):
-        pass
+    def __getattr__(self, name):
+        return lambda *shown: None
 
 
 def fake_clock(monkeypatch):
-    """A clock that only sleeping moves, for writer and driver."""
+    """A clock that only sleeping moves, for driver, writer and retries."""
     now = SimpleNamespace(s=0.0, slept=[])
 
     def sleep(seconds):
@@ -224,6 +218,6 @@ def fake_clock(monkeypatch):
         now.slept.append(seconds)
 
     fake = SimpleNamespace(monotonic=lambda: now.s, sleep=sleep, time=lambda: now.s)
-    monkeypatch.setattr(harness.study.writer, "time", fake)
-    monkeypatch.setattr(harness.study.driver, "time", fake)
+    for module in (harness.retry, harness.study.writer, harness.study.driver):
+        monkeypatch.setattr(module, "time", fake)
     return now

@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 
 from backbones.batch import MODALITIES
+from harness.config.tuned import tuned_label
+from harness.matrix import method_label
 from harness.metrics import METRICS
 from reports.frame import SCORES
 from reports.mlflow_links import LOCAL, Links
@@ -96,6 +98,13 @@ def empty_study() -> Study:
     return make_study(seeds=0, datasets=(), sweeps=False)
 
 
+def labels(method, settings, tuned=False):
+    """The columns of a frame that name a method with settings (JSON) as the plan of its cell does."""
+    components = ("sass", "sig", "sal") if method == "ms_mix" else ()
+    variant = method_label(method, json.loads(settings), components)
+    return {"variant": variant, "label": tuned_label(method) if tuned else variant}
+
+
 def _row(dataset, backbone, method, settings, seed, protocol, ratio, split, metric, value):
     text = json.dumps(settings, sort_keys=True)
     cell = f"{dataset}-{backbone}-{method}-{text}-{seed}-{protocol}{ratio if protocol == 'train' else ''}"
@@ -104,6 +113,7 @@ def _row(dataset, backbone, method, settings, seed, protocol, ratio, split, metr
         **dict(occlusion_protocol=protocol, occlusion_ratio=ratio, split=split, metric=metric, value=value),
         **dict(cell_id=cell, run_id=f"run-{cell}", environment=ENVIRONMENT),
         **dict.fromkeys(("tuned", "tuned_backbone", "outdated", "superseded"), False),
+        **labels(method, text),
     }
 
 

@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
 
 import harness.train.loop
 from harness.databases import check_sqlite
 from harness.errors import UserError
-from harness.ledger import Ledger
 from harness.tracking.tracker import Tracker
 from harness.train.loop import Diverged
 from reports import build, export
@@ -101,12 +101,14 @@ def test_a_damaged_database(finished, undisturbed, sentence, monkeypatch, name, 
     file, other = finished / name, finished / {"mlflow.db": "ledger.db", "ledger.db": "mlflow.db"}[name]
     whole, untouched = file.read_bytes(), other.read_bytes()
     DAMAGES[damage](file)
+    damaged = file.read_bytes()
     monkeypatch.setattr("harness.train.loop.train", None)
     assert run(finished, *FEW) == 2
     said = sentence()
     assert str(file) in said
     assert "is damaged" in said
     assert "put a copy in its place, or move it away" in said
+    assert file.read_bytes() == damaged
     if name == "mlflow.db":
         for command in (build, export):
             assert command.main([f"var_dir={finished}", "study=s", f"out={finished / 'x.csv'}"]) == 2
@@ -185,7 +187,7 @@ def test_no_room_to_write(var_dir, undisturbed):
     last = output.strip().splitlines()[-1]
     assert last.startswith("Error: the tracking store sqlite:////")
     assert last.endswith("what was trained is kept; the same command resumes.")
-    kept = len(list((var_dir / "spool" / "s").glob("*.json")))
+    kept = len(list((var_dir / "spool" / "s").iterdir()))
     assert kept >= 1
     before = len(Tracker(None, var_dir, "s", create=False).complete())
     assert kept + before <= CELLS
@@ -255,17 +257,18 @@ def test_interrupted_in_the_report(var_dir, undisturbed, capsys, monkeypatch):
 
 
 def test_a_ledger_that_fails_for_a_while(var_dir, undisturbed, capsys, monkeypatch):
-    """Every tenth call of the ledger fails once."""
-    calls, plain = [], Ledger._execute
+    """Every third statement that writes there fails once."""
+    calls, plain = [], Engine.begin
 
-    def failing(self, statement):
-        calls.append(statement)
-        if len(calls) % 3 == 2:
-            raise OperationalError("", None, sqlite3.OperationalError("database is locked"))
-        return plain(self, statement)
+    def failing(engine):
+        if "ledger.db" in str(engine.url):
+            calls.append(engine)
+            if len(calls) % 3 == 2:
+                raise OperationalError("", None, sqlite3.OperationalError("database is locked"))
+        return plain(engine)
 
-    monkeypatch.setattr(Ledger, "_execute", failing)
-    monkeypatch.setattr("harness.study.writer.FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(Engine, "begin", failing)
+    monkeypatch.setattr("harness.retry.FIRST_WAIT_S", 0.01)
     assert run(var_dir, *FEW) == 0
     said = capsys.readouterr().out
     assert f"trying again: the ledger sqlite:///{var_dir / 'ledger.db'} failed: database is locked" in said

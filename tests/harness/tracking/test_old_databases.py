@@ -14,9 +14,10 @@ from mlflow.store.db.utils import _get_alembic_config
 from mlflow.store.tracking.dbmodels.initial_models import Base
 from sqlalchemy.schema import CreateColumn
 
+from harness.claims import CLAIMS
 from harness.databases import server_uri, sqlite_uri
 from harness.errors import UserError
-from harness.ledger import CLAIMS, Ledger
+from harness.ledger import Ledger
 from harness.tracking.tracker import Tracker
 from reports import build, export
 from tests.support.driving import run

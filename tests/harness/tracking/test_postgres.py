@@ -1,13 +1,9 @@
 """One study on a real PostgreSQL: claims, drivers here and elsewhere, a server that goes and comes."""
 
 import itertools
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
-from collections import Counter
 from pathlib import Path
 
 import psycopg
@@ -15,20 +11,21 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy.exc import DBAPIError
 
 from harness.benchmark import main
 from harness.config.compose import load_benchmark
 from harness.databases import is_database, redact, server_uri, tables_lock
-from harness.errors import UserError
+from harness.errors import StoreError, UserError
 from harness.ledger import Ledger
 from harness.plan import make_plan
-from harness.process import Process
-from harness.study.unlogged import Entry, Spool
+from harness.study.unlogged import UnloggedResults
 from harness.study.writer import Writer
-from harness.tracking.tracker import Tracker, _migrate
+from harness.tracking.store import create_tables
+from harness.tracking.tracker import Tracker
 from harness.train.result import Result
 from reports import build
+from tests.harness.test_ledger import ELSEWHERE as OTHER_HOST
+from tests.harness.test_ledger import Clock, beats, eventually, note_failures, python
 from tests.support.driving import (
     CELLS,
     MATRIX,
@@ -39,8 +36,7 @@ from tests.support.driving import (
     wait_for_cells,
     workers_of,
 )
-from tests.support.paths import ROOT
-from tests.support.postgres import PASSWORD, USER, free_port
+from tests.support.postgres import USER, free_port
 
 # A driver whose process, as the others see it, runs on another machine.
 ELSEWHERE = """
@@ -54,53 +50,9 @@ harness.ledger.this_process = lambda: Process("another host", 1, 1)
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))
 """
-# All come to a cell at about the same time, none always first.
-CLAIM_ALL = """
-import pathlib, random, sys, time
-from harness.ledger import Ledger
-ledger, go, draw = Ledger(sys.argv[1], "study"), pathlib.Path(sys.argv[2]), random.Random(sys.argv[3])
-print("ready", flush=True)
-while not go.exists():
-    time.sleep(0.001)
-begin, won = go.stat().st_mtime, []
-for i in range(200):
-    time.sleep(max(0, begin + 0.006 * i + draw.uniform(0, 0.003) - time.time()))
-    won += [i] if ledger.claim(f"cell{i}") else []
-print(*won, flush=True)
-sys.stdin.read()
-"""
-
-
-def environment(**more):
-    return {**os.environ, "PYTHONPATH": str(ROOT), **more}
-
-
-def python(code, *arguments):
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, env=environment(), **pipes)
-
-
-class Clock:
-    """Seconds that pass only when told."""
-
-    def __init__(self):
-        self.now = 0.0
-
-    def __call__(self):
-        return self.now
 
 
 # Addresses
-
-
-def test_an_empty_database_behind_a_password(postgres, postgres_server):
-    uri = postgres()
-    assert postgres() != uri
-    assert postgres_server.execute("SELECT 1 FROM pg_tables WHERE schemaname = 'public'", uri) == []
-    for wrong in ("", "wrong", PASSWORD[:-1]):
-        with pytest.raises(UserError, match="password"):
-            Ledger(postgres_server.uri("postgres", wrong), "study")
 
 
 @given(password=st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), min_size=1))
@@ -117,35 +69,28 @@ def test_a_server_address_keeps_what_it_says_and_gets_bounded_waits(password):
     assert redact(uri) == f"postgresql+psycopg://host:5433/db?{uri.rpartition('?')[2]}"
 
 
-@pytest.mark.parametrize("uri", ["sqlite:////x.db", "http://u:p@h:5000", "var/x", "mysql://u:p@h/db"])
-def test_other_addresses_stay_as_they_are(uri):
-    assert server_uri(uri) == uri
-    with tables_lock(uri):
-        pass
-
-
-def test_what_is_a_database():
-    yes = ["sqlite:////x.db", "postgresql://h/d", "postgres://h/d", "postgresql+psycopg://h/d", "mysql://h/d"]
-    no = ["http://h:5000", "https://h", "file:///var/x", "var/x", "databricks", "postgresql"]
-    assert [is_database(uri) for uri in (*yes, *no)] == [True] * len(yes) + [False] * len(no)
-
-
-def unusable(server):
-    """Addresses that cannot work, each with a word of the reason."""
-    closed = server.uri("postgres").replace(str(server.port), str(free_port()))
-    return {
-        closed: "refused",
-        server.uri("postgres", "s3cret but wrong"): "authentication",
-        server.uri("nosuch"): "does not exist",
-        f"postgresql://{USER}:s3cret@rest@127.0.0.1:{server.port}/postgres": "with @ in a password as %40",
-        f"postgresql://{USER}:s3cret@127.0.0.1:port/postgres": "address",
-        f"postgresql+nosuch://{USER}:s3cret@127.0.0.1/postgres": "nosuch",
-    }
+def test_what_is_a_database_and_other_addresses_stay_as_they_are():
+    others = ["sqlite:////x.db", "mysql://u:p@h/db", "http://u:p@h:5000", "file:///var/x", "var/x"]
+    assert [is_database(uri) for uri in (*others, "databricks", "postgresql")] == [True] * 2 + [False] * 5
+    assert all(map(is_database, ("postgresql://h/d", "postgres://h/d", "postgresql+psycopg://h/d")))
+    for uri in others:
+        assert server_uri(uri) == uri
+        with tables_lock(uri):
+            pass
 
 
 def test_unusable_addresses_get_one_sentence_without_the_password(postgres_server, tmp_path):
+    server, local = postgres_server, f"127.0.0.1:{postgres_server.port}/postgres"
+    unusable = {
+        server.uri("postgres").replace(str(server.port), str(free_port())): "refused",
+        server.uri("postgres", "s3cret but wrong"): "authentication",
+        server.uri("nosuch"): "does not exist",
+        f"postgresql://{USER}:s3cret@rest@{local}": "with @ in a password as %40",
+        f"postgresql://{USER}:s3cret@127.0.0.1:port/postgres": "address",
+        f"postgresql+nosuch://{USER}:s3cret@{local}": "nosuch",
+    }
     openings = (lambda uri: Ledger(uri, "s"), lambda uri: Tracker(uri, tmp_path, "s"))
-    for (uri, reason), open_it in itertools.product(unusable(postgres_server).items(), openings):
+    for (uri, reason), open_it in itertools.product(unusable.items(), openings):
         with pytest.raises(UserError, match=reason) as caught:
             open_it(uri)
         sentence = str(caught.value)
@@ -169,18 +114,6 @@ def test_an_unreachable_database_ends_the_command(store, var_dir, capfd):
 # Claims
 
 
-def test_four_processes_race_for_two_hundred_cells(postgres, tmp_path):
-    uri = postgres()
-    drivers = [python(CLAIM_ALL, uri, tmp_path / "go", seed) for seed in range(4)]
-    assert [driver.stdout.readline() for driver in drivers] == ["ready\n"] * 4
-    (tmp_path / "go").touch()
-    won = [driver.stdout.readline().split() for driver in drivers]
-    for driver in drivers:
-        driver.communicate("", timeout=30)
-    assert Counter(itertools.chain(*won)) == Counter(map(str, range(200)))
-    assert max(map(len, won)) < 200, "nobody had to race"
-
-
 def test_a_connection_that_was_ended_is_replaced(postgres, postgres_server):
     uri = postgres()
     ledger = Ledger(uri, "study")
@@ -195,7 +128,7 @@ def test_a_connection_that_was_ended_is_replaced(postgres, postgres_server):
 def test_while_the_server_is_away_no_claim_falls(postgres, postgres_server):
     """Its owner could not beat, however long that was."""
     uri, clock = postgres(), Clock()
-    far = Ledger(uri, "study", process=Process("another host", 1, 1))
+    far = Ledger(uri, "study", process=OTHER_HOST)
     near = Ledger(uri, "study", stale_s=60, clock=clock)
     assert far.claim("a")
     assert not near.claim("a")
@@ -204,7 +137,7 @@ def test_while_the_server_is_away_no_claim_falls(postgres, postgres_server):
     postgres_server.stop()
     try:
         for call in (lambda: near.claim("a"), near.beat, far.beat, near.done):
-            with pytest.raises(DBAPIError):
+            with pytest.raises(StoreError):
                 call()
     finally:
         postgres_server.start()
@@ -224,22 +157,15 @@ def test_while_the_server_is_away_no_claim_falls(postgres, postgres_server):
 def test_the_heart_beats_on_after_a_restart(postgres, postgres_server):
     with Ledger(postgres(), "study", beat_s=0.02, stale_s=1) as driver:
         assert driver.claim("a")
+        failures = note_failures(driver)
         postgres_server.stop(signal.SIGQUIT)
         try:
-            assert eventually(lambda: driver.heartbeat_error is not None)
+            assert eventually(lambda: failures)
         finally:
             postgres_server.start()
-        assert eventually(lambda: driver.heartbeat_error is None)
+        before = beats(driver)["a"]
+        assert eventually(lambda: beats(driver)["a"] > before)
         assert driver.holds("a")
-
-
-def eventually(condition, limit_s=60.0):
-    deadline = time.monotonic() + limit_s
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.02)
-    return False
 
 
 # Whole studies
@@ -249,7 +175,7 @@ def eventually(condition, limit_s=60.0):
 def mlflow_template(postgres):
     """A database with MLflow's tables: creating them takes seconds, copying does not."""
     uri = postgres()
-    _migrate(server_uri(uri))
+    create_tables(server_uri(uri))
     return uri
 
 
@@ -389,7 +315,7 @@ def test_the_server_restarts_in_mid_matrix(drive, uri, postgres_server, tmp_path
 
 OPEN = """
 import sys, pathlib
-from harness.tracking import Tracker
+from harness.tracking.tracker import Tracker
 print("ready", flush=True)
 Tracker(sys.argv[1], pathlib.Path(sys.argv[2]), "s")
 """
@@ -416,7 +342,7 @@ def cell(tmp_path):
 def test_any_reason_can_be_logged(cell, uri, tmp_path, reason):
     tracker = Tracker(uri, tmp_path, "s")
     tracker.log_failure(cell, reason, {}, 0.0)
-    tracker.finish(tracker.log(cell, Result("diverged", reason=reason), {}, 0.0), Result("diverged"))
+    tracker.finish(tracker.log(cell, Result("diverged", reason=reason), {}), Result("diverged"))
     failed, diverged = tracker.runs("tags.kind = 'cell'")
     assert failed.tags["reason"] == diverged.tags["reason"]
     assert failed.tags["reason"][:1] == reason[:1]
@@ -425,10 +351,10 @@ def test_any_reason_can_be_logged(cell, uri, tmp_path, reason):
 def test_a_claim_lost_between_the_last_look_and_the_end(cell, uri, tmp_path, monkeypatch):
     """The run that is complete by then does not stay so: the new owner's will be."""
     clock = Clock()
-    far = Ledger(uri, "s", process=Process("another host", 1, 1))
+    far = Ledger(uri, "s", process=OTHER_HOST)
     near = Ledger(uri, "s", clock=clock)
     writers = [
-        Writer(Tracker(uri, tmp_path, "s"), ledger, Spool(tmp_path / "spool"), {}, 60, print)
+        Writer(Tracker(uri, tmp_path, "s"), ledger, UnloggedResults(tmp_path / "spool"), {})
         for ledger in (far, near)
     ]
     result = Result("complete", {"test": {"mae": 1.0}})
@@ -442,7 +368,7 @@ def test_a_claim_lost_between_the_last_look_and_the_end(cell, uri, tmp_path, mon
         assert near.claim(cell.cell_id)
 
     monkeypatch.setattr(writers[0].tracker, "finish", finish_late)
-    assert not writers[0].write(cell, Entry(result, {}, 0.0))
+    assert not writers[0].write(cell, result)
     assert writers[1].tracker.complete() == {}
-    assert writers[1].write(cell, Entry(result, {}, 1.0))
+    assert writers[1].write(cell, result)
     assert len(list(writers[0].tracker.runs())) == 1

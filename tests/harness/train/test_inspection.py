@@ -10,11 +10,9 @@ from backbones import BACKBONES
 from backbones.batch import MODALITIES
 from harness.benchmark import main
 from harness.matrix import first_seeds
-from harness.study.unlogged import Entry, Spool
 from harness.tracking.tracker import Tracker
 from harness.train.inspection import Inspection, correlation, mechanism, sample_latents, without
 from harness.train.loop import train
-from harness.train.result import Result
 from harness.train.splits import ResidentSplit
 from methods import METHODS
 from tests.support.builders import make_dataset, make_sizes, small_backbone, small_cell
@@ -157,20 +155,6 @@ def test_the_methods_weights_are_those_of_the_best_epoch(monkeypatch):
         assert result.cell["best_epoch"] == 1
         found[epochs] = result.scores["mechanism"]
     assert found[1] == found[3]
-
-
-def test_results_with_samples_survive_the_spool(tmp_path):
-    samples = {
-        "clean_text": np.arange(6, dtype=np.float16).reshape(2, 3),
-        "batch_indices": np.array([[1, 2]]),
-    }
-    spool = Spool(tmp_path)
-    spool.put("x", Entry(Result("complete", samples=samples), {}, 1.0))
-    found = spool.get("x").result.samples
-    assert found.keys() == samples.keys()
-    for name, array in samples.items():
-        assert found[name].dtype == array.dtype
-        np.testing.assert_array_equal(found[name], array)
 
 
 def test_a_study_stores_samples_of_each_first_seed(var_dir):

@@ -21,6 +21,7 @@ from reports.stats.settings import verdicts
 from reports.study import Study
 from reports.tables.table import to_latex, to_markdown
 from tests.support.paths import GOLDEN
+from tests.support.studies import labels
 
 EXPECTED = GOLDEN / "tables"
 
@@ -28,6 +29,8 @@ EXPECTED = GOLDEN / "tables"
 def golden_study() -> Study:
     """The study of the CSV files."""
     frame = pd.read_csv(GOLDEN / "frame.csv")
+    names = [labels(*pair) for pair in zip(frame["method"], frame["settings"], strict=True)]
+    frame = frame.join(pd.DataFrame(names))
     datasets = json.loads((GOLDEN / "datasets.json").read_text())
     return Study(
         name="golden",

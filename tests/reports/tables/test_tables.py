@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from harness.matrix import method_label
 from harness.metrics import METRICS
-from reports.frame import SCORES, method_name
+from reports.frame import SCORES
 from reports.tables.scores import score_table
 from reports.tables.seed_means import main_numbers, occlusion_numbers
-from tests.support.studies import as_latex, as_markdown, empty_study
+from tests.support.studies import as_latex, as_markdown, empty_study, labels
 
 SYNTHETIC = frozenset({"synthetic_mosi", "synthetic_sims"})
 STUDY = dataclasses.replace(empty_study(), synthetic=SYNTHETIC)
@@ -27,6 +28,7 @@ def rows(method, values, **given):
     base |= {"occlusion_protocol": "test", "occlusion_ratio": 0.0, "split": "test", "environment": "cpu"}
     base |= {"cell_id": "c", "run_id": "r"}
     base |= dict.fromkeys(("tuned", "tuned_backbone", "outdated", "superseded"), False)
+    base |= labels(method, given.get("settings", "{}"), given.get("tuned", False))
     return [
         {**base, "metric": metric, "value": value, "seed": seed, **given}
         for metric, over_seeds in values.items()
@@ -272,9 +274,8 @@ def test_names_are_escaped():
     ],
 )
 def test_variants_have_readable_names(settings, expected):
-    assert method_name("ms_mix", settings) == expected
-    shuffled = json.dumps(dict(reversed(json.loads(settings).items())))
-    assert method_name("ms_mix", shuffled) == expected
+    shuffled = dict(reversed(json.loads(settings).items()))
+    assert method_label("ms_mix", shuffled, ("sass", "sig", "sal")) == expected
 
 
 @pytest.mark.parametrize(

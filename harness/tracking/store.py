@@ -1,0 +1,206 @@
+"""An MLflow experiment: how it is opened and asked for runs, and what its failures are called."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# The driver waits for a server that went away, and says so; MLflow's own waiting is silent.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+# It would print a link to every run that ends, with the server's address as it was given, password and all.
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+
+import mlflow
+from mlflow.entities import ViewType
+from mlflow.exceptions import MlflowException
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from harness.databases import (
+    check_sqlite,
+    create_sqlite,
+    is_database,
+    redact,
+    server_uri,
+    sqlite_path,
+    sqlite_uri,
+    tables_lock,
+    without_secrets,
+)
+from harness.errors import StoreError, UserError, nearest, one_line
+from harness.files import safe_name
+from harness.retry import Call, Retry, once, retried
+from harness.tracking.reader import Run
+from harness.tracking.schema_check import check_schema
+
+# Creating a database announces every migration otherwise, and a failure, which is raised too, its traceback.
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+logging.getLogger("alembic").setLevel(logging.WARNING)
+
+PAGE = 1000
+COMPLETE = "tags.kind = 'cell' and tags.complete = 'true' and attributes.status = 'FINISHED'"
+
+S = TypeVar("S", bound="Store")
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def answers(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
+    """Turn what MLflow raises into a `StoreError`."""
+
+    @functools.wraps(method)
+    def call(self: S, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return method(self, *args, **kwargs)
+        except (MlflowException, SQLAlchemyError, OSError) as error:
+            reason = without_secrets(_line(error), self.uri)
+            raise StoreError(f"the tracking store {redact(self.uri)} failed: {reason}") from error
+
+    return call
+
+
+def request(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
+    """`answers`, and retry the call as the store's ``retry`` says."""
+    return retried(answers(method))
+
+
+class Store:
+    """The experiment of one study.
+
+    Args:
+        uri: MLflow tracking address; None means SQLite under ``var_dir``.
+        create: make the study's experiment if it is not there; else it must exist.
+
+    Raises:
+        UserError: the store cannot be opened or has another schema, or the study is unknown or deleted.
+    """
+
+    retry: Call = staticmethod(once)
+
+    def __init__(self, uri: str | None, var_dir: Path, study: str, create: bool = True) -> None:
+        self.study, self.var_dir = study, var_dir
+        self.uri = uri or sqlite_uri(var_dir / "mlflow.db")
+        self._open_file(create)
+        try:
+            # MLflow creates its tables in an empty database without regard to others who do the same.
+            with tables_lock(self.uri):
+                check_schema(self.uri)
+                self.client = mlflow.MlflowClient(server_uri(self.uri))
+                self.experiment_id = self._experiment(create)
+        # ValueError: it is no address at all; ImportError: the database's driver is not installed.
+        except (MlflowException, SQLAlchemyError, OSError, ValueError, ImportError) as error:
+            reason = without_secrets(_line(error), self.uri)
+            raise UserError(f"Cannot open the tracking store {redact(self.uri)!r}: {reason}.") from error
+
+    def _open_file(self, create: bool) -> None:
+        """Create an SQLite file, or see to it that it is there and whole; no effect on servers."""
+        path = sqlite_path(self.uri)
+        if path is None:
+            return
+        if create:
+            create_sqlite(path, create_tables)
+        elif path.exists():
+            check_sqlite(path)
+        else:
+            raise UserError(f"There are no results yet: {str(path)!r} does not exist.")
+
+    def _experiment(self, create: bool) -> str:
+        experiment = self.client.get_experiment_by_name(self.study)
+        if experiment is None and not create:
+            names = [e.name for e in self.client.search_experiments()]
+            raise UserError(f"There is no study {self.study!r} in this store.{nearest(self.study, names)}")
+        if experiment is None:
+            # Without an artifact location of its own MLflow would write below the working directory.
+            local = "://" not in self.uri or is_database(self.uri)
+            folder = f"{(self.var_dir / 'artifacts').absolute().as_uri()}/{safe_name(self.study)}"
+            location = folder if local else None
+            try:
+                return str(self.client.create_experiment(self.study, artifact_location=location))
+            except MlflowException:
+                # Another driver made it between the look and the call, or it fails again.
+                experiment = self.client.get_experiment_by_name(self.study)
+                if experiment is None:
+                    raise
+        if experiment.lifecycle_stage != "active":
+            raise UserError(
+                f"The study {self.study!r} was deleted in MLflow; restore it there or use another name."
+            )
+        return str(experiment.experiment_id)
+
+    @contextlib.contextmanager
+    def retrying(self, retry: Retry) -> Iterator[None]:
+        """Retry calls within the block."""
+        self.retry = retry
+        try:
+            yield
+        finally:
+            self.retry = once
+
+    @request
+    def identity(self) -> str:
+        """What tells this study from one of the same name in another store."""
+        experiment = self.client.get_experiment(self.experiment_id)
+        return f"{self.experiment_id}-{experiment.creation_time}"
+
+    def folder(self, kind: str) -> Path:
+        """This study's folder below ``var_dir``/kind."""
+        return self.var_dir / kind / safe_name(self.study)
+
+    def runs(self, filter_string: str = COMPLETE, everywhere: bool = False) -> Iterator[Run]:
+        """Runs of this study, or of all studies of the store, the earliest first, in pages."""
+        experiments = self.experiment_ids() if everywhere else [self.experiment_id]
+        token = None
+        while True:
+            page = self._page(experiments, filter_string, token)
+            for run in page:
+                info, data = run.info, run.data
+                yield Run(info.run_id, info.experiment_id, data.tags, data.metrics, info.artifact_uri)
+            token = page.token
+            if not token:
+                return
+
+    @request
+    def experiment_ids(self) -> list[str]:
+        """All studies of the store."""
+        return [e.experiment_id for e in self.client.search_experiments()]
+
+    @request
+    def _page(self, experiments: list[str], filter_string: str, token: str | None) -> Any:
+        order = ["attributes.start_time ASC"]
+        return self.client.search_runs(experiments, filter_string, ViewType.ACTIVE_ONLY, PAGE, order, token)
+
+    def _engine(self) -> Engine | None:
+        """The database behind the store; None for a server."""
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+        store = self.client._tracking_client.store  # MLflow has no public way to it
+        return store.engine if isinstance(store, SqlAlchemyStore) else None
+
+
+def create_tables(uri: str) -> None:
+    """Create MLflow's tables in a new database and let go of it."""
+    client = mlflow.MlflowClient(uri)
+    client.search_experiments(max_results=1)
+    client._tracking_client.store._dispose_engine()  # MLflow has no public way to close a database
+
+
+def _line(error: BaseException) -> str:
+    """What went wrong in one line, in the words of the database or the network that MLflow has wrapped."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if getattr(cause, "orig", None) is not None:
+            return _line(cause.orig)  # type: ignore[attr-defined]
+        if isinstance(cause, ConnectionError | TimeoutError | socket.gaierror) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return one_line(error)
