@@ -8,6 +8,8 @@ PARAM ?=
 METHOD ?=
 BASE ?=
 ARGS ?=
+PART ?=
+LATEST ?=
 MINUTES ?= 15
 
 PYTHON := .venv/bin/python
@@ -18,19 +20,24 @@ SETTINGS = profile=$(PROFILE) 'study=$(STUDY)' \
 	$(if $(DATA_ROOT),'data_root=$(DATA_ROOT)') $(if $(JOBS),jobs=$(JOBS)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup benchmark sweep tune report ui perf gpu-check lint test test-slow soak
+.PHONY: help setup constraints benchmark sweep tune report ui pictures perf gpu-check lint test test-slow soak
 
 help: ## every target, a line each
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 	@echo "Variables: PROFILE=quick|paper STUDY=name DATA_ROOT=dir JOBS=n ARGS='KEY=VALUE ...'"
 	@echo "           PARAM=delta|xi|alpha|heads|all (sweep) METHOD=name (tune) BASE=rev (perf)"
+	@echo "           PART=folder (test) LATEST=1 (setup)"
 
-setup: .venv/.ready ## make .venv (the other targets call it when needed)
+setup: .venv/.ready ## make .venv (the other targets call it when needed); LATEST=1: the newest versions
 
-.venv/.ready: pyproject.toml
+.venv/.ready: pyproject.toml constraints.txt
 	python3 -m venv .venv
-	$(PYTHON) -m pip install -q --disable-pip-version-check -e '.[dev]'
+	$(PYTHON) -m pip install -q --disable-pip-version-check $(if $(LATEST),,-c constraints.txt) -e '.[dev]'
 	@touch $@
+
+constraints: .venv/.ready ## renew constraints.txt with the newest versions that fit; then run the tests
+	$(PYTHON) -m pip install -q --disable-pip-version-check --upgrade --upgrade-strategy eager -e '.[dev]'
+	$(PYTHON) -m pip freeze --exclude-editable | sed 's/+[a-z0-9.]*$$//' > constraints.txt
 
 benchmark: .venv/.ready ## run the profile's matrix, resume it, build its report (default: the quick look)
 	@$(PYTHON) -m harness.benchmark $(SETTINGS)
@@ -47,6 +54,9 @@ report: .venv/.ready ## rebuild figures, tables and page from what MLflow holds;
 ui: .venv/.ready ## the MLflow UI on 127.0.0.1:5000, and the link to the study
 	@$(PYTHON) -m reports.ui 'study=$(STUDY)' $(ARGS)
 
+pictures: .venv/.ready ## the README's pictures, from the report of the quick study (needs Chromium)
+	@$(PYTHON) -m tests.support.pictures var/reports/quick
+
 perf: .venv/.ready ## how fast it is, held against its bounds; writes var/perf (BASE=rev: compare with it)
 	@$(PYTHON) -m tests.perf $(if $(BASE),'--base=$(BASE)') $(ARGS)
 
@@ -59,8 +69,8 @@ lint: .venv/.ready ## ruff, mypy and the contract of imports
 	@$(PYTHON) -m mypy
 	@.venv/bin/lint-imports --no-logo
 
-test: lint ## the fast tests (minutes); ARGS=--update also writes golden files and README tables anew
-	@$(PYTHON) -m pytest -m "not slow and not soak" -n 2 $(ARGS)
+test: $(if $(PART),.venv/.ready,lint) ## the fast tests; PART=methods: one folder; ARGS=--update: write what is generated
+	@$(PYTHON) -m pytest -m "not slow and not soak" -n 2 $(ARGS) $(if $(PART),'tests/$(PART)')
 
 # They wait a third of their time: for databases, nodes, claims that fall.
 test-slow: .venv/.ready ## the slow tests
