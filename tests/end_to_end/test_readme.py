@@ -2,7 +2,6 @@
 
 import re
 import shlex
-import subprocess
 
 import pytest
 
@@ -16,7 +15,9 @@ from reports.export import main as export
 from tests.support.paths import ROOT
 
 README = (ROOT / "README.md").read_text()
-PAGES = subprocess.check_output(["git", "ls-files", "*.md"], cwd=ROOT, text=True).split()
+ROOMS = ("harness", "methods", "backbones", "sweeps", "reports", "tests")
+FILES = [*ROOT.glob("*.md"), *(file for room in ROOMS for file in (ROOT / room).rglob("*.md"))]
+PAGES = sorted(file.relative_to(ROOT).as_posix() for file in FILES)
 COMMANDS = {"harness.benchmark": benchmark, "harness.data": data, "reports.export": export}
 SMALL = [
     *("seeds=[1111]", "backbones=[lmf]", "methods=[none,mixup]", "datasets=[synthetic_mosi]"),

@@ -202,8 +202,8 @@ def test_a_sweep_with_everything_in_postgres_and_its_driver_killed(var_dir, tmp_
 
 
 def readme_commands():
-    """The marked blocks of the README, line by line."""
-    text = (ROOT / "README.md").read_text()
+    """The marked blocks of the page on clusters, line by line."""
+    text = (ROOT / "harness" / "launchers" / "README.md").read_text()
     blocks = re.findall(
         r"<!-- run by tests/harness/launchers/test_ray.py -->\n```sh\n(.*?)```", text, re.DOTALL
     )
