@@ -1,4 +1,4 @@
-"""ALMT against loops that compute every row of the published model, and hand-worked attention."""
+"""ALMT against loops that compute every row of the published model."""
 
 import dataclasses
 import math
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from backbones.almt import ALMTSettings, HyperLayer, attend
+from backbones.almt import ALMTSettings
 from backbones.batch import MODALITIES
 from tests.support.builders import array, make_backbone, make_batch, make_sizes, small_backbone
 from tests.support.slow_layers import (
@@ -116,35 +116,7 @@ def test_predictions_equal_loops(steps, depths, padding):
     assert np.ptp(wanted) > 0.01, "the predictions differ, or the comparison says little"
 
 
-# Hand-worked
-
-
-def test_attention_in_two_heads_by_hand():
-    """Scores ln 1 and ln 3 give weights 1/4 and 3/4; a head of four divides its scores by 2."""
-    keys = torch.tensor([[[0.0, 0, 0, 0, 0, 0, 0, 0], [math.log(3), 0, 0, 0, 0, math.log(9), 0, 0]]])
-    values = torch.tensor([[[0.0, 0, 0, 0, 8, 0, 0, 1], [4, 8, 0, 0, 0, 0, 0, 1]]])
-    query = torch.tensor([[[2.0, 5, 5, 5, 7, 1, 7, 7]]])
-    made = attend(query, keys, values, heads=2)
-    torch.testing.assert_close(made, torch.tensor([[[3.0, 6, 0, 0, 2, 0, 0, 1]]]))
-    first_only = attend(query, keys, values, 2, torch.tensor([[True, False]]))
-    torch.testing.assert_close(first_only, values[:, :1])
-    alike = attend(torch.zeros_like(query), keys, values, heads=2)
-    torch.testing.assert_close(alike, values.mean(1, keepdim=True))
-
-
-def test_a_hyper_update_by_hand():
-    """Identity matrices, one head, one token: two normalised answers are summed."""
-    layer = HyperLayer(2, 1)
-    with torch.no_grad():
-        for linear in (layer.query, *layer.keys.values(), *layer.values.values(), layer.output):
-            linear.weight.copy_(torch.eye(2))
-        layer.output.bias.copy_(torch.tensor([0.5, 0.0]))
-        layer.hyper_norm.bias.copy_(torch.tensor([0.0, 10.0]))
-    text, audio, vision = (torch.tensor([[row]]) for row in ([4.0, 1.0], [100.0, 300.0], [700.0, 300.0]))
-    made = layer(torch.ones(1, 1, 2), text, audio, vision)
-    torch.testing.assert_close(made, torch.tensor([[[0.5, 10.0]]]), atol=1e-4, rtol=0)
-    made = layer(torch.tensor([[[100.0, 500.0]]]), text, audio, -vision)
-    torch.testing.assert_close(made, torch.tensor([[[-2.5, 13.0]]]), atol=1e-4, rtol=0)
+# What it is made of
 
 
 def test_where_it_starts():
@@ -168,17 +140,7 @@ def test_where_it_starts():
 
 
 def test_gradients_where_it_starts():
-    """LayerNorm of a constant row: the gradient less its mean, over sqrt(1e-5)."""
-    torch.manual_seed(0)
-    layer, hyper = HyperLayer(4, 2), torch.ones(1, 3, 4, requires_grad=True)
-    text, audio, vision = torch.zeros(3, 1, 3, 4)
-    weight = torch.tensor([1.0, 2.0, 4.0, 5.0])
-    made = layer(hyper, text, audio, vision)
-    torch.testing.assert_close(made, layer.output.bias.expand(1, 3, 4))
-    (made * weight).sum().backward()
-    wanted = (weight - 3) / math.sqrt(1e-5)
-    torch.testing.assert_close(hyper.grad, wanted.expand(1, 3, 4))
-
+    """LayerNorm divides the gradients of constant rows by sqrt(1e-5)."""
     sizes = make_sizes()
     backbone = make_backbone("almt", sizes)
     batch = make_batch(sizes, 6)

@@ -14,7 +14,7 @@ from backbones.cpu.attention import (
     make_layout,
     make_plan,
 )
-from backbones.cpu.dropout import LEVELS, Dropout, Masks, draw_seed
+from backbones.cpu.dropout import LEVELS, Dropout, Masks
 
 CPU = torch.device("cpu")
 
@@ -34,14 +34,8 @@ def problems(draw):
     targets, sources = (draw(st.lists(st.integers(1, 9), min_size=clips, max_size=clips)) for _ in range(2))
     padded = [max(lengths) + draw(st.integers(0, 2)) for lengths in (targets, sources)]
     reach = draw(st.none() | st.just(abs(padded[0] - padded[1])))
-    return (
-        targets,
-        sources,
-        padded,
-        reach,
-        draw(st.sampled_from([1, 2])),
-        draw(st.sampled_from([1, 20, 10**6])),
-    )
+    n_heads, chunk = draw(st.sampled_from([1, 2])), draw(st.sampled_from([1, 20, 10**6]))
+    return targets, sources, padded, reach, n_heads, chunk
 
 
 @given(problems(), st.sampled_from([1, 3, 128]))
@@ -126,15 +120,12 @@ def test_without_lengths_every_step_is_valid():
     assert layout.sources is layout.targets
 
 
-def test_what_is_not_float_on_the_cpu_stays_padded():
+def test_what_is_little_or_not_float_on_the_cpu_stays_padded(monkeypatch):
     x = torch.randn(2, 3, 4)
     assert isinstance(make_layout(x.bfloat16(), None, x, None, None, 2), PaddedLayout)
     with torch.autocast("cpu", torch.bfloat16):
         assert isinstance(make_layout(x, None, x, None, None, 2), PaddedLayout)
 
-
-def test_little_stays_padded(monkeypatch):
-    x = torch.randn(2, 3, 4)
     assert isinstance(make_layout(x, None, x, None, None, 2), PackedLayout)
     monkeypatch.setattr(attention, "SMALL", 2 * 2 * 3 * 3)
     assert isinstance(make_layout(x, None, x, None, None, 2), PaddedLayout)
@@ -154,6 +145,8 @@ def test_dropout_keeps_scales_and_passes_the_gradient():
     dropped.sum().backward()
     assert torch.equal(x.grad, dropped)
     assert layer.eval()(x) is x
+    for dtype in (torch.float64, torch.bfloat16):
+        assert Dropout(0.5)(torch.ones(8, dtype=dtype)).dtype == dtype
 
 
 def test_a_seed_gives_the_same_mask_and_each_call_another():
@@ -182,15 +175,3 @@ def test_the_ends_of_the_range(p, kept):
     if kept in (0, 1):
         assert mask.eq(kept).all()
     assert Dropout(p)(torch.ones(8)).isfinite().all()
-
-
-def test_dropout_keeps_the_dtype():
-    for dtype in (torch.float64, torch.bfloat16):
-        assert Dropout(0.5)(torch.ones(8, dtype=dtype)).dtype == dtype
-
-
-def test_seeds_follow_pytorchs_generator():
-    torch.manual_seed(5)
-    first = draw_seed()
-    torch.manual_seed(5)
-    assert draw_seed() == first

@@ -1,24 +1,15 @@
 """MISA against slow loops, its losses against hand-worked examples, its options and published settings."""
 
 import copy
-import dataclasses
 import math
 from itertools import combinations
 
 import numpy as np
 import pytest
 import torch
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from backbones.batch import MODALITIES, Batch, Latents, concatenate
-from backbones.misa import (
-    MISA,
-    BidirectionalLSTM,
-    Discriminator,
-    MISASettings,
-    central_moment_discrepancy,
-    soft_orthogonality,
-)
+from backbones.misa import MISA, Discriminator, MISASettings, soft_orthogonality
 from tests.support.builders import array, make_backbone, make_batch, make_sizes
 from tests.support.slow_layers import (
     below,
@@ -39,11 +30,6 @@ def small(seed: int = 0, **settings) -> MISA:
     """A narrow MISA whose biases and norms are not at their initial values."""
     widths = {"latent_dim": 6, "transformer_hidden": 7} | settings
     return moved(make_backbone("misa", SIZES, seed, **widths), 0.2)
-
-
-def doubled(backbone: MISA, n: int = 5, seed: int = 0) -> tuple[MISA, Batch]:
-    """The backbone in eval mode and a batch, both in double precision."""
-    return backbone.double().eval(), in_double(make_batch(SIZES, n, seed))
 
 
 def random_latents(n: int, d: int = 6, seed: int = 0, dtype: torch.dtype = torch.float64) -> Latents:
@@ -151,7 +137,8 @@ def slow_auxiliary(backbone: MISA, latents: Latents, n: int) -> float:
 @pytest.mark.parametrize("padding", ["valid", "reference"])
 @pytest.mark.parametrize("heads", [2, 3])
 def test_predictions_equal_loops(padding, heads):
-    backbone, batch = doubled(small(padding=padding, transformer_heads=heads))
+    backbone = small(padding=padding, transformer_heads=heads).double().eval()
+    batch = in_double(make_batch(SIZES, 5))
     latents = backbone.encode(backbone.embed(batch))
     fused, predictions = backbone.fuse(latents, 5).representation, array(backbone(batch))
     for row in range(5):
@@ -180,79 +167,7 @@ def test_auxiliary_losses_equal_loops_over_the_clean_rows(use_cmd_sim, n):
     assert unweighted.fuse(clean, n).auxiliary == 0
 
 
-# The recurrent encoders
-
-
-@pytest.mark.parametrize(("width", "hidden"), [(1, 1), (5, 5), (6, 3)])
-def test_both_directions_equal_a_packed_lstm(width, hidden):
-    torch.manual_seed(0)
-    made, packed = BidirectionalLSTM(width, hidden), torch.nn.LSTM(width, hidden, bidirectional=True)
-    parts = {f"ahead.{key}": x for key, x in packed.state_dict().items() if "reverse" not in key}
-    parts |= {f"back.{key[:-8]}": x for key, x in packed.state_dict().items() if "reverse" in key}
-    made.load_state_dict(parts)
-    x, lengths = torch.randn(4, 7, width), torch.tensor([3, 1, 7, 6])
-    states, final = made(x, lengths)
-    sequence = pack_padded_sequence(x.transpose(0, 1), lengths, enforce_sorted=False)
-    out, (last, _) = packed(sequence)
-    wanted = pad_packed_sequence(out)[0].transpose(0, 1)
-    valid = (torch.arange(7) < lengths[:, None])[..., None]
-    torch.testing.assert_close(states * valid, wanted)
-    torch.testing.assert_close(final, torch.cat([*last], -1))
-
-
-def test_the_reference_reads_audio_and_vision_up_to_the_length_of_the_text():
-    valid, batch = doubled(small())
-    reference, _ = doubled(small(padding="reference"))
-    lengths = {m: batch.lengths["text"].clamp_max(x.shape[1]) for m, x in batch.features.items()}
-    assert not torch.equal(lengths["audio"], batch.lengths["audio"])
-    as_text = dataclasses.replace(batch, lengths=lengths)
-    torch.testing.assert_close(reference(batch), valid(as_text))
-    assert not torch.allclose(reference(batch), valid(batch), atol=1e-3)
-
-
 # The losses
-
-
-@pytest.mark.parametrize(
-    ("x", "y", "wanted"),
-    [
-        # Means 1 and 0; central moments of (-1, -1, 2): 2, 2, 6, 10.
-        ([[0], [0], [3]], [[0], [0], [0]], 1 + 2 + 2 + 6 + 10),
-        # Means 0.5 and 1; central moments of (-0.5, 0.5): 0.25, 0, 0.0625, 0.
-        ([[0], [1]], [[1], [1]], 0.5 + 0.25 + 0.0625),
-        # Means (1, 0) and (0, 1); even central moments the same, odd ones 0.
-        ([[0, 0], [2, 0]], [[0, 0], [0, 2]], 3 * math.sqrt(2)),
-        # A shift by (3, 4) changes the means alone; the number of examples may differ.
-        ([[0, 1], [2, 1]], [[3, 5], [5, 5], [3, 5], [5, 5]], 5),
-        ([[1, 2]], [[1, 2]], 0),
-    ],
-)
-def test_central_moment_discrepancy_by_hand(x, y, wanted):
-    x, y = (torch.tensor(z, dtype=torch.float64) for z in (x, y))
-    for a, b in ((x, y), (y, x)):
-        assert central_moment_discrepancy(a, b).item() == pytest.approx(wanted, abs=6e-6)
-
-
-@pytest.mark.parametrize(
-    ("x", "y", "wanted"),
-    [
-        # Centred (-5, 5) and (1, -1), scaled (-1, 1) and (1, -1): the product is -2.
-        ([[0], [10]], [[3], [1]], 4),
-        # (1, -1, 1, -1) and (1, 1, -1, -1) are orthogonal over the batch.
-        ([[1], [-1], [1], [-1]], [[2], [2], [-2], [-2]], 0),
-        # X^T Y = [[0, 2], [0, 0]]: the mean of 0, 4, 0, 0.
-        ([[1, 0], [-1, 0]], [[0, 2], [0, -2]], 1),
-        # Rows (+-0.6, +-0.8) against (+-1, 0): X^T Y = [[1.2, 0], [1.6, 0]].
-        ([[3, 4], [-3, -4]], [[7, 5], [1, 5]], (1.44 + 2.56) / 4),
-        # A single example, and equal ones, are zero once centred.
-        ([[5, 1]], [[2, 3]], 0),
-        ([[5, 1], [5, 1]], [[2, 3], [1, 3]], 0),
-    ],
-)
-def test_soft_orthogonality_by_hand(x, y, wanted):
-    x, y = (torch.tensor(z, dtype=torch.float64) for z in (x, y))
-    assert soft_orthogonality(x, y).item() == pytest.approx(wanted, abs=1e-5)
-    assert soft_orthogonality(y, x).item() == pytest.approx(wanted, abs=1e-5)
 
 
 def test_lengths_of_rows_carry_no_gradient():

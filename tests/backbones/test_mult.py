@@ -10,7 +10,6 @@ from backbones.base import by_modality, resolve_settings
 from backbones.batch import MODALITIES, Batch
 from backbones.mult import MulT
 from tests.support.builders import array, make_backbone, make_batch, make_sizes
-from tests.support.paths import SHARED
 from tests.support.slow_layers import (
     below,
     check_halved,
@@ -21,7 +20,6 @@ from tests.support.slow_layers import (
     slow_linear,
 )
 
-FACTS = SHARED / "facts" / "hyperparameters.json"
 NO_DROPOUT = {name: 0.0 for name in MulT.published["mosi"] if name.endswith("_dropout")}
 SMALL = {
     "latent_dim": 6,
@@ -107,29 +105,11 @@ def test_predictions_equal_loops(padding, positions, kernels):
 # The backbone
 
 
-def test_lengths_after_the_convolution():
-    """Whole windows of valid steps, at least one."""
-    sizes, lengths = make_sizes(steps=(6, 6, 6)), torch.tensor([1, 2, 3, 6])
-    x = torch.ones(4, 6, 1) * (torch.arange(6) < lengths[:, None])[..., None]
-    batch = Batch({m: x.repeat(1, 1, sizes.widths[m]).double() for m in MODALITIES},
-                  {m: lengths for m in MODALITIES}, torch.zeros(4))  # fmt: skip
-    wanted = {"text": [1, 1, 1, 4], "audio": [1, 1, 2, 5], "vision": [1, 2, 3, 6]}
-    backbone, reference = small_mult(sizes), small_mult(sizes, padding="reference")
-    latents, padded = (b.encode(b.embed(batch)) for b in (backbone, reference))
-    assert {m: x.tolist() for m, x in latents.lengths.items()} == wanted
-    assert {m: x.tolist() for m, x in padded.lengths.items()} == by_modality([4] * 4, [5] * 4, [6] * 4)
-    assert latents.values["text"][2, 1:].any().item() is False
-    assert padded.values["text"][2, 1:].any().item() is True, "windows that overlap the end are kept"
-
-
 def test_layers():
-    backbone = make_backbone("mult", make_sizes())
-    assert {len(encoder.layers) for encoder in backbone.cross.values()} == {4}
-    backbone = make_backbone("mult", make_sizes(), like="sims")
-    assert sorted(backbone.cross) == sorted(f"{t}_from_{s}" for t, s in itertools.permutations(MODALITIES, 2))
-    assert {len(encoder.layers) for encoder in backbone.cross.values()} == {2}
-    assert {len(encoder.layers) for encoder in backbone.memories.values()} == {3}
-    assert list(backbone.memories) == list(MODALITIES)
+    for like, n in (("mosi", 4), ("sims", 2)):
+        backbone = make_backbone("mult", make_sizes(), like=like)
+        assert [len(encoder.layers) for encoder in backbone.cross.values()] == [n] * 6
+        assert [len(encoder.layers) for encoder in backbone.memories.values()] == [max(n, 3)] * 3
 
 
 CROSS = [f"cross.{t}_from_{s}" for t, s in itertools.permutations(MODALITIES, 2)]

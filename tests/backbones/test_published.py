@@ -4,11 +4,15 @@ import dataclasses
 import json
 
 import pytest
+import torch
 
 from backbones import BACKBONES
 from backbones.base import resolve_settings
 from backbones.batch import MODALITIES
+from harness.train.networks import make_optimizer
+from methods import METHODS
 from tests.backbones.test_backbones import COUNTS
+from tests.support.builders import make_sizes
 from tests.support.paths import SHARED
 
 FACTS = SHARED / "facts" / "hyperparameters.json"
@@ -133,4 +137,9 @@ def test_training_rules(name):
     assert {key: getattr(made, key) for key in rules} == rules
     if name in ("almt", "glomo"):
         assert (made.grad_clip, made.gradient_accumulation) == (0, 1)
+    sizes = make_sizes()
+    backbone = BACKBONES[name](made, sizes)
+    method = METHODS["none"](METHODS["none"].Settings(), backbone.latent_widths, sizes.label_scale)
+    wanted = torch.optim.AdamW if name in ("almt", "glomo") else torch.optim.Adam
+    assert type(make_optimizer(backbone, method)) is wanted
     assert BACKBONES[name].text_layers == (2 if name == "glomo" else 1)

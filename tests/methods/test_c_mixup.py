@@ -36,24 +36,6 @@ def test_probabilities_equal_a_loop(labels, sigma):
     np.testing.assert_allclose(made.sum(1), 1)
 
 
-def test_probabilities_by_hand():
-    made = partner_probabilities(np.array([0.0, 1.0, 3.0], np.float32), 1.0)
-    a, b, c = math.exp(-0.5), math.exp(-2.0), math.exp(-4.5)
-    wanted = [[1, a, c], [a, 1, b], [c, b, 1]]
-    np.testing.assert_allclose(made, [np.array(row) / sum(row) for row in wanted])
-
-
-def test_the_limits_of_sigma():
-    labels = np.array([1.0, -2.0, 1.0, 0.0], np.float32)
-    np.testing.assert_array_equal(partner_probabilities(labels, math.inf), np.full((4, 4), 0.25))
-    same = labels[:, None] == labels
-    np.testing.assert_array_equal(partner_probabilities(labels, 0.0), same / same.sum(1, keepdims=True))
-    method = make_method("c_mixup", sigma=0.0)
-    for seed in range(20):
-        i, j = method.draw(np.random.default_rng(seed), labels).arrays["indices"].T
-        np.testing.assert_array_equal(labels[i], labels[j])
-
-
 @pytest.mark.parametrize("scale", [1.0, 3.0])
 def test_the_default_sigma_is_a_sixth_of_the_label_range(scale):
     labels = make_labels(64, scale).numpy()

@@ -32,14 +32,12 @@ def faults(card: list[str], title: str, headings: tuple[str, ...]) -> list[str]:
     return found if known == sorted(known) else [*found, "order"]
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_cards_of_methods(name):
-    assert not faults(card_of(METHODS[name]), name, HEADINGS["method"])
-
-
-@pytest.mark.parametrize("name", BACKBONES)
-def test_cards_of_backbones(name):
-    assert not faults(card_of(BACKBONES[name]), BACKBONES[name].title, HEADINGS["backbone"])
+@pytest.mark.parametrize("name", [*METHODS, *BACKBONES])
+def test_cards(name):
+    if name in METHODS:
+        assert not faults(card_of(METHODS[name]), name, HEADINGS["method"])
+    else:
+        assert not faults(card_of(BACKBONES[name]), BACKBONES[name].title, HEADINGS["backbone"])
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -12,13 +12,7 @@ from hypothesis.extra import numpy as arrays
 from scipy.stats import entropy
 
 from backbones.batch import MODALITIES, Latents
-from methods.ms_mix import (
-    IntensityPredictor,
-    alignment_penalty,
-    choose_pairs,
-    mean_cosine,
-    min_max,
-)
+from methods.ms_mix import IntensityPredictor, alignment_penalty, choose_pairs, mean_cosine, min_max
 from tests.support.builders import (
     KINDS,
     array,
@@ -67,7 +61,7 @@ def slow_candidates(latents: Latents, delta: float, similarity: str) -> set[tupl
 @over_kinds
 @pytest.mark.parametrize("similarity", ["minmax", "cosine"])
 @pytest.mark.parametrize("delta", [-0.3, 0.0, 0.2, 0.45, 0.7, 0.99])
-@pytest.mark.parametrize("n", [2, 3, 4, 5, 12])
+@pytest.mark.parametrize("n", [2, 3, 5, 64])
 def test_sass_pairs(kind, similarity, delta, n):
     latents, labels = make_latents(kind, n, seed=n, dtype=torch.float64), make_labels(n, 3.0)
     method = make_method("ms_mix", kind, delta=delta, similarity=similarity, sig=False, sal=False)
@@ -75,6 +69,7 @@ def test_sass_pairs(kind, similarity, delta, n):
     for seed in range(4):
         mixed = run_method(method, latents, labels, seed)
         assert mixed.counted.shape == (n,)
+        assert mixed.diagnostics["passed_pairs"] == len(candidates)
         assert mixed.counted.all() == mixed.counted.any() == bool(candidates)
         pairs = [tuple(sorted(pair)) for pair in mixed.indices.tolist()]
         if candidates:
@@ -82,26 +77,6 @@ def test_sass_pairs(kind, similarity, delta, n):
             assert set(pairs) <= candidates
         if len(candidates) >= n:
             assert len(set(pairs)) == n
-
-
-@over_kinds
-@pytest.mark.parametrize("similarity", ["minmax", "cosine"])
-@pytest.mark.parametrize("share", [0.02, 0.3])
-def test_sass_pairs_of_a_large_batch_in_single_precision(kind, similarity, share):
-    """Against similarities in double precision; a pair within rounding of the threshold may go either way."""
-    latents, labels = make_latents(kind, 64), make_labels(64, 1.0)
-    pairs = scaled(slow_similarities(latents), similarity)
-    delta = float(np.quantile(list(pairs.values()), 1 - share))
-    sure, possible = ({p for p, s in pairs.items() if s > delta + off} for off in (1e-5, -1e-5))
-    assert len(possible) - len(sure) < 5
-    mixed = run_method(
-        make_method("ms_mix", kind, 1.0, delta=delta, similarity=similarity, sal=False), latents, labels
-    )
-    chosen = [tuple(sorted(pair)) for pair in mixed.indices.tolist()]
-    assert len(chosen) == 64
-    assert set(chosen) <= possible
-    assert len(sure) <= mixed.diagnostics["passed_pairs"] <= len(possible)
-    assert (len(set(chosen)) == 64) == (len(sure) >= 64)
 
 
 # What a generator gives in float32: 0 and the largest number below 1 are the extremes.
@@ -136,39 +111,20 @@ def test_chosen_pairs_are_candidates(size, data):
     np.testing.assert_array_equal(indices[:, 0].numpy() > indices[:, 1].numpy(), draw["flip"].numpy())
 
 
-@pytest.mark.parametrize("delta", [0.0, 0.4, 0.8])
-def test_every_candidate_is_equally_likely_in_both_orientations(delta):
+@pytest.mark.parametrize("options", [{"delta": 0.0}, {"delta": 0.4}, {"delta": 0.8}, {"sass": False}])
+def test_every_candidate_is_equally_likely_in_both_orientations(options):
     latents, labels = make_latents("vectors", 6), make_labels(6, 3.0)
-    method = make_method("ms_mix", delta=delta, sig=False, sal=False)
-    candidates = slow_candidates(latents, delta, "minmax")
-    ordered = [
-        pair for seed in range(400) for pair in run_method(method, latents, labels, seed).indices.tolist()
-    ]
+    method = make_method("ms_mix", sig=False, sal=False, **options)
+    candidates = slow_candidates(latents, options.get("delta", -1.0), "minmax")
+    batches = [run_method(method, latents, labels, seed).indices.tolist() for seed in range(400)]
+    if len(candidates) >= 6:
+        assert all(len({frozenset(pair) for pair in batch}) == 6 for batch in batches), "no replacement"
+    ordered = [pair for batch in batches for pair in batch]
     share = len(ordered) / len(candidates)
+    assert {tuple(sorted(pair)) for pair in ordered} == candidates
     for i, j in candidates:
         assert abs(ordered.count([i, j]) + ordered.count([j, i]) - share) < 5 * math.sqrt(share)
         assert abs(ordered.count([i, j]) - ordered.count([j, i])) < 5 * math.sqrt(share)
-
-
-def test_without_sass_all_pairs_are_equally_likely():
-    latents, labels = make_latents("vectors", 5), make_labels(5, 3.0)
-    method = make_method("ms_mix", sass=False, sig=False, sal=False)
-    ordered = [
-        pair for seed in range(400) for pair in run_method(method, latents, labels, seed).indices.tolist()
-    ]
-    for pair in itertools.permutations(range(5), 2):
-        assert abs(ordered.count(list(pair)) - 100) < 50
-    assert all(i != j for i, j in ordered)
-    batches = [ordered[start : start + 5] for start in range(0, len(ordered), 5)]
-    assert all(len({frozenset(pair) for pair in batch}) == 5 for batch in batches), "without replacement"
-
-
-def test_no_candidate_leaves_nothing_to_count():
-    latents = make_latents("vectors", 4)
-    method = make_method("ms_mix", similarity="cosine", delta=1.0)
-    mixed = run_method(method, latents, make_labels(4, 3.0))
-    assert not mixed.counted.any()
-    assert mixed.penalty > 0
 
 
 @pytest.mark.parametrize("n", [3, 5, 17, 64])
@@ -250,16 +206,10 @@ def test_attention_over_the_batch_ignores_padding():
 
 
 def test_heads_do_not_change_the_parameters():
-    counts = {
-        h: sum(p.numel() for p in IntensityPredictor(128, h, "tokens", 3.0).parameters())
-        for h in (1, 2, 4, 8)
-    }
-    assert set(counts.values()) == {49_921}
-    for width in (1, 7, 8, 9, 33):
-        shapes = [
-            [p.shape for p in IntensityPredictor(width, h, "tokens", 1.0).parameters()] for h in (1, 2, 4, 8)
-        ]
-        assert all(s == shapes[0] for s in shapes)
+    for width, count in ((128, 49_921), (1, 241), (9, 865)):
+        for heads in (1, 2, 4, 8):
+            predictor = IntensityPredictor(width, heads, "tokens", 3.0)
+            assert sum(p.numel() for p in predictor.parameters()) == count
 
 
 def test_with_one_token_the_heads_cannot_matter():
@@ -321,10 +271,6 @@ def test_alignment_penalty_is_the_kl_divergence(scale, n):
     wanted = sum(entropy(share(i), share(labels)) for i in intensities.values())
     made = alignment_penalty(intensities, labels, scale)
     assert abs(made.item() - wanted) < 1e-6
-    order = torch.randperm(n)
-    shuffled = alignment_penalty({m: i[order] for m, i in intensities.items()}, labels[order], scale)
-    torch.testing.assert_close(made, shuffled, atol=1e-6, rtol=1e-5)
-    assert alignment_penalty(dict.fromkeys(MODALITIES, -labels), labels, scale).abs() < 1e-6
 
 
 def test_the_penalty_is_weighed_and_switched():
@@ -335,9 +281,6 @@ def test_the_penalty_is_weighed_and_switched():
     torch.testing.assert_close(run_method(method, latents, labels).penalty, wanted)
     assert wanted > 0
     assert run_method(make_method("ms_mix", sal=False), latents, labels).penalty == 0
-    order = torch.randperm(6)
-    permuted = Latents({m: x[order] for m, x in latents.values.items()})
-    torch.testing.assert_close(run_method(method, permuted, labels[order]).penalty, wanted)
 
 
 @pytest.mark.parametrize("sig", [True, False])
@@ -356,11 +299,9 @@ def test_the_penalty_trains_predictors_and_encoders(kind, sig):
 @pytest.mark.parametrize("n", [2, 3, 4, 5])
 def test_the_eight_variants(switches, n):
     latents, labels = make_latents("sequences", n), make_labels(n, 1.0)
-    method = make_method(
-        "ms_mix", "sequences", 1.0, **dict(zip(("sass", "sig", "sal"), switches, strict=True))
-    )
-    mixed = run_method(method, latents, labels)
     sass, sig, sal = switches
+    method = make_method("ms_mix", "sequences", 1.0, sass=sass, sig=sig, sal=sal)
+    mixed = run_method(method, latents, labels)
     assert (mixed.counted is not None) == sass
     assert bool(mixed.penalty > 0) == sal
     assert any(w.requires_grad for w in mixed.weights.values()) == sig

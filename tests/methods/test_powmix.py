@@ -168,27 +168,3 @@ def test_mixed_examples_equal_a_loop(kind, n, switches, scale, dtype, seed):
     np.testing.assert_allclose(array(mixed.label_weights), wanted, atol=1e-5)
     made = slow_mix(array(labels), draw.arrays["indices"], wanted)
     np.testing.assert_allclose(array(mixed.labels), made, atol=3e-5)
-
-
-def test_reweighting_by_hand():
-    rows = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [3.0, 0.0]])  # mean (0.75, 0.25)
-    method = make_method("powmix", anisotropic=False)
-    draw = {"indices": torch.tensor([[0, 1], [0, 2]]), "weights": torch.tensor([[0.25, 0.75], [0.5, 0.5]])}
-    mixed = method(Latents(dict.fromkeys(MODALITIES, rows)), torch.tensor([2.0, -1.0, 0.0, 1.0]), draw)
-    norm = (0.75**2 + 0.25**2) ** 0.5
-    near, far = 0.75 / norm + 1e-3, 0.25 / norm + 1e-3
-    first = 0.25 * near / (0.25 * near + 0.75 * far)
-    second = near / (near + 1e-3)  # the other points away from the mean
-    wanted = torch.tensor([[first, 1 - first], [second, 1 - second]])
-    torch.testing.assert_close(mixed.weights["audio"], wanted)
-    torch.testing.assert_close(mixed.labels, torch.tensor([2 * first - (1 - first), 2 * second]))
-
-
-def test_labels_by_hand():
-    draw = {"indices": torch.tensor([[0, 1]])}
-    for m, share in zip(MODALITIES, (0.1, 0.4, 0.7), strict=True):
-        draw[m] = torch.tensor([[share, 1 - share]])
-    latents, labels = make_latents("vectors", 2), torch.tensor([1.0, 0.0])
-    for cross_modal, label in [(True, 0.4), (False, 0.1)]:
-        mixed = make_method("powmix", reweight=False, cross_modal_labels=cross_modal)(latents, labels, draw)
-        torch.testing.assert_close(mixed.labels, torch.tensor([label]))

@@ -15,10 +15,9 @@ import torch
 
 import harness.train.loop
 from backbones import BACKBONES
-from harness.matrix import RESULTS_VERSION, Cell
+from harness.matrix import RESULTS_VERSION
 from harness.train.arithmetic import set_arithmetic
-from methods import METHODS
-from tests.support.builders import make_dataset, make_sizes, small_backbone
+from tests.support.builders import make_dataset, make_sizes, small_cell
 from tests.support.paths import GOLDEN
 
 FOLDER = GOLDEN / "loss_traces"
@@ -33,24 +32,9 @@ SIZES = make_sizes()
 CPU = torch.device("cpu")
 
 
-def cell_of(backbone: str, method: str) -> Cell:
-    """The small cell whose losses are traced."""
-    return Cell(
-        dataset="toy",
-        metrics="mosi",
-        label_scale=SIZES.label_scale,
-        fingerprint="",
-        backbone=backbone,
-        backbone_settings=small_backbone(backbone, SIZES, **RULES).settings,
-        method=method,
-        method_settings=METHODS[method].Settings(),
-        seed=1,
-    )
-
-
 def trace(backbone: str, method: str, **changes) -> list[float]:
     """The loss that each step backpropagates, as `harness.train.loop` takes it; changes: of the cell."""
-    cell = dataclasses.replace(cell_of(backbone, method), **changes)
+    cell = dataclasses.replace(small_cell(backbone, method, rules=RULES), **changes)
     values, run_steps = [], harness.train.loop.run_steps
 
     def recorded(*arguments):
