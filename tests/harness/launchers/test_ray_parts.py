@@ -30,7 +30,7 @@ from tests.harness.train.test_checkpoint import DATASET, assert_same, make_cell
 @pytest.mark.parametrize(
     ("address", "sentence"),
     [
-        *((text, "give HOST:PORT of its head") for text in ("ray://h:1", "head", "head:", ":6379", "a b:1")),
+        *((text, "give HOST:PORT of") for text in ("ray://h:1", "head", "head:", ":6379", "a b:1", "a/b:1")),
         *((text, f"No Ray cluster answers at {text}: ") for text in ("127.0.0.1:1", "127.0.0.1:99999")),
     ],
 )

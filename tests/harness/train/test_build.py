@@ -52,8 +52,8 @@ def test_batches(clips, size, seed):
     made = batches(order, size)
     np.testing.assert_array_equal(np.concatenate(made), order)
     assert all(len(batch) == size for batch in made[:-1])
-    joined = size > 1 and clips % size == 1
-    assert clips == 1 or size == 1 or len(made[-1]) != 1
+    joined = size == 1 or clips % size == 1
+    assert clips == 1 or len(made[-1]) != 1
     assert 1 <= len(made[-1]) <= size + joined
 
 

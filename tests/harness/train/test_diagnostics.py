@@ -119,7 +119,8 @@ def test_opposite_signs_by_hand():
 @pytest.mark.parametrize("clips", [1, 3])
 def test_equal_or_single_clips_give_no_distance(clips):
     equal = Latents({"text": torch.ones(clips, 2)})
-    assert math.isnan(float(relative_distance(equal, equal, torch.ones(clips, dtype=torch.bool))))
+    elsewhere = Latents({"text": torch.zeros(clips, 2)})
+    assert math.isnan(float(relative_distance(elsewhere, equal, torch.ones(clips, dtype=torch.bool))))
 
 
 def test_copies_far_from_zero_are_at_no_distance():
