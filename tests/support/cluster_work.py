@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 import harness
-from harness.errors import UserError
 from harness.launchers.base import Job
 from harness.launchers.cluster import Cluster
 from harness.launchers.ray import RayLauncher
@@ -30,43 +29,26 @@ def see_gpus(job):
     return job.device, os.environ.get("CUDA_VISIBLE_DEVICES"), os.getpid()
 
 
-def drive_on_gpus(address, share):
-    """Run jobs on parts of GPUs; returns their results, and how many may be in flight."""
-    launcher = RayLauncher(None, see_gpus, Cluster(address, gpus_per_cell=share))
-    slots = launcher.slots
-    for k in range(slots):
-        launcher.submit(Job(k, "", "cpu"))
-    results = []
-    while len(results) < slots:
-        results += [outcome.result for outcome in launcher.wait(1.0)]
-    launcher.close()
-    return results, slots
-
-
-def drive(address, jobs, **paths):
-    """Run jobs that read; returns their results, and how often the driver put something in the store."""
+def drive(address, work, jobs=None, gpus_per_cell=None, **paths):
+    """Run jobs, as many as may be in flight or so many; returns results, slots, and puts into Ray's store."""
     import ray
 
     puts, put = [], ray.put
     ray.put = lambda value: puts.append(value) or put(value)
-    launcher = RayLauncher(None, read, Cluster(address))
-    waiting, results = [Job(k, device="cpu", **paths) for k in range(jobs)], []
-    while len(results) < jobs:
-        while waiting and jobs - len(waiting) - len(results) < launcher.slots:
+    launcher = RayLauncher(None, globals()[work], Cluster(address, gpus_per_cell=gpus_per_cell))
+    slots, results = launcher.slots, []
+    waiting = [Job(k, device="cpu", **{"data": "", **paths}) for k in range(jobs or slots)]
+    in_flight = 0
+    while waiting or in_flight:
+        while waiting and in_flight < launcher.slots:
             launcher.submit(waiting.pop())
+            in_flight += 1
         for outcome in launcher.wait(1.0):
             assert outcome.error is None, outcome
+            in_flight -= 1
             results.append(outcome.result)
     launcher.close()
-    return results, len(puts)
-
-
-def refusal(address, **asked):
-    """Why there is no launcher."""
-    try:
-        RayLauncher(None, read, Cluster(address, **asked))
-    except UserError as error:
-        return str(error)
+    return results, slots, len(puts)
 
 
 def in_a_process(function, *given, **named):

@@ -39,6 +39,22 @@ def loopback_only():
             assert libc.setns(before.fileno(), CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
 
 
+def names_of(mark):
+    """What the programs are called that carry a mark, by process."""
+    names = {}
+    for pid in marked_processes(mark):
+        with contextlib.suppress(OSError, IndexError):
+            title = Path(f"/proc/{pid}/cmdline").read_bytes().partition(b"\0")[0].decode()
+            names[pid] = Path(title).name.split()[0]
+    return names
+
+
+def kill_marked(mark):
+    for pid in marked_processes(mark):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
 class Cluster:
     """A cluster; each node is a group of processes that carry its own mark.
 
@@ -82,21 +98,13 @@ class Cluster:
         """Where a node keeps what was shipped to it: as if it had a disk of its own."""
         return self.folder / f"{node}-cache"
 
-    def workers(self, node, busy=True):
-        """The worker processes of a node, those alone that are at work on a cell."""
-        found = []
-        for pid in marked_processes(node):
-            with contextlib.suppress(OSError):
-                title = Path(f"/proc/{pid}/cmdline").read_bytes()
-                if title.startswith(b"ray::run" if busy else b"ray::"):
-                    found.append(pid)
-        return found
+    def workers(self, node):
+        """The worker processes of a node that are at work on a cell."""
+        return [pid for pid, name in names_of(node).items() if name.startswith("ray::run")]
 
     def lose(self, node):
         """A node goes without a word."""
-        for pid in marked_processes(node):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        kill_marked(node)
         self.nodes[node].wait()
         self.nodes[node].stdout.close()
 

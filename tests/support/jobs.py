@@ -19,10 +19,6 @@ def square(x):
     return x * x
 
 
-def nothing(_):
-    return None
-
-
 def fail(text):
     raise ValueError(text)
 
@@ -39,11 +35,9 @@ def chatter(size):
 
 
 def surroundings(_):
-    return os.getpid(), os.environ.get("OMP_NUM_THREADS"), os.environ.get("MKL_NUM_THREADS")
-
-
-def preloads(_):
-    return os.getpid(), list(PRELOADED)
+    """The process, its threads, and the processes that have preloaded it."""
+    threads = os.environ.get("OMP_NUM_THREADS"), os.environ.get("MKL_NUM_THREADS")
+    return os.getpid(), threads, list(PRELOADED)
 
 
 def interrupted(_):
@@ -59,38 +53,27 @@ def die(number):
 
 def die_with_heir(_):
     if os.fork() == 0:
-        for stream in (1, 2):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+        os.closerange(1, 3)  # else whoever reads the tests' output would wait for it
         time.sleep(20)
         os._exit(0)
     die(signal.SIGKILL)
-
-
-def sleep(duration_s):
-    time.sleep(duration_s)
-    return duration_s
 
 
 def unpicklable(_):
     return lambda: None
 
 
-def raise_interrupt(_):
-    raise KeyboardInterrupt
-
-
 class Treacherous:
     """Can be pickled, and raises wherever it is read."""
+
+    def __init__(self, _=None):
+        pass
 
     def __reduce__(self):
         return fail, ("cannot be read",)
 
 
-def treacherous(_):
-    return Treacherous()
-
-
-leave, exit_at_once, large = sys.exit, os._exit, bytes
+leave, exit_at_once, large, sleep = sys.exit, os._exit, bytes, time.sleep
 
 
 def preload():
@@ -108,26 +91,6 @@ def run(job):
 
 def job(name, argument=None):
     return Job((name, argument), "folder", "cpu")
-
-
-JOBS = [
-    *(job("square", x) for x in range(6)),
-    job("nothing"),
-    job("fail", "first line\nsecond line"),
-    job("fail", ""),
-    job("refuse", "No such thing."),
-    job("leave", 3),
-    job("leave", 0),
-    job("chatter", 200_000),
-]
-ERRORS = {
-    ("fail", "first line\nsecond line"): "ValueError: first line",
-    ("fail", ""): "ValueError",
-    ("refuse", "No such thing."): "No such thing.",
-    ("leave", 3): "SystemExit: 3",
-    ("leave", 0): "SystemExit: 0",
-}
-UNSENT = [Job(lambda: None, "", "cpu"), job("unpicklable"), job("treacherous"), Job(Treacherous(), "", "cpu")]
 
 
 def outcomes_of(launcher, jobs, limit_s=60.0):
@@ -149,28 +112,34 @@ def results_of(launcher, *jobs):
     return [outcome.result for outcome in outcomes_of(launcher, jobs)]
 
 
-def assert_as_inline(launcher, inline, seed=0):
-    """The same outcomes as inline, in whatever order; the driver gets back the very jobs it handed in."""
-    jobs = random.Random(seed).sample(JOBS, len(JOBS))
+def assert_outcomes(launcher, seed=0):
+    """Results and errors of jobs in some order, with the very jobs that were handed in."""
+    results = {**{("square", x): x * x for x in range(6)}, ("sleep", 0): None, ("chatter", 200_000): 200_000}
+    errors = {
+        ("fail", "first line\nsecond line"): "ValueError: first line",
+        ("fail", ""): "ValueError",
+        ("refuse", "No such thing."): "No such thing.",
+        ("leave", 0): "SystemExit: 0",
+    }
+    jobs = [job(*cell) for cell in (*results, *errors)]
+    random.Random(seed).shuffle(jobs)
     outcomes = outcomes_of(launcher, jobs)
-    mine, theirs = (
-        sorted((repr(o.job.cell), o.result, o.error, o.traceback is None) for o in some)
-        for some in (outcomes, outcomes_of(inline, JOBS))
-    )
-    assert mine == theirs
-    assert {o.job.cell: o.error for o in outcomes if o.error is not None} == ERRORS
-    assert all("Traceback" in o.traceback for o in outcomes if o.error)
-    assert all(any(o.job is j for j in jobs) for o in outcomes)
+    assert sorted(map(id, jobs)) == sorted(id(o.job) for o in outcomes)
+    assert {o.job.cell: o.result for o in outcomes if o.error is None} == results
+    assert {o.job.cell: o.error for o in outcomes if o.error is not None} == errors
+    assert all("Traceback" in o.traceback if o.error else o.traceback is None for o in outcomes)
 
 
 def assert_unsent(launcher):
     """What cannot be sent, in either direction, is the reason; other jobs go on."""
-    jobs = [*UNSENT, job("square", 2)]
-    errors = {next(k for k, j in enumerate(jobs) if j is o.job): o.error for o in outcomes_of(launcher, jobs)}
-    assert errors[0].startswith("the job cannot be sent to a worker: ")
+    jobs = [job("square", 2), job("unpicklable"), job("Treacherous")]
+    jobs += [Job(cell, "", "cpu") for cell in (Treacherous(), lambda: None)]
+    outcomes = outcomes_of(launcher, jobs)
+    errors = [next(o.error for o in outcomes if o.job is job) for job in jobs]
+    assert errors[0] is None
     assert errors[1].startswith("the result cannot be sent to the driver: ")
     assert errors[2] == errors[3] == "ValueError: cannot be read"
-    assert errors[4] is None
+    assert errors[4].startswith("the job cannot be sent to a worker: ")
 
 
 def eventually(find, limit_s=30.0):

@@ -26,21 +26,18 @@ METHODS = {"from_pretrained": ("trust_remote_code", "False")}
 def unsafe_loads(text):
     """What could load code in a source text: (function or class around it, what)."""
     tree = ast.parse(text)
-    names = imported(tree)
-    guarded, found = set(), []
-    for scope, node in scoped(tree):
+    names, guarded, findings = imported(tree), set(), set()
+    for scope, node in scoped(tree):  # calls come before what they call
+        name = full_name(getattr(node, "func", node), names)
         if isinstance(node, ast.Call):
-            wanted = GUARDED.get(full_name(node.func, names), METHODS.get(getattr(node.func, "attr", "")))
-            if wanted and any(
-                k.arg == wanted[0] and ast.unparse(k.value) == wanted[1] for k in node.keywords
-            ):
-                guarded.add(id(node.func))
-            elif wanted:
-                found.append((scope, full_name(node.func, names) or ast.unparse(node.func)))
-    for scope, node in scoped(tree):
-        if isinstance(node, ast.Attribute | ast.Name) and id(node) not in guarded and dangerous(node, names):
-            found.append((scope, full_name(node, names)))
-    return sorted(set(found))
+            guard = GUARDED.get(name, METHODS.get(getattr(node.func, "attr", "")))
+            if guard and guard not in {(k.arg, ast.unparse(k.value)) for k in node.keywords}:
+                findings.add((scope, name or ast.unparse(node.func)))
+            elif guard:
+                guarded.add(node.func)
+        elif node not in guarded and dangerous(node, name, names):
+            findings.add((scope, name))
+    return sorted(findings)
 
 
 def imported(tree):
@@ -49,9 +46,8 @@ def imported(tree):
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
-                names[alias.asname or alias.name.partition(".")[0]] = (
-                    alias.name if alias.asname else alias.name.partition(".")[0]
-                )
+                top = alias.name.partition(".")[0]
+                names[alias.asname or top] = alias.name if alias.asname else top
         elif isinstance(node, ast.ImportFrom) and not node.level:
             names |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
     return names
@@ -77,8 +73,7 @@ def full_name(node, names):
     return ""
 
 
-def dangerous(node, names):
-    name = full_name(node, names)
+def dangerous(node, name, names):
     if isinstance(node, ast.Name) and node.id not in names:
         return name in FUNCTIONS
     loads = name.partition(".")[0] in MODULES and "." in name and name not in HARMLESS

@@ -14,30 +14,21 @@ from pathlib import Path
 import pytest
 
 from harness.launchers import cluster as ray_cluster
-from harness.launchers.choose import make_launcher
 from harness.launchers.ray import RayLauncher
 from harness.tracking.tracker import Tracker
 from tests.support.cluster_work import in_a_process
-from tests.support.clusters import Cluster, loopback_only
+from tests.support.clusters import Cluster, kill_marked, loopback_only, names_of
 from tests.support.driving import (
     CELLS,
     MARK,
     assert_each_cell_once,
     finish,
     kill,
-    marked_processes,
     run,
     start,
     wait_for_cells,
 )
-from tests.support.jobs import (
-    assert_as_inline,
-    assert_unsent,
-    eventually,
-    job,
-    outcomes_of,
-    results_of,
-)
+from tests.support.jobs import assert_outcomes, assert_unsent, eventually, job, outcomes_of, results_of
 from tests.support.jobs import run as run_job
 from tests.support.paths import ROOT
 from tests.support.postgres import Server
@@ -47,7 +38,7 @@ from tests.sweeps.test_sweeps_slow import SLOWER, begin, wait_for_trials
 pytestmark = pytest.mark.slow
 LONGER = ["train.max_epochs=15", "train.patience=15"]  # to be met in mid-training
 FEWER, FEW = ["methods=[none,ms_mix]"], 8
-STORES = ("tracking.uri", "ledger.uri", "sweep.storage")
+SERVING = ("raylet", "gcs_server", "ray::run", "ray::IDLE")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -63,12 +54,15 @@ def undisturbed(train_study):
     return train_study(*LONGER)
 
 
+def new_cluster(name, folder, **options):
+    return contextlib.closing(Cluster(f"cluster-{os.getpid()}-{name}", folder, **options))
+
+
 @pytest.fixture
 def cluster(request, tmp_path):
     """Two nodes with a core each."""
-    made = Cluster(f"cluster-{os.getpid()}-{request.node.name[:40]}", tmp_path)
-    yield made
-    made.close()
+    with new_cluster(request.node.name[:40], tmp_path) as made:
+        yield made
 
 
 def begin_study(var, mark, cluster, *more, **environment):
@@ -82,24 +76,11 @@ def assert_once(var):
     assert len(cells) == len(set(cells)) == FEW
 
 
-def names_of(mark):
-    """What the programs are called that carry a mark."""
-    found = set()
-    for pid in marked_processes(mark):
-        with contextlib.suppress(OSError):
-            title = Path(f"/proc/{pid}/cmdline").read_bytes().partition(b"\0")[0].decode()
-            found.add(Path(title).name.split()[0] if title.split() else "")
-    return found
-
-
 def listening():
     """Addresses at which anything listens in this network."""
     lines = subprocess.run(["ss", "-Htunl"], capture_output=True, text=True, check=True).stdout.splitlines()
     hosts = [line.split()[4].rpartition(":")[0].strip("[]").removeprefix("::ffff:") for line in lines]
     return [ipaddress.ip_address(host) for host in hosts]
-
-
-# Studies
 
 
 def test_a_worker_is_killed_and_a_node_is_lost_in_mid_matrix(var_dir, undisturbed, cluster):
@@ -158,10 +139,9 @@ def test_a_local_cluster_ends_with_its_driver_and_listens_on_the_loopback_alone(
     driver.wait()
     driver.stdout.close()
     try:
-        eventually(lambda: not names_of("first") & {"raylet", "gcs_server", "ray::run", "ray::IDLE"})
+        eventually(lambda: not any(n.startswith(SERVING) for n in names_of("first").values()))
     finally:
-        for pid in marked_processes("first"):  # Ray's agents may stay, which serve nobody any more.
-            os.kill(pid, signal.SIGKILL)
+        kill_marked("first")  # Ray's agents may stay, which serve nobody any more.
     finish(start(var_dir, "second", "launcher=ray", *LONGER, *FEWER, **home), "second")
     assert_once(var_dir)
     assert not (tmp_path / ".ray").exists(), "its token is of one run"
@@ -169,8 +149,7 @@ def test_a_local_cluster_ends_with_its_driver_and_listens_on_the_loopback_alone(
 
 def test_only_who_has_the_token_may_use_a_cluster(var_dir, tmp_path):
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 64}
-    cluster = Cluster(f"cluster-{os.getpid()}-token", tmp_path, nodes=1, **token)
-    try:
+    with new_cluster("token", tmp_path, nodes=1, **token) as cluster:
         for wrong in ({"RAY_AUTH_TOKEN": "b" * 64}, {"HOME": str(tmp_path)}):
             driver = begin_study(var_dir, "wrong", cluster, RAY_AUTH_MODE="token", **wrong)
             said = finish(driver, "wrong", status=2)
@@ -178,40 +157,26 @@ def test_only_who_has_the_token_may_use_a_cluster(var_dir, tmp_path):
             assert "RAY_AUTH_TOKEN" in said
             assert "b" * 64 not in said
         assert "a" * 64 not in finish(begin_study(var_dir, "right", cluster, *FEWER, **token), "right")
-        assert_once(var_dir)
-    finally:
-        cluster.close()
+    assert_once(var_dir)
 
 
 def test_a_sweep_with_everything_in_postgres_and_its_driver_killed(var_dir, tmp_path, new_var, cluster):
     """Optuna, ledger and MLflow; the server is in the same network."""
     undisturbed = new_var(tmp_path / "undisturbed")
     assert sweep(undisturbed, *SLOWER, "report=false") == 0
-    server = Server()
-    try:
+    with contextlib.closing(Server()) as server:
         uri = server.create()
-        place = ["launcher=ray", f"launcher.address={cluster.address}", *(f"{k}={uri}" for k in STORES)]
+        stores = [f"{name}={uri}" for name in ("tracking.uri", "ledger.uri", "sweep.storage")]
+        place = ["launcher=ray", f"launcher.address={cluster.address}", *stores]
         driver = begin(var_dir, "sweep", *place, jobs="null")
         said = wait_for_trials(driver, 3)
         kill(driver, "sweep")
         said += finish(begin(var_dir, "sweep", *place, jobs="null"), "sweep")
         assert_each_trial_once(var_dir, undisturbed, uri=uri, storage=uri)
         assert "s3cret" not in said
-    finally:
-        server.close()
-
-
-def readme_commands():
-    """The marked blocks of the page on clusters, line by line."""
-    text = (ROOT / "harness" / "launchers" / "README.md").read_text()
-    blocks = re.findall(
-        r"<!-- run by tests/harness/launchers/test_ray.py -->\n```sh\n(.*?)```", text, re.DOTALL
-    )
-    return [line for block in blocks for line in block.splitlines()]
 
 
 def test_the_readmes_way_to_a_cluster(var_dir, tmp_path, network):
-    """Each command as it stands, small settings added; both nodes are this machine."""
     if not network:
         pytest.skip("no right to make a network namespace")
     server, mark = Server(), f"readme-{os.getpid()}"
@@ -220,7 +185,11 @@ def test_the_readmes_way_to_a_cluster(var_dir, tmp_path, network):
     environment = {**os.environ, **places, MARK: mark, "PATH": path}
     small = [*SMALL, "backbones=[lmf]", "train.max_epochs=1", f"var_dir={var_dir}"]
     try:
-        commands = readme_commands()
+        mark_of_blocks = "<!-- run by tests/harness/launchers/test_ray.py -->\n```sh\n(.*?)```"
+        blocks = re.findall(
+            mark_of_blocks, (ROOT / "harness" / "launchers" / "README.md").read_text(), re.DOTALL
+        )
+        commands = "".join(blocks).splitlines()
         assert len(commands) == 7
         for line in commands:
             program, *arguments = shlex.split(string.Template(line).substitute(environment))
@@ -240,12 +209,8 @@ def test_the_readmes_way_to_a_cluster(var_dir, tmp_path, network):
         assert (var_dir / "reports" / "big" / "index.html").exists()
         assert all(address.is_loopback for address in listening())
     finally:
-        for pid in marked_processes(mark):
-            os.kill(pid, signal.SIGKILL)
+        kill_marked(mark)
         server.close()
-
-
-# The launcher
 
 
 @pytest.fixture(scope="module")
@@ -257,37 +222,28 @@ def local(network):
 
 
 def test_the_same_outcomes_as_inline(local):
-    assert_as_inline(local, make_launcher("inline", 1, run_job))
-
-
-def test_large_results_and_what_cannot_be_sent(local):
-    assert len(results_of(local, job("large", 20_000_000))[0]) == 20_000_000
+    assert_outcomes(local)
     assert_unsent(local)
+    assert len(results_of(local, job("large", 20_000_000))[0]) == 20_000_000
 
 
-def test_a_worker_that_always_dies_costs_only_its_cell(local):
+def test_a_worker_that_always_dies_and_an_error_on_the_device_cost_only_their_cells(local):
     jobs = [job("die", signal.SIGKILL), *(job("square", x) for x in range(4))]
     outcomes = outcomes_of(local, jobs)
     [dead] = [o for o in outcomes if o.error]
     assert dead.job is jobs[0]
     assert re.match(r"worker died \(\w+", dead.error)
     assert sorted(o.result for o in outcomes if not o.error) == [0, 1, 4, 9]
-
-
-def test_after_an_error_on_the_device_the_worker_is_replaced(local):
     broken = outcomes_of(local, [job("fail", "CUDA error: an illegal memory access")] * 4)
     assert {o.error for o in broken} == {"ValueError: CUDA error: an illegal memory access"}
     assert [o.error for o in outcomes_of(local, [job("square", 2)] * 4)] == [None] * 4
 
 
-def test_workers_have_one_thread_and_preload_once(local):
-    assert {tuple(threads) for _, *threads in results_of(local, *[job("surroundings")] * 4)} == {("1", "1")}
-    assert all(pids == [pid] for pid, pids in results_of(local, *[job("preloads")] * 6))
-
-
 def test_what_a_local_cluster_says_and_leaves_alone(local):
     from ray._common.usage import usage_lib
 
+    for pid, threads, preloaded in results_of(local, *[job("surroundings")] * 6):
+        assert (threads, preloaded) == (("1", "1"), [pid])
     assert local.wait(0.01) == []
     assert local.slots == 4, "two run and two wait"
     assert local.device == "cpu"
@@ -296,11 +252,11 @@ def test_what_a_local_cluster_says_and_leaves_alone(local):
 
 
 def test_what_a_job_reads_and_the_code_go_to_each_node_once(cluster, tmp_path):
+    paths = {"data": str(tmp_path / "folder"), "truth": str(tmp_path / "truth.npz")}
     (tmp_path / "folder" / "deep").mkdir(parents=True)
     (tmp_path / "folder" / "deep" / "file").write_text("content")
     (tmp_path / "truth.npz").write_text("truth")
-    paths = {"data": str(tmp_path / "folder"), "truth": str(tmp_path / "truth.npz")}
-    results, puts = in_a_process("drive", cluster.address, 20, **paths)
+    results, _, puts = in_a_process("drive", cluster.address, "read", 20, **paths)
     assert puts == 2, "a folder and a file, for twenty jobs"
     assert all(found == ["content", "truth", None] for _, found, _ in results)
     places = {place for place, _, _ in results}
@@ -310,19 +266,9 @@ def test_what_a_job_reads_and_the_code_go_to_each_node_once(cluster, tmp_path):
 
 def test_cells_share_gpus(tmp_path):
     """Ray believes the number that a node is started with; nothing is computed on them."""
-    cluster = Cluster(f"cluster-{os.getpid()}-gpus", tmp_path, nodes=1, cpus=8, gpus=2)
-    try:
-        results, slots = in_a_process("drive_on_gpus", cluster.address, 0.5)
-    finally:
-        cluster.close()
+    with new_cluster("gpus", tmp_path, nodes=1, cpus=8, gpus=2) as cluster:
+        results, slots, _ = in_a_process("drive", cluster.address, "see_gpus", gpus_per_cell=0.5)
     assert slots == 2 * 4, "two run on each GPU, and as many wait"
     assert {device for device, _, _ in results} == {"cuda"}
     assert {gpu for _, gpu, _ in results} == {"0", "1"}
     assert len({pid for *_, pid in results}) == 4, "workers live over many jobs on GPUs too"
-
-
-def test_a_cluster_without_room_or_gpu_says_so(cluster):
-    refused = in_a_process("refusal", cluster.address, cpus_per_cell=2)
-    assert "which takes 2 CPU; ask for less with cell.threads=N" in refused
-    refused = in_a_process("refusal", cluster.address, device="cuda")
-    assert refused.startswith("device=cuda was asked for, but the Ray cluster has no GPU;")

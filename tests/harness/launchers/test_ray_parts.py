@@ -5,7 +5,7 @@ import pickle
 import signal
 import sys
 import threading
-import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,21 +22,15 @@ from harness.launchers.base import Job, Outcome
 from harness.launchers.cluster import Cluster, places
 from harness.launchers.job import run_job
 from harness.launchers.ray import RayLauncher
-from harness.launchers.ray_task import REFUSED
 from harness.launchers.shipping import node_cache, read_parcel, write_parcel
 from harness.launchers.worker import from_bytes, name_of, to_bytes
 from tests.harness.train.test_checkpoint import DATASET, assert_same, make_cell
-
-# Requests
-
-
-NO_ADDRESS = "is no address of a Ray cluster; give HOST:PORT of its head"
 
 
 @pytest.mark.parametrize(
     ("address", "sentence"),
     [
-        *((text, NO_ADDRESS) for text in ("ray://h:1", "head", "head:", ":6379", "http://h:1", "a b:1", "")),
+        *((text, "give HOST:PORT of") for text in ("ray://h:1", "head", "head:", ":6379", "a b:1", "a/b:1")),
         *((text, f"No Ray cluster answers at {text}: ") for text in ("127.0.0.1:1", "127.0.0.1:99999")),
     ],
 )
@@ -48,53 +42,39 @@ def test_where_nobody_answers(address, sentence):
 def test_without_the_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    with pytest.raises(
-        UserError, match=r"needs the package ray; install it with pip install 'msa-mixup-bench\[ray\]'"
-    ):
+    sentence = r"needs the package ray; install it with pip install 'msa-mixup-bench\[ray\]'"
+    with pytest.raises(UserError, match=sentence):
         RayLauncher(1, run_job, Cluster())
-
-
-PART = "must be a part of one GPU above 0, or whole ones"
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (
-            ["address=h:1", "processes"],
-            "launcher.address is a setting of launcher=ray, not of launcher=processes.",
-        ),
-        (["gpus_per_cell=1", "inline"], "launcher.gpus_per_cell is a setting of launcher=ray"),
-        (["gpus_per_cell=0", "ray"], PART),
-        (["gpus_per_cell=1.5", "ray"], PART),
-        (["gpus_per_cell=0.5", "ray", "jobs_per_gpu=2"], "say the same; give one of them"),
-        (["max_retries=-1", "ray"], "launcher.max_retries must be at least 0, got -1."),
-        (["adress=h:1", "ray"], "Did you mean 'launcher.address'?"),
-        (["max_retries=1", "ray", "device=gpu"], "Unknown device 'gpu'"),
-        (["address=nowhere", "ray"], "launcher.address='nowhere' is no address"),
+        ("processes address=h:1", "address is a setting of launcher=ray, not of launcher=processes."),
+        ("inline gpus_per_cell=1", "gpus_per_cell is a setting of launcher=ray, not of launcher=inline."),
+        *((f"ray gpus_per_cell={x}", "must be a part of one GPU above 0, or whole ones") for x in (0, 1.5)),
+        ("ray gpus_per_cell=0.5 jobs_per_gpu=2", "say the same; give one of them"),
+        ("ray max_retries=-1", "launcher.max_retries must be at least 0, got -1."),
+        ("ray adress=h:1", "Did you mean 'launcher.address'?"),
+        ("ray max_retries=1 device=gpu", "Unknown device 'gpu'"),
+        ("ray address=nowhere", "launcher.address='nowhere' is no address of a Ray cluster"),
     ],
 )
 def test_requests_that_make_no_sense(arguments, sentence, var_dir, capsys):
     small = ["datasets=[synthetic_mosi]", "dataset.synthetic_mosi.clips=30", f"var_dir={var_dir}", "study=s"]
-    setting, launcher, *more = arguments
+    launcher, setting, *more = arguments.split()
     assert main([*small, f"launcher={launcher}", f"launcher.{setting}", *more]) == 2
-    error = capsys.readouterr().err
-    assert all(part in error for part in sentence.split("|"))
-
-
-# Places
+    assert sentence in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("node", "cpus", "gpus", "expected"),
     [
-        ({"CPU": 8.0}, 1, 0.0, 8),
         ({"CPU": 8.0}, 3, 0.0, 2),
         ({"CPU": 8.0}, 1, 1.0, 0),
-        ({"CPU": 8.0, "GPU": 2.0}, 1, 0.25, 8),
         ({"CPU": 8.0, "GPU": 2.0}, 1, 0.4, 4),
+        ({"CPU": 8.0, "GPU": 2.0}, 1, 0.1, 8),
         ({"CPU": 64.0, "GPU": 2.0}, 1, 0.1, 20),
-        ({"CPU": 8.0, "GPU": 4.0}, 1, 2.0, 2),
         ({"CPU": 8.0, "GPU": 3.0}, 1, 2.0, 1),
         ({"GPU": 4.0}, 1, 1.0, 0),
         ({}, 1, 0.0, 0),
@@ -104,25 +84,22 @@ def test_places(node, cpus, gpus, expected):
     assert places(node, cpus, gpus) == expected
 
 
-# The driver's side, on a Ray that is not there
-
-
 class NoRay:
     """What `RayLauncher` calls, in memory: nodes without room, tasks that end when told."""
 
-    def __init__(self, room=1.0):
-        self.room, self.sent, self.results = room, [], {}
+    def __init__(self):
+        self.room, self.sent, self.results, self.left = 1, [], {}, False
 
-    def launcher(self, monkeypatch):
+    def launcher(self, monkeypatch, device="cpu", **settings):
         monkeypatch.setattr("harness.launchers.ray.connect", lambda *_: self)
         monkeypatch.setattr("harness.launchers.ray.connection_error", lambda address: None)
-        return RayLauncher(None, run_job, Cluster(address="h:1", device="cpu"))
+        return RayLauncher(None, run_job, Cluster("h:1", device, **settings))
 
     def get_runtime_context(self):
         return SimpleNamespace(gcs_address="h:1")
 
     def cluster_resources(self):
-        return {"CPU": self.room}
+        return {"CPU": float(self.room)}
 
     def nodes(self):
         return [{"Alive": True, "Resources": self.cluster_resources()}]
@@ -140,7 +117,21 @@ class NoRay:
         return parcel
 
     def shutdown(self):
-        pass
+        self.left = True
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"cpus_per_cell": 2}, "which takes 2 CPU; ask for less with cell.threads=N"),
+        ({"device": "cuda"}, "^device=cuda was asked for, but the Ray cluster has no GPU;"),
+    ],
+)
+def test_a_cluster_without_room_or_gpu_says_so_and_is_left(settings, reason, monkeypatch):
+    ray = NoRay()
+    with pytest.raises(UserError, match=reason):
+        ray.launcher(monkeypatch, **settings)
+    assert ray.left
 
 
 def test_workers_on_the_drivers_disk_write_checkpoints_there(monkeypatch, tmp_path):
@@ -155,17 +146,13 @@ def test_workers_on_the_drivers_disk_write_checkpoints_there(monkeypatch, tmp_pa
 
 
 def test_a_cluster_that_has_lost_all_room_is_not_waited_for_for_ever(monkeypatch):
-    ray = NoRay()
+    ray, clock = NoRay(), SimpleNamespace(now=0.0, sleep=lambda duration_s: None)
+    clock.monotonic = lambda: clock.now
+    monkeypatch.setattr("harness.launchers.ray.time", clock)
     launcher = ray.launcher(monkeypatch)
-    monkeypatch.setattr("harness.launchers.ray.LOOK_S", 0.0)
-    monkeypatch.setattr("harness.launchers.ray.ROOMLESS_S", 0.2)
-    for room in (1.0, 0.0, 1.0):
-        ray.room = room
-        time.sleep(0.15)
+    for clock.now, ray.room in ((5.0, 0), (300.0, 0), (305.0, 1), (310.0, 0), (610.0, 0), (614.9, 0)):
         assert launcher.wait(0) == []
-    ray.room = 0.0
-    launcher.wait(0)
-    time.sleep(0.3)
+    clock.now = 615.0
     with pytest.raises(StoreError, match="no node of the Ray cluster at h:1 has had room for a cell"):
         launcher.wait(0)
 
@@ -186,20 +173,14 @@ def test_an_interrupt_while_results_are_fetched_loses_none(monkeypatch):
 
 
 def test_an_end_that_ray_decides_while_it_starts_is_an_interrupt(monkeypatch):
-    """Its own handler of SIGTERM calls sys.exit, with no word for anybody."""
     monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=lambda **how: sys.exit(15)))
     with pytest.raises(KeyboardInterrupt):
         RayLauncher(1, run_job, Cluster())
 
 
-# Parcels
-
-NAMES = st.lists(
-    st.text("abé .", min_size=1, max_size=4).filter(lambda t: t.strip(" .")), min_size=1, max_size=3
-)
-FOLDERS = st.dictionaries(
-    NAMES.map("/".join).map(lambda t: f"{t}.f"), st.binary(max_size=50), min_size=1, max_size=5
-)
+TEXTS = st.text("abé .", min_size=1, max_size=4).filter(lambda text: text.strip(" ."))
+NAMES = st.lists(TEXTS, min_size=1, max_size=3).map(lambda parts: f"{'/'.join(parts)}.f")
+FOLDERS = st.dictionaries(NAMES, st.binary(max_size=50), min_size=1, max_size=5)
 
 
 def write(folder: Path, files):
@@ -245,22 +226,14 @@ def test_keys_tell_names_and_contents_apart(tmp_path):
 
 def test_workers_of_a_node_that_begin_at_once_share_one_copy(tmp_path):
     parcel = read_parcel(write(tmp_path / "folder", {"x": bytes(10**6)}))
-    threads = [threading.Thread(target=write_parcel, args=(parcel, tmp_path / "cache")) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(write_parcel, [parcel] * 8, [tmp_path / "cache"] * 8))
     assert [p.name for p in (tmp_path / "cache").iterdir() if not p.name.startswith(".")] == [parcel.key]
 
 
-def test_the_cache_of_a_node(monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
-    assert node_cache() == Path("/somewhere/msa-mixup-bench")
-    monkeypatch.delenv("XDG_CACHE_HOME")
+def test_the_cache_of_a_node_is_in_its_home(monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     assert node_cache() == Path.home() / ".cache" / "msa-mixup-bench"
-
-
-# In a worker
 
 
 @pytest.fixture
@@ -278,7 +251,7 @@ def do(work, job, checkpoint=None, **parcels):
     """The outcome of a task, as the driver reads it, and the checkpoint that comes with it."""
     task = (name_of(work), pickle.dumps(job), checkpoint, tuple(parcels), *parcels.values())
     answer, left = ray_task.run(*task)
-    return answer if answer == REFUSED else from_bytes(answer, job), left
+    return answer if answer == ray_task.REFUSED else from_bytes(answer, job), left
 
 
 def fail_on_device(job):
@@ -288,7 +261,7 @@ def fail_on_device(job):
 def test_a_worker_with_a_broken_device_refuses_jobs_and_leaves(worker):
     outcome, _ = do(fail_on_device, Job("x", "", "cpu"))
     assert outcome.error == "RuntimeError: CUDA error: out of memory"
-    assert do(fail_on_device, Job("x", "", "cpu")) == (REFUSED, None)
+    assert do(fail_on_device, Job("x", "", "cpu")) == (ray_task.REFUSED, None)
     for thread in threading.enumerate():
         if isinstance(thread, threading.Timer):
             thread.join()
@@ -304,12 +277,12 @@ def test_a_job_reads_what_was_shipped(worker, tmp_path, monkeypatch):
     parcel = read_parcel(write(tmp_path / "folder", {"x": b"here"}))
     outcome, checkpoint = do(data_of, Job("x", "/only/at/the/driver", "cpu", truth="/t"), data=parcel)
     place, content, truth = outcome.result
-    assert place.startswith(str(tmp_path / "node"))
+    assert place.startswith(str(tmp_path / "node" / "msa-mixup-bench"))
     assert (content, truth, checkpoint) == (b"here", "/t", None)
 
 
 def test_a_paused_training_goes_on_from_its_checkpoint_on_another_node(worker, tmp_path):
-    """The driver's disk is out of reach: the checkpoint goes with the answer and comes with the job."""
+    """Where the driver's disk is out of reach, it goes with the answer and comes with the job."""
     save_dataset(DATASET, tmp_path / "data")
     far = tmp_path / "not" / "here" / "cell.npz"
     job = Job(make_cell(), str(tmp_path / "data"), "cpu", checkpoint=str(far))
@@ -323,13 +296,7 @@ def test_a_paused_training_goes_on_from_its_checkpoint_on_another_node(worker, t
     assert_same(resumed.result, whole)
     again, _ = do(run_job, job, b"no checkpoint at all")
     assert_same(again.result, whole)  # a bad one costs only time
-
-
-def test_a_checkpoint_stays_where_the_driver_looks_for_it(worker, tmp_path):
-    save_dataset(DATASET, tmp_path / "data")
     near = tmp_path / "cell.npz"
-    job = Job(make_cell(), str(tmp_path / "data"), "cpu", checkpoint=str(near), pause_after=2)
-    outcome, checkpoint = do(run_job, job)
-    assert outcome.result.status == "paused"
-    assert checkpoint is None
-    assert near.exists()
+    outcome, checkpoint = do(run_job, replace(job, checkpoint=str(near), pause_after=2))
+    assert (outcome.result.status, checkpoint) == ("paused", None)
+    assert near.exists(), "where the driver looks for it"

@@ -1,7 +1,6 @@
 """The checkpoint's file: states survive bit for bit, and no file can do harm."""
 
 import errno
-import io
 import json
 import logging
 import os
@@ -17,10 +16,8 @@ from hypothesis import strategies as st
 
 from harness.files import remove_files_of
 from harness.train import checkpoint as module
-from harness.train.checkpoint import Checkpoint, deserialize, serialize
+from harness.train.checkpoint import Checkpoint, serialize
 from tests.support.builders import same_bits
-
-# States
 
 
 def tensors():
@@ -41,20 +38,14 @@ def tensors():
     return made
 
 
-leaves = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(-(2**70), 2**70),
-    st.floats(),
-    st.text(max_size=4),
-    st.sampled_from(list(tensors().values())),
-)
+plain = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=4)
+keys = st.text(max_size=4) | st.integers()
 states = st.recursive(
-    leaves,
+    plain | st.sampled_from(list(tensors().values())),
     lambda inner: st.one_of(
         st.lists(inner, max_size=3),
         st.lists(inner, max_size=3).map(tuple),
-        st.dictionaries(st.one_of(st.text(max_size=4), st.integers()), inner, max_size=3),
+        st.dictionaries(keys, inner, max_size=3),
     ),
     max_leaves=12,
 )
@@ -73,24 +64,16 @@ def test_every_kind_of_tensor_survives_bit_for_bit(tmp_path):
     assert not same_bits(found | {"scalar": torch.tensor(7.5)}, given)
 
 
-@settings(deadline=None, max_examples=60)
-@given(states)
-def test_states_survive_bit_for_bit(state):
-    arrays = {}
-    text = json.dumps(serialize(state, arrays))
-    file = io.BytesIO()
-    np.savez(file, **arrays)
-    file.seek(0)
-    assert same_bits(deserialize(json.loads(text), np.load(file, allow_pickle=False)), state)
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(state=states)
+def test_states_survive_bit_for_bit(state, tmp_path):
+    assert same_bits(saved(tmp_path / "c.npz", state).load(), state)
 
 
 def test_what_is_neither_plain_nor_a_tensor_is_refused():
     for value in (object(), {1}, np.zeros(3), b"bytes"):
         with pytest.raises(TypeError, match="cannot hold"):
             serialize({"x": [value]}, {})
-
-
-# What is read
 
 
 SMALL = {"w": torch.arange(5.0), "step": torch.tensor(3.0), "curves": {"loss": [0.1, 0.2]}}
@@ -130,28 +113,27 @@ class Payload:
         return os.mkdir, (str(self.mark),)
 
 
-def hostile_files(mark, identity):
-    """Files of the right name that carry code."""
+def write_hostile(kind, path, mark):
+    """A file of the right name that carries code."""
     objects = np.empty(1, object)
     objects[0] = Payload(mark)
-    text = json.dumps({"identity": identity, "state": {"tensor": ["tensor0", "float32", [1]]}}).encode()
-    text = np.frombuffer(text, np.uint8)
-    made = {}
-    for name, arrays in {"text": {"text": objects}, "tensor": {"text": text, "tensor0": objects}}.items():
-        file = io.BytesIO()
-        np.savez(file, **arrays)
-        made[name] = file.getvalue()
-    file = io.BytesIO()
-    np.save(file, objects)
-    made["npy"] = file.getvalue()
-    made["pickle"] = pickle.dumps(Payload(mark))
-    return made
+    state = {"tensor": ["tensor0", "float32", [1]]}
+    text = json.dumps({"identity": {"format": str(module.FORMAT)}, "state": state}).encode()
+    with path.open("wb") as file:
+        if kind == "text":
+            np.savez(file, text=objects)
+        elif kind == "tensor":
+            np.savez(file, text=np.frombuffer(text, np.uint8), tensor0=objects)
+        elif kind == "npy":
+            np.save(file, objects)
+        else:
+            pickle.dump(Payload(mark), file)
 
 
 @pytest.mark.parametrize("kind", ["text", "tensor", "npy", "pickle"])
 def test_no_file_can_bring_code(kind, tmp_path, caplog):
     checkpoint, mark = Checkpoint(tmp_path / "c.npz", 0, {}), tmp_path / "executed"
-    checkpoint.path.write_bytes(hostile_files(mark, checkpoint.identity)[kind])
+    write_hostile(kind, checkpoint.path, mark)
     assert checkpoint.load() is None
     assert not mark.exists()
     assert "is ignored" in caplog.text
@@ -162,25 +144,20 @@ def test_no_file_can_bring_code(kind, tmp_path, caplog):
     assert mark.exists()
 
 
-# What is written
-
-
-@pytest.mark.parametrize("broken", ["savez", "fsync", "replace", "mkdir"])
+@pytest.mark.parametrize("broken", ["fsync", "replace", "mkdir"])
 def test_a_write_that_fails_leaves_the_file_before(broken, tmp_path, caplog, monkeypatch):
     path = tmp_path / "c.npz"
     checkpoint = saved(path, SMALL)
 
     def fail(*given, **more):
-        if broken == "savez":
-            given[0].write(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    owner = {"savez": np, "fsync": os}.get(broken, type(path))
+    owner = os if broken == "fsync" else type(path)
     with monkeypatch.context() as patched:
         patched.setattr(owner, broken, fail)
         for _ in range(3):
             checkpoint.save({"w": torch.zeros(2)})
-    assert caplog.text.count("No space left on device") == 1
+    assert caplog.text.count("the training goes on without: [Errno 28] No space left on device") == 1
     assert [p.name for p in tmp_path.iterdir()] == ["c.npz"]
     assert same_bits(checkpoint.load(), SMALL)
     checkpoint.save({"w": torch.zeros(2)})
@@ -231,7 +208,6 @@ def test_it_is_due_when_the_time_has_passed_since_the_last_write(tmp_path, monke
     assert checkpoint.due()
     assert not never.due()
     checkpoint.save(SMALL)
-    assert not checkpoint.due()
     now = 119.0
     assert not checkpoint.due()
     now = 120.0

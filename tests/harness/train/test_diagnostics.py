@@ -10,7 +10,6 @@ import torch
 
 from backbones.batch import Latents
 from harness.train.diagnostics import QUANTILES, Diagnostics, opposite_share, relative_distance
-from methods.base import mix
 from tests.support.builders import (
     KINDS,
     MIXING,
@@ -110,27 +109,18 @@ def test_nothing_mixed_is_nothing_said():
     assert math.isnan(found["mix_distance"])
 
 
-def test_signs_by_hand():
-    labels = torch.tensor([[1.0, -1.0], [2.0, 1.0], [0.0, -2.0], [-1.0, -0.5]])
-    both = torch.ones(4, 2, dtype=torch.bool)
-    assert opposite_share(labels, both).tolist() == [1, 0, 0, 0]
-    four, present = torch.tensor([[1.0, 2.0, -1.0, 0.0]]), torch.ones(1, 4, dtype=torch.bool)
-    assert opposite_share(four, present).tolist() == [pytest.approx(2 / 6)]
-    present[0, 1] = False
-    assert opposite_share(four, present).tolist() == [pytest.approx(1 / 3)]
-    assert opposite_share(torch.tensor([[1.0]]), torch.tensor([[True]])).tolist() == [0]
+def test_opposite_signs_by_hand():
+    """A zero has no sign; members without weight and single ones form no pairs."""
+    labels = torch.tensor([[1.0, -1.0, 3.0], [0.0, -2.0, 1.0], [-1.0, -0.5, 0.0], [1.0, 9.0, 9.0]])
+    present = torch.tensor([[1, 1, 0], [1, 1, 1], [1, 1, 1], [1, 0, 0]], dtype=torch.bool)
+    assert opposite_share(labels, present).tolist() == [1, pytest.approx(1 / 3), 0, 0]
 
 
-def test_the_distance_by_hand():
-    clean = Latents({"text": torch.tensor([[0.0, 0.0], [2.0, 0.0], [6.0, 0.0]])})
-    mixed = mix(
-        clean, torch.zeros(3), torch.tensor([[0, 1], [1, 2]]), torch.tensor([[0.5, 0.5], [0.75, 0.25]])
-    )
-    # Mixed at 1 and 3, both 1 from the nearest; clean ones are 2, 2 and 4 from theirs, the median is 2.
-    assert float(relative_distance(mixed.latents, clean, torch.tensor([True, True]))) == 0.5
-    for equal in (Latents({"text": torch.ones(3, 2)}), Latents({"text": torch.ones(1, 2)})):
-        every = torch.ones(len(equal), dtype=torch.bool)
-        assert math.isnan(float(relative_distance(equal, equal, every)))
+@pytest.mark.parametrize("clips", [1, 3])
+def test_equal_or_single_clips_give_no_distance(clips):
+    equal = Latents({"text": torch.ones(clips, 2)})
+    elsewhere = Latents({"text": torch.zeros(clips, 2)})
+    assert math.isnan(float(relative_distance(elsewhere, equal, torch.ones(clips, dtype=torch.bool))))
 
 
 def test_copies_far_from_zero_are_at_no_distance():

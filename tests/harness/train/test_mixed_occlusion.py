@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backbones import BACKBONES
 from backbones.base import Backbone
 from backbones.batch import MODALITIES, Batch
 from harness.data.occlusion import MaskField, occlude
@@ -57,20 +56,6 @@ def test_kept_steps_equal_a_loop(name, options, n, seed):
     check_mixed(mixed, inputs, batch.labels)
     for m in MODALITIES:
         assert mixed.latents.kept[m].tolist() == slow_kept(batch, mixed, m)
-
-
-@pytest.mark.parametrize("backbone_name", BACKBONES)
-def test_mixed_inputs_are_encoded_with_their_kept_steps(backbone_name, monkeypatch):
-    backbone, batch = small_backbone(backbone_name, SIZES).train(), occluded_batch(6, 0)
-    method, draw = at_inputs("mixup", backbone, batch)
-    encode, given, made = backbone.encode, [], []
-    monkeypatch.setattr(backbone, "encode", lambda x: given.append(x) or encode(x))
-    losses = step_losses(backbone, method, batch, draw, lambda mixed, *_: made.append(mixed))
-    assert losses.total.isfinite()
-    clean, mixed = given
-    for m in MODALITIES:
-        assert mixed.kept[m].tolist() == slow_kept(batch, made[0], m)
-        assert clean.kept[m].sum() < mixed.kept[m].sum() < mixed.lengths[m].sum()
 
 
 @over_mixtures

@@ -9,18 +9,12 @@ from hypothesis import strategies as st
 
 from backbones.base import BackboneSettings
 from harness.train.schedule import learning_rate
-
-
-def rules(**given) -> BackboneSettings:
-    return BackboneSettings(**{"batch_size": 4, "learning_rate": 0.01, "weight_decay": 0.0} | given)
+from tests.support.toy import rules
 
 
 def rates(made: BackboneSettings, base: float, losses) -> list[float]:
     """The rate of every epoch, the one after the last loss included."""
     return [learning_rate(made, base, losses[:epoch]) for epoch in range(len(losses) + 1)]
-
-
-# Learning rates
 
 
 def of_torch(base: float, losses, patience: int) -> list[float]:
