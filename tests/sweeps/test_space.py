@@ -215,30 +215,24 @@ def test_factors_that_cannot_act_are_left_out_and_a_space_of_nothing_is_refused(
     assert space.for_backbone(make_cell("mixup", "almt")).parameters == {"xi1": (0.5,)}
 
 
-def test_a_dropout_is_capped_but_never_below_its_own_value():
-    space, cell = (
-        load_space("none"),
-        make_cell("none", changed={"audio_dropout": 0.95, "fusion_dropout": 0.8}),
-    )
-    settings = space.apply(cell, {"dropout_factor": 1.5}).backbone_settings
-    assert (settings.audio_dropout, settings.fusion_dropout, settings.vision_dropout) == (0.95, 0.9, 0.45)
-    assert same(space.apply(cell, space.default(cell)), cell)
-
-
-def test_rates_are_those_of_the_names_alone():
+def test_factors_go_by_names_and_cap_a_dropout_but_never_below_its_own_value():
     @dataclasses.dataclass(frozen=True)
     class Settings(BackboneSettings):
         text_learning_rate: float = 0.01
         factor_lr: float = 0.1
         learning_rate_decay: float = 0.5
-        dropout: float = 0.4
+        dropout: float = 0.3
+        text_dropout: float = 0.8
+        audio_dropout: float = 0.95
         dropout_hidden: int = 3
 
     own = Settings(batch_size=8, learning_rate=0.001, weight_decay=0.0)
-    cell = dataclasses.replace(make_cell("none"), backbone_settings=own)
-    found = load_space("none").apply(cell, {"learning_rate_factor": 2.0, "dropout_factor": 0.5})
-    wanted = {"learning_rate": 0.002, "text_learning_rate": 0.02, "factor_lr": 0.2, "dropout": 0.2}
+    space, cell = load_space("none"), dataclasses.replace(make_cell("none"), backbone_settings=own)
+    found = space.apply(cell, {"learning_rate_factor": 2.0, "dropout_factor": 1.5})
+    wanted = {"learning_rate": 0.002, "text_learning_rate": 0.02, "factor_lr": 0.2}
+    wanted |= {"dropout": 0.45, "text_dropout": 0.9}
     assert found.backbone_settings == dataclasses.replace(own, **wanted)
+    assert same(space.apply(cell, space.default(cell)), cell)
 
 
 @pytest.mark.parametrize(

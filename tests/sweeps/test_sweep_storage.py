@@ -1,6 +1,5 @@
 """The sweep storage: a journal that outlives kills and full disks, and PostgreSQL beside its neighbours."""
 
-import contextlib
 import fcntl
 import json
 import os
@@ -118,16 +117,10 @@ def test_a_journal_cut_at_any_byte_of_its_last_record_goes_on(journal):
         assert values(study_in(open_storage(None, journal))) == [1, 2], end
 
 
-@pytest.mark.parametrize("end", [0, 1, 5, 5000])
-def test_a_first_record_that_is_not_whole_leaves_an_empty_journal(journal, end):
+@pytest.mark.parametrize("left", [b"", b'{"op_code":9', b"\0" * 10_000, b"x" * 4096, b"x" * 4095])
+def test_what_another_driver_left_unfinished_is_cut_before_the_next_record(journal, left):
     journal.parent.mkdir(parents=True)
-    journal.write_bytes(b"{" * end)
-    tell(new_study(open_storage(None, journal)), 1)
-    assert values(study_in(open_storage(None, journal))) == [1]
-
-
-@pytest.mark.parametrize("left", [b"\0" * 10_000, b'{"op_code":9', b"x" * 4096, b"x" * 4095])
-def test_what_another_driver_left_unfinished_in_mid_use_is_cut_before_the_next_record(journal, left):
+    journal.write_bytes(left)
     near = new_study(open_storage(None, journal))
     far = study_in(open_storage(None, journal))
     tell(near, 1)
@@ -190,29 +183,25 @@ def test_two_processes_append_at_the_same_time_and_nothing_is_lost(journal, tmp_
     assert sorted(trial.value for trial in found) == sorted(2 * list(range(60)))
 
 
-@pytest.mark.parametrize(
-    "line", [b"\xff\xfe", b"no json", b"", b"1", b"{}", b'{"op_code": 99}', b"[" * 10**5, b'"\0"']
-)
+NO_RECORDS = (b"\xff\xfe", b"no json", b"", b"[" * 10**5)
+FOREIGN = (b"1", b"{}", b'{"op_code": 99}')
+
+
+@pytest.mark.parametrize("line", [*NO_RECORDS, *FOREIGN])
 @pytest.mark.parametrize("place", ["first", "middle", "last"])
 def test_a_damaged_line_is_named_with_what_to_do(journal, line, place):
     tell(new_study(open_storage(None, journal)), 1)
     lines = journal.read_bytes().splitlines(keepends=True)
-    number = {"first": 0, "middle": 2, "last": len(lines)}[place]
-    lines.insert(number, line + b"\n")
+    number = {"first": 1, "middle": 3, "last": len(lines) + 1}[place]
+    lines.insert(number - 1, line + b"\n")
     journal.write_bytes(b"".join(lines))
     with pytest.raises(UserError) as caught:
         open_storage(None, journal)
+    what = ", or of another version of Optuna (" if line in FOREIGN else f" (line {number} is no record)"
     sentence = str(caught.value)
-    assert sentence.startswith(f"The sweep storage {journal} is damaged")
-    foreign = line in (b"1", b"{}", b'{"op_code": 99}')
-    assert (
-        ", or of another version of Optuna (" if foreign else f" (line {number + 1} is no record)"
-    ) in sentence
+    assert sentence.startswith(f"The sweep storage {journal} is damaged{what}")
     assert sentence.endswith("); move it away and the sweep is begun anew, with the trained cells kept.")
-    assert "\n" not in sentence
     assert journal.read_bytes() == b"".join(lines), "it is left as it was"
-    journal.rename(journal.with_name("away"))
-    tell(new_study(open_storage(None, journal)), 1)
 
 
 def test_damage_in_mid_use_is_a_failure_of_the_store_and_a_journal_moved_away_does_not_come_back(journal):
@@ -229,12 +218,12 @@ def test_damage_in_mid_use_is_a_failure_of_the_store_and_a_journal_moved_away_do
 
 def test_a_journal_that_cannot_be_there_is_one_sentence(tmp_path):
     (tmp_path / "file").touch()
-    places = {tmp_path: "Is a directory", tmp_path / "file" / "journal": "File exists"}
-    for path, reason in places.items():
+    for path, reason in ((tmp_path, "Is a directory"), (tmp_path / "file" / "journal", "File exists")):
         with pytest.raises(UserError) as caught:
             open_storage(None, path)
-        sentence = f"Cannot use the sweep storage {path}: {reason}; make it a file that can be written."
-        assert str(caught.value) == sentence
+        assert str(caught.value) == (
+            f"Cannot use the sweep storage {path}: {reason}; make it a file that can be written."
+        )
 
 
 def test_opening_silences_optuna(journal):
@@ -273,37 +262,35 @@ def test_a_journal_of_another_version_goes_on(journal):
     assert values(study_in(open_storage(None, journal))) == [3, 2]
 
 
-WRAPPED = StorageInternalError("wrapped")
-WRAPPED.__cause__ = SQLAlchemyError('no "me" with p@ss me.')
-
-
 @pytest.mark.parametrize(
-    ("error", "reason"),
+    ("error", "cause", "reason"),
     [
-        *((error, "x") for error in (StorageInternalError("x\ny"), SQLAlchemyError("x\ny"), OSError(5, "x"))),
-        (WRAPPED, "no *** with *** me"),
-        *((error, None) for error in (UserError("u"), StoreError("s"), ValueError("v"), KeyError("k"))),
+        (StorageInternalError("x\ny"), None, "x"),
+        (SQLAlchemyError("x\ny"), None, "x"),
+        (OSError(5, "x"), None, "x"),
+        (StorageInternalError("wrapped"), SQLAlchemyError('no "me" with p@ss me.'), "no *** with *** me"),
     ],
 )
-def test_what_a_storage_raises_becomes_one_line_without_secrets_and_other_errors_pass(error, reason):
-    kind = type(error) if reason is None else StoreError
-    with pytest.raises(kind) as caught, answers("postgresql://me:p%40ss@host/db"):
+def test_what_a_storage_raises_becomes_one_line_without_secrets(error, cause, reason):
+    with pytest.raises(StoreError) as caught, answers("postgresql://me:p%40ss@host/db"):
+        raise error from cause
+    assert str(caught.value) == f"the sweep storage postgresql://host/db failed: {reason}"
+    assert caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize("error", [StoreError("s"), ValueError("v")])
+def test_other_errors_pass(error, tmp_path):
+    with pytest.raises(type(error)) as caught, answers(tmp_path):
         raise error
-    if reason is None:
-        assert caught.value is error
-    else:
-        assert str(caught.value) == f"the sweep storage postgresql://host/db failed: {reason}"
-        assert caught.value.__cause__ is error
+    assert caught.value is error
 
 
 @pytest.mark.parametrize(
     ("uri", "shown"),
     [
-        ("sqlite:////x.db", "'sqlite://...'"),
         ("mysql://me:s3cret@host/db", "'mysql://...'"),
         ("", "''"),
         ("me:s3cret@host/db", "'host/db'"),
-        ("postgresql:/me:s3cret@host/db", "'host/db'"),
         ("postgrsql://me:s3cret@host/db", "'postgrsql://...'. Did you mean 'postgresql'?"),
     ],
 )
@@ -317,28 +304,22 @@ def test_other_kinds_are_refused(uri, shown, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def unusable(server):
-    """Addresses that cannot work, each with a word of the reason."""
-    port = str(server.port)
-    return {
-        server.uri("postgres").replace(port, str(free_port())): "refused",
-        server.uri("postgres", PASSWORD + " but wrong"): "authentication",
-        server.uri("nosuch"): "does not exist",
+def test_unusable_addresses_get_one_sentence_without_user_and_password(postgres_server, tmp_path):
+    good, port = postgres_server.uri("postgres"), str(postgres_server.port)
+    unusable = {
+        good.replace(port, str(free_port())): "refused",
+        postgres_server.uri("postgres", PASSWORD + " but wrong"): "authentication",
+        postgres_server.uri("nosuch"): "does not exist",
         f"postgresql://{USER}:{PASSWORD}@rest@127.0.0.1:{port}/postgres": "cannot be read",
         f"postgresql://{USER}:s3cret@127.0.0.1:port/postgres": "cannot be read",
         f"postgresql+nosuch://{USER}:s3cret@127.0.0.1/postgres": "nosuch",
         f"postgresql+json://{USER}:s3cret@127.0.0.1/postgres": "psycopg",
-        server.uri("postgres") + "?nosuch=1": "nosuch",
+        good + "?nosuch=1": "nosuch",
     }
-
-
-def test_unusable_addresses_get_one_sentence_without_user_and_password(postgres_server, tmp_path):
-    for uri, reason in unusable(postgres_server).items():
-        with pytest.raises(UserError, match=reason) as caught:
+    for uri, reason in unusable.items():
+        with pytest.raises(UserError, match=rf"{reason}.*(?<!\.)\.$") as caught:
             open_storage(uri, tmp_path / "journal")
         assert_no_secret(str(caught.value))
-        assert str(caught.value).endswith(".")
-        assert not str(caught.value).endswith("..")
 
 
 def assert_no_secret(sentence):
@@ -398,15 +379,6 @@ def test_a_server_that_goes_and_comes(server_storage, postgres_server):
         assert values(study) == [1, 3]
 
 
-def test_a_connection_that_was_ended_is_replaced(server_storage, postgres_server):
-    uri, opened = server_storage
-    study = new_study(opened(uri))
-    mine = f"datname = '{uri.rpartition('/')[2]}' AND pid <> pg_backend_pid()"
-    assert postgres_server.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {mine}")
-    tell(study, 1)
-    assert values(study) == [1]
-
-
 def test_an_opening_that_was_killed_half_way_is_finished_by_the_next(server_storage, postgres_server):
     uri, opened = server_storage
     opened(uri)
@@ -423,7 +395,7 @@ def test_an_opening_that_was_killed_half_way_is_finished_by_the_next(server_stor
         optuna.delete_study(study_name="s", storage=study._storage)
 
 
-@pytest.mark.parametrize("version", ["v2.6.0.a", "v3.0.0.c", "of the future"])
+@pytest.mark.parametrize("version", ["v2.6.0.a", "of the future"])
 def test_tables_of_another_version_are_refused_with_what_to_do(server_storage, postgres_server, version):
     uri, opened = server_storage
     tell(new_study(opened(uri)), 1)
@@ -440,8 +412,7 @@ def test_tables_of_another_version_are_refused_with_what_to_do(server_storage, p
 def test_a_user_without_the_right_to_create_schemas(server_storage, postgres_server):
     uri, opened = server_storage
     limited = uri.replace(f"{USER}:", "limited:")
-    with contextlib.suppress(Exception):
-        postgres_server.execute(f"CREATE ROLE limited LOGIN PASSWORD '{PASSWORD}'")
+    postgres_server.execute(f"CREATE ROLE limited LOGIN PASSWORD '{PASSWORD}'")
     with pytest.raises(UserError, match="permission denied for database"):
         opened(limited)
     opened(uri)

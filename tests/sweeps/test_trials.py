@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from collections import Counter
 
 import numpy as np
 import optuna
@@ -33,11 +34,8 @@ DELTAS = (0.0, 0.2, 0.4, 0.6)
 GRID = Space("delta", "ms_mix", "grid", {"delta": DELTAS}, {})
 TPE = Space("all", "ms_mix", "tpe", {"delta": Range(0.0, 0.9), "heads": (1, 2, 4, 8)}, {})
 BUDGET = SearchBudget(6, (1, 2))
-WRITES = ["create_new_study", "set_study_user_attr", "create_new_trial"]
-WRITES += [
-    f"set_trial_{name}"
-    for name in ("param", "state_values", "intermediate_value", "user_attr", "system_attr")
-]
+NAMES = ("param", "state_values", "intermediate_value", "user_attr", "system_attr")
+WRITES = ("create_new_study", "set_study_user_attr", "create_new_trial", *(f"set_trial_{n}" for n in NAMES))
 
 
 def storage_in(memory):
@@ -128,11 +126,13 @@ def assert_whole_grid(sweep):
     assert len(cell_ids) == len(set(cell_ids)) == 2 * len(DELTAS)
 
 
-def test_a_grid_is_exhausted_in_its_order(tmp_path):
-    sweep = Sweep(tmp_path)
-    summary = sweep.drive()
+@pytest.mark.parametrize("slots", [1, 2, 7])
+def test_a_grid_is_exhausted_in_its_order_and_never_pruned(tmp_path, slots):
+    sweep = Sweep(tmp_path, budget=SearchBudget(4, (1, 2), prune_at=(0.25, 0.5)))
+    summary = sweep.drive(slots=slots)
     assert_whole_grid(sweep)
     assert [t.params["delta"] for t in sweep.trials] == list(DELTAS)
+    assert not any(t.intermediate_values for t in sweep.trials)
     assert (summary.trained, summary.complete) == (8, True)
     assert all(r["tags"] == {"sweep": "delta"} for r in sweep.memory.complete())
     assert [t.default for t in sweep.memory.trials] == [False, True, False, False]
@@ -141,14 +141,6 @@ def test_a_grid_is_exhausted_in_its_order(tmp_path):
     again = sweep.drive("next")
     assert (again.trained, again.total) == (0, 0)
     assert len(sweep.memory.trials) == len(DELTAS)
-
-
-@pytest.mark.parametrize("slots", [1, 3, 7])
-def test_the_number_of_slots_changes_no_value_and_a_grid_is_never_pruned(tmp_path, slots):
-    sweep = Sweep(tmp_path, budget=SearchBudget(4, (1, 2), prune_at=(0.25, 0.5)))
-    sweep.drive(slots=slots)
-    assert_whole_grid(sweep)
-    assert not any(t.intermediate_values for t in sweep.trials)
 
 
 @pytest.mark.parametrize("when", ["before_call", "after_call"])
@@ -266,18 +258,21 @@ def test_an_undefined_objective_fails_its_trial(tmp_path):
 
 
 def test_the_hopeless_are_pruned_and_what_goes_on_ends_as_it_would_have(tmp_path):
-    budget = SearchBudget(30, (1, 2), prune_at=(0.25, 0.5))
-    sweep, calls = Sweep(tmp_path, TPE, budget), []
+    """Nor do trials that ended early leave checkpoints."""
+    folder, calls = tmp_path / "checkpoints", []
+    folder.mkdir()
 
     def results(job):
         calls.append((job.cell, job.pause_after))
-        return train(job)
+        (folder / f"{job.cell.cell_id}.npz").write_bytes(b"state")
+        bad = job.cell.method_settings.heads == 8 and job.cell.seed == 2 and job.pause_after is None
+        return Result("diverged", reason="a loss is not finite") if bad else train(job)
 
-    sweep.results = results
+    sweep = Sweep(tmp_path, TPE, SearchBudget(30, (1, 2), prune_at=(0.25, 0.5)), results)
     sweep.drive()
-    states = [t.state for t in sweep.memory.trials]
-    assert states.count("pruned") > 5
-    assert len(states) == 30
+    states = Counter(t.state for t in sweep.memory.trials)
+    assert (states.keys(), states.total()) == ({"complete", "pruned", "failed"}, 30)
+    assert states["pruned"] > 5
     pruned = [t for t in sweep.trials if t.state == TrialState.PRUNED]
     complete = [t for t in sweep.trials if t.state == TrialState.COMPLETE]
     assert np.mean([t.value for t in complete]) < np.mean([t.value for t in pruned])
@@ -287,8 +282,13 @@ def test_the_hopeless_are_pruned_and_what_goes_on_ends_as_it_would_have(tmp_path
         assert trial.intermediate_values[4] == pytest.approx(trial.value + 0.5)
         first = TPE.apply(BASES[0], trial.params)
         assert [pause for cell, pause in calls if cell == first] == [2, 4, None]
-    for trial in pruned:
-        assert (TPE.apply(BASES[0], trial.params), None) not in calls
+    hopeless = [TPE.apply(BASES[0], trial.params) for trial in pruned]
+    assert not [cell for cell in hopeless if (cell, None) in calls]
+    assert not list(folder.iterdir())
+    left = folder / f"{hopeless[0].cell_id}.npz"
+    left.write_bytes(b"of a driver that was killed before it removed it")
+    sweep.drive("next")
+    assert not left.exists()
 
 
 def test_trials_with_the_same_cells_share_them(tmp_path):
@@ -314,26 +314,21 @@ def test_a_cell_of_the_matrix_is_used_and_keeps_its_place(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "of_cells", "words"),
     [
-        ({"space": Space("delta", "ms_mix", "grid", {"delta": (0.0, 0.2)}, {})}, "space"),
-        ({"budget": SearchBudget(6, (1, 3))}, "seeds=[1, 2] (now [1, 3])"),
-        ({"budget": SearchBudget(6, (1, 2), "mae")}, "sweep.objective=loss (now mae)"),
-        ({"bases": {"fingerprint": "g"}}, "cell.fingerprint=f (now g)"),
-        ({"bases": {"max_batches": 2}}, "cell.max_batches=None (now 2)"),
-        ({"bases": {"results_version": 99}}, "(now 99)"),
-        (
-            {"bases": {"backbone_settings": dataclasses.replace(LMF, max_epochs=9)}},
-            "train.max_epochs=8 (now 9)",
-        ),
-        ({"store": "1-200"}, "in another tracking store"),
+        ({"space": Space("delta", "ms_mix", "grid", {"delta": (0.0, 0.2)}, {})}, {}, "space"),
+        ({"budget": SearchBudget(6, (1, 3))}, {}, "seeds=[1, 2] (now [1, 3])"),
+        ({"budget": SearchBudget(6, (1, 2), "mae")}, {}, "sweep.objective=loss (now mae)"),
+        ({"store": "1-200"}, {}, "in another tracking store"),
+        ({}, {"fingerprint": "g"}, "cell.fingerprint=f (now g)"),
+        ({}, {"results_version": 99}, "(now 99)"),
+        ({}, {"backbone_settings": dataclasses.replace(LMF, max_epochs=9)}, "train.max_epochs=8 (now 9)"),
     ],
 )
-def test_another_request_is_refused_with_what_differs(tmp_path, changes, words):
+def test_another_request_is_refused_with_what_differs(tmp_path, changes, of_cells, words):
     sweep = Sweep(tmp_path)
     sweep.drive(store="1-100")
-    fields = changes.pop("bases", {})
-    sweep.bases = [dataclasses.replace(base, **fields) for base in BASES]
+    sweep.bases = [dataclasses.replace(base, **of_cells) for base in BASES]
     with pytest.raises(UserError, match=r"sweep\.name=NAME") as caught:
         sweep.drive("next", **{"store": "1-100", **changes})
     assert words in str(caught.value)
@@ -343,37 +338,25 @@ def test_another_request_is_refused_with_what_differs(tmp_path, changes, words):
 def test_two_drivers_share_a_search(tmp_path):
     """While the first is in the middle of a trial, the second takes the others, and waits for that one."""
     sweep = Sweep(tmp_path)
-    drivers = iter(["second"])
+    drivers, asked = iter(["second"]), itertools.count()
 
     def results(job):
         for owner in drivers:
             sweep.drive(owner)  # comes and goes while the first one's launcher is at work
         return train(job)
 
-    sweep.results = results
-    sweep.memory.before_call = impatient(sweep)
-    with pytest.raises(Waited):
+    def kill_both(name):
+        if len(sweep.memory.trials) == len(DELTAS) - 1 and next(asked) > 200:
+            raise Killed
+
+    sweep.results, sweep.memory.before_call = results, kill_both
+    with pytest.raises(Killed):
         sweep.drive("first")
-    sweep.memory.before_call = lambda name: None
-    sweep.results = train
+    assert len(sweep.memory.complete()) == 2 * (len(DELTAS) - 1)
+    sweep.results, sweep.memory.before_call = train, lambda name: None
     sweep.memory.alive.clear()
     sweep.drive("third")
     assert_whole_grid(sweep)
-
-
-class Waited(BaseException):
-    """The second driver has nothing left but to wait for the first."""
-
-
-def impatient(sweep):
-    asked = itertools.count()
-
-    def strike(name):
-        if len(sweep.memory.trials) == len(DELTAS) - 1 and next(asked) > 200:
-            assert len(sweep.memory.complete()) == 2 * (len(DELTAS) - 1)
-            raise Waited
-
-    return strike
 
 
 @pytest.mark.parametrize("when", ["before_call", "after_call"])
@@ -474,21 +457,3 @@ def test_the_setting_without_the_sweep_is_never_pruned(tmp_path):
     default = next(t for t in sweep.memory.trials if t.default)
     assert default.state == "complete"
     assert "pruned" in [t.state for t in sweep.memory.trials]
-
-
-def test_checkpoints_of_trials_that_ended_early_go(tmp_path):
-    def results(job):
-        (tmp_path / "checkpoints").mkdir(exist_ok=True)
-        (tmp_path / "checkpoints" / f"{job.cell.cell_id}.npz").write_bytes(b"state")
-        bad = job.cell.method_settings.heads == 8 and job.cell.seed == 2 and job.pause_after is None
-        return Result("diverged", reason="a loss is not finite") if bad else train(job)
-
-    sweep = Sweep(tmp_path, TPE, SearchBudget(30, (1, 2), prune_at=(0.25, 0.5)), results)
-    sweep.drive()
-    assert {t.state for t in sweep.memory.trials} == {"complete", "pruned", "failed"}
-    assert not list((tmp_path / "checkpoints").iterdir())
-    pruned = next(t for t in sweep.memory.trials if t.state == "pruned")
-    left = tmp_path / "checkpoints" / f"{pruned.cells[1]}.npz"
-    left.write_bytes(b"of a driver that was killed before it removed it")
-    sweep.drive("next")
-    assert not left.exists()
