@@ -1,5 +1,6 @@
 """Searches and their supply against stores in memory: no trial is lost or repeated, whoever dies when."""
 
+import contextlib
 import dataclasses
 import itertools
 from collections import Counter
@@ -58,9 +59,9 @@ def loss_of(cell):
     return (cell.method_settings.delta - 0.4) ** 2 + 0.01 * cell.seed
 
 
-def loss_at(space, values, bases=BASES):
+def loss_at(space, values):
     """The mean of a setting's losses over the seeds."""
-    return np.mean([loss_of(space.apply(base, values)) for base in bases])
+    return np.mean([loss_of(space.apply(base, values)) for base in BASES])
 
 
 def train(job):
@@ -75,14 +76,14 @@ def train(job):
 class Sweep:
     """A sweep whose stores outlive its drivers."""
 
-    def __init__(self, folder, space=GRID, budget=BUDGET, results=train, bases=BASES):
+    def __init__(self, folder, space=GRID, budget=BUDGET, results=train):
         self.memory, self.spool = Memory(), Spool(folder)
         self.storage = storage_in(self.memory)
-        self.space, self.budget, self.results, self.bases = space, budget, results, bases
-        self.checkpoints = folder / "checkpoints"
+        self.space, self.budget, self.results, self.bases = space, budget, results, BASES
+        self.checkpoints, self.tags = folder / "checkpoints", {"sweep": "delta"}
 
-    def drive(self, owner="me", retries=2, retry_diverged=False, slots=2, one_by_one=None, **changes):
-        self.supply = self.begin(owner, retries, retry_diverged, **changes)
+    def drive(self, owner="me", retry_diverged=False, slots=2, one_by_one=None, **changes):
+        self.supply = self.begin(owner, retry_diverged, **changes)
         launcher = FakeLauncher(self.memory, self.results)
         launcher.slots, launcher.one_by_one = slots, one_by_one
         writer, job_of = self.supply.writer, lambda cell: Job(cell, "", "cpu")
@@ -90,20 +91,15 @@ class Sweep:
         self.memory.alive.discard(owner)
         return summary
 
-    def begin(self, owner="me", retries=2, retry_diverged=False, **changes):
+    def begin(self, owner="me", retry_diverged=False, **changes):
         """A driver's supply, begun."""
-        ledger = FakeLedger(self.memory, owner)
-        tracker = FakeTracker(self.memory)
-        writer = Writer(tracker, ledger, self.spool, {}, 60.0, print, self.checkpoints, self.labels)
+        ledger, tracker, tags = FakeLedger(self.memory, owner), FakeTracker(self.memory), self.tags
+        writer = Writer(tracker, ledger, self.spool, {}, 60.0, print, self.checkpoints, lambda cell: tags)
         space, budget = changes.pop("space", self.space), changes.pop("budget", self.budget)
         search = Search("s/delta", self.storage, "memory", ledger, space, self.bases, budget, **changes)
-        supply = Trials([search], writer, Silent(), "delta", retries)
+        supply = Trials([search], writer, Silent(), "delta", retries=2)
         supply.begin(retry_diverged)
         return supply
-
-    @staticmethod
-    def labels(cell):
-        return {"sweep": "delta"}
 
     @property
     def trials(self):
@@ -143,47 +139,49 @@ def test_a_grid_is_exhausted_in_its_order_and_never_pruned(tmp_path, slots):
     assert len(sweep.memory.trials) == len(DELTAS)
 
 
-@pytest.mark.parametrize("when", ["before_call", "after_call"])
-@pytest.mark.parametrize("space", [GRID, TPE], ids=["grid", "tpe"])
-def test_killed_at_every_store_call(tmp_path, when, space):
-    """Every setting of a grid ends exactly once, a budget is spent exactly, and no cell is trained twice."""
+EVERY_CALL = pytest.mark.parametrize(
+    ("space", "when"), itertools.product((GRID, TPE), ("before_call", "after_call"))
+)
+
+
+def failing_sweeps(folder, space, when, error_of):
+    """Sweeps of which one store call each fails, before or after it did its work, with a list for its name.
+
+    In the end every setting ended once, the one without the sweep among them, and no cell was trained twice.
+    """
     for place in itertools.count(1):
-        sweep = Sweep(tmp_path / f"{when}{place}", space)
-        places = fail_at(place, sweep.memory, when, lambda name: Killed)
-        try:
+        sweep, calls, names = Sweep(folder / str(place), space), itertools.count(1), []
+
+        def strike(name, place=place, calls=calls, names=names):
+            if next(calls) == place:
+                names.append(name)
+                raise error_of(name)
+
+        setattr(sweep.memory, when, strike)
+        yield sweep, names
+        if space is GRID:
+            assert_whole_grid(sweep)
+        else:
+            assert len(sweep.ended()) == BUDGET.trials
+            assert [params for params, _ in sweep.ended()].count({"delta": 0.2, "heads": 4}) == 1
+            assert len({t.number for t in sweep.memory.trials}) == BUDGET.trials
+        assert set(sweep.memory.handed_out.values()) == {1}
+        if not names:
+            return
+
+
+@EVERY_CALL
+def test_killed_at_every_store_call(tmp_path, space, when):
+    """Every setting of a grid ends exactly once, a budget is spent exactly, and no cell is trained twice."""
+    kills = 0
+    for sweep, names in failing_sweeps(tmp_path, space, when, lambda name: Killed):
+        with contextlib.suppress(Killed):
             sweep.drive("first")
-        except Killed:
-            sweep.memory.alive.clear()
+        kills += len(names)
+        sweep.memory.alive.clear()
         setattr(sweep.memory, when, lambda name: None)
         sweep.drive("second")
-        assert_whole(sweep)
-        if not places:
-            break
-    assert place > 50
-
-
-def fail_at(place, memory, when, error_of):
-    """Let one call fail, before or after it did its work; returns a list that gets its name then."""
-    calls, names = itertools.count(1), []
-
-    def strike(name):
-        if next(calls) == place:
-            names.append(name)
-            raise error_of(name)
-
-    setattr(memory, when, strike)
-    return names
-
-
-def assert_whole(sweep):
-    """Every setting ended once, the one without the sweep among them, and no cell was trained twice."""
-    if sweep.space is GRID:
-        assert_whole_grid(sweep)
-    else:
-        assert len(sweep.ended()) == BUDGET.trials
-        assert [params for params, _ in sweep.ended()].count({"delta": 0.2, "heads": 4}) == 1
-        assert len({t.number for t in sweep.memory.trials}) == BUDGET.trials
-    assert set(sweep.memory.handed_out.values()) == {1}
+    assert kills > 50
 
 
 def test_killed_over_and_over(tmp_path):
@@ -215,7 +213,7 @@ def test_a_cell_that_failed_is_tried_again_and_its_trial_with_it(tmp_path):
         return train(job)
 
     sweep = Sweep(tmp_path, results=results)
-    summary = sweep.drive(retries=2)
+    summary = sweep.drive()
     failed = [t for t in sweep.memory.trials if t.state == "failed"]
     assert [(t.values, t.reason) for t in failed] == [({"delta": 0.6}, "worker died (signal 9: killed)")]
     assert len(summary.failed) == 1
@@ -292,25 +290,21 @@ def test_the_hopeless_are_pruned_and_what_goes_on_ends_as_it_would_have(tmp_path
 
 
 def test_trials_with_the_same_cells_share_them(tmp_path):
-    space = Space("x", "ms_mix", "tpe", {"heads": (4,)}, {})
-    sweep = Sweep(tmp_path, space)
+    sweep = Sweep(tmp_path, Space("x", "ms_mix", "tpe", {"heads": (4,)}, {}))
     sweep.drive(slots=6)
-    assert set(sweep.memory.trained.values()) == {1}
-    assert len(sweep.memory.trained) == 2
-    assert len({value for _, value in sweep.ended()}) == 1
-    assert len(sweep.ended()) == BUDGET.trials
+    assert list(sweep.memory.trained.values()) == [1, 1]
+    assert [value for _, value in sweep.ended()] == [loss_at(TPE, {})] * BUDGET.trials
 
 
 def test_a_cell_of_the_matrix_is_used_and_keeps_its_place(tmp_path):
     sweep = Sweep(tmp_path, Space("delta", "ms_mix", "grid", {"delta": (0.2,)}, {}))
-    sweep.labels = lambda cell: {}
+    sweep.tags = {}
     sweep.drive("benchmark")
-    sweep.storage, sweep.space, sweep.labels = storage_in(sweep.memory), GRID, Sweep.labels
+    sweep.storage, sweep.space, sweep.tags = storage_in(sweep.memory), GRID, {"sweep": "delta"}
     sweep.drive("sweep")
     assert set(sweep.memory.trained.values()) == {1}
     tags = [r["tags"] for r in sweep.memory.complete()]
-    assert tags.count({}) == 2
-    assert tags.count({"sweep": "delta"}) == 6
+    assert (tags.count({}), tags.count({"sweep": "delta"})) == (2, 6)
 
 
 @pytest.mark.parametrize(
@@ -359,19 +353,13 @@ def test_two_drivers_share_a_search(tmp_path):
     assert_whole_grid(sweep)
 
 
-@pytest.mark.parametrize("when", ["before_call", "after_call"])
-@pytest.mark.parametrize("space", [GRID, TPE], ids=["grid", "tpe"])
-def test_an_error_at_any_call_is_waited_out(tmp_path, when, space):
+@EVERY_CALL
+def test_an_error_at_any_call_is_waited_out(tmp_path, space, when):
     """The store that is asked fails once, before or after it did what it was asked for."""
     names = set()
-    for place in itertools.count(1):
-        sweep = Sweep(tmp_path / f"{when}{place}", space)
-        name = fail_at(place, sweep.memory, when, error_of)
+    for sweep, failed in failing_sweeps(tmp_path, space, when, error_of):
         sweep.drive()
-        assert_whole(sweep)
-        if not name:
-            break
-        names.update(name)
+        names.update(failed)
     assert {*WRITES[2:5], "claim", "release", "log_trial", "create_run"} <= names
 
 
@@ -388,16 +376,14 @@ def error_of(name):
 def test_pruned_trials_may_share_cells_with_others_in_flight(tmp_path, seed):
     """Cells end one by one in any order, and pause where another trial's order said so."""
     space = Space("x", "ms_mix", "tpe", {"heads": (1, 4), "delta": (0.0, 0.4)}, {})
-    generator = np.random.default_rng(seed)
     sweep = Sweep(tmp_path, space, SearchBudget(30, (1, 2), prune_at=(0.25, 0.5)))
-    sweep.drive(slots=5, one_by_one=generator)
+    sweep.drive(slots=5, one_by_one=np.random.default_rng(seed))
     states = [t.state for t in sweep.memory.trials]
-    assert len(states) == 30
-    assert "failed" not in states
+    assert (len(states), states.count("failed")) == (30, 0)
     for trial in sweep.trials:
-        for epoch, loss in trial.intermediate_values.items():
-            at_epoch = loss_at(space, trial.params) + (8 - epoch) / 8
-            assert loss == pytest.approx(at_epoch), "a value of its own epoch"
+        loss = loss_at(space, trial.params)
+        at_epochs = {epoch: loss + (8 - epoch) / 8 for epoch in trial.intermediate_values}
+        assert trial.intermediate_values == pytest.approx(at_epochs), "values of their own epochs"
 
 
 def test_drivers_that_begin_together_propose_different_settings(tmp_path):
