@@ -25,24 +25,14 @@ FILES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 GRIDS = ("delta", "xi", "alpha", "heads")
 TPE = "method: ms_mix\nsampler: tpe\n"
 GRID = "method: ms_mix\nsampler: grid\n"
-SCALARS = {type(None), bool, int, float, str}
 
 
 def make_cell(method, backbone="tfn", like="mosi", quick=False, changed=None, **settings):
     """A cell of one method on one backbone, with the published or the quick profile's settings."""
     entry, own = BACKBONES[backbone], quick_settings().get(backbone, {}) if quick else {}
     resolved = resolve_settings(entry, entry.Settings(**{**own, **(changed or {})}), like)
-    return Cell(
-        dataset=like,
-        metrics=like,
-        label_scale=SCALES[like],
-        fingerprint="0123456789abcdef",
-        backbone=backbone,
-        backbone_settings=resolved,
-        method=method,
-        method_settings=METHODS[method].Settings(**settings),
-        seed=1111,
-    )
+    chosen = METHODS[method].Settings(**settings)
+    return Cell(like, like, SCALES[like], "0123456789abcdef", backbone, resolved, method, chosen, 1111)
 
 
 def cells_of(method):

@@ -140,7 +140,7 @@ def test_a_grid_is_exhausted_in_its_order_and_never_pruned(tmp_path, slots):
 
 
 EVERY_CALL = pytest.mark.parametrize(
-    ("space", "when"), itertools.product((GRID, TPE), ("before_call", "after_call"))
+    ("space", "when"), [*itertools.product((GRID, TPE), ("before_call", "after_call"))]
 )
 
 
