@@ -16,30 +16,29 @@ SMALL += ["backbones=[tfn]", "seeds=[1111,1112]", "occlusion.ratios=[0,0.5]"]
 PROGRAM = ("-m", "sweeps.run")
 
 
-def sweep(var, *more, param="delta", launcher="inline", study="s"):
+def sweep(var, *more, param="delta", launcher="inline"):
     """Run a sweep in this process; returns the exit status."""
     asked = [f"param={param}"] if param else []
-    return main([*asked, f"var_dir={var}", f"study={study}", f"launcher={launcher}", *SMALL, *more])
+    return main([*asked, f"var_dir={var}", "study=s", f"launcher={launcher}", *SMALL, *more])
 
 
-def trials_of(var, study="s", uri=None):
+def trials_of(var, uri=None):
     """A row per trial: its tags, and its numbers under metrics/..."""
-    runs = Tracker(uri, var, study, create=False).trials()
+    runs = Tracker(uri, var, "s", create=False).trials()
     rows = [{**r.tags, **{f"metrics/{k}": v for k, v in r.metrics.items()}, "run_id": r.run_id} for r in runs]
     return pd.DataFrame(rows)
 
 
-def values_of(var, study="s", uri=None):
+def values_of(var, uri=None):
     """The parameters of each trial with its objective and test error, in an order of their own."""
-    rows = trials_of(var, study, uri).to_dict("records")
-    return sorted((r["params"], r["metrics/objective"], r["metrics/test/mae"]) for r in rows)
+    columns = trials_of(var, uri)[["params", "metrics/objective", "metrics/test/mae"]]
+    return sorted(columns.itertuples(index=False, name=None))
 
 
-def optuna_study(var, name="s/delta/tfn/synthetic_mosi", sweep="delta", uri=None):
+def optuna_study(var, sweep="delta", uri=None):
     """The study as Optuna keeps it."""
-    study = name.partition("/")[0]
-    storage = open_storage(uri, var / "optuna" / study / f"{sweep}.journal")
-    return optuna.load_study(study_name=name, storage=storage)
+    storage = open_storage(uri, var / "optuna" / "s" / f"{sweep}.journal")
+    return optuna.load_study(study_name=f"s/{sweep}/tfn/synthetic_mosi", storage=storage)
 
 
 def assert_each_trial_once(var, reference, uri=None, storage=None):
@@ -51,9 +50,8 @@ def assert_each_trial_once(var, reference, uri=None, storage=None):
     assert sorted(cells) == sorted(asked)
     assert len(set(cells)) == len(cells)
     assert not list(tracker.runs("attributes.status = 'RUNNING'"))
-    study = optuna_study(var, uri=storage)
-    states = [t.state.name for t in study.trials]
+    trials = optuna_study(var, uri=storage).trials
+    states = [t.state.name for t in trials]
     assert states.count("COMPLETE") == len(tracker.trials())
     assert set(states) <= {"COMPLETE", "FAIL"}
-    lost = [t.user_attrs["why"] for t in study.trials if t.state.name == "FAIL"]
-    assert set(lost) <= {"lost"}
+    assert {t.user_attrs["why"] for t in trials if t.state.name == "FAIL"} <= {"lost"}

@@ -4,7 +4,6 @@ import dataclasses
 import itertools
 import json
 from decimal import Decimal
-from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -24,27 +23,16 @@ from tests.support.builders import quick_settings
 SCALES = {"mosi": 3.0, "mosei": 3.0, "sims": 1.0}
 FILES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 GRIDS = ("delta", "xi", "alpha", "heads")
-PROTOCOL = ("mode", "mix_loss")
 TPE = "method: ms_mix\nsampler: tpe\n"
 GRID = "method: ms_mix\nsampler: grid\n"
-SCALARS = {type(None), bool, int, float, str}
 
 
 def make_cell(method, backbone="tfn", like="mosi", quick=False, changed=None, **settings):
     """A cell of one method on one backbone, with the published or the quick profile's settings."""
     entry, own = BACKBONES[backbone], quick_settings().get(backbone, {}) if quick else {}
     resolved = resolve_settings(entry, entry.Settings(**{**own, **(changed or {})}), like)
-    return Cell(
-        dataset=like,
-        metrics=like,
-        label_scale=SCALES[like],
-        fingerprint="0123456789abcdef",
-        backbone=backbone,
-        backbone_settings=resolved,
-        method=method,
-        method_settings=METHODS[method].Settings(**settings),
-        seed=1111,
-    )
+    chosen = METHODS[method].Settings(**settings)
+    return Cell(like, like, SCALES[like], "0123456789abcdef", backbone, resolved, method, chosen, 1111)
 
 
 def cells_of(method):
@@ -70,66 +58,45 @@ def same(a, b):
     return a == b and a.cell_id == b.cell_id
 
 
-@pytest.fixture
-def write(tmp_path):
-    def written(text):
-        path = tmp_path / "mine.yaml"
-        path.write_bytes(text if isinstance(text, bytes) else text.encode())
-        return path
-
-    return written
+def read(folder, text):
+    """The search space in a file with this text."""
+    path = folder / "mine.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return read_space(path)
 
 
-# The files
-
-
-TUNABLE = [method for method in METHODS if method in FILES]
 # A method without a space is allowed; these have one.
+TUNABLE = [method for method in METHODS if method in FILES]
 SHIPPED = {"none", "duplicate", "mixup", "manifold_mixup", "c_mixup", "multimix", "advmixup", "powmix"}
 SHIPPED |= {"ms_mix", "ms_mix_released"}
 
 
-@pytest.mark.parametrize("method", TUNABLE)
-def test_the_space_of_a_method_has_its_name(method):
-    space = load_space(method)
-    assert (space.name, space.method, space.sampler) == (method, method, "tpe")
-
-
-def test_the_names_are_the_files_and_all():
-    assert sorted(SPACES) == sorted([*FILES, "all"])
-    assert SPACES[:5] == ("delta", "xi", "alpha", "heads", "all")
-    assert [name for name in SPACES if name in METHODS] == TUNABLE
-    assert set(TUNABLE) >= SHIPPED
+def test_each_method_and_each_figure_has_a_space_of_settings_but_protocol_and_ablation():
+    assert (*GRIDS, "all", *TUNABLE) == SPACES
+    assert sorted([*FILES, "all"]) == sorted(SPACES)
+    assert set(TUNABLE) >= SHIPPED, "make tune METHOD=NAME needs sweeps/spaces/NAME.yaml"
+    for name in FILES:
+        space = load_space(name)
+        assert space.name == name
+        assert (space.method, space.sampler) == (("ms_mix", "grid") if name in GRIDS else (name, "tpe"))
+        settings = METHODS[space.method].Settings
+        fields = {f.name for f in dataclasses.fields(settings)} - {*settings.components, "mode", "mix_loss"}
+        assert set(space.settings) <= fields
+        # Only xi2 * beta enters the loss, and xi2 is varied.
+        assert name != "ms_mix" or set(space.settings) == fields - {"beta"}
     assert load_space("all") == load_space("ms_mix")
-    assert [load_space(name).name for name in FILES] == FILES
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_a_space_names_settings_of_its_method_and_neither_protocol_nor_ablation(name):
-    space = load_space(name)
-    settings = METHODS[space.method].Settings
-    fields = {f.name for f in dataclasses.fields(settings)} - set(settings.components) - set(PROTOCOL)
-    assert set(space.settings) <= fields
-    assert space.parameters
-    # Only xi2 * beta enters the loss, and xi2 is varied.
-    assert name != "ms_mix" or set(space.settings) == fields - {"beta"}
-
-
-def test_methods_have_the_same_range_of_what_they_share():
-    spaces = [load_space(name) for name in TUNABLE if name != "none"]
-    assert {space.settings["xi1"] for space in spaces} == {Range(0.1, 2.0, log=True)}
-    ranges = {s.settings["alpha"] for s in spaces if isinstance(s.settings.get("alpha"), Range)}
-    choices = {s.settings["alpha"] for s in spaces if isinstance(s.settings.get("alpha"), tuple)}
-    [alphas], [kind] = choices, ranges
-    assert (alphas[1], alphas[-1]) == (kind.low, kind.high)
-
-
-def test_no_choice_of_sigma_repeats_the_default_of_either_label_range():
-    sigmas = load_space("c_mixup").settings["sigma"]
-    assert sigmas[0] is None
-    assert not {scale / 6 for scale in SCALES.values()} & set(sigmas)
+def test_methods_have_the_same_ranges_and_no_choice_repeats_a_default():
+    settings = [load_space(name).settings for name in TUNABLE if name != "none"]
+    assert {values["xi1"] for values in settings} == {Range(0.1, 2.0, log=True)}
+    alphas = {values["alpha"] for values in settings if "alpha" in values}
+    assert alphas == {Range(0.1, 8.0, log=True), (None, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0)}
+    default, *sigmas = load_space("c_mixup").settings["sigma"]
+    assert default is None, "a sixth of the largest label"
     for scale in SCALES.values():
-        assert min(sigmas[1:]) < scale / 6 < scale < max(sigmas[1:])
+        assert min(sigmas) < scale / 6 < scale < max(sigmas)
+        assert scale / 6 not in sigmas
 
 
 def test_the_points_of_the_figures():
@@ -140,18 +107,18 @@ def test_the_points_of_the_figures():
         "alpha": [{"alpha": a} for a in (0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0)],
         "heads": [{"heads": h, "attention": a} for h in (1, 2, 4, 8) for a in ("tokens", "batch")],
     }
-    assert [name for name in FILES if load_space(name).sampler == "grid"] == sorted(GRIDS)
-    for name in GRIDS:
-        points = load_space(name).points()
-        assert json.dumps(points) == json.dumps(wanted[name])  # the same types, and in this order
-        assert load_space(name).method == "ms_mix"
+    for name in GRIDS:  # the same types, and in this order
+        assert json.dumps(load_space(name).points()) == json.dumps(wanted[name])
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_every_edge_is_valid_on_every_backbone_and_changes_what_it_names(name):
+def test_defaults_change_nothing_and_every_edge_is_valid_and_changes_what_it_names(name):
     space = load_space(name)
     for cell in cells_of(space.method):
         fitting = space.for_backbone(cell)
+        default = fitting.default(cell)
+        assert list(default) == list(fitting.parameters)
+        assert same(fitting.apply(cell, default), cell)
         for field, values in fitting.settings.items():
             for value in edges(values):
                 applied = fitting.apply(cell, {field: value})
@@ -163,173 +130,100 @@ def test_every_edge_is_valid_on_every_backbone_and_changes_what_it_names(name):
         for kind, values in fitting.backbone.items():
             for factor in edges(values):
                 applied = fitting.apply(cell, {f"{kind}_factor": factor})
-                assert differing(applied, cell) <= {"backbone_settings"}
-                assert factor == 1 or applied != cell
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_the_default_leaves_the_cell_as_it_is_and_lacks_nothing(name):
-    space = load_space(name)
-    for cell in cells_of(space.method):
-        fitting = space.for_backbone(cell)
-        default = fitting.default(cell)
-        if name not in GRIDS:
-            assert list(default) == list(fitting.parameters)
-        assert same(fitting.apply(cell, default), cell)
-
-
-@pytest.mark.parametrize("name", GRIDS)
-def test_one_point_of_a_figure_is_the_benchmarks_own_cell(name):
-    cell = make_cell("ms_mix")
-    space = load_space(name)
-    equal = [point for point in space.points() if space.apply(cell, point).cell_id == cell.cell_id]
-    # xi2 = 0.5 and xi1 = 0.7 are both in the grid, and so are the defaults of all others.
-    assert len(equal) == 1
-    assert space.default(cell) == equal[0]
+                assert differing(applied, cell) == (set() if factor == 1 else {"backbone_settings"})
 
 
 def test_a_value_that_the_space_does_not_hold_is_left_out_of_the_default():
     space = load_space("ms_mix")
-    cell = make_cell("ms_mix", delta=0.33, alpha=20.0, heads=2, xi1=0.123456)
+    cell = make_cell("ms_mix", delta=0.33, alpha=20.0, heads=2, xi1=0.123456, sal=False, mode="replace")
     assert set(space.parameters) - set(space.default(cell)) == {"delta", "alpha", "xi1"}
     assert space.default(cell)["heads"] == 2
     assert load_space("alpha").default(cell) == {}
     assert same(space.apply(cell, space.default(cell)), cell)
 
 
-def test_own_settings_that_a_space_does_not_name_stay():
-    cell = make_cell("ms_mix", sal=False, mode="replace", xi2=0.3)
-    applied = load_space("delta").apply(cell, {"delta": 0.4})
-    assert applied.variant == {"sal": False, "mode": "replace", "xi2": 0.3, "delta": 0.4}
-
-
-VARIANTS = [
-    (
-        "ms_mix",
-        {"alpha": 8, "heads": 8, "attention": "batch"},
-        {"alpha": 8.0, "heads": 8, "attention": "batch"},
-    ),
-    ("ms_mix", {"delta": 0, "xi1": 2}, {"delta": -0.0, "xi1": 2}),
-    ("ms_mix", {"delta": 0.35}, {"delta": 7 * 0.05}),
-    ("c_mixup", {"sigma": 1}, {"sigma": 1}),
-    ("manifold_mixup", {"layers": [0, 1, 2]}, {"layers": "[0, 1, 2]"}),
-    ("mixup", {"per_sample": True}, {"per_sample": True}),
-    ("powmix", {"max_subset": 5, "n_ratio": 1}, {"max_subset": 5.2, "n_ratio": 1}),
-]
-
-
-@pytest.mark.parametrize(("method", "asked", "values"), VARIANTS)
+@pytest.mark.parametrize(
+    ("method", "asked", "values"),
+    [
+        ("ms_mix", {"alpha": 8, "attention": "batch"}, {"alpha": 8.0, "attention": "batch"}),
+        ("ms_mix", {"delta": 0, "xi1": 2}, {"delta": -0.0, "xi1": 2}),
+        ("ms_mix", {"delta": 0.35}, {"delta": 7 * 0.05}),
+        ("c_mixup", {"sigma": 1}, {"sigma": 1}),
+        ("manifold_mixup", {"layers": [0, 1, 2]}, {"layers": "[0, 1, 2]"}),
+        ("mixup", {"per_sample": True}, {"per_sample": True}),
+        ("powmix", {"max_subset": 5, "n_ratio": 1}, {"max_subset": 5.2, "n_ratio": 1}),
+    ],
+)
 def test_settings_make_the_same_cell_as_on_the_command_line(method, asked, values):
-    config = load_benchmark([])
     cell = make_cell(method)
-    wanted = dataclasses.replace(cell, method_settings=settings_of(config, "method", method, asked))
-    assert same(load_space(method).apply(cell, values), wanted)
+    settings = settings_of(load_benchmark([]), "method", method, asked)
+    assert same(load_space(method).apply(cell, values), dataclasses.replace(cell, method_settings=settings))
 
 
-def test_minus_zero_is_zero_and_a_cell_of_another_method_is_no_cell_of_the_space(write):
-    space = read_space(write(GRID + "settings: {delta: [-0.0, 0.5]}\n"))
-    assert json.dumps(space.points()[0]) == '{"delta": 0.0}'
-    applied = space.apply(make_cell("ms_mix"), {"delta": -0.0})
-    assert applied.cell_id == make_cell("ms_mix", delta=0.0).cell_id
+def test_integers_in_a_file_make_the_cells_of_floats(tmp_path):
+    space = read(tmp_path, GRID + "settings:\n  alpha: [1, 2, 4]\n  delta: [-0.0, 0.5, 1]\n")
+    assert json.dumps(space.points()[:2]) == json.dumps([{"alpha": 1.0, "delta": x} for x in (0.0, 0.5)])
+    space = read(tmp_path, TPE + "settings:\n  alpha: {low: 1, high: 8}\n  xi1: {low: 1, high: 2.5}\n")
+    assert [space.parameters[name].integer for name in ("alpha", "xi1")] == [True, False]
+    assert json.dumps(space.to_json()["settings"]["xi1"]["low"]) == "1.0"
+    assert json.dumps(space.default(make_cell("ms_mix", xi1=1.0))) == '{"alpha": 2, "xi1": 1.0}'
+    assert same(space.apply(make_cell("ms_mix"), {"alpha": 3}), make_cell("ms_mix", alpha=3.0))
     with pytest.raises(AssertionError, match="a cell of mixup in a space of ms_mix"):
         space.apply(make_cell("mixup"), {})
 
 
-def test_integers_in_a_file_make_the_cells_of_floats(write):
-    space = read_space(write(GRID + "settings:\n  alpha: [1, 2, 4]\n  delta: [0, 0.5, 1]\n"))
-    assert json.dumps(space.points()[:2]) == json.dumps([{"alpha": 1.0, "delta": x} for x in (0.0, 0.5)])
-    space = read_space(write(TPE + "settings:\n  alpha: {low: 1, high: 8}\n"))
-    assert space.parameters["alpha"].integer
-    assert json.dumps(space.default(make_cell("ms_mix"))) == '{"alpha": 2}'
-    assert same(space.apply(make_cell("ms_mix"), {"alpha": 3}), make_cell("ms_mix", alpha=3.0))
-
-
-@pytest.mark.parametrize("backbone", BACKBONES)
-@pytest.mark.parametrize("like", SCALES)
-@pytest.mark.parametrize(("rate", "dropout"), [(0.2, 0.0), (2.0, 1.5), (1.234, 0.7), (1.0, 1.0), (5, 1)])
-def test_factors_multiply_every_rate_and_dropout_and_nothing_else(backbone, like, rate, dropout):
-    cell = make_cell("none", backbone, like)
+def test_factors_that_cannot_act_are_left_out_and_a_space_of_nothing_is_refused():
     space = load_space("none")
-    found = space.apply(cell, {"learning_rate_factor": rate, "dropout_factor": dropout}).backbone_settings
-    for field in dataclasses.fields(cell.backbone_settings):
-        own, value = (getattr(s, field.name) for s in (cell.backbone_settings, found))
-        if field.name == "learning_rate" or field.name.endswith(("_lr", "_learning_rate")):
-            assert value == float(Fraction(str(own)) * Fraction(str(rate)))
-        elif field.name.endswith("dropout"):
-            assert value == min(0.9, float(Fraction(str(own)) * Fraction(str(dropout))))
-        else:
-            assert value == own
-        assert type(value) is type(own)
-
-
-def test_products_are_exact_and_dropout_is_capped_but_never_below_its_own_value():
-    space = load_space("none")
-    cell = make_cell("none", "misa", changed={"learning_rate": 0.0001, "fusion_dropout": 0.2})
-    settings = space.apply(cell, {"learning_rate_factor": 1.1, "dropout_factor": 0.7}).backbone_settings
-    assert 0.2 * 0.7 != 0.14
-    assert (settings.fusion_dropout, settings.learning_rate) == (0.14, 0.00011)
-    cell = make_cell("none", "tfn", changed={"audio_dropout": 0.95, "fusion_dropout": 0.8})
-    settings = space.apply(cell, {"dropout_factor": 1.5}).backbone_settings
-    assert (settings.audio_dropout, settings.fusion_dropout, settings.vision_dropout) == (0.95, 0.9, 0.45)
-    assert same(space.apply(cell, space.default(cell)), cell)
-
-
-@pytest.mark.parametrize("backbone", BACKBONES)
-def test_a_factor_stays_where_it_can_act(backbone):
-    space = load_space("none")
-    for like in SCALES:
+    for backbone, like in itertools.product(BACKBONES, SCALES):
         cell = make_cell("none", backbone, like)
         acts = space.apply(cell, {"dropout_factor": 0.0}) != cell
         wanted = ["learning_rate_factor", "dropout_factor"] if acts else ["learning_rate_factor"]
         assert list(space.for_backbone(cell).parameters) == wanted
-    assert list(space.for_backbone(make_cell("none", "almt")).parameters) == ["learning_rate_factor"]
-
-
-def test_dropouts_of_zero_are_not_varied_and_a_space_of_nothing_is_refused():
-    silent = {"audio_dropout": 0.0, "vision_dropout": 0.0}
-    cell = make_cell("none", "lmf", changed=silent)
-    assert "dropout" not in load_space("none").for_backbone(cell).backbone
-    loud = make_cell("none", "lmf", changed=silent | {"vision_dropout": 0.1})
-    assert "dropout" in load_space("none").for_backbone(loud).backbone
+    silent = make_cell("none", "lmf", changed={"audio_dropout": 0.0, "vision_dropout": 0.0})
+    assert "dropout" not in space.for_backbone(silent).backbone
+    loud = make_cell("none", "lmf", changed={"audio_dropout": 0.0, "vision_dropout": 0.1})
+    assert "dropout" in space.for_backbone(loud).backbone
     space = Space("mine", "none", "grid", backbone={"dropout": (0.5, 1.0)})
     with pytest.raises(UserError, match=r"^Nothing that the search space mine varies acts on lmf\.$"):
-        space.for_backbone(cell)
-    with_settings = Space("mine", "mixup", "grid", {"xi1": (0.5,)}, {"dropout": (0.5, 1.0)})
-    assert with_settings.for_backbone(make_cell("mixup", "almt")).parameters == {"xi1": (0.5,)}
+        space.for_backbone(silent)
+    space = dataclasses.replace(space, method="mixup", settings={"xi1": (0.5,)})
+    assert space.for_backbone(make_cell("mixup", "almt")).parameters == {"xi1": (0.5,)}
 
 
-def test_rates_are_those_of_the_names_alone():
+def test_factors_go_by_names_and_cap_a_dropout_but_never_below_its_own_value():
     @dataclasses.dataclass(frozen=True)
     class Settings(BackboneSettings):
         text_learning_rate: float = 0.01
         factor_lr: float = 0.1
         learning_rate_decay: float = 0.5
-        dropout: float = 0.4
+        dropout: float = 0.3
+        text_dropout: float = 0.8
+        audio_dropout: float = 0.95
         dropout_hidden: int = 3
 
     own = Settings(batch_size=8, learning_rate=0.001, weight_decay=0.0)
-    cell = dataclasses.replace(make_cell("none"), backbone_settings=own)
-    found = load_space("none").apply(cell, {"learning_rate_factor": 2.0, "dropout_factor": 0.5})
-    wanted = {"learning_rate": 0.002, "text_learning_rate": 0.02, "factor_lr": 0.2, "dropout": 0.2}
+    space, cell = load_space("none"), dataclasses.replace(make_cell("none"), backbone_settings=own)
+    found = space.apply(cell, {"learning_rate_factor": 2, "dropout_factor": 1.5})
+    wanted = {"learning_rate": 0.002, "text_learning_rate": 0.02, "factor_lr": 0.2}
+    wanted |= {"dropout": 0.45, "text_dropout": 0.9}
     assert found.backbone_settings == dataclasses.replace(own, **wanted)
+    assert same(space.apply(cell, space.default(cell)), cell)
 
 
-REFUSED = [
-    ("ms_mix", {"delta": 1.5}, "delta must be in [-1, 1], got 1.5"),
-    ("ms_mix", {"xi1": "much"}, "'much' is no float"),
-    ("ms_mix", {"xi1": True}, "True is no float"),
-    ("ms_mix", {"xi1": float("nan")}, "xi1 must be >= 0 and finite"),
-    ("ms_mix", {"delta": float("nan")}, "cannot be applied"),
-    ("ms_mix", {"dleta": 0.5}, "Did you mean 'delta'?"),
-    ("manifold_mixup", {"layers": "[0, 3]"}, "layers must be"),
-    ("manifold_mixup", {"layers": [0.5]}, "0.5 is no int"),
-    ("none", {"learning_rate_factor": float("inf")}, "learning_rate must be >= 0 and finite"),
-    ("none", {"dropout_factor": -1.0}, "_dropout must be in [0, 1)"),
-    ("none", {"learning_rate": 2.0}, "Did you mean 'learning_rate_factor'?"),
-]
-
-
-@pytest.mark.parametrize(("name", "values", "words"), REFUSED)
+@pytest.mark.parametrize(
+    ("name", "values", "words"),
+    [
+        ("ms_mix", {"delta": 1.5}, "delta must be in [-1, 1]"),
+        ("ms_mix", {"xi1": "much"}, "'much' is no float"),
+        ("ms_mix", {"xi1": float("nan")}, "xi1 must be >= 0 and finite"),
+        ("ms_mix", {"delta": float("nan")}, "cannot be applied"),
+        ("manifold_mixup", {"layers": "[0, 3]"}, "layers must be"),
+        ("manifold_mixup", {"layers": [0.5]}, "0.5 is no int"),
+        ("none", {"learning_rate_factor": float("inf")}, "learning_rate must be >= 0 and finite"),
+        ("none", {"dropout_factor": -1.0}, "_dropout must be in [0, 1)"),
+        ("none", {"learning_rate": 2.0}, "Did you mean 'learning_rate_factor'?"),
+    ],
+)
 def test_what_settings_refuse_is_one_sentence(name, values, words):
     with pytest.raises(UserError) as error:
         load_space(name).apply(make_cell(name), values)
@@ -383,64 +277,49 @@ def test_a_range_of_integers_holds_integers(low, width, share):
     assert [i for i in range(low - 3, low + width + 4) if kind.holds(i)] == list(range(low, low + width + 1))
 
 
-@pytest.mark.parametrize("value", [None, True, "2", float("nan"), float("inf"), 2.5, 1, 9])
-def test_a_range_of_integers_is_one_where_both_ends_are_and_holds_nothing_else(value):
-    assert not Range(2, 8, step=2).holds(value)
-    assert Range(2, 8, step=2).holds(4.0)
-    assert [Range(*ends).integer for ends in ((1, 3), (1, 3.0), (1.0, 3), (1.0, 3.0))] == [True] + [False] * 3
+def test_a_range_is_of_integers_where_both_ends_are_and_then_holds_nothing_else():
+    steps = Range(2, 8, step=2)
+    assert steps.holds(4.0)
+    assert not any(map(steps.holds, (None, True, "2", float("nan"), float("inf"), 2.5, 1, 9)))
+    assert [Range(*ends).integer for ends in ((1, 3), (1, 3.0), (1.0, 3))] == [True, False, False]
     assert Range(1, 3.5).exact(2.25) == 2.25
 
 
 @given(
     st.dictionaries(st.sampled_from("abcde"), st.lists(st.integers(), min_size=1, max_size=4, unique=True))
 )
-def test_points_are_nested_loops_the_first_outermost(lists):
+def test_points_are_nested_loops_the_first_outermost_and_factors_innermost(lists):
     points = [{}]
-    for key, values in lists.items():
+    for key, values in {**lists, "dropout_factor": [0.0, 1.0]}.items():
         points = [{**point, key: value} for point in points for value in values]
-    space = Space("mine", "ms_mix", "grid", {key: tuple(values) for key, values in lists.items()})
+    settings = {key: tuple(values) for key, values in lists.items()}
+    space = Space("mine", "ms_mix", "grid", settings, {"dropout": (0.0, 1.0)})
     assert [list(point.items()) for point in space.points()] == [list(point.items()) for point in points]
 
 
-def test_factors_come_last_in_a_grid(write):
-    points = read_space(
-        write(GRID + "backbone: {dropout: [0, 1]}\nsettings: {sal: [false, true]}\n")
-    ).points()
-    assert points[1] == {"sal": False, "dropout_factor": 1.0}
-    assert len(points) == 4
-
-
-def test_the_description_is_json_and_tells_spaces_apart(write):
-    descriptions = [load_space(name).to_json() for name in FILES]
-    assert json.loads(json.dumps(descriptions)) == descriptions
+def test_the_description_is_json_and_tells_spaces_apart():
     for values in (values for name in FILES for values in load_space(name).parameters.values()):
-        assert isinstance(values, Range) or {type(value) for value in values} <= SCALARS
-    space = Space("mine", "mixup", "tpe", {"xi1": Range(0.1, 1.0)}, {"dropout": (0.5, 1.0)})
-    changes = [
-        {"name": "other"},
-        {"method": "c_mixup"},
-        {"sampler": "grid"},
-        {"settings": {"alpha": Range(0.1, 1.0)}},
-        *({"settings": {"xi1": Range(*r)}} for r in ((0.2, 1.0), (0.1, 2.0), (0.1, 1.0, True))),
-        {"settings": {"xi1": Range(0.1, 1.0, step=0.1)}},
-        {"backbone": {"dropout": (0.5, 1.5)}},
-        {"backbone": {"learning_rate": (0.5, 1.0)}},
-    ]
-    descriptions += [dataclasses.replace(space, **change).to_json() for change in [{}, *changes]]
-    assert len({json.dumps(description) for description in descriptions}) == len(descriptions)
-    text = "method: mixup\nsampler: tpe\nsettings: {{alpha: {{low: {}, high: 2.5}}, xi1: [{}, 0.5]}}\n"
-    same = [json.dumps(read_space(write(text.format(*x))).to_json()) for x in (("1", "2"), ("1.0", "2.0"))]
-    assert same[0] == same[1], "integers and floats in a file describe the same space"
+        assert isinstance(values, Range) or {type(v) for v in values} <= {type(None), bool, int, float, str}
+    space = Space("mine", "mixup", "tpe", {"xi1": Range(0.1, 1.0)}, {"dropout": (0.5,)})
+    changes = [{}, {"name": "other"}, {"method": "c_mixup"}, {"sampler": "grid"}]
+    changes += [{"backbone": {"dropout": (1.0,)}}, {"backbone": {"learning_rate": (0.5,)}}]
+    for values in (Range(0.2, 1.0), Range(0.1, 2.0), Range(0.1, 1.0, True), Range(0.1, 1.0, step=0.1)):
+        changes.append({"settings": {"xi1": values}})
+    spaces = [*map(load_space, FILES), *(dataclasses.replace(space, **change) for change in changes)]
+    descriptions = [space.to_json() for space in spaces]
+    assert json.loads(json.dumps(descriptions)) == descriptions
+    assert len({json.dumps(description) for description in descriptions}) == len(spaces)
 
 
 WRONG = {
     "nothing": ("", "must be a mapping of method, sampler, settings, backbone, got None"),
-    "a list": ("[1, 2]", "must be a mapping"),
     "broken": ("method: [ms_mix\nsampler: tpe", "cannot be read as YAML (line 2: "),
     "binary": (b"\xff\xfe\x00\x80", "cannot be read as YAML"),
     "control characters": (b"method: \x00", "cannot be read as YAML"),
     "an object": ("!!python/object/apply:os.system [true]", "cannot be read as YAML"),
     "no such date": ("method: 2024-13-45", "cannot be read as YAML"),
+    "an alias of itself": (TPE + "settings: {delta: &a [*a]}", "(line 3: an alias of another value)"),
+    "too deep": ("[" * 5000, "nested too deeply"),
     "an unknown key": (TPE + "setings: {delta: [0.1]}", "Did you mean 'settings'?"),
     "a key that is no text": (TPE + "1: 2", "Unknown key '1'"),
     "an unknown method": ("method: ms_mx\nsampler: tpe", "Did you mean 'ms_mix'?"),
@@ -451,23 +330,15 @@ WRONG = {
     "no field": (TPE + "settings: {components: [sass]}", "Unknown setting of ms_mix 'components'"),
     "a single value": (TPE + "settings: {delta: 0.1}", "settings.delta must be a list"),
     "an empty list": (TPE + "settings: {delta: []}", "settings.delta must be a list"),
-    "a value twice": (TPE + "settings: {delta: [0.1, 0.2, 0.1]}", "twice"),
-    "a value twice in two types": (TPE + "settings: {delta: [0, 0.5, 0.0]}", "twice"),
+    "a value twice": (TPE + "settings: {delta: [0, 0.5, 0.0]}", "twice"),
     "a key twice": (TPE + "settings: {delta: [0.1], delta: [0.2]}", "'delta' stands twice, in line 3"),
-    "a section twice": (TPE + "settings: {delta: [0.1]}\nsettings: {xi1: [0.2]}", "'settings' stands twice"),
     "a text as number": (TPE + "settings: {delta: ['0.1']}", "settings.delta: '0.1' is no float"),
-    "null as number": (TPE + "settings: {delta: [null]}", "None is no float"),
     "truth as number": (TPE + "settings: {delta: [true]}", "True is no float"),
     "a fraction as integer": (TPE + "settings: {heads: [2.0]}", "2.0 is no int"),
-    "a number as truth": (TPE + "settings: {sass: [1]}", "1 is no bool"),
-    "a mapping as choice": (TPE + "settings: {delta: [{low: 1}]}", "is no float"),
+    "truth as integer": (TPE + "settings: {heads: [true]}", "True is no int"),
     "a huge number": (TPE + f"settings: {{delta: [{10**400}]}}", "too large"),
-    "a refused value": (
-        TPE + "settings: {delta: [0.1, 1.5]}",
-        "delta must be in [-1, 1], got 1.5",
-    ),
-    "a refused text": (TPE + "settings: {attention: [tokens, all]}", "attention must be tokens or batch"),
-    "a refused end": (TPE + "settings: {delta: {low: 0.0, high: 2.0}}", "delta must be in [-1, 1], got 2.0"),
+    "a refused value": (TPE + "settings: {delta: [0.1, 1.5]}", "delta must be in [-1, 1]"),
+    "a refused end": (TPE + "settings: {delta: {low: 0.0, high: 2.0}}", "delta=2.0"),
     "refused together": (
         "method: multimix\nsampler: tpe\nsettings: {alpha_low: [0.1, 3.0], alpha_high: [2.0, 4.0]}",
         "alpha_high must be at least alpha_low",
@@ -482,30 +353,24 @@ WRONG = {
     "log with step": (TPE + "settings: {xi1: {low: 0.1, high: 1.0, log: true, step: 0.1}}", "no step"),
     "log as number": (TPE + "settings: {xi1: {low: 0.1, high: 1.0, log: 1}}", "log must be true or false"),
     "a step of zero": (TPE + "settings: {xi1: {low: 0.1, high: 1.0, step: 0}}", "step must be > 0"),
-    "a step back": (TPE + "settings: {xi1: {low: 0.1, high: 1.0, step: -0.1}}", "step must be > 0"),
     "a step too far": (TPE + "settings: {xi1: {low: 0.1, high: 1.0, step: 0.2}}", "whole steps apart"),
-    "a broken step": (
-        "method: powmix\nsampler: tpe\nsettings: {max_subset: {low: 2, high: 8, step: 1.5}}",
-        "whole between integers",
-    ),
+    "a broken step": (TPE + "settings: {heads: {low: 2, high: 8, step: 1.5}}", "whole between integers"),
     "too many digits": (TPE + "settings: {xi1: {low: 0.12345, high: 1.0}}", "at most 4 significant digits"),
     "an unknown key of a range": (TPE + "settings: {xi1: {low: 0.1, hihg: 1.0}}", "Did you mean 'high'?"),
     "a range of texts": (TPE + "settings: {attention: {low: 0.1, high: 1.0}}", "0.1 is no str"),
-    "ends that are truths": (TPE + "settings: {xi1: {low: false, high: true}}", "needs numbers"),
     "a grid with a range": (GRID + "settings: {delta: {low: 0.1, high: 0.5}}", "takes lists only"),
     "an unknown factor": (TPE + "backbone: {dropot: [0.5]}", "Did you mean 'dropout'?"),
     "a factor below zero": (TPE + "backbone: {dropout: [1.0, -0.5]}", "got -0.5"),
     "a rate of zero": (TPE + "backbone: {learning_rate: {low: 0.0, high: 1.0}}", "finite and > 0"),
     "an endless factor": (TPE + "backbone: {learning_rate: [1.0, .inf]}", "must be finite"),
-    "a factor as text": (TPE + "backbone: {dropout: [much]}", "'much' is no float"),
 }
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_a_wrong_file_is_told_what_is_wrong_in_one_sentence(write, what):
+def test_a_wrong_file_is_told_what_is_wrong_in_one_sentence(tmp_path, what):
     text, words = WRONG[what]
     with pytest.raises(UserError) as error:
-        read_space(write(text))
+        read(tmp_path, text)
     message = str(error.value)
     assert words in message
     assert message.startswith("Search space ")
@@ -514,20 +379,22 @@ def test_a_wrong_file_is_told_what_is_wrong_in_one_sentence(write, what):
     assert message.endswith((".", "?"))
 
 
-def test_files_that_are_not_there_are_told(tmp_path):
-    folder = tmp_path / "folder.yml"
-    folder.mkdir()
-    with pytest.raises(UserError, match="cannot be read"):
-        read_space(folder)
+def test_a_name_that_is_neither_known_nor_a_files_is_told_the_known_ones(tmp_path):
+    for name in ("", "../spaces/delta", "ALL", "detla"):
+        with pytest.raises(UserError, match=r"^Unknown search space ") as error:
+            load_space(name)
+        assert all(known in str(error.value) for known in SPACES)
+    assert str(error.value).endswith(" Did you mean 'delta'?")
     for name in (str(tmp_path / "none.yaml"), "none.yml", "~/no such folder/none.yaml"):
         with pytest.raises(UserError) as error:
             load_space(name)
         assert str(error.value).startswith(f"Search space {Path(name).expanduser()}: There is no such file; ")
         assert str(error.value).endswith(f": {', '.join(SPACES)}.")
-        assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="cannot be read"):
+        read_space(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["mine.yaml", "of.mine.yml", "delta.yaml", "mixup.yml"])
+@pytest.mark.parametrize("name", ["of.mine.yml", "delta.yaml"])
 def test_a_name_with_an_ending_is_a_path_and_names_the_space_by_the_files_stem(name, tmp_path, monkeypatch):
     home, here = tmp_path / "home", tmp_path / "here"
     for folder, method in ((home, "mixup"), (here, "c_mixup")):
@@ -535,34 +402,13 @@ def test_a_name_with_an_ending_is_a_path_and_names_the_space_by_the_files_stem(n
         (folder / name).write_text(f"method: {method}\nsampler: grid\nsettings: {{xi1: [0.25]}}\n")
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.chdir(here)
-    for given_name, method in ((f"~/{name}", "mixup"), (str(home / name), "mixup"), (name, "c_mixup")):
-        space = load_space(given_name)
-        stem = name.rpartition(".")[0]
-        assert space == Space(stem, method, "grid", {"xi1": (0.25,)}, {})
+    for path, method in ((f"~/{name}", "mixup"), (str(home / name), "mixup"), (name, "c_mixup")):
+        assert load_space(path) == Space(name.rpartition(".")[0], method, "grid", {"xi1": (0.25,)}, {})
     assert load_space("delta").method == "ms_mix"
 
 
-def test_a_file_that_refers_to_itself_is_refused(write):
-    for text in (
-        "&a {method: *a}",
-        TPE + "settings: &a {delta: *a}",
-        TPE + "settings: {delta: &a [*a]}",
-        "[" * 5000,
-    ):
-        with pytest.raises(UserError):
-            read_space(write(text))
-
-
-@pytest.mark.parametrize("name", ["", "detla", "../spaces/delta", "delta.yaml", "ALL", "Delta"])
-def test_an_unknown_name_is_told_the_known_ones(name):
-    with pytest.raises(UserError) as error:
-        load_space(name)
-    assert all(known in str(error.value) for known in SPACES)
-    assert name != "detla" or "Did you mean 'delta'?" in str(error.value)
-
-
-def test_infinite_and_missing_values_that_a_method_takes_are_choices(write):
-    space = read_space(write("method: c_mixup\nsampler: grid\nsettings: {sigma: [null, 0, .inf]}\n"))
+def test_infinite_and_missing_values_that_a_method_takes_are_choices(tmp_path):
+    space = read(tmp_path, "method: c_mixup\nsampler: grid\nsettings: {sigma: [null, 0, .inf]}\n")
     assert space.points() == [{"sigma": None}, {"sigma": 0.0}, {"sigma": float("inf")}]
     assert json.loads(json.dumps(space.to_json())) == space.to_json()
     for point in space.points():

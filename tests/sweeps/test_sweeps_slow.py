@@ -1,10 +1,9 @@
-"""Sweeps whose driver or worker is killed, two drivers on one sweep, and all of it on a real PostgreSQL."""
+"""Sweeps whose driver or worker is killed, two drivers on one sweep, and a kill on a real PostgreSQL."""
 
 import os
 import signal
 import time
 
-import optuna
 import pytest
 
 from harness.tracking.tracker import Tracker
@@ -32,23 +31,34 @@ def wait_for_trials(driver, count):
     return wait_for(driver, lambda line: line.startswith(f"{count}/10 "))
 
 
-@pytest.mark.parametrize("after", [4, *(pytest.param(n, marks=pytest.mark.soak) for n in (1, 8))])
-def test_a_killed_driver_repeats_and_loses_nothing(var_dir, reference, after):
-    driver = begin(var_dir, f"driver{after}")
-    wait_for_trials(driver, after)
-    kill(driver, f"driver{after}")
-    trained = {r.tags["cell_id"]: r.run_id for r in Tracker(None, var_dir, "s", create=False).runs()}
-    finish(begin(var_dir, f"driver{after}"), f"driver{after}")
-    assert_each_trial_once(var_dir, reference)
-    complete = Tracker(None, var_dir, "s", create=False).complete()
+@pytest.mark.parametrize("stores", ["files", "postgres"])
+def test_a_killed_driver_repeats_and_loses_nothing(var_dir, reference, postgres, stores):
+    """With Optuna, ledger and MLflow in files, and in one database."""
+    uri = postgres() if stores == "postgres" else None
+    keys = ("tracking.uri", "ledger.uri", "sweep.storage")
+    addresses = [f"{key}={uri}" for key in keys] if uri else []
+    driver = begin(var_dir, stores, *addresses)
+    said = wait_for_trials(driver, 4)
+    kill(driver, stores)
+    tracker = Tracker(uri, var_dir, "s", create=False)
+    trained = {r.tags["cell_id"]: r.run_id for r in tracker.runs()}
+    said += finish(begin(var_dir, stores, *addresses), stores)
+    assert_each_trial_once(var_dir, reference, uri=uri, storage=uri)
+    complete = tracker.complete()
     assert all(complete[cell_id].run_id == run_id for cell_id, run_id in trained.items())
+    assert "s3cret" not in said + str(tracker.trials())
+
+
+def kill_a_worker(driver):
+    """In mid-training."""
+    wait_for_trials(driver, 2)
+    time.sleep(0.5)
+    os.kill(workers_of(driver.pid)[0], signal.SIGKILL)
 
 
 def test_a_killed_worker_costs_its_trial_a_retry_within_the_run(var_dir, reference):
     driver = begin(var_dir, "worker")
-    wait_for_trials(driver, 2)
-    time.sleep(0.5)
-    os.kill(workers_of(driver.pid)[0], signal.SIGKILL)
+    kill_a_worker(driver)
     finish(driver, "worker")
     assert_each_trial_once(var_dir, reference)
     assert len(optuna_study(var_dir).trials) == 10, "no trial was begun twice"
@@ -58,9 +68,7 @@ def test_a_killed_worker_costs_its_trial_a_retry_within_the_run(var_dir, referen
 def test_a_worker_that_always_dies_fails_its_trials_with_the_reason(var_dir):
     """With no retries left; the next call tries them again."""
     driver = begin(var_dir, "dying", "sweep.retries=0")
-    wait_for_trials(driver, 2)
-    time.sleep(0.5)
-    os.kill(workers_of(driver.pid)[0], signal.SIGKILL)
+    kill_a_worker(driver)
     output = finish(driver, "dying", status=1)
     assert "worker died (signal 9: killed; often out of memory)" in output
     failed = trials_of(var_dir).query("state == 'failed'")
@@ -80,36 +88,17 @@ def test_two_drivers_share_a_sweep(var_dir, reference):
     assert len(optuna_study(var_dir).trials) == 10
 
 
-def test_a_sweep_on_postgres_with_two_workers_its_driver_killed(var_dir, reference, postgres):
-    """Optuna, ledger and MLflow in one database."""
-    uri = postgres()
-    addresses = [f"tracking.uri={uri}", f"ledger.uri={uri}", f"sweep.storage={uri}"]
-    driver = begin(var_dir, "postgres", *addresses)
-    said = wait_for_trials(driver, 3)
-    kill(driver, "postgres")
-    said += finish(begin(var_dir, "postgres", *addresses), "postgres")
-    assert_each_trial_once(var_dir, reference, uri=uri, storage=uri)
-    assert "s3cret" not in said
-    for run in Tracker(uri, var_dir, "s", create=False).trials():
-        assert "s3cret" not in str(run)
-
-
 @pytest.mark.soak
 def test_tpe_with_pruning_survives_kills(var_dir):
     """A budget is spent exactly, whoever dies."""
     asked = ["param=all", "sweep.trials=12", "report=false", *SLOWER]
-
-    def begin_all():
-        return start(var_dir, "tpe", *asked, program=PROGRAM, matrix=SMALL)
-
+    options = {"program": PROGRAM, "matrix": SMALL}
     for after in (3, 7):
-        driver = begin_all()
+        driver = start(var_dir, "tpe", *asked, **options)
         wait_for(driver, lambda line, after=after: line.startswith(f"{after}/12 "))
         kill(driver, "tpe")
-    finish(begin_all(), "tpe")
-    trials = trials_of(var_dir)
-    assert len(trials) == 12
-    study = optuna_study(var_dir, "s/all/tfn/synthetic_mosi", "all")
-    ended = [t for t in study.trials if t.user_attrs.get("why") != "lost"]
-    assert len(ended) == 12
-    assert all(t.state in (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED) for t in ended)
+    finish(start(var_dir, "tpe", *asked, **options), "tpe")
+    assert len(trials_of(var_dir)) == 12
+    states = [t.state.name for t in optuna_study(var_dir, "all").trials if t.user_attrs.get("why") != "lost"]
+    assert len(states) == 12
+    assert set(states) <= {"COMPLETE", "PRUNED"}
