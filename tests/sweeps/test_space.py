@@ -338,7 +338,7 @@ WRONG = {
     "truth as integer": (TPE + "settings: {heads: [true]}", "True is no int"),
     "a huge number": (TPE + f"settings: {{delta: [{10**400}]}}", "too large"),
     "a refused value": (TPE + "settings: {delta: [0.1, 1.5]}", "delta must be in [-1, 1]"),
-    "a refused end": (TPE + "settings: {delta: {low: 0.0, high: 2.0}}", "delta=2.0"),
+    "a refused end": (TPE + "settings: {delta: {low: 0.0, high: 2.0}}", "delta must be in [-1, 1], got 2.0"),
     "refused together": (
         "method: multimix\nsampler: tpe\nsettings: {alpha_low: [0.1, 3.0], alpha_high: [2.0, 4.0]}",
         "alpha_high must be at least alpha_low",
