@@ -78,25 +78,9 @@ class TouchState(Touch):
         Path(state["path"]).touch()
 
 
-class TouchItems(list):
-    """A list that leaves a mark when it is filled."""
-
-    def append(self, path):
-        Path(path).touch()
-
-    def extend(self, paths):
-        Path(paths[0]).touch()
-
-
 def instance(cls, path):
     value = cls()
     value.path = str(path)
-    return value
-
-
-def filled(path):
-    value = TouchItems()
-    list.append(value, str(path))
     return value
 
 
@@ -110,7 +94,6 @@ OBJECTS = {
     "a class": lambda path: Call(Touch, str(path)),
     "__new__": lambda path: instance(Touch, path),
     "__setstate__": lambda path: instance(TouchState, path),
-    "list subclass": filled,
     "nested pickle": lambda path: Call(pickle.loads, pickle.dumps(make_folder(path))),
 }
 PROGRAMS = {
