@@ -20,16 +20,6 @@ CASES, STORED = 10_000, 2_200
 SUMMARY = Path(__file__).with_name("summary.json")
 
 
-def options(arguments):
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
-    parser.add_argument("--cases", type=int, default=CASES, help="MMSA files")
-    parser.add_argument("--stored", type=int, default=STORED, help="the project's own stored files")
-    parser.add_argument("--seed", type=int, default=SEED)
-    parser.add_argument("--no-summary", action="store_true", help="write nothing")
-    return parser.parse_args(arguments)
-
-
 def fuzz(reader, seed, cases):
     """Run cases and print those that ended badly; returns the results of all."""
     results = []
@@ -60,7 +50,13 @@ def summarize(results, of_kinds=True):
 
 def main(arguments=None):
     """Fuzz, and write the summary if all is well; returns the exit status."""
-    given = options(arguments)
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
+    parser.add_argument("--cases", type=int, default=CASES, help="MMSA files")
+    parser.add_argument("--stored", type=int, default=STORED, help="the project's own stored files")
+    parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--no-summary", action="store_true", help="write nothing")
+    given = parser.parse_args(arguments)
     files, others = fuzz("mmsa", given.seed, given.cases), fuzz("stored", given.seed, given.stored)
     if any(result["ending"] in BAD for result in files + others):
         print("FAILED", file=sys.stderr)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.data.memory_limit import SPARE, TIMES
 from harness.data.mmsa import read_mmsa, summary_lines
 from harness.errors import UserError
 from tests.fuzz.mutations import mutate
@@ -121,45 +122,18 @@ def broken(folder):
     return in_turn(mmsa(folder, read) for read, _ in BROKEN.values())
 
 
-def crash(_):
-    os.kill(os.getpid(), signal.SIGSEGV)
-
-
-def hang(_):
-    time.sleep(3600)
-
-
-def run_it(path):
-    pickle.loads(path.read_bytes())
-    raise UserError("It was read all the same.")
-
-
-def write_canary(_):
-    Path("canary").touch()
-    raise UserError("It was refused.")
-
-
-def take_memory(path):
-    block = bytearray(2 * 2**27 + 2**26 + 17 * path.stat().st_size + 2**26)
-    raise UserError(f"It has {len(block)} bytes.")
-
-
-def forget(_):
-    raise KeyError("train")
-
-
 def mumble(_):
     raise UserError("endless " * 500)
 
 
 # Readers that must be found out, and how they end.
 BROKEN = {
-    "crash": (crash, "crashed"),
-    "hang": (hang, "hung"),
-    "run": (run_it, "payload"),
-    "canary": (write_canary, "payload"),
-    "memory": (take_memory, "greedy"),
-    "exception": (forget, "escaped"),
+    "crash": (lambda path: os.kill(os.getpid(), signal.SIGSEGV), "crashed"),
+    "hang": (lambda path: time.sleep(3600), "hung"),
+    "run": (lambda path: pickle.loads(path.read_bytes()), "payload"),
+    "canary": (lambda path: Path("canary").touch(), "payload"),
+    "memory": (lambda path: bytearray(2 * SPARE + (2 * TIMES + 1) * path.stat().st_size + 2**27), "greedy"),
+    "exception": (lambda path: {}["train"], "escaped"),
     "words": (mumble, "escaped"),
     "nothing": (lambda path: None, "escaped"),
 }

@@ -6,8 +6,6 @@ import pickle
 import resource
 import signal
 import struct
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -47,8 +45,7 @@ def watched(content, read=load_pickle):
 
 
 def in_child(read):
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 2048 * MIB,) * 2)
+    resource.setrlimit(resource.RLIMIT_AS, (memory("VmSize") + 2048 * MIB,) * 2)
     Path("/proc/self/clear_refs").write_text("5")
     before, started = memory("VmRSS"), time.process_time()
     try:
@@ -168,22 +165,10 @@ CONTENTS = {
 def test_contents_that_would_take_too_much_or_break_something(case, folder):
     make, words = CONTENTS[case]
     content = pickle.dumps(make(), 4)
-    path = folder / "file.pkl"
-    path.write_bytes(content)
-    with pytest.raises(UserError) as caught:
-        read_mmsa(path, 3.0)
-    assert words in str(caught.value)
-    assert str(caught.value).isprintable()
-    assert len(str(caught.value)) < 1500
-
-
-@pytest.mark.parametrize(
-    "case", ["lists in lists", "one array often", "one long name", "splits of unlike steps"]
-)
-def test_contents_take_no_more_than_they_may(case, folder):
-    content = pickle.dumps(CONTENTS[case][0](), 4)
     answer, grown, took = watched(content, lambda path: read_mmsa(path, 3.0))
-    assert "memory" in answer
+    assert words in answer
+    assert answer.isprintable()
+    assert len(answer) < 1500
     assert grown < 2 * (128 * MIB + 8 * len(content))
     assert took < 20
 
@@ -200,9 +185,8 @@ def test_declared_sizes_reserve_nothing(operation, size, folder, address_space):
 @pytest.fixture
 def address_space():
     """Little room beyond what this process has, so that a reservation fails."""
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
     before = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 512 * MIB, before[1]))
+    resource.setrlimit(resource.RLIMIT_AS, (memory("VmSize") + 512 * MIB, before[1]))
     yield
     resource.setrlimit(resource.RLIMIT_AS, before)
 
@@ -214,15 +198,3 @@ def test_no_callable_is_called_under_any_name(what, call, folder):
     with pytest.raises(UserError, match="was refused: its pickle asks for"):
         load_pickle(folder / "file.pkl")
     assert [path.name for path in folder.iterdir()] == ["file.pkl"]
-
-
-def test_the_callables_are_dangerous(folder):
-    """Else the test above would show nothing."""
-    works = set()
-    for module, attribute, arguments in programs.DANGEROUS:
-        content = b"\x80\x04" + programs.by_text(module, attribute, arguments) + b"."
-        code = f"import pickle; pickle.loads({content!r})"
-        subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True)
-        works |= {(module, attribute)} if len(list(folder.iterdir())) else set()
-        subprocess.run(["rm", "-rf", *folder.iterdir()], check=True)
-    assert len(works) >= 8

@@ -105,10 +105,10 @@ def check_contract(dataset):
             assert split.tokens.shape == (clips, 3, dataset.steps()["text"])
 
 
-def check_sequences(dataset, truth, modalities=MODALITIES):
+def check_sequences(dataset, truth):
     """Every sequence stands on the left, with its length and tokens."""
     for name, split in dataset.splits.items():
-        for m in modalities:
+        for m in MODALITIES:
             np.testing.assert_array_equal(split.features[m], lay_out(truth[name][m], STEPS[m], False))
             assert split.lengths[m].tolist() == [len(sequence) for sequence in truth[name][m]]
         if split.tokens is not None:
@@ -135,11 +135,7 @@ def test_sequences_are_found_and_left_aligned(seed, in_front, with_lengths, with
         assert (split.tokens is not None) == with_tokens
         assert split.ids.tolist() == content[name]["id"]
         np.testing.assert_array_equal(split.labels, content[name]["regression_labels"])
-    assert all("padded in front" in note for note in dataset.notes)
-
-
-def test_nothing_cleaned_is_nothing_said():
-    assert read(make_content()).notes == ()
+    assert all(in_front and "padded in front" in note for note in dataset.notes)
 
 
 @pytest.mark.parametrize("in_front", [False, True])
@@ -231,7 +227,7 @@ def test_words_without_sound_are_steps_where_audio_is_aligned():
     assert audio_of(dataset, 0) == [0, 1, 1, 1, 0, 0]
 
 
-def test_a_few_odd_steps_do_not_undo_the_alignment():
+def test_alignment_is_undone_in_all_splits_by_odd_steps_of_more_than_one_clip_in_ten():
     content = make_aligned(silent_start=True)
     content["test"]["audio"][2:5, 4] = 1  # three of thirty clips
     dataset = read(content)
@@ -241,11 +237,7 @@ def test_a_few_odd_steps_do_not_undo_the_alignment():
     assert audio_lengths(dataset) == audio_lengths(dataset, "valid") == [4] * 10
     assert audio_lengths(dataset, "test") == [4, 4, 5, 5, 5, 4, 4, 4, 4, 4]
     assert audio_of(dataset, 2, "test") == [0, 1, 1, 1, 1, 0]
-
-
-def test_alignment_is_undone_in_all_splits_by_more_than_one_in_ten():
-    content = make_aligned(silent_start=True)
-    content["test"]["audio"][2:6, 4] = 1
+    content["test"]["audio"][5, 4] = 1
     dataset = read(content)
     assert [audio_of(dataset, 0, name) for name in SPLITS] == [[1, 1, 1, 0, 0, 0]] * 3
     assert audio_lengths(dataset) == [3] * 10
@@ -329,12 +321,14 @@ def test_empty_sequences_have_length_one():
     } <= set(dataset.notes)
 
 
-def test_lengths_beyond_the_steps_are_all_of_these():
+def test_lengths_beyond_the_steps_are_all_of_these_and_labels_at_the_edge_stay_in_the_range():
     content, truth = make_file()
+    content["train"][LABELS][:2] = [3.00005, -3.00005]
     content["train"]["audio_lengths"][1:3] = [10, 2**31 - 1]
     content["train"]["audio"][1:3] = 1
     dataset = read(content)
     assert audio_lengths(dataset)[:3] == [len(truth["train"]["audio"][0]), 9, 9]
+    assert dataset.splits["train"].labels[:2].tolist() == [3.0, -3.0]
     assert dataset.notes == ("audio had lengths beyond its steps, taken as all of these (clips: train 2).",)
 
 
@@ -368,15 +362,10 @@ def as_objects(content):
     return kinds
 
 
-@pytest.mark.parametrize(
-    "change", [as_lists, as_objects, lambda c: as_types(c, ">f4"), lambda c: as_types(c, "f8")]
-)
-def test_other_containers_and_types_give_the_same(change):
+def test_other_containers_and_types_give_the_same():
     content = make_content(seed=1, in_front=True)
-    assert_equal(read(change(content)), read(content))
-
-
-def test_half_precision_is_widened():
+    for other in (as_lists(content), as_objects(content), as_types(content, ">f4"), as_types(content, "f8")):
+        assert_equal(read(other), read(content))
     half = as_types(make_content(), "f2")
     values = read(half).splits["train"].features["text"]
     np.testing.assert_array_equal(values, half["train"]["text"].astype(np.float32))
@@ -403,19 +392,13 @@ def test_shorter_splits_and_tokens_are_padded():
     np.testing.assert_array_equal(dataset.splits["test"].tokens[:, 1, :4], masks)
 
 
-def test_short_tokens_find_text_that_is_padded_in_front():
-    content, truth = make_file(in_front=True)
-    for split in SPLITS:
-        truth[split]["text"] = [sequence[:4] for sequence in truth[split]["text"]]
-        content[split]["text"] = lay_out(truth[split]["text"], STEPS["text"], True)
-        content[split]["text_bert"] = make_tokens(truth[split]["text"], 4, True)
-    check_sequences(read(content), truth, ["text"])
-
-
-def test_tokens_on_the_left_find_text_that_is_padded_in_front():
+@pytest.mark.parametrize(("steps", "in_front"), [(4, True), (STEPS["text"], False)])
+def test_short_tokens_and_tokens_on_the_left_find_text_that_is_padded_in_front(steps, in_front):
     content, truth = make_file(2, in_front=True)
     for split in SPLITS:
-        content[split]["text_bert"] = make_tokens(truth[split]["text"], STEPS["text"], False)
+        truth[split]["text"] = [sequence[:steps] for sequence in truth[split]["text"]]
+        content[split]["text"] = lay_out(truth[split]["text"], STEPS["text"], True)
+        content[split]["text_bert"] = make_tokens(truth[split]["text"], steps, in_front)
     dataset = read(content)
     check_sequences(dataset, truth)
     assert not any("non-zero padding" in note for note in dataset.notes)
@@ -472,12 +455,6 @@ def test_row_numbers_are_given_the_name_of_their_split(kind, first):
     )
 
 
-def test_labels_at_the_edge_stay_in_the_range():
-    content = make_content()
-    content["train"]["regression_labels"][:2] = [3.00005, -3.00005]
-    assert read(content).splits["train"].labels[:2].tolist() == [3.0, -3.0]
-
-
 def change(split, key, edit):
     """A change of one key: a new value, or a function that gives it."""
 
@@ -505,12 +482,12 @@ def drop(split, key):
     return lambda content: content[split].pop(key)
 
 
-def number_clips(others, first=0):
+def number_clips(others):
     """Row numbers as ids, but for some splits others."""
 
     def apply(content):
         for split, parts in content.items():
-            parts["id"] = others.get(split, list(range(first, first + len(parts["id"]))))
+            parts["id"] = others.get(split, list(range(len(parts["id"]))))
 
     return apply
 
@@ -520,17 +497,14 @@ REFUSED = {
     "val": (rename("valid", "val"), "rename 'val' to 'valid'"),
     "dev": (rename("valid", "dev"), "rename 'dev' to 'valid'"),
     "near": (rename("train", "traim"), "Did you mean 'traim'?"),
-    "split is a list": (lambda c: c.__setitem__("test", [1]), "split 'test' is a list"),
     "split is {}": (lambda c: c.__setitem__("test", {}), "split 'test' is empty"),
     "no text": (drop("train", "text"), "split 'train' has no 'text'"),
     "no labels": (drop("test", LABELS), "split 'test' has no 'regression_labels'"),
     "empty split": (change("valid", LABELS, []), "split 'valid' is empty"),
     "labels (N, 2)": (change("train", LABELS, np.zeros((5, 2))), "_labels has shape (5, 2)"),
     "labels NaN": (change("train", LABELS, put(1, np.nan)), "_labels holds nan"),
-    "labels inf": (change("train", LABELS, put(1, -np.inf)), "_labels holds -inf"),
     "labels out": (change("test", LABELS, put(1, -3.5)), "holds -3.5, outside [-3, 3]; set"),
     "labels text": (change("train", LABELS, ["a"] * 5), "_labels holds no numbers"),
-    "labels None": (change("train", LABELS, None), "_labels holds no numbers"),
     "audio 4-d": (change("train", "audio", np.ones((5, 2, 2, 2))), "train/audio has shape (5, 2, 2, 2)"),
     "audio 1-d": (change("train", "audio", np.ones(5)), "train/audio has shape (5,)"),
     "audio no steps": (change("train", "audio", np.ones((5, 0, 2))), "train/audio has shape (5, 0, 2)"),
@@ -538,13 +512,11 @@ REFUSED = {
     "audio a dict": (change("train", "audio", {"a": 1}), "train/audio holds no numbers"),
     "audio complex": (change("train", "audio", np.ones((5, 9, 2), complex)), "train/audio holds no numbers"),
     "audio short": (change("train", "audio", lambda a: a[:4]), "train/audio holds 4 clips, but"),
-    "audio NaN": (change("test", "audio", lambda a: a * np.nan), "test/audio holds no finite value"),
-    "audio NaN, padded": (change("test", "audio", lambda a: np.where(a == 0, 0, -np.inf)), "no finite value"),
+    "audio inf": (change("test", "audio", lambda a: np.where(a == 0, 0, -np.inf)), "holds no finite value"),
     "widths": (change("test", "vision", np.ones((4, 7, 5))), "between splits (train 4, valid 4, test 5)"),
     "lengths infinite": (change("train", "audio_lengths", [np.inf] * 5), "train/audio_lengths holds inf"),
     "lengths negative": (change("train", "vision_lengths", put(0, -1)), "train/vision_lengths holds -1"),
     "lengths halves": (change("train", "audio_lengths", [1.5] * 5), "train/audio_lengths holds 1.5"),
-    "lengths NaN": (change("train", "audio_lengths", [np.nan] * 5), "train/audio_lengths holds nan"),
     "lengths count": (change("train", "audio_lengths", [1, 2]), "_lengths has shape (2,) for 5 clips"),
     "mask of 2": (change("train", "text_bert", put((0, 1, 0), 2)), "train/text_bert attention mask holds 2"),
     "mask NaN": (change("train", "text_bert", put((0, 1, 0), np.nan)), "attention mask holds nan"),
@@ -573,16 +545,13 @@ def test_what_cannot_be_used_is_refused(case):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [[], None, np.ones(3), "text", 3])
-def test_a_file_without_a_dict_is_refused(content):
-    with pytest.raises(UserError, match="a dict of train, valid, test is needed"):
-        read(content)
-
-
-@pytest.mark.parametrize("label_scale", [0, -1, float("nan"), float("inf")])
-def test_a_strange_label_scale_is_refused(label_scale):
-    with pytest.raises(UserError, match="label_scale is"):
-        read(make_content(), label_scale)
+def test_no_dict_and_a_strange_label_scale_are_refused():
+    for content in ([], None, np.ones(3), "text"):
+        with pytest.raises(UserError, match="a dict of train, valid, test is needed"):
+            read(content)
+    for label_scale in (0, float("nan"), float("inf")):
+        with pytest.raises(UserError, match="label_scale is"):
+            read(make_content(), label_scale)
 
 
 def test_the_summary_describes_every_split():
@@ -610,14 +579,9 @@ def test_the_summary_counts_no_videos_where_not_every_id_names_one():
     assert starts == ["train: 5 clips", "valid: 3 clips", "test: 4 clips of 3 videos"]
 
 
-def read_shared(name):
-    if not (DATA / name).exists():
-        pytest.skip("the real clips (../shared/data) are not here")
-    return read_mmsa(DATA / name, 3.0)
-
-
-def test_the_real_file_without_vision():
-    dataset = read_shared("mosi_text_audio.pkl")
+@pytest.mark.skipif(not DATA.exists(), reason="the real clips (../shared/data) are not here")
+def test_the_real_files():
+    dataset = read_mmsa(DATA / "mosi_text_audio.pkl", 3.0)
     check_contract(dataset)
     assert [len(split) for split in dataset.splits.values()] == [1284, 229, 686]
     assert dataset.steps() == {"text": 40, "audio": 1, "vision": 1}
@@ -627,10 +591,7 @@ def test_the_real_file_without_vision():
     for split in dataset.splits.values():
         assert (split.tokens[:, 1].sum(axis=1) == split.lengths["text"]).all()
         assert (split.tokens[:, 0, 0] == 101).all()
-
-
-def test_the_real_file_of_three_modalities():
-    dataset = read_shared("mosi_752_trimodal.pkl")
+    dataset = read_mmsa(DATA / "mosi_752_trimodal.pkl", 3.0)
     check_contract(dataset)
     assert [len(split) for split in dataset.splits.values()] == [515, 84, 153]
     assert dataset.widths() == {"text": 128, "audio": 73, "vision": 67}

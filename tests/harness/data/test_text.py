@@ -22,7 +22,6 @@ from harness.data.store import load_dataset
 from harness.data.text_inputs import with_text
 from harness.matrix import Cell
 from harness.plan import make_plan
-from harness.tracking.tracker import Tracker
 from harness.train.checkpoint import Checkpoint
 from harness.train.loop import build, make_optimizer, train
 from harness.train.splits import ResidentSplit
@@ -31,9 +30,7 @@ from tests.harness.data.test_mmsa import make_content
 from tests.support.builders import make_dataset as make_plain
 from tests.support.builders import make_sizes, small_backbone
 from tests.support.driving import comparable, exported
-from tests.support.paths import SHARED
 
-CLIPS = SHARED / "data" / "mosi_752_trimodal.pkl"
 WIDTH = 8
 
 
@@ -160,6 +157,7 @@ def test_fine_tuning_moves_the_encoder_at_its_own_rate(backbone, bert):
     optimizer = make_optimizer(made, method, 1e-3)
     assert isinstance(made.text_encoder, TextEncoder)
     assert made.sizes.widths["text"] == WIDTH
+    assert copy.deepcopy(made).state_dict().keys() == made.state_dict().keys()
     encoder = {id(p) for p in made.text_encoder.parameters()}
     assert encoder
     assert encoder.isdisjoint(id(p) for _, p in made.own_parameters())
@@ -185,18 +183,13 @@ def test_words_that_training_lacks_stay_as_pretrained(bert):
     assert moved <= seen
 
 
-def test_the_frozen_encoder_is_no_part_of_the_network(bert, tmp_path):
-    dataset = make_dataset()
-    frozen = with_text(dataset, FROZEN, states_of(dataset, bert, 1, tmp_path))
-    made, _ = build(make_cell("lmf", FROZEN), frozen, CPU, bert)
-    assert isinstance(made.text_encoder, FrozenText)
-    assert not any(name.startswith("text_encoder") for name in made.state_dict())
-    assert made.sizes.widths["text"] == WIDTH
-
-
 def test_frozen_states_are_those_of_the_encoder_and_run_anew_where_tokens_were_occluded(bert, tmp_path):
     dataset = make_dataset()
     text = with_text(dataset, FROZEN, states_of(dataset, bert, 2, tmp_path))
+    made, _ = build(make_cell("glomo", FROZEN), text, CPU, bert)
+    assert isinstance(made.text_encoder, FrozenText)
+    assert not any(name.startswith("text_encoder") for name in made.state_dict())
+    assert made.sizes.widths["text"] == WIDTH
     live, encoder = TextEncoder(load_model(bert), 2).eval(), FrozenText(bert, 2, CPU)
     batch, index = take(text, "test"), np.arange(len(text.splits["test"]))
     assert encoder(batch) is batch.features["text"]
@@ -272,7 +265,6 @@ def test_a_study_in_processes_equals_one_inline(var_dir, new_var, bert, finetune
     more = (f"bert.finetune={finetune}", "occlusion.ratios=[0,0.5]")
     assert study(var_dir, bert, *more, "launcher=inline", name="a") == 0
     said = capsys.readouterr().out
-    assert ("running the frozen text encoder" in said) == (finetune == "false")
     label = "lmf[bert]" if finetune == "true" else "lmf[bert,frozen]"
     assert label in said
     # A store of its own: a cell of the same store would be reused.
@@ -316,6 +308,13 @@ def test_cached_states_are_those_of_this_code_and_these_versions(var_dir, bert, 
             monkeypatch.setattr(change, "99.0.0")
         assert study(var_dir, bert, "bert.finetune=false", "launcher=inline", name=name) == 0
         assert ("running the frozen text encoder" in capsys.readouterr().out) == runs
+        if name == "a":
+            [folder] = (var_dir / "cache" / "text").iterdir()
+    [stored] = (path for path in (var_dir / "cache" / "data").iterdir() if path.is_dir())
+    tokens = load_dataset(stored).splits["valid"].tokens
+    with torch.no_grad():
+        wanted = encode_tokens(load_model(bert).eval(), torch.from_numpy(tokens), 1)
+    np.testing.assert_allclose(np.load(folder / "valid.npy"), wanted.numpy(), atol=1e-5)
 
 
 def refused(capsys, var, bert, *more):
@@ -363,8 +362,6 @@ def test_what_cannot_be_used_is_refused(tmp_path, var_dir, bert, capsys):
     for (model, *more), sentence in cases.items():
         assert sentence in refused(capsys, var_dir, model, *more), (model, more)
 
-
-def test_data_without_tokens_is_refused(tmp_path, var_dir, bert, capsys):
     file = tmp_path / "plain.pkl"
     file.write_bytes(pickle.dumps(make_content(with_tokens=False)))
     error = refused(capsys, var_dir, bert, "datasets=[mine]", f"dataset.mine.path={file}")
@@ -374,34 +371,6 @@ def test_data_without_tokens_is_refused(tmp_path, var_dir, bert, capsys):
 def test_without_transformers_one_sentence_says_how_to_get_it(var_dir, bert, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     assert "pip install 'msa-mixup-bench[bert]'" in refused(capsys, var_dir, bert)
-
-
-def test_features_need_no_transformers():
+    # Features need no transformers.
     program = "import sys; sys.modules['transformers'] = None; import harness.plan, harness.launchers.job"
     subprocess.run([sys.executable, "-c", program], check=True, env=dict(os.environ))
-
-
-def test_real_tokens(var_dir, bert):
-    if not CLIPS.exists():
-        pytest.skip("the real clips (../shared/data) are not here")
-    data = ["datasets=[real]", f"dataset.real.path={CLIPS}", "train.max_batches=2", "launcher=inline"]
-    for finetune in ("true", "false"):
-        more = (*data, f"bert.finetune={finetune}", "occlusion.ratios=[0,0.5]", "backbones=[tfn,lmf]")
-        assert study(var_dir, bert, *more, name=f"real_{finetune}") == 0
-        runs = Tracker(None, var_dir, f"real_{finetune}", create=False).complete()
-        assert len(runs) == 4
-        for run in runs.values():
-            assert np.isfinite(run.metrics["test/mae"])
-            assert run.metrics["test/mae"] != run.metrics["test_r0.50/mae"]
-    [folder] = (var_dir / "cache" / "text").iterdir()
-    [stored] = (var_dir / "cache" / "data").glob("real-*")
-    tokens = load_dataset(stored).splits["valid"].tokens
-    with torch.no_grad():
-        wanted = encode_tokens(load_model(bert).eval(), torch.from_numpy(tokens), 1)
-    np.testing.assert_allclose(np.load(folder / "valid.npy"), wanted.numpy(), atol=1e-5)
-
-
-def test_a_copy_of_the_network_is_whole(bert):
-    dataset = with_text(make_dataset(), FINETUNED, None)
-    made, _ = build(make_cell("lmf", FINETUNED), dataset, CPU, bert)
-    assert copy.deepcopy(made).state_dict().keys() == made.state_dict().keys()

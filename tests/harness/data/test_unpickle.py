@@ -57,9 +57,6 @@ class Call:
     def __reduce__(self):
         return self.parts
 
-    def __call__(self):
-        raise AssertionError("only callable so that it may stand for a function")
-
 
 class Touch:
     """A class that leaves a mark when it is made or given a state."""
@@ -81,25 +78,9 @@ class TouchState(Touch):
         Path(state["path"]).touch()
 
 
-class TouchItems(list):
-    """A list that leaves a mark when it is filled."""
-
-    def append(self, path):
-        Path(path).touch()
-
-    def extend(self, paths):
-        Path(paths[0]).touch()
-
-
 def instance(cls, path):
     value = cls()
     value.path = str(path)
-    return value
-
-
-def filled(path):
-    value = TouchItems()
-    list.append(value, str(path))
     return value
 
 
@@ -108,16 +89,11 @@ def make_folder(path):
 
 
 OBJECTS = {
-    "getattr": lambda path: Call(Call(getattr, Path, "touch"), path),
     "in an array": lambda path: np.array([None, make_folder(path)]),
     "in a dict": lambda path: {"train": {"text": make_folder(path)}},
-    "in a key": lambda path: {("a", make_folder(path)): 1},
-    "in a set": lambda path: {make_folder(path)},
-    "in an OrderedDict": lambda path: collections.OrderedDict(a=make_folder(path)),
     "a class": lambda path: Call(Touch, str(path)),
     "__new__": lambda path: instance(Touch, path),
     "__setstate__": lambda path: instance(TouchState, path),
-    "list subclass": filled,
     "nested pickle": lambda path: Call(pickle.loads, pickle.dumps(make_folder(path))),
 }
 PROGRAMS = {
@@ -140,10 +116,9 @@ def extension():
     copyreg.clear_extension_cache()
 
 
-ATTACKS = [*itertools.product(OBJECTS, PROTOCOLS), *((name, None) for name in PROGRAMS)]
-
-
-@pytest.mark.parametrize(("attack", "protocol"), ATTACKS)
+@pytest.mark.parametrize(
+    ("attack", "protocol"), [*itertools.product(OBJECTS, PROTOCOLS), *((name, None) for name in PROGRAMS)]
+)
 def test_pickles_that_run_code_are_refused(attack, protocol, tmp_path, extension):
     mark = tmp_path / "mark"
     content = PROGRAMS[attack](mark) if protocol is None else pickle.dumps(OBJECTS[attack](mark), protocol)
@@ -240,9 +215,7 @@ OTHER_PROTOCOL = "is not a pickle file of protocol 2 to 5; only these are read"
 DAMAGED = {
     "empty": (b"", "is empty"),
     "text": (b"text,audio\n1,2\n", "is not a pickle"),
-    "numpy file": (b"\x93NUMPY\x01\x00", "is not a pickle"),
     "protocol 0": (pickle.dumps([1.0], 0), OTHER_PROTOCOL),
-    "protocol 1": (pickle.dumps([1.0], 1), OTHER_PROTOCOL),
     "protocol 9": (b"\x80\x09].", OTHER_PROTOCOL),
     "only the head": (b"\x80\x04", "ends too early"),
     "head cut": (b"\x80", "is not a pickle"),
@@ -259,10 +232,6 @@ def test_damaged_files_get_one_sentence(case):
     content, message = DAMAGED[case]
     with pytest.raises(UserError, match=message):
         read(content)
-
-
-def test_a_huge_memo_index_costs_nothing():
-    assert read(b"\x80\x04]r\xff\xff\xff\xff.") == []
 
 
 def test_paths_that_are_no_readable_file(tmp_path, monkeypatch):
@@ -292,17 +261,13 @@ def test_arrays_come_through(array, protocol, old_names, layout):
     elif layout == "moved" and array.ndim == 3:
         array = array.transpose(1, 0, 2)
     content = pickle.dumps({"a": array, "again": array}, protocol)
-    result = read(with_old_numpy_names(content) if old_names else content)
+    old = with_old_numpy_names(content)
+    assert b"numpy.core." in old
+    assert b"numpy._core" not in old
+    result = read(old if old_names else content)
     assert result["a"] is result["again"]
     assert result["a"].dtype == pickle.loads(content)["a"].dtype
     np.testing.assert_array_equal(result["a"], array)
-
-
-def test_old_numpy_names_are_really_tested():
-    for protocol in PROTOCOLS:
-        content = with_old_numpy_names(pickle.dumps(np.ones(2), protocol))
-        assert b"numpy.core." in content
-        assert b"numpy._core" not in content
 
 
 SCALARS = [np.float32(1.5), np.int64(3), np.bool_(True), np.str_(""), np.str_("id"), np.bytes_(b"x")]
@@ -348,21 +313,8 @@ def test_object_arrays_and_large_arrays_come_through(protocol):
     np.testing.assert_array_equal(result[4], large.T)
 
 
-def test_python_2_strings_are_text_and_bytes_of_arrays():
+def test_a_huge_memo_index_costs_nothing_and_python_2_strings_are_text_and_bytes_of_arrays():
+    assert read(b"\x80\x04]r\xff\xff\xff\xff.") == []
     values = np.array([1.0, -2.0])
     program = EMPTY + b"(K\x01K\x02\x85" + FLOAT_DTYPE + b"\x89U\x10" + values.tobytes() + b"tb."
     np.testing.assert_array_equal(read(b"\x80\x02" + program.replace(b"C\x01b", b"U\x01b")), values)
-
-
-SAMPLE = {"train": {"text": np.ones((2, 3), np.float16), "id": np.array(["a", "b"], object), "n": [1, 2.5]}}
-
-
-@settings(deadline=None, max_examples=300)
-@given(st.sampled_from(PROTOCOLS), st.data())
-def test_damage_never_leads_to_another_exception(protocol, data):
-    content = bytearray(pickle.dumps(SAMPLE, protocol))
-    for _ in range(data.draw(st.integers(1, 3))):
-        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
-    content = content[: data.draw(st.integers(0, len(content)))]
-    with contextlib.suppress(UserError):
-        read(bytes(content))
