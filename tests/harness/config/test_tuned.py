@@ -690,13 +690,13 @@ def test_a_study_of_sweeps_alone_names_their_tables(logged):
         if logs:
             trial(tracker, "delta", 0, {}, CELLS[:1])
         numbers = main_numbers(load_frame(tracker), {})
-        assert wanted in as_markdown(numbers, "t")
-        assert wanted in as_latex(numbers, "t")
-    assert r"see sweep\_\*.md." in as_markdown(numbers, "t")
-    assert "see sweep\\_{*}.md." in as_latex(numbers, "t")
+        assert wanted in as_markdown(numbers)
+        assert wanted in as_latex(numbers)
+    assert r"see sweep\_\*.md." in as_markdown(numbers)
+    assert "see sweep\\_{*}.md." in as_latex(numbers)
     logged((CELLS[1], 0.5, {}))
     assert not load_frame(tracker).attrs["sweeps"]
-    assert "sweep" not in as_markdown(main_numbers(load_frame(tracker), {"mosi": "mosi"}), "t")
+    assert "sweep" not in as_markdown(main_numbers(load_frame(tracker), {"mosi": "mosi"}))
 
 
 def test_a_study_without_sweeps_has_none_to_export(logged):
@@ -767,8 +767,8 @@ def test_a_search_that_ends_at_settings_with_a_row_of_their_own_leaves_no_hole_t
 
 def test_a_method_tuned_twice_is_pointed_out():
     twice = [*TUNED, *rows("powmix", (0.9, 0.9), '{"alpha": 0.9}', tuned=True)]
-    assert "| powmix{tuned} | 4‡ |" in as_markdown(main_numbers(pd.DataFrame(twice), KINDS), "t")
-    assert "‡" not in as_markdown(main_numbers(pd.DataFrame(TUNED), KINDS), "t")
+    assert "| powmix{tuned} | 4‡ |" in as_markdown(main_numbers(pd.DataFrame(twice), KINDS))
+    assert "‡" not in as_markdown(main_numbers(pd.DataFrame(TUNED), KINDS))
 
 
 @pytest.mark.parametrize(("old", "said"), [(0, None), (1, "1 cell of"), (2, "2 cells of")])
@@ -777,7 +777,7 @@ def test_cells_of_earlier_files_are_left_out_and_counted(old, said):
     tidy = pd.DataFrame([*TUNED, *earlier])
     numbers, plain = main_numbers(tidy, KINDS), main_numbers(pd.DataFrame(TUNED), KINDS)
     pd.testing.assert_frame_equal(numbers, plain)
-    for text in (as_markdown(numbers, "t"), as_latex(numbers, "t")):
+    for text in (as_markdown(numbers), as_latex(numbers)):
         assert ("earlier" in text) == (said is not None)
         assert said is None or f"takes the newest file alone: {said} earlier ones left out." in text
 
@@ -797,11 +797,11 @@ def test_tables_say_what_tuned_means_where_it_stands():
         ([row for row in TUNED if not row["tuned"]], (False, False)),
     ):
         numbers = main_numbers(pd.DataFrame(frame), KINDS)
-        for text in (as_markdown(numbers, "t"), as_latex(numbers, "t")):
+        for text in (as_markdown(numbers), as_latex(numbers)):
             assert (chosen in text, unequal in text) == wanted
             assert ("files under tuned=DIR the budgets" in text) == wanted[0]
             assert ("for none learning rate and dropout; the seeds of" in text) == wanted[0]
-    latex = as_latex(main_numbers(pd.DataFrame(TUNED), KINDS), "t")
+    latex = as_latex(main_numbers(pd.DataFrame(TUNED), KINDS))
     assert r"& powmix\{tuned\} & 2 &" in latex
     assert r"\{tuned\}: settings chosen" in latex
 
