@@ -153,19 +153,15 @@ def test_a_hole_in_the_matrix_shows():
 
 
 def test_undefined_values_are_counted_and_never_win():
-    numbers = of(
-        rows("none", {**all_metrics(0.5, 0.6), "corr": (0.9, math.nan)}),
-        rows("mixup", {**all_metrics(0.5, 0.6), "corr": (math.nan, math.nan)}),
-        rows("c_mixup", {**all_metrics(0.5, 0.6), "corr": (0.2, 0.2)}),
-        rows("ms_mix", {**all_metrics(0.5, 0.6), "corr": (0.1, 0.1)}),
-    )
-    text = as_markdown(numbers)
-    assert {row[2]: row[-1] for row in table(text)} == {
-        "none": "0.900 ± \u2013 †1/2",
-        "mixup": "\u2013 †2/2",
-        "c\\_mixup": "**0.200 ± 0.000**",
-        "ms\\_mix": "<u>0.100 ± 0.000</u>",
+    shown = {
+        "none": ((0.9, math.nan), "0.900 ± \u2013 †1/2"),
+        "mixup": ((math.nan, math.nan), "\u2013 †2/2"),
+        "duplicate": ((0.2, 0.2), "**0.200 ± 0.000**"),
+        "powmix": ((0.1, 0.1), "<u>0.100 ± 0.000</u>"),
     }
+    parts = [rows(m, {**all_metrics(0.5, 0.6), "corr": corr}) for m, (corr, _) in shown.items()]
+    text = as_markdown(of(*parts))
+    assert {row[2]: row[-1] for row in table(text)} == {m: wanted for m, (_, wanted) in shown.items()}
     assert "undefined for k of n" in text
 
 
@@ -194,18 +190,16 @@ def test_without_results_the_table_says_so(tidy, numbers_of):
 
 
 def test_names_are_escaped():
-    name = "a_b|c&<x>"
-    numbers = of(rows(name, all_metrics(0.5), backbone="50%$#^~\\[*"), rows("one\ntwo", all_metrics(0.5)))
-    markdown, latex = as_markdown(numbers, name), as_latex(numbers, name)
-    assert [r"50%\$\#^\~\\\[\*", r"a\_b\|c&amp;&lt;x&gt;"] in [r[1:3] for r in table(markdown)]
-    assert r"### a\_b\|c&amp;&lt;x&gt;" in markdown
-    escaped = r"a\_b\textbar{}c\&\textless{}x\textgreater{}"
-    backbone = r"50\%\$\#\textasciicircum{}\textasciitilde{}\textbackslash{}{[}{*}"
-    assert f"mine & {backbone} & {escaped} & 1 &" in latex
-    assert rf"\caption{{{escaped}." in latex
-    assert set(pd.read_csv(io.StringIO(as_table(numbers).csv))["method"]) == {name, "one\ntwo"}
-    assert "| one two |" in markdown
-    assert "one two &" in latex
+    name = "a_b|c&<x>\n50%$#^~\\[*"
+    numbers = of(rows("none", all_metrics(0.5), backbone=name))
+    escaped = r"a\_b\|c&amp;&lt;x&gt; 50%\$\#^\~\\\[\*"
+    assert as_markdown(numbers, name).startswith(f"### {escaped}\n")
+    assert table(as_markdown(numbers))[0][1] == escaped
+    escaped = r"a\_b\textbar{}c\&\textless{}x\textgreater{} 50\%\$\#\textasciicircum{}"
+    escaped += r"\textasciitilde{}\textbackslash{}{[}{*}"
+    assert f"mine & {escaped} & none & 1 &" in as_latex(numbers, name)
+    assert rf"\caption{{{escaped}." in as_latex(numbers, name)
+    assert pd.read_csv(io.StringIO(as_table(numbers).csv))["backbone"].unique() == [name]
 
 
 @pytest.mark.parametrize(
@@ -246,9 +240,9 @@ def test_a_wrong_frame_is_refused():
 
 
 def test_occlusion_has_a_group_per_protocol_and_ratio():
+    levels = itertools.product((("none", 0.5), ("mixup", 0.4)), (0.0, 0.3))
     tidy = frame(
-        *(rows("none", all_metrics(0.5 - r, 0.6 - r), occlusion_ratio=r) for r in (0.0, 0.3)),
-        *(rows("mixup", all_metrics(0.4 - r, 0.5 - r), occlusion_ratio=r) for r in (0.0, 0.3)),
+        *(rows(m, all_metrics(v - r, v + 0.1 - r), occlusion_ratio=r) for (m, v), r in levels),
         rows("none", all_metrics(0.45), occlusion_protocol="train", occlusion_ratio=0.3),
     )
     numbers = occlusion_numbers(tidy, KINDS)
