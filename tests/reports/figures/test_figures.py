@@ -236,7 +236,7 @@ def test_runs_of_two_environments_are_no_block():
 
 def test_equal_lines_are_named():
     study = small()
-    copy = study.frame[study.frame["method"] == "none"].assign(method="twin")
+    copy = study.frame[study.frame["method"] == "none"].assign(method="twin", variant="twin", label="twin")
     frame = pd.concat([study.frame, copy.assign(cell_id=copy["cell_id"] + "-twin")])
     caption = occlusion.caption(occlusion.data(replace(study, frame=frame)))
     assert "Exactly equal on synthetic_mosi, so that one hides the other: none, twin." in caption
