@@ -135,13 +135,13 @@ def test_a_study_of_sweeps_alone_names_their_tables(logged):
             log_trial(tracker, "delta", 0, {}, [cell])
         numbers = main_numbers(load_frame(tracker), {})
         assert numbers.empty
-        assert wanted in as_markdown(numbers, "t")
-        assert wanted in as_latex(numbers, "t")
-    assert r"see sweep\_\*.md." in as_markdown(numbers, "t")
-    assert "see sweep\\_{*}.md." in as_latex(numbers, "t")
+        assert wanted in as_markdown(numbers)
+        assert wanted in as_latex(numbers)
+    assert r"see sweep\_\*.md." in as_markdown(numbers)
+    assert "see sweep\\_{*}.md." in as_latex(numbers)
     logged((make_cell("none", "lmf"), {}, 0.0))
     assert not load_frame(tracker).attrs["sweeps"]
-    assert "sweep" not in as_markdown(main_numbers(load_frame(tracker), {"mosi": "mosi"}), "t")
+    assert "sweep" not in as_markdown(main_numbers(load_frame(tracker), {"mosi": "mosi"}))
 
 
 # Of frames
@@ -207,7 +207,7 @@ def test_cells_of_earlier_files_are_left_out_and_counted(old, words):
     earlier = rows("powmix", (0.9,) * old, '{"alpha": 0.9}', tuned=True, outdated=True)
     numbers = numbers_of(TUNED, earlier)
     pd.testing.assert_frame_equal(numbers, numbers_of(TUNED))
-    for text in (as_markdown(numbers, "t"), as_latex(numbers, "t")):
+    for text in (as_markdown(numbers), as_latex(numbers, "t")):
         assert ("earlier" in text) == (words is not None)
         assert words is None or f"takes the newest file alone: {words} earlier ones left out." in text
 
@@ -220,14 +220,14 @@ def test_tables_say_what_tuned_means_where_it_stands():
         ([row for row in TUNED if not row["tuned"]], (False, False)),
     ):
         numbers = numbers_of(frame)
-        for text in (as_markdown(numbers, "t"), as_latex(numbers, "t")):
+        for text in (as_markdown(numbers), as_latex(numbers, "t")):
             assert (chosen in text, unequal in text) == wanted
             assert ("files under tuned=DIR the budgets" in text) == wanted[0]
             assert ("for none learning rate and dropout; the seeds of" in text) == wanted[0]
-    latex = as_latex(numbers_of(TUNED), "t")
+    latex = as_latex(numbers_of(TUNED))
     assert r"& powmix\{tuned\} & 2 &" in latex
     assert r"\{tuned\}: settings chosen" in latex
     # A method tuned twice is pointed out.
-    assert "‡" not in as_markdown(numbers_of(TUNED), "t")
+    assert "‡" not in as_markdown(numbers_of(TUNED))
     twice = numbers_of(TUNED, rows("powmix", (0.9, 0.9), '{"alpha": 0.9}', tuned=True))
-    assert "| powmix{tuned} | 4‡ |" in as_markdown(twice, "t")
+    assert "| powmix{tuned} | 4‡ |" in as_markdown(twice)

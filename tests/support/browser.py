@@ -15,17 +15,9 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-ABSENT = "no Chromium with its driver is installed"
 FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--disable-dev-shm-usage",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-dev-shm-usage"),
+    *("--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
 
 VOID = {"meta", "link", "img", "input"}
@@ -67,16 +59,16 @@ def elements(text):
 
 
 @contextmanager
-def chromium(folder, width=1280, height=900):
+def chromium(folder, width=1280):
     """A browser with a profile of its own in a folder; the test is skipped where none is installed."""
     program, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not program or not driver:
-        pytest.skip(ABSENT)
+        pytest.skip("no Chromium with its driver is installed")
     # Selenium's manager looks for drivers in the network as soon as it is asked.
     os.environ["SE_OFFLINE"] = "true"
     options = webdriver.ChromeOptions()
     options.binary_location = program
-    for flag in (*FLAGS, f"--user-data-dir={folder}", f"--window-size={width},{height}"):
+    for flag in (*FLAGS, f"--user-data-dir={folder}", f"--window-size={width},900"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     browser = webdriver.Chrome(options=options, service=Service(driver))
@@ -97,13 +89,12 @@ def console(browser):
 def requested(browser):
     """Addresses that pages asked for since the last call, answered or not."""
     events = (json.loads(entry["message"])["message"] for entry in browser.get_log("performance"))
-    sent = (e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent")
-    return list(sent)
+    return [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
 
 
-def resize(browser, width, height=900):
+def resize(browser, width):
     """Lay the page out in a view of this size, whatever the least size of a window is."""
-    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
 
 
@@ -118,6 +109,6 @@ def find(browser, selector):
     return browser.find_element(By.CSS_SELECTOR, selector)
 
 
-def until(browser, holds, seconds=20):
+def until(browser, holds):
     """Wait for what happens in another process of the browser."""
-    WebDriverWait(browser, seconds).until(lambda _: holds())
+    WebDriverWait(browser, 20).until(lambda _: holds())

@@ -17,7 +17,7 @@ from reports.frame import SCORES
 from reports.mlflow_links import LOCAL, Links
 from reports.study import OUTCOMES, SAMPLE_KEYS, Study
 from reports.tables.scores import score_table
-from reports.tables.table import to_latex, to_markdown
+from reports.tables.table import Table, to_latex, to_markdown
 from reports.trials import COLUMNS as TRIAL_COLUMNS
 
 KINDS = {"synthetic_mosi": "mosi", "synthetic_mosei": "mosei", "synthetic_sims": "sims"}
@@ -83,14 +83,20 @@ def make_study(
     )
 
 
-def as_markdown(numbers: pd.DataFrame, title: str, study: Study | None = None) -> str:
-    """Numbers of `reports.tables.seed_means` as a table of scores in Markdown."""
-    return to_markdown(score_table(numbers, "t", title, study or empty_study()))
+def as_table(numbers: pd.DataFrame, title: str = "t") -> Table:
+    """Numbers of `reports.tables.seed_means` as a table of scores."""
+    study = dataclasses.replace(empty_study(), synthetic=frozenset(KINDS))
+    return score_table(numbers, "t", title, study)
 
 
-def as_latex(numbers: pd.DataFrame, title: str, study: Study | None = None) -> str:
+def as_markdown(numbers: pd.DataFrame, title: str = "t") -> str:
+    """The same in Markdown."""
+    return to_markdown(as_table(numbers, title))
+
+
+def as_latex(numbers: pd.DataFrame, title: str = "t") -> str:
     """The same in LaTeX."""
-    return to_latex(score_table(numbers, "t", title, study or empty_study()))
+    return to_latex(as_table(numbers, title))
 
 
 def empty_study() -> Study:

@@ -9,23 +9,18 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
+from scipy.stats import t, ttest_1samp
 
 from harness.metrics import DIRECTION
 from reports.figures import forest, mechanism, occlusion, radar, style, sweeps
 from reports.figures import ranks as ranking
 from reports.page.report import place
 from reports.stats.comparison import clean
-from reports.stats.ranking import ranks
 from tests.support.studies import empty_study, make_study
 
-MODULES = (sweeps, occlusion, radar, ranking, forest, mechanism)
-FIGURES = [module.FIGURE for module in MODULES]
+FIGURES = [module.FIGURE for module in (sweeps, occlusion, radar, ranking, forest, mechanism)]
+each_figure = pytest.mark.parametrize("figure", FIGURES, ids=lambda figure: figure.name)
 TWO = ("synthetic_mosi", "synthetic_sims")
-ODD = {
-    "datasets": ("a_$b$_%&{x}", "größe \\alpha^2 #1"),
-    "backbones": ("$tfn", "l_m_f\\"),
-    "methods": ("none", "my_$mix$_é", "mi<x>&", "ms_mix"),
-}
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -52,122 +47,96 @@ def with_holes(study, share=0.2, seed=3):
 def undefined(study):
     """Without a defined correlation, and with some other numbers undefined."""
     frame, trials = study.frame.copy(), study.trials.copy()
-    frame.loc[frame["metric"] == "corr", "value"] = math.nan
-    frame.loc[frame.index % 7 == 0, "value"] = math.nan
+    frame.loc[(frame["metric"] == "corr") | (frame.index % 7 == 0), "value"] = math.nan
     trials.loc[trials["trial"] == 1, ["value", "objective_value"]] = math.nan
     return replace(study, frame=frame, trials=trials)
-
-
-def all_undefined(study):
-    trials = study.trials.assign(value=math.nan, objective_value=math.nan)
-    return replace(study, frame=study.frame.assign(value=math.nan), trials=trials)
-
-
-def of_methods(study, names):
-    return replace(study, frame=study.frame[study.frame["method"].isin(names)])
-
-
-def environments(study):
-    """Every other seed of `none` on another machine: it has no partner there."""
-    moved = (study.frame["method"] == "none") & (study.frame["seed"] == 1112)
-    return replace(study, frame=study.frame.assign(environment=study.frame["environment"].mask(moved, "GPU")))
 
 
 STUDIES = {
     "whole": small,
     "holes": lambda: with_holes(small()),
     "mostly holes": lambda: with_holes(small(), share=0.8),
-    "one seed": lambda: small(seeds=1),
     "two seeds": lambda: small(seeds=2),
     "undefined": lambda: undefined(small()),
-    "names": lambda: small(**ODD, name="a 'study' $x$"),
-    "one dataset": lambda: small(datasets=TWO[:1]),
     "five datasets": lambda: small(
         datasets=("a", "b", "c", "d", "e"), methods=("none", "ms_mix"), seeds=2, ratios=(0.0, 0.5)
     ),
-    "one method": lambda: of_methods(small(), ["mixup"]),
-    "baseline": lambda: of_methods(small(), ["none"]),
-    "no baseline": lambda: of_methods(small(), ["mixup", "ms_mix"]),
+    "one method": lambda: small(methods=("mixup",)),
+    "baseline": lambda: small(methods=("none",), datasets=TWO[:1]),
+    "no baseline": lambda: small(methods=("mixup", "ms_mix")),
     "ten methods": lambda: small(methods=("none", *"bcdefghi", "ms_mix"), datasets=TWO[:1]),
     "zeros": lambda: replace(small(), frame=small().frame.assign(value=0.0)),
 }
-OF_TRIALS = ("whole", "holes", "mostly holes", "one seed", "two seeds", "undefined", "names")
-"""Studies that differ in their trials, which are all that figure 4 shows."""
-PAIRS = [
-    pytest.param(figure, name, id=f"{figure.name} {name}")
-    for figure in FIGURES
-    for name in (OF_TRIALS if figure is sweeps.FIGURE else STUDIES)
-]
-EMPTY = {"empty": empty_study, "all undefined": lambda: all_undefined(small())}
 
 
 def drawn(figure, study):
-    """A figure's data and its caption, drawn and closed."""
+    """A figure's data, its caption and the texts in it, drawn and closed."""
     data = figure.data(study)
+    assert "dataset" in data.columns
     if data.empty:
-        return data, ""
-    caption = figure.caption(data)
+        return data, "", []
     with style.styled():
-        title = figure.title + study.stand_in(sorted(set(data["dataset"])))
+        title = figure.title + place(data) + study.stand_in(sorted(set(data["dataset"])))
         drawing = figure.draw(data, title, study.command)
         drawing.draw_without_rendering()
     plt.close(drawing)
-    return data, caption
+    assert plt.get_fignums() == []
+    texts = [text.get_text().replace("\n", " ") for text in drawing.findobj(plt.Text)]
+    return data, figure.caption(data), texts
 
 
-@pytest.mark.parametrize(("figure", "name"), PAIRS)
+@pytest.mark.parametrize("name", STUDIES)
+@each_figure
 def test_every_study_is_drawn(figure, name):
     study = STUDIES[name]()
-    data, caption = drawn(figure, study)
-    assert "dataset" in data.columns
+    data, caption, _ = drawn(figure, study)
     assert not any(word in caption for word in ("nan", "NaN", "<NA>", "None"))
     assert set(data["dataset"]) <= {*study.frame["dataset"], *study.trials["dataset"]}
-    assert plt.get_fignums() == []
 
 
-@pytest.mark.parametrize("name", EMPTY)
-@pytest.mark.parametrize("figure", FIGURES, ids=lambda figure: figure.name)
-def test_nothing_to_show_is_empty(figure, name):
-    data = figure.data(EMPTY[name]())
-    assert data.empty
-    assert "dataset" in data.columns
+@each_figure
+def test_nothing_to_show_is_empty(figure):
+    study = small()
+    trials = study.trials.assign(value=math.nan, objective_value=math.nan)
+    undefined = replace(study, frame=study.frame.assign(value=math.nan), trials=trials)
+    assert drawn(figure, empty_study())[0].empty
+    assert drawn(figure, undefined)[0].empty
 
 
-@pytest.mark.parametrize("figure", FIGURES, ids=lambda figure: figure.name)
+@each_figure
 def test_the_same_data_give_the_same_bytes(figure, tmp_path):
     study = with_holes(small(datasets=TWO[:1], methods=("none", "mixup", "ms_mix"), seeds=2))
-    shuffled = replace(study, frame=study.frame.sample(frac=1, random_state=1))
     data = figure.data(study)
+    shuffled = replace(study, frame=study.frame.sample(frac=1, random_state=1))
     pd.testing.assert_frame_equal(data, figure.data(shuffled))
     written = []
-    for folder in (tmp_path / "a", tmp_path / "b"):
-        folder.mkdir()
+    for _ in range(2):
         with style.styled():
-            paths = style.save(figure.draw(data, figure.title, study.command), folder, figure.name)
+            paths = style.save(figure.draw(data, figure.title, study.command), tmp_path, figure.name)
         written.append([path.read_bytes() for path in paths])
     assert written[0] == written[1]
     assert plt.get_fignums() == []
 
 
-@pytest.mark.parametrize("figure", FIGURES, ids=lambda figure: figure.name)
+@each_figure
 def test_names_stand_as_they_are(figure):
-    study = small(**ODD, sweeps=True)
-    trials = study.trials.assign(dataset=ODD["datasets"][0], backbone="$tfn")
-    data = figure.data(replace(study, trials=trials))
-    with style.styled():
-        drawing = figure.draw(data, figure.title + place(data), study.command)
-    texts = [text.get_text().replace(r"\$", "$") for text in drawing.findobj(plt.Text)]
-    plt.close(drawing)
-    assert any("a_$b$_%&{x}" in text for text in texts) or figure.name == "figure7_ranks"
-    assert any("my_$mix$_é" in text for text in texts) or figure.name == "figure4_sweeps"
+    dataset, method = "a_$b$_%&{x}", "my_$mix$_é"
+    study = small(
+        datasets=(dataset, "größe \\alpha^2 #1"),
+        backbones=("$tfn", "l_m_f\\"),
+        methods=("none", method, "mi<x>&", "ms_mix"),
+        name="a 'study' $x$",
+    )
+    trials = study.trials.assign(dataset=dataset, backbone="$tfn")
+    texts = [text.replace(r"\$", "$") for text in drawn(figure, replace(study, trials=trials))[2]]
+    assert any(dataset in text for text in texts) or figure.name == "figure7_ranks"
+    assert any(method in text for text in texts) or figure.name == "figure4_sweeps"
 
 
-@pytest.mark.parametrize("figure", FIGURES, ids=lambda figure: figure.name)
+@each_figure
 def test_one_seed_claims_nothing(figure):
-    data = figure.data(small(seeds=1))
-    caption = figure.caption(data)
-    bounds = data[[name for name in data.columns if name in ("low", "high")]]
-    assert bounds.isna().all().all()
+    data, caption, _ = drawn(figure, small(seeds=1))
+    assert data.get(["low", "high"], pd.DataFrame()).isna().all(axis=None)
     assert "o uncertainty can be given" in caption
 
 
@@ -228,7 +197,10 @@ def test_a_method_that_most_blocks_lack_costs_the_others_nothing():
 
 
 def test_runs_of_two_environments_are_no_block():
-    data = occlusion.data(environments(small(methods=("none", "mixup"))))
+    frame = small(methods=("none", "mixup")).frame
+    moved = (frame["method"] == "none") & (frame["seed"] == 1112)
+    frame = frame.assign(environment=frame["environment"].mask(moved, "GPU"))
+    data = occlusion.data(replace(small(), frame=frame))
     points = data[data["protocol"] == "test"]
     assert (points["blocks"] == 8).all()
     assert (points["n"] == 4).all()
@@ -236,7 +208,7 @@ def test_runs_of_two_environments_are_no_block():
 
 def test_equal_lines_are_named():
     study = small()
-    copy = study.frame[study.frame["method"] == "none"].assign(method="twin")
+    copy = study.frame[study.frame["method"] == "none"].assign(method="twin", variant="twin", label="twin")
     frame = pd.concat([study.frame, copy.assign(cell_id=copy["cell_id"] + "-twin")])
     caption = occlusion.caption(occlusion.data(replace(study, frame=frame)))
     assert "Exactly equal on synthetic_mosi, so that one hides the other: none, twin." in caption
@@ -259,31 +231,28 @@ def test_radar_axes_run_from_worst_to_best():
 
 
 def test_forest_gains_are_paired_differences():
-    from scipy.stats import ttest_1samp
-
     study = with_holes(small(seeds=4))
     data = forest.data(study)
-    scores = clean(study.scores())
+    values = {
+        (*place, r["method"], r["seed"]): r["value"]
+        for r in clean(study.scores()).to_dict("records")
+        for place in [(r["dataset"], r["backbone"], r["metric"])]
+    }
     for row in data[data["row"] != forest.ALL].to_dict("records"):
-        here = (scores["dataset"] == row["dataset"]) & (scores["backbone"] == row["row"])
-        rows = scores[here & (scores["metric"] == row["metric"])]
-        values = {(r["method"], r["seed"]): r["value"] for r in rows.to_dict("records")}
+        place = (row["dataset"], row["row"], row["metric"])
         gains = [
-            DIRECTION[row["metric"]] * (value - values["none", seed])
-            for (method, seed), value in values.items()
-            if method == row["method"] and ("none", seed) in values
+            DIRECTION[row["metric"]] * (value - values[*place, "none", key[-1]])
+            for key, value in values.items()
+            if key[:-1] == (*place, row["method"]) and (*place, "none", key[-1]) in values
         ]
         assert row["n"] == len(gains)
         assert row["gain"] == pytest.approx(np.mean(gains))
         if len(gains) > 1:
             interval = ttest_1samp(gains, 0).confidence_interval()
             assert (row["low"], row["high"]) == pytest.approx(interval)
-    pooled = data[data["row"] == forest.ALL]
-    for row in pooled.to_dict("records"):
-        single = data[(data["dataset"] == row["dataset"]) & (data["method"] == row["method"])]
-        single = single[(single["metric"] == row["metric"]) & (single["row"] != forest.ALL)]
-        assert row["gain"] == pytest.approx(single["gain"].mean())
-        assert row["n"] == single["n"].sum()
+    for _, part in data.groupby(["dataset", "method", "metric"]):
+        pooled, single = part[part["row"] == forest.ALL].iloc[0], part[part["row"] != forest.ALL]
+        assert (pooled["gain"], pooled["n"]) == pytest.approx((single["gain"].mean(), single["n"].sum()))
     assert "Left out:" in forest.caption(data)
 
 
@@ -297,19 +266,15 @@ def test_a_failed_training_does_not_set_the_scale_of_the_forest():
 
 def test_ranks_and_shares_are_those_of_a_loop():
     methods = ("none", "mixup", "ms_mix")
-    study = small(seeds=3, methods=methods)
+    study = small(methods=methods)
     data, scores = ranking.data(study), clean(study.scores())
     values = {
         ((r["dataset"], r["backbone"]), r["method"], r["seed"]): r["value"]
         for r in scores[scores["metric"] == "mae"].to_dict("records")
     }
     tasks = sorted({task for task, _, _ in values})
-    mean = {
-        (task, m): np.mean([v for key, v in values.items() if key[:2] == (task, m)])
-        for task in tasks
-        for m in methods
-    }
-    gains = {key: 1 - value / mean[key[0], "none"] for key, value in values.items()}
+    runs = {(t, m): [v for key, v in values.items() if key[:2] == (t, m)] for t in tasks for m in methods}
+    mean = {key: np.mean(part) for key, part in runs.items()}
     for method, rank in data[data["panel"] == "ranks"][["method", "rank"]].itertuples(index=False):
         places = [sum(mean[t, other] < mean[t, method] for other in methods) for t in tasks]
         assert rank == pytest.approx(1 + np.mean(places))
@@ -317,22 +282,18 @@ def test_ranks_and_shares_are_those_of_a_loop():
     assert len(profile) == len(values)
     for row in profile.to_dict("records"):
         task, method = (row["dataset"], row["backbone"]), row["method"]
-        assert row["gain"] == pytest.approx(gains[task, method, row["seed"]])
-        runs = [[gain for key, gain in gains.items() if key[:2] == (other, method)] for other in tasks]
-        shares = [np.mean([gain >= row["gain"] - 1e-12 for gain in part]) for part in runs]
-        assert row["share"] == pytest.approx(np.mean(shares))
+        assert row["gain"] == pytest.approx(1 - values[task, method, row["seed"]] / mean[task, "none"])
+        gains = [1 - np.array(runs[other, method]) / mean[other, "none"] for other in tasks]
+        assert row["share"] == pytest.approx(np.mean([np.mean(g >= row["gain"] - 1e-12) for g in gains]))
         assert row["low"] <= row["share"] <= row["high"]
 
 
 def test_a_method_without_rank_is_named():
     study = small()
-    rare = (study.frame["method"] == "mixup") & (study.frame["backbone"] != "tfn")
-    rare |= (study.frame["method"] == "mixup") & (study.frame["dataset"] != TWO[0])
-    study = replace(study, frame=study.frame[~rare])
-    assert ranks(clean(study.scores()), "mae").dropped == ("mixup",)
-    data = ranking.data(study)
-    caption = ranking.caption(data)
-    assert "Not ranked, as most blocks lack it: mixup." in caption
+    mixup = study.frame["method"] == "mixup"
+    rare = mixup & ((study.frame["backbone"] != "tfn") | (study.frame["dataset"] != TWO[0]))
+    data = ranking.data(replace(study, frame=study.frame[~rare]))
+    assert "Not ranked, as most blocks lack it: mixup." in ranking.caption(data)
     assert "mixup" not in set(data.loc[data["panel"] == "profile", "method"])
 
 
@@ -356,8 +317,6 @@ def test_real_data_leave_the_intensities_empty():
 
 
 def test_sweeps_hold_means_and_intervals_of_each_setting():
-    from scipy.stats import t
-
     study = small(seeds=4)
     data = sweeps.data(study)
     assert dict(data.groupby("sweep").size()) == {"delta": 40, "xi": 100, "alpha": 28, "heads": 32}
@@ -365,12 +324,13 @@ def test_sweeps_hold_means_and_intervals_of_each_setting():
     trials = [(trial, json.loads(trial["params"])) for trial in objective.to_dict("records")]
     for row in data.to_dict("records"):
         panel = sweeps.PANELS[row["sweep"]]
-        values = []
-        for trial, params in trials:
-            same = trial["sweep"] == row["sweep"] and params[panel.x] == row["x"]
-            same = same and (not panel.y or params[panel.y] == row["y"])
-            if same and (not panel.line or row["line"] == f"attention={params[panel.line]}"):
-                values.append(trial["value"])
+        values = [
+            trial["value"]
+            for trial, params in trials
+            if (trial["sweep"], params.get(panel.x)) == (row["sweep"], row["x"])
+            if not panel.y or params[panel.y] == row["y"]
+            if not panel.line or row["line"] == f"attention={params[panel.line]}"
+        ]
         assert row["n"] == len(values) == 4
         assert row["mean"] == pytest.approx(np.mean(values))
         half = t.ppf(0.975, 3) * np.std(values, ddof=1) / 2
@@ -382,21 +342,17 @@ def test_sweeps_hold_means_and_intervals_of_each_setting():
 
 def test_two_seeds_of_a_sweep_give_no_interval():
     data = sweeps.data(small(seeds=2))
-    assert data[["low", "high"]].isna().all().all()
+    assert data[["low", "high"]].isna().all(axis=None)
     assert "single seeds, too few for an interval" in sweeps.caption(data)
 
 
 def test_a_missing_sweep_says_how_to_run_it():
     study = small(name="my study")
     trials = study.trials[study.trials["sweep"].isin(["delta", "tune-mixup"])]
-    data = sweeps.data(replace(study, trials=trials))
-    with style.styled():
-        drawing = sweeps.draw(data, sweeps.FIGURE.title, study.command)
-    texts = " ".join(text.get_text().replace("\n", " ") for text in drawing.findobj(plt.Text))
-    plt.close(drawing)
+    text = " ".join(drawn(sweeps.FIGURE, replace(study, trials=trials))[2])
     for param in ("xi", "alpha", "heads"):
-        assert f"make sweep PARAM={param} STUDY='my study'" in texts
-    assert "PARAM=delta" not in texts
+        assert f"make sweep PARAM={param} STUDY='my study'" in text
+    assert "PARAM=delta" not in text
 
 
 def test_the_pair_with_most_settings_is_shown_and_the_others_named():
@@ -412,11 +368,10 @@ def test_the_pair_with_most_settings_is_shown_and_the_others_named():
 
 
 def test_settings_off_the_grid_are_drawn_as_points():
-    study, generator = small(seeds=3), np.random.default_rng(0)
-    trials = study.trials[study.trials["sweep"] == "xi"].copy()
+    study, generator = small(), np.random.default_rng(0)
+    trials = study.trials[study.trials["sweep"] == "xi"]
     params = {k: json.dumps({name: generator.random() for name in ("xi1", "xi2")}) for k in trials["params"]}
-    study = replace(study, trials=trials.assign(params=trials["params"].map(params)))
-    data, _ = drawn(sweeps.FIGURE, study)
+    data = drawn(sweeps.FIGURE, replace(study, trials=trials.assign(params=trials["params"].map(params))))[0]
     assert data["x"].nunique() == 25
 
 

@@ -2,10 +2,12 @@
 
 import base64
 import hashlib
+import itertools
 import math
 import re
 from importlib.resources import files
 
+import numpy as np
 import pytest
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -29,9 +31,9 @@ def numbers(count=ROWS, dataset="mosi"):
     columns = [Column("Dataset"), Column("Method"), Column("n", True), Column("MAE ↓", True)]
     rows = []
     for i in range(count):
-        value = (i * 37 % count) // 2
+        value, method = (i * 37 % count) // 2, METHODS[i % 4]
         mae = Value("–") if i % 10 == 7 else Value(f"{value} ± 0.5", (BEST, SECOND, 2)[i % 3], value, RUN)
-        rows.append([Value(dataset), Value(METHODS[i % 4], order=METHODS[i % 4]), Value("2", order=2), mae])
+        rows.append([Value(dataset), Value(method, order=method), Value("2", order=2), mae])
     return Part(columns, [rows[k : k + 4] for k in range(0, count, 4)])
 
 
@@ -70,6 +72,13 @@ def hostile():
     files = {h: {"csv": "//example.org/x"}}
     notes, facts, link = [(h, [h])], {h: h}, script.upper()
     return Report(h, h, h, {"done": 1}, h, [h], tables, [shown, shown], failures, notes, facts, link, files)
+
+
+def opened(browser, folder, report):
+    """The browser with a report's page, opened from disk."""
+    (folder / "index.html").write_text(page(report), encoding="utf-8")
+    browser.get((folder / "index.html").as_uri())
+    return browser
 
 
 def test_the_page_has_its_parts_in_order():
@@ -169,24 +178,21 @@ def test_figures_too_large_for_the_page_are_linked(monkeypatch):
     assert "Too large to show: see its files." in read.texts("p")
 
 
-def _luminance(colour):
-    parts = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
-    linear = [p / 12.92 if p <= 0.03928 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
-    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
-
-
 @pytest.mark.parametrize("scheme", [0, 1])
 def test_colours_are_far_enough_apart_to_read(scheme):
+    def luminance(colour):
+        parts = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+        linear = [p / 12.92 if p <= 0.03928 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return 0.05 + np.dot((0.2126, 0.7152, 0.0722), linear)
+
     css = (files("reports.page") / "page.css").read_text("utf-8")
     pairs = re.findall(r"--(\w+): light-dark\((#\w{6}), (#\w{6})\)", css)
-    colours = {name: _luminance(pair[scheme]) for name, *pair in pairs}
+    colours = {name: luminance(pair[scheme]) for name, *pair in pairs}
     grounds = [colours.pop(name) for name in ("page", "card", "soft")]
     # Lines only part what stands apart anyway.
     del colours["line"]
-    for name, colour in colours.items():
-        for ground in grounds:
-            ratio = (max(ground, colour) + 0.05) / (min(ground, colour) + 0.05)
-            assert ratio >= (3 if name == "edge" else 4.5), name
+    for (name, colour), ground in itertools.product(colours.items(), grounds):
+        assert max(ground / colour, colour / ground) >= (3 if name == "edge" else 4.5), name
 
 
 @pytest.fixture(scope="module")
@@ -198,11 +204,9 @@ def started(tmp_path_factory):
 @pytest.fixture
 def browser(started, tmp_path):
     """The sample, freshly opened from disk."""
-    (tmp_path / "index.html").write_text(page(sample()), encoding="utf-8")
     media(started)
     resize(started, 1280)
-    started.get((tmp_path / "index.html").as_uri())
-    yield started
+    yield opened(started, tmp_path, sample())
     started.execute_script("localStorage.clear()")
 
 
@@ -217,6 +221,10 @@ def column(browser, index, part=0):
 def heading(browser, index, part=0):
     tables = browser.find_elements(By.CSS_SELECTOR, "#table-main table")
     return tables[part].find_elements(By.CSS_SELECTOR, "thead th")[index]
+
+
+def ground(browser, selector):
+    return find(browser, selector).value_of_css_property("background-color")
 
 
 @pytest.mark.parametrize("key", ["", Keys.ENTER, Keys.SPACE])
@@ -238,17 +246,18 @@ def test_a_heading_sorts_up_down_and_back(browser, key):
 
 
 def test_names_sort_as_texts_and_ties_keep_their_order(browser):
-    heading(browser, 1).find_element(By.TAG_NAME, "button").click()
+    button = heading(browser, 1).find_element(By.TAG_NAME, "button")
+    button.click()
     assert column(browser, 1) == sorted(METHODS * (ROWS // 4))
-    numbers_of_first = column(browser, 3)[: ROWS // 4]
-    heading(browser, 1).find_element(By.TAG_NAME, "button").click()
-    assert column(browser, 3)[-ROWS // 4 :] == numbers_of_first
+    first = column(browser, 3)[: ROWS // 4]
+    button.click()
+    assert column(browser, 3)[-ROWS // 4 :] == first
 
 
 def test_search_and_choices_narrow_the_rows_and_say_so(browser):
-    status = find(browser, "#table-main .status")
-    assert status.text == "308 rows"
-    find(browser, "#table-main input").send_keys("MS_mix mosi")
+    status, search = find(browser, "#table-main .status"), find(browser, "#table-main input")
+    assert (status.text, status.get_attribute("aria-live")) == ("308 rows", "polite")
+    search.send_keys("MS_mix mosi")
     assert status.text == "75 of 308 rows"
     assert set(column(browser, 1)) == {"ms_mix"}
     assert not heading(browser, 1, part=1).is_displayed()
@@ -256,9 +265,9 @@ def test_search_and_choices_narrow_the_rows_and_say_so(browser):
     assert status.text == "0 of 308 rows"
     find(browser, "#table-main .clear").click()
     assert status.text == "308 rows"
-    assert browser.switch_to.active_element == find(browser, "#table-main input")
+    assert browser.switch_to.active_element == search
     find(browser, "#table-main select[data-pick='0']").send_keys("sims")
-    assert (status.text, status.get_attribute("aria-live")) == ("8 of 308 rows", "polite")
+    assert status.text == "8 of 308 rows"
     assert len(column(browser, 0, part=1)) == 8
 
 
@@ -266,13 +275,13 @@ def test_a_figure_opens_by_enter_zooms_and_closes_by_escape(browser):
     button, dialog = find(browser, "#figure-occlusion .zoom"), find(browser, "dialog")
     button.send_keys(Keys.ENTER)
     assert dialog.is_displayed()
-    image = dialog.find_element(By.TAG_NAME, "img")
+    image, view = find(browser, "dialog img"), find(browser, "dialog .view")
     fitted = image.size["width"]
     find(browser, "[data-do=in]").click()
     assert image.size["width"] == pytest.approx(1.25 * fitted, abs=2)
-    find(browser, "dialog .view").send_keys("0")
+    view.send_keys("0")
     assert image.size["width"] == pytest.approx(fitted, abs=2)
-    find(browser, "dialog .view").send_keys(Keys.ESCAPE)
+    view.send_keys(Keys.ESCAPE)
     assert not dialog.is_displayed()
     assert browser.switch_to.active_element == button
     find(browser, "#figure-alpha img").click()
@@ -286,29 +295,27 @@ def test_a_figure_opens_by_enter_zooms_and_closes_by_escape(browser):
 def test_light_and_dark(browser, scheme, steps):
     media(browser, scheme=scheme)
     grounds = {"light": "rgba(255, 255, 255, 1)", "dark": "rgba(21, 24, 29, 1)"}
-    body, button = find(browser, "body"), find(browser, "#theme")
-    ground = "background-color"
-    assert body.value_of_css_property(ground) == grounds[scheme]
+    assert ground(browser, "body") == grounds[scheme]
     for step in steps:
-        button.click()
-        assert button.text == f"Theme: {step}"
-        assert body.value_of_css_property(ground) == grounds[step]
-        assert find(browser, ".paper").value_of_css_property(ground) == grounds["light"]
+        find(browser, "#theme").click()
+        assert find(browser, "#theme").text == f"Theme: {step}"
+        assert ground(browser, "body") == grounds[step]
+        assert ground(browser, ".paper") == grounds["light"]
 
 
 def test_the_chosen_theme_is_kept_and_followed_by_a_report_beside(browser, tmp_path):
     """In a second tab: a page that is reloaded within milliseconds of the click may lose what it stored."""
-    first, theme = browser.current_window_handle, "#theme"
-    find(browser, theme).click()
+    first = browser.current_window_handle
+    find(browser, "#theme").click()
     browser.switch_to.new_window("tab")
     try:
         browser.get((tmp_path / "index.html").as_uri())
-        until(browser, lambda: find(browser, theme).text == "Theme: dark")
+        until(browser, lambda: find(browser, "#theme").text == "Theme: dark")
         browser.refresh()
-        assert find(browser, theme).text == "Theme: dark"
-        find(browser, theme).click()
+        assert find(browser, "#theme").text == "Theme: dark"
+        find(browser, "#theme").click()
         browser.switch_to.window(first)
-        until(browser, lambda: find(browser, theme).text == "Theme: light")
+        until(browser, lambda: find(browser, "#theme").text == "Theme: light")
     finally:
         for handle in set(browser.window_handles) - {first}:
             browser.switch_to.window(handle)
@@ -319,8 +326,7 @@ def test_the_chosen_theme_is_kept_and_followed_by_a_report_beside(browser, tmp_p
 @pytest.mark.parametrize("width", [360, 1280])
 def test_the_body_never_scrolls_sideways(browser, width, tmp_path):
     for report in (sample(), hostile()):
-        (tmp_path / "index.html").write_text(page(report), encoding="utf-8")
-        browser.refresh()
+        opened(browser, tmp_path, report)
         resize(browser, width)
         assert browser.execute_script("return document.documentElement.scrollWidth") <= width
 
@@ -334,7 +340,7 @@ def test_print_shows_all_rows_and_no_controls(browser):
     assert box.value_of_css_property("max-height") == "none"
     assert heading(browser, 3).value_of_css_property("position") == "static"
     assert "MAE" in heading(browser, 3).text
-    assert find(browser, "body").value_of_css_property("background-color") == "rgba(255, 255, 255, 1)"
+    assert ground(browser, "body") == "rgba(255, 255, 255, 1)"
 
 
 def test_all_is_shown_without_scripts(browser):
@@ -342,8 +348,8 @@ def test_all_is_shown_without_scripts(browser):
     try:
         browser.refresh()
         assert len(browser.find_elements(By.CSS_SELECTOR, "#table-main tbody tr")) == ROWS + 8
-        assert browser.find_elements(By.CSS_SELECTOR, "button") != []
-        assert not [b for b in browser.find_elements(By.CSS_SELECTOR, "button, input") if b.is_displayed()]
+        controls = browser.find_elements(By.CSS_SELECTOR, "button, input")
+        assert {control.is_displayed() for control in controls} == {False}
         assert find(browser, "#figure-occlusion img").is_displayed()
     finally:
         browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
@@ -351,8 +357,7 @@ def test_all_is_shown_without_scripts(browser):
 
 def test_hostile_texts_run_nothing(browser, tmp_path):
     assert console(browser) == []
-    (tmp_path / "index.html").write_text(page(hostile()), encoding="utf-8")
-    browser.refresh()
+    opened(browser, tmp_path, hostile())
     find(browser, "figure .zoom").click()
     assert browser.execute_script("return typeof hacked") == "undefined"
     assert console(browser) == []

@@ -6,13 +6,10 @@ import statistics
 from unittest import mock
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import f as f_distribution
-from scipy.stats import rankdata, ttest_rel
-from statsmodels.stats.anova import AnovaRM
+from scipy.stats import rankdata
 from statsmodels.stats.multitest import multipletests
 
 from reports.stats.permutation import holm, permutation_p, smallest_p, wilcoxon_p
@@ -80,30 +77,6 @@ def test_random_arrangements_come_close_to_all():
     assert (permutation_p(values), permutation_p(values, draws=99)) == (1 / 10_000, 1 / 100)
 
 
-@pytest.mark.parametrize("shape", [(5, 6), (3, 8)])
-def test_p_is_close_to_the_parametric_one_for_normal_noise(shape):
-    seeds, columns = shape
-    for seed in range(3):
-        values = np.random.default_rng(seed).normal(size=shape) + np.linspace(0, 1, columns) * seed
-        long = pd.DataFrame(
-            [(s, k, values[s, k]) for s in range(seeds) for k in range(columns)],
-            columns=["seed", "setting", "y"],
-        )
-        wanted = AnovaRM(long, "y", "seed", within=["setting"]).fit().anova_table["Pr > F"].iloc[0]
-        by_hand = f_distribution.sf(two_way_f(values.tolist()), columns - 1, (columns - 1) * (seeds - 1))
-        assert by_hand == pytest.approx(wanted)
-        assert permutation_p(values) == pytest.approx(wanted, abs=0.03)
-
-
-def test_two_settings_are_a_sign_flip_test_of_paired_differences():
-    pairs = np.random.default_rng(5).normal(size=(8, 2)) + np.array([0, 0.8])
-    difference = pairs[:, 0] - pairs[:, 1]
-    flips = np.array(list(itertools.product([1, -1], repeat=8))) * difference
-    wanted = (np.abs(flips.mean(axis=1)) >= abs(difference.mean()) - 1e-12).mean()
-    assert permutation_p(pairs) == pytest.approx(wanted)
-    assert permutation_p(pairs) == pytest.approx(ttest_rel(*pairs.T).pvalue, abs=0.05)
-
-
 @pytest.mark.parametrize("shape", [(2, 5), (2, 10), (4, 4)])
 def test_one_in_twenty_is_a_false_alarm(shape):
     rng = np.random.default_rng(6)
@@ -154,32 +127,16 @@ def slow_wilcoxon(differences):
     return statistics.fmean(abs(total - middle) >= seen - 1e-9 for total in sums)
 
 
-@given(
-    differences=st.lists(st.integers(-4, 4), min_size=2, max_size=9).filter(lambda x: sum(map(bool, x)) > 1)
-)
+@given(st.lists(st.integers(-4, 4), min_size=2, max_size=9).filter(lambda x: sum(map(bool, x)) > 1))
 @settings(deadline=None, max_examples=100)
 def test_signed_rank_p_equals_all_signs_written_as_a_loop(differences):
     assert wilcoxon_p(np.array(differences)) == pytest.approx(slow_wilcoxon(differences), abs=1e-12)
 
 
-@pytest.mark.parametrize(
-    "differences", [[], [1.0], [0.0, 0.0, 0.0], [0.0, 2.0, 0.0], [math.nan, 2.0, math.inf]]
-)
+@pytest.mark.parametrize("differences", [[], [1.0], [0.0] * 3, [0.0, 2.0, 0.0], [math.nan, 2.0, math.inf]])
 def test_one_difference_is_no_test(differences):
     assert math.isnan(wilcoxon_p(np.array(differences)))
-
-
-def test_five_blocks_cannot_reach_the_usual_level_and_six_can():
-    assert wilcoxon_p(np.arange(1.0, 6)) == 0.0625
-    assert wilcoxon_p(-np.arange(1.0, 7)) == 0.03125
-    assert wilcoxon_p(np.array([1.0, math.nan, 2.0, 3.0, 4.0, 5.0])) == 0.0625
-
-
-def test_zeros_speak_for_no_difference():
-    differences = [-1.0, -2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]
-    # Sums of ranks up to that of the losses, by hand: of {}, 1, 2, 3, 1 + 2 and of {}, 3, 4, 5, 6, 7, 3 + 4.
-    assert wilcoxon_p(np.array(differences)) == 2 * 5 / 2**8
-    assert wilcoxon_p(np.array([*differences, 0.0, 0.0])) == 2 * 7 / 2**8
+    assert wilcoxon_p(np.array([1.0, 2.0, 3.0, 4.0, 5.0, math.nan, math.inf])) == 0.0625
 
 
 @given(
@@ -204,17 +161,12 @@ def test_differences_that_are_equal_on_paper_are_ties():
 @given(p_values=st.lists(st.one_of(st.just(math.nan), st.floats(0, 1)), max_size=9))
 @settings(deadline=None, max_examples=40)
 def test_holm_equals_that_of_statsmodels(p_values):
-    adjusted = holm(np.array(p_values))
-    tested = np.flatnonzero(~np.isnan(p_values))
-    assert len(adjusted) == len(p_values)
-    np.testing.assert_array_equal(np.flatnonzero(~np.isnan(adjusted)), tested)
-    if len(tested):
+    raw = np.array(p_values)
+    adjusted = holm(raw)
+    np.testing.assert_array_equal(raw, p_values)
+    tested = ~np.isnan(raw)
+    np.testing.assert_array_equal(~np.isnan(adjusted), tested)
+    if tested.any():
         with mock.patch("gc.collect"):  # it is called each time, and takes a second in a large process
-            wanted = multipletests(np.array(p_values)[tested], method="holm")[1]
+            wanted = multipletests(raw[tested], method="holm")[1]
         np.testing.assert_allclose(adjusted[tested], wanted, atol=1e-12)
-
-
-def test_holm_by_hand():
-    p_values = np.array([0.01, 0.04, math.nan, 0.03, 0.5])
-    np.testing.assert_allclose(holm(p_values), [0.04, 0.09, math.nan, 0.09, 0.5])
-    assert p_values[0] == 0.01

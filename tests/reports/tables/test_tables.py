@@ -1,32 +1,24 @@
 """The tables against golden text worked out by hand, and the cases that make a table lie when forgotten."""
 
-import csv
-import dataclasses
 import io
-import json
+import itertools
 import math
 
-import numpy as np
 import pandas as pd
 import pytest
 
-from harness.matrix import method_label
 from harness.metrics import METRICS
 from reports.frame import SCORES
-from reports.tables.scores import score_table
 from reports.tables.seed_means import main_numbers, occlusion_numbers
-from tests.support.studies import as_latex, as_markdown, empty_study, labels
+from tests.support.studies import as_latex, as_markdown, as_table, labels
 
-SYNTHETIC = frozenset({"synthetic_mosi", "synthetic_sims"})
-STUDY = dataclasses.replace(empty_study(), synthetic=SYNTHETIC)
-KINDS = {"mine": "sims", "synthetic_mosi": "mosi", "synthetic_sims": "sims"}
+KINDS = {"mine": "sims", "synthetic_mosi": "mosi"}
 
 
 def rows(method, values, **given):
     """One row per seed and metric; ``values`` maps a metric to its values over the seeds 1, 2, ..."""
-    base = {"study": "s", "dataset": "mine", "backbone": "tfn", "method": method, "settings": "{}"}
-    base |= {"occlusion_protocol": "test", "occlusion_ratio": 0.0, "split": "test", "environment": "cpu"}
-    base |= {"cell_id": "c", "run_id": "r"}
+    base = dict(study="s", dataset="mine", backbone="tfn", method=method, settings="{}", environment="cpu")
+    base |= dict(occlusion_protocol="test", occlusion_ratio=0.0, split="test", cell_id="c", run_id="r")
     base |= dict.fromkeys(("tuned", "tuned_backbone", "outdated", "superseded"), False)
     base |= labels(method, given.get("settings", "{}"), given.get("tuned", False))
     return [
@@ -38,18 +30,6 @@ def rows(method, values, **given):
 
 def frame(*parts):
     return pd.DataFrame([row for part in parts for row in part], columns=list(SCORES))
-
-
-def to_csv(numbers):
-    return score_table(numbers, "t", "t", STUDY).csv
-
-
-def to_markdown(numbers, title="t"):
-    return as_markdown(numbers, title, STUDY)
-
-
-def to_latex(numbers, title="t"):
-    return as_latex(numbers, title, STUDY)
 
 
 def of(*parts, numbers_of=main_numbers):
@@ -133,175 +113,116 @@ mine & tfn & ms\_mix\{delta:0.4\} & 2 & A & A & A & A & 0.800 $\pm$ 0.000 & -- \
 def test_the_files_are_those_worked_out_by_hand():
     for seed in range(3):
         numbers = main_numbers(SMALL.sample(frac=1, random_state=seed), KINDS)
-        lines = to_csv(numbers).splitlines(keepends=True)
+        lines = as_table(numbers).csv.splitlines(keepends=True)
         assert "".join(lines[:7]) == GOLDEN_CSV
         assert len(lines) == 1 + 3 * len(METRICS["sims"])
-        assert to_markdown(numbers, "Main results").replace("\u2013", "-") == GOLDEN_MARKDOWN
-        assert to_latex(numbers, "Main results") == GOLDEN_LATEX.replace(" ^", r" $\uparrow$")
+        assert as_markdown(numbers, "Main results").replace("\u2013", "-") == GOLDEN_MARKDOWN
+        assert as_latex(numbers, "Main results") == GOLDEN_LATEX.replace(" ^", r" $\uparrow$")
 
 
-def test_csv_keeps_full_precision():
-    value = 0.1 + 0.2
-    rows_of_csv = csv.DictReader(io.StringIO(to_csv(of(rows("none", all_metrics(value, value))))))
-    assert [float(row["mean"]) for row in rows_of_csv] == [value] * 6
-
-
-def test_numbers_equal_a_loop_over_the_frame():
-    generator = np.random.default_rng(0)
-    parts = [
-        rows(method, {m: generator.random(3) for m in METRICS["sims"]}, backbone=backbone, dataset=dataset)
-        for method in ("none", "mixup")
-        for backbone in ("tfn", "lmf")
-        for dataset in ("mine", "synthetic_sims")
-    ]
-    tidy = frame(*parts).sample(frac=1, random_state=1)
-    for row in main_numbers(tidy, KINDS).itertuples():
-        key = (row.dataset, row.backbone, row.method, row.metric)
-        values = [
-            entry.value
-            for entry in tidy.itertuples()
-            if (entry.dataset, entry.backbone, entry.method, entry.metric) == key
-        ]
-        assert row.mean == pytest.approx(sum(values) / 3)
-        assert row.std == pytest.approx((sum((v - sum(values) / 3) ** 2 for v in values) / 2) ** 0.5)
-        assert (row.n, row.undefined, row.seeds) == (3, 0, 3)
-
-
-def names(numbers, column):
-    return list(dict.fromkeys(numbers[column]))
-
-
-def test_order_is_none_first_then_alphabetical_unless_given():
-    methods = ("mixup", "none", "c_mixup", "ms_mix")
-    parts = [rows(m, all_metrics(0.5), backbone=b) for m in methods for b in ("tfn", "lmf")]
-    parts.append(rows("mixup", all_metrics(0.5), settings='{"alpha": 2}'))
-    default = main_numbers(frame(*parts), KINDS)
-    assert names(default, "backbone") == ["lmf", "tfn"]
-    assert names(default, "method") == ["none", "c_mixup", "mixup", "mixup{alpha:2}", "ms_mix"]
-    chosen = main_numbers(frame(*parts), KINDS, order=["tfn", "none", "ms_mix", "mixup"])
-    assert names(chosen, "backbone") == ["tfn", "lmf"]
-    assert names(chosen, "method") == ["none", "ms_mix", "mixup", "mixup{alpha:2}", "c_mixup"]
+@pytest.mark.parametrize(
+    ("order", "backbones", "methods"),
+    [
+        ([], ["lmf", "tfn"], ["none", "c_mixup", "mixup", "mixup{alpha:2}", "ms_mix"]),
+        (["tfn", "none", "ms_mix", "mixup"], ["tfn", "lmf"],
+         ["none", "ms_mix", "mixup", "mixup{alpha:2}", "c_mixup"]),
+    ],
+)  # fmt: skip
+def test_order_is_none_first_then_alphabetical_unless_given(order, backbones, methods):
+    pairs = itertools.product(("mixup", "none", "c_mixup", "ms_mix"), ("tfn", "lmf"))
+    parts = [rows(m, all_metrics(0.5), backbone=b) for m, b in pairs]
+    numbers = main_numbers(
+        frame(*parts, rows("mixup", all_metrics(0.5), settings='{"alpha": 2}')), KINDS, order
+    )
+    assert list(dict.fromkeys(numbers["backbone"])) == backbones
+    assert list(dict.fromkeys(numbers["method"])) == methods
 
 
 def test_a_hole_in_the_matrix_shows():
-    numbers = of(
-        rows("none", all_metrics(0.5, 0.6)),
-        rows("mixup", all_metrics(0.7, 0.8)),
-        rows("none", all_metrics(0.5, 0.6), backbone="lmf"),
-    )
+    parts = [rows("none", all_metrics(0.5, 0.6), backbone=backbone) for backbone in ("tfn", "lmf")]
+    numbers = of(*parts, rows("mixup", all_metrics(0.7, 0.8)))
     hole = numbers[(numbers["backbone"] == "lmf") & (numbers["method"] == "mixup")]
     assert len(hole) == len(METRICS["sims"])
     assert (hole[["n", "undefined", "seeds"]] == 0).all(axis=None)
-    text = to_markdown(numbers)
+    text = as_markdown(numbers)
     assert ["mine", "lmf", "mixup", "0", *["\u2013"] * 6] in table(text)
     assert "no complete cell" in text
+    assert "no spread" not in text
     alone = next(row for row in table(text) if row[1:3] == ["lmf", "none"])
     assert not any("**" in cell for cell in alone), "a method without a rival is not the best"
 
 
-def test_a_single_seed_has_no_spread_and_says_so():
-    text = to_markdown(of(rows("none", all_metrics(0.5))))
-    assert table(text)[0][3:5] == ["1", "50.00 ± \u2013"]
-    assert "no spread can be given" in text
-    assert "Bold" not in text
-    assert "no spread" not in to_markdown(of(rows("none", all_metrics(0.5, 0.6))))
-
-
 def test_undefined_values_are_counted_and_never_win():
-    numbers = of(
-        rows("none", {**all_metrics(0.5, 0.6), "corr": (0.9, math.nan)}),
-        rows("mixup", {**all_metrics(0.5, 0.6), "corr": (math.nan, math.nan)}),
-        rows("c_mixup", {**all_metrics(0.5, 0.6), "corr": (0.2, 0.2)}),
-        rows("ms_mix", {**all_metrics(0.5, 0.6), "corr": (0.1, 0.1)}),
-    )
-    text = to_markdown(numbers)
-    assert {row[2]: row[-1] for row in table(text)} == {
-        "none": "0.900 ± \u2013 †1/2",
-        "mixup": "\u2013 †2/2",
-        "c\\_mixup": "**0.200 ± 0.000**",
-        "ms\\_mix": "<u>0.100 ± 0.000</u>",
+    shown = {
+        "none": ((0.9, math.nan), "0.900 ± \u2013 †1/2"),
+        "mixup": ((math.nan, math.nan), "\u2013 †2/2"),
+        "duplicate": ((0.2, 0.2), "**0.200 ± 0.000**"),
+        "powmix": ((0.1, 0.1), "<u>0.100 ± 0.000</u>"),
     }
+    parts = [rows(m, {**all_metrics(0.5, 0.6), "corr": corr}) for m, (corr, _) in shown.items()]
+    text = as_markdown(of(*parts))
+    assert {row[2]: row[-1] for row in table(text)} == {m: wanted for m, (_, wanted) in shown.items()}
     assert "undefined for k of n" in text
 
 
-def test_what_reads_equal_is_marked_equal():
+def test_what_reads_equal_is_marked_equal_and_two_results_for_one_seed_are_pointed_out():
     values = {"none": 0.5, "mixup": 0.500001, "ms_mix": 0.4}
-    numbers = of(*(rows(method, all_metrics(value, value)) for method, value in values.items()))
-    column = [row[4] for row in table(to_markdown(numbers))]
-    assert column == ["**50.00 ± 0.00**", "**50.00 ± 0.00**", "<u>40.00 ± 0.00</u>"]
-
-
-def test_two_results_for_one_seed_are_pointed_out():
-    text = to_markdown(
-        of(rows("none", all_metrics(0.5, 0.6)), rows("none", all_metrics(0.7), cell_id="other"))
-    )
-    assert table(text)[0][3] == "3‡"
-    assert "‡ some seeds count repeatedly" in text
+    parts = [rows(method, all_metrics(value, value)) for method, value in values.items()]
+    text = as_markdown(of(*parts))
+    assert "‡" not in text
+    assert [row[4] for row in table(text)] == [
+        "**50.00 ± 0.00**",
+        "**50.00 ± 0.00**",
+        "<u>40.00 ± 0.00</u>",
+    ]
+    repeated = as_markdown(of(*parts, rows("none", all_metrics(0.7), cell_id="other")))
+    assert table(repeated)[0][3] == "3‡"
+    assert "‡ some seeds count repeatedly" in repeated
 
 
 @pytest.mark.parametrize("tidy", [frame(), frame(rows("none", all_metrics(0.5), split="valid"))])
 @pytest.mark.parametrize("numbers_of", [main_numbers, occlusion_numbers])
 def test_without_results_the_table_says_so(tidy, numbers_of):
     numbers = numbers_of(tidy, KINDS)
-    assert to_csv(numbers).count("\n") == 1
-    assert to_markdown(numbers, "Main results") == "### Main results\n\n- There are no complete cells yet.\n"
-    assert "no complete cells" in to_latex(numbers, "Main results")
+    assert as_table(numbers).csv.count("\n") == 1
+    assert as_markdown(numbers, "Main results") == "### Main results\n\n- There are no complete cells yet.\n"
+    assert "no complete cells" in as_latex(numbers, "Main results")
 
 
 def test_names_are_escaped():
-    name = "a_b|c&<x>"
-    numbers = of(rows(name, all_metrics(0.5), backbone="50%$#^~\\[*"))
-    markdown, latex = to_markdown(numbers, name), to_latex(numbers, name)
-    assert table(markdown)[0][1:3] == [r"50%\$\#^\~\\\[\*", r"a\_b\|c&amp;&lt;x&gt;"]
-    assert r"### a\_b\|c&amp;&lt;x&gt;" in markdown
-    escaped = r"a\_b\textbar{}c\&\textless{}x\textgreater{}"
-    backbone = r"50\%\$\#\textasciicircum{}\textasciitilde{}\textbackslash{}{[}{*}"
-    assert f"mine & {backbone} & {escaped} & 1 &" in latex
-    assert rf"\caption{{{escaped}." in latex
-    assert pd.read_csv(io.StringIO(to_csv(numbers)))["method"].unique() == [name]
-    broken = of(rows("one\ntwo", all_metrics(0.5)))
-    assert table(to_markdown(broken))[0][2] == "one two"
-    assert "one two &" in to_latex(broken)
+    name = "a_b|c&<x>\n50%$#^~\\[*"
+    numbers = of(rows("none", all_metrics(0.5), backbone=name))
+    escaped = r"a\_b\|c&amp;&lt;x&gt; 50%\$\#^\~\\\[\*"
+    assert as_markdown(numbers, name).startswith(f"### {escaped}\n")
+    assert table(as_markdown(numbers))[0][1] == escaped
+    escaped = r"a\_b\textbar{}c\&\textless{}x\textgreater{} 50\%\$\#\textasciicircum{}"
+    escaped += r"\textasciitilde{}\textbackslash{}{[}{*}"
+    assert f"mine & {escaped} & none & 1 &" in as_latex(numbers, name)
+    assert rf"\caption{{{escaped}." in as_latex(numbers, name)
+    assert pd.read_csv(io.StringIO(as_table(numbers).csv))["backbone"].unique() == [name]
 
 
 @pytest.mark.parametrize(
-    ("settings", "expected"),
+    ("datasets", "mark"),
     [
-        ("{}", "ms_mix"),
-        ('{"delta": 0.4}', "ms_mix{delta:0.4}"),
-        ('{"sal": false, "alpha": 1}', "ms_mix[sass,sig]{alpha:1}"),
-        ('{"mode": "hard", "xi": [1, 2], "head": null}', "ms_mix{head:null,mode:hard,xi:[1,2]}"),
+        (["mine"], ""),
+        (["synthetic_mosi"], " (synthetic stand-in data)"),
+        (["synthetic_mosi", "mine"], " (includes synthetic stand-in data)"),
     ],
 )
-def test_variants_have_readable_names(settings, expected):
-    shuffled = dict(reversed(json.loads(settings).items()))
-    assert method_label("ms_mix", shuffled, ("sass", "sig", "sal")) == expected
-
-
-@pytest.mark.parametrize(
-    ("datasets", "title", "expected"),
-    [
-        (["mine"], "Main", "Main"),
-        (["synthetic_sims"], "Main", "Main (synthetic stand-in data)"),
-        (["synthetic_sims", "mine"], "Main", "Main (includes synthetic stand-in data)"),
-    ],
-)
-def test_synthetic_data_are_named_in_the_title(datasets, title, expected):
-    numbers = of(*(rows("none", all_metrics(0.5), dataset=dataset) for dataset in datasets))
-    assert to_markdown(numbers, title).splitlines()[0] == f"### {expected}"
-    captions = to_latex(numbers, title).split("\\begin{table*}")[1:]
-    assert len(captions) == len(datasets)
-    for caption, dataset in zip(captions, sorted(datasets), strict=True):
-        assert ("synthetic stand-in data" in caption) == dataset.startswith("synthetic_")
-
-
-def test_each_data_set_has_the_columns_of_its_kind():
-    other = rows("none", all_metrics(0.5, kind="mosi"), dataset="synthetic_mosi")
-    numbers = of(rows("none", all_metrics(0.5)), other)
+def test_each_data_set_has_the_columns_of_its_kind_and_synthetic_ones_a_mark_in_titles(datasets, mark):
+    parts = [rows("none", all_metrics(0.5, kind=KINDS[name]), dataset=name) for name in datasets]
+    numbers = of(*parts)
     for dataset, part in numbers.groupby("dataset"):
         assert tuple(part["metric"]) == METRICS[KINDS[dataset]]
-    headers = [line for line in to_markdown(numbers).splitlines() if line.startswith("| Dataset")]
-    assert ["Acc-7" in header for header in headers] == [False, True]
+    markdown = as_markdown(numbers, "Main").splitlines()
+    assert markdown[0] == f"### Main{mark}"
+    headers = [line for line in markdown if line.startswith("| Dataset")]
+    captions = as_latex(numbers, "Main").split("\\begin{table*}")[1:]
+    assert len(captions) == len(datasets)
+    for dataset, header, caption in zip(sorted(datasets), headers, captions, strict=True):
+        assert ("Acc-7" in header) == (dataset == "synthetic_mosi")
+        assert ("synthetic stand-in data" in caption) == (dataset == "synthetic_mosi")
 
 
 @pytest.mark.parametrize("kinds", [{}, {"other": "mossi"}])
@@ -319,15 +240,15 @@ def test_a_wrong_frame_is_refused():
 
 
 def test_occlusion_has_a_group_per_protocol_and_ratio():
+    levels = itertools.product((("none", 0.5), ("mixup", 0.4)), (0.0, 0.3))
     tidy = frame(
-        *(rows("none", all_metrics(0.5 - r, 0.6 - r), occlusion_ratio=r) for r in (0.0, 0.3)),
-        *(rows("mixup", all_metrics(0.4 - r, 0.5 - r), occlusion_ratio=r) for r in (0.0, 0.3)),
+        *(rows(m, all_metrics(v - r, v + 0.1 - r), occlusion_ratio=r) for (m, v), r in levels),
         rows("none", all_metrics(0.45), occlusion_protocol="train", occlusion_ratio=0.3),
     )
     numbers = occlusion_numbers(tidy, KINDS)
     conditions = ["occlusion_protocol", "occlusion_ratio"]
     assert list(numbers.columns[:5]) == ["dataset", "backbone", *conditions, "method"]
-    assert [row[2:7] for row in table(to_markdown(numbers))] == [
+    assert [row[2:7] for row in table(as_markdown(numbers))] == [
         ["test", "0", "none", "2", "**55.00 ± 7.07**"],
         ["test", "0", "mixup", "2", "<u>45.00 ± 7.07</u>"],
         ["test", "0.3", "none", "2", "**25.00 ± 7.07**"],
