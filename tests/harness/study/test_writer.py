@@ -24,7 +24,7 @@ from harness.study.driver import Driver, Matrix
 from harness.study.unlogged import UnloggedResults, write_sums
 from harness.tracking.tracker import Run
 from harness.train.result import Predictions, Result
-from tests.harness.test_matrix import CELL, assert_same, make_predictions, results
+from tests.harness.test_matrix import CELL
 from tests.support.fakes import FakeLauncher, Killed, Memory, Silent, fake_clock, make_writer
 
 CELLS = tuple(dataclasses.replace(CELL, seed=seed) for seed in range(3))
@@ -79,6 +79,42 @@ def assert_whole(memory, folder):
 
 # Unlogged results
 
+measured = st.floats()  # NaN and infinities included
+tables = st.dictionaries(st.text(max_size=5), measured, max_size=3)
+results = st.builds(
+    Result,
+    status=st.sampled_from(["complete", "diverged"]),
+    scores=st.dictionaries(st.sampled_from(["valid", "test", "test_r0.30"]), tables),
+    undefined=st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=2),
+    cell=tables,
+    curves=st.dictionaries(st.text(max_size=5), st.lists(measured, max_size=3), max_size=2),
+    environment=st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=2),
+    reason=st.text(max_size=5),
+)
+
+
+def make_predictions(numbers):
+    values = np.array(numbers, np.float32)
+    ids = np.array([f"clip_{k}é" for k in range(len(values))])
+    return Predictions(ids, values[::-1].copy(), {0.0: values, 0.3: -values})
+
+
+def assert_same(one: Result, other: Result) -> None:
+    """Equal in every field, NaN equal to NaN, arrays bit for bit but for the sign of NaN."""
+    for field in dataclasses.fields(Result):
+        if field.name != "predictions":
+            np.testing.assert_equal(getattr(one, field.name), getattr(other, field.name))
+    if one.predictions is None or other.predictions is None:
+        assert one.predictions is other.predictions
+        return
+    a, b = one.predictions, other.predictions
+    assert list(a.values) == list(b.values)
+    arrays = [(a.ids, b.ids), (a.labels, b.labels), *((a.values[r], b.values[r]) for r in a.values)]
+    for x, y in arrays:
+        assert x.dtype == y.dtype
+        np.testing.assert_array_equal(x, y)
+        assert x.dtype.kind == "U" or (np.signbit(x) == np.signbit(y))[~np.isnan(x)].all()
+
 
 @settings(deadline=None, max_examples=40)
 @given(
@@ -96,6 +132,7 @@ def test_a_result_comes_back_bit_for_bit(result, values, started):
         assert unlogged.put(CELL, result) is None
         back = unlogged.get(CELL.cell_id)
     assert_same(back, result)
+    assert back.to_json() == result.to_json()
     assert {name: array.dtype for name, array in back.samples.items()} == {
         name: array.dtype for name, array in samples.items()
     }
