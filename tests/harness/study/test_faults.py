@@ -4,7 +4,6 @@ import os
 import shutil
 import signal
 import sqlite3
-import time
 from contextlib import closing
 
 import numpy as np
@@ -30,6 +29,7 @@ from tests.support.driving import (
     start,
     workers_of,
 )
+from tests.support.jobs import eventually
 
 FEW = ("methods=[none,mixup]", "backbones=[lmf]")
 CELLS = 4
@@ -74,22 +74,14 @@ def overwrite(path, place, length):
         file.write(np.random.default_rng(place).bytes(length))
 
 
-def empty(path):
-    path.write_bytes(b"")
-
-
 def cut(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 8192 * 4096])
 
 
-def replace_by_text(path):
-    path.write_text("this is no database\n" * 500)
-
-
 DAMAGES = {
-    "empty": empty,
+    "empty": lambda path: path.write_bytes(b""),
     "cut short": cut,
-    "another file": replace_by_text,
+    "another file": lambda path: path.write_text("this is no database\n" * 500),
     "head overwritten": lambda path: overwrite(path, 0, 64),
     "middle overwritten": lambda path: overwrite(path, 8192, path.stat().st_size // 2),
 }
@@ -114,12 +106,10 @@ def test_a_damaged_database(finished, undisturbed, sentence, monkeypatch, name, 
             assert command.main([f"var_dir={finished}", "study=s", f"out={finished / 'x.csv'}"]) == 2
             assert "is damaged" in sentence()
         assert other.read_bytes() == untouched
-        for ending in ("", "-wal", "-shm"):
-            (finished / f"mlflow.db{ending}").unlink(missing_ok=True)
+    for ending in ("", "-wal", "-shm"):
+        (finished / f"{name}{ending}").unlink(missing_ok=True)
+    if name == "mlflow.db":
         file.write_bytes(whole)
-    else:
-        for ending in ("", "-wal", "-shm"):
-            (finished / f"ledger.db{ending}").unlink(missing_ok=True)
     assert run(finished, *FEW) == 0
     assert_each_cell_once(finished, undisturbed, CELLS)
 
@@ -135,19 +125,6 @@ def test_whole_databases_pass(finished, tmp_path):
         check_sqlite(tmp_path / "text")
 
 
-def test_damaged_spool_files_are_ignored(var_dir, undisturbed):
-    cells = list(Tracker(None, undisturbed, "s", create=False).complete())
-    spool = var_dir / "spool" / "s"
-    spool.mkdir(parents=True)
-    for cell_id, text in zip(cells, ["", "{", '{"result": {}}', "0" * 64 + '\n{"result": {}}'], strict=True):
-        (spool / f"{cell_id}.json").write_text(text)
-    (spool / f"{cells[0]}.77.tmp").write_text("left by a driver that was killed")
-    assert run(var_dir, *FEW) == 0
-    # What was left beside them goes with the next start.
-    assert run(var_dir, *FEW) == 0
-    assert_each_cell_once(var_dir, undisturbed, CELLS)
-
-
 # The disk
 
 
@@ -155,27 +132,6 @@ def test_a_file_in_the_place_of_the_folder(tmp_path, sentence):
     (tmp_path / "var").write_text("")
     assert run(tmp_path / "var", *FEW) == 2
     assert str(tmp_path / "var") in sentence()
-
-
-def test_a_spool_that_cannot_be_written_costs_nothing_while_the_store_answers(var_dir, undisturbed):
-    (var_dir / "spool").write_text("")
-    assert run(var_dir, *FEW) == 0
-    (var_dir / "spool").unlink()
-    assert_each_cell_once(var_dir, undisturbed, CELLS)
-
-
-def test_a_report_that_cannot_be_written(var_dir, undisturbed, sentence, capsys):
-    """The cells are safe; the next start, which trains nothing, builds the report."""
-    (var_dir / "reports").write_text("")
-    assert run(var_dir, *FEW, "report=true") == 1
-    said = sentence()
-    assert str(var_dir / "reports") in said
-    assert "resumes" in said
-    (var_dir / "reports").unlink()
-    assert run(var_dir, *FEW, "report=true") == 0
-    assert f"All {CELLS} cells" in capsys.readouterr().out
-    assert (var_dir / "reports" / "s" / "tables" / "table2_mosi_mosei.md").exists()
-    assert_each_cell_once(var_dir, undisturbed, CELLS)
 
 
 def test_no_room_to_write(var_dir, undisturbed):
@@ -193,8 +149,30 @@ def test_no_room_to_write(var_dir, undisturbed):
     assert kept + before <= CELLS
     assert run(var_dir, *FEW) == 0
     assert_each_cell_once(var_dir, undisturbed, CELLS)
-    exported_frame, _ = exported(var_dir)
-    assert exported_frame["cell_id"].nunique() == CELLS
+
+
+def test_a_report_that_is_interrupted_or_cannot_be_written(var_dir, sentence, capsys, monkeypatch):
+    """The cells are safe; the next start, which trains nothing, builds it."""
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("harness.interrupts.signal.signal", lambda *_: None)
+        patch.setattr("reports.page.report.main_numbers", interrupted)
+        assert run(var_dir, *FEW, "report=true") == 130
+    shutil.rmtree(var_dir / "reports", ignore_errors=True)
+    (var_dir / "reports").write_text("")
+    capsys.readouterr()
+    assert run(var_dir, *FEW, "report=true") == 1
+    said = sentence()
+    assert str(var_dir / "reports") in said
+    assert "resumes" in said
+    (var_dir / "reports").unlink()
+    monkeypatch.setattr("harness.train.loop.train", None)
+    assert run(var_dir, *FEW, "report=true") == 0
+    assert f"All {CELLS} cells" in capsys.readouterr().out
+    assert {"index.html", "tables"} <= {path.name for path in (var_dir / "reports" / "s").iterdir()}
 
 
 # Processes and memory
@@ -218,39 +196,18 @@ def test_an_allocation_that_fails(var_dir, undisturbed, capsys, monkeypatch):
 def test_a_killed_worker_costs_its_cell(var_dir, undisturbed):
     """Killed on its first job; the cell fails with the reason, the others end, the next start finishes."""
     driver = start(var_dir, "worker", *FEW, jobs=1)
-    deadline = time.monotonic() + 60
-    while not (workers := list(filter(is_training, workers_of(driver.pid)))) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    os.kill(workers[0], signal.SIGKILL)
+    [worker, *_] = eventually(lambda: list(filter(is_training, workers_of(driver.pid))))
+    os.kill(worker, signal.SIGKILL)
     output = finish(driver, "worker", status=1)
     assert f"1 of {CELLS} cells have no result" in output
-    assert output.count("worker died (signal 9: killed; often out of memory)") == 2, (
-        "as it ends, and at the end"
-    )
+    reason = "worker died (signal 9: killed; often out of memory)"
+    assert output.count(reason) == 2, "as it ends, and at the end"
     tracker = Tracker(None, var_dir, "s", create=False)
     assert len(tracker.complete()) == CELLS - 1
     (failed,) = tracker.runs("tags.outcome = 'failed'")
     assert "signal 9" in failed.tags["reason"]
     assert run(var_dir, *FEW) == 0
     assert_each_cell_once(var_dir, undisturbed, CELLS)
-
-
-def test_interrupted_in_the_report(var_dir, undisturbed, capsys, monkeypatch):
-    """The next start, which trains nothing, builds it."""
-
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr("harness.interrupts.signal.signal", lambda *_: None)
-        patch.setattr("reports.page.report.main_numbers", interrupted)
-        assert run(var_dir, *FEW, "report=true") == 130
-    folder = var_dir / "reports" / "s"
-    assert not (folder / "index.html").exists()
-    assert run(var_dir, *FEW, "report=true") == 0
-    assert f"All {CELLS} cells" in capsys.readouterr().out
-    assert (folder / "index.html").exists()
-    assert (folder / "tables" / "table2_mosi_mosei.md").exists()
 
 
 # Stores that do not answer
@@ -291,8 +248,7 @@ def test_drivers_that_end_at_once_share_the_studys_run(var_dir):
 
 def test_a_server_that_is_not_there(tmp_path, sentence):
     assert run(tmp_path / "var", *FEW, "tracking.uri=http://user:secret@127.0.0.1:9") == 2
-    said = sentence()
-    assert said == "Error: Cannot open the tracking store 'http://127.0.0.1:9': Connection refused."
+    assert sentence() == "Error: Cannot open the tracking store 'http://127.0.0.1:9': Connection refused."
 
 
 # Divergence
@@ -358,6 +314,3 @@ def test_a_diverged_cell_enters_no_mean(var_dir, undisturbed, monkeypatch):
         mae = numbers[(numbers["method"] == method) & (numbers["metric"] == "mae")]["value"].item()
         row = table[table["method"] == method]
         assert mae in row.select_dtypes("number").to_numpy().ravel().tolist()
-    monkeypatch.setattr("harness.launchers.job.train", plain)
-    assert run(var_dir, *FEW, "retry=diverged") == 0
-    assert_each_cell_once(var_dir, undisturbed, CELLS)
