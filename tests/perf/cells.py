@@ -26,7 +26,7 @@ from harness.tracking.tracker import Tracker
 from harness.train import loop
 from harness.train.result import Result
 from sweeps.display import SweepDisplay
-from sweeps.space import load_space
+from sweeps.space_file import load_space
 from sweeps.trials import make_trials
 from tests.perf.bounds import Measurement, Section
 from tests.perf.child import timed, watched
