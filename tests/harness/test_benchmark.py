@@ -69,18 +69,16 @@ def test_export_holds_every_number_once(finished_study):
         assert len(json.loads(one.tags["undefined"])) == undefined
 
 
-def test_a_second_call_trains_nothing(finished_study, capsys, monkeypatch):
-    before, _ = exported(finished_study)
-    monkeypatch.setattr("harness.train.loop.train", None)
-    assert run(finished_study) == 0
-    assert f"All {CELLS} cells of study 's' are done." in capsys.readouterr().out
-    after, _ = exported(finished_study)
-    pd.testing.assert_frame_equal(before, after)
-
-
-def test_a_wider_matrix_trains_only_what_is_new(finished_study, tmp_path):
+def test_a_second_call_trains_nothing_and_a_wider_matrix_what_is_new(
+    finished_study, tmp_path, capsys, monkeypatch
+):
     var = shutil.copytree(finished_study, tmp_path / "var")
     before, _ = exported(var)
+    with monkeypatch.context() as patch:
+        patch.setattr("harness.train.loop.train", None)
+        assert run(var) == 0
+    assert f"All {CELLS} cells of study 's' are done." in capsys.readouterr().out
+    pd.testing.assert_frame_equal(before, exported(var)[0])
     assert run(var, "seeds=[1111,1112,1113]", "methods=[none]") == 0
     after, _ = exported(var)
     assert after["cell_id"].nunique() == CELLS + 2

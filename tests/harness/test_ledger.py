@@ -3,13 +3,11 @@
 import contextlib
 import itertools
 import os
-import random
 import signal
 import sqlite3
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -338,52 +336,28 @@ def check(path):
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
-CREATE = """
-import pathlib, sys
-from harness.databases import create_sqlite
-from tests.harness.test_ledger import fill
-print("ready", flush=True)
-create_sqlite(pathlib.Path(sys.argv[1]), fill)
-"""
-
-
-def test_creations_that_fail_or_are_killed_leave_no_database(tmp_path):
+def test_creations_that_fail_or_are_killed_leave_no_database(tmp_path, monkeypatch):
     path = tmp_path / "folder" / "new.db"
 
-    def fill_half_and(end):
-        return lambda uri: (fill(uri), end())
-
-    def fail():
+    def fail(uri):
+        fill(uri)
         raise RuntimeError("no")
 
     with pytest.raises(RuntimeError, match="no"):
-        create_sqlite(path, fill_half_and(fail))
+        create_sqlite(path, fail)
     assert not path.exists()
-    child = os.fork()
-    if child == 0:
-        create_sqlite(path, fill_half_and(lambda: os.kill(os.getpid(), signal.SIGKILL)))
-    os.waitpid(child, 0)
-    assert not path.exists()
+    for step in ("sqlite_uri", "_set_wal", "sync", "os.replace"):
+        child = os.fork()
+        if child == 0:
+            monkeypatch.setattr(f"harness.databases.{step}", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+            create_sqlite(path, fill)
+        assert os.waitpid(child, 0)[1] == signal.SIGKILL
+        assert not path.exists()
     assert any(path.parent.glob(".new.db*"))
     create_sqlite(path, fill)
     check(path)
     with pytest.raises(UserError, match="Cannot create the database"):
         create_sqlite(path / "new.db", lambda uri: None)
-
-
-def test_kills_at_random_moments_during_creation(tmp_path):
-    draw = random.Random(0)
-    for attempt in range(8):
-        path = tmp_path / str(attempt) / "new.db"
-        child = python(CREATE, path)
-        assert child.stdout.readline() == "ready\n"
-        time.sleep(draw.uniform(0.0, 0.15))
-        child.kill()
-        child.communicate()
-        if path.exists():
-            check(path)
-        create_sqlite(path, fill)
-        check(path)
 
 
 def test_of_many_creators_one_creates(tmp_path):

@@ -7,7 +7,6 @@ import sqlite3
 from contextlib import closing
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from sqlalchemy import Engine
@@ -17,12 +16,10 @@ import harness.train.loop
 from harness.databases import check_sqlite
 from harness.errors import UserError
 from harness.tracking.tracker import Tracker
-from harness.train.loop import Diverged
 from reports import build, export
 from tests.support.driving import (
     assert_each_cell_once,
-    comparable,
-    exported,
+    copy_study,
     finish,
     is_training,
     run,
@@ -43,13 +40,7 @@ def undisturbed(train_study):
 
 @pytest.fixture
 def finished(undisturbed, tmp_path):
-    """A copy of the finished study, its databases in one file each."""
-    var = tmp_path / "var"
-    shutil.copytree(undisturbed, var)
-    for name in ("mlflow.db", "ledger.db"):
-        with closing(sqlite3.connect(var / name)) as connection:
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    return var
+    return copy_study(undisturbed, tmp_path / "var")
 
 
 @pytest.fixture
@@ -291,26 +282,3 @@ def test_a_weight_that_is_not_finite(var_dir, undisturbed, capsys, monkeypatch, 
     assert run(var_dir, *one, "retry=diverged") == 0
     assert len(tracker.complete()) == 1
     assert run(var_dir, *one) == 0
-
-
-def test_a_diverged_cell_enters_no_mean(var_dir, undisturbed, monkeypatch):
-    plain = harness.train.loop.train
-
-    def train(cell, *rest):
-        if cell.seed == 1112:
-            raise Diverged("a training loss is not finite at epoch 2, step 1")
-        return plain(cell, *rest)
-
-    monkeypatch.setattr("harness.launchers.job.train", train)
-    assert run(var_dir, *FEW, "report=true") == 1
-    frame, predictions = exported(var_dir)
-    whole, _ = exported(undisturbed)
-    expected = comparable(whole[whole["seed"] == 1111].reset_index(drop=True))
-    pd.testing.assert_frame_equal(comparable(frame), expected, check_exact=True)
-    assert predictions["cell_id"].nunique() == CELLS // 2
-    table = pd.read_csv(var_dir / "reports" / "s" / "tables" / "table2_mosi_mosei.csv")
-    numbers = whole[(whole["seed"] == 1111) & (whole["split"] == "test") & (whole["occlusion_ratio"] == 0)]
-    for method in ("none", "mixup"):
-        mae = numbers[(numbers["method"] == method) & (numbers["metric"] == "mae")]["value"].item()
-        row = table[table["method"] == method]
-        assert mae in row.select_dtypes("number").to_numpy().ravel().tolist()

@@ -35,7 +35,7 @@ from reports.tables.cost import cost_numbers
 from reports.tables.datasets import dataset_numbers
 from reports.tables.sweeps import page_tables
 from reports.tables.table import to_latex
-from tests.support.driving import run
+from tests.support.driving import exported, run
 from tests.support.studies import make_study
 
 FEW = ("methods=[none,mixup,ms_mix]", "backbones=[lmf]", "seeds=[1111,1112]")
@@ -171,7 +171,9 @@ def test_every_cell_asked_for_has_a_state_and_a_reason(stored):
     assert states["synthetic_mosi/lmf/ms_mix/seed1112"]["state"] == "failed"
     assert "no room <here>" in states["synthetic_mosi/lmf/ms_mix/seed1112"]["reason"]
     assert study.outcomes["requested"].all()
-    assert set(study.frame["cell_id"].unique()) == set(tracker_of(stored).complete())
+    complete = set(tracker_of(stored).complete())
+    for frame in (study.frame, *exported(stored)):
+        assert set(frame["cell_id"]) == complete, "neither a mean nor an export has a part of the others"
 
 
 def test_cells_of_the_last_request_without_a_run_are_missing(var, monkeypatch):

@@ -12,7 +12,6 @@ import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.benchmark import main
 from harness.config.compose import load_benchmark
 from harness.databases import is_database, redact, server_uri, tables_lock
 from harness.errors import StoreError, UserError
@@ -97,16 +96,6 @@ def test_unusable_addresses_get_one_sentence_without_the_password(postgres_serve
         assert "\n" not in sentence
         assert sentence.endswith(".")
         assert not sentence.endswith("..")
-
-
-@pytest.mark.parametrize("store", ["tracking", "ledger"])
-def test_an_unreachable_database_ends_the_command(store, var_dir, capfd):
-    uri = f"postgresql://{USER}:s3cret@127.0.0.1:{free_port()}/db"
-    assert main([f"{store}.uri={uri}", f"var_dir={var_dir}", "launcher=inline", *MATRIX]) == 2
-    out, err = capfd.readouterr()
-    assert "s3cret" not in out + err
-    assert err.startswith("Error: Cannot open the ")
-    assert err.count("\n") == 1
 
 
 # Claims
@@ -236,21 +225,6 @@ def test_two_drivers_from_an_empty_database(
     assert build.main([f"var_dir={var}", "study=s", f"tracking.uri={uri}"]) == 0
     assert "are done" in finish(drive(uri), str(tmp_path))
     assert_password_nowhere(postgres_server, uri, var, *texts, *capfd.readouterr())
-
-
-@pytest.mark.slow
-def test_claims_of_a_killed_driver_fall_at_once(drive, uri, tmp_path, finished_study):
-    """Long before ``stale_s``: its process is gone."""
-    first = drive(uri)
-    wait_for_cells(first, 2)
-    held = stop_at_work(first, uri)
-    second = drive(uri)
-    eventually(lambda: len(cells(uri, "done")) == CELLS - held, 120)
-    assert second.poll() is None, "it waits for a driver that stands still"
-    first.kill()
-    finish(second, str(tmp_path))
-    finish(drive(uri), str(tmp_path))
-    assert_done(tmp_path / "var", uri, finished_study)
 
 
 @pytest.mark.slow
