@@ -244,21 +244,6 @@ def test_racing_processes_claim_each_cell_once(uri, tmp_path, ended, inherited):
     assert Counter(itertools.chain(*claimed)) == Counter(map(str, range(50)))
 
 
-def note_failures(driver):
-    """The failures of a driver's beats, as they come."""
-    failures, plain = [], driver.beat
-
-    def beat():
-        try:
-            plain()
-        except StoreError as error:
-            failures.append(error)
-            raise
-
-    driver.beat = beat
-    return failures
-
-
 def beats(driver):
     return {row.cell_id: row.beat for row in driver._rows()}
 
@@ -270,7 +255,16 @@ def test_the_heart_beats_through_a_locked_database(file_uri, monkeypatch):
         assert driver.claim("b")
         before = beats(driver)
         eventually(lambda: all(beats(driver)[cell] > before[cell] + 2 for cell in "ab"))
-        failures = note_failures(driver)
+        failures, plain = [], driver.beat
+
+        def beat():
+            try:
+                plain()
+            except StoreError as error:
+                failures.append(error)
+                raise
+
+        driver.beat = beat
         with contextlib.closing(sqlite3.connect(sqlite_path(file_uri), isolation_level=None)) as blocker:
             blocker.execute("BEGIN IMMEDIATE")
             eventually(lambda: failures)
