@@ -1,10 +1,11 @@
-"""Cells and their identity, the names that people read, results as text, and derived seeds."""
+"""Cells and their identity, the names that people read, and derived seeds."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -25,7 +26,6 @@ from harness.data.export import export
 from harness.data.synthetic import SyntheticSettings
 from harness.matrix import Cell, differences, ratio_text, readable_settings, unique
 from harness.plan import make_plan
-from harness.train.result import Predictions, Result
 from harness.train.seeds import generator_for, seed_for
 from methods import METHODS
 from methods.base import MethodSettings
@@ -44,69 +44,28 @@ CELL = Cell(
     ratios=(0.0, 0.5),
     results_version=1,
 )
-FIELDS = [field.name for field in dataclasses.fields(Cell)]
-
-
-def another(value):
-    """A different value of the same kind."""
-    if dataclasses.is_dataclass(value):
-        return with_another(value, dataclasses.fields(value)[0].name)
-    if isinstance(value, bool):
-        return not value
-    if isinstance(value, (int, float)):
-        return value + 1
-    if isinstance(value, (tuple, list)):
-        return type(value)([*value, 1])
-    return 1 if value is None else value + "x"
-
-
-def with_another(settings, field):
-    """Settings with another value of one field, allowed or not."""
-    changed = copy.copy(settings)
-    object.__setattr__(changed, field, another(getattr(settings, field)))
-    return changed
 
 
 # Identity
 
 
-def test_the_id_of_a_known_cell():
-    """Stored results carry these ids: a change here means that all of them are trained again."""
+def test_a_known_id_and_a_known_seed_are_the_same_in_every_process():
+    """Stored results carry them: a change of the id means that all are trained again."""
     assert CELL.cell_id == "9631d0e1da9a0f01"
-
-
-def test_ids_are_the_same_in_every_process():
-    code = "from tests.harness.test_matrix import *; print(CELL.cell_id, seed_for(1, 'mixing', 2, 'three'))"
-    found = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONHASHSEED": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert found.stdout.split() == [CELL.cell_id, str(seed_for(1, "mixing", 2, "three"))], found.stderr
-
-
-@pytest.mark.parametrize("field", FIELDS)
-def test_every_field_of_a_cell_changes_its_id(field):
-    changed = dataclasses.replace(CELL, **{field: another(getattr(CELL, field))})
-    assert changed.cell_id != CELL.cell_id
-    assert dataclasses.replace(changed, **{field: getattr(CELL, field)}).cell_id == CELL.cell_id
+    assert seed_for(1111, "mixing", 1, 2) == 3806424939642225790, "a change calls for a new results version"
+    code = "from tests.harness.test_matrix import *; print(CELL.cell_id, seed_for(1111, 'mixing', 1, 2))"
+    environment = os.environ | {"PYTHONHASHSEED": "1", "PYTHONPATH": str(ROOT)}
+    printed = subprocess.check_output([sys.executable, "-c", code], env=environment, text=True)
+    assert printed.split() == [CELL.cell_id, "3806424939642225790"]
 
 
 @pytest.mark.parametrize("registry", [METHODS, BACKBONES], ids=["methods", "backbones"])
-def test_the_id_is_the_hash_of_all_fields_as_plain_json_and_each_setting_changes_it(registry):
+def test_the_id_is_the_hash_of_all_fields_as_plain_json(registry):
     kind = "method_settings" if registry is METHODS else "backbone_settings"
     for entry in registry.values():
-        default = entry.Settings()
-        cell = dataclasses.replace(CELL, **{kind: default}, text=TextSettings("bert", "m"))
+        cell = dataclasses.replace(CELL, **{kind: entry.Settings()}, text=TextSettings("bert", "m"))
         text = json.dumps(dataclasses.asdict(cell), sort_keys=True)
         assert cell.cell_id == hashlib.sha256(text.encode()).hexdigest()[:16]
-        found = {dataclasses.replace(CELL, **{kind: default}).cell_id}
-        fields = [field.name for field in dataclasses.fields(default)]
-        for field in fields:
-            found.add(dataclasses.replace(CELL, **{kind: with_another(default, field)}).cell_id)
-        assert len(found) == len(fields) + 1
 
 
 def test_unique_keeps_the_first_of_each_in_order():
@@ -141,9 +100,8 @@ def test_ids_do_not_depend_on_where_and_how_cells_run(ids, file, tmp_path):
     expected = ids()
     assert len(set(expected)) == 16
     neutral = (
-        "launcher=inline launcher=processes jobs=1 jobs=7 jobs_per_gpu=3 study=other report=false "
-        "data_root=/nowhere device=cpu device=auto data.resident=host retry=diverged "
-        "tracking.uri=http://host ledger.uri=sqlite:///a"
+        "launcher=inline launcher=processes jobs=7 jobs_per_gpu=3 study=other report=false device=cpu "
+        "data_root=/nowhere data.resident=host retry=diverged tracking.uri=http://host ledger.uri=sqlite:///a"
     )
     for argument in (*neutral.split(), f"var_dir={tmp_path / 'var'}", f"dataset.mine.path={elsewhere}"):
         assert ids(argument) == expected
@@ -202,8 +160,9 @@ def test_differences_are_what_is_not_the_default():
         default = entry.Settings()
         assert differences(default) == {}
         for field in dataclasses.fields(default):
-            changed = with_another(default, field.name)
-            assert differences(changed) == {field.name: getattr(changed, field.name)}
+            changed = copy.copy(default)
+            object.__setattr__(changed, field.name, "another, allowed or not")
+            assert differences(changed) == {field.name: "another, allowed or not"}
 
 
 keys = st.from_regex(r"[a-z][a-z_0-9]{0,8}", fullmatch=True)
@@ -218,19 +177,17 @@ words = st.sampled_from(["append", "replace", "padded_mean", "a b", "null", "tru
 )
 def test_a_readable_variant_can_be_given_back_to_the_command(name, given_settings):
     label = name + readable_settings(given_settings)
-    found = split_variant(label)
-    assert found == (name, given_settings)
-    assert repr(found) == repr((name, dict(sorted(given_settings.items())))), "types are kept too"
+    # By repr, as types are kept too.
+    assert repr(split_variant(label)) == repr((name, dict(sorted(given_settings.items()))))
     assert split_list("methods", f"[none,'{label}']") == ["none", label]
 
 
-VARIANTS = (
-    "ms_mix ms_mix{delta:0.4,sal:false,mode:replace} manifold_mixup{layers:[0,2],alpha:0.5} "
-    "none{mix_loss:mse} mixup{per_sample:true,xi1:0} ms_mix[sass,sal] ms_mix[] ms_mix[sig]{alpha:1}"
-)
-
-
-@pytest.mark.parametrize("text", VARIANTS.split())
+@pytest.mark.parametrize(
+    "text",
+    ["ms_mix", "ms_mix{delta:0.4,sal:false,mode:replace}", "manifold_mixup{layers:[0,2],alpha:0.5}",
+     "none{mix_loss:mse}", "mixup{per_sample:true,xi1:0}", "ms_mix[sass,sal]", "ms_mix[]",
+     "ms_mix[sig]{alpha:1}"],
+)  # fmt: skip
 def test_the_label_of_a_variant_gives_its_settings_again(text):
     config = load_benchmark([])
     method, changes = split_variant(text)
@@ -247,99 +204,26 @@ def test_ratio_text_names_the_ratio_and_no_other(ratio):
     assert (ratio_text(ratio) == short) == (float(short) == ratio)
 
 
-# Results as text
-
-measured = st.floats()  # NaN and infinities included
-tables = st.dictionaries(st.text(max_size=5), measured, max_size=3)
-results = st.builds(
-    Result,
-    status=st.sampled_from(["complete", "diverged"]),
-    scores=st.dictionaries(st.sampled_from(["valid", "test", "test_r0.30"]), tables),
-    undefined=st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=2),
-    cell=tables,
-    curves=st.dictionaries(st.text(max_size=5), st.lists(measured, max_size=3), max_size=2),
-    environment=st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=2),
-    reason=st.text(max_size=5),
-)
-
-
-def make_predictions(numbers):
-    values = np.array(numbers, np.float32)
-    ids = np.array([f"clip_{k}é" for k in range(len(values))])
-    return Predictions(ids, values[::-1].copy(), {0.0: values, 0.3: -values})
-
-
-predictions = st.none() | st.lists(st.floats(width=32), min_size=1, max_size=4).map(make_predictions)
-
-
-def assert_same(one: Result, other: Result) -> None:
-    """Equal in every field, NaN equal to NaN, arrays bit for bit but for the sign of NaN."""
-    for field in dataclasses.fields(Result):
-        if field.name != "predictions":
-            np.testing.assert_equal(getattr(one, field.name), getattr(other, field.name))
-    if one.predictions is None or other.predictions is None:
-        assert one.predictions is other.predictions
-        return
-    a, b = one.predictions, other.predictions
-    assert list(a.values) == list(b.values)
-    arrays = [(a.ids, b.ids), (a.labels, b.labels), *((a.values[r], b.values[r]) for r in a.values)]
-    for x, y in arrays:
-        assert x.dtype == y.dtype
-        np.testing.assert_array_equal(x, y)
-        assert x.dtype.kind == "U" or (np.signbit(x) == np.signbit(y))[~np.isnan(x)].all()
-
-
-@settings(deadline=None)
-@given(result=results, made=predictions)
-def test_results_survive_as_json(result, made):
-    result = dataclasses.replace(result, predictions=made)
-    text = result.to_json()
-    again = Result.from_json(text, made)
-    assert_same(again, result)
-    assert again.predictions is made
-    assert again.to_json() == text
-
-
 # Seeds
-
-parts = st.lists(st.integers(0, 100) | st.text(max_size=3), max_size=3)
-requests = st.tuples(st.integers(-5, 5), st.text(max_size=4), parts)
-
-
-@given(one=requests, other=requests)
-def test_seeds_are_equal_for_equal_requests_only(one, other):
-    first, second = (seed_for(seed, purpose, *rest) for seed, purpose, rest in (one, other))
-    assert (first == second) == (one == other)
-    assert 0 <= first < 2**63
 
 
 def test_seeds_differ_by_purpose_and_place():
-    purposes = ["init", "method_init", "order", "mixing", "dropout", "mixing1", "1"]
-    made = {
-        seed_for(seed, purpose, *rest)
-        for seed in (1, 11, 1111)
-        for purpose in purposes
-        for rest in ([], [1], [1, 1], [11], ["1"], [1, 11], [11, 1])
-    }
-    assert len(made) == 3 * 7 * 7
-
-
-def test_a_known_seed():
-    """Stored results were made with these: a change calls for a new results version."""
-    assert seed_for(1111, "mixing", 1, 2) == 3806424939642225790
+    purposes = ("init", "method_init", "order", "mixing", "dropout", "mixing1", "1")
+    parts = ([], [1], [1, 1], [11], ["1"], [1, 11], [11, 1])
+    seeds = {seed_for(s, purpose, *rest) for s in (-1, 1, 11) for purpose in purposes for rest in parts}
+    assert len(seeds) == 3 * 7 * 7
+    assert all(0 <= seed < 2**63 for seed in seeds)
 
 
 def test_generators_are_streams_of_their_own():
-    requests = [(1, "order", 1), (1, "order", 2), (1, "mixing", 1), (2, "order", 1)]
-    streams = np.stack([generator_for(*request).random(2000) for request in requests])
+    places = [(1, "order", 1), (1, "order", 2), (1, "mixing", 1), (2, "order", 1)]
+    streams = np.stack([generator_for(*place).random(2000) for place in places])
     assert np.abs(np.corrcoef(streams) - np.eye(4)).max() < 5 / np.sqrt(2000)
     assert np.array_equal(streams[0], generator_for(1, "order", 1).random(2000))
 
 
-@pytest.mark.parametrize("name", BACKBONES)
-def test_resolved_settings_hold_no_none(name):
-    for like in ("mosi", "mosei", "sims"):
-        found = resolve_settings(BACKBONES[name], BACKBONES[name].Settings(), like)
-        assert isinstance(found, BackboneSettings)
-        assert None not in dataclasses.asdict(found).values()
-    assert isinstance(CELL.method_settings, MethodSettings)
+def test_resolved_settings_hold_no_none():
+    for backbone, like in itertools.product(BACKBONES.values(), ("mosi", "mosei", "sims")):
+        settings = resolve_settings(backbone, backbone.Settings(), like)
+        assert isinstance(settings, BackboneSettings)
+        assert None not in dataclasses.asdict(settings).values()

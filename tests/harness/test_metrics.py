@@ -1,4 +1,4 @@
-"""The scores against a slow second implementation, scikit-learn and SciPy, and numbers worked out by hand."""
+"""The scores against the definitions with scikit-learn and SciPy, and numbers worked out by hand."""
 
 import math
 
@@ -22,33 +22,14 @@ NUMBERS = st.one_of(
 
 
 @st.composite
-def pairs(draw, dtypes=(np.float32, np.float64)):
+def pairs(draw):
     count = draw(st.integers(1, 12))
-    dtype = draw(st.sampled_from(dtypes))
+    dtype = draw(st.sampled_from((np.float32, np.float64)))
     return tuple(draw(arrays.arrays(dtype, count, elements=NUMBERS)) for _ in range(2))
 
 
 def plain_f1(truth, guess):
-    total = 0.0
-    for positive in (False, True):
-        hits = sum(1 for t, g in zip(truth, guess, strict=True) if t == positive and g == positive)
-        wrong = sum(1 for t, g in zip(truth, guess, strict=True) if t != positive and g == positive)
-        missed = sum(1 for t, g in zip(truth, guess, strict=True) if t == positive and g != positive)
-        if hits:
-            precision, recall = hits / (hits + wrong), hits / (hits + missed)
-            total += (hits + missed) * 2 * precision * recall / (precision + recall)
-    return total / len(truth)
-
-
-def plain_accuracy(truth, guess):
-    return sum(1 for t, g in zip(truth, guess, strict=True) if t == g) / len(truth)
-
-
-def half_to_even(value):
-    below = math.floor(value)
-    if value - below == 0.5:
-        return below if below % 2 == 0 else below + 1
-    return below if value - below < 0.5 else below + 1
+    return f1_score(truth, guess, average="weighted")
 
 
 def clipped(values, limit):
@@ -60,35 +41,29 @@ def plain_corr(first, second):
     for values in (first, second):
         if len(values) < 2 or max(values) - min(values) < 1e-6 * max([1.0, *map(abs, values)]):
             return math.nan
-    centred = [[value - math.fsum(values) / len(values) for value in values] for values in (first, second)]
-    inner = [math.fsum(a * b for a, b in zip(*sides, strict=True)) for sides in (centred, [centred[0]] * 2)]
-    return inner[0] / math.sqrt(inner[1] * math.fsum(b * b for b in centred[1]))
+    return pearsonr(first, second).statistic
 
 
 def plain_mosi(predictions, labels):
     has0 = [label >= 0 for label in labels], [guess >= 0 for guess in predictions]
     rated = [(label > 0, guess > 0) for label, guess in zip(labels, predictions, strict=True) if label != 0]
     non0 = [label for label, _ in rated], [guess for _, guess in rated]
-    values = {"acc2_has0": plain_accuracy(*has0), "f1_has0": plain_f1(*has0)}
-    values["acc2_non0"] = plain_accuracy(*non0) if rated else math.nan
+    values = {"acc2_has0": accuracy_score(*has0), "f1_has0": plain_f1(*has0)}
+    values["acc2_non0"] = accuracy_score(*non0) if rated else math.nan
     values["f1_non0"] = plain_f1(*non0) if rated else math.nan
     for name, limit in (("acc5", 2), ("acc7", 3)):
-        classes = ([half_to_even(v) for v in clipped(side, limit)] for side in (labels, predictions))
-        values[name] = plain_accuracy(*classes)
+        classes = ([round(v) for v in clipped(side, limit)] for side in (labels, predictions))
+        values[name] = accuracy_score(*classes)
     return values, predictions, labels
-
-
-def plain_class(value, edges):
-    """How many bounds the value exceeds, everything read as float32."""
-    return sum(1 for edge in edges if np.float32(value) > np.float32(edge))
 
 
 def plain_sims(predictions, labels):
     predictions, labels = clipped(predictions, 1), clipped(labels, 1)
     values = {}
     for name, edges in (("acc2", [0]), ("acc3", [-0.1, 0.1]), ("acc5", [-0.7, -0.1, 0.1, 0.7])):
-        sides = [[plain_class(value, edges) for value in side] for side in (labels, predictions)]
-        values[name] = plain_accuracy(*sides)
+        bounds = [np.float32(edge) for edge in edges]  # everything is read as float32
+        sides = [[sum(np.float32(v) > b for b in bounds) for v in side] for side in (labels, predictions)]
+        values[name] = accuracy_score(*sides)
         if name == "acc2":
             values["f1"] = plain_f1(*sides)
     return values, predictions, labels
@@ -107,6 +82,7 @@ def plain_score(kind, predictions, labels):
 @example(pair=(np.array([0.1, -0.1, 0.7, -0.7]), np.float32([0.1, -0.1, 0.7, -0.7])))
 @example(pair=(np.float32([0.5, 1.5, 2.5, -0.5, -2.5]), np.float32([0, 2, 2, 0, -2])))
 @settings(deadline=None)
+@pytest.mark.filterwarnings("ignore")  # scikit-learn's and SciPy's, for what is nearly constant
 def test_equals_the_definitions_computed_one_by_one(kind, pair):
     scores = score(kind, *pair)
     assert list(scores.values) == list(METRICS[kind])
@@ -114,27 +90,6 @@ def test_equals_the_definitions_computed_one_by_one(kind, pair):
     for name, value in scores.values.items():
         assert value == pytest.approx(expected[name], rel=1e-6, abs=1e-6, nan_ok=True), name
     assert set(scores.undefined) == {name for name, value in scores.values.items() if math.isnan(value)}
-
-
-@given(pair=pairs())
-@settings(deadline=None)
-@pytest.mark.filterwarnings("ignore")
-def test_equals_scikit_learn_and_scipy(pair):
-    predictions, labels = pair
-    scores = score("mosi", predictions, labels).values
-    assert scores["acc2_has0"] == pytest.approx(accuracy_score(labels >= 0, predictions >= 0))
-    assert scores["f1_has0"] == pytest.approx(f1_score(labels >= 0, predictions >= 0, average="weighted"))
-    rated = labels != 0
-    if rated.any():
-        sides = labels[rated] > 0, predictions[rated] > 0
-        assert scores["acc2_non0"] == pytest.approx(accuracy_score(*sides))
-        assert scores["f1_non0"] == pytest.approx(f1_score(*sides, average="weighted"))
-    if not math.isnan(scores["corr"]):
-        sides = predictions.astype(np.float64), labels.astype(np.float64)
-        assert scores["corr"] == pytest.approx(pearsonr(*sides).statistic, abs=1e-6)
-    positive = [np.clip(side, -1, 1) > 0 for side in (labels, predictions)]
-    sims = score("sims", predictions, labels).values
-    assert sims["f1"] == pytest.approx(f1_score(*positive, average="weighted"))
 
 
 def test_mosi_by_hand():
@@ -147,9 +102,6 @@ def test_mosi_by_hand():
     assert scores["acc5"] == 3 / 4  # -2 = -2, 0 = -0, 0 != 1, 2 = 2
     assert scores["acc7"] == 3 / 4  # -3 = -3 after clipping
     assert scores["mae"] == pytest.approx((0.8 + 0.2 + 0.2 + 0.5) / 4)
-    labels, predictions = np.array([1.0, 1, 1, -1]), np.array([1.0, 1, 1, 1])
-    assert score("mosi", predictions, labels).values["f1_has0"] == pytest.approx(3 / 4 * 6 / 7), "true first"
-    assert score("mosi", labels, predictions).values["f1_has0"] == pytest.approx(6 / 7)
 
 
 def test_sims_by_hand():
@@ -208,25 +160,15 @@ def test_half_precision_is_accumulated_in_double():
 
 @pytest.mark.parametrize(
     ("predictions", "labels"),
-    [
-        ([0.1, math.nan], [0, 1]),
-        ([0.1, math.inf], [0, 1]),
-        ([0.1, 0.2], [0, math.nan]),
-        ([], []),
-        ([0.1, 0.2], [0]),
-        ([[0.1], [0.2]], [0, 1]),
-    ],
+    [([0.1, math.inf], [0, 1]), ([0.1, 0.2], [0, math.nan]), ([], []), ([0.1, 0.2], [0]), ([[0.1]], [1])],
 )
 def test_unusable_arrays_are_refused(predictions, labels):
     with pytest.raises(ValueError, match=r"predictions|labels"):
         score("mosi", np.array(predictions, dtype=float), np.array(labels, dtype=float))
 
 
-def test_unknown_kind_names_the_nearest():
+def test_every_metric_has_a_direction_and_an_unknown_kind_names_the_nearest():
     with pytest.raises(UserError, match="'mosi'"):
         score("mossi", np.zeros(2), np.zeros(2))
-
-
-def test_every_metric_has_a_direction():
     assert {name for names in METRICS.values() for name in names} | {"loss"} == set(DIRECTION)
     assert {name for name, sign in DIRECTION.items() if sign == -1} == {"mae", "loss"}

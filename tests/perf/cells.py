@@ -19,14 +19,14 @@ from harness.launchers.base import Job
 from harness.launchers.choose import LOCAL, make_launcher
 from harness.launchers.job import run_job
 from harness.plan import Plan, make_plan
-from harness.study.driver import Matrix, Supply
+from harness.study.driver import CellQueue, Matrix
 from harness.study.session import Session
 from harness.study.writer import Writer
 from harness.tracking.tracker import Tracker
 from harness.train import loop
 from harness.train.result import Result
 from sweeps.display import SweepDisplay
-from sweeps.space import load_space
+from sweeps.space_file import load_space
 from sweeps.trials import make_trials
 from tests.perf.bounds import Measurement, Section
 from tests.perf.child import timed, watched
@@ -121,7 +121,7 @@ def trial_ms(folder: Path, pruned: bool, count: int = TRIALS) -> float:
         config.sweep.prune_at = []
     plan, space = make_plan(config), load_space("all")
 
-    def begin(writer: Writer, display: SweepDisplay) -> Supply:
+    def begin(writer: Writer, display: SweepDisplay) -> CellQueue:
         supply = make_trials(config, plan, space, "cpu", writer, display)
         supply.begin()
         return supply
@@ -131,7 +131,7 @@ def trial_ms(folder: Path, pruned: bool, count: int = TRIALS) -> float:
 
 
 def drive(
-    config: Any, plan: Plan, job: Callable[[Job], Result], begin: Callable[[Writer, SweepDisplay], Supply]
+    config: Any, plan: Plan, job: Callable[[Job], Result], begin: Callable[[Writer, SweepDisplay], CellQueue]
 ) -> Tracker:
     """Run a supply of cells to its end, on worker processes that do the job."""
     tracker = Tracker(None, Path(config.var_dir), plan.study)

@@ -2,10 +2,13 @@
 
 import os
 import resource
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pandas as pd
@@ -46,6 +49,15 @@ def exported(var, study="s", *more):
     given = [f"var_dir={var}", f"study={study}", f"out={out}", f"predictions={predictions}", *more]
     assert export.main(given) == 0
     return pd.read_csv(out), pd.read_parquet(predictions)
+
+
+def copy_study(var, to):
+    """Copy a study, its databases in one file each."""
+    shutil.copytree(var, to)
+    for name in ("mlflow.db", "ledger.db"):
+        with closing(sqlite3.connect(to / name)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return to
 
 
 def comparable(frame):

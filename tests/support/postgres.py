@@ -17,7 +17,6 @@ from pathlib import Path
 from urllib.parse import quote
 
 import psycopg
-from psycopg import sql
 
 USER, PASSWORD = "tester", "s3cret@:/?#%&+ x"
 SETTINGS = ("listen_addresses=127.0.0.1", "unix_socket_directories=", "fsync=off", "shared_buffers=16MB")
@@ -36,7 +35,17 @@ class Server:
         if os.geteuid() == 0:
             self._become_nobody(package)
         (self.folder / "password").write_text(PASSWORD + "\n")
-        self._run("initdb", "-U", USER, "-A", "scram-sha-256", "--pwfile", self.folder / "password")
+        options = ["--no-sync", "-U", USER, "-A", "scram-sha-256", "--pwfile", self.folder / "password"]
+        command = [
+            self.programs / "initdb",
+            "-D",
+            self.folder / "data",
+            "-E",
+            "UTF8",
+            "--no-locale",
+            *options,
+        ]
+        subprocess.run(command, cwd=self.folder, check=True, stdout=subprocess.DEVNULL, **self.identity)
         self.start()
 
     def start(self):
@@ -61,9 +70,7 @@ class Server:
     def create(self, template="template1"):
         """A new database, empty or a copy of another one; returns its address."""
         name = f"test_{next(self.names)}"
-        source = template.rpartition("/")[2]
-        statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
-        self.execute(statement.format(sql.Identifier(name), sql.Identifier(source)))
+        self.execute(f"CREATE DATABASE {name} TEMPLATE {template.rpartition('/')[2]}")
         return self.uri(name)
 
     def uri(self, database, password=PASSWORD):
@@ -91,15 +98,6 @@ class Server:
             shutil.copytree(source, target, ignore=shutil.ignore_patterns("include"))
         self.programs = self.folder / self.programs.relative_to(package.parent)
         os.chown(self.folder, nobody.pw_uid, nobody.pw_gid)
-
-    def _run(self, program, *arguments):
-        command = [self.programs / program, "-D", self.folder / "data", "--no-sync", *arguments]
-        options = ["-E", "UTF8", "--no-locale"]
-        ended = subprocess.run(
-            [*command, *options], cwd=self.folder, capture_output=True, text=True, **self.identity
-        )
-        if ended.returncode:
-            raise RuntimeError(f"{program} failed:\n{ended.stdout}{ended.stderr}")
 
     def _answers(self):
         try:

@@ -4,11 +4,9 @@ import os
 import shutil
 import signal
 import sqlite3
-import time
 from contextlib import closing
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from sqlalchemy import Engine
@@ -18,18 +16,17 @@ import harness.train.loop
 from harness.databases import check_sqlite
 from harness.errors import UserError
 from harness.tracking.tracker import Tracker
-from harness.train.loop import Diverged
 from reports import build, export
 from tests.support.driving import (
     assert_each_cell_once,
-    comparable,
-    exported,
+    copy_study,
     finish,
     is_training,
     run,
     start,
     workers_of,
 )
+from tests.support.jobs import eventually
 
 FEW = ("methods=[none,mixup]", "backbones=[lmf]")
 CELLS = 4
@@ -43,13 +40,7 @@ def undisturbed(train_study):
 
 @pytest.fixture
 def finished(undisturbed, tmp_path):
-    """A copy of the finished study, its databases in one file each."""
-    var = tmp_path / "var"
-    shutil.copytree(undisturbed, var)
-    for name in ("mlflow.db", "ledger.db"):
-        with closing(sqlite3.connect(var / name)) as connection:
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    return var
+    return copy_study(undisturbed, tmp_path / "var")
 
 
 @pytest.fixture
@@ -74,22 +65,14 @@ def overwrite(path, place, length):
         file.write(np.random.default_rng(place).bytes(length))
 
 
-def empty(path):
-    path.write_bytes(b"")
-
-
 def cut(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 8192 * 4096])
 
 
-def replace_by_text(path):
-    path.write_text("this is no database\n" * 500)
-
-
 DAMAGES = {
-    "empty": empty,
+    "empty": lambda path: path.write_bytes(b""),
     "cut short": cut,
-    "another file": replace_by_text,
+    "another file": lambda path: path.write_text("this is no database\n" * 500),
     "head overwritten": lambda path: overwrite(path, 0, 64),
     "middle overwritten": lambda path: overwrite(path, 8192, path.stat().st_size // 2),
 }
@@ -114,12 +97,10 @@ def test_a_damaged_database(finished, undisturbed, sentence, monkeypatch, name, 
             assert command.main([f"var_dir={finished}", "study=s", f"out={finished / 'x.csv'}"]) == 2
             assert "is damaged" in sentence()
         assert other.read_bytes() == untouched
-        for ending in ("", "-wal", "-shm"):
-            (finished / f"mlflow.db{ending}").unlink(missing_ok=True)
+    for ending in ("", "-wal", "-shm"):
+        (finished / f"{name}{ending}").unlink(missing_ok=True)
+    if name == "mlflow.db":
         file.write_bytes(whole)
-    else:
-        for ending in ("", "-wal", "-shm"):
-            (finished / f"ledger.db{ending}").unlink(missing_ok=True)
     assert run(finished, *FEW) == 0
     assert_each_cell_once(finished, undisturbed, CELLS)
 
@@ -135,19 +116,6 @@ def test_whole_databases_pass(finished, tmp_path):
         check_sqlite(tmp_path / "text")
 
 
-def test_damaged_spool_files_are_ignored(var_dir, undisturbed):
-    cells = list(Tracker(None, undisturbed, "s", create=False).complete())
-    spool = var_dir / "spool" / "s"
-    spool.mkdir(parents=True)
-    for cell_id, text in zip(cells, ["", "{", '{"result": {}}', "0" * 64 + '\n{"result": {}}'], strict=True):
-        (spool / f"{cell_id}.json").write_text(text)
-    (spool / f"{cells[0]}.77.tmp").write_text("left by a driver that was killed")
-    assert run(var_dir, *FEW) == 0
-    # What was left beside them goes with the next start.
-    assert run(var_dir, *FEW) == 0
-    assert_each_cell_once(var_dir, undisturbed, CELLS)
-
-
 # The disk
 
 
@@ -155,27 +123,6 @@ def test_a_file_in_the_place_of_the_folder(tmp_path, sentence):
     (tmp_path / "var").write_text("")
     assert run(tmp_path / "var", *FEW) == 2
     assert str(tmp_path / "var") in sentence()
-
-
-def test_a_spool_that_cannot_be_written_costs_nothing_while_the_store_answers(var_dir, undisturbed):
-    (var_dir / "spool").write_text("")
-    assert run(var_dir, *FEW) == 0
-    (var_dir / "spool").unlink()
-    assert_each_cell_once(var_dir, undisturbed, CELLS)
-
-
-def test_a_report_that_cannot_be_written(var_dir, undisturbed, sentence, capsys):
-    """The cells are safe; the next start, which trains nothing, builds the report."""
-    (var_dir / "reports").write_text("")
-    assert run(var_dir, *FEW, "report=true") == 1
-    said = sentence()
-    assert str(var_dir / "reports") in said
-    assert "resumes" in said
-    (var_dir / "reports").unlink()
-    assert run(var_dir, *FEW, "report=true") == 0
-    assert f"All {CELLS} cells" in capsys.readouterr().out
-    assert (var_dir / "reports" / "s" / "tables" / "table2_mosi_mosei.md").exists()
-    assert_each_cell_once(var_dir, undisturbed, CELLS)
 
 
 def test_no_room_to_write(var_dir, undisturbed):
@@ -193,8 +140,30 @@ def test_no_room_to_write(var_dir, undisturbed):
     assert kept + before <= CELLS
     assert run(var_dir, *FEW) == 0
     assert_each_cell_once(var_dir, undisturbed, CELLS)
-    exported_frame, _ = exported(var_dir)
-    assert exported_frame["cell_id"].nunique() == CELLS
+
+
+def test_a_report_that_is_interrupted_or_cannot_be_written(var_dir, sentence, capsys, monkeypatch):
+    """The cells are safe; the next start, which trains nothing, builds it."""
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("harness.interrupts.signal.signal", lambda *_: None)
+        patch.setattr("reports.page.report.main_numbers", interrupted)
+        assert run(var_dir, *FEW, "report=true") == 130
+    shutil.rmtree(var_dir / "reports", ignore_errors=True)
+    (var_dir / "reports").write_text("")
+    capsys.readouterr()
+    assert run(var_dir, *FEW, "report=true") == 1
+    said = sentence()
+    assert str(var_dir / "reports") in said
+    assert "resumes" in said
+    (var_dir / "reports").unlink()
+    monkeypatch.setattr("harness.train.loop.train", None)
+    assert run(var_dir, *FEW, "report=true") == 0
+    assert f"All {CELLS} cells" in capsys.readouterr().out
+    assert {"index.html", "tables"} <= {path.name for path in (var_dir / "reports" / "s").iterdir()}
 
 
 # Processes and memory
@@ -218,39 +187,18 @@ def test_an_allocation_that_fails(var_dir, undisturbed, capsys, monkeypatch):
 def test_a_killed_worker_costs_its_cell(var_dir, undisturbed):
     """Killed on its first job; the cell fails with the reason, the others end, the next start finishes."""
     driver = start(var_dir, "worker", *FEW, jobs=1)
-    deadline = time.monotonic() + 60
-    while not (workers := list(filter(is_training, workers_of(driver.pid)))) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    os.kill(workers[0], signal.SIGKILL)
+    [worker, *_] = eventually(lambda: list(filter(is_training, workers_of(driver.pid))))
+    os.kill(worker, signal.SIGKILL)
     output = finish(driver, "worker", status=1)
     assert f"1 of {CELLS} cells have no result" in output
-    assert output.count("worker died (signal 9: killed; often out of memory)") == 2, (
-        "as it ends, and at the end"
-    )
+    reason = "worker died (signal 9: killed; often out of memory)"
+    assert output.count(reason) == 2, "as it ends, and at the end"
     tracker = Tracker(None, var_dir, "s", create=False)
     assert len(tracker.complete()) == CELLS - 1
     (failed,) = tracker.runs("tags.outcome = 'failed'")
     assert "signal 9" in failed.tags["reason"]
     assert run(var_dir, *FEW) == 0
     assert_each_cell_once(var_dir, undisturbed, CELLS)
-
-
-def test_interrupted_in_the_report(var_dir, undisturbed, capsys, monkeypatch):
-    """The next start, which trains nothing, builds it."""
-
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr("harness.interrupts.signal.signal", lambda *_: None)
-        patch.setattr("reports.page.report.main_numbers", interrupted)
-        assert run(var_dir, *FEW, "report=true") == 130
-    folder = var_dir / "reports" / "s"
-    assert not (folder / "index.html").exists()
-    assert run(var_dir, *FEW, "report=true") == 0
-    assert f"All {CELLS} cells" in capsys.readouterr().out
-    assert (folder / "index.html").exists()
-    assert (folder / "tables" / "table2_mosi_mosei.md").exists()
 
 
 # Stores that do not answer
@@ -291,8 +239,7 @@ def test_drivers_that_end_at_once_share_the_studys_run(var_dir):
 
 def test_a_server_that_is_not_there(tmp_path, sentence):
     assert run(tmp_path / "var", *FEW, "tracking.uri=http://user:secret@127.0.0.1:9") == 2
-    said = sentence()
-    assert said == "Error: Cannot open the tracking store 'http://127.0.0.1:9': Connection refused."
+    assert sentence() == "Error: Cannot open the tracking store 'http://127.0.0.1:9': Connection refused."
 
 
 # Divergence
@@ -335,29 +282,3 @@ def test_a_weight_that_is_not_finite(var_dir, undisturbed, capsys, monkeypatch, 
     assert run(var_dir, *one, "retry=diverged") == 0
     assert len(tracker.complete()) == 1
     assert run(var_dir, *one) == 0
-
-
-def test_a_diverged_cell_enters_no_mean(var_dir, undisturbed, monkeypatch):
-    plain = harness.train.loop.train
-
-    def train(cell, *rest):
-        if cell.seed == 1112:
-            raise Diverged("a training loss is not finite at epoch 2, step 1")
-        return plain(cell, *rest)
-
-    monkeypatch.setattr("harness.launchers.job.train", train)
-    assert run(var_dir, *FEW, "report=true") == 1
-    frame, predictions = exported(var_dir)
-    whole, _ = exported(undisturbed)
-    expected = comparable(whole[whole["seed"] == 1111].reset_index(drop=True))
-    pd.testing.assert_frame_equal(comparable(frame), expected, check_exact=True)
-    assert predictions["cell_id"].nunique() == CELLS // 2
-    table = pd.read_csv(var_dir / "reports" / "s" / "tables" / "table2_mosi_mosei.csv")
-    numbers = whole[(whole["seed"] == 1111) & (whole["split"] == "test") & (whole["occlusion_ratio"] == 0)]
-    for method in ("none", "mixup"):
-        mae = numbers[(numbers["method"] == method) & (numbers["metric"] == "mae")]["value"].item()
-        row = table[table["method"] == method]
-        assert mae in row.select_dtypes("number").to_numpy().ravel().tolist()
-    monkeypatch.setattr("harness.launchers.job.train", plain)
-    assert run(var_dir, *FEW, "retry=diverged") == 0
-    assert_each_cell_once(var_dir, undisturbed, CELLS)
