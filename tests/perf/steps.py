@@ -252,7 +252,8 @@ def method_cost(training, rounds):
     both take turns.
     """
     backbone, method = training.backbone.train(), training.method
-    batch = training.splits.resident["train"].take(np.arange(backbone.settings.batch_size))
+    split = training.splits.resident["train"]
+    batch = split.take(loop.batches(np.arange(len(split)), backbone.settings.batch_size)[0])
     mix_batch, mixed = step.mix_batch, []
 
     def mix_once(*args):
