@@ -171,9 +171,10 @@ def test_mlflow_prints_no_link_with_the_address_of_a_server(monkeypatch):
 CHECK = """
 import harness.tracking.tracker
 from mlflow.environment_variables import MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT
-from mlflow.telemetry import get_telemetry_client
 from mlflow.telemetry.utils import is_telemetry_disabled
-assert MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.get() and is_telemetry_disabled()
+assert MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.get()
+assert is_telemetry_disabled()
+from mlflow.telemetry import get_telemetry_client
 assert get_telemetry_client() is None
 """
 
