@@ -57,19 +57,15 @@ class Lane:
 
     def kill_worker(self, generator):
         workers = workers_of(self.driver.pid)
-        if not workers:
-            return False
-        try:
+        with contextlib.suppress(IndexError, ProcessLookupError):
             os.kill(generator.choice(workers), signal.SIGKILL)
-        except ProcessLookupError:
-            return False
-        return True
+            return True
+        return False
 
 
 def round_settings(number):
-    first = 1 + number * SEEDS_PER_ROUND
-    seeds = ",".join(str(first + i) for i in range(SEEDS_PER_ROUND))
-    return [f"study=round{number}", f"seeds=[{seeds}]"]
+    seeds = [1 + number * SEEDS_PER_ROUND + i for i in range(SEEDS_PER_ROUND)]
+    return [f"study=round{number}", f"seeds={seeds}"]
 
 
 def soak(var, minutes):

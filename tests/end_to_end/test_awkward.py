@@ -49,16 +49,6 @@ def assert_honest(result):
         assert np.isfinite(values).all()
 
 
-@pytest.fixture
-def one_thread():
-    """As a cell has by default."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("name", TRAINED)
 def test_it_is_trained_on(name, config, tmp_path, capsys, monkeypatch):
     """By every backbone, with the methods in turn, in 16 GB; without a warning."""

@@ -19,17 +19,9 @@ from reports.export import main as export
 from sweeps.run import main as sweep
 from tests.support.paths import GOLDEN
 
-SETTINGS = [
-    *("study=s", "launcher=inline", "report=false"),
-    *(
-        "datasets=[synthetic_mosi]",
-        "dataset.synthetic_mosi.clips=60",
-        "backbones=[lmf]",
-        "train.max_epochs=2",
-    ),
-    *("backbone.lmf.text_hidden=8", "backbone.lmf.audio_hidden=4", "backbone.lmf.vision_hidden=4"),
-    "backbone.lmf.rank=2",
-]
+SETTINGS = ["study=s", "launcher=inline", "report=false", "datasets=[synthetic_mosi]", "backbones=[lmf]"]
+SETTINGS += ["dataset.synthetic_mosi.clips=60", "train.max_epochs=2", "backbone.lmf.rank=2"]
+SETTINGS += ["backbone.lmf.text_hidden=8", "backbone.lmf.audio_hidden=4", "backbone.lmf.vision_hidden=4"]
 MATRIX = ["methods=[none,mixup,'ms_mix{delta:0.4,sal:false}']", "seeds=[1111,1112]"]
 OCCLUSION = ["occlusion.ratios=[0,0.5]", "occlusion.protocols=[test,train]"]
 
@@ -71,17 +63,13 @@ def test_it_is_exported_to_the_same_bytes(earlier):
     pd.testing.assert_frame_equal(pd.read_parquet(predictions), pd.read_parquet(earlier / "s.parquet"))
 
 
-def test_it_goes_on_where_it_was(earlier, capsys):
+def test_it_goes_on_where_it_was_and_a_result_that_waited_for_mlflow_is_logged(earlier, capsys):
     cells, trials = runs(earlier, "cell"), runs(earlier, "trial")
     assert benchmark([f"var_dir={earlier}", *SETTINGS, *OCCLUSION, *MATRIX]) == 0
     assert re.search(r"All \d+ cells of study 's' are done\.", capsys.readouterr().out)
     assert sweep([f"var_dir={earlier}", *SETTINGS, "param=delta", "seeds=[1111,1112]"]) == 0
     assert runs(earlier, "cell") == cells
     assert runs(earlier, "trial") == trials
-
-
-def test_a_result_that_waited_for_mlflow_is_logged(earlier):
-    cells = runs(earlier, "cell")
     assert benchmark([f"var_dir={earlier}", *SETTINGS, "methods=[none]", "seeds=[1113]"]) == 0
     [added] = [tags for run_id, tags in runs(earlier, "cell").items() if run_id not in cells]
     assert (added["method"], added["seed"]) == ("none", "1113")

@@ -23,16 +23,8 @@ STUDIES = [
     "..." + "\u00e9" * 98,
 ]
 SWEEP = "..%2fx <script>alert(1)"
-IDS = [
-    "<b onclick=x>",
-    r"$\input{/etc/passwd}$",
-    "[red]x[/red]",
-    "|a|b|",
-    "../../x",
-    "=cmd()",
-    "\u202e",
-    "a\nb",
-]
+IDS = ["<b onclick=x>", r"$\input{/etc/passwd}$", "[red]x[/red]", "|a|b|"]
+IDS += ["../../x", "=cmd()", "\u202e", "a\nb"]
 # Every process of the study imports it.
 WATCH = """
 import os, sys
@@ -65,19 +57,11 @@ def run(place, module, *arguments):
     more = {"PYTHONPATH": path, "HOME": str(place / "home"), "SEEN": str(place / "seen")}
     command = [sys.executable, "-m", module, f"var_dir={place / 'var'}", *arguments]
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW", "RAY"))}
-    done = subprocess.run(
-        command,
-        cwd=place / "work",
-        env={**kept, **more},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
-    assert "Traceback" not in done.stdout
-    assert "Warning" not in done.stdout
-    return done.stdout
+    done = subprocess.run(command, cwd=place / "work", env={**kept, **more}, capture_output=True, text=True)
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    assert not re.search("Traceback|Warning", said)
+    return said
 
 
 def outside(place):

@@ -103,9 +103,10 @@ def test_a_study_of_this_version_hears_nothing_of_versions(trained, said):
     assert "version" not in said()
 
 
-def test_an_export_of_an_older_study_says_so(trained, said):
-    frame, predictions = exported(trained(OLDER))
-    assert f"What is shown is of results version {OLDER}, and this program computes version" in said()
+@pytest.mark.parametrize("version", [OLDER, NEWER])
+def test_an_export_of_another_version_says_so(trained, said, version):
+    frame, predictions = exported(trained(version))
+    assert f"is of results version {version}, and this program computes version {RESULTS_VERSION}" in said()
     assert frame["cell_id"].nunique() == predictions["cell_id"].nunique() == CELLS
 
 
@@ -135,9 +136,8 @@ def test_a_report_shows_one_version_and_counts_the_others(copied, capsys):
     train_as(NEWER, var, "methods=[mixup]")
     assert run(var, *NONE) == 0
     study = load_study(StudyRuns(tracker_of(var)))
-    assert {name.partition("results version ")[2] for name in study.frame["environment"]} == {
-        str(RESULTS_VERSION)
-    }
+    shown = {name.partition("results version ")[2] for name in study.frame["environment"]}
+    assert shown == {str(RESULTS_VERSION)}
     assert study.facts["Results version"] == str(RESULTS_VERSION)
     assert study.warnings[0] == (
         f"{CELLS} results of results version {OLDER} and 2 results of results version {NEWER}, left out: "
@@ -161,12 +161,6 @@ def test_failures_of_another_version_are_not_listed(copied):
     assert set(study.outcomes["state"]) == {"done"}
 
 
-def test_a_newer_study_is_shown_as_such(trained, said):
-    frame, _ = exported(trained(NEWER))
-    assert frame["cell_id"].nunique() == CELLS
-    assert f"results version {NEWER}, and this program computes version {RESULTS_VERSION}" in said()
-
-
 def test_trials_of_one_version_are_shown(copied, trained, said):
     """A sweep goes on only with its own version; one that was begun anew has trials of the same numbers."""
     tracker = tracker_of(copied(OLDER, RESULTS_VERSION))
@@ -179,9 +173,8 @@ def test_trials_of_one_version_are_shown(copied, trained, said):
     assert set(load_frame(tracker, "delta")["cell_id"]) == set(mine.values())
     [sentence] = [s for s in load_study(StudyRuns(tracker)).warnings if "Sweep" in s]
     assert sentence.startswith(f"Sweep delta: 2 results of results version {OLDER}, left out: ")
-    assert (
-        export.main([f"var_dir={tracker.var_dir}", "study=s", "sweep=delta", f"out={tracker.var_dir}/x"]) == 0
-    )
+    var = tracker.var_dir
+    assert export.main([f"var_dir={var}", "study=s", "sweep=delta", f"out={var}/x"]) == 0
     assert sentence in said()
 
 

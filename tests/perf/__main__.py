@@ -4,17 +4,12 @@ Writes ``perf.md``, ``perf.json`` and ``perf.png`` below ``var/perf``. Exit stat
 broken; 2 the request is wrong.
 """
 
-from __future__ import annotations
-
-import argparse
 import json
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -23,24 +18,24 @@ from harness.errors import UserError
 from harness.launchers.processes import usable_cores
 from harness.plan import make_plan
 from tests.perf import cells, gpu, hours, scale, turns
+from tests.perf.arguments import Parser, names_of
 from tests.perf.bounds import Measurement, Section, draw, markdown
 
 
-def _gpu() -> Section:
+def _gpu():
     """The paper's matrix on the GPU that `tests.perf.gpu` measured, where that was done."""
-    how = "No GPU was measured yet: `make gpu-check` on a machine that has one."
-    if not gpu.FILE.exists():
-        return Section("gpu", "The paper's matrix on a GPU", how, ())
-    estimate = hours.estimated_hours(json.loads(gpu.FILE.read_text(encoding="utf-8")))
-    how = " ".join([f"Estimated for {estimate['gpu']}.", *estimate["assumptions"]])
-    rows = [Measurement(f"paper profile, workers: {n}", h, "hours") for n, h in estimate["hours"].items()]
-    return Section("gpu", "The paper's matrix on a GPU", how, tuple(rows))
+    how, rows = "No GPU was measured yet: `make gpu-check` on a machine that has one.", []
+    if gpu.FILE.exists():
+        estimate = hours.estimated_hours(json.loads(gpu.FILE.read_text(encoding="utf-8")))
+        how = " ".join([f"Estimated for {estimate['gpu']}.", *estimate["assumptions"]])
+        rows = [Measurement(f"paper profile, workers: {n}", h, "hours") for n, h in estimate["hours"].items()]
+    return Section("gpu", "The paper's matrix on a GPU", how, rows)
 
 
-PARTS: dict[str, Callable[[str], Iterable[Section]]] = {
+PARTS = {
     "reference": lambda data: [turns.reference(data)],
     "steps": turns.steps,
-    "methods": lambda _: [turns.methods()],
+    "methods": lambda data: [turns.methods(data)],
     "cells": lambda _: [cells.cells()],
     "growth": lambda data: [turns.growth(data)],
     "trials": lambda _: [cells.trials()],
@@ -50,21 +45,25 @@ PARTS: dict[str, Callable[[str], Iterable[Section]]] = {
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments=None):
     """Measure, print and write; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m tests.perf", description=__doc__, allow_abbrev=False)
-    names = gpu.names_of("part", PARTS)
-    parser.add_argument(
-        "--only", metavar="PART,...", help=f"of: {', '.join(PARTS)} (default: all)", type=names
-    )
+    parser = Parser("python -m tests.perf", __doc__)
+    parser.option("--only", None, f"of: {', '.join(PARTS)}", names_of("part", PARTS))
     parser.add_argument("--base", metavar="REV", help="compare with this revision instead, in turns")
-    parser.add_argument("--var-dir", default="var", help="where perf/ is written (default: var)", type=Path)
+    parser.option("--var-dir", "var", "where perf/ is written", Path)
     options = parser.parse_args(arguments)
     parts = {name: PARTS[name] for name in options.only or PARTS}
     if options.base:
         parts = {"compare": lambda data: [turns.compare(data, options.base)]}
+    sections = []
     try:
-        sections = list(_measured(parts, stored_data(options.var_dir)))
+        data = stored_data(options.var_dir)
+        for name, measure in parts.items():
+            started = time.perf_counter()
+            for section in measure(data):
+                print(*markdown([section]), sep="\n", flush=True)
+                sections.append(section)
+            print(f"{name}: measured in {time.perf_counter() - started:.0f} s", file=sys.stderr)
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
@@ -72,24 +71,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if all(row.holds for section in sections for row in section.rows) else 1
 
 
-def _measured(parts: Mapping[str, Callable[[str], Iterable[Section]]], data: str) -> Iterator[Section]:
-    """The sections, each printed as soon as it is there."""
-    for name, measure in parts.items():
-        started = time.perf_counter()
-        for section in measure(data):
-            print("\n".join(markdown([section])), flush=True)
-            yield section
-        print(f"{name}: measured in {time.perf_counter() - started:.0f} s", file=sys.stderr)
-
-
-def stored_data(var_dir: Path) -> str:
+def stored_data(var_dir):
     """The folder of the synthetic MOSI of full size, generated on first use."""
     request = [f"var_dir={var_dir}", "study=perf", "datasets=[synthetic_mosi]", "size=full"]
     [folder] = make_plan(load_benchmark(request)).folders().values()
     return str(folder.absolute())
 
 
-def write(sections: Iterable[Section], folder: Path, base: str | None = None) -> None:
+def write(sections, folder, base=None):
     """Write table, JSON and plot; a comparison gets files of its own.
 
     Sections that were not measured now stay from the last time, if it was with the same torch and cores.
@@ -107,7 +96,7 @@ def write(sections: Iterable[Section], folder: Path, base: str | None = None) ->
     print(f"Written: {file.with_suffix('')}.md, .json, .png", file=sys.stderr)
 
 
-def earlier_sections(file: Path, machine: Mapping[str, Any]) -> dict[str, Section]:
+def earlier_sections(file, machine):
     """The sections of an earlier report of the same machine, by name; none where there is no such report."""
     try:
         stored = json.loads(file.read_text(encoding="utf-8"))

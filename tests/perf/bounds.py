@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -31,21 +27,21 @@ class Measurement:
     least: bool = False
 
     @property
-    def holds(self) -> bool:
+    def holds(self):
         """Whether the number keeps its bound; NaN keeps none."""
         if self.bound is None:
             return True
         return self.value >= self.bound if self.least else self.value <= self.bound
 
     @property
-    def verdict(self) -> str:
+    def verdict(self):
         """The bound and whether it holds, for people."""
         if self.bound is None:
             return ""
         return f"{'≥' if self.least else '≤'} {self.bound:g} {'holds' if self.holds else 'BROKEN'}"
 
     @property
-    def share(self) -> float:
+    def share(self):
         """The share of its bound that the number takes: above 1 the bound is broken."""
         assert self.bound is not None
         return self.bound / self.value if self.least else self.value / self.bound
@@ -58,35 +54,27 @@ class Section:
     name: str
     title: str
     how: str
-    rows: tuple[Measurement, ...]
+    rows: list[Measurement]
 
     @classmethod
-    def of(cls, stored: Mapping[str, Any]) -> Section:
+    def of(cls, stored):
         """The inverse of `dataclasses.asdict`; raises TypeError or KeyError for anything else."""
-        return cls(**{**stored, "rows": tuple(Measurement(**row) for row in stored["rows"])})
+        return cls(**{**stored, "rows": [Measurement(**row) for row in stored["rows"]]})
 
 
-def markdown(sections: Iterable[Section]) -> Iterator[str]:
+def markdown(sections):
     """Lines of a Markdown document: a table per section."""
     for section in sections:
         yield from (f"## {section.title}", "", section.how, "")
         yield "| what | value | unit | bound |"
         yield "|---|---:|---|---|"
         for row in section.rows:
-            yield f"| {row.name} | {readable(row.value)} | {row.unit} | {row.verdict} |"
+            value = f"{row.value:.0f}" if abs(row.value) >= 100 else f"{row.value:.3g}"
+            yield f"| {row.name} | {value} | {row.unit} | {row.verdict} |"
         yield ""
 
 
-def readable(value: float) -> str:
-    """Three significant digits, without an exponent."""
-    if not math.isfinite(value):
-        return "none"
-    if value == 0 or abs(value) >= 100:
-        return f"{value:.0f}"
-    return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
-
-
-def draw(sections: Sequence[Section], file: Path) -> None:
+def draw(sections, file):
     """A panel per section with bounds, a bar per bound: how much of it is taken. Without bounds, no plot."""
     bounded = {s.title: [row for row in s.rows if row.bound is not None][::-1] for s in sections}
     panels = {title: rows for title, rows in bounded.items() if rows}

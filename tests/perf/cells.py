@@ -3,13 +3,9 @@
 Stores are fresh and local, below a temporary folder.
 """
 
-from __future__ import annotations
-
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -18,13 +14,11 @@ from harness.config.compose import load_benchmark, load_sweep
 from harness.launchers.base import Job
 from harness.launchers.choose import LOCAL, make_launcher
 from harness.launchers.job import run_job
-from harness.plan import Plan, make_plan
-from harness.study.driver import CellQueue, Matrix
+from harness.plan import make_plan
+from harness.study.driver import Matrix
 from harness.study.session import Session
-from harness.study.writer import Writer
 from harness.tracking.tracker import Tracker
 from harness.train import loop
-from harness.train.result import Result
 from sweeps.display import SweepDisplay
 from sweeps.space_file import load_space
 from sweeps.trials import make_trials
@@ -46,7 +40,7 @@ COMMANDS = (
 QUESTIONS = {"--help": 0, "backbnes=[tfn]": 2}  # argument -> exit status
 
 
-def cells() -> Section:
+def cells():
     """What a cell costs, and how soon commands answer and train."""
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
@@ -60,10 +54,10 @@ def cells() -> Section:
         for launcher in LOCAL:
             step_s = min(first_step_s(folder, launcher, repeat) for repeat in range(REPEATS))
             rows.append(Measurement(f"first step, {launcher}", step_s, "s", FIRST_STEP_S))
-    return Section("cells", "What a cell costs", "Beside its training, with local stores.", tuple(rows))
+    return Section("cells", "What a cell costs", "Beside its training, with local stores.", rows)
 
 
-def driver_ms(folder: Path, count: int = CELLS) -> float:
+def driver_ms(folder, count=CELLS):
     """Milliseconds per cell of driver, ledger, spool and tracking, with worker processes that only answer."""
     config = load_benchmark([*_quick(folder, "stubs"), f"seeds={list(range(WARM_UP_CELLS + count))}"])
     plan = make_plan(config)
@@ -71,7 +65,7 @@ def driver_ms(folder: Path, count: int = CELLS) -> float:
     return 1e3 * (ends[-1] - ends[WARM_UP_CELLS - 1]) / count
 
 
-def worker_ms(folder: Path, count: int = 4, *more: str) -> float:
+def worker_ms(folder, count=4, *more):
     """Milliseconds that a worker spends on a small cell beside its epochs, scores and inspection.
 
     The mean over the cells after the first, which also warms up.
@@ -89,7 +83,7 @@ def worker_ms(folder: Path, count: int = 4, *more: str) -> float:
     return 1e3 * float(np.mean(overheads_s[1:]))
 
 
-def first_step_s(folder: Path, launcher: str, repeat: int = 0) -> float:
+def first_step_s(folder, launcher, repeat=0):
     """Seconds from the start of a command of one cell, in a var_dir that exists, to its first training step.
 
     The cell is not there yet, and trains one batch of one epoch. What comes after this epoch until the run
@@ -103,17 +97,17 @@ def first_step_s(folder: Path, launcher: str, repeat: int = 0) -> float:
     return ended - run.metrics["cell/epoch_s"] - command["started"]
 
 
-def trials() -> Section:
+def trials():
     """What a trial of a sweep costs beside its trainings: Optuna, MLflow, ledger and driver."""
     rows = []
     for name, pruned in (("with pruning", True), ("without", False)):
         with tempfile.TemporaryDirectory() as folder:
             rows.append(Measurement(f"trial, {name}", trial_ms(Path(folder), pruned), "ms", OVERHEAD_MS))
     how = f"Per trial of two seeds without its trainings, {WORKERS} workers, {TRIALS} trials."
-    return Section("trials", "What a trial of a sweep costs", how, tuple(rows))
+    return Section("trials", "What a trial of a sweep costs", how, rows)
 
 
-def trial_ms(folder: Path, pruned: bool, count: int = TRIALS) -> float:
+def trial_ms(folder, pruned, count=TRIALS):
     """Milliseconds per trial of a sweep by TPE, two seeds each, whose trainings answer at once."""
     config = load_sweep(["param=all", *_quick(folder, "trials"), f"sweep.trials={count}"])
     config.methods = ["ms_mix"]
@@ -121,7 +115,7 @@ def trial_ms(folder: Path, pruned: bool, count: int = TRIALS) -> float:
         config.sweep.prune_at = []
     plan, space = make_plan(config), load_space("all")
 
-    def begin(writer: Writer, display: SweepDisplay) -> CellQueue:
+    def begin(writer, display):
         supply = make_trials(config, plan, space, "cpu", writer, display)
         supply.begin()
         return supply
@@ -130,9 +124,7 @@ def trial_ms(folder: Path, pruned: bool, count: int = TRIALS) -> float:
     return 1e3 * (ends[-1] - ends[WARM_UP_TRIALS]) / (count - 1 - WARM_UP_TRIALS)
 
 
-def drive(
-    config: Any, plan: Plan, job: Callable[[Job], Result], begin: Callable[[Writer, SweepDisplay], CellQueue]
-) -> Tracker:
+def drive(config, plan, job, begin):
     """Run a supply of cells to its end, on worker processes that do the job."""
     tracker = Tracker(None, Path(config.var_dir), plan.study)
     launcher, display = make_launcher("processes", WORKERS, job), SweepDisplay(Console(quiet=True))
@@ -145,12 +137,12 @@ def drive(
     return tracker
 
 
-def run_ends(tracker: Tracker, kind: str = "cell") -> list[float]:
+def run_ends(tracker, kind="cell"):
     """When the runs of a study's cells or trials ended, in ascending seconds since the epoch."""
     runs = tracker.client.search_runs([tracker.experiment_id], f"tags.kind = '{kind}'", max_results=1000)
     return sorted(run.info.end_time / 1e3 for run in runs)
 
 
-def _quick(folder: Path, study: str) -> list[str]:
+def _quick(folder, study):
     names = ["datasets=[synthetic_mosi]", "backbones=[tfn]", "methods=[none]"]
     return [f"var_dir={folder}", f"study={study}", "profile=quick", *names]

@@ -15,20 +15,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 from unittest import mock
 
 from harness.launchers.worker import ENVIRONMENT
 from tests.support.paths import ROOT
 
-READY = "ready"
 Measure = Callable[..., dict[str, float]]
 
 
 class ChildError(Exception):
     """A measuring process died; the message holds the end of what it said."""
+
+    @property
+    def last_line(self):
+        """What it said last, the exception of a traceback."""
+        return str(self).splitlines()[-1]
 
 
 class Child:
@@ -38,52 +40,39 @@ class Child:
     worker processes get. root: the checkout whose code it runs.
     """
 
-    def __init__(
-        self, factory: str, arguments: Mapping[str, Any], as_worker: bool = True, root: Path = ROOT
-    ) -> None:
+    def __init__(self, factory, arguments, as_worker=True, root=ROOT):
         # The caller's own threads and allocator settings must not change a measurement.
         environment = {k: v for k, v in os.environ.items() if k not in ENVIRONMENT}
         environment |= {"PYTHONPATH": str(root), "MLFLOW_DISABLE_TELEMETRY": "true"}
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.perf.child", factory, json.dumps(arguments)],
-            cwd=root,
-            env={**environment, **ENVIRONMENT} if as_worker else environment,
-            text=True,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._in, self._out = self._process.stdin, self._process.stdout
+        environment |= ENVIRONMENT if as_worker else {}
+        command = [sys.executable, "-m", "tests.perf.child", factory, json.dumps(arguments)]
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        self._process = subprocess.Popen(command, cwd=root, env=environment, text=True, **pipes)
 
-    def __enter__(self) -> Child:
+    def __enter__(self):
         self._line()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(OSError):
-            self._in.close()
+    def __exit__(self, *_):
         self._process.kill()
-        self._process.wait()
+        self._process.communicate()
 
-    def begin(self, **request: Any) -> None:
+    def begin(self, **request):
         """Start a measurement."""
-        self._in.write(json.dumps(request) + "\n")
-        self._in.flush()
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
 
-    def end(self) -> dict[str, float]:
+    def end(self):
         """Wait for the measurement; raises `ChildError`."""
-        measured: dict[str, float] = json.loads(self._line())
-        return measured
+        return json.loads(self._line())
 
-    def ask(self, **request: Any) -> dict[str, float]:
+    def ask(self, **request):
         """Measure once."""
         self.begin(**request)
         return self.end()
 
-    def _line(self) -> str:
-        line = self._out.readline().strip()
+    def _line(self):
+        line = self._process.stdout.readline().strip()
         if not line:
             self._process.kill()
             _, said = self._process.communicate()
@@ -91,31 +80,31 @@ class Child:
         return line
 
 
-def main(factory: str, arguments: str) -> None:
+def main(factory, arguments):
     """Serve measurements until the standard input ends."""
     module, _, name = factory.partition(":")
     measure = getattr(importlib.import_module(module), name)(**json.loads(arguments))
     # What libraries print must not end up between the answers.
     answers, sys.stdout = sys.stdout, sys.stderr
-    print(READY, file=answers, flush=True)
+    print("ready", file=answers, flush=True)
     for line in sys.stdin:
         print(json.dumps(measure(**json.loads(line))), file=answers, flush=True)
 
 
-def timed(*arguments: str, status: int = 0) -> dict[str, float]:
+def timed(*arguments, status=0):
     """What `commands` measures of ``python ARGUMENTS``; raises `ChildError` for another exit status."""
     with Child("tests.perf.child:commands", {}, as_worker=False) as child:
         return child.ask(command=[sys.executable, *arguments], status=status)
 
 
-def commands() -> Measure:
+def commands():
     """For a `Child`: runs a command from the top of the project.
 
     The measurements: s, cpu_s, mb (peak memory), and started, in seconds since the epoch. Linux counts to a
     new process the memory of the one that started it, which is why this small process starts it.
     """
 
-    def run(command: Sequence[str], status: int) -> dict[str, float]:
+    def run(command, status):
         with tempfile.TemporaryFile("w+") as output:
             epoch_s, started = time.time(), time.perf_counter()
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
@@ -131,17 +120,18 @@ def commands() -> Measure:
 
 
 @contextlib.contextmanager
-def watched(**calls: tuple[Any, str]) -> Iterator[dict[str, float]]:
+def watched(**calls):
     """Yield the seconds spent in functions, each given as a class or module, and a name there."""
     spent = dict.fromkeys(calls, 0.0)
     with contextlib.ExitStack() as stack:
         for label, (home, name) in calls.items():
-            stack.enter_context(mock.patch.object(home, name, _watched(getattr(home, name), label, spent)))
+            timed_call = _timed_call(getattr(home, name), label, spent)
+            stack.enter_context(mock.patch.object(home, name, timed_call))
         yield spent
 
 
-def _watched(function: Callable[..., Any], label: str, spent: dict[str, float]) -> Callable[..., Any]:
-    def call(*args: Any, **kwargs: Any) -> Any:
+def _timed_call(function, label, spent):
+    def call(*args, **kwargs):
         started = time.perf_counter()
         try:
             return function(*args, **kwargs)

@@ -1,10 +1,5 @@
 """How long the paper profile's matrix takes on a GPU, from what `tests.perf.gpu` measured there."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import numpy as np
 
 from backbones import BACKBONES
@@ -20,9 +15,7 @@ EPOCHS = {"tfn": 20, "lmf": 20, "mult": 20, "misa": 20, "almt": 60, "glomo": 20}
 """Epochs until early stopping: assumed, nobody has measured them on the real data."""
 
 
-def estimated_hours(
-    measured: Mapping[str, Any], epochs: Mapping[str, int] = EPOCHS, methods: Sequence[str] = METHODS
-) -> dict[str, Any]:
+def estimated_hours(measured, epochs=EPOCHS, methods=METHODS):
     """Hours of the paper profile's matrix on the measured GPU.
 
     Args:
@@ -36,7 +29,7 @@ def estimated_hours(
     pairs = {(pair["backbone"], pair["method"]): pair for pair in measured["pairs"] if not pair.get("error")}
     matrix = [(backbone, method) for backbone in epochs for method in methods]
     missing = [pair for pair in matrix if pair not in pairs]
-    backbones: dict[str, dict[str, float]] = {backbone: {} for backbone in epochs}
+    backbones = {backbone: {} for backbone in epochs}
     for backbone, method in matrix:
         if (backbone, method) in pairs:
             pair, hours = pairs[backbone, method], backbones[backbone]
@@ -55,7 +48,7 @@ def estimated_hours(
     }
 
 
-def _dataset_s(backbone: str, dataset: str, pair: Mapping[str, Any], epochs: int) -> float:
+def _dataset_s(backbone, dataset, pair, epochs):
     """Seconds of all trainings of a backbone and method on a data set, one after the other."""
     train, valid, test = SHAPES[f"synthetic_{dataset}", "full"].clips
     size, measured_size = batch_size(backbone, dataset), batch_size(backbone, "mosi")
@@ -66,14 +59,14 @@ def _dataset_s(backbone: str, dataset: str, pair: Mapping[str, Any], epochs: int
     return SEEDS * ((1 + TRAIN_RATIOS) * (epochs * epoch_s + valid * clip_s) + tests * test * clip_s)
 
 
-def batch_size(backbone: str, like: str) -> int:
+def batch_size(backbone, like):
     """The published batch size for a data set."""
     size = resolve_settings(BACKBONES[backbone], BACKBONES[backbone].Settings(), like).batch_size
     assert size is not None, "settings are resolved"
     return size
 
 
-def _assumptions(epochs: Mapping[str, int]) -> list[str]:
+def _assumptions(epochs):
     assumed = ", ".join(f"{name} {count}" for name, count in epochs.items())
     return [
         f"Epochs of a training: {assumed}.",

@@ -3,14 +3,10 @@
 Through MLflow 10,000 runs take five minutes, and their numbers are the same.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
@@ -18,12 +14,10 @@ import sqlalchemy as sa
 from backbones.batch import MODALITIES
 from harness.claims import CLAIMS, DONE, open_engine
 from harness.launchers.base import Job
-from harness.matrix import Cell
 from harness.metrics import METRICS
 from harness.process import this_process
 from harness.tracking.artifacts import write_result
 from harness.tracking.tags import cell_tags, numbers, parameters, result_tags
-from harness.tracking.tracker import Tracker
 from harness.train.inspection import SAMPLE
 from harness.train.result import Predictions, Result
 
@@ -36,7 +30,7 @@ NUMBERS = ("epoch_s", "train_s", "peak_memory_mb", "parameter_count", "method_pa
 STARTED_MS, BATCH = 1_700_000_000_000, 500
 
 
-def ready_result(job: Job, loss: float = 0.5) -> Result:
+def ready_result(job, loss=0.5):
     """A result as large as one of MOSI, without a training."""
     cell, generator = job.cell, np.random.default_rng(job.cell.seed)
     keys = ["valid", *("test" if not r else f"test_r{r:.2f}" for r in cell.ratios)]
@@ -52,7 +46,7 @@ def ready_result(job: Job, loss: float = 0.5) -> Result:
     )
 
 
-def ready_trial(job: Job) -> Result:
+def ready_trial(job):
     """A ready result, or a pause where one is due; the loss follows delta."""
     loss = (job.cell.method_settings.delta - 0.4) ** 2
     if job.pause_after is not None:
@@ -60,12 +54,12 @@ def ready_trial(job: Job) -> Result:
     return ready_result(job, loss)
 
 
-def lean_result(cell: Cell) -> Result:
+def lean_result(cell):
     """A result without curves and with predictions, for exports."""
     return dataclasses.replace(ready_result(Job(cell, "", "cpu")), curves={})
 
 
-def drawn_result(cell: Cell) -> Result:
+def drawn_result(cell):
     """A result without predictions and with what figures draw: latents where MISA mixes MOSEI first."""
     result = dataclasses.replace(ready_result(Job(cell, "", "cpu")), predictions=None)
     first = cell.seed == 0 and not cell.train_ratio and cell.dataset.endswith("mosei")
@@ -80,7 +74,7 @@ def drawn_result(cell: Cell) -> Result:
     return dataclasses.replace(result, samples=arrays)
 
 
-def store_runs(tracker: Tracker, results: Iterable[tuple[Cell, Result]], **tags: str) -> None:
+def store_runs(tracker, results, **tags):
     """Write complete runs of cells; tags: of all of them, as the provenance is.
 
     Of curves only the last point is written, and files only where there are predictions or samples.
@@ -99,9 +93,7 @@ def store_runs(tracker: Tracker, results: Iterable[tuple[Cell, Result]], **tags:
     engine.dispose()
 
 
-def _rows_of(
-    tracker: Tracker, cell: Cell, result: Result, more: Mapping[str, str], number: int
-) -> Iterator[tuple[str, dict[str, Any]]]:
+def _rows_of(tracker, cell, result, more, number):
     """The rows of a run, each with its table; writes its files."""
     run_id, now = uuid.UUID(int=number).hex, STARTED_MS + number
     artifacts = tracker.folder("artifacts").absolute() / run_id / "artifacts"
@@ -125,7 +117,7 @@ def _rows_of(
             yield table, row | point if "metrics" in table else row
 
 
-def store_claims(uri: str, study: str, cells: Iterable[Cell]) -> None:
+def store_claims(uri, study, cells):
     """Let the ledger call cells done, as the driver that trained them would; uri: of the ledger."""
     engine = open_engine(uri)
     owner = {"study": study, "owner": uuid.uuid4().hex, "state": DONE, **vars(this_process())}

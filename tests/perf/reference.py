@@ -9,8 +9,6 @@ NOTE[DIFF] MulT's keys and values share one dropout and normalisation of the sou
 reference normalises the source twice, which is slower still.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 
@@ -23,16 +21,14 @@ Features = Mapping[str, Tensor]
 
 
 class MeanNet(nn.Module):
-    """BatchNorm, dropout, three linear layers. Shape: (B, T, width) -> (B, hidden)."""
+    """BatchNorm, dropout, three layers of the mean step. Shape: (B, T, width) -> (B, hidden)."""
 
-    def __init__(self, width: int, hidden: int, dropout: float):
+    def __init__(self, width, hidden, dropout):
         super().__init__()
-        layers = [nn.Linear(width, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, hidden)]
         self.norm, self.dropout = nn.BatchNorm1d(width), nn.Dropout(dropout)
-        self.layers = nn.ModuleList(layers)
+        self.layers = nn.ModuleList([nn.Linear(n, hidden) for n in (width, hidden, hidden)])
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Over the mean of all steps, padding included."""
+    def forward(self, x):
         x = self.dropout(self.norm(x.mean(1)))
         for layer in self.layers:
             x = F.relu(layer(x))
@@ -40,18 +36,17 @@ class MeanNet(nn.Module):
 
 
 class LastState(nn.Module):
-    """LSTM and linear. Shape: (B, T, width) -> (B, out)."""
+    """LSTM and linear, of the state at the padded end. Shape: (B, T, width) -> (B, out)."""
 
-    def __init__(self, width: int, hidden: int, out: int):
+    def __init__(self, width, hidden, out):
         super().__init__()
         self.lstm, self.linear = nn.LSTM(width, hidden, batch_first=True), nn.Linear(hidden, out)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """From the state at the padded end."""
+    def forward(self, x):
         return self.linear(self.lstm(x)[1][0][0])
 
 
-def _with_one(x: Tensor) -> Tensor:
+def _with_one(x):
     return torch.cat([torch.ones(len(x), 1), x], 1)
 
 
@@ -60,7 +55,7 @@ class TFN(nn.Module):
 
     batch_size, learning_rate = 32, 0.001
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.text = LastState(WIDTHS["text"], 128, 32)
         self.audio, self.vision = MeanNet(WIDTHS["audio"], 32, 0.3), MeanNet(WIDTHS["vision"], 128, 0.3)
@@ -68,8 +63,7 @@ class TFN(nn.Module):
         self.first = nn.Linear(33 * 33 * 129, 64)
         self.second, self.third = nn.Linear(64, 64), nn.Linear(64, 1)
 
-    def forward(self, x: Features) -> Tensor:
-        """The outer product of three vectors, read by three layers."""
+    def forward(self, x):
         text, audio, vision = (_with_one(getattr(self, m)(x[m])) for m in WIDTHS)
         product = torch.bmm(audio[:, :, None], vision[:, None]).flatten(1)
         product = torch.bmm(product[:, :, None], text[:, None]).flatten(1)
@@ -82,7 +76,7 @@ class LMF(nn.Module):
 
     batch_size, learning_rate = 64, 0.001
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.text = LastState(WIDTHS["text"], 128, 64)
         self.audio, self.vision = MeanNet(WIDTHS["audio"], 16, 0.3), MeanNet(WIDTHS["vision"], 128, 0.3)
@@ -93,23 +87,24 @@ class LMF(nn.Module):
         for parameter in (*self.factors.values(), self.weights):
             nn.init.xavier_normal_(parameter)
 
-    def forward(self, x: Features) -> Tensor:
-        """The product of three low-rank projections."""
+    def forward(self, x):
         projected = [torch.matmul(_with_one(getattr(self, m)(x[m])), self.factors[m]) for m in WIDTHS]
         product = projected[0] * projected[1] * projected[2]
         return (torch.matmul(self.weights, product.permute(1, 0, 2)[..., 0].T) + self.bias)[0]
 
 
 class Attention(nn.Module):
-    """Multi-head attention that holds all weights. Shape: (B, T, width), (B, S, width) -> (B, T, width)."""
+    """Multi-head attention that holds all weights; a query sees keys up to its index plus |T - S|.
 
-    def __init__(self, width: int, n_heads: int, dropout: float):
+    Shape: (B, T, width), (B, S, width) -> (B, T, width).
+    """
+
+    def __init__(self, width, n_heads, dropout):
         super().__init__()
         self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
         self.output, self.n_heads, self.dropout = nn.Linear(width, width), n_heads, nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, source: Tensor) -> Tensor:
-        """A query sees the keys up to its own index plus |T - S|."""
+    def forward(self, x, source):
         q, k, v = (
             layer(y).unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
             for layer, y in ((self.query, x), (self.key, source), (self.value, source))
@@ -122,16 +117,15 @@ class Attention(nn.Module):
 
 
 class Layer(nn.Module):
-    """Pre-norm attention and feed-forward. Shape: as `Attention`."""
+    """Pre-norm attention, to the source or to itself where it is None, and feed-forward."""
 
-    def __init__(self, width: int, n_heads: int, dropout: float):
+    def __init__(self, width, n_heads, dropout):
         super().__init__()
         self.attention = Attention(width, n_heads, dropout)
         self.norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)])
         self.widen, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
-    def forward(self, x: Tensor, source: Tensor | None) -> Tensor:
-        """To the source, or to itself where it is None."""
+    def forward(self, x, source):
         normed = self.norms[0](x)
         x = x + self.attention(normed, normed if source is None else self.norms[0](source))
         return x + self.narrow(F.relu(self.widen(self.norms[1](x))))
@@ -140,13 +134,12 @@ class Layer(nn.Module):
 class Encoder(nn.Module):
     """Layers of one target and its source. Shape: as `Attention`."""
 
-    def __init__(self, width: int, attention_dropout: float, embed_dropout: float):
+    def __init__(self, width, attention_dropout, embed_dropout):
         super().__init__()
         self.layers = nn.ModuleList([Layer(width, 10, attention_dropout) for _ in range(4)])
         self.norm, self.dropout, self.scale = nn.LayerNorm(width), nn.Dropout(embed_dropout), math.sqrt(width)
 
-    def forward(self, x: Tensor, source: Tensor | None = None) -> Tensor:
-        """Scale, drop out, encode."""
+    def forward(self, x, source=None):
         x = self.dropout(self.scale * x)
         source = None if source is None else self.dropout(self.scale * source)
         for layer in self.layers:
@@ -159,7 +152,7 @@ class MulT(nn.Module):
 
     batch_size, learning_rate = 16, 0.002
 
-    def __init__(self, dropouts: bool = True) -> None:
+    def __init__(self, dropouts=True):
         super().__init__()
         attention = {"text": 0.3, "audio": 0.2, "vision": 0.0} if dropouts else dict.fromkeys(WIDTHS, 0.0)
         embed = 0.2 if dropouts else 0.0
@@ -170,8 +163,7 @@ class MulT(nn.Module):
         self.text_dropout, self.output_dropout = nn.Dropout(0.5 * dropouts), nn.Dropout(0.5 * dropouts)
         self.first, self.second, self.output = nn.Linear(300, 300), nn.Linear(300, 300), nn.Linear(300, 1)
 
-    def forward(self, x: Features) -> Tensor:
-        """Six cross-modal encoders, three memories, a residual block."""
+    def forward(self, x):
         x = {**x, "text": self.text_dropout(x["text"])}
         sequences = {m: self.convolutions[m](x[m].transpose(1, 2)).transpose(1, 2) for m in WIDTHS}
         last = []
@@ -184,17 +176,17 @@ class MulT(nn.Module):
         return self.output(summary + hidden)[:, 0]
 
 
-MODELS: dict[str, type[TFN | LMF | MulT]] = {"tfn": TFN, "lmf": LMF, "mult": MulT}
+MODELS = {"tfn": TFN, "lmf": LMF, "mult": MulT}
 
 
 class PlainTraining:
     """A training of a reference model, a step at a time."""
 
-    def __init__(self, model: nn.Module, learning_rate: float):
+    def __init__(self, model, learning_rate):
         self.model = model.train()
         self.optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
 
-    def step(self, features: Features, labels: Tensor) -> float:
+    def step(self, features, labels):
         """One step on features (B, T_m, D_m) and labels (B,); returns the loss."""
         self.optimizer.zero_grad()
         loss = F.l1_loss(self.model(features), labels)

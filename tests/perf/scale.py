@@ -4,17 +4,13 @@ Each is a command in a process of its own, which makes its peak memory its own. 
 up (`made_up`), on SQLite. An exponent is that of the CPU time beyond what a few cells take.
 """
 
-from __future__ import annotations
-
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
 from backbones import BACKBONES
 from harness.config.compose import load_benchmark
 from harness.databases import sqlite_uri
-from harness.matrix import Cell
 from harness.plan import make_plan
 from harness.tracking.provenance import provenance
 from harness.tracking.tracker import Tracker
@@ -41,7 +37,7 @@ make_plan(load_benchmark(sys.argv[1:]))
 """
 
 
-def request(folder: Path, cells: int) -> list[str]:
+def request(folder, cells):
     """Settings of the benchmark that ask for so many cells, a multiple of `FEW`, and store below a folder."""
     seeds, rest = divmod(cells, FEW)
     assert not rest, f"{cells} cells are no whole number of seeds"
@@ -56,13 +52,13 @@ def request(folder: Path, cells: int) -> list[str]:
     ]
 
 
-def export_request(folder: Path, _: int) -> list[str]:
+def export_request(folder, _):
     """Settings of the export of all that is stored below a folder."""
     files = f"out={folder / 'numbers.csv'}", f"predictions={folder / 'predictions.parquet'}"
     return [f"var_dir={folder}", f"study={STUDY}", *files]
 
 
-COMMANDS: Mapping[str, tuple[Sequence[str], Callable[[Path, int], list[str]]]] = {
+COMMANDS = {
     "plan": (("-c", PLAN), request),
     "resume": (("-m", "harness.benchmark"), request),
     "export": (("-m", "reports.export"), export_request),
@@ -70,7 +66,7 @@ COMMANDS: Mapping[str, tuple[Sequence[str], Callable[[Path, int], list[str]]]] =
 """The arguments of Python that call each command, and where its own come from."""
 
 
-def fill(folder: Path, cells: int) -> None:
+def fill(folder, cells):
     """Store a study all of whose cells are done."""
     planned = make_plan(load_benchmark(request(folder, cells))).cells
     tracker = Tracker(sqlite_uri(folder / "mlflow.db"), folder, STUDY)
@@ -78,7 +74,7 @@ def fill(folder: Path, cells: int) -> None:
     store_claims(sqlite_uri(folder / "ledger.db"), STUDY, planned)
 
 
-def scale(planned: Sequence[int] = PLANNED, stored: Sequence[int] = STORED) -> Section:
+def scale(planned=PLANNED, stored=STORED):
     """All commands; sizes: multiples of `FEW`, two or more of each, ascending."""
     with tempfile.TemporaryDirectory() as temporary:
         folders = {cells: Path(temporary, str(cells)) for cells in (FEW, *stored)}
@@ -88,10 +84,10 @@ def scale(planned: Sequence[int] = PLANNED, stored: Sequence[int] = STORED) -> S
         plans = dict.fromkeys((FEW, *planned), folders[FEW])
         rows = [*_costs("plan", plans), *_costs("resume", folders), *_costs("export", folders)]
     how = "Commands with the start of their processes, on SQLite; exponents without it, of their CPU time."
-    return Section("scale", "What large studies cost", how, tuple(rows))
+    return Section("scale", "What large studies cost", how, rows)
 
 
-def _costs(command: str, folders: Mapping[int, Path]) -> Iterator[Measurement]:
+def _costs(command, folders):
     """Of one command; the largest size has bounds."""
     python, arguments = COMMANDS[command]
     *_, smaller, largest = folders
@@ -108,7 +104,7 @@ def _costs(command: str, folders: Mapping[int, Path]) -> Iterator[Measurement]:
     yield Measurement(f"{command}, exponent", exponent((smaller, largest), beyond), "", EXPONENT)
 
 
-def paper_cells(folder: Path, count: int) -> Iterator[Cell]:
+def paper_cells(folder, count):
     """As many cells of the paper's matrix on synthetic data, with as many seeds as it takes."""
     datasets = "datasets=[synthetic_mosi,synthetic_mosei,synthetic_sims]"
     settings = [f"var_dir={folder}", "profile=paper", datasets, "size=quick"]
@@ -118,13 +114,13 @@ def paper_cells(folder: Path, count: int) -> Iterator[Cell]:
     return islice(sorted(cells, key=lambda cell: cell.seed), count)
 
 
-def fill_paper(tracker: Tracker, count: int) -> None:
+def fill_paper(tracker, count):
     """Store so many runs of the paper's matrix."""
     cells = paper_cells(tracker.var_dir, count)
     store_runs(tracker, ((cell, drawn_result(cell)) for cell in cells))
 
 
-def reports(count: int = RUNS) -> Section:
+def reports(count=RUNS):
     """The first report of a study with so many runs, and one with nothing new."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -134,4 +130,4 @@ def reports(count: int = RUNS) -> Section:
             rows.append(Measurement(f"report, {name}", cost["s"], "s", seconds))
             rows.append(Measurement(f"report, {name}, peak memory", cost["mb"], "MB", REPORT_MB))
     how = f"The report of a study of {count} runs, with the start of its process."
-    return Section("reports", "What a report costs", how, tuple(rows))
+    return Section("reports", "What a report costs", how, rows)

@@ -1,33 +1,38 @@
-"""Training steps on one device, without the rest of a cell: losses, bits, speed and the time of kernels."""
+"""Training steps without the rest of a cell: losses, bits and speed, and what measuring processes run.
 
-from __future__ import annotations
+Nothing here needs more than PyTorch and NumPy.
+"""
 
+import statistics
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import fields, replace
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
+from unittest import mock
 
+import numpy as np
 import torch
-from torch import Tensor
-from torch.overrides import TorchFunctionMode
 from torch.profiler import ProfilerActivity, profile
 
 from backbones import BACKBONES
 from backbones.base import resolve_settings
-from harness.data.dataset import SPLITS, Dataset
+from backbones.batch import Latents
+from harness.data.dataset import SPLITS
 from harness.data.occlusion import MaskField
+from harness.data.store import load_dataset
 from harness.matrix import Cell
+from harness.train import loop, step
 from harness.train.arithmetic import compile_steps, set_arithmetic
-from harness.train.loop import Splits, build, make_optimizer, predict, run_steps
-from harness.train.splits import ResidentSplit
-from harness.train.step import Watch
+from harness.train.diagnostics import Diagnostics
+from harness.train.seeds import generator_for
+from harness.train.splits import ResidentSplit, peak_memory_mb, reset_peak_memory
 from methods import METHODS
+from tests.perf.child import watched
+from tests.perf.reference import MODELS, MulT, PlainTraining
 
-EPSILON = 1e-4
-DRAWS = (torch.randn_like, torch.rand_like, torch.randn, torch.rand)
+EPOCH, SEED, CPU, WARM_UP = 1, 1111, torch.device("cpu"), 3
 
 
-def make_cell(backbone: str, method: str, settings: dict[str, float] | None = None, **changes: Any) -> Cell:
+def make_cell(backbone, method, settings=None, **changes):
     """A cell with published settings for MOSI; settings: the backbone's that differ."""
     kind = BACKBONES[backbone]
     return Cell(
@@ -39,36 +44,14 @@ def make_cell(backbone: str, method: str, settings: dict[str, float] | None = No
         backbone_settings=resolve_settings(kind, kind.Settings(**(settings or {})), "mosi"),
         method=method,
         method_settings=METHODS[method].Settings(),
-        seed=1111,
+        seed=SEED,
         **changes,
     )
 
 
-def without_dropout(cell: Cell) -> Cell:
-    """The cell with all probabilities of dropout at 0: devices draw different masks from one seed."""
-    names = [f.name for f in fields(cell.backbone_settings) if f.name.endswith("_dropout")]
-    off: dict[str, Any] = dict.fromkeys(names, 0.0)
-    return replace(cell, backbone_settings=replace(cell.backbone_settings, **off))
-
-
-class HostDraws(TorchFunctionMode):
-    """Within it random tensors are drawn on the CPU and copied, so that all devices get the same ones."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Draw, or call the function as it is."""
-        if func not in DRAWS:
-            return func(*args, **(kwargs or {}))
-        like = isinstance(args[0], Tensor)
-        device = args[0].device if like else (kwargs or {}).get("device")
-        on_cpu = (args[0].cpu(), *args[1:]) if like else args
-        return func(*on_cpu, **{**(kwargs or {}), "device": "cpu"}).to(device)
-
-
-def splits_on(device: torch.device, dataset: Dataset) -> Splits:
+def splits_on(device, dataset):
     """All splits of a dataset on a device."""
-    return Splits(
+    return loop.Splits(
         {name: ResidentSplit(dataset.splits[name], device) for name in SPLITS},
         {name: MaskField("synthetic_mosi", name, 0, dataset.splits[name].ids) for name in SPLITS},
     )
@@ -77,63 +60,40 @@ def splits_on(device: torch.device, dataset: Dataset) -> Splits:
 class Steps:
     """A cell's training on the device of its splits, some steps at a time; sets the process's flags."""
 
-    def __init__(self, cell: Cell, dataset: Dataset, splits: Splits):
+    def __init__(self, cell, dataset, splits):
         self.cell, self.splits = cell, splits
         self.device = splits.resident["train"].device
         set_arithmetic(cell.precision, cell.deterministic, self.device)
-        self.backbone, self.method = build(cell, dataset, self.device)
+        self.backbone, self.method = loop.build(cell, dataset, self.device)
         if cell.compile:
             compile_steps(self.backbone)
-        self.optimizer = make_optimizer(self.backbone, self.method)
+        self.optimizer = loop.make_optimizer(self.backbone, self.method)
         self.epoch = 0
 
-    def steady(self) -> Steps:
-        """Let Adam make no steps of rounding errors, by an epsilon well above them."""
-        for group in self.optimizer.param_groups:
-            group["eps"] = EPSILON
-        return self
-
-    def run(self, n: int) -> Tensor:
+    def run(self, n):
         """Train for n steps, over several epochs if need be; returns their losses, (n, 5), in double."""
-        rows: list[Tensor] = []
+        rows = []
         while len(rows) < n:
             self.epoch += 1
             rows += self.run_epoch(n - len(rows))
         return torch.stack(rows).double().cpu()
 
-    def run_epoch(self, most: int, watch: Watch | None = None) -> list[Tensor]:
+    def run_epoch(self, most, watch=None):
         """Train for at most so many steps of the current epoch; returns the losses of each, (5,)."""
-        cell = replace(self.cell, max_batches=most)
-        return run_steps(cell, self.backbone, self.method, self.optimizer, self.splits, self.epoch, watch)
+        cell, networks = replace(self.cell, max_batches=most), (self.backbone, self.method)
+        return loop.run_steps(cell, *networks, self.optimizer, self.splits, self.epoch, watch)
 
-    def evaluate(self) -> int:
+    def evaluate(self):
         """Predict the validation split; returns its number of clips."""
-        predictions, _ = predict(self.cell, self.backbone, self.splits, "valid")
+        predictions, _ = loop.predict(self.cell, self.backbone, self.splits, "valid")
         return len(predictions)
 
-    def weights(self) -> Iterable[Tensor]:
+    def weights(self):
         """All weights and running statistics."""
         return [*self.backbone.state_dict().values(), *self.method.state_dict().values()]
 
 
-def relative_difference(expected: Tensor, actual: Tensor) -> float:
-    """The largest difference of losses, (n, 5) each, by the total loss (first column).
-
-    That of the step, or of the first one where it is larger: losses that go to 0 have no digits to compare.
-    """
-    total = expected[:, :1].abs().maximum(expected[0, 0].abs())
-    return float(((expected - actual).abs() / total).nan_to_num(torch.inf).max())
-
-
-def same_bits(cell: Cell, dataset: Dataset, splits: Splits, n: int) -> bool:
-    """Whether two trainings of n steps give the same losses and weights, bit for bit."""
-    runs = [Steps(cell, dataset, splits) for _ in range(2)]
-    first, second = (run.run(n) for run in runs)
-    pairs = zip(*(run.weights() for run in runs), strict=True)
-    return torch.equal(first, second) and all(torch.equal(a, b) for a, b in pairs)
-
-
-def rate(action: Callable[[], int], device: torch.device, seconds: float) -> float:
+def rate(action, device, seconds):
     """How many (steps, clips) per second an action does, which returns how many it did; for a while."""
     synchronize(device)
     started, done = time.perf_counter(), 0
@@ -145,7 +105,12 @@ def rate(action: Callable[[], int], device: torch.device, seconds: float) -> flo
             return done / passed
 
 
-def kernel_seconds(steps: Steps, n: int) -> float:
+def steps_per_s(steps, seconds):
+    """How many steps a second are trained, measured for a while."""
+    return rate(lambda: len(steps.run(WARM_UP)), steps.device, seconds)
+
+
+def kernel_seconds(steps, n):
     """Time in which the device runs kernels or copies, per step, from PyTorch's profiler.
 
     On the CPU, where the logic is tested, operations take the place of kernels.
@@ -159,7 +124,7 @@ def kernel_seconds(steps: Steps, n: int) -> float:
     return covered((r.start, r.end) for r in ranges) / 1e6 / n
 
 
-def covered(intervals: Iterable[tuple[float, float]]) -> float:
+def covered(intervals):
     """Length of the union of intervals (start, end)."""
     total, reached = 0.0, float("-inf")
     for start, end in sorted(intervals):
@@ -168,7 +133,176 @@ def covered(intervals: Iterable[tuple[float, float]]) -> float:
     return total
 
 
-def synchronize(device: torch.device) -> None:
+def synchronize(device):
     """Wait until the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+# What measuring processes run
+
+
+def ours(data, backbone, threads, settings=None):
+    """Trainings of one backbone with its published settings; data: folder of a stored dataset."""
+    torch.set_num_threads(threads)
+    dataset = load_dataset(Path(data))
+
+    def measure(method="none", clips=None, fraction=1.0, padded=True, **how):
+        cell = make_cell(backbone, method, dict(settings or {}), threads=threads)
+        chosen = resized(dataset, clips, fraction, padded)
+        return step_times(Steps(cell, chosen, splits_on(CPU, chosen)), **how)
+
+    return measure
+
+
+def step_times(training, steps=2, warm_up=1, evaluate=False):
+    """Seconds of a training step and of its parts, and the epoch's size.
+
+    Args:
+        steps: how many are measured, after a warm-up. evaluate: also time the validation split.
+
+    Returns:
+        step_s with its parts data_s, method_s, forward_s, backward_s, optimizer_s, rest_s; steps, of an
+        epoch; peak_mb, of the process since the call; and valid_s, valid_forward_s, of one evaluation.
+    """
+    reset_peak_memory(CPU)
+    training.epoch = EPOCH
+    training.run_epoch(warm_up, Diagnostics().watch)
+    with watched(
+        data=(ResidentSplit, "take"),
+        losses=(loop, "step_losses"),
+        mixing=(step, "mix_batch"),
+        draw=(type(training.method), "draw"),
+        backward=(torch.Tensor, "backward"),
+        optimizer=(type(training.optimizer), "step"),
+    ) as spent:
+        started = time.perf_counter()
+        count = len(training.run_epoch(steps, Diagnostics().watch))
+        total = time.perf_counter() - started
+    parts = {f"{name}_s": spent[name] for name in ("data", "backward", "optimizer")}
+    parts |= {"method_s": spent["mixing"] + spent["draw"], "forward_s": spent["losses"] - spent["mixing"]}
+    parts |= {"rest_s": total - sum(parts.values()), "step_s": total}
+    order = np.arange(len(training.splits.resident["train"]))
+    numbers = {name: seconds / count for name, seconds in parts.items()}
+    numbers["steps"] = len(loop.batches(order, training.backbone.settings.batch_size))
+    numbers["peak_mb"] = peak_memory_mb(CPU)
+    return numbers | (_evaluation(training) if evaluate else {})
+
+
+def _evaluation(training):
+    training.evaluate()
+    with watched(valid_forward_s=(type(training.backbone), "__call__")) as spent:
+        started = time.perf_counter()
+        predicted = loop.predict(training.cell, training.backbone, training.splits, "valid")
+        loop.task_loss(training.backbone, *predicted)
+        return {**spent, "valid_s": time.perf_counter() - started}
+
+
+def resized(dataset, clips, fraction, padded):
+    """The dataset with fewer training clips, with a fraction of the steps, or with every step valid."""
+    splits = dict(dataset.splits)
+    for name, split in splits.items():
+        rows = slice(clips if name == "train" else None)
+        features, lengths = {}, {}
+        for m, x in split.features.items():
+            most = max(1, round(fraction * x.shape[1]))
+            features[m] = np.ascontiguousarray(x[rows, :most])
+            stated = np.ceil(fraction * split.lengths[m][rows]) if padded else np.full(len(x[rows]), most)
+            lengths[m] = stated.astype(split.lengths[m].dtype).clip(1, most)
+        rest = {"labels": split.labels[rows], "ids": split.ids[rows]}
+        splits[name] = replace(split, features=features, lengths=lengths, **rest)
+    return replace(dataset, splits=splits)
+
+
+def plain(data, model, threads, dropouts=True):
+    """A training of the plain reference on the same batches; measures step_s, steps and peak_mb."""
+    torch.set_num_threads(threads)
+    split = load_dataset(Path(data)).splits["train"]
+    features = {m: torch.from_numpy(np.array(x)) for m, x in split.features.items()}
+    labels = torch.from_numpy(np.array(split.labels))
+    torch.manual_seed(SEED)
+    kind = MODELS[model]
+    training = PlainTraining(MulT(dropouts) if kind is MulT else kind(), kind.learning_rate)
+    order = generator_for(SEED, "order", EPOCH).permutation(len(labels))
+    indices = [torch.from_numpy(index) for index in loop.batches(order, kind.batch_size)]
+
+    def measure(steps):
+        reset_peak_memory(CPU)
+        started = time.perf_counter()
+        for index in indices[:steps]:
+            training.step({m: x[index] for m, x in features.items()}, labels[index])
+        seconds = (time.perf_counter() - started) / min(steps, len(indices))
+        return {"step_s": seconds, "steps": len(indices), "peak_mb": peak_memory_mb(CPU)}
+
+    return measure
+
+
+def methods(data, backbone, rounds):
+    """What methods cost in steps on clips of full length; see `method_cost`."""
+    torch.set_num_threads(1)
+    dataset = resized(load_dataset(Path(data)), None, 1.0, padded=False)
+    splits = splits_on(CPU, dataset)
+    return lambda method: method_cost(Steps(make_cell(backbone, method), dataset, splits), rounds)
+
+
+def method_cost(training, rounds):
+    """CPU time of a training step, step_s, and own, the share of it that the method itself takes.
+
+    Own work is the step against the same step with its mixed examples given; medians over rounds in which
+    both take turns.
+    """
+    backbone, method = training.backbone.train(), training.method
+    split = training.splits.resident["train"]
+    batch = split.take(loop.batches(np.arange(len(split)), backbone.settings.batch_size)[0])
+    mix_batch, mixed = step.mix_batch, []
+
+    def mix_once(*args):
+        if not mixed:
+            mixed.append(detached(mix_batch(*args)))
+        return mixed[0]
+
+    def draw():
+        # The same in each step: some methods also draw how many examples they mix.
+        return method.draw(np.random.default_rng(0), batch.labels.numpy())
+
+    def train(draw):
+        # CPU time of one thread: what else the machine does then matters least.
+        started = time.process_time()
+        step.step_losses(backbone, method, batch, draw()).total.backward()
+        training.optimizer.step()
+        training.optimizer.zero_grad(set_to_none=True)
+        return time.process_time() - started
+
+    once, times = draw(), []
+    for _ in range(WARM_UP + rounds):
+        whole_s = train(draw)
+        with mock.patch.object(step, "mix_batch", mix_once):
+            times.append((whole_s, train(lambda: once)))
+    step_s = statistics.median(whole for whole, _ in times[WARM_UP:])
+    return {"step_s": step_s, "own": statistics.median(1 - rest / whole for whole, rest in times[WARM_UP:])}
+
+
+def detached(mixed):
+    """Mixed examples whose making takes no part in the backward pass."""
+    values = {m: x.detach() for m, x in mixed.latents.values.items()}
+    latents = Latents(values, mixed.latents.lengths, mixed.latents.kept)
+    tensors = {name: getattr(mixed, name).detach() for name in ("labels", "penalty", "label_weights")}
+    return replace(mixed, latents=latents, **tensors)
+
+
+def together(data, device):
+    """Trainings on a device: without seconds one gets ready, with them it measures steps_per_s."""
+    torch.set_num_threads(1)
+    dataset = load_dataset(Path(data))
+    splits = splits_on(torch.device(device), dataset)
+    ready = []
+
+    def measure(seconds=0.0, **cell):
+        if not seconds:
+            ready[:] = [Steps(make_cell(**cell), dataset, splits)]
+        measured = steps_per_s(ready[0], seconds)
+        # The others, which began at the same time, still measure.
+        steps_per_s(ready[0], seconds / 4)
+        return {"steps_per_s": measured}
+
+    return measure

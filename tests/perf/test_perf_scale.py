@@ -74,20 +74,17 @@ def test_they_are_as_logged_ones(filled, var_dir):
     assert set(result_tags(result)) <= set(one.tags)
 
 
-def test_claims_are_those_of_cells_that_are_done(tmp_path, filled):
+def test_a_request_plans_as_many_cells_as_it_says_and_claims_are_of_cells_that_are_done(filled, tmp_path):
+    for cells in filled:
+        assert len({cell.cell_id for cell in planned(filled[scale.FEW], cells)}) == cells
+    with pytest.raises(AssertionError, match="21 cells"):
+        scale.request(tmp_path, 21)
     cells = planned(filled[scale.FEW], scale.FEW)
     uri = f"sqlite:///{tmp_path / 'ledger.db'}"
     made_up.store_claims(uri, "s", cells)
     with Ledger(uri, "s") as ledger:
         assert ledger.done() == {cell.cell_id for cell in cells}
         assert not ledger.claim(cells[0].cell_id)
-
-
-def test_a_request_plans_as_many_cells_as_it_says(filled, tmp_path):
-    for cells in filled:
-        assert len({cell.cell_id for cell in planned(filled[scale.FEW], cells)}) == cells
-    with pytest.raises(AssertionError, match="21 cells"):
-        scale.request(tmp_path, 21)
 
 
 def test_the_papers_matrix_is_read_as_runs_of_trainings(var_dir):
@@ -110,28 +107,21 @@ def test_the_papers_matrix_is_read_as_runs_of_trainings(var_dir):
 # Nothing is asked cell by cell
 
 
-def count(statements, action):
-    assert action() == 0
+def count(statements, command, arguments):
+    assert command(arguments) == 0
     statements.clear()  # the first time the study is announced
-    assert action() == 0
+    assert command(arguments) == 0
     return len(statements)
 
 
-def test_a_resume_asks_the_stores_as_often_whatever_the_number_of_cells(filled, statements, capsys):
-    asked = {}
+def test_commands_ask_the_stores_as_often_whatever_the_number_of_cells(filled, statements, capsys):
+    resumes, exports = [], []
     for cells, folder in filled.items():
-        given = [*scale.request(folder, cells), "launcher=inline"]
-        asked[cells] = count(statements, lambda given=given: benchmark(given))
+        resumes.append(count(statements, benchmark, [*scale.request(folder, cells), "launcher=inline"]))
         assert f"All {cells} cells of study 'scale' are done." in capsys.readouterr().out
-    assert asked[scale.FEW] == asked[MANY] < MANY
-
-
-def test_an_export_asks_the_store_as_often_whatever_the_number_of_cells(filled, statements):
-    few, many = (
-        count(statements, lambda folder=folder: export(scale.export_request(folder, 0)))
-        for folder in filled.values()
-    )
-    assert few == many < MANY
+        exports.append(count(statements, export, scale.export_request(folder, 0)))
+    assert resumes[0] == resumes[1] < MANY
+    assert exports[0] == exports[1] < MANY
 
 
 def test_numbers_are_read_in_pages(filled, statements, monkeypatch):

@@ -45,10 +45,11 @@ def label(value):
 
 def without(key, **instead):
     """The file without a key, and with others in its place."""
-    return {
-        split: {name: value for name, value in part.items() if name != key} | instead
-        for split, part in content().items()
-    }
+    found = content()
+    for part in found.values():
+        del part[key]
+        part |= instead
+    return found
 
 
 def with_tokens(mask, steps=5):
@@ -69,10 +70,6 @@ def with_more():
 
 
 TRAINED = {
-    "3 clips in validation": lambda: content(valid=3),
-    "1 clip in validation": lambda: content(valid=1),
-    "1 clip in the test split": lambda: content(test=1),
-    "1 clip in training": lambda: content(train=1),
     "2 clips in training": lambda: content(train=2),
     "1 clip in each": lambda: content(1, 1, 1),
     "a clip left over": lambda: content(train=33),
@@ -81,7 +78,6 @@ TRAINED = {
     "labels equal": lambda: changed(lambda y: np.full_like(y, 1.5), LABELS),
     "labels zero": lambda: changed(np.zeros_like, LABELS),
     "labels (N, 1)": lambda: changed(lambda y: y[:, None], LABELS),
-    "labels float64": lambda: changed(lambda y: y.astype(float), LABELS),
     "labels whole": lambda: changed(lambda y: y.astype(int), LABELS),
     "labels a list": lambda: changed(lambda y: y.tolist(), LABELS),
     "labels objects": lambda: changed(lambda y: y.astype(object), LABELS),
@@ -102,19 +98,16 @@ TRAINED = {
     "1e-40": lambda: changed(lambda x: x * 1e-40, "audio"),
     "some NaN": lambda: changed(lambda x: np.where(x > 1, np.nan, x), "audio"),
     "one constant": lambda: changed(np.ones_like, "audio"),
-    "two constant": lambda: changed(np.ones_like, "audio", "vision"),
     "all constant": lambda: changed(np.ones_like, *MODALITIES),
     "tokens": lambda: with_tokens(1),
     "tokens masked": lambda: with_tokens(0),
     "tokens of more steps": lambda: with_tokens(1, steps=6),
-    "ids row numbers": lambda: changed(lambda ids: list(range(len(ids))), "id"),
     "ids numbers": lambda: changed(lambda ids: [float(crc32(name.encode())) for name in ids], "id"),
     "ids bytes": lambda: changed(lambda ids: [name.encode() + b"\xff" for name in ids], "id"),
     "ids hostile": lambda: changed(lambda ids: [f"<b>\x1b[2J\0\n=cmd()|../{name}" for name in ids], "id"),
 }
 REFUSED = {  # with a word of the sentence that says why
     "no clip in training": (lambda: content(train=0), "empty"),
-    "no clip in validation": (lambda: content(valid=0), "empty"),
     "text missing": (lambda: without("text"), "has no 'text'"),
     "classes alone": (lambda: without(LABELS, classification_labels=[0]), f"has no '{LABELS}', and"),
     "labels misspelt": (lambda: without(LABELS, regresion_labels=[0]), "Did you mean 'regresion_labels'?"),
@@ -126,10 +119,8 @@ REFUSED = {  # with a word of the sentence that says why
     "a name twice": (lambda: changed(lambda ids: [ids[1], *ids[1:]], "id", splits=["test"]), "2 times"),
     "a name in two splits": (lambda: changed(lambda ids: list(range(2, 2 + len(ids))), "id"), "in both"),
     "a name empty": (lambda: changed(lambda ids: ["", *ids[1:]], "id", splits=["test"]), "empty name"),
-    "a name of spaces": (lambda: changed(lambda ids: [b" ", *ids[1:]], "id"), "empty name"),
     "names None": (lambda: changed(lambda ids: [None] * len(ids), "id"), "NoneType"),
     "a label NaN": (lambda: label(np.nan), "nan"),
-    "a label infinite": (lambda: label(np.inf), "inf"),
     "a label of 100": (lambda: label(100), "label_scale"),
     "labels texts": (lambda: changed(lambda y: [str(v) for v in y], LABELS), "no numbers"),
     "widths differ": (lambda: pieced((3, 3, 2), "widths"), "train 3, valid 3, test 2"),
