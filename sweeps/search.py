@@ -22,8 +22,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
+from harness.claims.ledger import Ledger
 from harness.errors import UserError
-from harness.ledger import Ledger
 from harness.matrix import Cell
 from harness.metrics import DIRECTION
 from harness.retry import Call, retried

@@ -107,7 +107,7 @@ def var_dir(tmp_path, new_var):
 @pytest.fixture(scope="session")
 def train_study(new_var):
     """A function that trains the matrix of `driving`, with these settings, inline; returns its var_dir."""
-    from tests.support.driving import run
+    from tests.support.drivers.driving import run
 
     def train(*settings):
         var = new_var()
@@ -126,7 +126,7 @@ def finished_study(train_study):
 @pytest.fixture(scope="session")
 def postgres_server():
     """A PostgreSQL server of this session; where it cannot run, the tests that need it fail."""
-    from tests.support.postgres import Server
+    from tests.support.drivers.postgres import Server
 
     server = Server()
     yield server

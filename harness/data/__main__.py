@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check(options: argparse.Namespace) -> None:
-    from harness.data.mmsa import read_mmsa, summary_lines
+    from harness.data.mmsa.reader import read_mmsa, summary_lines
 
     print("\n".join(summary_lines(read_mmsa(options.file, options.label_scale))))
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from harness.config.compose import path_of
 from harness.config.schema import LABEL_SCALES, METRICS_OF, DatasetConfig
-from harness.data.mmsa import read_mmsa
+from harness.data.mmsa.reader import read_mmsa
 from harness.data.store import file_fingerprint, load_dataset, save_dataset
 from harness.data.synthetic.clips import SyntheticSettings, synthetic_fingerprint
 from harness.data.synthetic.generate import generate

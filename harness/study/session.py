@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.claims.ledger import Ledger
 from harness.data.pretrained import text_states
 from harness.databases import redact, sqlite_uri
 from harness.files import locked
 from harness.launchers.base import Job, Launcher
-from harness.ledger import Ledger
 from harness.matrix import Cell, first_seeds
 from harness.plan import Plan
 from harness.retry import Retry

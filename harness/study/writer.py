@@ -7,10 +7,10 @@ from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from harness.claims.ledger import Ledger
 from harness.errors import StoreError
 from harness.files import remove_files_of
 from harness.interrupts import interrupts_held
-from harness.ledger import Ledger
 from harness.matrix import Cell
 from harness.study.unlogged import UnloggedResults
 from harness.tracking.tags import KEPT_TAGS, SWEEP

@@ -24,7 +24,15 @@ import pandas as pd
 from harness.config.compose import load_benchmark
 from harness.plan import make_plan
 from harness.tracking.tracker import Tracker
-from tests.support.driving import MATRIX, comparable, exported, run, start, wait_until_gone, workers_of
+from tests.support.drivers.driving import (
+    MATRIX,
+    comparable,
+    exported,
+    run,
+    start,
+    wait_until_gone,
+    workers_of,
+)
 
 SEED = 20261121
 SEEDS_PER_ROUND = 4

@@ -11,7 +11,7 @@ import pytest
 
 from backbones import BACKBONES
 from reports import export
-from tests.support.driving import comparable_bytes, run
+from tests.support.drivers.driving import comparable_bytes, run
 from tests.support.paths import ROOT
 
 # Both commands in one process, as the second's imports would cost as much as all of its work.

@@ -14,7 +14,7 @@ from harness.matrix import Cell
 from harness.train.loop import train
 from methods import METHODS
 from tests.support.builders import make_sizes, small_backbone
-from tests.support.driving import exported
+from tests.support.drivers.driving import exported
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,7 @@ ALLOWED = {
     # Jobs and results between a driver and the workers that it started itself, through their own pipes.
     "harness/launchers/worker.py": {"pickle.loads"},
     # The interpreter's unpickler, with a short list of instructions and of names.
-    "harness/data/unpickle.py": {"pickle._Unpickler", "pickle._Unpickler.dispatch"},
+    "harness/data/mmsa/unpickle.py": {"pickle._Unpickler", "pickle._Unpickler.dispatch"},
 }
 CONSTANTS = {f"pickle.{name}" for name in ("PROTO", "REDUCE", "BUILD", "SETITEM", "SETITEMS", "ADDITEMS")}
 CONSTANTS |= {"pickle.FROZENSET", "pickle.BYTEARRAY8"}

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.benchmark import main as benchmark
+from harness.claims.ledger import Ledger
 from harness.config.compose import load_benchmark
 from harness.databases import redact, without_secrets
 from harness.errors import StoreError, UserError
 from harness.launchers.cluster import check_address
-from harness.ledger import Ledger
 from harness.plan import make_plan
 from harness.study.description import MATRIX_FILE
 from harness.study.session import announce

@@ -18,7 +18,7 @@ from reports.frame import load_frame
 from reports.study import load_study
 from reports.study_runs import StudyRuns
 from reports.trials import load_trials
-from tests.support.driving import comparable, exported, run
+from tests.support.drivers.driving import comparable, exported, run
 
 OLDER, NEWER = RESULTS_VERSION - 1, RESULTS_VERSION + 1
 FEW = ("methods=[none,mixup]", "backbones=[lmf]", "train.max_epochs=1")

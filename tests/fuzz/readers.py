@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.data.memory_limit import SPARE, TIMES
-from harness.data.mmsa import read_mmsa, summary_lines
+from harness.data.mmsa.reader import read_mmsa, summary_lines
 from harness.errors import UserError
 from tests.fuzz.mutations import mutate
 from tests.harness.data.test_mmsa import check_contract

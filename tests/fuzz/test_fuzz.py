@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from harness.data.mmsa import read_mmsa
+from harness.data.mmsa.reader import read_mmsa
 from tests.fuzz.__main__ import CASES, SUMMARY, summarize
 from tests.fuzz.corpus import corpus
 from tests.fuzz.mutations import MUTATIONS, mutate

@@ -20,7 +20,7 @@ from harness.data.synthetic import SyntheticSettings
 from harness.tracking.tracker import Tracker
 from reports import build, export, ui
 from reports.frame import COLUMNS
-from tests.support.driving import (
+from tests.support.drivers.driving import (
     CELLS,
     assert_each_cell_once,
     comparable_bytes,

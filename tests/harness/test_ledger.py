@@ -18,12 +18,12 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
-from harness import claims
+from harness.claims import table
+from harness.claims.ledger import Ledger
+from harness.claims.process import Process, is_gone, process_of, this_process
 from harness.databases import create_sqlite, redact, sqlite_path, sqlite_uri
 from harness.errors import StoreError, UserError
-from harness.ledger import Ledger
-from harness.process import Process, is_gone, process_of, this_process
-from tests.support.jobs import eventually
+from tests.support.drivers.jobs import eventually
 from tests.support.paths import ROOT
 
 CELLS = ("a", "b", "c")
@@ -209,7 +209,7 @@ def test_questions_in_bulk(uri):
     ids = [f"cell{i}" for i in range(1203)]
     with far._engine.begin() as connection:
         rows = [{"study": "study", "cell_id": cell, **far._stamp()} for cell in ids[::2]]
-        connection.execute(claims.CLAIMS.insert(), rows)
+        connection.execute(table.CLAIMS.insert(), rows)
     assert near.claimed_by_others(ids) == set(ids[::2])
     assert near.claimed_by_others(ids[:7]) == set(ids[:7:2])
     assert near.claimed_by_others([]) == set()
@@ -249,7 +249,7 @@ def beats(driver):
 
 
 def test_the_heart_beats_through_a_locked_database(file_uri, monkeypatch):
-    monkeypatch.setattr(claims, "BUSY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(table, "BUSY_TIMEOUT_S", 0.05)
     with Ledger(file_uri, "study", beat_s=0.02) as driver:
         assert driver.claim("a")
         assert driver.claim("b")

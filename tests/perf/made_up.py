@@ -12,10 +12,10 @@ import numpy as np
 import sqlalchemy as sa
 
 from backbones.batch import MODALITIES
-from harness.claims import CLAIMS, DONE, open_engine
+from harness.claims.process import this_process
+from harness.claims.table import CLAIMS, DONE, open_engine
 from harness.launchers.base import Job
 from harness.metrics import METRICS
-from harness.process import this_process
 from harness.tracking.artifacts import write_result
 from harness.tracking.tags import cell_tags, numbers, parameters, result_tags
 from harness.train.inspection import SAMPLE

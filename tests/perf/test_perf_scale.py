@@ -9,8 +9,8 @@ import pytest
 import sqlalchemy
 
 from harness.benchmark import main as benchmark
+from harness.claims.ledger import Ledger
 from harness.config.compose import load_benchmark
-from harness.ledger import Ledger
 from harness.metrics import METRICS
 from harness.plan import make_plan
 from harness.tracking.tags import result_tags

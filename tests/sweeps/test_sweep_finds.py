@@ -10,7 +10,7 @@ from reports.stats.settings import verdicts
 from reports.trials import load_trials
 from sweeps.run import main
 from tests.support.delta_worlds import SETTINGS, islands, noise, plain
-from tests.support.sweeping import trials_of
+from tests.support.drivers.sweeping import trials_of
 
 pytestmark = pytest.mark.slow
 SEEDS = "seeds=[1111,1112,1113]"

@@ -17,11 +17,11 @@ from optuna.trial import TrialState
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
+from harness.claims.ledger import Ledger
 from harness.errors import StoreError, UserError
-from harness.ledger import Ledger
 from harness.tracking.tracker import Tracker
 from sweeps.storage import LOCK_ENDING, Lock, answers, open_storage
-from tests.support.postgres import PASSWORD, USER, free_port
+from tests.support.drivers.postgres import PASSWORD, USER, free_port
 
 X = {"x": FloatDistribution(0, 1)}
 FORK = multiprocessing.get_context("fork")

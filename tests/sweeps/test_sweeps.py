@@ -10,9 +10,9 @@ import pytest
 from harness.matrix import readable_settings
 from harness.tracking.tracker import Tracker
 from sweeps.run import main
-from tests.support.driving import exported
-from tests.support.driving import run as benchmark
-from tests.support.sweeping import optuna_study, sweep, trials_of, values_of
+from tests.support.drivers.driving import exported
+from tests.support.drivers.driving import run as benchmark
+from tests.support.drivers.sweeping import optuna_study, sweep, trials_of, values_of
 
 PLAIN = ("backbones=[tfn]", "occlusion.ratios=[0,0.5]", "report=false")
 DELTAS = [round(0.1 * i, 1) for i in range(10)]

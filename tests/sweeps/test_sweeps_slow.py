@@ -7,8 +7,15 @@ import time
 import pytest
 
 from harness.tracking.tracker import Tracker
-from tests.support.driving import finish, kill, start, wait_for, workers_of
-from tests.support.sweeping import PROGRAM, SMALL, assert_each_trial_once, optuna_study, sweep, trials_of
+from tests.support.drivers.driving import finish, kill, start, wait_for, workers_of
+from tests.support.drivers.sweeping import (
+    PROGRAM,
+    SMALL,
+    assert_each_trial_once,
+    optuna_study,
+    sweep,
+    trials_of,
+)
 
 pytestmark = pytest.mark.slow
 SLOWER = ["train.max_epochs=12"]  # long enough to be met in mid-training

@@ -22,7 +22,7 @@ from methods import METHODS
 from sweeps.search import Search, SearchBudget
 from sweeps.space import Range, Space
 from sweeps.trials import Trials
-from tests.support.fakes import FakeLauncher, Killed, Memory, Silent, fake_clock, make_writer
+from tests.support.drivers.fakes import FakeLauncher, Killed, Memory, Silent, fake_clock, make_writer
 
 LMF = resolve_settings(BACKBONES["lmf"], BACKBONES["lmf"].Settings(max_epochs=8), "mosi")
 BASES = [

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from backbones.batch import MODALITIES
-from harness.data.mmsa import read_mmsa
-from harness.data.unpickle import load_pickle
+from harness.data.mmsa.reader import read_mmsa
+from harness.data.mmsa.unpickle import load_pickle
 from harness.errors import UserError
 from tests.fuzz import programs
 from tests.fuzz.contents import endless, nested_objects, no_text, shared, shared_arrays

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from backbones.batch import MODALITIES
 from harness.data.dataset import SPLITS
-from harness.data.mmsa import LABELS, read_mmsa, summary_lines
+from harness.data.mmsa.reader import LABELS, read_mmsa, summary_lines
 from harness.errors import UserError
 from tests.harness.data.test_store import assert_equal
 from tests.support.paths import SHARED

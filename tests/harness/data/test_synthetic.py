@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from backbones.batch import MODALITIES
 from harness.data.dataset import SPLITS
 from harness.data.export import export, raw_mmsa
-from harness.data.mmsa import read_mmsa
+from harness.data.mmsa.reader import read_mmsa
 from harness.data.synthetic import SyntheticSettings, generate
 from harness.data.synthetic.clips import synthetic_fingerprint
 from harness.data.synthetic.statistics import STATISTICS

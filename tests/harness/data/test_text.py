@@ -29,7 +29,7 @@ from methods.base import MethodSettings
 from tests.harness.data.test_mmsa import make_content
 from tests.support.builders import make_dataset as make_plain
 from tests.support.builders import make_sizes, small_backbone
-from tests.support.driving import comparable, exported
+from tests.support.drivers.driving import comparable, exported
 
 WIDTH = 8
 

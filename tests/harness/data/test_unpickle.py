@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from harness.data.unpickle import load_pickle
+from harness.data.mmsa.unpickle import load_pickle
 from harness.errors import UserError
 
 PROTOCOLS = (2, 3, 4, 5)

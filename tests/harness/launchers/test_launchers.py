@@ -13,9 +13,9 @@ from harness.errors import UserError
 from harness.launchers import processes
 from harness.launchers.base import Job
 from harness.launchers.choose import make_launcher
-from tests.support.clusters import kill_marked
-from tests.support.driving import marked_processes, start, wait_until_gone
-from tests.support.jobs import (
+from tests.support.drivers.clusters import kill_marked
+from tests.support.drivers.driving import marked_processes, start, wait_until_gone
+from tests.support.drivers.jobs import (
     PRELOADED,
     assert_outcomes,
     assert_unsent,

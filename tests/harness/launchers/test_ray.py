@@ -16,9 +16,9 @@ import pytest
 from harness.launchers import cluster as ray_cluster
 from harness.launchers.ray import RayLauncher
 from harness.tracking.tracker import Tracker
-from tests.support.cluster_work import in_a_process
-from tests.support.clusters import Cluster, kill_marked, loopback_only, names_of
-from tests.support.driving import (
+from tests.support.drivers.cluster_work import in_a_process
+from tests.support.drivers.clusters import Cluster, kill_marked, loopback_only, names_of
+from tests.support.drivers.driving import (
     CELLS,
     MARK,
     assert_each_cell_once,
@@ -28,11 +28,18 @@ from tests.support.driving import (
     start,
     wait_for_cells,
 )
-from tests.support.jobs import assert_outcomes, assert_unsent, eventually, job, outcomes_of, results_of
-from tests.support.jobs import run as run_job
+from tests.support.drivers.jobs import (
+    assert_outcomes,
+    assert_unsent,
+    eventually,
+    job,
+    outcomes_of,
+    results_of,
+)
+from tests.support.drivers.jobs import run as run_job
+from tests.support.drivers.postgres import Server
+from tests.support.drivers.sweeping import SMALL, assert_each_trial_once, sweep
 from tests.support.paths import ROOT
-from tests.support.postgres import Server
-from tests.support.sweeping import SMALL, assert_each_trial_once, sweep
 from tests.sweeps.test_sweeps_slow import SLOWER, begin, wait_for_trials
 
 pytestmark = pytest.mark.slow
@@ -215,7 +222,7 @@ def test_the_readmes_way_to_a_cluster(var_dir, tmp_path, network):
 
 @pytest.fixture(scope="module")
 def local(network):
-    """A launcher on a cluster that it started, for the jobs of `tests.support.jobs`."""
+    """A launcher on a cluster that it started, for the jobs of `tests.support.drivers.jobs`."""
     launcher = RayLauncher(2, run_job, ray_cluster.Cluster(max_retries=1))
     yield launcher
     launcher.close()

@@ -17,7 +17,7 @@ from harness.databases import check_sqlite
 from harness.errors import UserError
 from harness.tracking.tracker import Tracker
 from reports import build, export
-from tests.support.driving import (
+from tests.support.drivers.driving import (
     assert_each_cell_once,
     copy_study,
     finish,
@@ -26,7 +26,7 @@ from tests.support.driving import (
     start,
     workers_of,
 )
-from tests.support.jobs import eventually
+from tests.support.drivers.jobs import eventually
 
 FEW = ("methods=[none,mixup]", "backbones=[lmf]")
 CELLS = 4

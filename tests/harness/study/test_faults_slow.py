@@ -15,7 +15,7 @@ from contextlib import closing, contextmanager, suppress
 import pytest
 
 from harness.tracking.tracker import Tracker
-from tests.support.driving import (
+from tests.support.drivers.driving import (
     CELLS,
     assert_each_cell_once,
     finish,

@@ -35,7 +35,7 @@ from reports.tables.cost import cost_numbers
 from reports.tables.datasets import dataset_numbers
 from reports.tables.sweeps import page_tables
 from reports.tables.table import to_latex
-from tests.support.driving import exported, run
+from tests.support.drivers.driving import exported, run
 from tests.support.studies import make_study
 
 FEW = ("methods=[none,mixup,ms_mix]", "backbones=[lmf]", "seeds=[1111,1112]")

@@ -26,7 +26,7 @@ from harness.study.unlogged import UnloggedResults, write_sums
 from harness.tracking.tracker import Run
 from harness.train.result import Predictions, Result
 from tests.harness.test_matrix import CELL
-from tests.support.fakes import FakeLauncher, Killed, Memory, Silent, fake_clock, make_writer
+from tests.support.drivers.fakes import FakeLauncher, Killed, Memory, Silent, fake_clock, make_writer
 
 CELLS = tuple(dataclasses.replace(CELL, seed=seed) for seed in range(3))
 FIRST, SECOND, _ = (cell.cell_id for cell in CELLS)

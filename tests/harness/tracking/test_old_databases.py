@@ -12,14 +12,14 @@ from alembic import command
 from mlflow.store.db.utils import _get_alembic_config
 from sqlalchemy.schema import CreateColumn
 
-from harness.claims import CLAIMS
+from harness.claims.ledger import Ledger
+from harness.claims.table import CLAIMS
 from harness.databases import server_uri, sqlite_uri
 from harness.errors import UserError
-from harness.ledger import Ledger
 from harness.tracking.tracker import Tracker
 from reports import build, export
-from tests.support.driving import copy_study, run
-from tests.support.postgres import PASSWORD
+from tests.support.drivers.driving import copy_study, run
+from tests.support.drivers.postgres import PASSWORD
 
 FEW = ("methods=[none]", "backbones=[lmf]", "train.max_epochs=1")
 CELLS = 2

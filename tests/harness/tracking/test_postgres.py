@@ -12,10 +12,10 @@ import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.claims.ledger import Ledger
 from harness.config.compose import load_benchmark
 from harness.databases import is_database, redact, server_uri, tables_lock
 from harness.errors import StoreError, UserError
-from harness.ledger import Ledger
 from harness.plan import make_plan
 from harness.study.unlogged import UnloggedResults
 from harness.study.writer import Writer
@@ -25,7 +25,7 @@ from harness.train.result import Result
 from reports import build
 from tests.harness.test_ledger import ELSEWHERE as OTHER_HOST
 from tests.harness.test_ledger import Clock, python
-from tests.support.driving import (
+from tests.support.drivers.driving import (
     CELLS,
     MATRIX,
     assert_each_cell_once,
@@ -35,16 +35,16 @@ from tests.support.driving import (
     wait_for_cells,
     workers_of,
 )
-from tests.support.jobs import eventually
-from tests.support.postgres import USER, free_port
+from tests.support.drivers.jobs import eventually
+from tests.support.drivers.postgres import USER, free_port
 
 # A driver whose process, as the others see it, runs on another machine.
 ELSEWHERE = """
 import sys
-import harness.ledger
+import harness.claims.ledger
 from harness.benchmark import main
 from harness.process import Process
-harness.ledger.this_process = lambda: Process("another host", 1, 1)
+harness.claims.ledger.this_process = lambda: Process("another host", 1, 1)
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))
 """

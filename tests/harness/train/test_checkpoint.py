@@ -27,7 +27,7 @@ from harness.train.loop import start_or_resume, train
 from harness.train.schedule import learning_rate
 from methods import METHODS
 from tests.support.builders import make_dataset, make_sizes, same_bits, small_cell
-from tests.support.driving import assert_each_cell_once, finish, kill, run, start, workers_of
+from tests.support.drivers.driving import assert_each_cell_once, finish, kill, run, start, workers_of
 
 CPU = torch.device("cpu")
 SIZES = make_sizes()

@@ -16,7 +16,7 @@ from harness.train.loop import train
 from harness.train.splits import ResidentSplit
 from methods import METHODS
 from tests.support.builders import make_dataset, make_sizes, small_backbone, small_cell
-from tests.support.driving import comparable, exported
+from tests.support.drivers.driving import comparable, exported
 
 CPU = torch.device("cpu")
 N = 13

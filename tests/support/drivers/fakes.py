@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import harness.retry
 import harness.study.driver
 import harness.study.writer
+from harness.claims.ledger import Ledger
 from harness.launchers.base import Outcome
-from harness.ledger import Ledger
 from harness.matrix import RESULTS_VERSION
 from harness.retry import Retry, retried
 from harness.study.unlogged import UnloggedResults

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from harness.data.memory_limit import MemoryLimit
-from harness.data.safe_globals import (
+from harness.data.mmsa.safe_globals import (
     SAFE_GLOBALS,
     SETS,
     Dtype,

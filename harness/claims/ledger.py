@@ -18,10 +18,10 @@ from collections.abc import Callable, Collection, Iterator
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from harness.claims import CLAIMS, DONE, WORKING, idle_connection, open_engine
+from harness.claims.process import Process, is_gone, this_process
+from harness.claims.table import CLAIMS, DONE, WORKING, idle_connection, open_engine
 from harness.databases import redact, without_secrets
 from harness.errors import StoreError, UserError, one_line
-from harness.process import Process, is_gone, this_process
 from harness.retry import Call, once, retried
 
 CHUNK = 500

@@ -8,7 +8,7 @@ import pandas as pd
 from harness.tracking.tracker import Tracker
 from sweeps.run import main
 from sweeps.storage import open_storage
-from tests.support.driving import MATRIX
+from tests.support.drivers.driving import MATRIX
 
 # The benchmark's small matrix, on one backbone of it; methods and protocols are the sweep's.
 SMALL = [s for s in MATRIX if not s.startswith(("methods", "backbones", "seeds", "occlusion"))]

@@ -13,7 +13,7 @@ import numpy as np
 
 from backbones.batch import MODALITIES
 from harness.data.dataset import Split
-from harness.data.mmsa_split import MmsaSplit
+from harness.data.mmsa.split import MmsaSplit
 
 # Share of the clips, so that a few odd ones do not decide for all.
 _WITHIN_TEXT = 0.9

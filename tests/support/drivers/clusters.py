@@ -11,8 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.support.driving import MARK, marked_processes
-from tests.support.postgres import end_with_parent, free_port
+from tests.support.drivers.driving import MARK, marked_processes
+from tests.support.drivers.postgres import end_with_parent, free_port
 
 ADDRESS = "127.0.0.1"
 CLONE_NEWNET = 0x40000000

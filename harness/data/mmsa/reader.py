@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from backbones.batch import MODALITIES
-from harness.data.align import align
 from harness.data.dataset import SPLITS, Dataset, Split
 from harness.data.memory_limit import MemoryLimit
-from harness.data.mmsa_split import MmsaSplit, Notes, listed, names_of
-from harness.data.unpickle import load_pickle
+from harness.data.mmsa.align import align
+from harness.data.mmsa.split import MmsaSplit, Notes, listed, names_of
+from harness.data.mmsa.unpickle import load_pickle
 from harness.errors import UserError, nearest
 
 LABELS, CLASSES = "regression_labels", "classification_labels"

@@ -1,0 +1,1 @@
+"""MMSA feature files: unpickled without running code, checked, aligned and cleaned."""
