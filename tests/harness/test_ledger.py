@@ -220,7 +220,7 @@ def test_questions_in_bulk(uri):
 
 CLAIM_ALL = """
 import sys, time, pathlib
-from harness.ledger import Ledger
+from harness.claims.ledger import Ledger
 ledger, go = Ledger(sys.argv[1], "study"), pathlib.Path(sys.argv[2])
 print("ready", flush=True)
 while not go.exists():

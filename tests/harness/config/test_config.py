@@ -286,7 +286,7 @@ WRONG_SETTINGS = {
     "ms_mix{delta:null}": "None",
     "ms_mix{delta:true}": "True",
     "ms_mix{heads:4.5}": "4.5",
-    "ms_mix{xi1:-1}": "xi1=-1",
+    "ms_mix{xi1:-1}": "xi1 must be >= 0 and finite, got -1",
 }
 
 

@@ -208,7 +208,7 @@ with open(sys.argv[2], "a") as imports:
     imports.write("main module ran\\n")
 from harness.interrupts import raise_interrupts
 from harness.launchers.choose import make_launcher
-from tests.support import jobs
+from tests.support.drivers import jobs
 
 raise_interrupts()
 print("ready", flush=True)

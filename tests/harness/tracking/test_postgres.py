@@ -43,7 +43,7 @@ ELSEWHERE = """
 import sys
 import harness.claims.ledger
 from harness.benchmark import main
-from harness.process import Process
+from harness.claims.process import Process
 harness.claims.ledger.this_process = lambda: Process("another host", 1, 1)
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))
