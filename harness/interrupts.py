@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 
@@ -14,6 +17,16 @@ STOPPING = (signal.SIGINT, signal.SIGTERM)
 def raise_interrupts() -> None:
     """From here on Ctrl-C and SIGTERM raise `KeyboardInterrupt` in the main thread."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if getattr(sys.unraisablehook, "func", None) is not _report_dropped:
+        sys.unraisablehook = functools.partial(_report_dropped, sys.unraisablehook)
+
+
+def _report_dropped(report: Callable[[Any], Any], dropped: Any) -> None:
+    """Say that Python dropped an interrupt, as it does in destructors, without the traceback."""
+    if dropped.exc_type is KeyboardInterrupt:
+        sys.stderr.write("The interrupt came where Python cannot stop; press Ctrl-C again.\n")
+    else:
+        report(dropped)
 
 
 @contextlib.contextmanager
