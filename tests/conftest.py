@@ -5,11 +5,20 @@ import os
 import shutil
 import signal
 import sys
+from collections import Counter
 from pathlib import Path
 
+import hypothesis
 import pytest
 
+from tests.support.browser import NO_BROWSER, browser_programs
+
 ALLOWED_SKIPS = Path(__file__).with_name("allowed_skips.txt")
+
+# Every run draws the same examples, whatever the machine; `make soak` asks for the profile "random".
+hypothesis.settings.register_profile("random", deadline=None, print_blob=True)
+hypothesis.settings.register_profile("fixed", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("fixed")
 
 
 def pytest_addoption(parser):
@@ -23,11 +32,29 @@ def update(request):
     return request.config.getoption("update")
 
 
+def pytest_configure(config):
+    """Make the tests and the processes that they start independent of the shell they run in."""
+    # A shell starts background jobs with SIGINT ignored, and every process they start inherits that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.update(LC_ALL="C.UTF-8", TZ="UTC", COLUMNS="80", LINES="24")
+    for name in ("FORCE_COLOR", "NO_COLOR", "LANGUAGE", "PYTHONWARNINGS"):
+        os.environ.pop(name, None)
+
+
 def pytest_sessionstart(session):
     """One thread for each process of the tests, which are as many as there are cores."""
     import torch
 
     torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(config, items):
+    """Without Chromium one of the tests that need it is skipped and the others are deselected."""
+    tests = [item for item in items if "browser" in item.fixturenames]
+    if tests and not browser_programs():
+        tests[0].add_marker(pytest.mark.skip(reason=NO_BROWSER))
+        config.hook.pytest_deselected(items=tests[1:])
+        items[:] = [item for item in items if item not in set(tests[1:])]
 
 
 def pytest_collection_finish(session):
@@ -37,24 +64,31 @@ def pytest_collection_finish(session):
 
 
 def pytest_terminal_summary(terminalreporter, exitstatus, config):
-    """Name every skip whose reason is not listed."""
-    for reason in _unlisted(terminalreporter):
+    """Name each reason for a skip; in CI, those that are not on the list."""
+    for reason, count in sorted(_skips(terminalreporter).items()):
+        terminalreporter.write_line(f"{count} skipped: {reason}")
+    for reason in _unlisted(terminalreporter) if os.environ.get("CI") else ():
         terminalreporter.write_line(f"SKIP NOT ON THE LIST ({ALLOWED_SKIPS.name}): {reason}", red=True)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session, exitstatus):
-    """Fail the session in CI for such a skip."""
+    """Fail the session in CI for a skip that is not on the list."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if os.environ.get("CI") and reporter and not exitstatus and _unlisted(reporter):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
+def _skips(reporter):
+    return Counter(
+        report.longrepr[2].removeprefix("Skipped: ") for report in reporter.stats.get("skipped", [])
+    )
+
+
 def _unlisted(reporter):
     lines = ALLOWED_SKIPS.read_text().splitlines()
     allowed = {line.strip() for line in lines if line.strip() and not line.startswith("#")}
-    reasons = {report.longrepr[2].removeprefix("Skipped: ") for report in reporter.stats.get("skipped", [])}
-    return sorted(reasons - allowed)
+    return sorted(_skips(reporter).keys() - allowed)
 
 
 @pytest.fixture(autouse=True)

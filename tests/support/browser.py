@@ -9,7 +9,6 @@ import shutil
 from contextlib import contextmanager
 from html.parser import HTMLParser
 
-import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
@@ -20,6 +19,7 @@ FLAGS = (
     *("--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
 
+NO_BROWSER = "Chromium and its driver are not installed (Debian: apt-get install chromium chromium-driver)"
 VOID = {"meta", "link", "img", "input"}
 
 
@@ -58,12 +58,16 @@ def elements(text):
     return {(tag, name) for tag, attributes, _ in Reader(text).found for name in ("", *attributes)}
 
 
+def browser_programs():
+    """The paths of Chromium and of its driver; empty where one of them is not installed."""
+    paths = [shutil.which("chromium"), shutil.which("chromedriver")]
+    return paths if all(paths) else []
+
+
 @contextmanager
 def chromium(folder, width=1280):
-    """A browser with a profile of its own in a folder; the test is skipped where none is installed."""
-    program, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not program or not driver:
-        pytest.skip("no Chromium with its driver is installed")
+    """A browser with a profile of its own in a folder."""
+    program, driver = browser_programs()
     # Selenium's manager looks for drivers in the network as soon as it is asked.
     os.environ["SE_OFFLINE"] = "true"
     options = webdriver.ChromeOptions()

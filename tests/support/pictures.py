@@ -3,7 +3,6 @@
 Chromium shows the report's first screen; Figure 8 is the one that the report wrote. Both are made small.
 """
 
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from tests.support.browser import FLAGS
+from tests.support.browser import FLAGS, NO_BROWSER, browser_programs
 from tests.support.paths import ROOT
 
 FOLDER = ROOT / "reports" / "page" / "pictures"
@@ -21,11 +20,11 @@ WIDTH = 1000
 
 def first_screen(page, file):
     """Take a picture of what a window shows of a page."""
-    browser = shutil.which("chromium")
-    assert browser, "the pictures need Chromium"
+    if not browser_programs():
+        sys.exit(NO_BROWSER)
     with tempfile.TemporaryDirectory() as profile:
         size = f"--window-size={SCREEN[0]},{SCREEN[1]}"
-        command = [browser, *FLAGS, f"--user-data-dir={profile}", size, "--hide-scrollbars"]
+        command = ["chromium", *FLAGS, f"--user-data-dir={profile}", size, "--hide-scrollbars"]
         command += [f"--screenshot={file}", page.resolve().as_uri()]
         subprocess.run(command, check=True, capture_output=True)
 
