@@ -20,7 +20,7 @@ SETTINGS = profile=$(PROFILE) 'study=$(STUDY)' \
 	$(if $(DATA_ROOT),'data_root=$(DATA_ROOT)') $(if $(JOBS),jobs=$(JOBS)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup constraints benchmark sweep tune report ui pictures perf gpu-check lint test test-slow soak
+.PHONY: help setup constraints benchmark sweep tune report ui pictures perf gpu-check lint test test-slow soak mutants
 
 help: ## every target, a line each
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -76,7 +76,10 @@ test: $(if $(PART),.venv/.ready,lint) ## the fast tests; PART=methods: one folde
 test-slow: .venv/.ready ## the slow tests
 	@$(PYTHON) -m pytest -m "slow and not soak" -n 3 --dist worksteal --durations=15
 
-soak: .venv/.ready ## kill drivers and workers at random for MINUTES=15 and count every cell; read hostile files; the longest tests
+soak: .venv/.ready ## kill drivers and workers for MINUTES=15, read hostile files, run tests with new random examples
 	@MINUTES=$(MINUTES) $(PYTHON) -m tests.end_to_end.soak
 	@$(PYTHON) -m tests.fuzz
-	@$(PYTHON) -m pytest -m soak -n 2 --durations=15
+	@$(PYTHON) -m pytest -m "not slow" -n 2 --hypothesis-profile=random --durations=15
+
+mutants: .venv/.ready ## change the code that decides numbers at random, 400 times: do its own tests notice?
+	@$(PYTHON) -m tests.mutants $(ARGS)
