@@ -68,7 +68,7 @@ def _check_names(config: Config) -> None:
         "method": (methods, METHODS),
         "occlusion protocol": (config.occlusion.protocols, PROTOCOLS),
         "granularity": ([config.occlusion.granularity], GRANULARITIES),
-        "value of retry": ([config.retry or "diverged"], ["diverged"]),
+        "value of retry": ([config.retry or "diverged"], ["diverged", "changed"]),
         "value of data.resident": ([config.data.resident], ["auto", "device", "host"]),
         "value of text": ([config.text], ENCODERS),
         "size": ([config.size], SIZES),

@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 
 from harness.errors import UserError, unknown
+from harness.tracking import codes
+from harness.tracking.codes import of_one_code
 from harness.tracking.tags import label_of
 from harness.tracking.tracker import SWEEP, Run
 from harness.tracking.versions import chosen, shown_sentences, version_of
@@ -160,16 +162,19 @@ def metric_kinds(source: RunSource, sweep: str | None = None) -> dict[str, str]:
 def complete_cells(source: RunSource, sweep: str | None = None) -> dict[str, Run]:
     """The complete runs of the study's matrix by cell_id, or those of a sweep of it, see `load_frame`.
 
-    Of one results version alone: see `harness.tracking.versions.chosen`.
+    Of one results version alone, see `harness.tracking.versions.chosen`, and of one code of each method and
+    backbone, see `of_one_code`.
     """
     cells = _all_cells(source, sweep)
-    run_ids = {run.run_id for run in of_one_version(cells.values())}
+    run_ids = {run.run_id for run in of_one_code(of_one_version(cells.values()))}
     return {cell_id: run for cell_id, run in cells.items() if run.run_id in run_ids}
 
 
 def version_notes(source: RunSource, sweep: str | None = None) -> list[str]:
     """Which results `complete_cells` leaves out or are of another version than this program's, in words."""
-    return shown_sentences((version_of(run.tags) for run in _all_cells(source, sweep).values()), sweep)
+    runs = list(_all_cells(source, sweep).values())
+    sentences = shown_sentences((version_of(run.tags) for run in runs), sweep)
+    return sentences + codes.shown_sentences(of_one_version(runs))
 
 
 def of_one_version(runs: Iterable[Run]) -> list[Run]:

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from harness.files import replacing, safe_name
+from harness.tracking.codes import one_per_cell
 from harness.tracking.tracker import Run, Tracker
 
 Numbers = dict[str, dict[str, float]]
@@ -52,10 +53,7 @@ class StudyRuns:
         if runs is None:
             return self.tracker.complete()
         numbers = self._numbers([run.run_id for run in runs])
-        earliest: dict[str, Run] = {}
-        for run in runs:
-            earliest.setdefault(run.tags["cell_id"], replace(run, metrics=numbers[run.run_id]))
-        return earliest
+        return one_per_cell(replace(run, metrics=numbers[run.run_id]) for run in runs)
 
     @functools.cache  # noqa: B019
     def trials(self) -> list[Run]:

@@ -23,6 +23,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from harness.claims.ledger import Ledger
+from harness.code import code_tags
 from harness.errors import UserError
 from harness.matrix import Cell
 from harness.metrics import DIRECTION
@@ -189,6 +190,13 @@ class Search:
                 f"The cells of the sweep {self.name!r} are in another tracking store than this one; "
                 "give its tracking.uri and ledger.uri, or a name of its own with sweep.name=NAME."
             )
+        base, code = self.bases[0], code_tags(self.bases[0])
+        if self.study.user_attrs.get("code", code) != code:
+            raise UserError(
+                f"The code of {base.method} or {base.backbone} changed since sweep {self.name!r} was begun; "
+                "start another with sweep.name=NAME, which trains all its settings with the new code."
+            )
+        self.study.set_user_attr("code", code)
         if stored is None:
             self.study.set_user_attr("store", self.store)
             self.study.set_user_attr("objective", f"valid/{self.budget.objective}")

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from harness.code import code_tags
 from harness.data.npy import read_npz
 from harness.data.store import load_dataset
 from harness.data.text_inputs import with_text
@@ -48,6 +49,7 @@ def run_job(job: Job) -> Result:
         "peak_memory_mb": peak_memory_mb(device),
     }
     environment = {**result.environment, "device": _device_name(device), "torch": torch.__version__}
+    environment |= code_tags(cell)
     return replace(result, cell={**result.cell, **numbers}, environment=environment)
 
 

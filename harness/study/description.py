@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
+from backbones import BACKBONES
 from backbones.batch import MODALITIES
+from harness.code import code_hash, modules, source
 from harness.data.dataset import Split
 from harness.data.prepare import CachedDataset
 from harness.data.store import load_dataset
 from harness.plan import Plan
+from methods import METHODS
 
-DATASETS_FILE, MATRIX_FILE = "datasets.json", "matrix.json"
+DATASETS_FILE, MATRIX_FILE, CODE_FILE = "datasets.json", "matrix.json", "code.json"
 MATRIX_COLUMNS = ("cell_id", "cell", "dataset", "backbone", "method", "seed")
 MOST_NAMES = 50  # of a kind in a description, which stores bound at 8,000 characters and more
 
@@ -46,6 +50,25 @@ def matrix_text(plan: Plan, arguments: Sequence[str]) -> str:
     ]
     asked = {"arguments": list(arguments), "columns": MATRIX_COLUMNS, "cells": rows}
     return json.dumps(asked, ensure_ascii=False)
+
+
+def code_text(plan: Plan, known: str | None) -> str:
+    """The code of the plan's methods and backbones and that stored before (``known``), as JSON.
+
+    ``code``: hash of the code -> its ``name`` and ``modules``, each with the hash of its text. ``texts``: the
+    hash of a text -> the text.
+    """
+    stored = json.loads(known or '{"code": {}, "texts": {}}')
+    classes = {
+        **{c.method: METHODS[c.method] for c in plan.cells},
+        **{c.backbone: BACKBONES[c.backbone] for c in plan.cells},
+    }
+    for name, cls in classes.items():
+        texts = {module: source(module) for module in modules(cls.__module__)}
+        hashes = {module: hashlib.sha256(text.encode()).hexdigest()[:16] for module, text in texts.items()}
+        stored["code"][code_hash(cls)] = {"name": name, "modules": hashes}
+        stored["texts"] |= {hashes[module]: text for module, text in texts.items()}
+    return json.dumps(stored, sort_keys=True, indent=1, ensure_ascii=False)
 
 
 def datasets_text(plan: Plan, known: str | None) -> str:

@@ -16,7 +16,8 @@ from harness.interrupts import interrupts_held
 from harness.launchers.base import Job, Launcher
 from harness.matrix import Cell
 from harness.study.writer import Writer
-from harness.tracking.tags import numbers
+from harness.tracking.codes import changed_sentence, changes
+from harness.tracking.tags import cell_tags, numbers
 from harness.tracking.tracker import Run
 from harness.tracking.versions import kept_sentence, version_of
 from harness.train.result import Result
@@ -118,7 +119,9 @@ class Driver:
     """One study's driver; `run` drives it to its end, once.
 
     Args:
-        job_of: makes the job of a cell. retry_diverged: train cells again that diverged before.
+        job_of: makes the job of a cell.
+        retry_diverged: train cells again that diverged before.
+        retry_changed: train cells again whose method or backbone had other code, see `harness.code`.
     """
 
     queue: CellQueue
@@ -127,6 +130,7 @@ class Driver:
     display: Display
     job_of: Callable[[Cell], Job]
     retry_diverged: bool = False
+    retry_changed: bool = False
 
     def __post_init__(self) -> None:
         self.tracker, self.ledger = self.writer.tracker, self.writer.ledger
@@ -148,9 +152,11 @@ class Driver:
         self.writer.tidy({*self._done, *self._diverged, *outdated})
         self._tell_of_other_versions()
         self._fetch()
+        self._tell_of_other_code()
         self.display.begin(self.outcome.total, self.outcome.total - len(self._pending))
         if self._pending or self.queue.open:
-            self._train(self.tracker.complete(everywhere=True))
+            elsewhere = self.tracker.complete(everywhere=True)
+            self._train({cell_id: run for cell_id, run in elsewhere.items() if not changes(run.tags)})
             self._end_orphans()
         return self.outcome
 
@@ -159,6 +165,12 @@ class Driver:
         sentence = kept_sentence(version_of(run.tags) for run in self._done.values())
         if sentence:
             self.display.say(f"Study {self.tracker.study!r} has {sentence}")
+
+    def _tell_of_other_code(self) -> None:
+        """Say which cells that count as done were computed by other code."""
+        done = [run for cell_id, run in self._done.items() if cell_id in self._seen]
+        if sentence := changed_sentence(done):
+            self.display.say(sentence)
 
     def _fetch(self) -> None:
         """Ask for cells while a slot is free and none needs to be trained; those done are told at once."""
@@ -211,6 +223,11 @@ class Driver:
         # The ledger is read first: a run is complete in MLflow before its claim says so.
         done_claims = self.ledger.done()
         done, diverged_runs = self.tracker.complete(), self.tracker.diverged()
+        if self.retry_changed:
+            done, diverged_runs = (
+                {cell_id: run for cell_id, run in runs.items() if not changes(run.tags)}
+                for runs in (done, diverged_runs)
+            )
         diverged = {
             cell_id: run.tags.get("reason", "")
             for cell_id, run in diverged_runs.items()
@@ -248,9 +265,13 @@ class Driver:
             self._deferred.append(cell)
             return
         result = self.writer.find(cell, elsewhere)
-        if result is not None:
+        if result is not None and not (
+            self.retry_changed and changes({**cell_tags(cell), **result.environment})
+        ):
             self.outcome.reused += self._log(cell, result)
             return
+        # A result of other code would keep the place of the one that is trained now.
+        self.writer.unlogged.drop(cell.cell_id)
         self._started[cell.cell_id] = time.time()
         self.display.started(cell)
         self.launcher.submit(replace(self.job_of(cell), pause_after=self.queue.pause_after(cell)))

@@ -15,7 +15,15 @@ from harness.launchers.base import Job, Launcher
 from harness.matrix import Cell, first_seeds
 from harness.plan import Plan
 from harness.retry import Retry
-from harness.study.description import DATASETS_FILE, MATRIX_FILE, datasets_text, describe, matrix_text
+from harness.study.description import (
+    CODE_FILE,
+    DATASETS_FILE,
+    MATRIX_FILE,
+    code_text,
+    datasets_text,
+    describe,
+    matrix_text,
+)
 from harness.study.display import LiveDisplay
 from harness.study.driver import CellQueue, Driver, StudyOutcome
 from harness.study.unlogged import UnloggedResults
@@ -56,8 +64,11 @@ class Session:
             ledger.retry = retry
             announce(tracker, self.plan, self.arguments if request else None)
             writer = Writer(tracker, ledger, unlogged, provenance(), checkpoints, labels)
-            again = config.retry == "diverged"
-            return Driver(make_queue(writer), writer, self.launcher, self.display, job_of, again).run()
+            driver = Driver(make_queue(writer), writer, self.launcher, self.display, job_of)
+            driver.retry_diverged = config.retry == "diverged"
+            # The seeds of a trial are averaged at once, so all of them need the same code.
+            driver.retry_changed = config.retry == "changed" or not request
+            return driver.run()
 
     def _jobs(self) -> Callable[[Cell], Job]:
         """How a job is made of a cell."""
@@ -98,7 +109,10 @@ def announce(tracker: Tracker, plan: Plan, request: Sequence[str] | None) -> Non
     request: arguments that asked for the plan's cells as the study's matrix, which is noted too; else None.
     """
     with locked(lock_of(tracker)):
-        files = {DATASETS_FILE: datasets_text(plan, tracker.study_file(DATASETS_FILE))}
+        files = {
+            DATASETS_FILE: datasets_text(plan, tracker.study_file(DATASETS_FILE)),
+            CODE_FILE: code_text(plan, tracker.study_file(CODE_FILE)),
+        }
         if request is not None:
             # Only what looks like an address: a path may hold an @.
             shown = [redact(argument) if "://" in argument else argument for argument in request]

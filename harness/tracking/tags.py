@@ -8,13 +8,14 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from harness.code import BACKBONE_CODE, METHOD_CODE
 from harness.config.tuned import tuned_label
 from harness.matrix import Cell, readable_settings
 from harness.train.result import Result
 
 MAX_TAG, MAX_PARAM = 4000, 6000
 LABEL, SWEEP, NOTE = "label", "sweep", "mlflow.note.content"
-KEPT_TAGS = ("git_commit", "git_dirty", "versions")
+KEPT_TAGS = ("git_commit", "git_dirty", "versions", METHOD_CODE, BACKBONE_CODE)
 """What a run tells of a result where it is used again."""
 SHARED_VIEW = "mlflow.sharedViewState."
 """Where the MLflow UI keeps the views that it shares."""

@@ -23,6 +23,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from harness.errors import StoreError, UserError, one_line
 from harness.matrix import Cell
 from harness.tracking.artifacts import PREDICTIONS_FILE, read_predictions, read_result, write_result
+from harness.tracking.codes import one_per_cell
 from harness.tracking.reader import Run, complete_cells, last_numbers
 from harness.tracking.store import Store, answers, request
 from harness.tracking.tags import (
@@ -54,23 +55,20 @@ class Tracker(Store):
     """Writes and reads the runs of one study."""
 
     def complete(self, everywhere: bool = False) -> dict[str, Run]:
-        """One complete run per cell_id: the earliest.
+        """One complete run per cell_id, see `one_per_cell`.
 
         everywhere: of all studies of the store. From a database these come without numbers, and with no
-        other tags than `KEPT_TAGS` and the cell_id.
+        other tags than `KEPT_TAGS`, the cell_id, method and backbone.
         """
         if self._engine() is None:
             runs = list(self.runs(everywhere=everywhere))
         else:
             runs = (
-                self._without_numbers(self.experiment_ids(), KEPT_TAGS)
+                self._without_numbers(self.experiment_ids(), (*KEPT_TAGS, "method", "backbone"))
                 if everywhere
                 else self._with_numbers()
             )
-        earliest: dict[str, Run] = {}
-        for run in runs:
-            earliest.setdefault(run.tags["cell_id"], run)
-        return earliest
+        return one_per_cell(runs)
 
     def _with_numbers(self) -> list[Run]:
         runs = self._without_numbers([self.experiment_id])

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from harness.code import code_tags
 from harness.data.npy import check_npz
 from harness.files import UNFINISHED, load_json, remove_files_of, replacing
 from harness.matrix import Cell
@@ -57,8 +58,8 @@ class Checkpoint:
             with np.load(self.path, allow_pickle=False) as stored:
                 content = load_json(stored[TEXT].tobytes())
                 for name, value in self.identity.items():
-                    if content["identity"][name] != value:
-                        raise ValueError(f"its {name} is {content['identity'][name]!r}, not {value!r}")
+                    if content["identity"].get(name) != value:
+                        raise ValueError(f"its {name} is {content['identity'].get(name)!r}, not {value!r}")
                 return deserialize(content["state"], stored)
         except FileNotFoundError:
             return None
@@ -97,7 +98,7 @@ class Checkpoint:
 
 
 def identity_of(cell: Cell, device: torch.device) -> dict[str, str]:
-    """What a training's numbers depend on: cell (with the results version), versions, and kind of device.
+    """What a training's numbers depend on: cell (with the results version), code, versions, kind of device.
 
     The device is the GPU's model, or the CPU's architecture and vector instructions.
     """
@@ -108,7 +109,7 @@ def identity_of(cell: Cell, device: torch.device) -> dict[str, str]:
     versions = {"torch": torch.__version__, "numpy": np.__version__}
     if cell.text.encoder == "bert":
         versions["transformers"] = metadata.version("transformers")
-    return {"cell": cell.cell_id, "device": name, **versions}
+    return {"cell": cell.cell_id, "device": name, **code_tags(cell), **versions}
 
 
 def serialize(state: Any, arrays: dict[str, np.ndarray]) -> Any:

@@ -1,0 +1,99 @@
+"""The code that computes a cell, as hashes, so that numbers of an edited method are not taken for today's.
+
+A class is hashed with the module that defines it and the project's modules that this one imports, directly or
+not. Comments, docstrings and formatting do not count. The training loop is not in it: `RESULTS_VERSION` is.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from backbones import BACKBONES
+from harness.matrix import Cell
+from methods import METHODS
+
+PACKAGES = ("backbones", "methods")
+METHOD_CODE, BACKBONE_CODE = "method_code", "backbone_code"
+"""Tags of a run: the hashes of the code of its method and its backbone."""
+
+
+def code_tags(cell: Cell) -> dict[str, str]:
+    """Hashes of the code that this program would compute a cell with, by the tags of its run."""
+    backbone, method = BACKBONES[cell.backbone], METHODS[cell.method]
+    return {METHOD_CODE: code_hash(method), BACKBONE_CODE: code_hash(backbone)}
+
+
+def code_hash(cls: type) -> str:
+    """Hash of the code of a method or a backbone, 16 hex digits."""
+    return _code_hash(cls.__module__)
+
+
+@functools.cache
+def _code_hash(module: str) -> str:
+    parts = [[name, _plain(_tree(name))] for name in modules(module)]
+    return hashlib.sha256(repr(parts).encode("utf-8", "backslashreplace")).hexdigest()[:16]
+
+
+def modules(module: str) -> list[str]:
+    """Names of a module and of the project's modules that it needs, sorted."""
+    known: set[str] = set()
+    names = [module]
+    while names:
+        name = names.pop()
+        if name not in known:
+            known.add(name)
+            names += _imported(name, _tree(name))
+    return sorted(known)
+
+
+def source(module: str) -> str:
+    """The text of a module's file."""
+    return Path(str(sys.modules[module].__file__)).read_text(encoding="utf-8")
+
+
+@functools.cache
+def _tree(module: str) -> ast.Module:
+    return ast.parse(source(module))
+
+
+def _imported(module: str, tree: ast.Module) -> Iterator[str]:
+    """The project's modules that a module's import statements name."""
+    package = str(sys.modules[module].__package__)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+            # What is imported from a package is one of its modules, or a name in its __init__.
+            names = [full if (full := f"{base}.{a.name}") in sys.modules else base for a in node.names]
+        else:
+            continue
+        yield from (name for name in names if name.partition(".")[0] in PACKAGES and name in sys.modules)
+
+
+def _plain(node: Any) -> Any:
+    """A syntax tree as nested lists, without positions, docstrings and fields that are empty.
+
+    Not `ast.dump`, whose text differs between versions of Python.
+    """
+    if isinstance(node, ast.AST):
+        fields = [(name, value) for name, value in ast.iter_fields(node) if value not in (None, [])]
+        return [type(node).__name__, *([name, _plain(value)] for name, value in fields)]
+    if isinstance(node, list):
+        return [_plain(item) for item in node if not _is_docstring(item)]
+    return repr(node)
+
+
+def _is_docstring(node: Any) -> bool:
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
