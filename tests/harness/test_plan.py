@@ -241,7 +241,7 @@ STRANGE = [" ", ".", "..", "a/b", "/", "a\\b", "a\nb", "a\tb", "a" * 201, "é" *
 
 @pytest.mark.parametrize("name", STRANGE)
 def test_names_that_no_study_can_have(refused, name):
-    assert f"study={name!r} is no name for a study" in refused(f"study={name}")
+    assert f"study={name!r} is not a valid study name" in refused(f"study={name}")
 
 
 def test_a_missing_gpu(refused, monkeypatch):

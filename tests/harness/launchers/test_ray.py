@@ -125,7 +125,7 @@ def test_a_driver_ends_and_another_one_resumes(var_dir, undisturbed, cluster, nu
         kill(driver, "gone")
     else:
         os.killpg(driver.pid, number)
-        assert "Stopped; the same command resumes" in finish(driver, "gone", status=130)
+        assert "Stopped; run the same command to resume" in finish(driver, "gone", status=130)
     eventually(lambda: not any(cluster.workers(node) for node in cluster.nodes))
     finish(begin_study(var_dir, "gone", cluster), "gone")
     assert_each_cell_once(var_dir, undisturbed)

@@ -52,8 +52,8 @@ def test_without_the_package(monkeypatch):
     [
         ("processes address=h:1", "address is a setting of launcher=ray, not of launcher=processes."),
         ("inline gpus_per_cell=1", "gpus_per_cell is a setting of launcher=ray, not of launcher=inline."),
-        *((f"ray gpus_per_cell={x}", "must be a part of one GPU above 0, or whole ones") for x in (0, 1.5)),
-        ("ray gpus_per_cell=0.5 jobs_per_gpu=2", "say the same; give one of them"),
+        *((f"ray gpus_per_cell={x}", "must be above 0 and at most 1, or a whole number") for x in (0, 1.5)),
+        ("ray gpus_per_cell=0.5 jobs_per_gpu=2", "exclude each other; give one of them"),
         ("ray max_retries=-1", "launcher.max_retries must be at least 0, got -1."),
         ("ray adress=h:1", "Did you mean 'launcher.address'?"),
         ("ray max_retries=1 device=gpu", "Unknown device 'gpu'"),

@@ -60,7 +60,7 @@ def test_stopped_at_random_moments(var_dir, finished_study, number):
         # such as a named tuple being made by an import, although it was handled.
         assert driver.returncode in (0, 130, -signal.SIGINT), output
         if driver.returncode:
-            assert output.strip().splitlines()[-1] == "Stopped; the same command resumes where it was."
+            assert output.strip().splitlines()[-1] == "Stopped; run the same command to resume."
             stopped += 1
     assert stopped
     finish(start(var_dir, mark), mark)
@@ -114,7 +114,7 @@ def test_a_database_overwritten_in_mid_matrix(var_dir, finished_study):
     output = finish(driver, "damage", status=1)
     last = output.strip().splitlines()[-1]
     assert str(var_dir / "mlflow.db") in last
-    assert "put a copy in its place, or move it away" in last
+    assert "restore it from a backup, or move it away" in last
     assert "what was trained is kept" in last
     assert run(var_dir) == 2
     for ending in ("", "-wal", "-shm"):

@@ -251,7 +251,7 @@ def test_a_damaged_file_is_not_waited_for(clock, reason):
     def action():
         raise StoreError(reason)
 
-    with pytest.raises(StoreError, match="put a copy in its place, or move it away"):
+    with pytest.raises(StoreError, match="restore it from a backup, or move it away"):
         Retry(60.0, print, str)(action)
     assert not clock.slept
 
