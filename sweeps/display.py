@@ -25,7 +25,7 @@ class SweepDisplay(LiveDisplay):
         """Show where the sweep stands."""
         for trial in ended:
             self._compare(trial)
-        self.total, self.done, self.begun_with, self.since = total, len(ended), len(ended), time.monotonic()
+        self.total, self.done, self.done_before, self.since = total, len(ended), len(ended), time.monotonic()
         self.progress.update(self.task, total=total, completed=self.done)
         if not self.console.is_terminal and self.done < total:
             self.console.print(f"{self.done} of {total} trials are done.", highlight=False)

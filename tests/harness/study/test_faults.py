@@ -130,10 +130,10 @@ def test_no_room_to_write(var_dir, undisturbed):
     shutil.copytree(undisturbed / "cache", var_dir / "cache")
     driver = start(var_dir, "limit", *FEW, "tracking.patience_s=2", jobs=1, limit=200_000)
     output = finish(driver, "limit", status=1)
-    assert "Waiting 1 s, then trying again: the tracking store" in output
+    assert "Retrying in 1 s: the tracking store" in output
     last = output.strip().splitlines()[-1]
     assert last.startswith("Error: the tracking store sqlite:////")
-    assert last.endswith("what was trained is kept; run the same command to resume.")
+    assert last.endswith("all trained results are saved; run the same command to resume.")
     kept = len(list((var_dir / "spool" / "s").iterdir()))
     assert kept >= 1
     before = len(Tracker(None, var_dir, "s", create=False).complete())
