@@ -296,7 +296,7 @@ def test_useless_addresses_get_one_sentence(address, reason):
 
 @pytest.mark.parametrize(("beat_s", "stale_s"), [(5, 9.9), (0, 60), (-1, 60), (5, 0), (float("nan"), 60)])
 def test_claims_must_outlive_a_late_beat(file_uri, beat_s, stale_s):
-    with pytest.raises(UserError, match="ledger.stale_s at least twice as long"):
+    with pytest.raises(UserError, match="at least twice as long, got"):
         Ledger(file_uri, "study", beat_s=beat_s, stale_s=stale_s)
     assert Ledger(file_uri, "study", beat_s=5, stale_s=10).claim("a")
 

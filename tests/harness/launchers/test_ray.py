@@ -110,7 +110,7 @@ def test_the_head_is_lost(var_dir, undisturbed, cluster):
     wait_for_cells(driver, 3)
     cluster.close()
     said = finish(driver, "head", status=1)
-    assert f"Error: the head of the Ray cluster, {cluster.address}, does not answer any more; the" in said
+    assert f"Error: the head of the Ray cluster, {cluster.address}, no longer answers; run the same" in said
     assert run(var_dir, *LONGER) == 0
     assert_each_cell_once(var_dir, undisturbed)
 

@@ -57,7 +57,7 @@ def test_without_the_package(monkeypatch):
         ("ray max_retries=-1", "launcher.max_retries must be at least 0, got -1."),
         ("ray adress=h:1", "Did you mean 'launcher.address'?"),
         ("ray max_retries=1 device=gpu", "Unknown device 'gpu'"),
-        ("ray address=nowhere", "launcher.address='nowhere' is no address of a Ray cluster"),
+        ("ray address=nowhere", "launcher.address='nowhere' is not the address of a Ray cluster"),
     ],
 )
 def test_requests_that_make_no_sense(arguments, sentence, var_dir, capsys):
@@ -123,8 +123,8 @@ class NoRay:
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"cpus_per_cell": 2}, "which takes 2 CPU; ask for less with cell.threads=N"),
-        ({"device": "cuda"}, "^device=cuda was asked for, but the Ray cluster has no GPU;"),
+        ({"cpus_per_cell": 2}, "which needs 2 CPU; set a smaller cell.threads"),
+        ({"device": "cuda"}, "^device=cuda needs a GPU, but the Ray cluster has none;"),
     ],
 )
 def test_a_cluster_without_room_or_gpu_says_so_and_is_left(settings, reason, monkeypatch):
