@@ -117,7 +117,7 @@ class RayLauncher:
             self._ray.shutdown()
 
     def _check_cluster(self) -> None:
-        """Update the size of the cluster; raise StoreError if its head is lost, or it has no room for long."""
+        """Update the size of the cluster; raise StoreError if its head is lost or it has had no room."""
         # Most calls of Ray block while the head is silent, and Ray ends this process after a minute.
         if time.monotonic() - self._looked < LOOK_S:
             return
