@@ -134,7 +134,7 @@ NUMBERS = {
     "occlusion.train_ratios=[0.5,2]": "[0, 1], got 2.0",
     "jobs=0": "jobs must be at least 1, got 0",
     "jobs_per_gpu=0": "jobs_per_gpu must be at least 1, got 0",
-    "precision=bf16 device=cpu": "precision=bf16 needs device=cuda, and this would run on the CPU; use",
+    "precision=bf16 device=cpu": "precision=bf16 needs device=cuda, but cells would run on the CPU; use",
     "cell.threads=0": "cell.threads must be at least 1, got 0",
     "train.max_epochs=0": "train.max_epochs must be at least 1, got 0",
     "train.max_batches=-1": "train.max_batches must be at least 1, got -1",
