@@ -23,7 +23,7 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {"adam": torch.optim.Adam, 
 def build(
     cell: Cell, dataset: Dataset, device: torch.device, text_model: Path | None = None
 ) -> tuple[Backbone, Method]:
-    """Initialise backbone and method from separate seeds, so that no method changes the backbone's weights."""
+    """Initialise backbone and method from separate seeds, so no method changes the backbone's weights."""
     kind, widths = BACKBONES[cell.backbone], dataset.widths()
     text: TextEncoder | FrozenText | None = None
     if cell.text.encoder == "bert":

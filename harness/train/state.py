@@ -23,7 +23,7 @@ class TrainingState:
     purpose, epoch, step), no gradient outlives its epoch, and learning rates are computed from the curves. A
     module's state is its parameters and persistent buffers.
 
-    best_weights: network's state after best_epoch. epoch: the last completed one. train_s: seconds until then.
+    best_weights: network's state after best_epoch. epoch: last completed one. train_s: seconds until then.
     """
 
     backbone: Backbone
