@@ -54,7 +54,7 @@ class LiveDisplay:
 
     def started(self, cell: Cell) -> None:
         """Show the cell that started last."""
-        self.progress.update(self.task, now=escaped(cell.run_name))
+        self.progress.update(self.task, now=escape(cell.run_name))
 
     def ended(self, cell: Cell, note: str) -> None:
         """Count a cell that ended; note: its error, or empty."""
@@ -62,9 +62,9 @@ class LiveDisplay:
         left = f"{self._left_s():.0f} s left" if self.done < self.total else ""
         self.progress.update(self.task, completed=self.done, left=left)
         if note:
-            self.console.print(f"[red]failed[/red] {escaped(cell.run_name)}: {escaped(note)}", soft_wrap=True)
+            self.console.print(f"[red]failed[/red] {escape(cell.run_name)}: {escape(note)}", soft_wrap=True)
         elif not self.console.is_terminal:
-            self.console.print(f"{self.done}/{self.total} {escaped(cell.run_name)} {left}", soft_wrap=True)
+            self.console.print(f"{self.done}/{self.total} {escape(cell.run_name)} {left}", soft_wrap=True)
 
     def waiting(self, count: int) -> None:
         """Show that the remaining cells are claimed by other drivers."""
@@ -76,14 +76,14 @@ class LiveDisplay:
 
     def say(self, sentence: str) -> None:
         """Print a message above the progress bar."""
-        self.console.print(escaped(sentence), style="yellow", soft_wrap=True)
+        self.console.print(escape(sentence), style="yellow", soft_wrap=True)
 
     def _left_s(self) -> float:
         pace = (time.monotonic() - self.since) / max(1, self.done - self.done_before)
         return pace * (self.total - self.done)
 
 
-def escaped(text: str) -> str:
+def escape(text: str) -> str:
     """Escape rich's markup and invisible characters, so that a text is printed verbatim."""
     return markup.escape(visible(text))
 
@@ -94,7 +94,7 @@ def closing_table(plan: Plan, numbers: Mapping[str, Mapping[str, float]]) -> Tab
     numbers: cell_id -> metrics of the cells that have a result.
     """
     synthetic = " (synthetic stand-in data)" if any(d.synthetic for d in plan.datasets.values()) else ""
-    table = Table(title=escaped(f"Study {plan.study}: clean test split{synthetic}"), title_justify="left")
+    table = Table(title=escape(f"Study {plan.study}: clean test split{synthetic}"), title_justify="left")
     conditions = _by_condition(plan, numbers)
     occluded = any(cell.train_ratio for cell in plan.cells)
     for column in ("dataset", "backbone", "method", *(["trained at ratio"] if occluded else [])):
@@ -107,7 +107,7 @@ def closing_table(plan: Plan, numbers: Mapping[str, Mapping[str, float]]) -> Tab
             table.add_section()
         names = key if occluded else key[:3]
         values = [mean_and_spread([cell.get(f"test/{m}", np.nan) for cell in cells]) for m in ("mae", "corr")]
-        table.add_row(*(escaped(name) for name in names), str(len(cells)), *values)
+        table.add_row(*(escape(name) for name in names), str(len(cells)), *values)
         previous = key
     return table
 
@@ -144,7 +144,7 @@ def failure_table(outcome: StudyOutcome) -> Table:
     table.add_column("cell")
     table.add_column("reason", overflow="fold")
     for cell, reason in outcome.failed.values():
-        table.add_row(escaped(cell.run_name), escaped(reason))
+        table.add_row(escape(cell.run_name), escape(reason))
     return table
 
 

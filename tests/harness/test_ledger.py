@@ -282,7 +282,7 @@ def test_the_heart_beats_through_a_locked_database(file_uri, monkeypatch):
 @pytest.mark.parametrize(
     ("address", "reason"),
     [
-        ("postgresql://me:secret@host:port/db", "not one of a database"),
+        ("postgresql://me:secret@host:port/db", "not the address of a database"),
         ("sqlite:///:memory:", "cannot be in memory"),
         ("nosuch://me:secret@host/db", "nosuch"),
     ],
