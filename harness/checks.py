@@ -43,9 +43,9 @@ def check_request(config: Config) -> None:
 def check_name(name: str, key: str, kind: str, most: int = MAX_STUDY_BYTES) -> None:
     """Raise UserError for a name that cannot be a path component; key: the setting that holds the name."""
     # Cc: control characters. Cs: surrogates, which stand for undecodable bytes.
-    strange = [c for c in name if c in "/\\" or unicodedata.category(c) in ("Cc", "Cs")]
+    forbidden = [c for c in name if c in "/\\" or unicodedata.category(c) in ("Cc", "Cs")]
     too_long = len(name.encode(errors="surrogatepass")) > most
-    if not name.strip() or name in (".", "..") or strange or too_long:
+    if not name.strip() or name in (".", "..") or forbidden or too_long:
         allowed = f"up to {most} bytes without /, \\ and control characters"
         raise UserError(f"{key}={redact(name)!r} is not a valid {kind} name; use {allowed}.")
 
@@ -108,7 +108,7 @@ def _check_launcher(config: Config) -> None:
     launcher, share = config.launcher, config.launcher.gpus_per_cell
     keys = [key for key in ("address", "gpus_per_cell") if getattr(launcher, key) is not None]
     if keys and launcher.name != "ray":
-        raise UserError(f"launcher.{keys[0]} is a setting of launcher=ray, not of launcher={launcher.name}.")
+        raise UserError(f"launcher.{keys[0]} needs launcher=ray, got launcher={launcher.name}.")
     if share is not None and not (0 < share <= 1 or (share > 1 and share == int(share))):
         raise UserError(
             f"launcher.gpus_per_cell must be above 0 and at most 1, or a whole number, got {share:g}."

@@ -46,7 +46,7 @@ def create_sqlite(path: Path, initialise: Callable[[str], None]) -> None:
     """Create the SQLite file ``path`` atomically, with tables and in WAL mode, unless it exists.
 
     ``initialise(uri)`` creates the tables in a temporary file in the same folder and closes its connections;
-    the file is then synced and renamed. One process at a time creates the file.
+    that file is then synced and renamed. A lock lets one process at a time create the file.
 
     Raises:
         UserError: the folder or the file cannot be written, or the existing file is damaged.
@@ -76,7 +76,7 @@ def check_sqlite(path: Path) -> None:
     """Check the integrity of an SQLite file; above 256 MiB, of its header and schema only.
 
     Raises:
-        UserError: the file is empty, truncated, overwritten or not an SQLite file; says what to do.
+        UserError: the file is empty, truncated, overwritten or not SQLite; the message says what to do.
     """
     try:
         size = path.stat().st_size

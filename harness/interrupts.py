@@ -39,24 +39,24 @@ def interrupts_held() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    held: list[int] = []
+    signals: list[int] = []
 
     def hold(number: int, frame: FrameType | None) -> None:
-        held.append(number)
-        if len(held) > 1:
+        signals.append(number)
+        if len(signals) > 1:
             raise KeyboardInterrupt
 
     # A signal that is ignored, as in a shell's background jobs, stays ignored.
-    before = {number: signal.getsignal(number) for number in STOPPING}
-    caught = {number: handler for number, handler in before.items() if callable(handler)}
-    for number in caught:
+    current = {number: signal.getsignal(number) for number in STOPPING}
+    handlers = {number: handler for number, handler in current.items() if callable(handler)}
+    for number in handlers:
         signal.signal(number, hold)
     try:
         yield
     finally:
-        for number, handler in caught.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
-        if held:
+        if signals:
             raise KeyboardInterrupt
 
 

@@ -51,16 +51,16 @@ class Plan:
         return self.tags.get(cell.cell_id, {}).get(LABEL, cell.method_label)
 
 
-def make_plan(config: Any, given: Collection[str] = ()) -> Plan:
+def make_plan(config: Any, user_keys: Collection[str] = ()) -> Plan:
     """Check the request, prepare its datasets and list its cells; raises UserError.
 
-    given: keys that the user set (`given_keys`), which tuned settings must not change.
+    user_keys: keys that the user set (`given_keys`), which tuned settings must not change.
     """
     check_request(config)
     # All checks that need no data come before the data are prepared, which takes longer.
     backbones = {name: settings_of(config, "backbone", name, {}) for name in config.backbones}
     methods = {text: _method(config, text) for text in config.methods}
-    lookup = TunedLookup({} if config.tuned is None else read_tuned(path_of(config.tuned)), given)
+    lookup = TunedLookup({} if config.tuned is None else read_tuned(path_of(config.tuned)), user_keys)
     occlusions = list(_occlusions(config.occlusion))
     if not occlusions:
         raise UserError("occlusion.protocols=[train] needs at least one ratio in occlusion.train_ratios.")

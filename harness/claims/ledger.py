@@ -38,7 +38,7 @@ class Ledger:
 
     Args:
         uri: SQLAlchemy address; a missing SQLite file is created, in WAL mode.
-        study: name of the study; claims of other studies are invisible.
+        study: name of the study; each study has its own claims.
         beat_s: seconds between heartbeats. stale_s: seconds without a heartbeat until a claim expires.
         clock: returns monotonic seconds. process: identity of the owner's process (default: this one).
 

@@ -82,7 +82,7 @@ def idle_connection(engine: sa.Engine) -> contextlib.ExitStack:
 
 
 def _server_engine(uri: str) -> sa.Engine:
-    # Every call is one statement that commits itself: a suspended driver holds no lock.
+    # Every call is one autocommitted statement, so that a suspended driver holds no lock.
     return sa.create_engine(server_uri(uri), pool_pre_ping=True, isolation_level="AUTOCOMMIT")
 
 

@@ -1,8 +1,8 @@
 """Ray clusters: joining or starting one, and counting the cells that it has room for.
 
 The processes of a cluster started here listen on the loopback interface only, require a token generated for
-this run, send no usage statistics, and end with the driver. If the driver is killed, idle and unreachable
-agents of Ray may remain.
+this run, send no usage statistics, and end with the driver. If the driver is killed, idle agents of Ray may
+remain.
 """
 
 from __future__ import annotations

@@ -105,7 +105,7 @@ def cell_bytes(cell: Cell, dataset: Dataset) -> int:
 
 
 def saved_bytes(backbone: Backbone, method: Method, batch: Batch) -> int:
-    """Return the bytes that a step without mixing saves on CUDA for its backward pass in float32."""
+    """Return the bytes besides weights that a step without mixing saves on CUDA for its backward pass."""
     weights = {p.untyped_storage().data_ptr() for p in backbone.parameters()}
     storages: dict[int, tuple[torch.UntypedStorage, int]] = {}
 

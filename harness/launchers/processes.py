@@ -103,8 +103,8 @@ class ProcessLauncher:
         return self._new_worker()
 
     def _new_worker(self) -> _Worker:
-        taken = [worker.device for worker in self._workers]
-        device = min(self._devices, key=taken.count, default=None)
+        devices = [worker.device for worker in self._workers]
+        device = min(self._devices, key=devices.count, default=None)
         self._workers.append(_Worker(self._work, device))
         return self._workers[-1]
 

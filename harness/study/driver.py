@@ -140,7 +140,7 @@ class Driver:
         self._started: dict[str, float] = {}
 
     def run(self) -> StudyOutcome:
-        """Train all cells that are not done, and wait for cells that other drivers train."""
+        """Train all cells that are not done, wait for those of other drivers, and return the outcome."""
         self._end_orphans()
         outdated = self.tracker.diverged() if self.retry_diverged else {}
         self._outdated = {run.run_id for run in outdated.values()}
@@ -197,7 +197,7 @@ class Driver:
         self.queue.done(cell, numbers)
 
     def _end_orphans(self) -> None:
-        """Mark runs as killed whose driver died, or lost its claim, while it logged them."""
+        """Mark unfinished runs as killed if their driver died, or lost its claim, while it logged them."""
         unfinished = list(self.tracker.runs(RUNNING))
         alive = self.ledger.claimed_by_others({run.tags["cell_id"] for run in unfinished})
         orphans = {run.run_id for run in unfinished if run.tags["cell_id"] not in alive}

@@ -22,7 +22,7 @@ def check_schema(uri: str) -> None:
     """Check that MLflow can open a database without changing its tables; servers and new databases pass.
 
     Raises:
-        UserError: the database was written by an older or newer version; says what to do.
+        UserError: the database was written by an older or newer version; the message says what to do.
         sqlalchemy.exc.SQLAlchemyError: the database does not answer.
     """
     stored = _revisions_in(uri) if is_database(uri) else set()

@@ -19,7 +19,7 @@ def chosen(versions: Iterable[int]) -> int:
     return RESULTS_VERSION if RESULTS_VERSION in versions else max(versions, default=RESULTS_VERSION)
 
 
-def counted(versions: Iterable[int], but: int) -> str:
+def count_others(versions: Iterable[int], but: int) -> str:
     """Count the results of all versions but one: ``6 results of results version 1``; empty for none."""
     counts = Counter(version for version in versions if version != but)
     texts = [f"{n} result{'s' * (n > 1)} of results version {v}" for v, n in sorted(counts.items())]
@@ -28,7 +28,7 @@ def counted(versions: Iterable[int], but: int) -> str:
 
 def kept_sentence(versions: Iterable[int]) -> str:
     """Return the message for a resumed study that holds results of other versions; empty for none."""
-    others = counted(versions, RESULTS_VERSION)
+    others = count_others(versions, RESULTS_VERSION)
     if not others:
         return ""
     return f"{others}: kept but not used, as this program computes version {RESULTS_VERSION}."
@@ -41,7 +41,7 @@ def shown_sentences(versions: Iterable[int], sweep: str | None = None) -> list[s
     """
     versions = list(versions)
     version = chosen(versions)
-    others = counted(versions, version)
+    others = count_others(versions, version)
     prefix = "" if sweep is None else f"Sweep {sweep}: "
     remedy = "run the benchmark again" if sweep is None else "run the sweep with another sweep.name=NAME"
     left_out = f"{prefix}{others} left out: only version {version} is used, as versions never mix."

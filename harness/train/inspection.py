@@ -27,7 +27,7 @@ SAMPLE = 512
 
 @dataclass(frozen=True)
 class Inspection:
-    """Options of `inspect`; sample: store latents; truth: of a synthetic test split, as in `Clips.truth`."""
+    """Options of `inspect`; sample: store latents; truth: ground truth of the test split (`Clips.truth`)."""
 
     sample: bool = False
     truth: Mapping[str, np.ndarray] | None = None

@@ -50,8 +50,8 @@ def test_without_the_package(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ("processes address=h:1", "address is a setting of launcher=ray, not of launcher=processes."),
-        ("inline gpus_per_cell=1", "gpus_per_cell is a setting of launcher=ray, not of launcher=inline."),
+        ("processes address=h:1", "address needs launcher=ray, got launcher=processes."),
+        ("inline gpus_per_cell=1", "gpus_per_cell needs launcher=ray, got launcher=inline."),
         *((f"ray gpus_per_cell={x}", "must be above 0 and at most 1, or a whole number") for x in (0, 1.5)),
         ("ray gpus_per_cell=0.5 jobs_per_gpu=2", "exclude each other; give one of them"),
         ("ray max_retries=-1", "launcher.max_retries must be at least 0, got -1."),
