@@ -122,4 +122,4 @@ def _check_tuned(config: Config) -> None:
         raise UserError("tuned is empty; give a folder of tuned settings, as in tuned=var/tuned.")
     if config.tuned is not None and config.matrix == "ablation":
         # Tuned settings exist for the complete method only, which would put its ablations at a disadvantage.
-        raise UserError("matrix=ablation compares parts under the same settings; leave out tuned=DIR.")
+        raise UserError("matrix=ablation compares components under the same settings; leave out tuned=DIR.")

@@ -24,7 +24,7 @@ def raise_interrupts() -> None:
 def _report_dropped(report: Callable[[Any], Any], dropped: Any) -> None:
     """Report an interrupt that Python dropped, as it does in destructors, without a traceback."""
     if dropped.exc_type is KeyboardInterrupt:
-        sys.stderr.write("The interrupt came where Python cannot stop; press Ctrl-C again.\n")
+        sys.stderr.write("Python could not handle the interrupt at this point; press Ctrl-C again.\n")
     else:
         report(dropped)
 

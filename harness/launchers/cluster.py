@@ -30,7 +30,7 @@ from harness.launchers.worker import ENVIRONMENT
 CONNECT_S = 5.0
 LOOPBACK = "127.0.0.1"
 CODE = ("harness", "methods", "backbones")  # packages shipped to an existing cluster
-TOKEN_HINT = " Does it ask for a token (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN or ~/.ray/auth_token)?"
+TOKEN_HINT = " Does it require a token (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN or ~/.ray/auth_token)?"
 # Ray reads these variables when it is imported.
 RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",

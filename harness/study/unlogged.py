@@ -91,7 +91,7 @@ class UnloggedResults:
 
 
 def write_sums(folder: Path) -> None:
-    """Write the SHA-256 of each other file, as ``sha256sum`` does."""
+    """Write the SHA-256 of all other files, in the format of ``sha256sum``."""
     (folder / SUMS_FILE).write_text(_sums(folder))
 
 

@@ -69,7 +69,7 @@ def from_table(table: pa.Table) -> Predictions:
     ratios = table["occlusion_ratio"].to_numpy()
     distinct, counts = np.unique(ratios, return_counts=True)
     if len(distinct) > MOST_RATIOS or len(set(counts.tolist())) > 1:
-        raise ValueError("its rows are not those of predictions")
+        raise ValueError("its rows do not form a table of predictions")
     values = {float(r): table["prediction"].to_numpy()[ratios == r] for r in distinct}
     first = ratios == ratios[0]
     return Predictions(np.array(table["id"].to_pylist())[first], table["label"].to_numpy()[first], values)
@@ -87,10 +87,10 @@ def read_predictions(path: Path) -> Predictions:
     try:
         with pq.ParquetFile(path, memory_map=False) as file:
             if not file.schema_arrow.equals(SCHEMA):
-                raise ValueError("its columns are not those of predictions")
+                raise ValueError("its columns differ from those of predictions")
             groups = [file.metadata.row_group(k) for k in range(file.metadata.num_row_groups)]
             memory.take(sum(group.total_byte_size + BYTES_OF_ROW * group.num_rows for group in groups))
-            # Threads take longer than they save for so few rows.
+            # Starting threads takes longer than reading so few rows.
             return from_table(file.read(use_threads=False))
     # Arrow's readers raise many kinds of exceptions for damaged files, not only their own.
     except (pa.ArrowException, NotImplementedError, MemoryError, IndexError, OSError) as error:

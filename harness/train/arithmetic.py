@@ -37,7 +37,7 @@ def set_arithmetic(precision: str, deterministic: bool, device: torch.device) ->
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
     if device.type == "cuda":
-        # On the CPU the operations used are deterministic, and the call imports the compiler (seconds).
+        # Not on the CPU: its operations are deterministic, and the call would import the compiler (seconds).
         torch.use_deterministic_algorithms(deterministic, warn_only=True)
         torch.backends.cudnn.benchmark = False
         # This kernel's backward pass is not deterministic; flash attention's can be, the math kernel's is.

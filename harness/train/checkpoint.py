@@ -150,7 +150,7 @@ def _tensor(arrays: Mapping[str, np.ndarray], name: str, dtype_name: str, shape:
     if not isinstance(dtype, torch.dtype):
         raise ValueError(f"{dtype_name} is not a dtype")
     if content.dtype != torch.uint8 or content.numel() != math.prod(shape) * dtype.itemsize:
-        raise ValueError(f"the array {name} does not have the bytes of its tensor")
+        raise ValueError(f"the array {name} does not match the size of its tensor")
     # A copy in memory that torch allocates: the alignment may affect how sums are rounded.
     tensor = torch.empty(shape, dtype=dtype)
     _bytes_of(tensor).copy_(content)

@@ -97,7 +97,7 @@ def peak_memory_mb(device: torch.device) -> float:
     """Return the peak memory since the reset in MiB: allocated on CUDA, resident set size on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    # Unlike `ru_maxrss`, it can be reset.
+    # Unlike `ru_maxrss`, VmHWM can be reset.
     with contextlib.suppress(OSError, IndexError):
         return int(re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[0]) / 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
