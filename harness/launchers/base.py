@@ -1,6 +1,6 @@
 """Jobs, outcomes, and the protocol of all launchers.
 
-A launcher accepts jobs and returns outcomes in the order in which the jobs end. What a job does is defined by
+A launcher accepts jobs and returns outcomes in the order in which the jobs end. To run a job it calls
 ``work``, a module-level function from a `Job` to a result.
 """
 

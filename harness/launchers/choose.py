@@ -65,7 +65,7 @@ def open_launcher(config: Any, cells: Sequence[Any], folders: Mapping[str, Path]
 
 
 def _join_cluster(config: Any, work: Work) -> tuple[Launcher, str]:
-    """Return a launcher on a Ray cluster, and the device there, which this machine need not have."""
+    """Return a launcher on a Ray cluster and its device, which may be a GPU even if this machine has none."""
     from harness.launchers.cluster import Cluster
     from harness.launchers.ray import RayLauncher
     from harness.train.arithmetic import check_precision

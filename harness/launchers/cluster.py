@@ -144,7 +144,7 @@ def check_address(address: str) -> None:
 
 
 def connection_error(address: str) -> str | None:
-    """Return why HOST:PORT accepts no connection; None if it does."""
+    """Return the reason why HOST:PORT accepts no connection; None if it accepts one."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()

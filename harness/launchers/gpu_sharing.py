@@ -4,9 +4,9 @@ The memory of a worker is estimated: each network runs a step on the CPU with a 
 for the backward pass are extrapolated to the batch size. If the estimate is too low, cells fail with CUDA's
 "out of memory"; run the command again with a smaller `jobs_per_gpu=N`.
 
-NOTE sharing a GPU between workers is the only way here to use it fully with small networks. CUDA graphs of
-the step, and several seeds stacked in one network, are not implemented; whether they are faster has to be
-measured on a GPU, as `tests.perf.gpu` measures sharing.
+NOTE several workers per GPU are the only way here to use a GPU fully with small networks. CUDA graphs of the
+step, and several seeds stacked in one network, are not implemented; whether they would be faster is unknown.
+`tests.perf.gpu` measures the speed of sharing.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ class RayLauncher:
             self._needs = {"num_cpus": cluster.cpus_per_cell, "num_gpus": self._gpus, "max_calls": 0}
             self._task = self._ray.remote(**self._needs, max_retries=cluster.max_retries)(run)
             self._places, self._looked = self._count_places(), time.monotonic()
-            self._roomless: float | None = None  # monotonic time since which no cell has room
+            self._roomless: float | None = None  # monotonic time at which room ran out
             if not self._places:
                 raise UserError(self._no_place())
         except BaseException:
@@ -117,7 +117,7 @@ class RayLauncher:
             self._ray.shutdown()
 
     def _check_cluster(self) -> None:
-        """Update the size of the cluster; raise StoreError if its head is lost or it has had no room."""
+        """Update the size of the cluster; raise StoreError if the head is lost or room is lacking."""
         # Most calls of Ray block while the head is silent, and Ray ends this process after a minute.
         if time.monotonic() - self._looked < LOOK_S:
             return

@@ -17,8 +17,8 @@ from harness.launchers.base import Job, Outcome, Work, attempt
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
-    # By default glibc returns large blocks to the system and maps them again, page by page, at every step: a
-    # third of a TFN step's time at MOSI size. With these it reuses them. Other systems ignore the variables.
+    # By default glibc returns large blocks to the system and maps them again at every step, which takes a
+    # third of a TFN step's time at MOSI size. With these variables it reuses them; other systems ignore them.
     "MALLOC_MMAP_THRESHOLD_": str(2**31),
     "MALLOC_TRIM_THRESHOLD_": str(2**32),
 }

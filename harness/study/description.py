@@ -40,7 +40,7 @@ def describe(plan: Plan) -> str:
 
 
 def matrix_text(plan: Plan, arguments: Sequence[str]) -> str:
-    """Return the request as JSON: ``arguments`` of the command, ``columns``, and ``cells`` (rows of these)."""
+    """Return the request as JSON: the command's ``arguments``, ``columns``, and ``cells`` (rows of these)."""
     rows = [
         (c.cell_id, c.run_name, c.dataset, c.backbone_label, plan.method_label(c), c.seed) for c in plan.cells
     ]
