@@ -172,7 +172,7 @@ def test_trials_of_one_version_are_shown(copied, trained, said):
     assert set(frame["objective_value"]) == {1.5}
     assert set(load_frame(tracker, "delta")["cell_id"]) == set(mine.values())
     [sentence] = [s for s in load_study(StudyRuns(tracker)).warnings if "Sweep" in s]
-    assert sentence.startswith(f"Sweep delta: 2 results of results version {OLDER}, left out: ")
+    assert sentence.startswith(f"Sweep delta: 2 results of results version {OLDER} left out: ")
     var = tracker.var_dir
     assert export.main([f"var_dir={var}", "study=s", "sweep=delta", f"out={var}/x"]) == 0
     assert sentence in said()
