@@ -134,7 +134,7 @@ NUMBERS = {
     "occlusion.train_ratios=[0.5,2]": "[0, 1], got 2.0",
     "jobs=0": "jobs must be at least 1, got 0",
     "jobs_per_gpu=0": "jobs_per_gpu must be at least 1, got 0",
-    "precision=bf16 device=cpu": "precision=bf16 needs device=cuda, and this would run on the CPU; use",
+    "precision=bf16 device=cpu": "precision=bf16 needs device=cuda, but cells would run on the CPU; use",
     "cell.threads=0": "cell.threads must be at least 1, got 0",
     "train.max_epochs=0": "train.max_epochs must be at least 1, got 0",
     "train.max_batches=-1": "train.max_batches must be at least 1, got -1",
@@ -241,7 +241,7 @@ STRANGE = [" ", ".", "..", "a/b", "/", "a\\b", "a\nb", "a\tb", "a" * 201, "é" *
 
 @pytest.mark.parametrize("name", STRANGE)
 def test_names_that_no_study_can_have(refused, name):
-    assert f"study={name!r} is no name for a study" in refused(f"study={name}")
+    assert f"study={name!r} is not a valid study name" in refused(f"study={name}")
 
 
 def test_a_missing_gpu(refused, monkeypatch):
