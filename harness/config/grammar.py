@@ -148,8 +148,8 @@ def _hydra_value(key: str, text: str) -> Any:
 
 def _unreadable(key: str, text: str) -> UserError:
     return UserError(
-        f"Cannot parse {key}={redact(text)!r}; give a number, true, false, null, a name, or a list of these "
-        "like [1,2]."
+        f"{key}={redact(text)!r} cannot be parsed; give a number, true, false, null, a name, or a list of "
+        "these like [1,2]."
     )
 
 

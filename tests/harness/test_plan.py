@@ -138,7 +138,7 @@ NUMBERS = {
     "cell.threads=0": "cell.threads must be at least 1, got 0",
     "train.max_epochs=0": "train.max_epochs must be at least 1, got 0",
     "train.max_batches=-1": "train.max_batches must be at least 1, got -1",
-    "dataset.synthetic_mosi.clips=-5": "clips=-5 is not allowed; three splits take 12 to 100000 clips",
+    "dataset.synthetic_mosi.clips=-5": "clips must be in 12 .. 100000, got -5",
     "dataset.synthetic_mosi.seed=-1": "seed=-1 is negative",
     **{
         f"dataset.synthetic_mosi.label_scale={value}": f"label_scale must be a positive number, got {value}"

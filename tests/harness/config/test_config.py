@@ -373,7 +373,7 @@ def test_only_key_equals_value_is_read():
 def test_values_that_mean_more_than_themselves(key):
     for value in ("${oc.env:HOME}", "a${study}b", "[${study}]", "${"):
         message = refusal(f"{key}={value}", load=load_benchmark)
-        assert message.startswith(f"{f'{key}={value}'!r} holds '${{...}}'")
+        assert message.startswith(f"{f'{key}={value}'!r} contains '${{...}}'")
     assert "'???'" in refusal(f"{key}=???", load=load_benchmark)
     for value in ("1,2", "choice(1,2)", "range(1,3)", "interval(1,2)", "glob(*)") if key == "jobs" else ():
         assert refusal(f"{key}={value}") == f"{key}={value!r} gives several values; give one."
