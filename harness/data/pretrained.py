@@ -119,10 +119,7 @@ def text_states(
     cache: Path,
     say: Callable[[str], None],
 ) -> dict[tuple[str, str], str]:
-    """Compute missing states of a frozen encoder; return their cache folders by (dataset, backbone).
-
-    Shape of the states: (N, T, n_layers * width) float32 per split.
-    """
+    """Compute missing states of a frozen encoder; return their cache folders by (dataset, backbone)."""
     # This process may lack a GPU although the cells run on GPUs of another machine.
     device = device if torch.cuda.is_available() else "cpu"
     folders = {}

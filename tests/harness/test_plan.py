@@ -139,7 +139,7 @@ NUMBERS = {
     "train.max_epochs=0": "train.max_epochs must be at least 1, got 0",
     "train.max_batches=-1": "train.max_batches must be at least 1, got -1",
     "dataset.synthetic_mosi.clips=-5": "clips must be in 12 .. 100000, got -5",
-    "dataset.synthetic_mosi.seed=-1": "seed=-1 is negative",
+    "dataset.synthetic_mosi.seed=-1": "seed must be at least 0, got -1",
     **{
         f"dataset.synthetic_mosi.label_scale={value}": f"label_scale must be a positive number, got {value}"
         for value in ("0.0", "-3.0", "inf", "nan")

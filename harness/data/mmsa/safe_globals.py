@@ -89,8 +89,7 @@ def _fitting(dtype: Any, shape: Any, size: int) -> np.dtype:
 def _fitting_content(dtype: Any, shape: Any, content: bytes | bytearray) -> np.dtype:
     """Return the numpy dtype if shape and bytes fit; for text, the bytes must be valid code points."""
     value = _fitting(dtype, shape, len(content))
-    # Numpy does not check code points itself.
-    if value.kind == "U" and content:
+    if value.kind == "U" and content:  # numpy does not check code points
         codes = np.frombuffer(content, np.dtype("u4").newbyteorder(value.byteorder))
         expect(int(codes.max()) <= _MAX_CODE_POINT, "numpy.ndarray of invalid text")
     return value

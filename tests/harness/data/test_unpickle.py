@@ -182,7 +182,7 @@ REFUSED = {
     "void dtype": (dtype("V8") + b".", "V8"),
     "dtype fields": (FLOAT_DTYPE + b"(K\x03" + text("<") + b"N)}K\x08K\x01K\x00tb.", "fields"),
     "shape too large": (EMPTY + b"(K\x01J\xff\xff\xff\x7f\x85" + OF_FLOATS + b".", "2147483647"),
-    "negative shape": (EMPTY + b"(K\x01" + MINUS + b"\x85" + OF_FLOATS + b".", "strange shape"),
+    "negative shape": (EMPTY + b"(K\x01" + MINUS + b"\x85" + OF_FLOATS + b".", "invalid shape"),
     "large bytearray": (b"cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R.", "int"),
     "deep key": (b"}" + DEEP + b"K\x01s.", "as key"),
     "deep member": (b"\x8f(" + DEEP + b"\x90.", "as key"),
