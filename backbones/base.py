@@ -33,7 +33,7 @@ class BackboneSettings:
 
     criterion: task loss, "l1" | "mse". optimizer: "adam" | "adamw". early_stop: number of epochs without a
     lower validation task loss after which training stops. max_epochs: limit on the number of epochs.
-    schedule: of all learning rates; "constant", "plateau" (divide by 10 after plateau_patience epochs without
+    schedule: of the learning rates, "constant", "plateau" (divide by 10 after plateau_patience epochs without
     a lower validation task loss) or "warmup_cosine" (linear over the first warmup * max_epochs epochs, then
     cosine). gradient_accumulation: number of batches whose gradients are summed for a step. grad_clip: limit
     on each entry of the gradient; max_grad_norm: limit on its norm; 0: no limit; applied after every batch.

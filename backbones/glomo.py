@@ -8,7 +8,7 @@ steps. Audio, vision: convolution to d, then a pre-norm Transformer encoder with
 (experts.py) maps each flattened fine map (B, G d) to (B, d).
 
 Mix point (layer 1): coarse and fine vector of each modality, concatenated (B, 2d), so that both use the same
-pairs and lambda. Fusion: the six vectors pass post-norm Transformer layers as a sequence. Attention weights
+pairs and lambda. Fusion: the six vectors go through post-norm Transformer layers as a sequence. Weights
 are computed over the three coarse and the three fine vectors. f_all = linear layer on both weighted sums;
 f_m = linear layer on the two vectors of modality m. Layer 2: f_all and the sum of the f_m with the coarse
 weights, concatenated (B, 2d); the head is linear.
@@ -18,8 +18,8 @@ clean rows). Optimizer: AdamW without weight decay on biases and LayerNorms; ear
 Linear layers are initialised as in BERT, weights from N(0, 0.02^2) and biases 0, except for the joint
 projections of queries, keys and values (Xavier-uniform).
 Defaults, the same for every dataset: the command line of MS-Mix's released trainer (commit 1746664).
-Text features replace both layers, and their first step the first token. With fewer steps than G, the bins of
-the adaptive pool overlap; with one step, all bins hold that step.
+Text features replace the states of both layers; their first step replaces the first token. With fewer steps
+than G, the bins of the adaptive pool overlap; with one step, all bins hold that step.
 
 NOTE[DIFF] attention and pooling ignore padded steps. With `padding: reference` nothing is masked, as in the
 reference, and only valid steps get positions.

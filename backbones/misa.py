@@ -1,9 +1,9 @@
 """MISA: Modality-Invariant and -Specific Representations (Hazarika et al., ACM MM 2020, arXiv 2005.03545).
 
-What it computes: text is the mean of its valid states (B, D_t). Audio and vision pass two stacked
+What it computes: text is the mean of its valid states (B, D_t). Audio and vision go through two stacked
 bidirectional LSTMs of hidden size D_m with LayerNorm(2 D_m) between them; the final states of both are
-concatenated (B, 4 D_m). Each modality passes linear, ReLU and LayerNorm to z^m (B, d). A private encoder per
-modality and one shared encoder (linear, sigmoid) give p^m and s^m (B, d). One post-norm transformer layer
+concatenated (B, 4 D_m). A linear layer, ReLU and LayerNorm map each modality to z^m (B, d). A private encoder
+per modality and a shared encoder (linear, sigmoid) give p^m and s^m (B, d). One post-norm transformer layer
 (2 heads, feed-forward 2048) processes these six vectors as a sequence (B, 6, d); it is followed by flattening
 (B, 6d), linear to 3d, dropout and ReLU; the head is linear.
 

@@ -3,10 +3,10 @@
 What it computes: 1-D convolutions (no padding, no bias; dropout on raw text) map each modality from
 (B, T_m, D_m) to (B, T_m', d), T_m' = T_m - kernel + 1. Each target modality attends to each of the two others
 in a cross-modal encoder of n_layers layers (backbones/transformer.py), which gives six outputs (B, T_m', d).
-The two outputs of a target are concatenated (B, T_m', 2d) and pass a memory encoder with max(n_layers, 3)
+The two outputs of a target are concatenated (B, T_m', 2d) and read by a memory encoder of max(n_layers, 3)
 layers, whose state at the last step summarises the target. A query attends to keys up to its own index plus
-|T_q' - T_k'|, so memory encoders are causal. The three summaries, concatenated (B, 6d), pass a residual
-block, 6d -> 6d -> 6d; the head is linear.
+|T_q' - T_k'|, so memory encoders are causal. The three summaries are concatenated (B, 6d) and go through a
+residual block, 6d -> 6d -> 6d; the head is linear.
 
 Mix point (layer 1): the convolutions' outputs, sequences (B, T_m', d) with max(1, length - kernel + 1) valid
 steps, zero in padded steps. Layer 2: the output of the residual block (B, 6d).

@@ -1,9 +1,9 @@
 """TFN: Tensor Fusion Network (Zadeh et al., EMNLP 2017, arXiv 1707.07250).
 
-What it computes: audio and vision, averaged over time, pass BatchNorm, dropout and three linear layers with
-ReLU; text passes a one-layer LSTM and a linear layer. A 1 is prepended to each vector. Their outer product,
-flattened (B, (h_t+1)(h_a+1)(h_v+1)), passes dropout and two linear layers with ReLU; the head is a linear
-layer and a sigmoid scaled to the label range.
+What it computes: audio and vision, averaged over time, go through BatchNorm, dropout and three linear layers
+with ReLU; text goes through a one-layer LSTM and a linear layer. A 1 is prepended to each vector. Their outer
+product, flattened (B, (h_t+1)(h_a+1)(h_v+1)), goes through dropout and two linear layers with ReLU; the head
+is a linear layer and a sigmoid scaled to the label range.
 
 Mix point (layer 1): the sub-networks' outputs, text (B, text_out), audio and vision (B, hidden), before the
 1 is prepended. Layer 2: the output of the second post-fusion layer (B, post_fusion_dim).

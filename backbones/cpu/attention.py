@@ -87,7 +87,7 @@ class PaddedLayout:
         return heads[..., :width].transpose(1, 2).flatten(2)
 
     def _heads(self, x: Tensor) -> Tensor:
-        """Split heads, padding their width to a multiple of 8. Shape: (B, T, width) -> (B, n_heads, T, d)."""
+        """Split into heads, zero-padded to a width of 8 k. Shape: (B, T, width) -> (B, n_heads, T, 8 k)."""
         heads = x.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
         # Memory-efficient kernels need widths that are multiples of 8; padding with zeros changes no result.
         return F.pad(heads, (0, -heads.shape[-1] % 8))

@@ -5,8 +5,8 @@ most of the time of dropout on TFN's outer product, and several times that of th
 Here, every mask comes from its own random stream with 16 bits per entry, at 0.5 ns each. The stream's seed is
 drawn from PyTorch's generator, so `torch.manual_seed` determines it. Other devices use PyTorch's own dropout.
 
-NOTE[DIFF] on the CPU, dropout probabilities are rounded to multiples of 2^-16; kept entries are scaled by the
-rounded probability, so the expectation is exact.
+NOTE[DIFF] on the CPU, a dropout probability p is rounded to a multiple of 2^-16; kept entries are scaled by
+1 / (1 - p) with the rounded p, so the expectation is exact.
 """
 
 from __future__ import annotations

@@ -90,8 +90,8 @@ def write_tuned(
     )
     text = yaml.safe_dump({**head, **changed}, sort_keys=False, allow_unicode=True, width=10_000)
     content = (comment + text).encode()
-    again = _parse(path, content, base.method, base.backbone)
-    assert repr((again.method, again.backbone)) == repr(tuple(changed.values())), "settings changed in YAML"
+    parsed = _parse(path, content, base.method, base.backbone)
+    assert repr((parsed.method, parsed.backbone)) == repr(tuple(changed.values())), "settings changed in YAML"
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         temporary.write_bytes(content)

@@ -14,11 +14,11 @@ from harness.matrix import RESULTS_VERSION
 class TunedLookup:
     """Files of tuned settings by combination, with a record of all lookups.
 
-    given: keys set on the command line. results: answers of `file` so far, except for variants.
+    argument_keys: keys set on the command line. results: answers of `file` so far, except for variants.
     """
 
     files: Mapping[Key, Tuned]
-    given: Collection[str] = ()
+    argument_keys: Collection[str] = ()
     results: dict[Key, Tuned | None] = field(default_factory=dict)
 
     def file(self, method: str, backbone: str, label: str, dataset: str, fingerprint: str) -> Tuned | None:
@@ -40,7 +40,7 @@ class TunedLookup:
             )
         keys = [f"method.{method}.{name}" for name in file.method]
         keys += [f"backbone.{backbone}.{name}" for name in file.backbone]
-        conflicts = [name for name in keys if name in self.given]
+        conflicts = [name for name in keys if name in self.argument_keys]
         if conflicts:
             raise UserError(f"{conflicts[0]} is given, but {path!r} sets it too; leave out one of them.")
         return file

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from harness.errors import UserError
 
-TIMES = 8
-SPARE = 2**27
+TIMES = 8  # multiple of the file size
+SPARE = 2**27  # additional bytes
 
 
 class MemoryLimit:
@@ -22,13 +22,13 @@ class MemoryLimit:
 
     def __init__(self, name: str, size: int) -> None:
         self.name = name
-        self.most = self.left = TIMES * size + SPARE
+        self.limit = self.left = TIMES * size + SPARE
 
     def take(self, amount: int) -> None:
         """Charge ``amount`` bytes; raises UserError if the limit is exceeded."""
         self.left -= amount
         if self.left < 0:
             raise UserError(
-                f"{self.name} was refused: its content needs more than {self.most // 2**20} MiB of memory, "
+                f"{self.name} was refused: its content needs more than {self.limit // 2**20} MiB of memory, "
                 "far more than the size of the file."
             )

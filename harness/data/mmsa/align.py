@@ -176,7 +176,7 @@ def _clean(raw: MmsaSplit, modality: str, values: np.ndarray, inside: np.ndarray
     finite = np.isfinite(values)
     if not finite.all():
         if not (finite.any(axis=2) & inside).any():
-            raise raw.wrong(modality, "holds no finite value in any valid step")
+            raise raw.error(modality, "holds no finite value in any valid step")
         for name, test in (("-inf", np.isneginf), ("+inf", np.isposinf), ("NaN", np.isnan)):
             raw.note(modality, f"held {name}, set to 0", np.count_nonzero(test(values)), "values")
         np.copyto(values, 0, where=~finite)

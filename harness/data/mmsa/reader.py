@@ -19,14 +19,14 @@ from backbones.batch import MODALITIES
 from harness.data.dataset import SPLITS, Dataset, Split
 from harness.data.memory_limit import MemoryLimit
 from harness.data.mmsa.align import align
-from harness.data.mmsa.split import MmsaSplit, Notes, listed, names_of
+from harness.data.mmsa.split import MmsaSplit, Notes, list_names, printable_names
 from harness.data.mmsa.unpickle import load_pickle
 from harness.errors import UserError, nearest
 
 LABELS, CLASSES = "regression_labels", "classification_labels"
 LABEL_TOLERANCE = 1e-4
 _OTHER_SPLIT_NAMES = {"train": ("training",), "valid": ("val", "dev", "validation"), "test": ("testing",)}
-_MOST = 2**31 - 1  # largest token id or length
+_MAX_INTEGER = 2**31 - 1  # largest token id or length
 _MAX_NAME_BYTES = 12  # memory per character of a clip id: in an array, and in its sorted copy
 
 
@@ -37,9 +37,9 @@ def _split_contents(content: object, file: str) -> dict[str, dict[Any, Any]]:
     for split in SPLITS:
         if split not in content:
             others = [name for name in _OTHER_SPLIT_NAMES[split] if name in content]
-            hint = f".{nearest(split, names_of(content))}"
+            hint = f".{nearest(split, printable_names(content))}"
             hint = f"; rename {others[0]!r} to {split!r}." if others else hint
-            raise UserError(f"{file} has no split {split!r}; found: {listed(content)}{hint}")
+            raise UserError(f"{file} has no split {split!r}; found: {list_names(content)}{hint}")
         if not isinstance(content[split], dict) or not content[split]:
             kind = "empty" if isinstance(content[split], dict) else f"a {type(content[split]).__name__}"
             raise UserError(
@@ -55,18 +55,18 @@ def _read_labels(raw: MmsaSplit, label_scale: float) -> np.ndarray:
         raise UserError(f"{raw.file}: split {raw.split!r} {reason}")
     array = raw.take(LABELS)
     if array.dtype.kind == "b":
-        raise raw.wrong(LABELS, "holds True and False; every clip needs a score")
+        raise raw.error(LABELS, "holds True and False; every clip needs a score")
     if array.ndim != 1 and array.shape[1:] != (1,):
-        raise raw.wrong(LABELS, f"has shape {array.shape}; it must be (clips,)")
+        raise raw.error(LABELS, f"has shape {array.shape}; it must be (clips,)")
     labels = array.reshape(-1).astype(np.float64)
     if len(labels) == 0:
         raise UserError(f"{raw.file}: split {raw.split!r} is empty; every split needs at least one clip.")
     if not np.isfinite(labels).all():
-        raise raw.wrong(LABELS, f"holds {labels[~np.isfinite(labels)][0]}; labels must be finite")
+        raise raw.error(LABELS, f"holds {labels[~np.isfinite(labels)][0]}; labels must be finite")
     worst = labels[np.abs(labels).argmax()]
     if abs(worst) > label_scale + LABEL_TOLERANCE:
         allowed = f"[-{label_scale:g}, {label_scale:g}]"
-        raise raw.wrong(LABELS, f"holds {worst:g}, outside {allowed}; set label_scale to the data's range")
+        raise raw.error(LABELS, f"holds {worst:g}, outside {allowed}; set label_scale to the data's range")
     return np.clip(labels, -label_scale, label_scale).astype(np.float32)
 
 
@@ -79,12 +79,12 @@ def _read_ids(raw: MmsaSplit, clips: int) -> np.ndarray:
     values = values.reshape(-1).tolist() if isinstance(values, np.ndarray) else values
     if not isinstance(values, (list, tuple)) or len(values) != clips:
         count = len(values) if isinstance(values, (list, tuple)) else type(values).__name__
-        raise raw.wrong("id", f"must be a list of {clips} names, one per clip, got {count}")
+        raise raw.error("id", f"must be a list of {clips} names, one per clip, got {count}")
     ids = _name_array(raw, [_name(raw, value) for value in values])
     names, counts = np.unique(ids, return_counts=True)
     if len(names) < clips:
         name = f"{str(names[counts.argmax()])!r:.60}"
-        raise raw.wrong("id", f"must be unique, but {name} occurs {counts.max()} times")
+        raise raw.error("id", f"must be unique, but {name} occurs {counts.max()} times")
     return ids
 
 
@@ -117,12 +117,12 @@ def _name(raw: MmsaSplit, value: Any) -> str:
     too_large = isinstance(value, int) and value.bit_length() > 64
     if too_large or not isinstance(value, (str, int, float, np.generic)):
         kind = "number of more than 64 bits" if too_large else type(value).__name__
-        raise raw.wrong("id", f"holds a {kind}; names must be text or numbers")
+        raise raw.error("id", f"holds a {kind}; names must be text or numbers")
     name = str(value)
     if not name.strip():
-        raise raw.wrong("id", "holds an empty name")
+        raise raw.error("id", "holds an empty name")
     if not _is_text(name):
-        raise raw.wrong("id", f"holds {ascii(name)[:60]}, which is not valid text")
+        raise raw.error("id", f"holds {ascii(name)[:60]}, which is not valid text")
     return name
 
 
@@ -131,11 +131,11 @@ def _is_text(name: str) -> bool:
     return name.isascii() or not any("\ud800" <= c <= "\udfff" for c in name)
 
 
-def _whole(raw: MmsaSplit, key: str, array: np.ndarray, most: int = _MOST) -> np.ndarray:
+def _as_integers(raw: MmsaSplit, key: str, array: np.ndarray, most: int = _MAX_INTEGER) -> np.ndarray:
     """Convert an array of integers in 0 .. ``most`` to int64; raises UserError for other values."""
     bad = ~((array >= 0) & (array <= most) & (array == np.floor(array)))
     if bad.any():
-        raise raw.wrong(key, f"holds {array[bad][0]}; values must be integers in 0 .. {most}")
+        raise raw.error(key, f"holds {array[bad][0]}; values must be integers in 0 .. {most}")
     return array.astype(np.int64)
 
 
@@ -146,8 +146,8 @@ def _read_lengths(raw: MmsaSplit, modality: str, clips: int, steps: int) -> np.n
         return None
     array = raw.take(key)
     if array.size != clips or array.shape[:1] != (clips,):
-        raise raw.wrong(key, f"has shape {array.shape} for {clips} clips")
-    lengths = _whole(raw, key, array.reshape(-1))
+        raise raw.error(key, f"has shape {array.shape} for {clips} clips")
+    lengths = _as_integers(raw, key, array.reshape(-1))
     raw.note(modality, "had lengths of 0, taken as 1", (lengths == 0).sum())
     # MMSA-FET truncates features to a number of steps but keeps the original lengths.
     raw.note(modality, "had lengths beyond its steps, cut to these steps", (lengths > steps).sum())
@@ -161,13 +161,13 @@ def _read_tokens(raw: MmsaSplit, clips: int, steps: int) -> np.ndarray | None:
         return None
     array = raw.take(key)
     if array.ndim != 3 or array.shape[:2] != (clips, 3) or array.shape[2] == 0:
-        raise raw.wrong(key, f"has shape {array.shape}; it must be ({clips}, 3, steps)")
+        raise raw.error(key, f"has shape {array.shape}; it must be ({clips}, 3, steps)")
     if array.shape[2] > steps:
         raw.note(key, "has more steps than text, so it is left out", clips)
         return None
     raw.memory.take(8 * array.size)
-    _whole(raw, f"{key} attention mask", array[:, 1], 1)
-    return _whole(raw, key, array)
+    _as_integers(raw, f"{key} attention mask", array[:, 1], 1)
+    return _as_integers(raw, key, array)
 
 
 def _read_array(raw: MmsaSplit, modality: str, clips: int) -> np.ndarray:
@@ -177,9 +177,9 @@ def _read_array(raw: MmsaSplit, modality: str, clips: int) -> np.ndarray:
         raw.note(modality, "had no time axis, taken as one step", len(array))
         array = array[:, None, :]
     if array.ndim != 3 or 0 in array.shape[1:]:
-        raise raw.wrong(modality, f"has shape {array.shape}; it must be (clips, steps, width)")
+        raise raw.error(modality, f"has shape {array.shape}; it must be (clips, steps, width)")
     if len(array) != clips:
-        raise raw.wrong(modality, f"has {len(array)} clips, but {LABELS} has {clips}")
+        raise raw.error(modality, f"has {len(array)} clips, but {LABELS} has {clips}")
     raw.memory.take(4 * array.size)
     return np.array(array, dtype=np.float32, order="C")
 
@@ -202,8 +202,8 @@ def _check_widths(splits: Mapping[str, Split], file: str) -> None:
     for modality in MODALITIES:
         widths = {split: splits[split].features[modality].shape[2] for split in SPLITS}
         if len(set(widths.values())) > 1:
-            listed = ", ".join(f"{split} {width}" for split, width in widths.items())
-            raise UserError(f"{file}: the width of {modality} differs between splits ({listed}).")
+            sizes = ", ".join(f"{split} {width}" for split, width in widths.items())
+            raise UserError(f"{file}: the width of {modality} differs between splits ({sizes}).")
 
 
 def _check_leakage(splits: Mapping[str, Split], file: str) -> None:

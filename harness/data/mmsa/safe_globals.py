@@ -21,7 +21,7 @@ _MAX_DIMENSIONS = 32
 _MAX_SIZE = 2**63
 _MAX_CODE_POINT = 0x10FFFF
 _MAX_PARTS = 8
-_SHOWN = 60
+_MAX_SHOWN = 60
 
 
 class RefusedError(Exception):
@@ -34,10 +34,10 @@ def expect(condition: bool, otherwise: str) -> None:
         raise RefusedError(otherwise)
 
 
-def shown(value: Any) -> str:
+def excerpt(value: Any) -> str:
     """Format a value for a message: truncated text, or the type of anything else."""
     # The repr of other values may be arbitrarily long.
-    return repr(value[:_SHOWN]) if isinstance(value, str) else type(value).__name__
+    return repr(value[:_MAX_SHOWN]) if isinstance(value, str) else type(value).__name__
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Dtype:
     """A simple dtype: REDUCE sets its kind and size, BUILD its byte order, and numpy its flags."""
 
     def __init__(self, code: Any, *_: Any) -> None:
-        expect(isinstance(code, str) and bool(_DTYPE_CODE.fullmatch(code)), f"numpy.dtype({shown(code)})")
+        expect(isinstance(code, str) and bool(_DTYPE_CODE.fullmatch(code)), f"numpy.dtype({excerpt(code)})")
         self.value = np.dtype(code)
 
     @property
@@ -63,7 +63,7 @@ class Dtype:
     def set_state(self, state: Any) -> None:
         """Set the byte order from the state (version, order, subarray, names, fields, ...)."""
         _, order, subarray, names, fields = state[:5]
-        expect(order in ("<", ">", "=", "|"), f"numpy.dtype of byte order {shown(order)}")
+        expect(order in ("<", ">", "=", "|"), f"numpy.dtype of byte order {excerpt(order)}")
         expect(subarray is None and names is None and fields is None, "numpy.dtype with fields")
         self.value = self.value.newbyteorder(order)
 
@@ -130,12 +130,12 @@ def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any, axes: Any = None
 
 
 def _encode(text: Any, encoding: Any) -> bytes:
-    expect(isinstance(text, str) and encoding in _LATIN1, f"_codecs.encode to {shown(encoding)}")
+    expect(isinstance(text, str) and encoding in _LATIN1, f"_codecs.encode to {excerpt(encoding)}")
     return text.encode("latin1")
 
 
 def _bytearray(data: Any = b"", encoding: Any = "latin1") -> bytearray:
-    expect(encoding in _LATIN1, f"builtins.bytearray in {shown(encoding)}")
+    expect(encoding in _LATIN1, f"builtins.bytearray in {excerpt(encoding)}")
     return bytearray(_latin1(data))
 
 

@@ -19,7 +19,7 @@ Notes = dict[tuple[str, str, str], list[str]]
 _MAX_NESTING = 32
 _COST_OF_NUMBER = 32
 _NUMBERS = (int, float, np.number, np.bool_)
-_SHOWN_NAMES, _SHOWN_CHARACTERS = 12, 60
+_MAX_NAMES, _MAX_CHARACTERS = 12, 60
 # The keys of the format, which are never suggested as misspellings of each other.
 _NAMES = frozenset(
     (
@@ -49,7 +49,7 @@ class MmsaSplit:
     notes: Notes
     memory: MemoryLimit
 
-    def wrong(self, key: str, what: str) -> UserError:
+    def error(self, key: str, what: str) -> UserError:
         """Build the error about a key; ``what`` is the predicate of its sentence."""
         return UserError(f"{self.file}: {self.split}/{key} {what}.")
 
@@ -62,15 +62,15 @@ class MmsaSplit:
         """Remove a key and return its numbers as an array of any real dtype; raises UserError."""
         if key not in self.content:
             raise UserError(
-                f"{self.file}: split {self.split!r} has no {key!r}; found: {listed(self.content)}."
-                f"{nearest(key, [name for name in names_of(self.content) if name not in _NAMES])}"
+                f"{self.file}: split {self.split!r} has no {key!r}; found: {list_names(self.content)}."
+                f"{nearest(key, [name for name in printable_names(self.content) if name not in _NAMES])}"
             )
         try:
             array = as_numbers(self.content.pop(key), self.memory)
         except (ValueError, TypeError, OverflowError):
-            raise self.wrong(key, "does not form an array; its clips must have equal shapes") from None
+            raise self.error(key, "does not form an array; its clips must have equal shapes") from None
         except NoNumbersError as error:
-            raise self.wrong(key, f"must hold numbers, got {error}") from None
+            raise self.error(key, f"must hold numbers, got {error}") from None
         return array
 
 
@@ -115,13 +115,13 @@ def _check_numbers(value: Any, memory: MemoryLimit) -> None:
     raise ValueError("nested too deeply")
 
 
-def names_of(keys: Iterable[Any]) -> list[str]:
+def printable_names(keys: Iterable[Any]) -> list[str]:
     """Return the first keys as printable text, truncated."""
-    return [printable(str(key)[:_SHOWN_CHARACTERS]) for key in islice(keys, _SHOWN_NAMES)]
+    return [printable(str(key)[:_MAX_CHARACTERS]) for key in islice(keys, _MAX_NAMES)]
 
 
-def listed(keys: Iterable[Any]) -> str:
+def list_names(keys: Iterable[Any]) -> str:
     """List keys in words: the first names and the number of further ones."""
     names = list(keys)
-    more = len(names) - _SHOWN_NAMES
-    return ", ".join(names_of(names)) + (f" and {more} more" if more > 0 else "") or "nothing"
+    more = len(names) - _MAX_NAMES
+    return ", ".join(printable_names(names)) + (f" and {more} more" if more > 0 else "") or "nothing"
