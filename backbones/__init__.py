@@ -1,11 +1,11 @@
-"""The fusion models, each in one file; `BACKBONES` is the registry."""
+"""Fusion models, one per file; `BACKBONES` is the registry."""
 # ruff: noqa: F401
 
 from __future__ import annotations
 
 from backbones.base import Backbone
 
-# A line per backbone, in the order in which the tables show them.
+# One import per backbone, in the order of the tables.
 # isort: off
 from backbones.tfn import TFN
 from backbones.lmf import LMF

@@ -1,31 +1,31 @@
 """ALMT: Adaptive Language-guided Multimodal Transformer (Zhang et al., EMNLP 2023, arXiv 2310.05804).
 
-What it computes, with D = token_dim and n = tokens. Each modality (B, T_m, D_m) goes through a linear layer;
-n learned tokens are prepended, learned positions (n + T_m, D) added, and one transformer layer lets the
-tokens read the sequence: (B, n, D). Text gets positions of its own and hyper_layers - 1 more layers; all its
-states are kept, the first included. The hyper-modality, n learned tokens, is updated once per text state:
-the state asks, audio and vision answer, each with its own keys and values. A last transformer, in which a
-token (the same one on both sides) asks the hyper-modality fusion_layers times, gives (B, D); the head is
-linear. Attention normalises query, key and value apart; q, k and v have no bias. There is no dropout.
+What it computes, with D = token_dim and n = tokens. Each modality (B, T_m, D_m) goes through a linear layer,
+n learned tokens are prepended, learned positions (n + T_m, D) are added, and the tokens attend to the
+sequence in one transformer layer: (B, n, D). Text gets additional positions and hyper_layers - 1 more layers;
+all hyper_layers text states are used. The hyper-modality, n learned tokens, is updated once per text state:
+the state gives the queries, audio and vision give keys and values, each with its own projections. In a last
+transformer, one token, which is also prepended to the source, attends to the hyper-modality in fusion_layers
+layers, which gives (B, D); the head is linear. Attention normalises query, key and value separately; their
+projections have no bias. There is no dropout.
 
 Mix point (layer 1): the n tokens of each modality, (B, n, D), without lengths. Layer 2: the fusion's first
 token (B, D).
-Losses: MSE on the label. Optimizer: AdamW; linear warm-up over a tenth of max_epochs, then a cosine; early
-stopping after 32 epochs. `max_grad_norm` 2 is listed by the reference and not used: off.
-Defaults per dataset: MMSA's config_regression.json (thuiar/MMSA, commit a94e65d); they differ in the depth
-of the fusion alone. The position tables take T_m from the dataset.
+Losses: MSE on the label. Optimizer: AdamW; linear warm-up over a tenth of max_epochs, then cosine decay;
+early stopping after 32 epochs. `max_grad_norm` is off; the reference lists 2 but does not use it.
+Defaults per dataset: MMSA's config_regression.json (thuiar/MMSA, commit a94e65d); only the fusion's depth
+differs between datasets. The position tables take T_m from the dataset.
 
-Tokens start at 0 and the hyper-modality at 1, where LayerNorm gives its bias: at first the hyper-modality is
-the answer to the text alone, and its own gradient is 1 / sqrt(1e-5) times the normalised one's, so it is
-large but finite.
-A row of a transformer layer's target never sees another one, only the source. So no row is computed that is
-not read: of the embedding layers the first n are, of the fusion the first one. There the last text state,
-published as the target's other rows, could not change the prediction; the n positions of these rows get
-gradients of 0 and stay, for they count in the model's size.
+Tokens start at 0 and the hyper-modality at 1, for which LayerNorm returns its bias. At first, the updated
+hyper-modality thus depends on the attention alone, and gradients to it are scaled by 1 / sqrt(1e-5).
+Rows of a transformer layer's target attend to the source only, so only rows that are read are computed: the
+first n of the embedding layers, and the first one of the fusion. The reference fills the other target rows of
+the fusion with the last text state, which cannot change the prediction. Their n positions get zero gradients
+and are kept because they count in the model's size.
 
-NOTE[DIFF] padded steps are no keys in the embedding layers. The reference masks nothing, so that the
-padding's positions are read like signal (`padding: reference` restores it).
-NOTE[DIFF] the first epoch has the warm-up's first learning rate; in the reference it is 0.
+NOTE[DIFF] the embedding layers mask padded steps. The reference masks nothing, so padding is read like signal
+(`padding: reference` restores it).
+NOTE[DIFF] the first epoch uses the first learning rate of the warm-up; in the reference it is 0.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ from backbones.settings import check
 class ALMTSettings(BackboneSettings):
     """Settings of ALMT; None: the published value for the dataset.
 
-    token_dim: D. tokens: n, per modality. *_heads: of the embeddings, the text layers, the hyper-modality and
-    the fusion. head_dim: width of a head; those of the hyper-modality divide D. embedding_hidden: of the MLP
-    in the embeddings and the text layers, fusion_hidden: in the fusion. hyper_layers: updates of the
-    hyper-modality (the reference's AHL_depth). fusion_layers: depth of the fusion.
+    token_dim: D. tokens: n, per modality. *_heads: number of heads in the embeddings, the text layers, the
+    hyper-modality and the fusion. head_dim: width of a head, except in the hyper-modality (D / hyper_heads).
+    embedding_hidden: MLP width in embeddings and text layers. fusion_hidden: in the fusion. hyper_layers:
+    updates of the hyper-modality (the reference's AHL_depth). fusion_layers: depth of the fusion.
     """
 
     criterion: str = "mse"
@@ -75,7 +75,7 @@ class ALMTSettings(BackboneSettings):
 
 
 class Attention(nn.Module):
-    """Attention in heads behind three LayerNorms; q, k and v without bias, the output with one."""
+    """Multi-head attention after three LayerNorms; projections without bias, output with bias."""
 
     def __init__(self, width: int, heads: int, head_dim: int):
         super().__init__()
@@ -85,21 +85,21 @@ class Attention(nn.Module):
         self.output = nn.Linear(heads * head_dim, width)
 
     def forward(self, target: Tensor, source: Tensor, valid: Tensor | None = None) -> Tensor:
-        """Shape: target (B, N, D) asks source (B, S, D), of which valid (B, S) is read -> (B, N, D)."""
+        """Attend from target (B, N, D) to the valid (B, S) steps of source (B, S, D) -> (B, N, D)."""
         query = self.query(self.query_norm(target))
         key, value = self.key(self.key_norm(source)), self.value(self.value_norm(source))
         return self.output(attend(query, key, value, self.heads, valid))
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, heads: int, valid: Tensor | None = None) -> Tensor:
-    """Scaled dot-product attention in heads. Shape: (B, N, H), (B, S, H), (B, S, H), (B, S) -> (B, N, H)."""
+    """Apply multi-head attention. Shape: (B, N, H), (B, S, H), (B, S, H), (B, S) -> (B, N, H)."""
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))
     mask = None if valid is None else valid[:, None, None, :]
     return F.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).flatten(2)
 
 
 class Layer(nn.Module):
-    """Transformer layer: attention and a normalised MLP with GELU, each added to the target."""
+    """Pre-norm transformer layer: attention and an MLP with GELU, each with a residual connection."""
 
     def __init__(self, width: int, heads: int, head_dim: int, hidden: int):
         super().__init__()
@@ -109,13 +109,13 @@ class Layer(nn.Module):
         )
 
     def forward(self, target: Tensor, source: Tensor, valid: Tensor | None = None) -> Tensor:
-        """Shape: target (B, N, D), source (B, S, D), valid (B, S) -> (B, N, D)."""
+        """Update the target. Shape: target (B, N, D), source (B, S, D), valid (B, S) -> (B, N, D)."""
         target = target + self.attention(target, source, valid)
         return target + self.mlp(target)
 
 
 class Embedding(nn.Module):
-    """Learned tokens that have read one modality's sequence."""
+    """Embedding of one modality: learned tokens that attend to its sequence."""
 
     def __init__(self, width: int, steps: int, s: ALMTSettings):
         super().__init__()
@@ -125,7 +125,7 @@ class Embedding(nn.Module):
         self.layer = Layer(s.token_dim, s.embedding_heads, s.head_dim, s.embedding_hidden)
 
     def forward(self, x: Tensor, valid: Tensor | None) -> Tensor:
-        """Shape: x (B, T, width), valid (B, T) or None (all) -> (B, n, D)."""
+        """Embed a sequence. Shape: x (B, T, width), valid (B, T) or None (all) -> (B, n, D)."""
         n = len(self.tokens)
         x = torch.cat([self.tokens.expand(len(x), -1, -1), self.linear(x)], 1) + self.positions
         if valid is not None:
@@ -134,7 +134,7 @@ class Embedding(nn.Module):
 
 
 class HyperLayer(nn.Module):
-    """One update of the hyper-modality: a text state asks audio and vision. LayerNorm on all four inputs."""
+    """One update of the hyper-modality: a text state attends to audio and vision; LayerNorm on all inputs."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -147,17 +147,17 @@ class HyperLayer(nn.Module):
         self.output = nn.Linear(width, width)
 
     def forward(self, hyper: Tensor, text: Tensor, audio: Tensor, vision: Tensor) -> Tensor:
-        """Shape: four times (B, n, D) -> (B, n, D)."""
+        """Update the hyper-modality. Shape: four times (B, n, D) -> (B, n, D)."""
         query = self.query(self.norms["text"](text))
-        answers = []
+        attended = []
         for m, x in (("audio", audio), ("vision", vision)):
             x = self.norms[m](x)
-            answers.append(attend(query, self.keys[m](x), self.values[m](x), self.heads))
-        return self.hyper_norm(hyper) + self.output(answers[0] + answers[1])
+            attended.append(attend(query, self.keys[m](x), self.values[m](x), self.heads))
+        return self.hyper_norm(hyper) + self.output(attended[0] + attended[1])
 
 
 class Fusion(nn.Module):
-    """A token asks the hyper-modality, layer after layer; see the card for why the text state is absent."""
+    """Fusion transformer, in which a token attends to the hyper-modality; see the module docstring."""
 
     def __init__(self, s: ALMTSettings, layers: int):
         super().__init__()
@@ -169,7 +169,7 @@ class Fusion(nn.Module):
         )
 
     def forward(self, hyper: Tensor) -> Tensor:
-        """Shape: (B, n, D) -> (B, D)."""
+        """Fuse the hyper-modality. Shape: (B, n, D) -> (B, D)."""
         token = self.token.expand(len(hyper), -1, -1)
         source = torch.cat([token, hyper], 1) + self.source_positions
         target = token + self.target_positions[:1]
@@ -179,7 +179,7 @@ class Fusion(nn.Module):
 
 
 class ALMT(Backbone):
-    """Adaptive Language-guided Multimodal Transformer; the module's docstring is its card."""
+    """Adaptive Language-guided Multimodal Transformer; the module docstring describes the model."""
 
     name = "almt"
     title = "ALMT"
@@ -218,11 +218,11 @@ class ALMT(Backbone):
 
     @property
     def latent_widths(self) -> dict[str, int]:
-        """Width of each modality's tokens."""
+        """Widths of the modalities' tokens."""
         return by_modality(*[self.settings.token_dim] * 3)
 
     def encode(self, inputs: Latents) -> Latents:
-        """(B, T_m, D_m) -> (B, n, D), tokens that are all valid."""
+        """Encode sequences as tokens, which are all valid. Shape: (B, T_m, D_m) -> (B, n, D)."""
         masked = self.settings.padding == "valid"
         return Latents(
             {
@@ -232,7 +232,7 @@ class ALMT(Backbone):
         )
 
     def fuse(self, latents: Latents, n_clean: int) -> Fused:
-        """(B, n, D) -> (B, D)."""
+        """Fuse the tokens. Shape: (B, n, D) -> (B, D)."""
         audio, vision = latents.values["audio"], latents.values["vision"]
         text = latents.values["text"] + self.text_positions
         hyper = self.hyper_layers[0](self.hyper.expand(len(text), -1, -1), text, audio, vision)
@@ -242,5 +242,5 @@ class ALMT(Backbone):
         return Fused(self.fusion(hyper))
 
     def head(self, representation: Tensor) -> Tensor:
-        """(B, D) -> (B,)."""
+        """Predict sentiment. Shape: (B, D) -> (B,)."""
         return self.output(representation)[:, 0]

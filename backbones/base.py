@@ -1,4 +1,4 @@
-"""The contract of a backbone: embed, encode, fuse, head, and the training rules the one loop obeys."""
+"""Base class of backbones: the steps embed, encode, fuse and head, and the settings of training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PADDINGS = ("valid", "reference")
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a backbone must know of a dataset: feature widths D_m, padded lengths T_m, label range s."""
+    """Sizes of a dataset that a backbone needs: feature widths D_m, padded lengths T_m, label range s."""
 
     widths: Mapping[str, int]
     steps: Mapping[str, int]
@@ -29,15 +29,15 @@ class Sizes:
 
 @dataclass(frozen=True)
 class BackboneSettings:
-    """Training rules common to all backbones; a field left at None takes the published value.
+    """Training settings that all backbones share; None: the published value for the dataset.
 
-    criterion: "l1" | "mse", the task loss. optimizer: "adam" | "adamw". early_stop: epochs without a
-    lower validation task loss. max_epochs: a bound; the reference trains until early stopping.
-    schedule: of all learning rates, "constant", "plateau" (a tenth after plateau_patience epochs without a
-    lower validation task loss) or "warmup_cosine" (linear over the first warmup * max_epochs epochs, then a
-    cosine to the last). gradient_accumulation: batches whose gradients are summed for one step. grad_clip:
-    bound of each entry of the gradient; max_grad_norm: bound of its norm; 0: none, both applied after every
-    batch. padding: "valid": sequences are read up to their lengths, "reference": padding included.
+    criterion: task loss, "l1" | "mse". optimizer: "adam" | "adamw". early_stop: number of epochs without a
+    lower validation task loss after which training stops. max_epochs: limit on the number of epochs.
+    schedule: of the learning rates, "constant", "plateau" (divide by 10 after plateau_patience epochs without
+    a lower validation task loss) or "warmup_cosine" (linear over the first warmup * max_epochs epochs, then
+    cosine). gradient_accumulation: number of batches whose gradients are summed for a step. grad_clip: limit
+    on each entry of the gradient; max_grad_norm: limit on its norm; 0: no limit; applied after every batch.
+    padding: "valid" reads sequences up to their lengths, "reference" also reads the padding.
     """
 
     batch_size: int | None = None
@@ -82,13 +82,13 @@ class Fused(NamedTuple):
 
 
 class Backbone(nn.Module):
-    """A fusion model in four steps. Subclasses define the class attributes and the four steps.
+    """Base class of fusion models. Subclasses set the class attributes and define encode, fuse and head.
 
     Class attributes:
         name, title, citation: registry key, name in tables, paper.
         Settings: the frozen dataclass of its settings.
-        published: per kind of dataset ("mosi", "mosei", "sims") the values of the None fields.
-        text_layers: how many of a text encoder's last layers `encode` takes, side by side (oldest first).
+        published: values of fields that are None, per kind of dataset ("mosi", "mosei", "sims").
+        text_layers: number of a text encoder's last layers that `encode` takes, concatenated, first to last.
     """
 
     name: ClassVar[str]
@@ -102,18 +102,18 @@ class Backbone(nn.Module):
         super().__init__()
         self.settings = settings
         self.sizes = sizes
-        # Set by whoever builds the network; None: text comes as features.
+        # Set by the code that builds the network; None: text consists of features.
         self.text_encoder: Callable[[Batch], Tensor] | None = None
 
     @property
     def latent_widths(self) -> dict[str, int]:
-        """Width of each modality's latents at the mix point (layer 1)."""
+        """Widths of the latents at the mix point (layer 1)."""
         raise NotImplementedError(f"{type(self).__name__} does not state its latent widths")
 
     def embed(self, batch: Batch) -> Latents:
-        """Layer 0: the input sequences, text through its encoder where there is one.
+        """Return layer 0: the input sequences, with text encoded if there is a text encoder.
 
-        Shape: values[m] (B, T_m, D_m) with lengths; text (B, T, text_layers * D) from an encoder.
+        Shape: values[m] (B, T_m, D_m) with lengths; encoded text is (B, T, text_layers * D).
         """
         kept = {
             m: valid_steps(batch.lengths[m], dropped.shape[1]) & ~dropped
@@ -122,36 +122,36 @@ class Backbone(nn.Module):
         }
         if self.text_encoder is None:
             return Latents(batch.features, batch.lengths, kept)
-        # A dropped token is another token, whose state is kept.
+        # Occlusion replaces a token by [UNK], so all states of encoded text are kept.
         kept.pop("text", None)
         return Latents({**batch.features, "text": self.text_encoder(batch)}, batch.lengths, kept)
 
     def encode(self, inputs: Latents) -> Latents:
-        """Layer 1, the mix point: inputs of `embed` -> latents."""
+        """Return layer 1, the mix point: inputs of `embed` -> latents."""
         raise NotImplementedError(f"{type(self).__name__} does not encode")
 
     def fuse(self, latents: Latents, n_clean: int) -> Fused:
-        """Layer 2: latents (B, ...) -> (B, R); auxiliary losses see the first n_clean rows only."""
+        """Return layer 2: latents (B, ...) -> (B, R); auxiliary losses only use the first n_clean rows."""
         raise NotImplementedError(f"{type(self).__name__} does not fuse")
 
     def head(self, representation: Tensor) -> Tensor:
-        """Prediction in label units. Shape: (B, R) -> (B,)."""
+        """Predict sentiment in label units. Shape: (B, R) -> (B,)."""
         raise NotImplementedError(f"{type(self).__name__} has no head")
 
     def forward(self, batch: Batch) -> Tensor:
-        """All four steps without mixing. Shape: B clips -> (B,)."""
+        """Run all four steps without mixing. Shape: B clips -> (B,)."""
         return self.head(self.fuse(self.encode(self.embed(batch)), len(batch)).representation)
 
     def max_mixed_per_batch(self, batch_size: int) -> int | None:
-        """The most mixed examples that the fusion should be given at once; None: any number."""
+        """Return the maximum number of mixed examples that one batch may pass to `fuse`; None: no maximum."""
         return None
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Optimizer groups; the first is the main one, which also takes a method's own parameters."""
+        """Return the optimizer's parameter groups; a method's own parameters join the first group."""
         return [{"params": [p for _, p in self.own_parameters() if p.requires_grad]}]
 
     def own_parameters(self) -> list[tuple[str, nn.Parameter]]:
-        """All parameters by name, but for the text encoder's."""
+        """Return all parameters by name, except those of the text encoder."""
         return [(name, p) for name, p in self.named_parameters() if not name.startswith("text_encoder.")]
 
 
@@ -159,18 +159,18 @@ S = TypeVar("S", bound=BackboneSettings)
 
 
 def resolve_settings(backbone: type[Backbone], settings: S, like: str) -> S:
-    """Fill the fields left at None with the published values for datasets like "mosi", "mosei" or "sims"."""
+    """Replace None fields by the published values for a kind of dataset ("mosi", "mosei" or "sims")."""
     published = backbone.published[like]
     missing = {f.name: published[f.name] for f in fields(settings) if getattr(settings, f.name) is None}
     return replace(settings, **missing)
 
 
 def by_modality(text: Any, audio: Any, vision: Any) -> dict[str, Any]:
-    """Pair three values with the modalities, in the order used everywhere."""
+    """Map each modality to its value."""
     return dict(zip(MODALITIES, (text, audio, vision), strict=True))
 
 
 def by_dataset(columns: Mapping[str, tuple[Any, Any, Any]]) -> dict[str, dict[str, Any]]:
-    """Published settings per kind of dataset, from each setting's values for mosi, mosei and sims."""
+    """Convert setting -> values for (mosi, mosei, sims) to kind of dataset -> setting -> value."""
     kinds = enumerate(("mosi", "mosei", "sims"))
     return {kind: {name: values[column] for name, values in columns.items()} for column, kind in kinds}

@@ -1,4 +1,4 @@
-"""Layers that several backbones share."""
+"""Layers shared by several backbones."""
 
 from __future__ import annotations
 
@@ -14,13 +14,11 @@ POOLS = ("padded_mean", "masked_mean", "kept_mean")
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """BatchNorm1d that uses its running statistics for a training batch of one example.
-
-    Shape: (B, D) -> (B, D). A single example has no variance; `nn.BatchNorm1d` refuses it.
-    """
+    """BatchNorm1d that uses its running statistics for a training batch of one. Shape: (B, D) -> (B, D)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise; see the class."""
+        """Normalise. Shape: as for the class."""
+        # One example has no variance, and `nn.BatchNorm1d` raises an error.
         if self.training and len(x) == 1:
             return F.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
@@ -29,10 +27,10 @@ class BatchNorm(nn.BatchNorm1d):
 
 
 def time_mean(inputs: Latents, modality: str, pool: str) -> Tensor:
-    """Mean over time. Shape: (B, T, D) -> (B, D).
+    """Compute the mean over time. Shape: (B, T, D) -> (B, D).
 
-    pool: "padded_mean" divides by T (padding counts as zeros, as behind the published numbers),
-    "masked_mean" by the length, "kept_mean" by the number of steps that occlusion left (0 if none).
+    pool: "padded_mean" divides by T, as for the published numbers; "masked_mean" divides by the length;
+    "kept_mean" divides by the number of steps that occlusion left, and gives 0 if there are none.
     """
     values = inputs.values[modality]
     if pool == "padded_mean":
@@ -44,14 +42,14 @@ def time_mean(inputs: Latents, modality: str, pool: str) -> Tensor:
 
 
 def at_last_step(states: Tensor, lengths: Tensor, padding: str) -> Tensor:
-    """The state at the last valid step ("valid"), or at the padded end ("reference"). (B, T, H) -> (B, H)."""
+    """Select the last valid state ("valid") or the last padded one ("reference"). (B, T, H) -> (B, H)."""
     if padding == "reference":
         return states[:, -1]
     return states[torch.arange(len(states), device=states.device), lengths - 1]
 
 
 class MeanSubnet(nn.Module):
-    """The audio and vision sub-network of TFN and LMF: BatchNorm, dropout, three linear layers with ReLU.
+    """Audio and vision sub-network of TFN and LMF: BatchNorm, dropout, three linear layers with ReLU.
 
     Shape: (B, width) -> (B, hidden).
     """
@@ -63,7 +61,7 @@ class MeanSubnet(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(size, hidden) for size in (width, hidden, hidden))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, width) -> (B, hidden)."""
+        """Encode vectors. Shape: (B, width) -> (B, hidden)."""
         x = self.dropout(self.norm(x))
         for layer in self.layers:
             x = F.relu(layer(x))
@@ -71,7 +69,7 @@ class MeanSubnet(nn.Module):
 
 
 class TextSubnet(nn.Module):
-    """The text sub-network of TFN and LMF: one-layer LSTM, its state at the last valid step, linear.
+    """Text sub-network of TFN and LMF: one-layer LSTM, its state at the last valid step, linear layer.
 
     Shape: (B, T, width), lengths (B,) -> (B, out).
     """
@@ -83,7 +81,7 @@ class TextSubnet(nn.Module):
         self.padding = padding
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """(B, T, width) -> (B, out)."""
+        """Encode sequences. Shape: (B, T, width) -> (B, out)."""
         # NOTE[DIFF] the reference reads the padded end of the sequence; `padding: reference` restores it.
         if self.padding == "reference":
             return self.linear(self.lstm(x)[0][:, -1])
@@ -91,7 +89,7 @@ class TextSubnet(nn.Module):
 
 
 class SubNetworks(nn.Module):
-    """The three sub-networks of TFN and LMF. Shape: inputs (B, T_m, D_m) -> vectors (B, h_m)."""
+    """Three sub-networks of TFN and LMF. Shape: inputs (B, T_m, D_m) -> vectors (B, h_m)."""
 
     def __init__(self, text: TextSubnet, audio: MeanSubnet, vision: MeanSubnet, pool: str):
         super().__init__()
@@ -99,7 +97,7 @@ class SubNetworks(nn.Module):
         self.pool = pool
 
     def forward(self, inputs: Latents) -> Latents:
-        """Encode each modality on its own."""
+        """Encode each modality separately."""
         return Latents(
             {
                 "text": self.text(inputs.values["text"], inputs.lengths["text"]),
@@ -110,5 +108,5 @@ class SubNetworks(nn.Module):
 
 
 def with_one(x: Tensor) -> Tensor:
-    """Prepend the constant 1 that keeps the lower-order terms of a tensor product. (B, D) -> (B, D + 1)."""
+    """Prepend a 1, which adds the lower-order terms to a tensor product. Shape: (B, D) -> (B, D + 1)."""
     return F.pad(x, (1, 0), value=1.0)

@@ -1,31 +1,31 @@
 """GLoMo: Global-Local Modal fusion (Zhuang et al., ACM MM 2024, doi 10.1145/3664647.3681527).
 
 What it computes, with d = model_dim and G = granularity: a coarse vector (B, d) and a fine map (B, G, d) per
-modality. Text: coarse = linear of the first token's last state; fine = the last two layers' states, one
-after the other in time (last layer first), convolved (kernel 3) to d, adaptively max-pooled to G steps.
-Audio, vision: convolution to d, a pre-norm Transformer encoder with sinusoidal positions (transformer.py);
-coarse = maximum over time, fine = adaptive max-pool. Each fine map, flattened (B, G d), goes through a
-sparsely gated mixture of experts (experts.py) to (B, d).
+modality. Text: coarse = linear layer on the first token's last state; fine = the states of the last two
+layers, concatenated in time (last layer first), convolved (kernel 3) to d and adaptively max-pooled to G
+steps. Audio, vision: convolution to d, then a pre-norm Transformer encoder with sinusoidal positions
+(transformer.py); coarse = maximum over time, fine = adaptive max-pool. A sparsely gated mixture of experts
+(experts.py) maps each flattened fine map (B, G d) to (B, d).
 
-Mix point (layer 1): coarse and fine vector of each modality side by side (B, 2d), so that one pair list and
-one lambda serve both. Fusion: the six vectors as a sequence through post-norm Transformer layers; attention
-weights over the three coarse and over the three fine ones; f_all = linear of both weighted sums; f_m = linear
-of modality m's two vectors, summed with the coarse weights. Layer 2: [f_all, sum of f_m] (B, 2d); the head
-is linear.
+Mix point (layer 1): coarse and fine vector of each modality, concatenated (B, 2d), so that both use the same
+pairs and lambda. Fusion: the six vectors go through post-norm Transformer layers as a sequence. Weights
+are computed over the three coarse and the three fine vectors. f_all = linear layer on both weighted sums;
+f_m = linear layer on the two vectors of modality m. Layer 2: f_all and the sum of the f_m with the coarse
+weights, concatenated (B, 2d); the head is linear.
 
 Losses: L1 on the label + balance_weight * (importance and load losses of the three mixtures, in training, on
-clean rows). Optimizer: AdamW without decay of biases and LayerNorms; early stopping after 8 epochs.
-Linear layers start as in BERT, weights from N(0, 0.02^2) and biases 0, but for the joint projections of
-queries, keys and values (Xavier-uniform).
+clean rows). Optimizer: AdamW without weight decay on biases and LayerNorms; early stopping after 8 epochs.
+Linear layers are initialised as in BERT, weights from N(0, 0.02^2) and biases 0, except for the joint
+projections of queries, keys and values (Xavier-uniform).
 Defaults, the same for every dataset: the command line of MS-Mix's released trainer (commit 1746664).
-Text features stand in for both layers, their first step for the first token. With fewer steps than G the
-bins of the adaptive pool overlap; with one step all are that step.
+Text features replace the states of both layers; their first step replaces the first token. With fewer steps
+than G, the bins of the adaptive pool overlap; with one step, all bins hold that step.
 
-NOTE[DIFF] only valid steps are attended to and pooled; `padding: reference` masks nothing, as the reference,
-which gives positions to valid steps only.
-NOTE[DIFF] the learning rate is constant and one optimizer serves the whole run; the reference makes a new
-one every epoch, without its moments, and takes a tenth of the rate from epoch 80 on.
-NOTE[DIFF] early_stop = 8 is this project's; the reference has none.
+NOTE[DIFF] attention and pooling ignore padded steps. With `padding: reference` nothing is masked, as in the
+reference, and only valid steps get positions.
+NOTE[DIFF] the learning rate is constant and one optimizer is used for the whole run. The reference creates a
+new optimizer, without moments, in every epoch, and divides the rate by 10 from epoch 80 on.
+NOTE[DIFF] early_stop = 8 is this project's choice; the reference does not stop early.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ from backbones.transformer import Dropouts, TransformerEncoder, sinusoids
 class GLoMoSettings(BackboneSettings):
     """Settings of GLoMo; None: the published value for the dataset.
 
-    model_dim: width d of everything behind the convolutions. n_heads: of every attention. encoder_layers,
-    fusion_layers: Transformer layers of audio and vision, and over the six vectors, there with feed-forward
-    width feedforward_dim. granularity: G, steps of a fine map. n_experts, top_k: experts per modality, and
-    how many of them an example takes. *_dropout: of the encoders (attention, relu, residual, embed), the
-    fusion's Transformer layers and the weights over three vectors. balance_weight: of the experts' losses.
+    model_dim: width d after the convolutions. n_heads: heads of every attention layer. encoder_layers:
+    Transformer layers of audio and vision. fusion_layers, feedforward_dim: number and feed-forward width of
+    the fusion's Transformer layers. granularity: G, steps of a fine map. n_experts: experts per modality, of
+    which each example uses top_k. *_dropout: in the encoders (attention, relu, residual, embed), the fusion's
+    layers and the weights over three vectors (weighting). balance_weight: weight of the experts' losses.
     """
 
     optimizer: str = "adamw"
@@ -84,7 +84,7 @@ class GLoMoSettings(BackboneSettings):
 
 
 class GLoMo(Backbone):
-    """Global-Local Modal fusion; the module's docstring is its card."""
+    """Global-Local Modal fusion; the module docstring describes the model."""
 
     name = "glomo"
     title = "GLoMo"
@@ -120,11 +120,11 @@ class GLoMo(Backbone):
 
     @property
     def latent_widths(self) -> dict[str, int]:
-        """Width of each modality's coarse and fine vector together."""
+        """Widths of the concatenated coarse and fine vectors."""
         return dict.fromkeys(MODALITIES, 2 * self.settings.model_dim)
 
     def encode(self, inputs: Latents) -> Latents:
-        """(B, T_m, D_m) -> (B, 2d); the auxiliary loss is the experts' balance, in training."""
+        """Encode (B, T_m, D_m) as (B, 2d); in training, the auxiliary loss balances the experts."""
         values, balance = {}, []
         for m in MODALITIES:
             coarse, fine = self.branches[m](inputs.values[m], inputs.lengths[m])
@@ -135,9 +135,9 @@ class GLoMo(Backbone):
         return Latents(values, auxiliary=weighted if self.training else None)
 
     def fuse(self, latents: Latents, n_clean: int) -> Fused:
-        """(B, 2d) -> (B, 2d); the auxiliary loss is the encoder's."""
+        """Fuse (B, 2d) to (B, 2d); the auxiliary loss is the encoder's."""
         vectors = torch.stack([latents.values[m] for m in MODALITIES], 1)  # (B, 3, 2d)
-        # Coarse vectors first; without positions the order of the six changes nothing.
+        # Coarse vectors first; the order has no effect, because there are no positions.
         six = torch.cat(vectors.chunk(2, -1), 1)
         for layer in self.fusion:
             six = layer(six)
@@ -149,21 +149,21 @@ class GLoMo(Backbone):
         return Fused(torch.cat([f_all, weighted_sum(by_coarse, each)], 1), latents.auxiliary)
 
     def head(self, representation: Tensor) -> Tensor:
-        """(B, 2d) -> (B,)."""
+        """Predict sentiment. Shape: (B, 2d) -> (B,)."""
         return self.output(representation)[:, 0]
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Weights decay; biases and LayerNorms do not."""
+        """Return groups with weight decay, and without it for biases and LayerNorms."""
         norms = {module.weight for module in self.modules() if isinstance(module, nn.LayerNorm)}
         decay: list[nn.Parameter] = []
-        free: list[nn.Parameter] = []
+        no_decay: list[nn.Parameter] = []
         for name, p in self.own_parameters():
-            (free if name.endswith("bias") or p in norms else decay).append(p)
-        return [{"params": decay}, {"params": free, "weight_decay": 0.0}]
+            (no_decay if name.endswith("bias") or p in norms else decay).append(p)
+        return [{"params": decay}, {"params": no_decay, "weight_decay": 0.0}]
 
 
 class TextBranch(nn.Module):
-    """Coarse and fine text. Shape: (B, T, width or 2 width), lengths (B,) -> (B, d), (B, G, d)."""
+    """Coarse and fine text encoder. Shape: (B, T, width or 2 width), lengths (B,) -> (B, d), (B, G, d)."""
 
     def __init__(self, width: int, settings: GLoMoSettings):
         super().__init__()
@@ -172,7 +172,7 @@ class TextBranch(nn.Module):
         self.granularity, self.padding = settings.granularity, settings.padding
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Two layers come side by side, the last one behind; a single one stands for both."""
+        """Encode the states of one or two text layers, concatenated with the last layer at the end."""
         width = self.coarse.in_features
         before, last = x[..., :width], x[..., -width:]
         if self.padding == "reference":
@@ -184,7 +184,7 @@ class TextBranch(nn.Module):
 
 
 class SequenceBranch(nn.Module):
-    """Coarse and fine audio or vision. Shape: (B, T, width), lengths (B,) -> (B, d), (B, G, d)."""
+    """Coarse and fine encoder of audio or vision. Shape: (B, T, width), lengths (B,) -> (B, d), (B, G, d)."""
 
     def __init__(self, width: int, settings: GLoMoSettings):
         super().__init__()
@@ -197,7 +197,7 @@ class SequenceBranch(nn.Module):
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Convolve, add positions to the valid steps, encode, pool."""
         x = self.convolution(x.transpose(1, 2)).transpose(1, 2)
-        # Added here, as the encoder without lengths would give positions to padding; it scales by sqrt(d).
+        # Without lengths, the encoder would add positions to padding. It scales its input by sqrt(d).
         positions = sinusoids(x.shape[1], x.shape[2], x.device) / math.sqrt(x.shape[2])
         x = x + positions * valid_steps(lengths, x.shape[1])[..., None]
         if self.padding == "reference":
@@ -208,7 +208,7 @@ class SequenceBranch(nn.Module):
 
 
 class WeightsOverThree(nn.Module):
-    """Attention weights of three vectors, from all of them. Shape: (B, 3, d) -> (B, 3), summing to 1."""
+    """Attention weights of three vectors, which depend on all three. Shape: (B, 3, d) -> (B, 3), sum 1."""
 
     def __init__(self, d: int, dropout: float):
         super().__init__()
@@ -217,34 +217,34 @@ class WeightsOverThree(nn.Module):
         self.scale = d**-0.5
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, d) -> (B, 3)."""
+        """Compute the weights. Shape: (B, 3, d) -> (B, 3)."""
         hidden = self.dropout(self.hidden(x.flatten(1))).relu()
         return (self.output(hidden) * self.scale).softmax(1)
 
 
 def weighted_sum(weights: Tensor, vectors: Tensor) -> Tensor:
-    """Shape: (B, n), (B, n, d) -> (B, d)."""
+    """Compute weighted sums of vectors. Shape: (B, n), (B, n, d) -> (B, d)."""
     return (weights[..., None] * vectors).sum(1)
 
 
 def append(first: Tensor, second: Tensor, lengths: Tensor) -> Tensor:
-    """The second sequence right behind the first one's valid steps, then zeros.
+    """Append the second sequence to the valid steps of the first one, then pad with zeros.
 
-    Shape: twice (B, T, D), zero beyond lengths (B,) -> (B, 2T, D).
+    Shape: (B, T, D) twice, zero beyond lengths (B,) -> (B, 2T, D).
     """
     steps = first.shape[1]
-    place, ends = torch.arange(2 * steps, device=first.device), lengths[:, None]
-    # Beyond both stands what is beyond the second one's length: zeros.
-    source = torch.where(place < ends, place, (place - ends + steps).clamp_max(2 * steps - 1))
+    positions, ends = torch.arange(2 * steps, device=first.device), lengths[:, None]
+    # Positions after both sequences read the zero padding of the second one.
+    source = torch.where(positions < ends, positions, (positions - ends + steps).clamp_max(2 * steps - 1))
     both = torch.cat([first, second], 1)
     return both.gather(1, source[..., None].expand_as(both))
 
 
 def max_pool(x: Tensor, lengths: Tensor, bins: int) -> Tensor:
-    """`nn.AdaptiveMaxPool1d` of each sequence's valid steps. Shape: (B, T, D) -> (B, bins, D).
+    """Apply `nn.AdaptiveMaxPool1d` to the valid steps of each sequence. Shape: (B, T, D) -> (B, bins, D).
 
-    Bin i of a sequence of L steps holds the steps from floor(i L / bins) to ceil((i + 1) L / bins) - 1: never
-    none, also where L < bins.
+    Bin i of a sequence of L steps covers the steps floor(i L / bins) to ceil((i + 1) L / bins) - 1, which is
+    at least one step even if L < bins.
     """
     steps, ends = torch.arange(x.shape[1], device=x.device), lengths[:, None]
     pooled = []

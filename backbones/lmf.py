@@ -1,18 +1,18 @@
 """LMF: Low-rank Multimodal Fusion (Liu et al., ACL 2018, arXiv 1806.00064).
 
-What it computes: the sub-networks of TFN with text_out = text_hidden / 2; then, in place of the outer
-product's weights, rank-r factors W^m (r, h_m + 1, 1) per modality: the product over modalities of
-(1, z^m) W^m gives r numbers per clip, whose weighted sum plus a bias is the prediction.
+What it computes: the sub-networks of TFN with text_out = text_hidden / 2; then a low-rank form of the outer
+product with factors W^m (r, h_m + 1, 1) per modality. The product over modalities of (1, z^m) W^m gives r
+numbers per clip; their weighted sum plus a bias is the prediction.
 
 Mix point (layer 1): the sub-networks' outputs (B, h_m), before the 1 is prepended. Layer 2: the weighted
-rank products (B, 1); the head adds the bias.
+sum of the rank products (B, 1); the head adds the bias.
 Losses: L1 on the label. Optimizer: Adam, factor_lr for the factors; early stopping after 8 epochs.
-Defaults per dataset: MMSA's config_regression.json (thuiar/MMSA, commit a94e65d). It has no dropout after
-the mix point: the post-fusion dropout of the reference is defined and never used.
+Defaults per dataset: MMSA's config_regression.json (thuiar/MMSA, commit a94e65d). The model has no dropout
+after the mix point, because the reference defines its post-fusion dropout but never uses it.
 
-NOTE[DIFF] text is read at the last valid step, not at the padded end (`padding: reference` restores it).
-NOTE[DIFF] the fusion weights and bias are trained; the reference leaves them out of its optimizer.
-NOTE[DIFF] max_epochs = 200 bounds what the reference leaves to early stopping.
+NOTE[DIFF] text is read at the last valid step, not at the padded end (`padding: reference` restores this).
+NOTE[DIFF] the fusion weights and bias are trained; the reference does not pass them to its optimizer.
+NOTE[DIFF] max_epochs = 200 limits the training; the reference has early stopping only.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from backbones.settings import check
 class LMFSettings(BackboneSettings):
     """Settings of LMF; None: the published value for the dataset.
 
-    *_hidden: widths (text_out is half of text_hidden). rank: r. *_dropout: probabilities. factor_lr: learning
-    rate of the factors. pool: "padded_mean" | "masked_mean" | "kept_mean" over audio and vision.
+    *_hidden: widths; the text output has half of text_hidden. rank: r. *_dropout: probabilities. factor_lr:
+    learning rate of the factors. pool: "padded_mean" | "masked_mean" | "kept_mean", for audio and vision.
     """
 
     text_hidden: int | None = None
@@ -53,7 +53,7 @@ class LMFSettings(BackboneSettings):
 
 
 class LMF(Backbone):
-    """Low-rank Multimodal Fusion; the module's docstring is its card."""
+    """Low-rank Multimodal Fusion; the module docstring describes the model."""
 
     name = "lmf"
     title = "LMF"
@@ -94,27 +94,27 @@ class LMF(Backbone):
 
     @property
     def latent_widths(self) -> dict[str, int]:
-        """Width of each modality's vector."""
+        """Widths of the modalities' vectors."""
         s = self.settings
         return by_modality(s.text_hidden // 2, s.audio_hidden, s.vision_hidden)
 
     def encode(self, inputs: Latents) -> Latents:
-        """(B, T_m, D_m) -> (B, h_m)."""
+        """Encode sequences as vectors. Shape: (B, T_m, D_m) -> (B, h_m)."""
         return self.subnets(inputs)
 
     def fuse(self, latents: Latents, n_clean: int) -> Fused:
-        """(B, h_m) -> (B, 1)."""
+        """Fuse the vectors. Shape: (B, h_m) -> (B, 1)."""
         product: Any = 1.0
         for m in MODALITIES:
             product = product * (with_one(latents.values[m]) @ self.factors[m])  # (r, B, 1)
         return Fused((self.weights @ product[..., 0]).T)
 
     def head(self, representation: Tensor) -> Tensor:
-        """(B, 1) -> (B,)."""
+        """Predict sentiment. Shape: (B, 1) -> (B,)."""
         return (representation + self.bias)[:, 0]
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The factors have a learning rate of their own."""
+        """Return two groups; the factors have the learning rate factor_lr."""
         factors = set(self.factors.values())
         main = [p for _, p in self.own_parameters() if p not in factors]
         return [{"params": main}, {"params": list(self.factors.values()), "lr": self.settings.factor_lr}]

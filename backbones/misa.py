@@ -1,30 +1,30 @@
 """MISA: Modality-Invariant and -Specific Representations (Hazarika et al., ACM MM 2020, arXiv 2005.03545).
 
-What it computes: text by the mean of its valid states (B, D_t); audio and vision by two stacked
-bidirectional LSTMs of hidden size D_m with LayerNorm(2 D_m) between them, the final states of both side by
-side (B, 4 D_m). Each goes through linear, ReLU, LayerNorm to z^m (B, d). A private encoder per modality and
-one shared encoder (linear, sigmoid) give p^m and s^m (B, d). These six vectors are a sequence (B, 6, d) for
-one post-norm transformer layer (2 heads, feed-forward 2048); flattened (B, 6d), linear to 3d, dropout, ReLU;
-the head is linear to 1.
+What it computes: text is the mean of its valid states (B, D_t). Audio and vision go through two stacked
+bidirectional LSTMs of hidden size D_m with LayerNorm(2 D_m) between them; the final states of both are
+concatenated (B, 4 D_m). A linear layer, ReLU and LayerNorm map each modality to z^m (B, d). A private encoder
+per modality and a shared encoder (linear, sigmoid) give p^m and s^m (B, d). One post-norm transformer layer
+(2 heads, feed-forward 2048) processes these six vectors as a sequence (B, 6, d); it is followed by flattening
+(B, 6d), linear to 3d, dropout and ReLU; the head is linear.
 
-Mix point (layer 1): z^m (B, d). Layer 2: the ReLU's output (B, 3d).
-Losses: MSE on the label + diff_weight * difference (soft orthogonality of the three pairs p^m, s^m and the
-three pairs of p, summed) + sim_weight * similarity (central moment discrepancy of 5 moments between the
-three pairs of s, mean) + recon_weight * reconstruction (MSE of a linear layer on p^m + s^m against z^m,
-mean). All but the first see clean examples only. `use_cmd_sim: false` is the paper's adversarial variant: in
-place of the discrepancy, a discriminator names the modality of each s^m through a reversed gradient.
+Mix point (layer 1): z^m (B, d). Layer 2: the output of the ReLU (B, 3d).
+Losses: MSE on the label + diff_weight * difference (sum of soft orthogonality over the three pairs p^m, s^m
+and the three pairs of p) + sim_weight * similarity (mean central moment discrepancy of 5 moments between the
+three pairs of s) + recon_weight * reconstruction (mean MSE of a linear layer on p^m + s^m against z^m). All
+but the first use clean examples only. `use_cmd_sim: false` is the paper's adversarial variant, in which a
+discriminator of the modality of each s^m, with gradient reversal, replaces the discrepancy.
 Optimizer: Adam, gradients of two batches summed, each entry clipped; early stopping after 8 epochs.
-Defaults per dataset: MMSA's config_regression.json (thuiar/MMSA, commit a94e65d), whose weight_decay and
-sp_weight its trainer never reads: weight_decay is 0 here, and sp_weight does not exist.
+Defaults per dataset: MMSA's config_regression.json (thuiar/MMSA, commit a94e65d). MMSA's trainer ignores the
+weight_decay and sp_weight listed there; here, weight_decay is 0 and sp_weight does not exist.
 
-NOTE[DIFF] audio and vision are read up to their own lengths; the reference packs them by the text's length,
-so it sees the first steps of unaligned clips only (`padding: reference` restores it).
-NOTE[DIFF] no packed sequences: the backward direction runs over the valid steps turned round by an index.
-The arithmetic is the same, nothing waits for lengths on the host, and a training step on clips of mixed
+NOTE[DIFF] audio and vision are read up to their own lengths. The reference packs them by the length of text,
+so it only reads the first steps of unaligned clips (`padding: reference` restores this).
+NOTE[DIFF] sequences are not packed; an index reverses the valid steps for the backward direction. The
+arithmetic is the same, but lengths are not copied to the host, and a training step on clips of different
 lengths is several times as fast on a CPU.
 NOTE[DIFF] the reference's linear layer to 4 classes and its LayerNorm for text, both unused, are left out.
 NOTE[DIFF] 1e-12 is added under the discrepancy's square roots, whose gradient is NaN for equal batches.
-NOTE[DIFF] max_epochs = 200 bounds what the reference leaves to early stopping.
+NOTE[DIFF] max_epochs = 200 limits the training; the reference has early stopping only.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ MOMENTS = 5
 class MISASettings(BackboneSettings):
     """Settings of MISA; None: the published value for the dataset.
 
-    latent_dim: width d of the latents. transformer_*: of the fusion's transformer layer, heads, width of its
-    feed-forward, dropout probability. fusion_dropout: probability behind it. *_weight: of the losses;
-    reverse_grad_weight: factor of the reversed gradient. use_cmd_sim: similarity by central moment
-    discrepancy, else by a discriminator.
+    latent_dim: width d of the latents. transformer_*: number of heads, feed-forward width and dropout
+    probability of the transformer layer. fusion_dropout: dropout probability after it. *_weight: weights of
+    the losses; reverse_grad_weight: factor of the reversed gradient. use_cmd_sim: measure similarity by
+    central moment discrepancy; otherwise by a discriminator.
     """
 
     criterion: str = "mse"
@@ -78,14 +78,14 @@ class MISASettings(BackboneSettings):
 
 
 def reversal(lengths: Tensor, steps: int) -> Tensor:
-    """Index that turns the valid steps round and leaves the padding. Shape: (B,) -> (B, steps)."""
+    """Return an index that reverses the valid steps and keeps the padding. Shape: (B,) -> (B, steps)."""
     step = torch.arange(steps, device=lengths.device)
     index = lengths[:, None] - 1 - step
     return torch.where(index >= 0, index, step)
 
 
 class BidirectionalLSTM(nn.Module):
-    """An LSTM in each direction over the valid steps. Shape: (B, T, width) -> states (B, T, 2 hidden)."""
+    """Bidirectional LSTM over the valid steps. Shape: (B, T, width) -> states (B, T, 2 hidden)."""
 
     def __init__(self, width: int, hidden: int):
         super().__init__()
@@ -93,7 +93,7 @@ class BidirectionalLSTM(nn.Module):
         self.back = nn.LSTM(width, hidden, batch_first=True)
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """States (B, T, 2 hidden), arbitrary beyond the lengths, and both final states (B, 2 hidden)."""
+        """Return states (B, T, 2 hidden), undefined in padded steps, and both final states (B, 2 hidden)."""
         index = reversal(lengths, x.shape[1])[..., None]
         ahead = self.ahead(x)[0]
         back = self.back(torch.take_along_dim(x, index, 1))[0]
@@ -102,7 +102,7 @@ class BidirectionalLSTM(nn.Module):
 
 
 class RecurrentSubnet(nn.Module):
-    """The audio and vision encoder: two bidirectional LSTMs, LayerNorm between. (B, T, D) -> (B, 4 D)."""
+    """Audio and vision encoder: two bidirectional LSTMs, LayerNorm between them. (B, T, D) -> (B, 4 D)."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -111,13 +111,13 @@ class RecurrentSubnet(nn.Module):
         self.second = BidirectionalLSTM(2 * width, width)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """Final states of both LSTMs, side by side."""
+        """Return the concatenated final states of both LSTMs."""
         states, final = self.first(x, lengths)
         return torch.cat([final, self.second(self.norm(states), lengths)[1]], -1)
 
 
 class Discriminator(nn.Module):
-    """Names the modality of shared vectors; hands back the gradient reversed. Scalar loss."""
+    """Classifier of the modality of shared vectors, with gradient reversal. Scalar loss."""
 
     def __init__(self, width: int, dropout: float, reverse_grad_weight: float):
         super().__init__()
@@ -127,18 +127,18 @@ class Discriminator(nn.Module):
         self.reverse_grad_weight = reverse_grad_weight
 
     def forward(self, shared: Mapping[str, Tensor]) -> Tensor:
-        """Mean cross-entropy. Shape: shared[m] (n, d) -> scalar."""
+        """Compute the mean cross-entropy. Shape: shared[m] (n, d) -> scalar."""
         x = torch.cat([shared[m] for m in MODALITIES])
-        # Equal to x in value, with the gradient of -reverse_grad_weight * x.
+        # Has the value of x and the gradient of -reverse_grad_weight * x.
         x = x.detach() - self.reverse_grad_weight * (x - x.detach())
         target = torch.arange(len(MODALITIES), device=x.device).repeat_interleave(len(x) // len(MODALITIES))
         return F.cross_entropy(self.layers(x), target)
 
 
 def soft_orthogonality(x: Tensor, y: Tensor) -> Tensor:
-    """Mean squared entry of X^T Y, rows centred over the batch and scaled to length 1.
+    """Compute the mean squared entry of X^T Y after centring over the batch and scaling rows to norm 1.
 
-    As in the reference, the lengths carry no gradient. Shape: (n, d), (n, d) -> scalar.
+    As in the reference, the norms carry no gradient. Shape: (n, d), (n, d) -> scalar.
     """
     x, y = x - x.mean(0), y - y.mean(0)
     x, y = (z / (z.norm(dim=1, keepdim=True).detach() + 1e-6) for z in (x, y))
@@ -146,7 +146,7 @@ def soft_orthogonality(x: Tensor, y: Tensor) -> Tensor:
 
 
 def central_moment_discrepancy(x: Tensor, y: Tensor) -> Tensor:
-    """Distance of the means plus distances of the central moments 2 to 5. Shape: (n, d), (n, d) -> scalar."""
+    """Sum the distances of means and of central moments 2 to 5. Shape: (n, d), (n, d) -> scalar."""
 
     def distance(a: Tensor, b: Tensor) -> Tensor:
         return ((a - b).square().sum() + 1e-12).sqrt()
@@ -159,7 +159,7 @@ def central_moment_discrepancy(x: Tensor, y: Tensor) -> Tensor:
 
 
 class MISA(Backbone):
-    """Modality-Invariant and -Specific Representations; the module's docstring is its card."""
+    """Modality-Invariant and -Specific Representations; the module docstring describes the model."""
 
     name = "misa"
     title = "MISA"
@@ -205,12 +205,12 @@ class MISA(Backbone):
 
     @property
     def latent_widths(self) -> dict[str, int]:
-        """The same d for each modality."""
+        """Width d for each modality."""
         d = self.settings.latent_dim
         return by_modality(d, d, d)
 
     def encode(self, inputs: Latents) -> Latents:
-        """(B, T_m, D_m) -> (B, d)."""
+        """Encode sequences as vectors. Shape: (B, T_m, D_m) -> (B, d)."""
         pooled = {"text": time_mean(inputs, "text", "masked_mean")}
         for m, subnet in self.recurrent.items():
             x, lengths = inputs.values[m], inputs.lengths[m]
@@ -220,7 +220,7 @@ class MISA(Backbone):
         return Latents({m: self.project[m](pooled[m]) for m in MODALITIES})
 
     def fuse(self, latents: Latents, n_clean: int) -> Fused:
-        """(B, d) -> (B, 3d), and the weighted auxiliary losses of the first n_clean rows."""
+        """Fuse (B, d) to (B, 3d), with the weighted auxiliary losses of the first n_clean rows."""
         private = {m: self.private[m](latents.values[m]) for m in MODALITIES}
         shared = {m: self.shared(latents.values[m]) for m in MODALITIES}
         tokens = torch.stack([*private.values(), *shared.values()], 1)  # (B, 6, d)
@@ -230,7 +230,7 @@ class MISA(Backbone):
     def _auxiliary(
         self, latents: Mapping[str, Tensor], private: Mapping[str, Tensor], shared: Mapping[str, Tensor]
     ) -> Tensor:
-        """Weighted sum of difference, similarity and reconstruction. Shape: (n, d) each -> scalar."""
+        """Sum the weighted difference, similarity and reconstruction. Shape: (n, d) each -> scalar."""
         s = self.settings
         pairs = [(private[m], shared[m]) for m in MODALITIES] + list(combinations(private.values(), 2))
         difference = sum(soft_orthogonality(x, y) for x, y in pairs)
@@ -243,7 +243,7 @@ class MISA(Backbone):
         )
 
     def _similarity(self, shared: Mapping[str, Tensor]) -> Tensor:
-        """Mean discrepancy of the three pairs, or the discriminator's loss. Shape: (n, d) each -> scalar."""
+        """Return the mean discrepancy of pairs, or the discriminator's loss. Shape: (n, d) each -> scalar."""
         if not self.settings.use_cmd_sim:
             loss: Tensor = self.discriminator(shared)
             return loss
@@ -251,5 +251,5 @@ class MISA(Backbone):
         return torch.stack([central_moment_discrepancy(x, y) for x, y in pairs]).mean()
 
     def head(self, representation: Tensor) -> Tensor:
-        """(B, 3d) -> (B,)."""
+        """Predict sentiment. Shape: (B, 3d) -> (B,)."""
         return self.output(representation)[:, 0]

@@ -1,28 +1,28 @@
 """MulT: Multimodal Transformer (Tsai et al., ACL 2019, arXiv 1906.00295).
 
-What it computes: 1-D convolutions (no padding, no bias; dropout on the raw text) take each modality from
-(B, T_m, D_m) to (B, T_m', d), T_m' = T_m - kernel + 1. Every modality, as the target, attends to each of the
-two others in a cross-modal encoder of n_layers (backbones/transformer.py): six encoders, (B, T_m', d) each.
-The two of a target are concatenated to (B, T_m', 2d) and read by a memory encoder of max(n_layers, 3) layers,
-whose state at the last step summarises the target. A query sees keys up to its own index plus
-|T_q' - T_k'|, so memories are causal. The three summaries, concatenated to (B, 6d), pass a residual block,
-6d -> 6d -> 6d; the head is linear.
+What it computes: 1-D convolutions (no padding, no bias; dropout on raw text) map each modality from
+(B, T_m, D_m) to (B, T_m', d), T_m' = T_m - kernel + 1. Each target modality attends to each of the two others
+in a cross-modal encoder of n_layers layers (backbones/transformer.py), which gives six outputs (B, T_m', d).
+The two outputs of a target are concatenated (B, T_m', 2d) and read by a memory encoder of max(n_layers, 3)
+layers, whose state at the last step summarises the target. A query attends to keys up to its own index plus
+|T_q' - T_k'|, so memory encoders are causal. The three summaries are concatenated (B, 6d) and go through a
+residual block, 6d -> 6d -> 6d; the head is linear.
 
-Mix point (layer 1): the convolutions' outputs, sequences (B, T_m', d) of max(1, length - kernel + 1) steps,
-zero beyond. Layer 2: the output of the residual block (B, 6d).
+Mix point (layer 1): the convolutions' outputs, sequences (B, T_m', d) with max(1, length - kernel + 1) valid
+steps, zero in padded steps. Layer 2: the output of the residual block (B, 6d).
 Losses: L1 on the label. Optimizer: Adam, learning rate divided by 10 on plateaus of the validation loss;
 gradients summed over 8 batches, each entry clipped to 0.6 after every batch; early stopping after 8 epochs.
-Defaults per dataset: MMSA's config_regression.json (thuiar/MMSA, commit a94e65d). Attention dropout follows
-the source; memories take the text's.
+Defaults per dataset: MMSA's config_regression.json (thuiar/MMSA, commit a94e65d). Cross-modal encoders use
+the attention dropout of their source, memory encoders that of text.
 
-NOTE[DIFF] no encoder adds positions, as in MMSA's release; the paper's do (`positions: true`).
+NOTE[DIFF] encoders add no positions, as in MMSA's release; those of the paper do (`positions: true`).
 NOTE[DIFF] padded keys are masked, and the summary is the state at the last valid step. The reference masks
-nothing and reads the padded end; `padding: reference` restores both and mixes padded steps as valid ones.
+nothing and reads the padded end; `padding: reference` restores both and mixes padded steps like valid ones.
 NOTE[DIFF] keys and values of an encoder share one dropout of the source (backbones/transformer.py).
-NOTE[DIFF] sequences shorter than a kernel are padded to it; the reference fails on them.
-NOTE[DIFF] features that are d wide already are convolved too; the reference passes them on as they are.
-NOTE[DIFF] weight_decay is 0: the reference lists one per dataset and its optimizer never gets it.
-NOTE[DIFF] max_epochs = 200 bounds what the reference leaves to early stopping.
+NOTE[DIFF] sequences shorter than the kernel are padded to its size; the reference fails on them.
+NOTE[DIFF] features of width d are convolved too; the reference passes them on unchanged.
+NOTE[DIFF] weight_decay is 0; the reference lists one per dataset but does not pass it to its optimizer.
+NOTE[DIFF] max_epochs = 200 limits the training; the reference has early stopping only.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ from backbones.transformer import Dropouts, TransformerEncoder
 class MulTSettings(BackboneSettings):
     """Settings of MulT; None: the published value for the dataset.
 
-    latent_dim: d, divisible by n_heads. n_layers: of the cross-modal encoders. *_kernel: of the convolutions.
-    text_dropout: on the raw text. *_attn_dropout: on attention weights, by the source. relu_dropout,
-    residual_dropout, embed_dropout: in the encoders. output_dropout: in the residual block.
+    latent_dim: d, divisible by n_heads. n_layers: layers of the cross-modal encoders. *_kernel: kernel sizes
+    of the convolutions. text_dropout: on raw text. *_attn_dropout: on attention weights, by source modality.
+    relu_dropout, residual_dropout, embed_dropout: in the encoders. output_dropout: in the residual block.
     positions: add sinusoidal positions.
     """
 
@@ -102,7 +102,7 @@ _PUBLISHED = {  # mosi, mosei, sims
 
 
 class MulT(Backbone):
-    """Multimodal Transformer; the module's docstring is its card."""
+    """Multimodal Transformer; the module docstring describes the model."""
 
     name = "mult"
     title = "MulT"
@@ -136,12 +136,12 @@ class MulT(Backbone):
 
     @property
     def latent_widths(self) -> dict[str, int]:
-        """Channels of each modality's sequence."""
+        """Widths of the modalities' sequences."""
         d = self.settings.latent_dim
         return by_modality(d, d, d)
 
     def encode(self, inputs: Latents) -> Latents:
-        """(B, T_m, D_m) -> (B, T_m', d)."""
+        """Convolve each modality. Shape: (B, T_m, D_m) -> (B, T_m', d)."""
         values, lengths = {}, {}
         for m in MODALITIES:
             x, convolution = inputs.values[m], self.convolutions[m]
@@ -151,39 +151,39 @@ class MulT(Backbone):
         return Latents(values, lengths)
 
     def _lengths_after(self, convolution: Any, lengths: Tensor, steps: int) -> Tensor:
-        """Valid steps of the convolution's output. Shape: (B,) -> (B,)."""
+        """Compute the valid steps of the convolution's output. Shape: (B,) -> (B,)."""
         if self.settings.padding == "reference":
             return torch.full_like(lengths, steps)
         return (lengths - convolution.kernel_size[0] + 1).clamp_min(1)
 
     def fuse(self, latents: Latents, n_clean: int) -> Fused:
-        """(B, T_m', d) -> (B, 6d)."""
+        """Fuse the sequences. Shape: (B, T_m', d) -> (B, 6d)."""
         summary = torch.cat([self._summary(latents, m) for m in MODALITIES], 1)
         hidden = self.output_dropout(F.relu(self.residual_1(summary)))
         return Fused(summary + self.residual_2(hidden))
 
     def _summary(self, latents: Latents, target: str) -> Tensor:
-        """What the target gathers from the other modalities, at its last step. (B, T_m', d) -> (B, 2d)."""
+        """Summarise a target after attention to the other modalities. Shape: (B, T_m', d) -> (B, 2d)."""
         x, lengths = latents.values, latents.lengths
-        gathered = [
+        attended = [
             self.cross[f"{target}_from_{source}"](x[target], lengths[target], x[source], lengths[source])
             for source in others(target)
         ]
-        states = self.memories[target](torch.cat(gathered, -1), lengths[target])
+        states = self.memories[target](torch.cat(attended, -1), lengths[target])
         return at_last_step(states, lengths[target], self.settings.padding)
 
     def head(self, representation: Tensor) -> Tensor:
-        """(B, 6d) -> (B,)."""
+        """Predict sentiment. Shape: (B, 6d) -> (B,)."""
         return self.output(representation)[:, 0]
 
 
 def others(target: str) -> list[str]:
-    """The sources of a target, in the order used everywhere."""
+    """List the sources of a target: the other modalities in their usual order."""
     return [m for m in MODALITIES if m != target]
 
 
 def convolve(convolution: nn.Module, x: Tensor) -> Tensor:
-    """Convolve over time; a sequence shorter than the kernel is padded to it. (B, T, D) -> (B, T', d)."""
+    """Convolve over time, padding inputs shorter than the kernel. Shape: (B, T, D) -> (B, T', d)."""
     assert isinstance(convolution, nn.Conv1d)
     missing = max(convolution.kernel_size[0] - x.shape[1], 0)
     return convolution(F.pad(x.transpose(1, 2), (0, missing))).transpose(1, 2)

@@ -1,4 +1,4 @@
-"""Checks of the settings of backbones and methods."""
+"""Validation of the settings of backbones and methods."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def check(settings: Any, name: str, holds: bool, allowed: str) -> None:
-    """Raise a ValueError with the setting, what is allowed and its value, unless the condition holds."""
+    """Raise a ValueError that says what is allowed for the setting ``name``, unless ``holds`` is true."""
     if not holds:
         raise ValueError(f"{name} must be {allowed}, got {getattr(settings, name)!r}")
 

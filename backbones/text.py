@@ -1,8 +1,8 @@
-"""Text through a pretrained encoder in place of features (`text=bert`).
+"""Pretrained text encoders, which replace text features (`text=bert`).
 
-Any Hugging Face encoder that takes token ids and an attention mask serves: its last hidden states are the
-text sequence. Fine-tuned, it is part of the network, with a learning rate of its own; frozen, its states are
-computed beforehand, and anew only where occlusion changed the tokens.
+Any Hugging Face encoder that takes token ids and an attention mask can be used; its last hidden states are
+the text sequence. A fine-tuned encoder is part of the network and has its own learning rate. The states of a
+frozen encoder are computed once in advance; it runs again only on tokens that occlusion has changed.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ ENCODERS = ("features", "bert")
 
 @dataclass(frozen=True)
 class TextSettings:
-    """How text enters the backbones.
+    """Settings of the text input.
 
-    encoder: "features" | "bert". model: fingerprint of the pretrained model's files. finetune: train it, at
-    learning_rate; else it is frozen.
+    encoder: "features" | "bert". model: fingerprint of the pretrained model's files. finetune: train the
+    encoder with learning_rate; otherwise it is frozen.
     """
 
     encoder: str = "features"
@@ -41,14 +41,14 @@ class TextSettings:
 
     @property
     def label(self) -> str:
-        """What follows a backbone's name in tables: nothing for features."""
+        """Suffix of a backbone's name in tables; empty for features."""
         if self.encoder == "features":
             return ""
         return "[bert]" if self.finetune else "[bert,frozen]"
 
 
 class TextEncoder(nn.Module):
-    """The fine-tuned encoder. Shape: batch.tokens (B, 3, T) -> (B, T, n_layers * width)."""
+    """Fine-tuned encoder. Shape: batch.tokens (B, 3, T) -> (B, T, n_layers * width)."""
 
     def __init__(self, model: Any, n_layers: int):
         super().__init__()
@@ -57,16 +57,16 @@ class TextEncoder(nn.Module):
         self.width: int = model.config.hidden_size
 
     def forward(self, batch: Batch) -> Tensor:
-        """States of the last layers, zero beyond a clip's tokens."""
+        """Return the states of the last layers, zero in padded steps."""
         assert batch.tokens is not None
         return encode_tokens(self.model, batch.tokens, self.n_layers)
 
 
 class FrozenText:
-    """States that were computed beforehand, and stand in the batch as its text features.
+    """Frozen encoder, whose precomputed states are the text features of a batch.
 
-    Where tokens were occluded the encoder runs on them; it is read from ``folder`` when that happens first.
-    Not a module: its weights are neither trained nor part of the network's state.
+    The encoder itself runs only on occluded tokens and is loaded from ``folder`` on first use. It is not a
+    module, so its weights are neither trained nor part of the network's state.
     """
 
     def __init__(self, folder: Path, n_layers: int, device: torch.device):
@@ -75,7 +75,7 @@ class FrozenText:
         self.device = device
 
     def __call__(self, batch: Batch) -> Tensor:
-        """The same shape as `TextEncoder`'s; no gradient."""
+        """Return states of the same shape as `TextEncoder`, without gradient."""
         if "tokens" not in batch.dropped:
             return batch.features["text"]
         assert batch.tokens is not None
@@ -89,14 +89,14 @@ class FrozenText:
 
 
 def encode_tokens(model: Any, tokens: Tensor, n_layers: int) -> Tensor:
-    """The model's last n_layers layers side by side, oldest first, zero where the attention mask is.
+    """Concatenate the states of the model's last n_layers layers, first to last; masked steps are 0.
 
-    On CUDA transformers waits once per call, to see whether anything is padded.
+    On CUDA, transformers synchronises once per call to check whether there is padding.
 
     Shape: tokens (B, 3, T) of ids, attention mask and segment ids -> (B, T, n_layers * width).
     """
     ids, mask, segments = tokens.unbind(1)
-    # Some encoders know no segments (DistilBERT).
+    # Some encoders, such as DistilBERT, take no segment ids.
     knows_segments = "token_type_ids" in inspect.signature(model.forward).parameters
     extra = {"token_type_ids": segments} if knows_segments else {}
     output = model(input_ids=ids, attention_mask=mask, output_hidden_states=n_layers > 1, **extra)
@@ -105,24 +105,24 @@ def encode_tokens(model: Any, tokens: Tensor, n_layers: int) -> Tensor:
 
 
 def load_model(folder: Path) -> Any:
-    """A pretrained encoder from a Hugging Face directory, in float32, without its pooling layer.
+    """Load a pretrained encoder from a Hugging Face directory in float32, without its pooling layer.
 
     Raises:
-        ValueError: the directory's weights are not those of its configuration.
+        ValueError: The weights lack parameters that the configuration needs.
     """
     from transformers import AutoModel
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    # What the files lack would be drawn at random; the pooling layer is, and is not used.
+    # Missing weights are initialised at random, such as those of the pooling layer, which is not used.
     with torch.random.fork_rng(devices=[]):
         model, report = AutoModel.from_pretrained(
             folder,
             dtype=torch.float32,
             local_files_only=True,
             output_loading_info=True,
-            trust_remote_code=False,  # else it asks at the terminal
+            trust_remote_code=False,  # by default, transformers asks on the terminal
             weights_only=True,
         )
     missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))

@@ -1,20 +1,19 @@
 """TFN: Tensor Fusion Network (Zadeh et al., EMNLP 2017, arXiv 1707.07250).
 
-What it computes: audio and vision, averaged over time, through BatchNorm, dropout and three linear layers
-with ReLU; text through a one-layer LSTM and a linear layer. A 1 is prepended to each vector, their outer
-product (B, (h_t+1)(h_a+1)(h_v+1)) is flattened, dropped out and read by two linear layers with ReLU; the
-head is a linear layer and a sigmoid scaled to the label range.
+What it computes: audio and vision, averaged over time, go through BatchNorm, dropout and three linear layers
+with ReLU; text goes through a one-layer LSTM and a linear layer. A 1 is prepended to each vector. Their outer
+product, flattened (B, (h_t+1)(h_a+1)(h_v+1)), goes through dropout and two linear layers with ReLU; the head
+is a linear layer and a sigmoid scaled to the label range.
 
 Mix point (layer 1): the sub-networks' outputs, text (B, text_out), audio and vision (B, hidden), before the
-1 is prepended. Layer 2: the second post-fusion layer (B, post_fusion_dim).
+1 is prepended. Layer 2: the output of the second post-fusion layer (B, post_fusion_dim).
 Losses: L1 on the label. Optimizer: Adam, early stopping after 8 epochs.
 Defaults per dataset: MMSA's config_regression.json (thuiar/MMSA, commit a94e65d).
 
-NOTE[DIFF] text is read at the last valid step, not at the padded end (`padding: reference` restores it): on
-real clips the padded end costs most of the text's signal.
-NOTE[DIFF] the output range is the dataset's; the reference uses [-3, 3] for CH-SIMS too.
-NOTE[DIFF] the early stop bounds the training as in the reference, and so does max_epochs = 200, which it
-does not have.
+NOTE[DIFF] text is read at the last valid step, not at the padded end, which loses most of the text's signal
+on real clips (`padding: reference` restores it).
+NOTE[DIFF] the output range is that of the dataset's labels; the reference uses [-3, 3] for CH-SIMS too.
+NOTE[DIFF] max_epochs = 200 limits the training; the reference has early stopping only.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ class TFNSettings(BackboneSettings):
     """Settings of TFN; None: the published value for the dataset.
 
     *_hidden, text_out, post_fusion_dim: widths. *_dropout: probabilities. pool: "padded_mean" |
-    "masked_mean" | "kept_mean" over audio and vision.
+    "masked_mean" | "kept_mean", for audio and vision.
     """
 
     text_hidden: int | None = None
@@ -57,7 +56,7 @@ class TFNSettings(BackboneSettings):
 
 
 class TFN(Backbone):
-    """Tensor Fusion Network; the module's docstring is its card."""
+    """Tensor Fusion Network; the module docstring describes the model."""
 
     name = "tfn"
     title = "TFN"
@@ -94,22 +93,22 @@ class TFN(Backbone):
         self.post_fusion_1 = nn.Linear(fused, s.post_fusion_dim)
         self.post_fusion_2 = nn.Linear(s.post_fusion_dim, s.post_fusion_dim)
         self.output = nn.Linear(s.post_fusion_dim, 1)
-        # The reference keeps its output range as two frozen parameters; they count in its size.
+        # Frozen parameters as in the reference, so that they count in the model's size.
         self.output_range = nn.Parameter(torch.tensor([2.0 * sizes.label_scale]), requires_grad=False)
         self.output_shift = nn.Parameter(torch.tensor([-1.0 * sizes.label_scale]), requires_grad=False)
 
     @property
     def latent_widths(self) -> dict[str, int]:
-        """Width of each modality's vector."""
+        """Widths of the modalities' vectors."""
         s = self.settings
         return by_modality(s.text_out, s.audio_hidden, s.vision_hidden)
 
     def encode(self, inputs: Latents) -> Latents:
-        """(B, T_m, D_m) -> (B, h_m)."""
+        """Encode sequences as vectors. Shape: (B, T_m, D_m) -> (B, h_m)."""
         return self.subnets(inputs)
 
     def fuse(self, latents: Latents, n_clean: int) -> Fused:
-        """(B, h_m) -> (B, post_fusion_dim)."""
+        """Fuse the vectors. Shape: (B, h_m) -> (B, post_fusion_dim)."""
         text, audio, vision = (with_one(latents.values[m]) for m in ("text", "audio", "vision"))
         pairs = (audio[:, :, None] * vision[:, None, :]).flatten(1)  # (B, (h_a+1)(h_v+1))
         product = (pairs[:, :, None] * text[:, None, :]).flatten(1)  # (B, (h_a+1)(h_v+1)(h_t+1))
@@ -117,9 +116,9 @@ class TFN(Backbone):
         return Fused(F.relu(self.post_fusion_2(hidden)))
 
     def head(self, representation: Tensor) -> Tensor:
-        """(B, post_fusion_dim) -> (B,)."""
+        """Predict sentiment. Shape: (B, post_fusion_dim) -> (B,)."""
         return torch.sigmoid(self.output(representation))[:, 0] * self.output_range + self.output_shift
 
     def max_mixed_per_batch(self, batch_size: int) -> int:
-        """Four times the batch: the outer product is large."""
-        return 4 * batch_size
+        """Return four times the batch size."""
+        return 4 * batch_size  # a limit, because the outer product is large

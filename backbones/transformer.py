@@ -1,13 +1,13 @@
-"""The pre-norm Transformer encoder of MulT (Tsai et al., ACL 2019), which GLoMo shares: self- or cross-modal.
+"""Pre-norm Transformer encoder of MulT (Tsai et al., ACL 2019) and GLoMo, self- or cross-modal.
 
-The target, and the source where there is one, is scaled by sqrt(width), given positions (optional) and
-dropped out; each layer is LayerNorm, attention, residual, LayerNorm, width -> 4 width -> width with ReLU,
-residual; a last LayerNorm ends the encoder. Linear weights start Xavier-uniform, biases at 0; queries, keys
-and values are projected by one matrix, which is initialised as one, as in the reference.
+Target and source (if any) are scaled by sqrt(width), then positions (optional) are added and dropout is
+applied. Each layer is LayerNorm, attention, residual, LayerNorm, width -> 4 width -> width with ReLU,
+residual; a final LayerNorm follows. Linear weights are initialised Xavier-uniform, biases with 0. One matrix
+projects queries, keys and values; as in the reference, it is initialised as a whole.
 
-NOTE[DIFF] padded keys are masked; the reference attends to them. Without lengths nothing is masked.
+NOTE[DIFF] padded keys are masked; the reference attends to them. Without lengths, nothing is masked.
 NOTE[DIFF] keys and values share one dropout of the source; the reference drops them out independently, which
-costs a second normalisation of the source in every layer.
+needs a second normalisation of the source in every layer.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from backbones.cpu.dropout import Dropout
 
 
 class Dropouts(NamedTuple):
-    """Probabilities of dropping attention weights, feed-forward units, residuals and the input."""
+    """Dropout probabilities of attention weights, feed-forward units, residuals and inputs."""
 
     attention: float = 0.0
     relu: float = 0.0
@@ -34,12 +34,12 @@ class Dropouts(NamedTuple):
 
 
 class TransformerEncoder(nn.Module):
-    """Layers of attention from a target to itself, or to a source.
+    """Encoder with attention from a target to itself or to a source.
 
-    positions: add sinusoidal positions to the valid steps. band: a query sees keys up to its own index
-    plus |T_target - T_source|, so that self-attention is causal.
-    Shape: target (B, T, width), source (B, S, width), lengths (B,), at least 1 -> (B, T, width), of no
-    meaning beyond the target's lengths.
+    positions: add sinusoidal positions to the valid steps. band: a query attends to keys up to its own index
+    plus |T_target - T_source|, so self-attention is causal.
+    Shape: target (B, T, width), source (B, S, width), lengths (B,), at least 1 -> (B, T, width), undefined
+    in padded steps.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class TransformerEncoder(nn.Module):
         source: Tensor | None = None,
         source_lengths: Tensor | None = None,
     ) -> Tensor:
-        """Encode the target; without a source it attends to itself. Without lengths all steps are valid."""
+        """Encode the target, which attends to itself if there is no source; None lengths: all steps valid."""
         keys = target if source is None else source
         reach = abs(target.shape[1] - keys.shape[1]) if self.band else None
         layout = make_layout(
@@ -85,7 +85,7 @@ class TransformerEncoder(nn.Module):
         return layout.targets.unpack(self.norm(x))
 
     def embed(self, x: Tensor, lengths: Tensor | None) -> Tensor:
-        """Scale, add positions. Shape: (B, T, width) -> (B, T, width)."""
+        """Scale and add positions. Shape: (B, T, width) -> (B, T, width)."""
         embedded = self.scale * x
         if self.positions:
             table = sinusoids(x.shape[1], x.shape[2], x.device).to(x.dtype)
@@ -96,7 +96,7 @@ class TransformerEncoder(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """One layer; its first LayerNorm also normalises the source. Shape: as the layout packs sequences."""
+    """One layer; its first LayerNorm also normalises the source. Shape: as packed by the layout."""
 
     def __init__(self, width: int, n_heads: int, dropouts: Dropouts):
         super().__init__()
@@ -107,7 +107,7 @@ class EncoderLayer(nn.Module):
         self.residual_dropout = Dropout(dropouts.residual)
 
     def forward(self, x: Tensor, source: Tensor | None, layout: Layout) -> Tensor:
-        """x (..., width), source (..., width) or None -> as x."""
+        """Apply the layer. Shape: x (..., width), source (..., width) or None -> as x."""
         keys = None if source is None else self.norm_1(source)
         x = x + self.residual_dropout(self.attention(self.norm_1(x), keys, layout))
         hidden = self.relu_dropout(F.relu(self.widen(self.norm_2(x))))
@@ -115,7 +115,7 @@ class EncoderLayer(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention. Shape: as the layout packs sequences, (..., width)."""
+    """Multi-head attention. Shape: as packed by the layout, (..., width)."""
 
     def __init__(self, width: int, n_heads: int, dropout: float):
         super().__init__()
@@ -124,7 +124,7 @@ class Attention(nn.Module):
         self.n_heads, self.dropout = n_heads, dropout
 
     def forward(self, x: Tensor, source: Tensor | None, layout: Layout) -> Tensor:
-        """Attend from x to the source, or to x itself where it is None."""
+        """Attend from x to the source, or to x itself if the source is None."""
         if source is None:
             queries, keys, values = self.projection(x).chunk(3, -1)
         else:
@@ -136,9 +136,9 @@ class Attention(nn.Module):
 
 
 def sinusoids(steps: int, width: int, device: torch.device) -> Tensor:
-    """Positions 1 to steps: sines, then cosines of width // 2 frequencies, then a 0 where the width is odd.
+    """Compute encodings of positions 1 to steps: sines, cosines, and a 0 if the width is odd.
 
-    The frequencies fall geometrically from 1 to 1/10000. Shape: (steps, width), float32.
+    The width // 2 frequencies decrease geometrically from 1 to 1/10000. Shape: (steps, width), float32.
     """
     half = width // 2
     frequencies = torch.exp(torch.arange(half, device=device) * (-math.log(1e4) / max(half - 1, 1)))
@@ -147,7 +147,7 @@ def sinusoids(steps: int, width: int, device: torch.device) -> Tensor:
 
 
 def xavier_linear(inputs: int, outputs: int) -> nn.Linear:
-    """A linear layer with Xavier-uniform weights and zero biases."""
+    """Create a linear layer with Xavier-uniform weights and zero biases."""
     layer = nn.Linear(inputs, outputs)
     nn.init.xavier_uniform_(layer.weight)
     nn.init.zeros_(layer.bias)

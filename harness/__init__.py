@@ -1,1 +1,1 @@
-"""The protocol of the benchmark, written once; it knows no method and no backbone by name."""
+"""The protocol of the benchmark, which is the same for all methods and backbones."""

@@ -1,7 +1,7 @@
-"""``python -m harness.benchmark KEY=VALUE ...``: run a study, resume it, print its table, build its report.
+"""``python -m harness.benchmark KEY=VALUE ...``: run or resume a study, print its table, build its report.
 
-Exit status: 0 all cells done, 1 some have no result, 2 the request is wrong, 130 interrupted. Everything
-heavy is imported inside functions: spawned workers import this module again.
+Exit status: 0 if all cells are done, 1 if some have no result, 2 if the request is invalid, 130 if
+interrupted. Heavy modules are imported inside functions, so that ``--help`` answers at once.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ if TYPE_CHECKING:
 HELP = """\
 usage: python -m harness.benchmark [KEY=VALUE ...]
 
-Runs methods x backbones x datasets x seeds, skips what is done, and builds the report.
+Trains methods x backbones x datasets x seeds, skips cells that have a result, and builds the report.
 
-  profile=quick|paper               settings for a quick look, or for the full matrix
-  datasets=[mosi] data_root=DIR     MMSA files below DIR
+  profile=quick|paper               a small study, or the full matrix
+  datasets=[mosi] data_root=DIR     MMSA feature files below DIR
   datasets=[mine] dataset.mine.path=FILE dataset.mine.label_scale=3 dataset.mine.metrics=mosi
   backbones=[tfn] methods=[none,ms_mix] seeds=[1111,1112] study=NAME
   text=bert bert.model=DIR bert.finetune=true|false
-                                    text through a pretrained encoder instead of features
+                                    encode text with a pretrained BERT instead of stored features
   matrix=ablation                   ms_mix with every combination of SASS, SIG and SAL
   occlusion.ratios=[0,0.5] occlusion.protocols=[test,train]
-  tuned=DIR                         settings chosen by python -m sweeps.run tune=METHOD
+  tuned=DIR                         settings found by python -m sweeps.run tune=METHOD
   launcher=inline|processes|ray jobs=N device=auto|cpu|cuda var_dir=DIR
   launcher.address=HOST:PORT launcher.gpus_per_cell=0.25
-                                    the Ray cluster, for launcher=ray; else one is started here
+                                    with launcher=ray: an existing cluster (default: start one here)
   jobs_per_gpu=N precision=fp32|tf32|bf16 compile=true|false
   method.NAME.KEY=VALUE backbone.NAME.KEY=VALUE
 
-All settings with their defaults: harness/conf/config.yaml; of methods and backbones: their files."""
+All settings and defaults: harness/conf/config.yaml; of methods and backbones: python -m harness.catalog"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit status."""
+    """Run the command and return its exit status."""
     return run_command(_run, sys.argv[1:] if arguments is None else arguments, HELP)
 
 
@@ -66,7 +66,7 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def _drive(config: Any, plan: Plan, console: Console, arguments: Sequence[str]) -> int:
-    """Run the plan and show how it ended; returns the exit status."""
+    """Run the plan, print its results and return the exit status."""
     launcher, device = open_launcher(config, plan.cells, plan.folders())
     with contextlib.closing(launcher):
         tracker, outcome = _train(config, plan, device, launcher, console, arguments)
@@ -75,10 +75,10 @@ def _drive(config: Any, plan: Plan, console: Console, arguments: Sequence[str]) 
 
     if outcome.done_before == outcome.total:
         console.print(f"All {outcome.total} cells of study {plan.study!r} are done.", markup=False)
-    console.print(closing_table(plan, outcome.numbers))
+    console.print(closing_table(plan, outcome.comparable()))
     if outcome.failed:
         console.print(failure_table(outcome))
-    # A driver may have died between its last cell and the report, or in the middle of it.
+    # Even if all cells were done before: an earlier driver may have died before it finished the report.
     if config.report:
         write_report(tracker)
     console.print(f"Report: {tracker.folder('reports') / 'index.html'}", markup=False, soft_wrap=True)
@@ -89,7 +89,7 @@ def _drive(config: Any, plan: Plan, console: Console, arguments: Sequence[str]) 
 def _train(
     config: Any, plan: Plan, device: str, launcher: Launcher, console: Console, arguments: Sequence[str]
 ) -> tuple[Tracker, StudyOutcome]:
-    """Run the plan's cells; what is imported here (MLflow, most of all) is not needed by workers."""
+    """Run the plan's cells; return the tracker of the study and the outcome."""
     with importing():
         from harness.config.compose import var_path
         from harness.study.display import LiveDisplay

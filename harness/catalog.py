@@ -1,6 +1,6 @@
-"""``python -m harness.catalog [--markdown]``: every method and backbone with file, paper and settings.
+"""``python -m harness.catalog [--markdown]``: list every method and backbone with file, paper and settings.
 
-With ``--markdown`` the tables of the README. The registries are imported when they are shown.
+With ``--markdown``, print the tables of the README instead.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the catalogue; returns the exit status."""
+    """Print the catalogue and return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m harness.catalog", description=__doc__, allow_abbrev=False
     )
-    parser.add_argument("--markdown", action="store_true", help="the tables of the README")
+    parser.add_argument("--markdown", action="store_true", help="print the tables of the README")
     make = markdown if parser.parse_args(arguments).markdown else text
     print("\n".join(make()))
     return 0
 
 
 def registries() -> dict[str, Mapping[str, type[Any]]]:
-    """What there is, by kind."""
+    """Return the registered classes by kind ("method", "backbone") and name."""
     with importing():
         from backbones import BACKBONES
         from methods import METHODS
@@ -41,7 +41,7 @@ def registries() -> dict[str, Mapping[str, type[Any]]]:
 
 
 def text() -> Iterator[str]:
-    """Lines for a terminal: a block per entry, its settings with their defaults."""
+    """Yield lines for a terminal: one block per entry, with settings and defaults."""
     for kind, registry in registries().items():
         yield from (f"{kind.upper()}S", "")
         for name, entry in registry.items():
@@ -65,7 +65,7 @@ def _wrapped(title: str, settings: dict[str, Any]) -> list[str]:
 
 
 def markdown() -> Iterator[str]:
-    """Lines of two Markdown tables."""
+    """Yield the lines of two Markdown tables, of methods and of backbones."""
     for kind, registry in registries().items():
         yield from (f"| {kind} | what it is | paper |", "|---|---|---|")
         for name, entry in registry.items():
@@ -74,19 +74,19 @@ def markdown() -> Iterator[str]:
 
 
 def summary(entry: type[Any]) -> str:
-    """What the first line of its card says after the name, without the source in brackets."""
+    """Return the first line of an entry's card, without its name and the source in parentheses."""
     card = inspect.getdoc(sys.modules[entry.__module__]) or entry.title
     return re.sub(r" \(.*\)", "", card.splitlines()[0].partition(": ")[2]).rstrip(".")
 
 
 def file_of(entry: type[Any]) -> str:
-    """Its file, from the top of the project where it lies below it."""
+    """Return the path of an entry's file, relative to the project's root if it lies below that."""
     path = Path(inspect.getfile(entry)).resolve()
     return (path.relative_to(ROOT) if path.is_relative_to(ROOT) else path).as_posix()
 
 
 def defaults(entry: type[Any]) -> dict[str, Any]:
-    """The default of each setting; None: the published value for the dataset."""
+    """Return the default of each setting; None stands for the value published for the dataset."""
     settings = entry.Settings()
     return {f.name: getattr(settings, f.name) for f in fields(settings)}
 

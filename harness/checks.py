@@ -1,4 +1,4 @@
-"""Checks of a request before anything runs: known names, numbers within their bounds, settings that agree."""
+"""Checks of a request before anything runs: names, bounds of numbers, and incompatible settings."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from harness.train.arithmetic import DEVICES, check_precision, resolve_device
 from methods import METHODS
 
 PROTOCOLS = ("test", "train")
-MAX_STUDY_BYTES = 200  # it names a folder, and file systems allow 255 bytes
-MAX_DATASET_BYTES = 100  # a part of such names, beside hashes
+MAX_STUDY_BYTES = 200  # a study's name is also a folder's, and file systems allow 255 bytes
+MAX_DATASET_BYTES = 100  # names of cache folders also contain a hash
 
 
 def check_request(config: Config) -> None:
@@ -41,13 +41,13 @@ def check_request(config: Config) -> None:
 
 
 def check_name(name: str, key: str, kind: str, most: int = MAX_STUDY_BYTES) -> None:
-    """Raise UserError for a name that cannot be shown and stored everywhere; key: of the setting."""
+    """Raise UserError for a name that cannot be a path component; key: the setting that holds the name."""
     # Cc: control characters. Cs: surrogates, which stand for undecodable bytes.
-    strange = [c for c in name if c in "/\\" or unicodedata.category(c) in ("Cc", "Cs")]
+    forbidden = [c for c in name if c in "/\\" or unicodedata.category(c) in ("Cc", "Cs")]
     too_long = len(name.encode(errors="surrogatepass")) > most
-    if not name.strip() or name in (".", "..") or strange or too_long:
+    if not name.strip() or name in (".", "..") or forbidden or too_long:
         allowed = f"up to {most} bytes without /, \\ and control characters"
-        raise UserError(f"{key}={redact(name)!r} is no name for a {kind}; use {allowed}.")
+        raise UserError(f"{key}={redact(name)!r} is not a valid {kind} name; use {allowed}.")
 
 
 def _check_datasets(config: Config) -> None:
@@ -108,18 +108,18 @@ def _check_launcher(config: Config) -> None:
     launcher, share = config.launcher, config.launcher.gpus_per_cell
     keys = [key for key in ("address", "gpus_per_cell") if getattr(launcher, key) is not None]
     if keys and launcher.name != "ray":
-        raise UserError(f"launcher.{keys[0]} is a setting of launcher=ray, not of launcher={launcher.name}.")
+        raise UserError(f"launcher.{keys[0]} needs launcher=ray, got launcher={launcher.name}.")
     if share is not None and not (0 < share <= 1 or (share > 1 and share == int(share))):
         raise UserError(
-            f"launcher.gpus_per_cell must be a part of one GPU above 0, or whole ones, got {share:g}."
+            f"launcher.gpus_per_cell must be above 0 and at most 1, or a whole number, got {share:g}."
         )
     if share is not None and config.jobs_per_gpu is not None:
-        raise UserError("jobs_per_gpu and launcher.gpus_per_cell say the same; give one of them.")
+        raise UserError("jobs_per_gpu and launcher.gpus_per_cell exclude each other; give one of them.")
 
 
 def _check_tuned(config: Config) -> None:
     if config.tuned == "":
         raise UserError("tuned is empty; give a folder of tuned settings, as in tuned=var/tuned.")
     if config.tuned is not None and config.matrix == "ablation":
-        # Only the whole method would be tuned, and its parts would look worse for it.
-        raise UserError("matrix=ablation compares parts under the same settings; leave out tuned=DIR.")
+        # Tuned settings exist for the complete method only, which would put its ablations at a disadvantage.
+        raise UserError("matrix=ablation compares components under the same settings; leave out tuned=DIR.")

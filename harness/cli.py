@@ -1,6 +1,6 @@
-"""What commands have in common: usage, exit status, signals, the console, a quick start and end.
+"""Code shared by all commands: usage, exit status, signals, console, fast startup and exit.
 
-Exit status: 0 all done, 1 something has no result, 2 the request is wrong, 130 interrupted.
+Exit status: 0 if all is done, 1 if a result is missing, 2 if the request is invalid, 130 if interrupted.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 
 def asks_for_help(arguments: Sequence[str]) -> bool:
-    """Whether the usage is to be shown, whatever else is given."""
+    """Return whether ``-h`` or ``--help`` is among the arguments."""
     return bool({"-h", "--help"} & set(arguments))
 
 
 def run_command(action: Callable[[Sequence[str]], int], arguments: Sequence[str], usage: str) -> int:
-    """Print the usage, or run a command; returns the exit status."""
+    """Print the usage if it is asked for, otherwise run a command; return the exit status."""
     if asks_for_help(arguments):
         print(usage)
         return 0
@@ -40,45 +40,43 @@ def run_command(action: Callable[[Sequence[str]], int], arguments: Sequence[str]
         print(f"Error: {error}", file=sys.stderr)
         return 2
     except StoreError as error:
-        print(f"Error: {error}; the same command resumes.", file=sys.stderr)
+        print(f"Error: {error}; run the same command to resume.", file=sys.stderr)
         return 1
     except OSError as error:
         where = f" {str(error.filename)!r}" if error.filename else ""
         sentence = f"Error: cannot use the file{where}: {error.strerror or error}"
-        if error.errno == errno.ENAMETOOLONG:  # no waiting makes it shorter
+        if error.errno == errno.ENAMETOOLONG:  # a retry cannot help
             print(f"{sentence}.", file=sys.stderr)
             return 2
-        print(f"{sentence}; the same command resumes.", file=sys.stderr)
+        print(f"{sentence}; run the same command to resume.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         ignore_interrupts()
-        print("Stopped; the same command resumes where it was.", file=sys.stderr)
+        print("Stopped; run the same command to resume.", file=sys.stderr)
         return 130
 
 
 def leave(status: int) -> NoReturn:
-    """End the process with this status."""
-    # A signal from here on would replace the status of what is done.
+    """End the process with this exit status; ignore Ctrl-C and SIGTERM from here on."""
+    # The work is done: a signal must not replace its exit status.
     ignore_interrupts()
     end(status)
 
 
 def make_console() -> Console:
-    """Where a command prints, names as they stand; wide where nobody's terminal says otherwise."""
+    """Return the console of a command: names are printed verbatim, 120 columns wide outside a terminal."""
     from rich.console import Console
 
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # it may know fewer signs than names have
-    # Rich draws a picture for a name like "a:x:b" unless it is told not to.
+        sys.stdout.reconfigure(errors="backslashreplace")  # its encoding may lack characters
+    # By default rich replaces parts of names, such as ":x:", with emoji.
     return Console(emoji=False, width=None if sys.stdout.isatty() else 120)
 
 
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
-    """Look for no garbage within the block.
-
-    What modules create stays; going through it again and again takes a fifth of the time of large imports.
-    """
+    """Disable garbage collection within the block."""
+    # Imported objects stay alive, and scanning them repeatedly takes a fifth of the time of large imports.
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -89,12 +87,10 @@ def importing() -> Iterator[None]:
 
 
 def end(status: int) -> NoReturn:
-    """End the process with this status, its exit handlers called and its output written.
-
-    Python would then free all that was imported, one object after the other, which takes a second and more.
-    """
+    """Call the exit handlers, flush the output and end the process with this exit status."""
+    # The interpreter's own shutdown frees every imported object, which takes a second or more.
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):  # Nobody reads it any more.
+        with contextlib.suppress(OSError, ValueError):  # the reader closed the pipe
             stream.flush()
     os._exit(status)

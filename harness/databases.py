@@ -1,4 +1,4 @@
-"""SQLite files that are either whole or absent, and database addresses that are safe to show."""
+"""Atomic creation and integrity checks of SQLite files, and database addresses without secrets."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ DATABASES = ("sqlite", "mysql", "mssql", *POSTGRES)
 SIDE_FILES = ("", "-wal", "-shm", "-journal")
 SMALLEST_BYTES, CHECKED_BYTES, CHECK_TIMEOUT_S = 512, 256 * 2**20, 30
 REMEDY = (
-    "put a copy in its place, or move it away with its -wal and -shm files to begin a new one "
-    "(a ledger loses nothing by that, a tracking store its runs)"
+    "restore it from a backup, or move it away with its -wal and -shm files to start a new one "
+    "(without the runs, if it is a tracking store; a ledger loses nothing)"
 )
 # Without these settings, connecting to a dead host blocks for hours.
 CONNECTION = {
@@ -39,21 +39,21 @@ SECRET_KEYS = re.compile(
     r"([?&](?:user|username|[^=&]*(?:passw|pwd|passfile|secret|token|apikey|api_key)[^=&]*)=)([^&]*)",
     re.IGNORECASE,
 )
-SHORTEST_SECRET = 3  # a shorter one cannot be told from the letters of a sentence
+SHORTEST_SECRET = 3  # hiding a shorter one would also hide ordinary letters of a message
 
 
 def create_sqlite(path: Path, initialise: Callable[[str], None]) -> None:
-    """Create the SQLite file ``path`` (tables, then WAL mode) unless it exists; safe against any kill.
+    """Create the SQLite file ``path`` atomically, with tables and in WAL mode, unless it exists.
 
-    ``initialise(uri)`` fills a temporary file in the same folder and closes its connections; the file is
-    renamed into place when it is whole and on disk. Processes that come at once wait for the first one.
+    ``initialise(uri)`` creates the tables in a temporary file in the same folder and closes its connections;
+    that file is then synced and renamed. A lock lets one process at a time create the file.
 
     Raises:
-        UserError: the folder or the file cannot be written, or the file is there and damaged.
+        UserError: the folder or the file cannot be written, or the existing file is damaged.
     """
     temporary = path.with_name(f".{path.name}.new")
     try:
-        # Needs no lock, and so no right to write: the file appears whole.
+        # An existing file is complete: no lock is needed, which would need write permission.
         if path.exists():
             check_sqlite(path)
             return
@@ -73,15 +73,15 @@ def create_sqlite(path: Path, initialise: Callable[[str], None]) -> None:
 
 
 def check_sqlite(path: Path) -> None:
-    """See to it that an SQLite file is whole; one of more than 256 MiB is checked at its head alone.
+    """Check the integrity of an SQLite file; above 256 MiB, of its header and schema only.
 
     Raises:
-        UserError: it is empty, cut short, overwritten or no SQLite file; says what to do.
+        UserError: the file is empty, truncated, overwritten or not SQLite; the message says what to do.
     """
     try:
         size = path.stat().st_size
         if size < SMALLEST_BYTES:
-            # SQLite would take it for a new database.
+            # SQLite would accept an empty file as a new database.
             raise sqlite3.DatabaseError(f"{size} bytes are not a database")
         with contextlib.closing(sqlite3.connect(path, timeout=CHECK_TIMEOUT_S)) as connection:
             connection.execute("SELECT count(*) FROM sqlite_master")
@@ -90,65 +90,65 @@ def check_sqlite(path: Path) -> None:
                 if verdict != "ok":
                     raise sqlite3.DatabaseError(f"malformed: {verdict.splitlines()[-1]}")
     except sqlite3.OperationalError:
-        # Locked, unreadable or in a read-only folder: whoever uses it will say so.
+        # Locked, unreadable or in a read-only folder: the caller's own access reports it.
         return
     except sqlite3.DatabaseError as error:
         raise UserError(f"The database {path} is damaged ({error}){remedy(str(error))}.") from error
 
 
 def is_damage(reason: str) -> bool:
-    """Whether a failure, in SQLite's words, is one of the file itself, which no waiting mends."""
+    """Return whether an error message of SQLite reports a damaged file, which no retry repairs."""
     return "malformed" in reason or "not a database" in reason
 
 
 def remedy(reason: str) -> str:
-    """What to do about a failure, to follow its reason; empty where waiting may help."""
+    """Return advice to append to an error message; empty where a retry may help."""
     return f"; {REMEDY}" if is_damage(reason) else ""
 
 
 def sqlite_uri(path: Path) -> str:
-    """Address of an SQLite file, for SQLAlchemy and for what is built on it."""
+    """Return the SQLAlchemy address of an SQLite file."""
     from sqlalchemy import URL
 
     plain = f"sqlite:///{path.absolute()}"
     if sqlite_path(plain) == path.absolute():
         return plain
-    # Names with % or ?, quoted as the installed version of SQLAlchemy reads them.
+    # SQLAlchemy quotes paths with % or ? itself, since its rules differ between versions.
     return URL.create("sqlite", database=str(path.absolute())).render_as_string()
 
 
 def sqlite_path(uri: str) -> Path | None:
-    """The file that an SQLite address names; None for one in memory and for any other database.
+    """Return the file of an SQLite address; None for an in-memory database or another kind of database.
 
     Raises:
-        UserError: it cannot be read, or names a host.
+        UserError: the address is malformed, or names a host.
     """
     if _kind(uri) != "sqlite":
         return None
     url = _parse(uri)
     if url is None or url.host:
-        raise UserError(f"The address {redact(uri)!r} cannot be read; write it as sqlite:////FOLDER/FILE.")
+        raise UserError(f"The address {redact(uri)!r} is malformed; write it as sqlite:////FOLDER/FILE.")
     return Path(url.database) if url.database and url.database != ":memory:" else None
 
 
 def is_database(uri: str) -> bool:
-    """Whether the address names a database, of any kind, rather than an HTTP server or a folder."""
+    """Return whether the address names a database of any kind, not an HTTP server or a folder."""
     return "://" in uri and _kind(uri) in DATABASES
 
 
 def server_uri(uri: str) -> str:
-    """A PostgreSQL address with the driver psycopg, unless it names one, and bounded waits; others as given.
+    """Add a driver (psycopg, unless one is named) and timeouts to a PostgreSQL address; others are unchanged.
 
     Raises:
-        UserError: it cannot be read, or the driver is not installed.
+        UserError: the address is malformed, or the driver is not installed.
     """
     if _kind(uri) not in POSTGRES:
         return uri
     url = _parse(uri)
-    # An @ in the host is the rest of a password that nobody quoted.
+    # An @ in the host belongs to a password that was not percent-encoded.
     if url is None or "@" in (url.host or ""):
         raise UserError(
-            f"The address {redact(uri)!r} cannot be read; "
+            f"The address {redact(uri)!r} is malformed; "
             "write it as postgresql://USER:PASSWORD@HOST/DATABASE, with @ in a password as %40."
         )
     if url.drivername in POSTGRES:
@@ -166,7 +166,7 @@ def server_uri(uri: str) -> str:
 
 @contextlib.contextmanager
 def tables_lock(uri: str) -> Iterator[None]:
-    """Let one process at a time, on any machine, create tables in a PostgreSQL database; else no effect.
+    """Hold a PostgreSQL database's lock for creating tables, across machines; no effect on other databases.
 
     Raises:
         sqlalchemy.exc.SQLAlchemyError: the server cannot be reached. UserError: as `server_uri`.
@@ -177,7 +177,7 @@ def tables_lock(uri: str) -> Iterator[None]:
     from sqlalchemy import bindparam, create_engine, func, select
     from sqlalchemy.pool import NullPool
 
-    # The lock ends with the connection, so also when this process is killed.
+    # The lock ends with the connection, even if this process is killed.
     engine = create_engine(server_uri(uri), poolclass=NullPool, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         connection.execute(select(func.pg_advisory_lock(bindparam("key", TABLES_LOCK))))
@@ -185,9 +185,9 @@ def tables_lock(uri: str) -> Iterator[None]:
 
 
 def redact(uri: str) -> str:
-    """The address without user and password; SQLite addresses and plain paths stay as they are.
+    """Remove user and password from an address; SQLite addresses and plain paths are unchanged.
 
-    Of what is no address, but has the colon and the @ of one, only the rest is shown.
+    A text without ``://`` loses everything up to the last @ if there is a colon before it.
     """
     scheme, separator, rest = uri.partition("://")
     if not separator:
@@ -195,38 +195,38 @@ def redact(uri: str) -> str:
         return after if ":" in before else uri
     if _kind(uri) in ("sqlite", "file") and rest.startswith("/"):
         return uri
-    # A password may hold any character when nobody quoted it, so everything up to the last @ goes.
+    # An unquoted password may contain any character, so everything up to the last @ is removed.
     hidden = SECRET_KEYS.sub(r"\1***", rest)
     return f"{scheme}://{hidden.rpartition('@')[2]}"
 
 
 def without_secrets(reason: str, uri: str) -> str:
-    """What a library says of an address, without the user and the password that it quotes.
+    """Remove the user and password of an address from a library's message.
 
-    uri: the address as it was given.
+    uri: the address with its secrets.
     """
     if redact(uri) == uri:
         return reason
     before = uri.partition("://")[2].rpartition("@")[0] or uri.rpartition("@")[0]
     user, _, password = before.partition(":")
-    # Whoever cannot read the address quotes what it took for the password, or for the host.
+    # A library that misparses the address may quote parts of the password as the host.
     values = [before, password, *re.split("[:@/]", password or before)]
     values += [value for _, value in SECRET_KEYS.findall(uri)]
     hidden = reason.replace(uri, redact(uri))
     for secret in sorted({*values, *map(unquote, values), *map(unquote_plus, values)}, key=len, reverse=True):
         if len(secret) >= SHORTEST_SECRET:
             hidden = hidden.replace(secret, "***")
-    # Servers name the user between quotes.
+    # Servers put the user name in double quotes.
     return hidden.replace(f'"{unquote(user)}"', "***") if user else hidden
 
 
 def _kind(uri: str) -> str:
-    """The scheme of an address, without the driver."""
+    """Return the scheme of an address, without the driver."""
     return uri.partition("://")[0].partition("+")[0]
 
 
 def _parse(uri: str) -> URL | None:
-    # Imported late: a command that only shows an address answers without it.
+    # Imported late: commands that only print an address do not need SQLAlchemy.
     from sqlalchemy import make_url
     from sqlalchemy.exc import SQLAlchemyError
 

@@ -1,7 +1,7 @@
-"""The exceptions whose sentence is shown to the user, and how texts are made safe to show.
+"""Exceptions with a message for the user, and functions that make text safe to print.
 
-A sentence may quote any text, also from a file: invisible characters are spelt out, and an address loses
-its user and password.
+A message may quote any text, also from a file: invisible characters are escaped, and addresses lose their
+user and password.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import difflib
 import re
 from collections.abc import Iterable
 
-# Control characters, marks that turn the direction of reading, and what stands for undecodable bytes.
+# Control characters, line separators, bidirectional marks, and surrogates (undecodable bytes).
 _UNSEEN = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufffe\uffff\ud800-\udfff]"
 )
-# But for USER, which stands in examples.
+# USER:... is kept, since examples of addresses contain it.
 _CREDENTIALS = re.compile(r"(?<=:/)(/?)(?!USER\b)[^\s/@'\"]*:[^\s@'\"]*@")
 
 
@@ -26,15 +26,15 @@ class Sentence(Exception):
 
 
 class UserError(Sentence):
-    """The request is wrong: what was given, what is allowed and the nearest name; commands exit with 2."""
+    """An invalid request (exit status 2); the message says what is wrong, what is allowed and what to do."""
 
 
 class StoreError(Sentence):
-    """A store did not answer or could not write, for longer than the driver waits; the sentence says why."""
+    """A store that is unreachable after all retries, cannot write, or is damaged; the message says why."""
 
 
 def visible(text: str) -> str:
-    """The text with its invisible characters spelt out, as ``\\u202e``."""
+    """Escape the invisible characters of a text, e.g. as ``\\u202e``."""
     return _UNSEEN.sub(lambda sign: f"\\u{ord(sign[0]):04x}", text)
 
 
@@ -51,14 +51,14 @@ def unknown(kind: str, name: str, allowed: Iterable[str]) -> UserError:
 
 
 def file_error(name: str, verb: str, error: OSError) -> UserError:
-    """Build the error for what cannot be read or written; verb: its participle."""
+    """Build the error for a file that cannot be used; verb: a participle, "read" or "written"."""
     return UserError(f"{name} cannot be {verb}: {error.strerror or error}.")
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says in one line, without its full stop; its type where it says nothing.
+    """Return the first line of an error's message without its full stop, or its type if it has none.
 
-    Of an error that SQLAlchemy wraps, the words of the database.
+    For an error that SQLAlchemy wraps, this is the database's own message.
     """
     wrapped = getattr(error, "orig", None)
     lines = str(wrapped or error).strip().splitlines()
@@ -66,7 +66,7 @@ def one_line(error: BaseException) -> str:
 
 
 def line_with_type(error: BaseException) -> str:
-    """What an error says in one line, after its type unless it is a sentence for the user."""
+    """Return the first line of an error's message, after its type unless it is a `UserError`."""
     lines = str(error).strip().splitlines()
     if isinstance(error, UserError) and lines:
         return lines[0]
@@ -75,5 +75,5 @@ def line_with_type(error: BaseException) -> str:
 
 
 def printable(text: object, most: int = 200) -> str:
-    """One short line that shows as it is: line ends become spaces, what cannot be shown a question mark."""
+    """Shorten a text to one printable line: line ends become spaces, unprintable characters "?"."""
     return "".join(c if c.isprintable() else "?" for c in " ".join(str(text).split())[:most])

@@ -1,4 +1,4 @@
-"""Files of our own: atomic writes, locks, names that any file system takes, JSON that may be damaged."""
+"""Atomic writes, file locks, portable file names, and JSON that may be damaged."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ MAX_NAME = 200  # bytes; file systems allow 255
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path``; what the block writes there takes its place at the end.
+    """Write ``path`` atomically: yield a temporary path beside it, then sync and rename that file.
 
-    The file is whole or absent, whatever happens; when it appears, it is on disk. Raises OSError.
+    If the block raises, ``path`` is unchanged. Raises OSError.
     """
     temporary = path.parent / f"{path.stem[:32]}.{uuid.uuid4().hex}{UNFINISHED}"
     try:
@@ -36,9 +36,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """Give a temporary folder to fill, which becomes ``folder`` at the end, as a whole or not at all.
+    """Create ``folder`` atomically: yield a temporary folder beside it, then rename that folder.
 
-    If another process makes the same folder first, that one stays. Raises OSError.
+    If another process creates ``folder`` first, its folder stays. Raises OSError.
     """
     temporary = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}{UNFINISHED}")
     try:
@@ -53,7 +53,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 
 def sync(path: Path) -> None:
-    """Bring a file or folder to disk; raises OSError."""
+    """Flush a file or folder to disk (fsync); raises OSError."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -62,7 +62,7 @@ def sync(path: Path) -> None:
 
 
 def remove_files_of(cells: Container[str], folder: Path, ending: str = "") -> None:
-    """Remove files and folders of cells, ``CELL_ID*``, finished or not; what cannot be removed stays."""
+    """Remove files and folders of cells, named ``CELL_ID*``, with this ending; ignore errors."""
     with contextlib.suppress(OSError):
         for path in list(folder.iterdir()):
             if path.name.partition(".")[0] not in cells or not path.name.endswith(ending):
@@ -75,10 +75,10 @@ def remove_files_of(cells: Container[str], folder: Path, ending: str = "") -> No
 
 
 def load_json(text: str | bytes) -> Any:
-    """The value of a JSON text.
+    """Parse a JSON text.
 
     Raises:
-        ValueError: it is none, or nested too deeply.
+        ValueError: the text is not JSON, or is nested too deeply.
     """
     try:
         return json.loads(text)
@@ -88,19 +88,19 @@ def load_json(text: str | bytes) -> Any:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Let one process of this machine at a time into the block; ``path`` is the lock's own file."""
+    """Hold an exclusive lock on the file ``path``, which is created, among the processes of this machine."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
-        # The lock file stays: whoever removed it would let two newcomers lock two different files.
+        # The lock file stays: if it were removed, two processes could lock two different files.
         os.close(descriptor)
 
 
 def safe_name(name: str) -> str:
-    """A name of the user's as one path component, different for different names."""
-    # Percent-encoded, as in URLs, with letters and digits of all scripts as they are.
+    """Turn a user's name into one path component; different names give different components."""
+    # Percent-encoded as in URLs, except that letters and digits of all scripts stay.
     safe = "".join(c if c.isalnum() or c in "-_." else quote(c, "", errors="surrogatepass") for c in name)
     safe = safe.replace(".", "%2E", 1) if safe.startswith(".") else safe or "%"
     if len(safe.encode()) <= MAX_NAME:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, held back where they would leave something half done."""
+"""Handling of Ctrl-C and SIGTERM: raised as `KeyboardInterrupt`, deferred, or ignored."""
 
 from __future__ import annotations
 
@@ -15,52 +15,52 @@ STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 def raise_interrupts() -> None:
-    """From here on Ctrl-C and SIGTERM raise `KeyboardInterrupt` in the main thread."""
+    """Make Ctrl-C and SIGTERM raise `KeyboardInterrupt` in the main thread from here on."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if getattr(sys.unraisablehook, "func", None) is not _report_dropped:
         sys.unraisablehook = functools.partial(_report_dropped, sys.unraisablehook)
 
 
 def _report_dropped(report: Callable[[Any], Any], dropped: Any) -> None:
-    """Say that Python dropped an interrupt, as it does in destructors, without the traceback."""
+    """Report an interrupt that Python dropped, as it does in destructors, without a traceback."""
     if dropped.exc_type is KeyboardInterrupt:
-        sys.stderr.write("The interrupt came where Python cannot stop; press Ctrl-C again.\n")
+        sys.stderr.write("Python could not handle the interrupt at this point; press Ctrl-C again.\n")
     else:
         report(dropped)
 
 
 @contextlib.contextmanager
 def interrupts_held() -> Iterator[None]:
-    """Raise `KeyboardInterrupt` for Ctrl-C or SIGTERM when the block is left; the second one at once.
+    """Defer Ctrl-C and SIGTERM to the end of the block; a second signal is raised at once.
 
-    A store's client that is interrupted in the middle of a call may log a traceback, or leave a transaction
-    open. Outside of the main thread, which alone receives signals, this has no effect.
+    There is no effect outside the main thread, which alone receives signals.
     """
+    # An interrupted client of a store may log a traceback, or leave a transaction open.
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    held: list[int] = []
+    signals: list[int] = []
 
     def hold(number: int, frame: FrameType | None) -> None:
-        held.append(number)
-        if len(held) > 1:
+        signals.append(number)
+        if len(signals) > 1:
             raise KeyboardInterrupt
 
-    # One that is ignored, as in a shell's background jobs, stays so.
-    before = {number: signal.getsignal(number) for number in STOPPING}
-    caught = {number: handler for number, handler in before.items() if callable(handler)}
-    for number in caught:
+    # A signal that is ignored, as in a shell's background jobs, stays ignored.
+    current = {number: signal.getsignal(number) for number in STOPPING}
+    handlers = {number: handler for number, handler in current.items() if callable(handler)}
+    for number in handlers:
         signal.signal(number, hold)
     try:
         yield
     finally:
-        for number, handler in caught.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
-        if held:
+        if signals:
             raise KeyboardInterrupt
 
 
 def ignore_interrupts() -> None:
-    """From here on nothing but SIGKILL stops the process, which is ending anyway."""
+    """Ignore Ctrl-C and SIGTERM from here on, in a process that is ending."""
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)

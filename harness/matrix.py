@@ -1,4 +1,4 @@
-"""Cells: one training each, identified by everything that can change its numbers."""
+"""The cell: one training, identified by a hash of everything that can change its numbers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from methods.base import MethodSettings
 RESULTS_VERSION = 2
 FEATURES = TextSettings()
 APART = ("seed", "ratios", "train_ratio")
-# Reads as a text again; not as a number, a truth value or nothing.
+# A word that YAML reads as a string, not as a number, a boolean or null.
 PLAIN_WORD = re.compile(r"(?!(?:true|false|null|nan|inf)$)[a-z][a-z_]*")
 
 
@@ -27,10 +27,11 @@ PLAIN_WORD = re.compile(r"(?!(?:true|false|null|nan|inf)$)[a-z][a-z_]*")
 class Cell:
     """One training and its evaluations.
 
-    dataset, metrics ("mosi" | "mosei" | "sims"), label_scale, fingerprint: the data. *_settings: resolved,
-    no field is None. text: how text enters the backbone. ratios: occlusion ratios of the test split,
-    ascending. train_ratio: occlusion of the training split. max_batches: bound on training and evaluation
-    batches, or None. threads: CPU threads. deterministic, precision, compile: see `harness.train.arithmetic`.
+    dataset, metrics ("mosi" | "mosei" | "sims"), label_scale, fingerprint: the data. *_settings: resolved, so
+    no field is None. text: features or an encoder. ratios: occlusion ratios of the test split, ascending.
+    train_ratio: occlusion ratio of the training split. max_batches: maximum number of batches per epoch and
+    per evaluation, or None. threads: CPU threads. deterministic, precision, compile: see
+    `harness.train.arithmetic`.
     """
 
     dataset: str
@@ -61,7 +62,7 @@ class Cell:
 
     @property
     def configuration(self) -> str:
-        """Hash of what cells of one mean have in common: all but seed and occlusion ratios, 16 hex digits."""
+        """Hash of all fields but seed and occlusion ratios, 16 hex digits; each mean is over one of these."""
         return _digest({k: v for k, v in _fields(self).items() if k not in APART})
 
     @property
@@ -81,37 +82,37 @@ class Cell:
 
     @cached_property
     def method_label(self) -> str:
-        """The method with what differs, see `method_label`."""
+        """The method with its changed settings, see the function `method_label`."""
         return method_label(self.method, self.variant, self.method_settings.components)
 
     @property
     def run_name(self) -> str:
-        """A name that a person can read, e.g. ``synthetic_mosi/tfn/ms_mix/seed1111``."""
+        """Readable name, e.g. ``synthetic_mosi/tfn/ms_mix/seed1111``."""
         occluded = f"/train_r{ratio_text(self.train_ratio)}" if self.train_ratio else ""
         return f"{self.dataset}/{self.backbone_label}/{self.method_label}/seed{self.seed}{occluded}"
 
 
 def _fields(settings: Any) -> dict[str, Any]:
-    """The fields of a dataclass by name; not copied, as `dataclasses.asdict` does."""
+    """Return the fields of a dataclass by name; unlike `dataclasses.asdict`, without copying the values."""
     return {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
 
 
 def _digest(values: Mapping[str, Any]) -> str:
-    """Hash of values and of the fields of dataclasses among them, 16 hex digits."""
+    """Return the hash of values, which may include dataclasses, as 16 hex digits."""
     text = json.dumps(values, sort_keys=True, default=_fields)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def differences(settings: Any) -> dict[str, Any]:
-    """The fields of a dataclass that differ from their defaults."""
+    """Return the fields of a dataclass that differ from their defaults."""
     default = type(settings)()
     return {name: value for name, value in _fields(settings).items() if value != getattr(default, name)}
 
 
 def method_label(method: str, changes: Mapping[str, Any], components: Sequence[str]) -> str:
-    """A method with what differs, as one writes it on the command line: ``ms_mix[sass,sig]{delta:0.4}``.
+    """Return a method with its changed settings as on the command line: ``ms_mix[sass,sig]{delta:0.4}``.
 
-    In square brackets stand the components that are on, where any is off.
+    Square brackets list the enabled components, if any component is disabled.
     """
     on = [name for name in components if changes.get(name, True)]
     if len(on) == len(components):
@@ -121,26 +122,26 @@ def method_label(method: str, changes: Mapping[str, Any], components: Sequence[s
 
 
 def readable_settings(settings: Mapping[str, Any]) -> str:
-    """Settings as text, e.g. ``{delta:0.4,sig:false}``; empty for none."""
+    """Format settings as text, e.g. ``{delta:0.4,sig:false}``; empty for none."""
     if not settings:
         return ""
 
-    def written(value: Any) -> str:
+    def value_text(value: Any) -> str:
         if isinstance(value, str) and PLAIN_WORD.fullmatch(value):
             return value
         return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
-    return "{" + ",".join(f"{name}:{written(value)}" for name, value in sorted(settings.items())) + "}"
+    return "{" + ",".join(f"{name}:{value_text(value)}" for name, value in sorted(settings.items())) + "}"
 
 
 def ratio_text(ratio: float) -> str:
-    """A ratio with two decimals, or more where two would change it."""
+    """Format a ratio with two decimals, or with more where rounding would change it."""
     short = f"{ratio:.2f}"
     return short if float(short) == ratio else repr(ratio)
 
 
 def first_seeds(cells: Iterable[Cell]) -> set[str]:
-    """Ids of the first cell of each dataset, backbone and method, among those trained on clean data."""
+    """Return the id of the first cell of each dataset, backbone and method that is trained on clean data."""
     first: dict[tuple[str, str, str], str] = {}
     for cell in cells:
         if not cell.train_ratio:
@@ -149,5 +150,5 @@ def first_seeds(cells: Iterable[Cell]) -> set[str]:
 
 
 def unique(cells: Iterable[Cell]) -> list[Cell]:
-    """The cells in order, each once."""
+    """Return the cells in order, without duplicates."""
     return list({cell.cell_id: cell for cell in cells}.values())

@@ -1,7 +1,7 @@
-"""Regression outputs and labels -> the scores of sentiment analysis, unrounded.
+"""Scores of sentiment analysis, from regression outputs and labels, unrounded.
 
-The definitions are those of MMSA's ``metricsTop`` (github.com/thuiar/MMSA), so that numbers compare with
-published ones. A score that the data leave undefined is NaN together with the reason.
+The definitions are those of MMSA's ``metricsTop`` (github.com/thuiar/MMSA), so that scores are comparable
+with published ones. A score that is undefined for the data is NaN, and comes with a reason.
 
 NOTE[DIFF]: MMSA rounds every score to four digits before it averages over seeds; here nothing is rounded.
 NOTE[DIFF]: MMSA returns NaN for the correlation of constants, or noise where rounding makes them differ in
@@ -36,13 +36,13 @@ _SIMS_EDGES: dict[str, tuple[float, ...]] = {
     "acc5": (-0.7, -0.1, 0.1, 0.7),
 }
 
-# The same clip differs by about this much, relatively, between float32 batches of other composition.
+# Relative difference between float32 predictions of one clip in batches of different composition.
 _SPREAD_OF_NOISE = 1e-6
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Every metric of the kind by name; those in ``undefined`` are NaN and carry a sentence that says why."""
+    """Metric values by name; ``undefined`` gives the reason for each that is NaN, as a sentence."""
 
     values: dict[str, float]
     undefined: dict[str, str]
@@ -122,23 +122,23 @@ def _accuracy(truth: np.ndarray, guess: np.ndarray) -> float:
 
 
 def _weighted_f1(truth: np.ndarray, guess: np.ndarray) -> float:
-    """F1 of each of the two classes, weighted by how often the class is true. Shape: (N,) bool both."""
+    """Return the F1 of both classes, weighted by their support. Shape: (N,) bool, (N,) bool -> float."""
     total = 0.0
     for positive in (False, True):
         support = int((truth == positive).sum())
-        found = int(((truth == positive) & (guess == positive)).sum())
-        claimed = int((guess == positive).sum())
-        total += support * (2 * found / (support + claimed)) if support else 0.0
+        hits = int(((truth == positive) & (guess == positive)).sum())
+        predicted = int((guess == positive).sum())
+        total += support * (2 * hits / (support + predicted)) if support else 0.0
     return total / len(truth)
 
 
 def _rounded(values: np.ndarray, limit: int) -> np.ndarray:
-    """Integer classes after clipping to [-limit, limit]; halves go to the even integer."""
+    """Return integer classes after clipping to [-limit, limit]; halves round to the even integer."""
     return np.round(np.clip(values, -limit, limit))
 
 
 def _binned(values: np.ndarray, edges: tuple[float, ...]) -> np.ndarray:
-    """Class indices for right-closed bins."""
+    """Return class indices for right-closed bins."""
     # Labels are stored as float32, in which 0.1 is not the 0.1 of float64: both sides must be float32.
     return np.searchsorted(np.array(edges, dtype=np.float32), values.astype(np.float32), side="left")
 
@@ -154,13 +154,13 @@ def _why_no_correlation(predictions: np.ndarray, labels: np.ndarray) -> str:
 
 
 def _correlation(predictions: np.ndarray, labels: np.ndarray) -> float:
-    """Pearson's r of two arrays that are not constant."""
+    """Return Pearson's r of two arrays that are not constant."""
     first, second = _centred(predictions), _centred(labels)
     norms = np.linalg.norm(first) * np.linalg.norm(second)
     return float(np.clip(first @ second / norms, -1, 1))
 
 
 def _centred(values: np.ndarray) -> np.ndarray:
-    """Deviations from the mean, the largest of size 1, so that no square overflows."""
+    """Return deviations from the mean, divided by the largest of them, so that no square overflows."""
     deviations = values - values.mean()
     return deviations / np.abs(deviations).max()

@@ -1,4 +1,4 @@
-"""From a configuration to the cells of a study: every name and number is checked before anything runs."""
+"""The plan of a study: its cells and prepared datasets, from a configuration that is checked first."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from harness.errors import UserError
 from harness.matrix import Cell, unique
 from harness.tracking.tags import LABEL
 
-# The ratios to evaluate one training at, and the ratio of that training.
+# The occlusion ratios of one training's evaluations, and the ratio of the training itself.
 Occlusion = tuple[tuple[float, ...], float]
 
 
@@ -31,8 +31,8 @@ Occlusion = tuple[tuple[float, ...], float]
 class Plan:
     """A study's cells in order, and its datasets by name.
 
-    tags: further tags of cells by cell_id, for reports: the digest of the file of tuned settings, and whether
-    it changes the backbone. notes: sentences for the user.
+    tags: cell_id -> tags of cells with tuned settings: digest of the settings file, whether it changes the
+    backbone, and the label of the method. notes: messages for the user.
     """
 
     study: str
@@ -43,24 +43,24 @@ class Plan:
     notes: tuple[str, ...] = ()
 
     def folders(self) -> dict[str, Path]:
-        """Where the stored datasets lie, by name."""
+        """Return the folders of the stored datasets, by name."""
         return {name: data.folder for name, data in self.datasets.items()}
 
     def method_label(self, cell: Cell) -> str:
-        """The name of a cell's method in tables."""
+        """Return the name of a cell's method in tables."""
         return self.tags.get(cell.cell_id, {}).get(LABEL, cell.method_label)
 
 
-def make_plan(config: Any, given: Collection[str] = ()) -> Plan:
+def make_plan(config: Any, user_keys: Collection[str] = ()) -> Plan:
     """Check the request, prepare its datasets and list its cells; raises UserError.
 
-    given: keys of the settings that the user gave (`given_keys`), which tuned settings must not change.
+    user_keys: keys that the user set (`given_keys`), which tuned settings must not change.
     """
     check_request(config)
-    # Everything that can be refused comes before the data are prepared, which takes longer.
+    # All checks that need no data come before the data are prepared, which takes longer.
     backbones = {name: settings_of(config, "backbone", name, {}) for name in config.backbones}
     methods = {text: _method(config, text) for text in config.methods}
-    lookup = TunedLookup({} if config.tuned is None else read_tuned(path_of(config.tuned)), given)
+    lookup = TunedLookup({} if config.tuned is None else read_tuned(path_of(config.tuned)), user_keys)
     occlusions = list(_occlusions(config.occlusion))
     if not occlusions:
         raise UserError("occlusion.protocols=[train] needs at least one ratio in occlusion.train_ratios.")
@@ -100,7 +100,7 @@ def _text(
     occlusions: Iterable[Occlusion],
     cache: Path,
 ) -> tuple[TextSettings, TextModel | None]:
-    """How text enters, and the pretrained model for it, which can read all datasets."""
+    """Return the text settings and, for text=bert, the pretrained model, checked against all datasets."""
     if config.text == "features":
         return TextSettings(), None
     bert = config.bert
@@ -116,7 +116,7 @@ def _text(
 
 
 def _tuned(config: Any, backbone: str, method: str, file: Tuned) -> tuple[tuple[str, Any], tuple[str, Any]]:
-    """A backbone and a method with a file's settings on top of the configuration's."""
+    """Return a backbone and a method with the settings of a tuned file on top of the configuration's."""
     try:
         settings = (
             settings_of(config, "backbone", backbone, file.backbone),
@@ -133,7 +133,7 @@ def _method(config: Any, text: str) -> tuple[str, Any]:
 
 
 def _occlusions(config: OcclusionConfig) -> Iterator[Occlusion]:
-    """Pairs of (ratios to evaluate, ratio to train at); ratio 0 of protocol "train" is the clean training."""
+    """Yield (ratios to evaluate, ratio to train at); ratio 0 of protocol "train" is the clean training."""
     ratios = _ascending(config.ratios)
     train_ratios = ratios if config.train_ratios is None else _ascending(config.train_ratios)
     tested = ratios if "test" in config.protocols else []
@@ -146,14 +146,14 @@ def _occlusions(config: OcclusionConfig) -> Iterator[Occlusion]:
 
 
 def _ascending(ratios: Iterable[float]) -> list[float]:
-    # Adding 0 makes 0 of -0, which would be another cell.
+    # Adding 0 turns -0 into 0: the two would have different cell ids.
     return sorted({float(ratio) + 0.0 for ratio in ratios})
 
 
 def _cell(
     config: Any, data: CachedDataset, backbone: tuple[str, Any], method: tuple[str, Any], text: TextSettings
 ) -> Cell:
-    """A combination's cell of no seed yet, without occlusion: the configuration is read once for all."""
+    """Build a combination's cell with seed 0 and without occlusion, the template of all its cells."""
     name, settings = backbone
     settings = resolve_settings(BACKBONES[name], settings, data.like)
     if config.train.max_epochs is not None:
@@ -182,7 +182,7 @@ def _cell(
 
 
 def _cells(first: Cell, occlusions: Iterable[Occlusion], seeds: Sequence[int]) -> Iterator[Cell]:
-    """A combination's cells, all seeds of an occlusion after those of another."""
+    """Yield a combination's cells: all seeds at one occlusion, then all seeds at the next."""
     for ratios, train_ratio in occlusions:
         for seed in seeds:
             yield replace(first, seed=seed, ratios=ratios, train_ratio=train_ratio)

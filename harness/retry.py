@@ -1,4 +1,4 @@
-"""Retrying the calls of stores that do not answer, with growing waits."""
+"""Retries of calls to stores, with exponential backoff."""
 
 from __future__ import annotations
 
@@ -19,20 +19,19 @@ T = TypeVar("T")
 
 
 def once(action: Callable[[], T]) -> T:
-    """Call an action without retrying it: what stores do unless they are given a `Retry`."""
+    """Call an action without retries, which is the default of stores."""
     return action()
 
 
 class Retry:
-    """Calls an action, which must be safe to repeat, until its store answers.
+    """Retries of idempotent actions with exponential backoff, until their store answers.
 
-    The stores of a driver share one object: of nested calls the outermost is repeated.
+    All stores of a driver share one object: of nested calls, only the outermost is retried.
 
     Args:
-        patience_s: how long a store may stay silent before `StoreError` is raised; a damaged file is not
-            waited for.
-        report: is called before each wait (reason, seconds).
-        unlogged: says how it stands with the results that are not logged yet, as the end of a sentence.
+        patience_s: seconds of retries before `StoreError` is raised; a damaged file is not retried.
+        report: called before each wait, with the reason and the seconds.
+        unlogged: returns the state of results that are not logged yet, as the end of a sentence.
     """
 
     def __init__(
@@ -42,7 +41,7 @@ class Retry:
         self._calling = False
 
     def __call__(self, action: Callable[[], T]) -> T:
-        """Call an action; raises `StoreError` where its store stays silent."""
+        """Call an action with retries; raise `StoreError` after ``patience_s``."""
         if self._calling:
             return action()
         give_up_at, wait_s = time.monotonic() + self.patience_s, FIRST_WAIT_S
@@ -78,7 +77,7 @@ S = TypeVar("S", bound=Retrying)
 
 
 def retried(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
-    """Let a store's method be retried as its attribute ``retry`` says."""
+    """Decorate a method of a store so that it is called through the store's attribute ``retry``."""
 
     @functools.wraps(method)
     def call(self: S, *args: P.args, **kwargs: P.kwargs) -> T:

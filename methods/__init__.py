@@ -1,11 +1,11 @@
-"""The mixup methods, each in one file; `METHODS` is the registry."""
+"""Mixup methods, one per file; `METHODS` is the registry."""
 # ruff: noqa: F401
 
 from __future__ import annotations
 
 from methods.base import Method
 
-# A line per method, in the order in which the tables show them.
+# One import per method, in the order of the tables.
 # isort: off
 from methods.none import NoMixing
 from methods.duplicate import Duplicate

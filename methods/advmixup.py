@@ -1,21 +1,21 @@
 """advmixup: adversarial masks over features, a reconstruction (Fu et al., TNNLS 2025).
 
-How to use: `methods=[advmixup]`. Pairs from one in-batch permutation, lambda_i ~ Beta(alpha, alpha) for each
-pair, clipped to [margin, 1 - margin]. Every feature of a latent has a weight of its own, which starts at
-lambda and moves where the mixed loss grows fastest:
+How to use: `methods=[advmixup]`. Pairs come from one in-batch permutation, each with a lambda from
+Beta(alpha, alpha), clipped to [margin, 1 - margin]. Each feature of a latent has its own weight, which starts
+at lambda and takes one signed gradient step that increases the mixed loss:
     U_0 = logit(lambda),  U = clip(U_0 + eta sign(dL/dU), U_0 - eps, U_0 + eps),  M = sigmoid(U)
     z~^m = M^m * z_i^m + (1 - M^m) * z_j^m,  y~ = lambda~ y_i + (1 - lambda~) y_j
-L: the task loss of the mixed latents against the label mixed with lambda, latents, labels and network fixed
-and in eval mode. lambda~: the mean over modalities of each one's mean M. One M for all steps of a sequence.
+L is the task loss of the mixed latents against the label mixed with lambda; the network is in eval mode.
+lambda~ is the mean over modalities of the mean of M. All steps of a sequence share one M.
 Suggested settings: none were available; alpha = 1, eta = eps = 0.5 (a weight of 0.5 becomes 0.38 or 0.62).
-When it hurts: a second pass through fusion and head, forward and backward, in each step; early in training
-the loss says little of which features matter.
-Attribution: the paper's abstract; nothing is taken over.
+When it hurts: every step needs a second forward and backward pass through fusion and head; early in training
+the loss hardly depends on which features matter.
+Attribution: the paper's abstract; no code was copied.
 
-NOTE[DIFF] the paper's text was not available: that each sample has masks over its features, found by
-adversarial training, is the paper's; the above form is this project's: the draw of lambda and its clipping,
-logits, one signed step, its size and bound, the eval mode, the label's weight, the layer.
-NOTE[DIFF] eta = eps, so the bound only matters where one of them is changed.
+NOTE[DIFF] the paper's text was not available. Its abstract has masks over the features of each sample, found
+by adversarial training. This project chose the rest: the draw and clipping of lambda, logits, one signed step
+with its size and bound, eval mode, the weight of the label, and the layer.
+NOTE[DIFF] eta = eps by default, so the bound has an effect only if one of them is changed.
 NOTE[DIFF] `mode: append` by default for all methods.
 """
 
@@ -45,8 +45,8 @@ from methods.base import (
 
 @dataclass(frozen=True)
 class AdvMixUpSettings(MethodSettings):
-    """alpha: of Beta(alpha, alpha), >= 0. margin: least distance of lambda from 0 and 1, in [0, 0.5].
-    eta: size of the ascent step, eps: bound on the logits' change, both >= 0."""
+    """Settings; alpha: of Beta(alpha, alpha), >= 0. margin: minimum distance of lambda from 0 and 1, in
+    [0, 0.5]. eta: size of the ascent step; eps: bound on the change of the logits; both >= 0."""
 
     alpha: float = 1.0
     margin: float = 0.05
@@ -60,24 +60,24 @@ class AdvMixUpSettings(MethodSettings):
 
 
 def first_logits(lam: Tensor, values: Tensor) -> Tensor:
-    """U_0, one logit for each feature. Shape: (n,), (n, D) or (n, T, D) -> (n, D) or (n, 1, D)."""
+    """Return U_0, one logit per feature. Shape: (n,), (n, D) or (n, T, D) -> (n, D) or (n, 1, D)."""
     ones = [1] * (values.ndim - 2)
     return torch.logit(lam).view(-1, *ones, 1).repeat(1, *ones, values.shape[-1])
 
 
 def weights_of(logits: Tensor) -> Tensor:
-    """Both members' weights (M, 1 - M). Shape: (n, ...) -> (n, 2, ...)."""
+    """Return the weights (M, 1 - M) of both members. Shape: (n, ...) -> (n, 2, ...)."""
     mask = torch.sigmoid(logits)
     return torch.stack([mask, 1 - mask], 1)
 
 
 def ascend(logits: Tensor, gradient: Tensor, eta: float, eps: float) -> Tensor:
-    """One signed step, clipped to within eps. Shape: (n, ...) -> (n, ...)."""
+    """Take one signed ascent step of at most eps. Shape: (n, ...) -> (n, ...)."""
     return torch.clamp(logits + eta * gradient.sign(), logits - eps, logits + eps)
 
 
 class AdvMixUp(Method):
-    """Mixing with adversarial masks; the module's docstring is its card."""
+    """Mixing with adversarial masks; the module docstring describes the method."""
 
     name = "advmixup"
     title = "AdvMixUp (reconstruction)"
@@ -85,7 +85,7 @@ class AdvMixUp(Method):
     Settings = AdvMixUpSettings
 
     def draw(self, generator: np.random.Generator, labels: np.ndarray) -> Draw:
-        """Pairs from one permutation, a clipped lambda for each."""
+        """Draw pairs from one permutation, and a clipped lambda for each."""
         n, margin = len(labels), self.settings.margin
         lam = draw_beta(generator, self.settings.alpha, n).clip(margin, 1 - margin)
         return Draw(1, {"indices": draw_permutation_pairs(generator, n), "weights": pair_weights(lam)})
@@ -93,7 +93,7 @@ class AdvMixUp(Method):
     def forward(
         self, latents: Latents, labels: Tensor, draw: Mapping[str, Tensor], network: Network | None = None
     ) -> Mixed:
-        """Ascend from the drawn lambda, then mix with the masks found, which pass no gradient."""
+        """Ascend from the drawn lambda, then mix with the resulting masks, which pass no gradient."""
         assert network is not None, "advmixup needs the rest of the network"
         s = self.settings
         start = {m: first_logits(draw["weights"][:, 0], values) for m, values in latents.values.items()}
@@ -111,7 +111,7 @@ class AdvMixUp(Method):
         network: Network,
         start: Mapping[str, Tensor],
     ) -> dict[str, Tensor]:
-        """dL/dU at U_0. With respect to the logits alone: no parameter's gradient is touched."""
+        """Compute dL/dU at U_0, without changing the gradient of any parameter."""
         logits = {m: u.clone().requires_grad_() for m, u in start.items()}
         weights = {m: weights_of(u) for m, u in logits.items()}
         fixed = Latents({m: x.detach() for m, x in latents.values.items()}, latents.lengths, latents.kept)

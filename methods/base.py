@@ -1,8 +1,8 @@
-"""The contract of a method: `draw` (random numbers, on the host) and `forward` (mixed examples).
+"""Base class of mixup methods: `draw` (random numbers on the host) and `forward` (mixed examples).
 
-The training loop draws with a generator seeded by (seed, "mixing", epoch, step), calls the method with the
-draw on the device, passes clean and mixed latents through the fusion at once, and owns every loss. Labels
-and latents are interpolated in one place, `interpolate`.
+The training loop calls `draw` with a generator seeded by (seed, "mixing", epoch, step), moves the result to
+the device, calls `forward`, passes clean and mixed latents through the fusion together, and computes all
+losses. All interpolation of labels and latents is done by `interpolate`.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ MIX_LOSSES = ("backbone", "mse", "split_mse")
 
 @dataclass(frozen=True)
 class MethodSettings:
-    """Settings of every method.
+    """Settings that every method has.
 
-    components: names of boolean settings that switch its parts, all on by default; for ablations.
+    components: names of boolean settings that switch parts of the method for ablations, all on by default.
 
-    xi1 (paper: \\xi_1): weight of the mixed loss, >= 0. mode: "append" adds the mixed loss to the clean one,
-    "replace" trains on the mixed examples alone. mix_loss: criterion on mixed examples, "backbone" | "mse" on
-    the mixed label, or "split_mse", the weighted sum of the squared errors to the members' labels.
+    xi1 (paper: \\xi_1): weight of the mixed loss, >= 0. mode: "append" adds the mixed loss to the clean loss,
+    "replace" trains on mixed examples only. mix_loss: criterion for mixed examples; "backbone" and "mse" use
+    the mixed label, "split_mse" is the weighted sum of squared errors to the members' labels.
     """
 
     components: ClassVar[tuple[str, ...]] = ()
@@ -44,17 +44,17 @@ class MethodSettings:
 
 
 class Draw(NamedTuple):
-    """What `Method.draw` decided: the layer to mix at (0, 1, 2) and arrays for `Method.forward`."""
+    """Result of `Method.draw`: the layer to mix at (0, 1 or 2) and arrays for `Method.forward`."""
 
     layer: int
     arrays: Mapping[str, np.ndarray]
 
 
 class Network(NamedTuple):
-    """The rest of the network, for methods that need it: latents -> prediction (B,), and the task criterion.
+    """The network after the mix point, for methods that need it.
 
-    ``predict`` runs in eval mode, so it draws nothing and moves no running statistics.
-    ``criterion(prediction, target)`` gives a loss per example, (B,).
+    ``predict``: latents -> predictions (B,), in eval mode: no dropout, no update of running statistics.
+    ``criterion(prediction, target)``: the task loss per example, (B,).
     """
 
     predict: Callable[[Latents], Tensor]
@@ -63,13 +63,13 @@ class Network(NamedTuple):
 
 @dataclass(frozen=True)
 class Mixed:
-    """The mixed examples of one batch, and all that recomputes and diagnoses them.
+    """The mixed examples of one batch, with the members and weights they were made from.
 
     Shape:
         latents: n rows. labels: (n,). penalty: scalar. indices: (n, k) int64, members of each mixture.
-        weights[m]: (n, k), or (n, k, ...) where single features have their own; label_weights: (n, k).
-        counted: (n,) bool, which rows count in the loss, or None for all.
-        diagnostics: scalars by name that the method wants to be logged, as means over an epoch's steps.
+        weights[m]: (n, k), or (n, k, ...) if features have their own weights; label_weights: (n, k).
+        counted: (n,) bool, the rows that count in the loss; None: all rows.
+        diagnostics: scalars by name, logged as means over the steps of an epoch.
     """
 
     latents: Latents
@@ -85,7 +85,7 @@ class Mixed:
         return len(self.labels)
 
     def first(self, n: int) -> Mixed:
-        """The same with at most n mixed examples."""
+        """Return at most the first n mixed examples."""
         parts = (self.latents.values, self.latents.lengths, self.latents.kept)
         values, lengths, kept = ({m: x[:n] for m, x in part.items()} for part in parts)
         return replace(
@@ -100,14 +100,13 @@ class Mixed:
 
 
 class Method(nn.Module):
-    """A way to make mixed examples. Subclasses set the class attributes and define `draw`.
+    """Base class of mixup methods. Subclasses set the class attributes and define `draw`.
 
-    One that works weights out from the latents defines `forward` too. A method holds no optimizer, loop,
-    device call, logger or dataset name; its learnable parts are ordinary submodules. It is called in training
-    only.
+    A method whose weights depend on the latents also defines `forward`. Methods are called in training only.
+    They contain no optimizer, loop, device call, logger or dataset name; learnable parts are submodules.
 
     Class attributes:
-        name, title, citation: registry key, name in reports, paper. Settings: its frozen dataclass.
+        name, title, citation: registry key, name in reports, paper. Settings: frozen dataclass of settings.
     """
 
     name: ClassVar[str]
@@ -116,42 +115,42 @@ class Method(nn.Module):
     Settings: ClassVar[type[MethodSettings]] = MethodSettings
 
     def __init__(self, settings: Any, widths: Mapping[str, int], label_scale: float):
-        """Args: its settings, the latents' width D_m per modality at layer 1, and the label range s."""
+        """Args: settings; width D_m of each modality's latents at layer 1; label range s."""
         super().__init__()
         self.settings = settings
         self.widths = dict(widths)
         self.label_scale = label_scale
 
     def draw(self, generator: np.random.Generator, labels: np.ndarray) -> Draw | None:
-        """Draw pairs and weights for a batch; None: nothing is mixed. Shape: labels (B,)."""
+        """Draw pairs and weights for a batch; return None to mix nothing. Shape: labels (B,)."""
         raise NotImplementedError(f"{type(self).__name__} does not draw")
 
     def forward(
         self, latents: Latents, labels: Tensor, draw: Mapping[str, Tensor], network: Network | None = None
     ) -> Mixed:
-        """Mix: a deterministic function of latents (B rows), labels (B,) and the drawn arrays.
+        """Mix latents (B rows) and labels (B,), deterministically given the drawn arrays.
 
-        Here with the drawn "indices" and "weights", which serve every modality and the label.
+        By default, the drawn "indices" and "weights" apply to all modalities and the label.
         """
         return mix(latents, labels, draw["indices"], draw["weights"])
 
     def intensities(self, latents: Latents) -> dict[str, Tensor]:
-        """The sentiment intensities (B,) that it reads from latents, per modality; empty for most."""
+        """Predict sentiment intensities (B,) per modality; empty if the method has no predictor."""
         return {}
 
     def explain(self, latents: Latents, labels: Tensor, draw: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What a figure shows of one batch at layer 1, tensors by name; empty for most."""
+        """Return tensors by name for the figures, for one batch at layer 1; empty for most methods."""
         return {}
 
 
 def interpolate(values: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
-    """Convex combinations of rows: the one place in the project that interpolates.
+    """Compute convex combinations of rows.
 
     Shape: values (B, ...), indices (n, k), weights (n, k) or (n, k, ...) broadcasting over the rest ->
-    (n, ...). A weight of exactly 1 gives a bit-exact copy (of finite values).
+    (n, ...). A weight of exactly 1 gives a bit-exact copy of finite values.
     """
     if weights.ndim == 2 and indices.shape[1] > 2:
-        # Gathering (n, k, ...) would hold k copies of the batch; a sparse-in-spirit matrix needs one.
+        # Gathering (n, k, ...) would need k copies of the batch; a product with an (n, B) matrix does not.
         matrix = weights.new_zeros(len(indices), len(values)).scatter_add(1, indices, weights)
         rows = values.reshape(len(values), -1)
         return (matrix.to(values.dtype) @ rows).view(len(indices), *values.shape[1:])
@@ -169,12 +168,12 @@ def mix(
     weights: Tensor | Mapping[str, Tensor],
     label_weights: Tensor | None = None,
 ) -> Mixed:
-    """Build the mixed examples from members and weights (one tensor for all modalities, or one for each).
+    """Build mixed examples from members and weights (one tensor for all modalities, or one per modality).
 
-    Mixed sequences are as long as their longest member with a positive weight; a step counts as kept where
-    any such member kept it.
+    A mixed sequence is as long as its longest member with positive weight. Its step counts as kept if any
+    such member kept the step.
 
-    Shape: indices (n, k); weights (n, k); label_weights (n, k), by default the common weights.
+    Shape: indices (n, k); weights (n, k) or (n, k, ...); label_weights (n, k), by default the common weights.
     """
     if isinstance(weights, Tensor):
         label_weights = weights if label_weights is None else label_weights
@@ -192,34 +191,35 @@ def mix(
 
 
 def _present(weights: Tensor) -> Tensor:
-    """Which members have any positive weight. Shape: (n, k, ...) -> (n, k) bool."""
+    """Mask the members that have any positive weight. Shape: (n, k, ...) -> (n, k) bool."""
     return (weights > 0).flatten(2).any(2) if weights.ndim > 2 else weights > 0
 
 
 def _assert_convex(weights: Tensor) -> None:
-    """Weights lie in [0, 1] and sum to 1. Checked on the CPU only: on CUDA it would wait for the device."""
+    """Assert that weights are in [0, 1] and sum to 1."""
+    # On CUDA the check would synchronise with the device.
     if weights.device.type == "cpu" and weights.numel():
         w = weights.detach()
-        # NaN passes: it comes from a diverged network, and the loop reports its loss.
+        # NaN passes, because it comes from a diverged network, which the training loop reports.
         assert not bool(((w < 0) | (w > 1)).any()), "a mixing weight lies outside [0, 1]"
         assert not bool(((w.sum(1) - 1).abs() > 1e-5).any()), "mixing weights do not sum to 1"
 
 
 def pair_weights(lam: np.ndarray) -> np.ndarray:
-    """Weights (n, 2) = (lambda, 1 - lambda) in float32. Shape: (n,) -> (n, 2)."""
+    """Return the weights (lambda, 1 - lambda) in float32. Shape: (n,) -> (n, 2)."""
     lam = lam.astype(np.float32)
     return np.stack([lam, 1 - lam], 1)
 
 
 def draw_beta(generator: np.random.Generator, alpha: float, n: int) -> np.ndarray:
-    """n draws of Beta(alpha, alpha); alpha = 0 is the limit: 0 or 1 with probability 1/2. Shape: (n,)."""
+    """Draw n values from Beta(alpha, alpha); alpha = 0: 0 or 1 with probability 1/2 each. Shape: (n,)."""
     if alpha == 0:
         return generator.integers(0, 2, n).astype(np.float64)
-    # Beyond these numpy's sampler leaves the distribution's limits, 0 or 1, and 1/2.
+    # Outside this range numpy's sampler no longer approaches the limits (0 or 1, and 1/2).
     alpha = min(max(alpha, 1e-300), 1e300)
     return generator.beta(alpha, alpha, n)
 
 
 def draw_permutation_pairs(generator: np.random.Generator, n: int) -> np.ndarray:
-    """Each example with a partner from one in-batch permutation, fixed points allowed. Shape: (n, 2)."""
+    """Pair each example with a partner from one in-batch permutation, fixed points allowed. Shape: (n, 2)."""
     return np.stack([np.arange(n), generator.permutation(n)], 1)

@@ -1,27 +1,27 @@
 """ms_mix: sentiment-aware mixing of latents (Zhu et al., arXiv 2510.11579).
 
 How to use: `methods=[ms_mix]`; `method.ms_mix.sass|sig|sal=false` switches a component off.
-- SASS, which pairs: S = mean_m cos(z_i^m, z_j^m), S' = min-max of S off the diagonal; pairs i < j with
-  s'_ij > delta, drawn without replacement (with, where there are fewer than B); no gradient. Off: any pairs.
-- SIG, which ratio: intensities I^m = s tanh(predictor(z^m)), w = |I|,
-  lambda^m = (lambda_base + w_i / (w_i + w_j)) / 2, lambda_base ~ Beta(alpha, alpha) per pair; the label is
-  mixed with the mean of the lambda^m. Off: lambda^m = lambda_base.
-- SAL, the penalty: beta sum_m KL(softmax(|I^m| / s) || softmax(|y| / s)) over the batch. Off: 0.
+- SASS chooses pairs: S = mean_m cos(z_i^m, z_j^m), S' = min-max of S off the diagonal. B pairs i < j with
+  s'_ij > delta are drawn without replacement (with replacement if there are fewer). Off: any pairs.
+- SIG chooses ratios: intensities I^m = s tanh(predictor(z^m)), w = |I|, and
+  lambda^m = (lambda_base + w_i / (w_i + w_j)) / 2, lambda_base ~ Beta(alpha, alpha) per pair. The label is
+  mixed with lambda^L, the mean of the lambda^m. Off: lambda^m = lambda_base.
+- SAL adds a penalty: beta sum_m KL(softmax(|I^m| / s) || softmax(|y| / s)) over the batch. Off: 0.
 L = L_task + xi1 L_mix + xi2 L_SAL.
-Suggested settings: alpha = 2, xi1 = 0.7, xi2 = 0.5, 4 heads (released code); delta = 0.2 (second hand).
-When it hurts: SASS prefers look-alikes, so labels are extrapolated little; with one token per modality the
-query and key weights get no gradient and `heads` cannot change anything (`attention: batch` reads the
-paper's equation literally, the batch as the sequence). It adds parameters.
-Attribution: the paper; the released 2-D function was read for its constants; nothing is taken over.
+Suggested settings: alpha = 2, xi1 = 0.7, xi2 = 0.5, 4 heads (released code); delta = 0.2 (secondary source).
+When it hurts: SASS prefers similar examples, so mixtures add little variety. With one token per modality, the
+query and key weights get no gradient and `heads` has no effect (`attention: batch` follows the paper's
+equation literally and treats the batch as the sequence). The method adds parameters.
+Attribution: the paper; the released 2-D function was read for its constants; no code was copied.
 
-NOTE[DIFF] delta = 0.2 is known second hand (the release has 0.4); the paper's text was not available.
-NOTE[DIFF] lambda^L is detached in the target: else a predictor could lower the loss by moving the label.
-NOTE[DIFF] beta = 16 is the release's 1000 / B at B = 64, without its dependence on B.
-NOTE[DIFF] the mixed loss is the backbone's by default, as for every method; the paper says MSE (`mix_loss`).
-NOTE[DIFF] KL(p_m || p_Y) as in the paper's figure; the release has the arguments exchanged.
-NOTE[DIFF] repairs of the release: pairs are unordered; fewer candidates than B are drawn with replacement
-(there: the top 2B of all pairs); w = |I| is not rescaled over the batch, so that a ratio does not depend on
-other pairs; sequences are averaged over valid steps; widths are padded to a multiple of 8.
+NOTE[DIFF] delta = 0.2 is from a secondary source (the release has 0.4); the paper's text was not available.
+NOTE[DIFF] lambda^L is detached in the target; otherwise a predictor could lower the loss by changing it.
+NOTE[DIFF] beta = 16 equals the release's 1000 / B at B = 64, but does not depend on B.
+NOTE[DIFF] the mixed loss is the backbone's by default, as for every method; the paper uses MSE (`mix_loss`).
+NOTE[DIFF] the penalty is KL(p_m || p_Y) as in the paper's figure; the release exchanges the arguments.
+NOTE[DIFF] corrections of the release: pairs are unordered. Fewer candidates than B are drawn with replacement
+(release: the top 2B of all pairs). w = |I| is not rescaled over the batch, so ratios do not depend on other
+pairs. Sequences are averaged over valid steps, and widths are padded to a multiple of 8.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ from methods.base import Draw, Method, MethodSettings, Mixed, Network, draw_beta
 class MSMixSettings(MethodSettings):
     """Settings of MS-Mix.
 
-    sass, sig, sal: the three components. delta (paper: \\delta): similarity threshold. similarity: "minmax"
-    thresholds S', "cosine" S itself. alpha (paper: \\alpha): of lambda_base, >= 0. heads: 1, 2, 4 or 8.
-    attention: "tokens" | "batch". xi2 (paper: \\xi_2), beta: weights of L_SAL, >= 0.
+    sass, sig, sal: switches of the components. delta (paper: \\delta): threshold in [-1, 1] on S' (similarity
+    "minmax") or on S ("cosine"). alpha (paper: \\alpha): parameter of lambda_base's Beta distribution, >= 0.
+    heads: 1, 2, 4 or 8. attention: "tokens" | "batch". xi2 (paper: \\xi_2), beta: weights of L_SAL, >= 0.
     """
 
     components = ("sass", "sig", "sal")
@@ -70,23 +70,23 @@ class MSMixSettings(MethodSettings):
 
 
 def mean_cosine(vectors: Mapping[str, Tensor]) -> Tensor:
-    """S, the mean over modalities of the cosine matrices. Shape: (B, D_m) each -> (B, B)."""
-    # In float32, cosines of vectors of one direction differ by up to 4e-7, which `min_max` takes for a range.
+    """Compute S, the mean over modalities of the cosine matrices. Shape: (B, D_m) each -> (B, B) float64."""
+    # In float32, cosines of parallel vectors differ by up to 4e-7, which `min_max` would scale to [0, 1].
     unit = [F.normalize(v.double(), dim=1, eps=1e-8) for v in vectors.values()]
     return torch.stack([u @ u.T for u in unit]).mean(0)
 
 
 def min_max(similarity: Tensor) -> Tensor:
-    """S', scaled to [0, 1]; a range below 1e-8 gives 0.5. Shape: (P,) off-diagonal values -> (P,)."""
+    """Compute S', scaled to [0, 1]; 0.5 if the range is below 1e-8. Shape: (P,) off-diagonal -> (P,)."""
     low, high = similarity.min(), similarity.max()
     flat = high - low < 1e-8
     return torch.where(flat, 0.5, (similarity - low) / torch.where(flat, 1.0, high - low))
 
 
 def choose_pairs(candidate: Tensor, draw: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Choose n of the pairs i < j that are candidates, at random, without waiting for the device.
+    """Choose n candidate pairs i < j at random, without synchronising with the device.
 
-    Without replacement where there are at least n candidates, else with; any pairs where there is none.
+    It is without replacement if there are at least n candidates; without candidates, pairs are arbitrary.
 
     Shape: candidate (P,) bool in the order of `torch.triu_indices`; draw["keys"] (P,) in [0, 1),
     draw["fallback"] (n,) in [0, 1), draw["flip"] (n,) bool -> indices (n, 2), number of candidates (scalar).
@@ -105,24 +105,24 @@ def choose_pairs(candidate: Tensor, draw: Mapping[str, Tensor]) -> tuple[Tensor,
 
 
 def intensity_weights(base: Tensor, intensity: Tensor, indices: Tensor) -> Tensor:
-    """lambda^m from lambda_base and the intensities. Shape: base (n,), I (B,), indices (n, 2) -> (n, 2)."""
+    """Compute weights (lambda^m, 1 - lambda^m). Shape: base (n,), I (B,), indices (n, 2) -> (n, 2)."""
     w = intensity.abs()[indices]
     lam = (base + (w[:, 0] + 1e-8) / (w.sum(1) + 2e-8)) / 2
     return torch.stack([lam, 1 - lam], 1)
 
 
 def alignment_penalty(intensities: Mapping[str, Tensor], labels: Tensor, scale: float) -> Tensor:
-    """sum_m KL(p_m || p_Y), summed over the batch. Shape: I^m (B,), labels (B,) -> scalar."""
+    """Compute sum_m KL(p_m || p_Y) over the batch. Shape: I^m (B,), labels (B,) -> scalar."""
     log_target = F.log_softmax(labels.abs() / scale, 0)
     logs = [F.log_softmax(i.abs() / scale, 0) for i in intensities.values()]
     return torch.stack([(log.exp() * (log - log_target)).sum() for log in logs]).sum()
 
 
 class IntensityPredictor(nn.Module):
-    """Self-attention over a sample's own tokens, mean, linear, scaled tanh.
+    """Intensity predictor: self-attention over a sample's tokens, mean, linear layer, scaled tanh.
 
     Shape: (B, D) or (B, T, D), valid (B, T) or None -> (B,) in [-s, s]. D is zero-padded to a multiple of 8,
-    so that every number of heads has the same parameters.
+    so that the number of parameters does not depend on ``heads``.
     """
 
     def __init__(self, width: int, heads: int, attention: str, scale: float):
@@ -134,7 +134,7 @@ class IntensityPredictor(nn.Module):
         self.output = nn.Linear(self.width, 1)
 
     def forward(self, x: Tensor, valid: Tensor | None) -> Tensor:
-        """Predict the signed intensity; see the class."""
+        """Predict the signed intensity. Shape: as for the class."""
         x = x if x.ndim == 3 else x[:, None]  # (B, T, D)
         x = F.pad(x, (0, self.width - x.shape[2]))
         if valid is None:
@@ -146,19 +146,19 @@ class IntensityPredictor(nn.Module):
         return self.scale * torch.tanh(self.output(mean)[:, 0])
 
     def _attend(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Multi-head attention. Shape: (N, L, p), mask of keys (N, L) -> (N, L, p)."""
+        """Apply multi-head attention. Shape: (N, L, p), mask of keys (N, L) -> (N, L, p)."""
         n, length, width = tokens.shape
         if length == 1:
-            # One key: its value. Computed, rounding would give q and k a gradient that Adam enlarges.
+            # The result is the only key's value; rounding would give q and k gradients that Adam enlarges.
             return self.qkv(tokens)[..., 2 * width :]
         q, k, v = self.qkv(tokens).view(n, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        # Each token may see itself, so that a row of padding has something to attend to.
+        # Each token may attend to itself, so that rows of padding have a key.
         allowed = mask[:, None, None, :] | torch.eye(length, dtype=torch.bool, device=mask.device)
         return F.scaled_dot_product_attention(q, k, v, allowed).transpose(1, 2).reshape(n, length, width)
 
 
 class MSMix(Method):
-    """Sentiment-aware mixing of latents; the module's docstring is its card."""
+    """Sentiment-aware mixing of latents; the module docstring describes the method."""
 
     name = "ms_mix"
     title = "MS-Mix"
@@ -174,7 +174,7 @@ class MSMix(Method):
         )
 
     def draw(self, generator: np.random.Generator, labels: np.ndarray) -> Draw | None:
-        """lambda_base per pair, and random numbers for SASS or, without it, random pairs; none for B = 1."""
+        """Draw lambda_base per pair, and random numbers for SASS or (without SASS) pairs; None for B = 1."""
         n = len(labels)
         pairs = n * (n - 1) // 2
         if not pairs:
@@ -190,7 +190,7 @@ class MSMix(Method):
     def forward(
         self, latents: Latents, labels: Tensor, draw: Mapping[str, Tensor], network: Network | None = None
     ) -> Mixed:
-        """Choose pairs (SASS), ratios (SIG) and the penalty (SAL)."""
+        """Choose pairs (SASS) and ratios (SIG), mix, and add the penalty (SAL)."""
         s = self.settings
         indices, candidates = self._similar_pairs(latents, draw) if s.sass else (draw["indices"], None)
         intensities = self.intensities(latents)
@@ -210,11 +210,11 @@ class MSMix(Method):
         return replace(mixed, counted=counted, diagnostics={"passed_pairs": candidates})
 
     def intensities(self, latents: Latents) -> dict[str, Tensor]:
-        """I^m, signed, (B,) each; empty without SIG and SAL."""
+        """Predict the signed I^m, (B,) each; empty without SIG and SAL."""
         return {m: p(latents.values[m], latents.valid(m)) for m, p in self.predictors.items()}
 
     def explain(self, latents: Latents, labels: Tensor, draw: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """similarity (S' or S, (B, B)), indices (n, 2), intensity_m and labels (B,), lambda_m (n,)."""
+        """Return similarity (S' or S, (B, B)), indices (n, 2), intensity_m and labels (B,), lambda_m (n,)."""
         mixed = self(latents, labels, draw)
         similarity = mean_cosine(latents.vectors())
         if self.settings.similarity == "minmax":
@@ -233,7 +233,7 @@ class MSMix(Method):
 
     @torch.no_grad()
     def _similar_pairs(self, latents: Latents, draw: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """SASS. Shape: B latents -> indices (n, 2), number of candidates (scalar)."""
+        """Choose pairs by SASS. Shape: B latents -> indices (n, 2), number of candidates (scalar)."""
         i, j = torch.triu_indices(len(latents), len(latents), 1, device=draw["keys"].device)
         similarity = mean_cosine(latents.vectors())[i, j]
         if self.settings.similarity == "minmax":

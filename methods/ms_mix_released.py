@@ -1,29 +1,29 @@
 """ms_mix_released: MS-Mix as its released code computes it (Zhu et al., arXiv 2510.11579; 2-D function).
 
-How to use: `methods=[ms_mix_released]`, for comparing with the original; the method itself is `ms_mix`.
-- Pairs: S = mean_m cos(z_i^m, z_j^m), S' = min-max of S off the diagonal; ordered pairs with s'_ij > delta,
-  so that (i, j) and (j, i) both count, n = B drawn without replacement. Where there are fewer than n they are
-  all dropped for the min(2n, number of pairs) most similar pairs i < j.
+How to use: `methods=[ms_mix_released]` to compare with the released code; the method itself is `ms_mix`.
+- Pairs: S = mean_m cos(z_i^m, z_j^m), S' = min-max of S off the diagonal. n = B ordered pairs with
+  s'_ij > delta are drawn without replacement; (i, j) and (j, i) both count. If there are fewer than n, the
+  min(2n, number of pairs) most similar pairs i < j replace them all.
 - Ratios: I^m = 3 tanh(predictor(z^m)), w = |I^m| min-max normalised over the batch,
   lambda^m = (lambda_base + (w_i + 1e-8) / (w_i + w_j + 2e-8)) / 2, lambda^L = mean_m lambda^m.
-- Mixed loss: lambda^L (p - y_i)^2 + (1 - lambda^L) (p - y_j)^2, through which lambda^L is trained too.
+- Mixed loss: lambda^L (p - y_i)^2 + (1 - lambda^L) (p - y_j)^2; its gradient also trains lambda^L.
 - Penalty: beta / B sum_m KL(p_Y || p_m), p = softmax over the batch of |y| / 3 or |I^m| / 3, plus 1e-8.
 L = L_task + xi1 L_mix + xi2 L_penalty.
 Suggested settings: the released ones, which are the defaults.
-When it hurts: the penalty depends on the batch size; the weakest example of a batch always has w = 0, so the
-scale of the ratios depends on the others, and equal intensities give very large gradients; a predictor can
-lower the loss by moving the label's ratio.
-Attribution: the released code was read; nothing is taken over.
+When it hurts: the penalty depends on the batch size. The weakest example of a batch always has w = 0, so
+ratios depend on the other examples, and nearly equal intensities give very large gradients. A predictor can
+lower the loss by changing the ratio of the label.
+Attribution: the released code was read; no code was copied.
 
-NOTE[DIFF] sequences, which the 2-D function cannot take, are averaged over their valid steps for S and I,
-and a weight applies at every step.
-NOTE[DIFF] no more pairs are asked for than there are: for B < 5 the release fills up with self pairs and
-reversed pairs, here the last pair is repeated; a batch of one, where the release fails, is not mixed.
-NOTE[DIFF] the predictor is zero-padded to a multiple of 8, the release's to one of `heads`; widths above
-2000 are not reduced.
-NOTE[DIFF] S is computed in float64: in float32 rounding between equal directions would pass for a range.
-NOTE[DIFF] the clean loss is the backbone's; no mixing and no label in evaluation.
-NOTE[DIFF] with another `mix_loss` than split_mse, lambda^L is detached in the target, as in `ms_mix`.
+NOTE[DIFF] the 2-D function does not accept sequences; here, S and I use the mean over valid steps, and a
+weight applies to every step.
+NOTE[DIFF] for B < 5 there may be fewer pairs than n. The release then adds self pairs and reversed pairs;
+here, the last pair is repeated. A batch of one, on which the release fails, is not mixed.
+NOTE[DIFF] the predictor is zero-padded to a multiple of 8, the release's to a multiple of `heads`; widths
+above 2000 are not reduced.
+NOTE[DIFF] S is computed in float64, because min-max would scale up float32 rounding between equal directions.
+NOTE[DIFF] the clean loss is the backbone's; evaluation neither mixes nor reads labels.
+NOTE[DIFF] unless `mix_loss` is split_mse, lambda^L is detached in the target, as in `ms_mix`.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ from backbones.settings import check, check_not_negative
 from methods.base import Draw, Method, MethodSettings, Mixed, Network, draw_beta, mix, pair_weights
 from methods.ms_mix import IntensityPredictor, intensity_weights, mean_cosine, min_max
 
-LABEL_RANGE = 3.0  # the release's, whatever the dataset
+LABEL_RANGE = 3.0  # as in the release, for all datasets
 
 
 @dataclass(frozen=True)
 class MSMixReleasedSettings(MethodSettings):
-    """delta: threshold on S', in [0, 1]. alpha: of lambda_base, >= 0. heads: 1, 2, 4 or 8. xi2: weight of the
-    penalty, beta: its factor before the division by B, both >= 0."""
+    """Settings; delta: threshold on S', in [0, 1]. alpha: of lambda_base, >= 0. heads: 1, 2, 4 or 8.
+    xi2: weight of the penalty; beta: factor of the penalty before division by B; both >= 0."""
 
     mix_loss: str = "split_mse"
     delta: float = 0.4
@@ -64,17 +64,17 @@ class MSMixReleasedSettings(MethodSettings):
 
 
 def mean_over_time(latents: Latents) -> dict[str, Tensor]:
-    """One vector for each example, fixed tokens averaged too. Shape: -> (B, D_m) each."""
+    """Reduce sequences and fixed tokens to their mean. Shape: -> (B, D_m) each."""
     vectors = latents.vectors()
     fixed = {m: x.mean(1) for m, x in latents.values.items() if x.ndim == 3 and m not in latents.lengths}
     return {**vectors, **fixed}
 
 
 def choose_ordered_pairs(similarity: Tensor, keys: Tensor, delta: float, n: int) -> Tensor:
-    """n of the candidates in the order of their keys, without waiting for the device.
+    """Choose the n candidate pairs with the largest keys, without synchronising with the device.
 
-    Shape: similarity (P,) of the pairs i < j in the order of `torch.triu_indices`, keys (2P,) in [0, 1), of
-    those pairs and then of the same exchanged -> indices (n, 2).
+    Shape: similarity (P,) of the pairs i < j in the order of `torch.triu_indices`; keys (2P,) in [0, 1), of
+    these pairs and then of the reversed pairs -> indices (n, 2).
     """
     size = round((1 + (1 + 8 * len(similarity)) ** 0.5) / 2)
     pairs = torch.triu_indices(size, size, 1, device=similarity.device).T
@@ -89,13 +89,13 @@ def choose_ordered_pairs(similarity: Tensor, keys: Tensor, delta: float, n: int)
 
 
 def relative_intensity(intensity: Tensor) -> Tensor:
-    """w, |I| min-max normalised over the batch. Shape: (B,) -> (B,)."""
+    """Compute w, |I| min-max normalised over the batch. Shape: (B,) -> (B,)."""
     w = intensity.abs()
     return (w - w.min()) / (w.max() - w.min() + 1e-8)
 
 
 def released_penalty(intensities: Mapping[str, Tensor], labels: Tensor) -> Tensor:
-    """sum_m KL(p_Y || p_m) / B. Shape: I^m (B,), labels (B,) -> scalar."""
+    """Compute sum_m KL(p_Y || p_m) / B. Shape: I^m (B,), labels (B,) -> scalar."""
 
     def shares(x: Tensor) -> Tensor:
         return F.softmax(x.abs() / LABEL_RANGE, 0) + 1e-8
@@ -106,7 +106,7 @@ def released_penalty(intensities: Mapping[str, Tensor], labels: Tensor) -> Tenso
 
 
 class MSMixReleased(Method):
-    """MS-Mix as released; the module's docstring is its card."""
+    """MS-Mix as released; the module docstring describes the method."""
 
     name = "ms_mix_released"
     title = "MS-Mix (released code)"
@@ -120,7 +120,7 @@ class MSMixReleased(Method):
         )
 
     def draw(self, generator: np.random.Generator, labels: np.ndarray) -> Draw | None:
-        """lambda_base and a random order of the ordered pairs; none for B = 1."""
+        """Draw lambda_base and random sort keys of the ordered pairs; None for B = 1."""
         n = len(labels)
         if n == 1:
             return None
@@ -146,6 +146,6 @@ class MSMixReleased(Method):
         return replace(mixed, labels=mixed.labels.detach(), penalty=penalty)
 
     def intensities(self, latents: Latents) -> dict[str, Tensor]:
-        """I^m, signed, in [-3, 3], (B,) each."""
+        """Predict the signed I^m in [-3, 3], (B,) each."""
         vectors = mean_over_time(latents)
         return {m: predictor(vectors[m], None) for m, predictor in self.predictors.items()}

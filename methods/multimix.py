@@ -1,21 +1,21 @@
 """multimix: convex combinations of many examples (Venkataramanan et al., NeurIPS 2023, arXiv 2206.14868).
 
-How to use: `methods=[multimix]`. n = B mixtures of latents before fusion, each over `examples_per_mixture`
-examples drawn without replacement (by default the whole batch):
+How to use: `methods=[multimix]`. A batch gives n = B mixtures of the latents before fusion. Each mixes
+`examples_per_mixture` examples, drawn without replacement (by default the whole batch):
     lambda_k ~ Dirichlet(alpha, ..., alpha),  Z~^m = Lambda Z^m,  y~ = Lambda y,  Lambda (n, B)
 with alpha ~ U[alpha_low, alpha_high] for each row and one Lambda for all modalities.
-Suggested settings: alpha ~ U[0.5, 2] (second hand); `examples_per_mixture` is to be tuned.
-When it hurts: mixtures of m examples crowd around their batch's mean. With m = 64, the whole batch, and
-alpha = 1 the mixed labels' standard deviation is 17.5% of the labels' over batches and 12.4% around the
-batch's own mean, 1 / sqrt(m alpha + 1): next to nothing is left of extreme sentiment.
-Attribution: the paper's abstract; nothing is taken over.
+Suggested settings: alpha ~ U[0.5, 2] (secondary source); tune `examples_per_mixture`.
+When it hurts: mixtures of m examples concentrate around the batch mean. With alpha = 1 and m = 64, the whole
+batch, the standard deviation of mixed labels is 17.5% of that of the labels over batches, and 12.4% around
+the mean of their own batch, 1 / sqrt(m alpha + 1). Almost no mixture has an extreme label.
+Attribution: the paper's abstract; no code was copied.
 
-NOTE[DIFF] the distribution of alpha, and that it is drawn for each row, are known second hand.
+NOTE[DIFF] the distribution of alpha, and that each row draws it, come from a secondary source.
 NOTE[DIFF] n = B, as for every method here; the paper makes many more mixtures than examples.
-NOTE[DIFF] `examples_per_mixture` is this project's own, for the reason under "when it hurts".
-NOTE[DIFF] one Lambda mixes the latents of all modalities before fusion; the paper has one modality, and a
-dense form with a mixture for each position, which is not here.
-NOTE[DIFF] `mode: append` by default for all methods; the paper's is `replace` (second hand).
+NOTE[DIFF] `examples_per_mixture` is this project's own, for the reason given under "When it hurts".
+NOTE[DIFF] one Lambda mixes the latents of all modalities before fusion. The paper has one modality, and a
+dense form with one mixture per position, which is not implemented here.
+NOTE[DIFF] `mode: append` by default for all methods; the paper uses `replace` (secondary source).
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from methods.base import Draw, Method, MethodSettings
 
 @dataclass(frozen=True)
 class MultiMixSettings(MethodSettings):
-    """alpha (paper: \\alpha): concentration, >= 0; None: uniform in [alpha_low, alpha_high] for each row.
-    examples_per_mixture: at least 2; None: the whole batch."""
+    """Settings; alpha (paper: \\alpha): concentration, >= 0; None: per row from U[alpha_low, alpha_high].
+    examples_per_mixture: number of examples in a mixture, at least 2; None: the whole batch."""
 
     alpha: float | None = None
     alpha_low: float = 0.5
@@ -50,13 +50,13 @@ class MultiMixSettings(MethodSettings):
 
 
 def draw_dirichlet(generator: np.random.Generator, alpha: np.ndarray, present: np.ndarray) -> np.ndarray:
-    """One symmetric Dirichlet draw for each row over its members that are present; absent ones have 0.
+    """Draw symmetric Dirichlet weights for the present members of each row; absent members get weight 0.
 
-    alpha = 0 is the limit: all weight on one member, each as likely. Computed in logarithms, as for small
-    alpha every gamma variable of a row can underflow: G(a) = G(a + 1) U^(1 / a).
+    In the limit alpha = 0, one present member, each with equal probability, gets all the weight.
 
-    Shape: alpha (n,), present (n, k) bool with a member in each row -> (n, k) float32.
+    Shape: alpha (n,), present (n, k) bool, at least one per row -> (n, k) float32.
     """
+    # In logarithms, because all gamma variables of a row can underflow: G(a) = G(a + 1) U^(1 / a).
     a = alpha[:, None]
     small, large = np.clip(a, np.finfo(np.float64).tiny, 1), np.maximum(a, 1)
     logs = np.log1p(-generator.random(present.shape)) / large  # times `small`
@@ -75,9 +75,9 @@ def draw_mixtures(
     members: np.ndarray,
     matrices: Iterable[str] = ("weights",),
 ) -> dict[str, np.ndarray]:
-    """Members without replacement from a batch of `size`, and a Lambda over them under each name.
+    """Draw members of each mixture from ``size`` examples without replacement, and their weights.
 
-    Shape: members (n,), their number in each mixture -> "indices" (n, k), each matrix (n, k).
+    Shape: members (n,), number of members per mixture -> "indices" (n, k), each name in matrices (n, k).
     """
     n, k = len(members), members.max()
     indices = generator.permuted(np.tile(np.arange(size), (n, 1)), axis=1)[:, :k]
@@ -91,12 +91,12 @@ def draw_mixtures(
 
 
 def members_per_mixture(settings: MultiMixSettings, size: int) -> int:
-    """How many examples of a batch of `size` enter a mixture."""
+    """Return how many of the ``size`` examples of a batch are mixed in each mixture."""
     return min(settings.examples_per_mixture or size, size)
 
 
 class MultiMix(Method):
-    """Mixing of many examples; the module's docstring is its card."""
+    """Mixing of many examples; the module docstring describes the method."""
 
     name = "multimix"
     title = "MultiMix"
@@ -107,7 +107,7 @@ class MultiMix(Method):
     Settings = MultiMixSettings
 
     def draw(self, generator: np.random.Generator, labels: np.ndarray) -> Draw:
-        """As many mixtures as examples."""
+        """Draw as many mixtures as examples."""
         size = len(labels)
         members = np.full(size, members_per_mixture(self.settings, size))
         return Draw(1, draw_mixtures(generator, self.settings, size, members))

@@ -1,9 +1,9 @@
 """none: no mixing, the baseline of every table.
 
-How to use: `methods=[none]`. The network trains on the clean examples alone: L = L_task.
-Suggested settings: none of its own; xi1, mode and mix_loss weigh mixed examples, of which there are none.
-When it hurts: where data are few, a method that regularises may do better; that is the question asked here.
-Attribution: the backbones' own training.
+How to use: `methods=[none]`. The network trains on clean examples only: L = L_task.
+Suggested settings: none; xi1, mode and mix_loss have no effect without mixed examples.
+When it hurts: with little data, a method that regularises may do better, which this benchmark tests.
+Attribution: the training procedures of the backbones.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from methods.base import Draw, Method
 
 
 class NoMixing(Method):
-    """No mixed examples."""
+    """Training without mixed examples."""
 
     name = "none"
     title = "none"
     citation = "no mixing"
 
     def draw(self, generator: np.random.Generator, labels: np.ndarray) -> Draw | None:
-        """Nothing to mix."""
+        """Return None: nothing is mixed."""
         return None

@@ -1,29 +1,29 @@
 """powmix: MultiMix for several modalities, a reconstruction (Georgiou et al., TASLP 2024, arXiv 2312.12334).
 
-How to use: `methods=[powmix]`. Latents are mixed before fusion, each modality with itself, as in MultiMix:
+How to use: `methods=[powmix]`. The latents of each modality are mixed before fusion, as in MultiMix:
 Z~^m = Lambda^m Z^m with Dirichlet rows, alpha ~ U[alpha_low, alpha_high] for each row. Five switches:
-- `random_n`: n ~ U{1 .. rho B} mixed examples in each step, rho = `n_ratio`; off: n = rho B.
-- `reweight`: Lambda^m <- rows of Lambda^m * c^m, normalised, with
+- `random_n`: each step makes n ~ U{1 .. rho B} mixed examples, rho = `n_ratio`. Off: n = rho B.
+- `reweight`: the rows of Lambda^m * c^m, normalised, replace those of Lambda^m, with
   c_i^m = relu(cos(z_i^m, mean_j z_j^m)) + 0.001, which passes no gradient.
-- `anisotropic`: a Lambda^m for each modality. Off: one for all.
-- `dynamic`: each mixture has U{2 .. min(max_subset, B)} members, the same for all modalities. Off:
-  `examples_per_mixture`.
+- `anisotropic`: each modality has its own Lambda^m. Off: all modalities share one.
+- `dynamic`: each mixture has U{2 .. min(max_subset, B)} members, the same for all modalities. Off: it has
+  `examples_per_mixture` members.
 - `cross_modal_labels`: y~ = (mean_m Lambda^m) y. Off: y~ = Lambda^text y.
-With all off it is MultiMix.
-Suggested settings: none were published with code; those of MultiMix.
-When it hurts: see MultiMix; with `anisotropic` the modalities of one mixed example come from different
-examples, so what one modality says of another is lost.
-Attribution: the paper's abstract, which names the five components; nothing is taken over.
+With all switches off, the method is MultiMix.
+Suggested settings: those of MultiMix; no code or settings were published.
+When it hurts: see MultiMix. With `anisotropic`, the modalities of a mixed example weight the members
+differently, so relations between modalities are lost.
+Attribution: the paper's abstract, which names the five components; no code was copied.
 
-NOTE[DIFF] no code was released and the paper's text was not available: that there are five components and
-what they are for is the paper's, the form of each is this project's.
-NOTE[DIFF] varying number of mixed examples: uniform in each step, up to rho B, rho = 1.
-NOTE[DIFF] reweighting: the cosine to the batch's mean of the pooled latents (a masked mean over time), cut at
-0, plus 0.001 so that a row never vanishes.
-NOTE[DIFF] anisotropic mixing: independent rows for each modality with the row's alpha in common.
-NOTE[DIFF] dynamic mixing: uniform sizes from 2, drawn without replacement; max_subset = 8.
-NOTE[DIFF] cross-modal labels: the plain mean over modalities, after the reweighting.
-NOTE[DIFF] alpha ~ U[0.5, 2] is MultiMix's, known second hand; `mode: append` as for all methods.
+NOTE[DIFF] no code was released and the paper's text was not available. The five components and their purpose
+are the paper's; this project chose their form.
+NOTE[DIFF] the number of mixed examples is drawn uniformly in each step, up to rho B, with rho = 1.
+NOTE[DIFF] reweighting uses the cosine between a pooled latent (masked mean over time) and the batch mean,
+clipped at 0, plus 0.001 so that no row sums to 0.
+NOTE[DIFF] anisotropic mixing draws independent rows for each modality; the alpha of a row is shared.
+NOTE[DIFF] dynamic mixing draws subset sizes uniformly from 2 .. 8 and members without replacement.
+NOTE[DIFF] cross-modal labels use the plain mean over modalities, after the reweighting.
+NOTE[DIFF] alpha ~ U[0.5, 2] as in MultiMix (secondary source); `mode: append` as for all methods.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ from methods.multimix import MultiMixSettings, draw_mixtures, members_per_mixtur
 
 @dataclass(frozen=True)
 class PowMixSettings(MultiMixSettings):
-    """Settings of PowMix besides MultiMix's.
+    """Settings of PowMix in addition to those of MultiMix.
 
-    n_ratio: mixed examples for each clean one, > 0 (at most, with random_n). max_subset: most members of a
-    mixture with dynamic, at least 2. The rest are the switches.
+    n_ratio: number (with random_n: maximum) of mixed examples per clean example, > 0. max_subset: maximum
+    number of members of a mixture with dynamic, at least 2. The boolean settings switch the components.
     """
 
     components = ("random_n", "reweight", "anisotropic", "dynamic", "cross_modal_labels")
@@ -68,18 +68,18 @@ class PowMixSettings(MultiMixSettings):
 
 @torch.no_grad()
 def agreement(vectors: Tensor) -> Tensor:
-    """c, how far each example points to the batch's mean, in [0.001, 1.001]. Shape: (B, D) -> (B,)."""
+    """Compute c, the agreement of examples with the batch mean, in [0.001, 1.001]. Shape: (B, D) -> (B,)."""
     return F.relu(F.cosine_similarity(vectors, vectors.mean(0, keepdim=True))) + 1e-3
 
 
 def reweigh(weights: Tensor, c: Tensor, indices: Tensor) -> Tensor:
-    """Weights times their members' c, rows normalised. Shape: (n, k), (B,), (n, k) -> (n, k)."""
+    """Multiply weights by the members' c and normalise rows. Shape: (n, k), (B,), (n, k) -> (n, k)."""
     scaled = weights * c.to(weights.dtype)[indices]
     return scaled / scaled.sum(1, keepdim=True)
 
 
 class PowMix(Method):
-    """MultiMix with five additions; the module's docstring is its card."""
+    """MultiMix with five additional components; the module docstring describes the method."""
 
     name = "powmix"
     title = "PowMix (reconstruction)"
@@ -89,7 +89,7 @@ class PowMix(Method):
     Settings = PowMixSettings
 
     def draw(self, generator: np.random.Generator, labels: np.ndarray) -> Draw:
-        """The number of mixtures, the size of each, members and a Lambda for all or for each modality."""
+        """Draw the number of mixtures, their sizes and members, and one Lambda or one per modality."""
         s, size = self.settings, len(labels)
         n = max(1, round(s.n_ratio * size))
         if s.random_n:
@@ -104,7 +104,7 @@ class PowMix(Method):
     def forward(
         self, latents: Latents, labels: Tensor, draw: Mapping[str, Tensor], network: Network | None = None
     ) -> Mixed:
-        """Reweigh each modality's Lambda, mix, and mix the labels with their mean or the text's."""
+        """Reweight each modality's Lambda and mix; labels use the mean Lambda or that of text."""
         s, indices = self.settings, draw["indices"]
         weights = {m: draw[m if s.anisotropic else "weights"] for m in latents.values}
         if s.reweight:

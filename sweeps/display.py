@@ -10,7 +10,7 @@ from rich.console import Console
 
 from harness.matrix import Cell, readable_settings
 from harness.metrics import DIRECTION
-from harness.study.display import LiveDisplay, shown
+from harness.study.display import LiveDisplay, escape
 from harness.tracking.tags import Trial
 
 
@@ -25,7 +25,7 @@ class SweepDisplay(LiveDisplay):
         """Show where the sweep stands."""
         for trial in ended:
             self._compare(trial)
-        self.total, self.done, self.begun_with, self.since = total, len(ended), len(ended), time.monotonic()
+        self.total, self.done, self.done_before, self.since = total, len(ended), len(ended), time.monotonic()
         self.progress.update(self.task, total=total, completed=self.done)
         if not self.console.is_terminal and self.done < total:
             self.console.print(f"{self.done} of {total} trials are done.", highlight=False)
@@ -33,7 +33,7 @@ class SweepDisplay(LiveDisplay):
     def trial_started(self, trial: str) -> None:
         """Name the trial that started last, while there is no best one."""
         if not self.best:
-            self.progress.update(self.task, now=shown(trial))
+            self.progress.update(self.task, now=escape(trial))
 
     def trial_ended(self, trial: Trial) -> None:
         """Count a trial and say what became of it."""
@@ -42,15 +42,15 @@ class SweepDisplay(LiveDisplay):
         left = f"{self._left_s():.0f} s left" if self.done < self.total else ""
         best = self.best.get(trial.search)
         so_far = f"best {best.value:.4f} at {short(best.values)}" if best else ""
-        self.progress.update(self.task, completed=self.done, left=left, now=shown(so_far))
+        self.progress.update(self.task, completed=self.done, left=left, now=escape(so_far))
         if trial.state == "failed":
-            line = f"[red]failed[/red] {shown(trial.run_name)}: {shown(trial.reason)}"
+            line = f"[red]failed[/red] {escape(trial.run_name)}: {escape(trial.reason)}"
             self.console.print(line, soft_wrap=True)
         elif not self.console.is_terminal:
             value = trial.state if trial.value is None else f"{trial.objective} {trial.value:.4f}"
             where = f"{trial.base.dataset}/{trial.base.backbone_label}/{trial.base.method}"
             line = f"{self.done}/{self.total} {where}{short(trial.values)}: {value}; {so_far} {left}"
-            self.console.print(shown(line), soft_wrap=True, highlight=False)
+            self.console.print(escape(line), soft_wrap=True, highlight=False)
 
     def begin(self, total: int, done: int) -> None:
         """Cells are not counted."""

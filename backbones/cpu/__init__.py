@@ -1,4 +1,4 @@
-"""Attention, dropout and LSTMs, exact and faster on the CPU; everywhere else PyTorch's own."""
+"""Faster attention, dropout and LSTMs on the CPU; other devices use PyTorch's own."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from torch import Tensor
 
 
 def on_cpu(x: Tensor) -> bool:
-    """Whether x is on the CPU and operations run as they are called, not compiled."""
+    """Check whether x is on the CPU and operations run eagerly, not compiled."""
     return x.device.type == "cpu" and not torch.compiler.is_compiling()

@@ -1,13 +1,13 @@
-"""Attention of packed or padded sequences, whose weights are never held all at once, on the CPU too.
+"""Memory-efficient attention over packed or padded sequences, also on the CPU.
 
-`make_layout` chooses. On CUDA, where PyTorch compiles, and where there is little, sequences stay padded,
-(B, T, width), and attend by `F.scaled_dot_product_attention`, whose kernels hold no (T, S) matrix. On the CPU
-that function has such a kernel only without dropout, and spends as much on padding as on steps. There the
-valid steps alone are kept, (steps, width), and `ChunkedAttention` goes over groups of clips and blocks of
-queries small enough for the processor's cache, leaves out keys beyond the lengths and the band, and in the
-backward pass computes weights and dropout masks once more instead of keeping them.
+`make_layout` chooses the layout. On CUDA, under torch.compile and for small inputs, sequences stay padded,
+(B, T, width), and use `F.scaled_dot_product_attention`, whose kernels store no (T, S) matrix. On the CPU, its
+kernels do so only without dropout, and they compute padded steps too. There, sequences are packed to their
+valid steps, (steps, width), and `ChunkedAttention` processes groups of clips and blocks of queries that fit
+the processor's cache. It skips keys beyond the lengths and the band, and its backward pass recomputes weights
+and dropout masks.
 
-Shape of queries in heads: (B, H, d, T), of keys and values (B, H, d, S): B clips, H heads of width d.
+Shape of queries per head: (B, H, d, T), of keys and values (B, H, d, S): B clips, H heads of width d.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from backbones import cpu
 from backbones.batch import valid_steps
 from backbones.cpu.dropout import Masks, draw_seed
 
-# Weights in a chunk: about what a core's own cache holds; most queries of one.
+# Maximum number of weights in a chunk (about the size of a core's cache), and of queries in a block.
 CHUNK, BLOCK = 300_000, 128
-# Weights in all below which packing costs more than it saves.
+# Total number of weights below which packing costs more than it saves.
 SMALL = 200_000
 
 
@@ -40,16 +40,16 @@ def make_layout(
     reach: int | None,
     n_heads: int,
 ) -> Layout:
-    """How a target (B, T, width) attends to a source (B, S, width), or to itself where it is the source.
+    """Choose the layout in which a target (B, T, width) attends to a source (B, S, width) or to itself.
 
-    lengths (B,): valid steps; None: all. reach: a query t sees the keys up to t + reach; None: all keys.
+    lengths (B,): valid steps; None: all. reach: query t attends to keys up to t + reach; None: all keys.
     """
     clips, steps, keys = len(target), target.shape[1], source.shape[1]
     exact = target.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
     if not (cpu.on_cpu(target) and exact and clips * n_heads * steps * keys > SMALL):
         return PaddedLayout(allowed_keys(steps, keys, source_lengths, reach, target.device), n_heads)
     counts = _counts(lengths, target)
-    # The longest first, so that clips of one chunk have about the same length.
+    # Longest first, so that the clips of a chunk have similar lengths.
     order = torch.argsort(counts, stable=True, descending=True)
     targets = Packed(counts[order], order, steps)
     if source is target:
@@ -63,42 +63,42 @@ def _counts(lengths: Tensor | None, x: Tensor) -> Tensor:
 
 
 class Padded:
-    """Sequences stay as they are."""
+    """Padded sequences, for which packing does nothing."""
 
     def pack(self, x: Tensor) -> Tensor:
-        """Unchanged."""
+        """Return the sequences unchanged."""
         return x
 
     unpack = pack
 
 
 class PaddedLayout:
-    """Padded sequences. allowed: which keys each query may see, see `allowed_keys`."""
+    """Attention between padded sequences. allowed: mask of keys per query, from `allowed_keys`."""
 
     def __init__(self, allowed: Tensor | None, n_heads: int):
         self.allowed, self.n_heads = allowed, n_heads
         self.targets = self.sources = Padded()
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, dropout: float) -> Tensor:
-        """Shape: (B, T, width), (B, S, width), (B, S, width) -> (B, T, width)."""
+        """Apply attention. Shape: (B, T, width), (B, S, width), (B, S, width) -> (B, T, width)."""
         width = queries.shape[-1] // self.n_heads
         q, k, v = (self._heads(x) for x in (queries, keys, values))
         heads = F.scaled_dot_product_attention(q, k, v, self.allowed, dropout, scale=width**-0.5)
         return heads[..., :width].transpose(1, 2).flatten(2)
 
     def _heads(self, x: Tensor) -> Tensor:
-        """Shape: (B, T, width) -> (B, n_heads, T, width / n_heads, zeros up to a multiple of 8)."""
+        """Split into heads, zero-padded to a width of 8 k. Shape: (B, T, width) -> (B, n_heads, T, 8 k)."""
         heads = x.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
-        # The kernels that never hold a (T, S) matrix of weights take only such widths; zeros change nothing.
+        # Memory-efficient kernels need widths that are multiples of 8; padding with zeros changes no result.
         return F.pad(heads, (0, -heads.shape[-1] % 8))
 
 
 def allowed_keys(
     queries: int, keys: int, lengths: Tensor | None, reach: int | None, device: torch.device
 ) -> Tensor | None:
-    """Which keys each query may see, or None for all. Shape: lengths (B,) -> bool (B or 1, 1, T or 1, S).
+    """Mask the keys that each query may attend to; None: all. Shape: lengths (B,) -> (B or 1, 1, T or 1, S).
 
-    The first key is always allowed, so no query is without one: lengths are at least 1, reach at least 0.
+    Each query has at least the first key, because lengths are at least 1 and reach is at least 0.
     """
     mask = None if lengths is None else valid_steps(lengths, keys)[:, None, None]
     if reach is not None:
@@ -108,32 +108,32 @@ def allowed_keys(
 
 
 class Packed:
-    """The valid steps of clips in a new order, one after the other. lengths (B,): in that order."""
+    """The valid steps of all clips, concatenated. lengths: (B,), sorted by ``order``, as are the heads."""
 
     def __init__(self, lengths: Tensor, order: Tensor, steps: int):
         self.lengths: list[int] = lengths.tolist()
         self.shape = len(lengths), steps
         valid = valid_steps(lengths, steps)
-        # Of each valid step its row among all (B * T,) in the new order, and in the batch's.
+        # Row of each valid step among the B * T steps, in the new order and in the batch's order.
         self.sorted_rows = valid.flatten().nonzero()[:, 0]
         self.rows = (order[:, None] * steps + torch.arange(steps))[valid]
         self.bias = torch.zeros(valid.shape).masked_fill_(~valid, -math.inf)
 
     def pack(self, x: Tensor) -> Tensor:
-        """Shape: (B, T, width) -> (steps, width)."""
+        """Remove padding. Shape: (B, T, width) -> (steps, width)."""
         return x.flatten(0, 1).index_select(0, self.rows)
 
     def unpack(self, x: Tensor) -> Tensor:
-        """Shape: (steps, width) -> (B, T, width), zero beyond the lengths."""
+        """Restore padding. Shape: (steps, width) -> (B, T, width), zero in padded steps."""
         return self._spread(x, self.rows)
 
     def heads(self, x: Tensor, n_heads: int) -> Tensor:
-        """Shape: (steps, width) -> (B, H, d, T) in the new order."""
+        """Split into padded heads. Shape: (steps, width) -> (B, H, d, T) in the new order."""
         padded = self._spread(x, self.sorted_rows).unflatten(-1, (n_heads, -1))
         return padded.permute(0, 2, 3, 1).contiguous()
 
     def join(self, heads: Tensor) -> Tensor:
-        """The way back from heads."""
+        """Invert `heads`. Shape: (B, H, d, T) -> (steps, width)."""
         return heads.permute(0, 3, 1, 2).flatten(2).flatten(0, 1).index_select(0, self.sorted_rows)
 
     def _spread(self, x: Tensor, rows: Tensor) -> Tensor:
@@ -142,26 +142,26 @@ class Packed:
 
 
 class PackedLayout:
-    """Packed sequences, longest targets first."""
+    """Attention between packed sequences, longest targets first."""
 
     def __init__(self, targets: Packed, sources: Packed, n_heads: int, reach: int | None):
         self.targets, self.sources, self.n_heads = targets, sources, n_heads
         self.plan = make_plan(targets.lengths, sources.lengths, n_heads, sources.bias, reach)
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, dropout: float) -> Tensor:
-        """Shape: (steps, width) each -> (steps, width)."""
+        """Apply attention. Shape: (steps, width) each -> (steps, width)."""
         q = self.targets.heads(queries * (queries.shape[-1] // self.n_heads) ** -0.5, self.n_heads)
         k, v = (self.sources.heads(x, self.n_heads) for x in (keys, values))
         seed = draw_seed() if dropout else 0
         return self.targets.join(ChunkedAttention.apply(q, k, v, self.plan, dropout, seed))
 
 
-# How target and source lie while they are encoded: what packs each, and how one attends to the other.
+# A layout packs target and source, and computes the attention between them.
 Layout = PaddedLayout | PackedLayout
 
 
 class Chunk(NamedTuple):
-    """Clips first to last, queries start to stop, and the keys before `keys`; the ends are excluded."""
+    """Clips first to last, queries start to stop, and keys 0 to ``keys``; the ends are exclusive."""
 
     first: int
     last: int
@@ -171,10 +171,10 @@ class Chunk(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What to compute of a (B, H, T, S) attention.
+    """Division of a (B, H, T, S) attention into chunks.
 
-    chunks: cover every valid query. bias: (B, S), 0 for valid keys, else -inf. reach: a query t sees
-    the keys up to t + reach; None: all.
+    chunks: cover every valid query. bias: (B, S), 0 for valid keys, else -inf. reach: query t attends to
+    keys up to t + reach; None: all keys.
     """
 
     chunks: tuple[Chunk, ...]
@@ -185,7 +185,7 @@ class Plan(NamedTuple):
 def make_plan(
     targets: Sequence[int], sources: Sequence[int], n_heads: int, bias: Tensor, reach: int | None
 ) -> Plan:
-    """Cut an attention into chunks; targets, sources: valid steps of each clip, best in order of size."""
+    """Divide an attention into chunks; targets, sources: valid steps of each clip, preferably sorted."""
     chunks = []
     for first, last in _groups(targets, sources, n_heads):
         steps, keys = max(targets[first:last]), max(sources[first:last])
@@ -199,7 +199,7 @@ def make_plan(
 
 
 def _groups(targets: Sequence[int], sources: Sequence[int], n_heads: int) -> Iterator[tuple[int, int]]:
-    """Neighbouring clips that fit into one chunk together."""
+    """Yield ranges (first, last) of adjacent clips that fit into one chunk."""
     first, steps, keys = 0, 0, 0
     for clip, (target, source) in enumerate(zip(targets, sources, strict=True)):
         wide = n_heads * max(steps, target) * max(keys, source) * (clip - first + 1)
@@ -211,11 +211,11 @@ def _groups(targets: Sequence[int], sources: Sequence[int], n_heads: int) -> Ite
 
 
 class ChunkedAttention(torch.autograd.Function):
-    """softmax(q^T k + bias) with dropout, applied to v, chunk by chunk; zero for queries of padding."""
+    """Attention softmax(q^T k + bias) v with dropout on the weights, chunk by chunk; 0 for padded queries."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, plan: Plan, dropout: float, seed: int) -> Tensor:
-        """Shape: see the module."""
+        """Compute the output (B, H, d, T). Shape: q (B, H, d, T), k and v (B, H, d, S)."""
         ctx.save_for_backward(q, k, v)
         ctx.how = plan, dropout, seed
         masks, out = (Masks(dropout, seed) if dropout else None), torch.zeros_like(q)
@@ -230,7 +230,7 @@ class ChunkedAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of queries, keys and values."""
+        """Compute the gradients of queries, keys and values."""
         (q, k, v), (plan, dropout, seed) = ctx.saved_tensors, ctx.how
         masks = Masks(dropout, seed) if dropout else None
         gradient = gradient if masks is None else gradient * masks.scale
@@ -254,7 +254,7 @@ def _part(x: Tensor, c: Chunk, start: int, stop: int) -> Tensor:
 
 
 def _cut(x: Tensor, c: Chunk, start: int, stop: int) -> Tensor:
-    """A chunk's clips and steps, heads side by side. Shape: (B, H, d, T) -> (clips * H, d, steps)."""
+    """Select a chunk's clips and steps. Shape: (B, H, d, T) -> (clips * H, d, steps)."""
     return _part(x, c, start, stop).flatten(0, 1)
 
 
@@ -264,13 +264,13 @@ def _add(x: Tensor, c: Chunk, start: int, stop: int, y: Tensor) -> None:
 
 
 def _weights(q: Tensor, k: Tensor, plan: Plan, c: Chunk) -> Tensor:
-    """A chunk's attention weights. Shape: (clips * H, queries, keys)."""
+    """Compute a chunk's attention weights. Shape: (clips * H, queries, keys)."""
     scores = torch.bmm(_cut(q, c, c.start, c.stop).transpose(1, 2), _cut(k, c, 0, c.keys))
     if c.last - c.first > 1:
         clips = scores.view(c.last - c.first, -1, *scores.shape[1:])
         clips += plan.bias[c.first : c.last, None, None, : c.keys]
     if plan.reach is not None:
-        # Keys from here on are hidden from the first query, one more from each.
+        # Keys from this index on are hidden from the first query; each further query sees one more key.
         hidden = c.start + plan.reach + 1
         if hidden < c.keys:
             scores[:, :, hidden:] += _triangle(c.stop - c.start, c.keys - hidden, scores.dtype)
@@ -279,5 +279,5 @@ def _weights(q: Tensor, k: Tensor, plan: Plan, c: Chunk) -> Tensor:
 
 @lru_cache(maxsize=256)
 def _triangle(queries: int, keys: int, dtype: torch.dtype) -> Tensor:
-    """-inf on and above the diagonal, else 0. Shape: (queries, keys)."""
+    """Return -inf on and above the diagonal, else 0. Shape: (queries, keys)."""
     return torch.full((queries, keys), -math.inf, dtype=dtype).triu()

@@ -1,12 +1,12 @@
-"""Dropout with cheap random numbers on the CPU.
+"""Dropout with fast random numbers on the CPU.
 
-PyTorch draws a CPU mask one Bernoulli number at a time, about 12 ns each: at MOSI size that is most of what
-dropout on TFN's outer product costs, and several times what MulT's attention does besides. Here every mask
-comes from a stream of its own, 16 random bits to an entry, 0.5 ns each. Its seed is drawn from PyTorch's
-generator, so `torch.manual_seed` determines it as before. On other devices PyTorch's own dropout is used.
+On the CPU, PyTorch draws one Bernoulli number per entry, at about 12 ns each. At the size of MOSI, this is
+most of the time of dropout on TFN's outer product, and several times that of the rest of MulT's attention.
+Here, every mask comes from its own random stream with 16 bits per entry, at 0.5 ns each. The stream's seed is
+drawn from PyTorch's generator, so `torch.manual_seed` determines it. Other devices use PyTorch's own dropout.
 
-NOTE[DIFF] on the CPU, probabilities are rounded to multiples of 2^-16; kept entries are scaled by what the
-rounded one asks for, so that the expectation is exact.
+NOTE[DIFF] on the CPU, a dropout probability p is rounded to a multiple of 2^-16; kept entries are scaled by
+1 / (1 - p) with the rounded p, so the expectation is exact.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ LEVELS = 2**16
 
 
 class Masks:
-    """A stream of masks: 1 where an entry is kept, 0 where it is dropped, with probability p (rounded).
+    """A stream of masks that are 0 with probability p (rounded), and else 1.
 
-    seed: of the stream; the same seed, probability and order of shapes give the same masks.
+    The same seed, probability and sequence of shapes give the same masks.
     """
 
     def __init__(self, p: float, seed: int):
@@ -37,8 +37,8 @@ class Masks:
         self._bits = np.random.SFC64(seed)
 
     def next(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """The next mask, of zeros and ones."""
-        if self.dropped == LEVELS:  # beyond what 16 bits can be compared with
+        """Return the next mask of zeros and ones."""
+        if self.dropped == LEVELS:  # too large to compare with 16 bits
             return torch.zeros(*shape, dtype=dtype)
         n = math.prod(shape)
         words: Any = self._bits.random_raw(-(-n // 4))
@@ -48,15 +48,15 @@ class Masks:
 
 
 def draw_seed() -> int:
-    """A seed from PyTorch's generator of the CPU, in [0, 2^63 - 1)."""
+    """Draw a seed in [0, 2^63 - 1) from PyTorch's CPU generator."""
     return int(torch.randint(2**63 - 1, ()))
 
 
 class Dropout(nn.Dropout):
-    """`torch.nn.Dropout`, with the masks of this module on the CPU. Any shape."""
+    """`torch.nn.Dropout` that uses `Masks` on the CPU. Any shape."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Drop entries out in training."""
+        """Apply dropout in training."""
         if not self.training or not self.p:
             return x
         if not cpu.on_cpu(x):

@@ -1,9 +1,9 @@
-"""Who is at work on what: one row per claimed cell, shared by all drivers of a study.
+"""The ledger: a table of claimed cells, shared by all drivers of a study.
 
-MLflow says what is done; the ledger only keeps two drivers from training the same cell. A claim is an
-INSERT that a unique key lets one driver win. It falls when its owner's process is gone (seen from the same
-host: process id and start time) or when its beat, a counter that the owner increases, has stood still for
-``stale_s`` by the observer's own monotonic clock; wall clocks play no part.
+MLflow holds the results; the ledger only keeps two drivers from training the same cell. A claim is an INSERT
+under a unique key, so that one driver wins. It expires when its owner's process is dead (checked on the same
+host, by process id and start time), or when its heartbeat, a counter that the owner increases, has not
+changed for ``stale_s`` by the observer's monotonic clock; wall clocks are never compared.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ LOCK_POLL_S = 0.05
 class Ledger:
     """The claims of one driver (one ``owner``) on the cells of one study.
 
-    As a context manager it beats in a background thread; else claims fall after ``stale_s`` without `beat`.
-    Methods may be called from several threads.
+    As a context manager it sends heartbeats from a background thread; otherwise claims expire ``stale_s``
+    seconds after the last `beat`. Methods are thread-safe.
 
     Args:
-        uri: SQLAlchemy address; an SQLite file is created safely, in WAL mode.
-        study: the study's name; studies do not see each other.
-        beat_s: seconds between two beats. stale_s: seconds without a beat after which a claim falls.
-        clock: monotonic seconds. process: what others will see as the owner's process (default: this one).
+        uri: SQLAlchemy address; a missing SQLite file is created, in WAL mode.
+        study: name of the study; each study has its own claims.
+        beat_s: seconds between heartbeats. stale_s: seconds without a heartbeat until a claim expires.
+        clock: returns monotonic seconds. process: identity of the owner's process (default: this one).
 
     Raises:
         UserError: stale_s is less than twice beat_s, the address is malformed or in memory, its driver is
-            missing, or it cannot be opened.
-        StoreError: by later methods, where the database does not answer, after all that ``retry`` does.
+            missing, or the database cannot be opened.
+        StoreError: from later methods, if the database does not answer after the retries of ``retry``.
     """
 
     retry: Call = staticmethod(once)
@@ -62,7 +62,8 @@ class Ledger:
     ) -> None:
         if not 0 < 2 * beat_s <= stale_s:
             raise UserError(
-                f"A ledger needs stale_s of at least twice beat_s, not {stale_s:g} and {beat_s:g} seconds."
+                "ledger.beat_s must be above 0 and ledger.stale_s at least twice as long, "
+                f"got beat_s={beat_s:g} and stale_s={stale_s:g}."
             )
         self.owner, self.address, self._uri = uuid.uuid4().hex, redact(uri), uri
         self._study, self._beat_s, self._stale_s, self._clock = study, beat_s, stale_s, clock
@@ -83,7 +84,7 @@ class Ledger:
 
     @retried
     def claim(self, cell_id: str) -> bool:
-        """True if this driver owns the cell now; False if it is done or a living other driver has it."""
+        """Claim a cell; return False if it is done, or another living driver owns it."""
         for _ in range(ATTEMPTS):
             try:
                 self._execute(sa.insert(CLAIMS).values(study=self._study, cell_id=cell_id, **self._stamp()))
@@ -92,13 +93,13 @@ class Ledger:
             else:
                 return True
             if row is not None:
-                return self._mine(row) or (self._fallen(row) and self._take(row))
-            # Its owner released it between the two statements: it is free again.
+                return self._mine(row) or (self._expired(row) and self._take_over(row))
+            # The owner released the claim between the two statements: try again.
         return False
 
     @contextlib.contextmanager
     def exclusive(self, name: str) -> Iterator[None]:
-        """Let one driver of the study at a time into the block; a dead one's claim falls as any other."""
+        """Hold a lock among the study's drivers within the block; the lock of a dead driver expires."""
         while not self.claim(name):
             time.sleep(LOCK_POLL_S)
         try:
@@ -108,57 +109,57 @@ class Ledger:
 
     @retried
     def holds(self, cell_id: str) -> bool:
-        """True while this driver's claim stands; the writer asks before it completes a run."""
+        """Return whether this driver still owns the cell; the writer asks before it completes a run."""
         row = self._row(cell_id)
         return row is not None and self._mine(row)
 
     @retried
     def finish(self, cell_id: str) -> bool:
-        """Mark a cell that this driver owns as done, after its run is complete; False if it was taken."""
-        # Whatever its state, so that it can be repeated where the answer to the first call was lost.
+        """Mark a cell as done, after its run is complete; return False if another driver owns it."""
+        # The state is not checked, so that a retry succeeds if the response to the first call was lost.
         where = (CLAIMS.c.study == self._study, CLAIMS.c.owner == self.owner, CLAIMS.c.cell_id == cell_id)
         return self._execute(sa.update(CLAIMS).where(*where).values(state=DONE)) > 0
 
     @retried
     def release(self, cell_id: str) -> None:
-        """Give a cell back (it failed or was interrupted); without effect if it is not this driver's."""
+        """Release a cell that failed or was interrupted; no effect if this driver does not own it."""
         self._execute(sa.delete(CLAIMS).where(*self._own(), CLAIMS.c.cell_id == cell_id))
 
     def release_all(self) -> None:
-        """Give back every cell that this driver is at work on."""
+        """Release every cell that this driver is working on."""
         self._execute(sa.delete(CLAIMS).where(*self._own()))
 
     @retried
     def done(self) -> set[str]:
-        """Cells that drivers finished in this study.
+        """Return the ids of the study's done cells.
 
-        MLflow is the truth: who compares the two reads this first and MLflow second, since a run is
-        complete in MLflow before it is done here.
+        To compare the ledger with MLflow, call this before reading MLflow: a run is complete in MLflow
+        before its cell is done here.
         """
         return {row.cell_id for row in self._rows(CLAIMS.c.state == DONE)}
 
     @retried
     def forget(self, cell_ids: Collection[str]) -> None:
-        """Let cells be claimed again that the ledger calls done and MLflow does not hold."""
+        """Delete the done claims of cells that MLflow does not hold, so that they can be claimed again."""
         for chunk in _chunks(cell_ids):
             where = (CLAIMS.c.study == self._study, CLAIMS.c.state == DONE, CLAIMS.c.cell_id.in_(chunk))
             self._execute(sa.delete(CLAIMS).where(*where))
 
     @retried
     def claimed_by_others(self, cell_ids: Collection[str]) -> set[str]:
-        """Those of the cells that living other drivers are at work on."""
+        """Return which of these cells other living drivers are working on."""
         claimed: set[str] = set()
         for chunk in _chunks(cell_ids):
             others = (CLAIMS.c.state == WORKING, CLAIMS.c.owner != self.owner, CLAIMS.c.cell_id.in_(chunk))
-            claimed.update(row.cell_id for row in self._rows(*others) if not self._fallen(row))
+            claimed.update(row.cell_id for row in self._rows(*others) if not self._expired(row))
         return claimed
 
     def beat(self) -> None:
-        """Show once that this driver lives."""
+        """Send one heartbeat."""
         self._execute(sa.update(CLAIMS).where(*self._own()).values(beat=next(self._beats)))
 
     def close(self) -> None:
-        """Stop beating, give back what is still claimed (if the database answers) and disconnect."""
+        """Stop the heartbeat, release all claims (if the database answers) and disconnect."""
         self._stop.set()
         if self._heart.is_alive():
             self._heart.join(JOIN_S)
@@ -169,12 +170,12 @@ class Ledger:
 
     def _beat_forever(self) -> None:
         while not self._stop.wait(self._beat_s):
-            # A locked or absent database comes back; the next beat tries again.
+            # A locked or unreachable database may recover; the next beat tries again.
             with contextlib.suppress(Exception):
                 self.beat()
 
     def _stamp(self) -> dict[str, object]:
-        # Beats never repeat within an owner, so that a cell released and claimed again looks alive.
+        # An owner's beats never repeat, so that a cell that is released and claimed again looks alive.
         return {"owner": self.owner, "beat": next(self._beats), "state": WORKING, **vars(self._process)}
 
     def _own(self) -> tuple[sa.ColumnElement[bool], ...]:
@@ -183,20 +184,20 @@ class Ledger:
     def _mine(self, row: sa.Row) -> bool:
         return row.owner == self.owner and row.state == WORKING
 
-    def _take(self, row: sa.Row) -> bool:
-        # Of several takers one wins: its own owner and beat end the condition for the others.
+    def _take_over(self, row: sa.Row) -> bool:
+        # If several drivers try, one wins: its new owner and beat no longer match the others' condition.
         names = ("study", "cell_id", "owner", "beat", "state")
         unchanged = [CLAIMS.c[name] == row._mapping[name] for name in names]
         return self._execute(sa.update(CLAIMS).where(*unchanged).values(**self._stamp())) > 0
 
-    def _fallen(self, row: sa.Row) -> bool:
-        return row.state == WORKING and (self._owner_gone(row) or self._stands_still(row))
+    def _expired(self, row: sa.Row) -> bool:
+        return row.state == WORKING and (self._owner_dead(row) or self._is_stale(row))
 
-    def _owner_gone(self, row: sa.Row) -> bool:
+    def _owner_dead(self, row: sa.Row) -> bool:
         owner = Process(row.host, row.pid, row.started)
         return owner.host == self._process.host and is_gone(owner)
 
-    def _stands_still(self, row: sa.Row) -> bool:
+    def _is_stale(self, row: sa.Row) -> bool:
         now = self._clock()
         owner, beat, since = self._seen.get(row.cell_id, ("", 0, now))
         if (owner, beat) != (row.owner, row.beat):
@@ -222,7 +223,7 @@ class Ledger:
         except IntegrityError:
             raise
         except DBAPIError as error:
-            # Nobody can beat in a database that does not answer, so standing still counts anew.
+            # No driver can beat while the database is down, so staleness is measured anew.
             self._seen.clear()
             reason = without_secrets(one_line(error), self._uri)
             raise StoreError(f"the ledger {self.address} failed: {reason}") from error

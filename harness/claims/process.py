@@ -1,4 +1,4 @@
-"""Telling whether a process of this machine, seen in a shared table, still lives."""
+"""Process identities in a shared table, and the check whether a process of this machine is alive."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Process:
-    """A process as others can recognise it.
+    """The identity of a process.
 
-    host: machine, boot and process-id namespace; two equal hosts see each other's process ids.
-    started: start time in clock ticks since boot; None where it cannot be read, then only beats decide.
+    host: machine, boot and process-id namespace; processes of equal hosts see each other's process ids.
+    started: start time in clock ticks since boot; None if it is unknown, then only heartbeats decide.
     """
 
     host: str
@@ -22,23 +22,23 @@ class Process:
 
 
 def this_process() -> Process:
-    """The calling process, as other drivers on this machine can recognise it."""
+    """Return the identity of the calling process."""
     return process_of(os.getpid())
 
 
 def process_of(pid: int) -> Process:
-    """A living process of this machine and process-id namespace."""
+    """Return the identity of a living process in this machine's process-id namespace."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         namespace = os.readlink("/proc/self/ns/pid")
     except OSError:
-        # Two machines of one name would look alike, and each would call the other's owners gone.
+        # No start time, since two machines of one name cannot be told apart here: only heartbeats decide.
         return Process(platform.node(), pid, None)
     return Process(f"{platform.node()} {boot} {namespace}", pid, _state(pid)[1])
 
 
 def is_gone(process: Process) -> bool:
-    """True if a process of this host has certainly ended (or its id belongs to another one now)."""
+    """Return whether a process of this host has certainly ended (its id may belong to another one now)."""
     if process.started is None:
         return False
     try:
@@ -52,13 +52,13 @@ def is_gone(process: Process) -> bool:
 
 
 def _state(pid: int) -> tuple[str, int | None]:
-    """State letter and start time in clock ticks since boot; "" and None where they cannot be read."""
-    # Not by psutil: its start times move with the wall clock, and it takes processes for ended that the
-    # mount option hidepid hides.
+    """Return the state letter and the start time in clock ticks since boot; "" and None if unreadable."""
+    # psutil's start times move with the wall clock, and it considers processes ended that the mount option
+    # hidepid hides.
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except OSError:
         return "", None
-    # The name in the second field may itself hold blanks and brackets.
+    # The name in the second field may contain spaces and parentheses.
     fields = stat.rpartition(")")[2].split()
     return fields[0], int(fields[19])

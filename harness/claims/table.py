@@ -1,4 +1,4 @@
-"""The ledger's database: its one table, and how it is opened and checked."""
+"""The database of the ledger: its table, the connection, and the check of the schema."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ CLAIMS = sa.Table(
 
 
 def open_engine(uri: str) -> sa.Engine:
-    """Connect to the ledger's database and see to it that the table exists.
+    """Connect to the ledger's database, and create its table if it is missing.
 
     Raises:
-        UserError: the address is malformed or in memory, its driver is missing, it cannot be opened, or its
-            table is of another version.
+        UserError: the address is malformed or in memory, its driver is missing, the database cannot be
+            opened, or its table has the schema of another version.
     """
     try:
         url = sa.make_url(uri)
     except (SQLAlchemyError, ValueError) as error:
-        # Its message may quote the address, with the password.
-        raise UserError(f"The ledger's address {redact(uri)!r} is not one of a database.") from error
+        # The message of the original error may quote the address, with its password.
+        raise UserError(f"ledger.uri={redact(uri)!r} is not the address of a database.") from error
     try:
         engine = _sqlite_engine(url, uri) if url.get_backend_name() == "sqlite" else _server_engine(uri)
         with tables_lock(uri):
@@ -70,12 +70,10 @@ def _sqlite_engine(url: sa.URL, uri: str) -> sa.Engine:
 
 
 def idle_connection(engine: sa.Engine) -> contextlib.ExitStack:
-    """Keep an SQLite file open until the stack is closed; no effect on servers.
-
-    Whoever closes such a file as the only one brings all of it to disk: 20 ms after every statement.
-    """
+    """Keep an SQLite file open until the stack is closed; no effect on servers."""
+    # Closing the last connection checkpoints the WAL, which would take 20 ms after every statement.
     stack = contextlib.ExitStack()
-    with contextlib.suppress(SQLAlchemyError, sqlite3.Error):  # It only saves time.
+    with contextlib.suppress(SQLAlchemyError, sqlite3.Error):  # it only saves time
         if engine.dialect.name == "sqlite":
             connection = stack.enter_context(contextlib.closing(engine.raw_connection()))
             # SQLite holds the file open only after the first read.
@@ -84,7 +82,7 @@ def idle_connection(engine: sa.Engine) -> contextlib.ExitStack:
 
 
 def _server_engine(uri: str) -> sa.Engine:
-    # Every call is one statement: a driver that stands still holds no lock that others wait for.
+    # Every call is one autocommitted statement, so that a suspended driver holds no lock.
     return sa.create_engine(server_uri(uri), pool_pre_ping=True, isolation_level="AUTOCOMMIT")
 
 
@@ -98,28 +96,28 @@ def _create_tables(engine: sa.Engine) -> None:
     try:
         METADATA.create_all(engine)
     except DBAPIError:
-        # Another driver created the table between the look and the statement, or it fails again.
+        # Another driver may have created the table at the same time; any other error is raised again.
         METADATA.create_all(engine)
 
 
 def _check_table(engine: sa.Engine, uri: str) -> None:
-    """Raise UserError for a table in which claims of this version cannot be kept; says what to do.
+    """Raise UserError if the table's schema does not fit this version; the message says what to do.
 
-    Columns of a later version that may be empty do no harm.
+    Columns that a later version added are accepted if they are nullable or have a default.
     """
     schema = sa.inspect(engine)
     columns = {column["name"]: column for column in schema.get_columns(CLAIMS.name)}
     lacks = [f"no column {column.name!r}" for column in CLAIMS.columns if column.name not in columns]
     unique = [set(key["column_names"]) for key in schema.get_unique_constraints(CLAIMS.name)]
-    # Without it two drivers would both get a cell.
+    # Without the unique key two drivers could both claim a cell.
     lacks += ["no unique key"] * ({"study", "cell_id"} not in unique)
     others = [name for name in columns if name not in CLAIMS.columns]
-    demands = [n for n in others if not columns[n]["nullable"] and columns[n].get("default") is None]
-    what = ", ".join([*lacks, *(f"a column {name!r} that wants a value" for name in demands)])
-    if what:
+    required = [n for n in others if not columns[n]["nullable"] and columns[n].get("default") is None]
+    faults = ", ".join([*lacks, *(f"an unknown required column {name!r}" for name in required)])
+    if faults:
         file = sqlite_path(uri) is not None
-        move = "move the file away with its -wal and -shm" if file else "rename that table"
+        move = "move the file away with its -wal and -shm files" if file else "rename that table"
         raise UserError(
-            f"The ledger {redact(uri)!r} is of another version: its table {CLAIMS.name!r} has {what}; when "
-            f"no driver uses it, {move} to begin a new one, by which nothing is lost."
+            f"The ledger {redact(uri)!r} was written by another version: its table {CLAIMS.name!r} has "
+            f"{faults}; stop its drivers, then {move}: a new one is created, and no result is lost."
         )

@@ -1,1 +1,1 @@
-"""Values of the configuration, composed by Hydra; their types stand in `harness.config.schema`."""
+"""YAML files of the configuration, composed by Hydra; `harness.config.schema` has the types."""

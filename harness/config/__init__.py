@@ -1,1 +1,1 @@
-"""The configuration: from the command line to typed settings."""
+"""Configuration: typed settings from YAML files and command-line arguments."""

@@ -1,8 +1,7 @@
-"""The typed configuration of a command: YAML files that Hydra composes, then ``KEY=VALUE`` overrides.
+"""Typed configuration of a command: YAML files composed by Hydra, then ``KEY=VALUE`` overrides.
 
-The files stand in `harness/conf`; the types come from `schema` and from the dataclasses of methods and
-backbones. The registries are imported inside functions: with them comes torch, and most mistakes are
-reported without it.
+The YAML files are in `harness/conf`. The types come from `harness.config.schema` and from the settings
+dataclasses of methods and backbones.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ from harness.errors import UserError, one_line, unknown
 
 GROUPS = {"profile": ("quick", "paper"), "launcher": ("inline", "processes", "ray")}
 MATRICES = ("full", "ablation")
-OPEN_GROUPS = ("dataset", "method", "backbone")  # their names come from files and registries
+OPEN_GROUPS = ("dataset", "method", "backbone")  # the names in them come from files and registries
 
 
 def load_benchmark(arguments: Sequence[str]) -> Config:
-    """Compose the benchmark's configuration; raises UserError."""
+    """Compose the configuration of a benchmark; raises UserError."""
     config = _compose(Config, arguments)
     if config.matrix == "ablation":
         config.methods = _ablation(config.methods if "methods" in given_keys(arguments) else ["ms_mix"])
@@ -37,12 +36,12 @@ def load_benchmark(arguments: Sequence[str]) -> Config:
 def load_sweep(arguments: Sequence[str]) -> Config:
     """Compose the configuration of a sweep; raises UserError.
 
-    ``param`` and ``tune`` stand for ``sweep.param`` and ``sweep.tune``. What is not given of ``datasets``,
-    ``backbones`` and ``seeds`` is the sweep's own.
+    ``param`` and ``tune`` are short for ``sweep.param`` and ``sweep.tune``. ``datasets``, ``backbones`` and
+    ``seeds`` default to the values in ``sweep``.
     """
     config = _compose(SweepCommand, arguments)
     if config.matrix != "full":
-        raise UserError(f"matrix={config.matrix} is no sweep; the search space chooses what is tried.")
+        raise UserError(f"A sweep gets its variants from a search space; leave out matrix={config.matrix}.")
     with open_dict(config):
         for name in ("param", "tune"):
             value = config.pop(name)
@@ -53,21 +52,21 @@ def load_sweep(arguments: Sequence[str]) -> Config:
 
 
 def load_report(arguments: Sequence[str]) -> ReportConfig:
-    """Compose the configuration of the report commands; raises UserError."""
+    """Compose the configuration of a report command; raises UserError."""
     config = OmegaConf.structured(ReportConfig)
     apply(config, parse(arguments))
     if not config.study:
-        raise UserError("Which study? Give study=NAME.")
+        raise UserError("The study is missing; give study=NAME.")
     return config
 
 
 def given_keys(arguments: Sequence[str]) -> set[str]:
-    """The settings that are given, whatever their values; raises UserError."""
+    """Return the keys of ``KEY=VALUE`` arguments; raises UserError."""
     return {key for key, _ in parse(arguments)}
 
 
 def apply(config: DictConfig, pairs: Iterable[tuple[str, str]]) -> None:
-    """Set values in a typed configuration; a new dataset name makes a new dataset."""
+    """Set ``(key, text)`` pairs in a typed configuration; an unknown dataset name adds a dataset."""
     for key, text in pairs:
         parts = key.split(".")
         if parts[0] == "dataset" and len(parts) > 2 and "dataset" in config:
@@ -79,11 +78,11 @@ def apply(config: DictConfig, pairs: Iterable[tuple[str, str]]) -> None:
             OmegaConf.update(config, key, value, merge=True)
         except (OmegaConfBaseException, ValueError) as error:
             reason = without_secrets(one_line(error), text)
-            raise UserError(f"{key}={redact(text)!r} does not fit: {reason}.") from None
+            raise UserError(f"{key}={redact(text)!r} is not allowed: {reason}.") from None
 
 
 def settings_of(config: DictConfig, kind: str, name: str, changes: dict[str, Any]) -> Any:
-    """The frozen settings of a method or backbone with some changed; raises UserError."""
+    """Return the frozen settings of a method or backbone with ``changes`` applied; raises UserError."""
     node = config[kind][name]
     for key in changes:
         if key not in node:
@@ -95,32 +94,32 @@ def settings_of(config: DictConfig, kind: str, name: str, changes: dict[str, Any
 
 
 def path_of(text: str) -> Path:
-    """A path as given, with a leading ``~/`` expanded."""
+    """Convert text to a path and expand a leading ``~/``."""
     return Path(text).expanduser() if text.startswith("~/") else Path(text)
 
 
 def var_path(config: Any) -> Path:
-    """The folder for databases, artifacts, reports and cache; raises UserError."""
+    """Return the folder of databases, artifacts, reports and caches; raises UserError."""
     if not config.var_dir:
         raise UserError("var_dir is empty; give the folder for results, as in var_dir=var.")
     try:
         config.var_dir.encode()
     except UnicodeEncodeError:
-        # Databases and links hold it.
-        raise UserError(f"var_dir={config.var_dir!r} is no UTF-8 text; give another folder.") from None
+        # Databases and links store the path as UTF-8.
+        raise UserError(f"var_dir={config.var_dir!r} is not valid UTF-8; give another folder.") from None
     return path_of(config.var_dir)
 
 
 def writable(settings: Any) -> DictConfig:
-    """A typed node of a dataclass that takes overrides."""
-    # A frozen dataclass arrives read-only; `to_object` freezes it again.
+    """Convert a dataclass to a typed node that accepts overrides."""
+    # OmegaConf makes the node of a frozen dataclass read-only; `to_object` returns a frozen one again.
     node = OmegaConf.structured(settings)
     OmegaConf.set_readonly(node, False)
     return node
 
 
 def _compose(schema_of: type[Config], arguments: Sequence[str]) -> Any:
-    """The configuration of a command that trains."""
+    """Compose the configuration of a command that trains cells; raises UserError."""
     pairs = parse(arguments)
     groups = {key: value for key, value in pairs if key in GROUPS}
     for key, value in groups.items():
@@ -138,7 +137,8 @@ def _compose(schema_of: type[Config], arguments: Sequence[str]) -> Any:
 
 
 def _schema(schema_of: type[Config], datasets: Iterable[str]) -> DictConfig:
-    """The types of all settings, those of registered methods and backbones among them."""
+    """Build the schema of all settings, including those of registered methods and backbones."""
+    # Imported here because the registries load torch, and most errors are reported before.
     from backbones import BACKBONES
     from methods import METHODS
 
@@ -154,7 +154,7 @@ def _schema(schema_of: type[Config], datasets: Iterable[str]) -> DictConfig:
 
 
 def _ablation(methods: Iterable[str]) -> list[str]:
-    """Every combination of the components of methods, all of them on first; raises UserError."""
+    """List every combination of each method's components, all components on first; raises UserError."""
     from harness.matrix import method_label
     from methods import METHODS
 
@@ -163,8 +163,8 @@ def _ablation(methods: Iterable[str]) -> list[str]:
         name, changes = split_variant(method)
         components = METHODS[name].Settings.components if name in METHODS else ()
         if not components:
-            able = [key for key, value in METHODS.items() if value.Settings.components]
-            raise unknown("method with components to switch off, for matrix=ablation,", name, able)
+            names = [key for key, value in METHODS.items() if value.Settings.components]
+            raise unknown("method with components to switch off, for matrix=ablation,", name, names)
         for states in itertools.product((True, False), repeat=len(components)):
             switched = {c: False for c, on in zip(components, states, strict=True) if not on}
             labels.append(method_label(name, {**changes, **switched}, components))
@@ -172,7 +172,7 @@ def _ablation(methods: Iterable[str]) -> list[str]:
 
 
 def _check_keys(schema_of: type[Config], pairs: Iterable[tuple[str, str]]) -> None:
-    """Raise UserError for a key that is wrong whatever the registries hold."""
+    """Raise UserError for a key that the schema rules out without the registries."""
     schema = OmegaConf.structured(schema_of)
     for key, _ in pairs:
         parts = key.split(".")
@@ -185,7 +185,7 @@ def _check_key(config: DictConfig, parts: list[str]) -> None:
     for depth, part in enumerate(parts):
         prefix = ".".join(parts[:depth])
         if not isinstance(node, DictConfig):
-            raise UserError(f"{prefix} is a single setting, so it has no {part!r}.")
+            raise UserError(f"{prefix} is a single setting and has no {part!r}.")
         if part not in node:
             raise _unknown_key(config, ".".join(parts[: depth + 1]), prefix, [str(key) for key in node])
         node = node[part]
@@ -198,12 +198,12 @@ def _check_key(config: DictConfig, parts: list[str]) -> None:
 def _unknown_key(config: DictConfig, key: str, prefix: str, allowed: list[str]) -> UserError:
     groups = GROUPS if "launcher" in config else {}
     if key in groups:
-        return UserError(f"{key} is chosen as a whole, as in {key}={GROUPS[key][0]}.")
+        return UserError(f"{key} has no single settings; choose it as a whole, as in {key}={GROUPS[key][0]}.")
     if prefix:
         return unknown("setting", key, [f"{prefix}.{name}" for name in allowed])
-    # Settings of sweeps are no use to a benchmark.
-    holders = [name for name in allowed if isinstance(config[name], DictConfig) and key in config[name]]
-    nested = [f"{name}.{key}" for name in holders if name != "sweep" or "param" in allowed]
+    # A benchmark does not read the settings of sweeps, so none is suggested.
+    parents = [name for name in allowed if isinstance(config[name], DictConfig) and key in config[name]]
+    nested = [f"{name}.{key}" for name in parents if name != "sweep" or "param" in allowed]
     if nested:
         return UserError(f"Unknown setting {key!r}. Did you mean {' or '.join(map(repr, nested))}?")
     return unknown("setting", key, {*allowed, *groups})

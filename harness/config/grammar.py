@@ -1,7 +1,6 @@
-"""The grammar of ``KEY=VALUE`` arguments: values, lists and variants of methods.
+"""Parser of ``KEY=VALUE`` arguments: values, lists and variants of methods.
 
-Values are read in Hydra's grammar; text keys (names, paths, URIs) take theirs as it stands. The registry of
-methods is imported inside functions: with it comes torch, and most mistakes are reported without it.
+Values follow Hydra's grammar, except that keys for text (names, paths, URIs) take their value verbatim.
 """
 
 from __future__ import annotations
@@ -36,26 +35,26 @@ SCALARS = (str, int, float, type(None))
 
 
 def parse(arguments: Sequence[str]) -> list[tuple[str, str]]:
-    """Split ``KEY=VALUE`` arguments; refuses Hydra's prefixes, its own settings and interpolations."""
+    """Split ``KEY=VALUE`` arguments; raises UserError, also for Hydra's settings and for interpolations."""
     pairs = []
     for argument in arguments:
         key, equals, value = argument.partition("=")
         if not equals or not KEY.fullmatch(key):
             raise UserError(
-                f"Cannot read {redact(argument)!r}; settings are given as KEY=VALUE, e.g. seeds=[1111,1112]."
+                f"Cannot parse {redact(argument)!r}; give settings as KEY=VALUE, e.g. seeds=[1111,1112]."
             )
         if key == "hydra" or key.startswith("hydra."):
-            raise UserError(f"{key!r} is no setting of this program; Hydra's own settings cannot be changed.")
+            raise UserError(f"{key!r} is a setting of Hydra, which cannot be changed here; leave it out.")
         if "${" in value:
             raise UserError(
-                f"{redact(argument)!r} holds '${{...}}'; interpolations are not allowed in settings."
+                f"{redact(argument)!r} contains '${{...}}'; interpolations are not allowed, give the value."
             )
         pairs.append((key, value))
     return pairs
 
 
 def parse_value(key: str, text: str) -> Any:
-    """The value of a setting; lists also come as ``a`` or ``a,b``; raises UserError."""
+    """Parse the value of a setting; a list may also be written ``a`` or ``a,b``; raises UserError."""
     value = text if TEXT_KEYS.fullmatch(key) else _elements_or_value(key, text)
     if not is_plain(value):
         raise _unreadable(key, text)
@@ -63,19 +62,20 @@ def parse_value(key: str, text: str) -> Any:
 
 
 def is_plain(value: Any) -> bool:
-    """Whether a value is a scalar or a flat list of scalars; "???" would mean "missing" to OmegaConf."""
+    """Check whether a value is a scalar or a flat list of scalars."""
     elements = value if isinstance(value, list) else [value]
+    # "???" is OmegaConf's marker for a missing value.
     return all(isinstance(element, SCALARS) and element != "???" for element in elements)
 
 
 def split_list(key: str, text: str) -> list[str]:
-    """Split ``a``, ``a,b`` or ``[a,b]`` at the commas outside of brackets and quotes; raises UserError."""
+    """Split ``a``, ``a,b`` or ``[a,b]`` at commas outside brackets and quotes; raises UserError."""
     inner = text.strip()
     if inner.startswith("[") and inner.endswith("]"):
         inner = inner[1:-1]
     parts = _split_commas(inner)
     if parts is None:
-        raise UserError(f"{key}={text!r} has a bracket or quote without its partner; write {key}=[a,b].")
+        raise UserError(f"{key}={text!r} has an unmatched bracket or quote; write {key}=[a,b].")
     elements = [_unquoted(part.strip()) for part in parts]
     if elements == [""]:
         return []
@@ -87,8 +87,9 @@ def split_list(key: str, text: str) -> list[str]:
 def split_variant(text: str) -> tuple[str, dict[str, Any]]:
     """Split ``name[component,...]{key:value}`` into the name and its settings; raises UserError.
 
-    Components of the method that the square brackets do not name are switched off.
+    Square brackets list the components that stay on; the method's other components are switched off.
     """
+    # Imported here because the registry loads torch, and most errors are reported before.
     from methods import METHODS
 
     head, brace, rest = text.partition("{")
@@ -105,18 +106,18 @@ def split_variant(text: str) -> tuple[str, dict[str, Any]]:
     except UserError:
         settings = None
     if not isinstance(settings, dict) or not all(is_plain(value) for value in settings.values()):
-        raise UserError(f"Cannot read the variant {text!r}; write it like 'ms_mix{{delta:0.4,alpha:1}}'.")
+        raise UserError(f"Cannot parse the variant {text!r}; write it like 'ms_mix{{delta:0.4,alpha:1}}'.")
     return name, {**switched, **{str(key): value for key, value in settings.items()}}
 
 
 def _components_off(text: str, method: str, inner: str) -> dict[str, Any]:
-    """The components to switch off, from ``a,b]``, the names of those that stay on."""
+    """Return the components to switch off; ``inner`` lists the ones that stay on, as ``a,b]``."""
     from methods import METHODS
 
     components = METHODS[method].Settings.components
     if not components or not inner.endswith("]"):
         example = f"like '{method}[{','.join(components[:2])}]'" if components else f"as {method!r}"
-        raise UserError(f"Cannot read the variant {text!r}; write it {example}.")
+        raise UserError(f"Cannot parse the variant {text!r}; write it {example}.")
     on = [name.strip() for name in inner[:-1].split(",") if name.strip()]
     for name in on:
         if name not in components:
@@ -130,30 +131,30 @@ def _elements_or_value(key: str, text: str) -> Any:
     elements = split_list(key, text)
     if key in NAME_LISTS:
         return elements
-    # Hydra's grammar takes 0.3 ms for each, and there may be thousands of seeds.
+    # Hydra's parser takes 0.3 ms per element, and a list may have thousands of seeds.
     return [int(e) if INTEGER.fullmatch(e) else _hydra_value(key, e) for e in elements]
 
 
 def _hydra_value(key: str, text: str) -> Any:
     try:
         override = OverridesParser.create().parse_override(f"value={text}")
-        several, value = override.is_sweep_override(), override.value()
+        is_sweep, value = override.is_sweep_override(), override.value()
     except HydraException:
         raise _unreadable(key, text) from None
-    if several:
-        raise UserError(f"{key}={redact(text)!r} gives several values; one is expected.")
+    if is_sweep:
+        raise UserError(f"{key}={redact(text)!r} gives several values; give one.")
     return value
 
 
 def _unreadable(key: str, text: str) -> UserError:
     return UserError(
-        f"{key}={redact(text)!r} cannot be read; a number, true, false, null, a name, or a list of them "
-        "like [1,2] is needed."
+        f"{key}={redact(text)!r} cannot be parsed; give a number, true, false, null, a name, or a list of "
+        "these like [1,2]."
     )
 
 
 def _split_commas(text: str) -> list[str] | None:
-    """Split at the commas outside of brackets and quotes; None where one of those lacks its partner."""
+    """Split at commas outside brackets and quotes; return None if a bracket or quote is unmatched."""
     parts, closing, quote = [""], "", ""
     for character in text:
         if quote:

@@ -1,4 +1,4 @@
-"""YAML that people write or edit, read as plain values and within bounds."""
+"""Safe loading of YAML files that users write or edit: plain values only, with limits on size and depth."""
 
 from __future__ import annotations
 
@@ -11,33 +11,34 @@ MOST_YAML = 2**16
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses aliases, by which a short text can stand for an endless value, and unprintable text."""
+    """YAML loader that rejects aliases and unprintable text."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        # Aliases can expand a short text to an exponentially large value.
         if self.check_event(yaml.AliasEvent):
             event = self.peek_event()
-            raise yaml.MarkedYAMLError(None, None, "an alias of another value", event.start_mark)
+            raise yaml.MarkedYAMLError(None, None, "aliases are not allowed", event.start_mark)
         return super().compose_node(parent, index)
 
     def construct_scalar(self, node: Any) -> Any:
         text = super().construct_scalar(node)
         if not all(c.isprintable() or c.isspace() for c in text):
-            raise yaml.MarkedYAMLError(None, None, "a character that cannot be shown", node.start_mark)
+            raise yaml.MarkedYAMLError(None, None, "unprintable character", node.start_mark)
         return text
 
 
 def compose_yaml(text: str | bytes) -> yaml.Node | None:
-    """The nodes of a YAML text; raises what `load_yaml` does."""
+    """Parse a YAML text into its node tree; raises the same errors as `load_yaml`."""
     node: yaml.Node | None = _read(text, _Loader.get_single_node)
     return node
 
 
 def load_yaml(text: str | bytes) -> Any:
-    """The value of a YAML text.
+    """Load the value of a YAML text.
 
     Raises:
-        yaml.YAMLError: it is no YAML, or holds an alias or an unprintable character.
-        ValueError: it is too long, nested too deeply, or holds an invalid number or date.
+        yaml.YAMLError: The text is not YAML, or contains an alias or an unprintable character.
+        ValueError: The text is too long or too deeply nested, or contains an invalid number or date.
     """
     return _read(text, _Loader.get_single_data)
 
@@ -50,5 +51,5 @@ def _read(text: str | bytes, read: Callable[[_Loader], Any]) -> Any:
     except RecursionError:
         raise ValueError("nested too deeply") from None
     except (TypeError, LookupError, AttributeError) as error:
-        # PyYAML lets through what its readers of numbers and dates raise.
+        # PyYAML does not wrap the errors of its constructors for numbers and dates.
         raise ValueError(f"it holds a value that cannot be read ({error})") from None

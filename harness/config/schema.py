@@ -1,4 +1,4 @@
-"""Types of the configuration; values and comments stand in `harness/conf`."""
+"""Schema of the configuration; `harness/conf` has the default values and explains each setting."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ LABEL_SCALES = {"mosi": 3.0, "mosei": 3.0, "sims": 1.0}
 
 @dataclass
 class DatasetConfig:
-    """One dataset.
+    """One dataset: an MMSA pickle or a synthetic dataset.
 
-    like: "mosi" | "mosei" | "sims": chooses metrics, label scale and backbone settings at once. path: an MMSA
-    pickle; else file_unaligned or file_aligned under data_root, or a synthetic one of ``size`` ("quick" |
-    "full"), ``clips`` clips in all, from generator ``seed``.
+    like: "mosi" | "mosei" | "sims", which sets metrics, label scale and backbone settings at once. path: an
+    MMSA pickle; None: file_unaligned or file_aligned under data_root, or, if ``synthetic``, data generated
+    from ``seed`` at ``size`` ("quick" | "full") with ``clips`` clips in total.
     """
 
     like: str = "mosi"
@@ -33,7 +33,7 @@ class DatasetConfig:
 
 @dataclass
 class OcclusionConfig:
-    """Occlusion; ratios in [0, 1]."""
+    """Occlusion of inputs; ratios are in [0, 1]."""
 
     ratios: list[float] = field(default_factory=list)
     protocols: list[str] = field(default_factory=list)
@@ -44,7 +44,7 @@ class OcclusionConfig:
 
 @dataclass
 class TrainConfig:
-    """Bounds of a training; None leaves them to the backbone."""
+    """Limits of a training run; None: the backbone's own limit."""
 
     max_epochs: int | None = None
     patience: int | None = None
@@ -53,7 +53,7 @@ class TrainConfig:
 
 @dataclass
 class CellConfig:
-    """How one cell runs; checkpoint_s: least time between two checkpoints, None: none is written."""
+    """Execution of one cell; checkpoint_s: minimum seconds between checkpoints, None: no regular ones."""
 
     threads: int = 1
     checkpoint_s: float | None = None
@@ -61,14 +61,14 @@ class CellConfig:
 
 @dataclass
 class DataConfig:
-    """Where splits lie on CUDA: "auto" | "device" | "host"."""
+    """Placement of splits when training on CUDA: "auto" | "device" | "host"."""
 
     resident: str = "auto"
 
 
 @dataclass
 class BertConfig:
-    """The pretrained text encoder of ``text=bert``; model: a Hugging Face directory or name."""
+    """Pretrained text encoder for ``text=bert``; model: a directory or a name on the Hugging Face hub."""
 
     model: str | None = None
     finetune: bool = True
@@ -84,14 +84,14 @@ class UriConfig:
 
 @dataclass
 class TrackingConfig(UriConfig):
-    """The tracking store; patience_s: how long the driver waits for it to answer."""
+    """The tracking store; patience_s: seconds that the driver retries while the store does not answer."""
 
     patience_s: float = 300.0
 
 
 @dataclass
 class LedgerConfig(UriConfig):
-    """The ledger; beat_s: time between two signs of life. stale_s: without one, a driver's claims fall."""
+    """The ledger; beat_s: seconds between heartbeats, stale_s: age at which a driver's claims expire."""
 
     beat_s: float = 5.0
     stale_s: float = 60.0
@@ -99,7 +99,7 @@ class LedgerConfig(UriConfig):
 
 @dataclass
 class LauncherConfig:
-    """Which launcher runs the cells; all but its name is for "ray": see `harness.launchers.cluster`."""
+    """The launcher of the cells; all fields but name are for "ray", see `harness.launchers.cluster`."""
 
     name: str = "processes"
     address: str | None = None
@@ -111,11 +111,11 @@ class LauncherConfig:
 class SweepConfig:
     """Sweeps and tuning.
 
-    param: search space of a sweep, tune: method to tune; one of them. name: of the sweep; None: after these.
-    storage: of Optuna; None: a journal file under var_dir. objective: a validation metric, by its name.
-    trials: of a sampler that is not a grid. prune_at: parts of an epoch budget in (0, 1) after which a
-    hopeless trial is ended. retries: of a trial whose worker died. tuned_dir: where tuned settings are
-    written; None: under var_dir.
+    param: search space of a sweep; tune: method to tune; exactly one of the two is given. name: name of the
+    sweep; None: derived from param or tune. storage: URL of Optuna's storage; None: a journal file under
+    var_dir. objective: name of a validation metric. trials: number of trials, unless the sampler is a grid.
+    prune_at: fractions of the epochs, in (0, 1), after which an unpromising trial is pruned. retries: of a
+    trial whose worker died. tuned_dir: folder for tuned settings; None: under var_dir.
     """
 
     param: str | None = None
@@ -134,7 +134,7 @@ class SweepConfig:
 
 @dataclass
 class Config:
-    """The benchmark's configuration, as composed; tuned: a folder, see `harness.config.tuned`."""
+    """Configuration of the benchmark; tuned: a folder, see `harness.config.tuned`."""
 
     study: str | None = None
     var_dir: str = "var"
@@ -171,7 +171,7 @@ class Config:
 
 @dataclass
 class SweepCommand(Config):
-    """Configuration of the sweep command while it is read; ``param`` and ``tune`` are those of the sweep."""
+    """Configuration of the sweep command; ``param`` and ``tune`` are short for those in ``sweep``."""
 
     param: str | None = None
     tune: str | None = None
@@ -179,9 +179,9 @@ class SweepCommand(Config):
 
 @dataclass
 class ReportConfig:
-    """Configuration of `reports.build` and `reports.export`; out, predictions: files to write.
+    """Configuration of `reports.build` and `reports.export`.
 
-    sweep: export the cells of this sweep's trials, instead of those of the study's matrix.
+    out, predictions: files to write. sweep: export the cells of this sweep's trials, not the study's matrix.
     """
 
     study: str | None = None

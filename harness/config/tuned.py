@@ -1,6 +1,6 @@
-"""Tuned settings as files, one per method, backbone and dataset: ``METHOD/BACKBONE/DATASET.yaml``.
+"""Files of tuned settings, one per method, backbone and dataset: ``METHOD/BACKBONE/DATASET.yaml``.
 
-A file's head says how the settings were found; below stand those that were searched.
+A file starts with a head, which says how the settings were found; the sections with the settings follow.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Key = tuple[str, str, str]
 LABELS = sorted(
     {TextSettings(encoder, finetune=finetune).label for encoder in ENCODERS for finetune in (True, False)}
 )
-# What every head must hold, and the types that it may have; it may hold more.
+# The required entries of a head with their allowed types; further entries are allowed.
 HEAD: Mapping[str, tuple[type, ...]] = {
     "study": (str,),
     "sweep": (str,),
@@ -48,7 +48,7 @@ SECTIONS = ("method", "backbone")
 
 @dataclass(frozen=True)
 class Tuned:
-    """One file: its head, its settings of the method and of the backbone, and a digest, 12 hex digits."""
+    """One file: its head, the settings of method and backbone, and a digest of its bytes (12 hex digits)."""
 
     path: Path
     head: Mapping[str, Any]
@@ -58,40 +58,40 @@ class Tuned:
 
     @property
     def budget(self) -> str:
-        """What the search was allowed, in words."""
+        """The budget of the search in words: trials, epochs and seeds."""
         epochs = "the backbone's" if self.head["epochs"] is None else self.head["epochs"]
         return f"{self.head['trials']} trials of {epochs} epochs, {len(self.head['seeds'])} seeds"
 
 
 def tuned_label(method: str) -> str:
-    """The name that tables give to a method with tuned settings, which differ between their rows."""
+    """Return the label of a method with tuned settings, which may differ between the rows of a table."""
     return f"{method}{{tuned}}"
 
 
 def write_tuned(
     folder: Path, base: Cell, best: Cell, head: Mapping[str, Any], searched: Collection[str] = ()
 ) -> Path:
-    """Write the settings in which ``best`` differs from ``base``, below a head; returns the file.
+    """Write the head and the settings in which ``best`` differs from ``base``, atomically; return the path.
 
-    searched: fields that are written even if they do not differ, so that the file means the same elsewhere.
-    The file is whole or absent. Raises OSError where it cannot be written.
+    searched: fields to write even if they do not differ, so that the file does not depend on defaults.
+    Raises OSError if the file cannot be written.
     """
     key, best_key = ((cell.method, cell.backbone_label, cell.dataset) for cell in (base, best))
-    assert key == best_key, f"settings of {best_key} are none of {key}"
-    assert not set(SECTIONS) & set(head), "a head cannot hold the sections of settings"
+    assert key == best_key, f"the settings belong to {best_key}, not to {key}"
+    assert not set(SECTIONS) & set(head), f"the head must not contain {SECTIONS}"
     path = folder.joinpath(*key[:2], f"{key[2]}.yaml")
     changed = {
         "method": _changes(base.method_settings, best.method_settings, searched),
         "backbone": _changes(base.backbone_settings, best.backbone_settings, searched),
     }
     comment = (
-        f"# The best settings found for {key[0]} on {key[1]}, {key[2]}. In use with tuned=DIR, where DIR is\n"
-        "# the folder that holds METHOD/BACKBONE/DATASET.yaml.\n"
+        f"# The best settings found for {key[0]} on {key[1]}, {key[2]}. To use them, give tuned=DIR, where\n"
+        "# DIR is the folder that contains METHOD/BACKBONE/DATASET.yaml.\n"
     )
     text = yaml.safe_dump({**head, **changed}, sort_keys=False, allow_unicode=True, width=10_000)
     content = (comment + text).encode()
-    again = _parse(path, content, base.method, base.backbone)
-    assert repr((again.method, again.backbone)) == repr(tuple(changed.values())), "it reads differently"
+    parsed = _parse(path, content, base.method, base.backbone)
+    assert repr((parsed.method, parsed.backbone)) == repr(tuple(changed.values())), "settings changed in YAML"
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         temporary.write_bytes(content)
@@ -99,32 +99,32 @@ def write_tuned(
 
 
 def read_tuned(folder: Path) -> dict[Key, Tuned]:
-    """All files below a folder, by method, backbone label and dataset.
+    """Read all files below a folder, keyed by method, backbone label and dataset.
 
     Raises:
-        UserError: there is no file, or one that cannot be used: which, and why.
+        UserError: There is no such file, or one of them is invalid; the message names it and says why.
     """
     if not folder.is_dir():
-        raise UserError(f"tuned={str(folder)!r} is no folder; `make tune METHOD=NAME` writes one.")
+        raise UserError(f"tuned={str(folder)!r} is not a folder; `make tune METHOD=NAME` writes one.")
     walk = os.walk(folder, followlinks=True)
     paths = sorted(Path(parent, name).relative_to(folder) for parent, _, names in walk for name in names)
     files = {}
     for path in paths:
-        # Hidden ones belong to programs, among them those that a killed writer left.
+        # Hidden files belong to other programs or are left over from an interrupted write.
         if path.suffix in (".yaml", ".yml") and not any(part.startswith(".") for part in path.parts):
             with _naming(folder / path):
                 key = _key(path)
                 content = (folder / path).read_bytes()
                 files[key] = _parse(folder / path, content, key[0], key[1].partition("[")[0])
     if not files:
-        raise UserError(f"tuned={str(folder)!r} holds no settings; `make tune METHOD=NAME` writes some.")
+        raise UserError(f"tuned={str(folder)!r} contains no settings; `make tune METHOD=NAME` writes some.")
     return files
 
 
 def _key(path: Path) -> Key:
-    """The method, backbone label and dataset that a file's path names."""
+    """Split a relative path into method, backbone label and dataset; raises UserError."""
     if len(path.parts) != 3 or path.suffix != ".yaml":
-        raise UserError("only METHOD/BACKBONE/DATASET.yaml may lie below the folder of tuned settings.")
+        raise UserError("files of tuned settings must be named METHOD/BACKBONE/DATASET.yaml.")
     method, label = path.parts[:2]
     if method not in METHODS:
         raise unknown("method", method, METHODS)
@@ -135,14 +135,15 @@ def _key(path: Path) -> Key:
 
 
 def _changes(base: Any, best: Any, searched: Collection[str]) -> dict[str, Any]:
-    """The fields in which two settings of one class differ; repr tells -0.0 and 1 from 0.0 and 1.0."""
+    """Return the fields of ``best`` that differ from ``base`` or were searched."""
     pairs = {f.name: (getattr(base, f.name), getattr(best, f.name)) for f in dataclasses.fields(base)}
+    # Compared by repr, which distinguishes -0.0 from 0.0 and 1 from 1.0.
     return {name: new for name, (old, new) in pairs.items() if name in searched or repr(old) != repr(new)}
 
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Name the file in every error of the block."""
+    """Prefix every error of the block with the file's name."""
     try:
         yield
     except UserError as error:
@@ -152,16 +153,17 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def _parse(path: Path, content: bytes, method: str, backbone: str) -> Tuned:
-    """A file's content; raises UserError."""
+    """Parse the content of a file; raises UserError."""
     try:
         entries = load_yaml(content)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        raise UserError(f"it is no YAML{f', see line {mark.line + 1}' if mark else ''}.") from None
+        line = f", see line {mark.line + 1}" if mark else ""
+        raise UserError(f"it is not plain YAML without aliases{line}.") from None
     except ValueError:
-        raise UserError("it holds a value that cannot be read.") from None
+        raise UserError("it contains a value that cannot be parsed.") from None
     if not isinstance(entries, dict):
-        raise UserError("it does not hold settings by name.")
+        raise UserError(f"it must be a mapping, got a {type(entries).__name__}.")
     head = {name: value for name, value in entries.items() if name not in SECTIONS}
     _check_head(entries, head)
     return Tuned(
@@ -182,22 +184,22 @@ def _check_head(entries: Mapping[Any, Any], head: Mapping[Any, Any]) -> None:
         if name not in entries:
             raise UserError(f"it lacks {name!r}.")
     for name, types in HEAD.items():
-        # isinstance would take a boolean for an int.
+        # isinstance would accept a boolean as an int.
         if type(head[name]) not in types:
-            kind = " or ".join("nothing" if t is type(None) else t.__name__ for t in types)
+            kind = " or ".join("null" if t is type(None) else t.__name__ for t in types)
             raise UserError(f"{name} must be of type {kind}, got {head[name]!r}.")
 
 
 def _settings(kind: str, name: str, settings: Any, section: Any) -> dict[str, Any]:
-    """Some settings of a method or backbone with the types of its fields; raises UserError."""
+    """Convert a section's settings to the types of the dataclass's fields; raises UserError."""
     if not isinstance(section, dict):
-        raise UserError(f"{kind} must be settings by name, got {section!r}.")
+        raise UserError(f"{kind} must be a mapping of settings, got {section!r}.")
     names = [f.name for f in dataclasses.fields(settings)]
     for key, value in section.items():
         if key not in names:
             raise unknown(f"setting of {kind} {name}", str(key), names)
         if not is_plain(value) or "${" in str(value):
-            raise UserError(f"{kind}.{name}.{key}={value!r} is no value for a setting.")
+            raise UserError(f"{kind}.{name}.{key} must be a plain scalar or list, got {value!r}.")
     try:
         typed = OmegaConf.to_container(OmegaConf.merge(writable(settings), section))
     except (OmegaConfBaseException, ValueError, OverflowError) as error:

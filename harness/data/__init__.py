@@ -1,1 +1,1 @@
-"""Safe reading of MMSA files, synthetic stand-ins, batches and occlusion."""
+"""Datasets: safe reading of MMSA files, synthetic data, the cache, text inputs and occlusion."""

@@ -1,6 +1,6 @@
-"""``python -m harness.data check|synth``: look at an MMSA file, or write a synthetic one.
+"""``python -m harness.data check|synth``: summarise an MMSA file, or write a synthetic one.
 
-Exit status: 0 done; 2 the request is wrong or the file is unusable (one sentence on standard error).
+Exit status: 0 success; 2 invalid arguments or an unusable file (one sentence on standard error).
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m harness.data", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(required=True, metavar="check|synth")
-    check = commands.add_parser("check", help="shapes, lengths, NaN and inf, label range, splits of a file")
+    check = commands.add_parser("check", help="print a file's splits, shapes, lengths, labels and defects")
     check.add_argument("file", metavar="FILE", help="a pickle in MMSA's format")
-    check.add_argument("--label-scale", type=float, default=3.0, help="labels lie in [-S, S]", metavar="S")
+    check.add_argument("--label-scale", type=float, default=3.0, help="labels are in [-S, S]", metavar="S")
     check.set_defaults(run=_check)
     synth = commands.add_parser("synth", help="write a synthetic dataset as a pickle in MMSA's format")
     synth.add_argument("name", metavar="NAME", help="synthetic_mosi, synthetic_mosei or synthetic_sims")
     synth.add_argument("--size", default="quick", help="quick or full", metavar="SIZE")
     synth.add_argument("--out", required=True, help="the file to write", metavar="FILE")
-    synth.add_argument("--clips", type=int, help="clips over all three splits", metavar="N")
-    synth.add_argument("--aligned", action="store_true", help="audio and vision aligned to the words")
-    synth.add_argument("--seed", type=int, default=0, help="of the generator", metavar="N")
+    synth.add_argument("--clips", type=int, help="total number of clips in the three splits", metavar="N")
+    synth.add_argument("--aligned", action="store_true", help="align audio and vision to the words")
+    synth.add_argument("--seed", type=int, default=0, help="seed of the generator", metavar="N")
     synth.add_argument("--force", action="store_true", help="overwrite an existing file")
     synth.set_defaults(run=_synth)
     return parser

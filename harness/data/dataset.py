@@ -1,7 +1,7 @@
-"""A dataset on the host: its three splits, cleaned and padded.
+"""A dataset in host memory: three splits, cleaned and padded.
 
-Sequences are left-aligned and padded with zeros to the dataset's fixed length ``T_m``; ``lengths`` says
-how many leading steps are valid (at least 1). Labels are in the dataset's own range ``[-s, s]``.
+Sequences are left-aligned and zero-padded to a fixed length ``T_m`` per modality; ``lengths`` holds the
+number of valid leading steps of each clip (at least 1). Labels are in the dataset's own range ``[-s, s]``.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from backbones.batch import MODALITIES
 SPLITS = ("train", "valid", "test")
 
 
-_AFTER_VIDEO = "$_$"  # MMSA's clip ids are "video$_$clip"
+_AFTER_VIDEO = "$_$"  # MMSA's clip ids have the form "video$_$clip"
 
 
 @dataclass(frozen=True)
 class Split:
-    """One split on the host (arrays may be memory-mapped, so they are read-only).
+    """One split in host memory. Arrays may be memory-mapped; do not modify them.
 
     Shape:
-        ids: (N,) unicode. features[m]: (N, T_m, D_m) float32, finite, zero from ``lengths`` on.
+        ids: (N,) unicode. features[m]: (N, T_m, D_m) float32, finite, zero in padded steps.
         lengths[m]: (N,) int64, 1 <= length <= T_m. labels: (N,) float32 in [-s, s].
         tokens: (N, 3, T_text) int64 (ids, attention mask, segment ids), left-aligned, or None.
     """
@@ -39,7 +39,7 @@ class Split:
         return len(self.labels)
 
     def videos(self) -> int | None:
-        """How many videos the clips are of; None where not every id names one."""
+        """Count the videos that the clips are cut from; None if some id does not name its video."""
         ids = self.ids.tolist()
         if not all(_AFTER_VIDEO in name for name in ids):
             return None
@@ -48,16 +48,16 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The three splits, the label range ``[-label_scale, label_scale]`` and what cleaning did (sentences)."""
+    """Three splits with labels in ``[-label_scale, label_scale]``; notes: sentences on the cleaning."""
 
     splits: Mapping[str, Split]
     label_scale: float
     notes: tuple[str, ...] = ()
 
     def widths(self) -> dict[str, int]:
-        """Feature width D_m of each modality."""
+        """Return the feature width D_m of each modality."""
         return {m: int(self.splits["train"].features[m].shape[2]) for m in MODALITIES}
 
     def steps(self) -> dict[str, int]:
-        """Padded length T_m of each modality."""
+        """Return the padded length T_m of each modality."""
         return {m: int(self.splits["train"].features[m].shape[1]) for m in MODALITIES}

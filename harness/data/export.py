@@ -1,4 +1,4 @@
-"""Export of synthetic datasets as pickles in MMSA's format, for our reader and other tools."""
+"""Export of synthetic datasets as pickles in MMSA's format."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ PROTOCOL = 4
 
 
 def raw_mmsa(settings: SyntheticSettings) -> dict[str, dict[str, Any]]:
-    """Make the clips of `generate` as an MMSA dictionary: train, valid, test -> key -> array or list.
+    """Generate a dataset as an MMSA dictionary: train, valid, test -> key -> array or list.
 
-    Audio still holds the few -inf and NaN. ``audio_lengths`` and ``vision_lengths`` (lists of int) are there
-    unless the data are aligned, labels per modality (``regression_labels_T`` and so on) for SIMS only.
+    The clips are those of `generate`, but audio keeps its -inf and NaN. Unaligned data have ``audio_lengths``
+    and ``vision_lengths`` (lists of int), SIMS has labels per modality (``regression_labels_T`` and so on).
     """
     return {split: _split(settings, split) for split in SPLITS}
 
 
 def export(settings: SyntheticSettings, path: str | Path, force: bool = False) -> None:
-    """Write `raw_mmsa` as a pickle (protocol 4), whole or not at all; creates the folders above it.
+    """Write `raw_mmsa` atomically as a pickle (protocol 4); missing parent folders are created.
 
-    Raises UserError where the file exists (unless ``force``), is a folder, or cannot be written.
+    Raises UserError if the file exists (unless ``force``), is a folder, or cannot be written.
     """
     path = Path(path)
     try:
         if path.is_dir():
-            raise UserError(f"{str(path)!r} is a folder; the name of a file to write is needed.")
+            raise UserError(f"{str(path)!r} is a folder; give the name of a file to write.")
         if path.exists() and not force:
             raise UserError(f"{str(path)!r} exists; choose another name, or overwrite it with --force.")
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary, temporary.open("xb") as file:
             pickler = pickle.Pickler(file, protocol=PROTOCOL)
-            # Without its memo the pickler keeps no second copy of every array until the end.
+            # The memo would keep a second copy of every array in memory until the end.
             pickler.fast = True
             pickler.dump(raw_mmsa(settings))
     except OSError as error:
@@ -72,7 +72,7 @@ def _split(settings: SyntheticSettings, split: str) -> dict[str, Any]:
 
 
 def _polarity(labels: np.ndarray) -> np.ndarray:
-    """0, 1, 2 for negative, zero and positive labels. (N,) -> (N,) int."""
+    """Map negative, zero and positive labels to 0, 1 and 2. Shape: (N,) -> (N,) int."""
     return np.sign(labels).astype(np.int64) + 1
 
 

@@ -1,34 +1,34 @@
-"""A limit on the memory that a file may claim: a few times its own size and a constant, whatever it declares.
+"""Limit on the memory that reading a file may take: a multiple of the file's size plus a constant.
 
-A few bytes can stand for a lot: a list that holds another one a thousand times, splits that have to be padded
-to the longest of them. A reader takes memory from the limit before it allocates.
+A malicious or damaged file can expand to far more than its size, for example by references to one list or by
+padding to a single long split. Readers therefore charge memory to the limit before they allocate it.
 """
 
 from __future__ import annotations
 
 from harness.errors import UserError
 
-TIMES = 8
-SPARE = 2**27
+TIMES = 8  # multiple of the file size
+SPARE = 2**27  # additional bytes
 
 
 class MemoryLimit:
-    """The bytes that a file may still claim.
+    """Budget of bytes for reading one file.
 
     Args:
-        name: the file, as errors name it.
-        size: its size in bytes.
+        name: name of the file in error messages.
+        size: size of the file in bytes.
     """
 
     def __init__(self, name: str, size: int) -> None:
         self.name = name
-        self.most = self.left = TIMES * size + SPARE
+        self.limit = self.left = TIMES * size + SPARE
 
     def take(self, amount: int) -> None:
-        """Take so many bytes; raises UserError where fewer are left."""
+        """Charge ``amount`` bytes; raises UserError if the limit is exceeded."""
         self.left -= amount
         if self.left < 0:
             raise UserError(
-                f"{self.name} was refused: what it holds would take more than {self.most // 2**20} MiB of "
-                "memory, far more than its own size."
+                f"{self.name} was refused: its content needs more than {self.limit // 2**20} MiB of memory, "
+                "far more than the size of the file."
             )

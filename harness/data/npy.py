@@ -1,8 +1,8 @@
-"""A strict reader of the arrays that `numpy.save` and `numpy.savez` write.
+"""Strict reader of the .npy and .npz files that `numpy.save` and `numpy.savez` write.
 
-`numpy.load` trusts a file's head: it reserves memory for the declared shape, reads a pickle or an archive in
-the place of an array, and evaluates the head as Python. Here a head must have the one form that is written,
-and a size that fits the file.
+`numpy.load` trusts the header: it allocates memory for the declared shape, accepts a pickle or an archive in
+place of an array, and evaluates the header as Python. This reader accepts only headers of the exact form that
+numpy writes, and only if the declared size matches the file.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _HEAD = re.compile(
 
 @dataclass(frozen=True)
 class Head:
-    """What stands before an array's bytes, and how many bytes it takes."""
+    """Header of an array; start: offset of the array's data in bytes."""
 
     dtype: np.dtype
     shape: tuple[int, ...]
@@ -41,51 +41,51 @@ class Head:
 
     @property
     def size(self) -> int:
-        """Bytes of the whole."""
+        """Bytes of header and data."""
         return self.start + math.prod(self.shape) * self.dtype.itemsize
 
 
 def read_head(file: IO[bytes]) -> Head:
-    """The head of an array; raises ValueError where there is none."""
+    """Read the header of an array; raises ValueError if it is missing or malformed."""
     start = file.read(10)
     if len(start) < 10 or start[:8] != _MAGIC:
-        raise ValueError("it is no array of numpy's format 1.0")
+        raise ValueError("it is not an array in npy format 1.0")
     (length,) = struct.unpack("<H", start[8:])
     head = _HEAD.fullmatch(file.read(length))
     if head is None:
-        raise ValueError("its head is not that of a plain array")
+        raise ValueError("its header does not describe a plain array")
     shape = tuple(int(n) for n in head[3].replace(b" ", b"").split(b",") if n)
     if max(shape, default=0) >= 2**63:
-        raise ValueError(f"its shape is {shape}")
+        raise ValueError(f"its shape {shape} is too large")
     try:
         dtype = np.dtype(head[1].decode())
     except TypeError as error:
-        raise ValueError(f"its dtype is not one of numpy's ({error})") from None
+        raise ValueError(f"its dtype is unknown to numpy ({error})") from None
     return Head(dtype, shape, "F" if head[2] == b"True" else "C", 10 + length)
 
 
 def map_array(path: Path) -> np.ndarray:
-    """Map a file of `numpy.save` into memory; writing to the array does not change the file.
+    """Map a .npy file into memory, copy-on-write: writing to the array does not change the file.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is not whole, or something else.
+        OSError: The file cannot be read.
+        ValueError: The file is truncated or is not a plain array.
     """
     with path.open("rb") as file:
         head = read_head(file)
         if head.size != file.seek(0, 2):
-            raise ValueError(f"{path.name} does not have the size of its array")
-        # Copy on write: PyTorch warns of read-only arrays, and the file stays untouched all the same.
+            raise ValueError(f"the size of {path.name} does not match its header")
+        # Mode "c" (copy-on-write), because PyTorch warns about read-only arrays.
         return np.memmap(file, head.dtype, "c", head.start, head.shape, head.order)
 
 
 def check_npz(path: Path) -> None:
-    """Check that an archive's members are plain arrays whose sizes are those that their heads declare.
+    """Check that the members of a .npz archive are plain arrays whose sizes match their headers.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is damaged, or something else.
-        UserError: unpacked it would be far larger than it is.
+        OSError: The file cannot be read.
+        ValueError: The file is damaged or is not such an archive.
+        UserError: The unpacked arrays would be far larger than the file.
     """
     memory = MemoryLimit(repr(str(path)), path.stat().st_size)
     with _refusing_damage(), zipfile.ZipFile(path) as archive:
@@ -93,11 +93,11 @@ def check_npz(path: Path) -> None:
             memory.take(member.file_size)
             with archive.open(member) as file:
                 if read_head(file).size != member.file_size:
-                    raise ValueError(f"{member.filename} does not have the size of its array")
+                    raise ValueError(f"the size of {member.filename} does not match its header")
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of an archive of `numpy.savez`; raises what `check_npz` does."""
+    """Read all arrays of a .npz archive; raises the same errors as `check_npz`."""
     check_npz(path)
     with _refusing_damage(), np.load(path, allow_pickle=False) as stored:
         return dict(stored)
@@ -107,7 +107,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
 def _refusing_damage() -> Iterator[None]:
     try:
         yield
-    # What zipfile raises over archives that are damaged or of a kind that is never written.
+    # The errors that zipfile raises for damaged archives and for features that numpy never writes.
     except (
         zipfile.BadZipFile,
         zlib.error,
@@ -116,4 +116,4 @@ def _refusing_damage() -> Iterator[None]:
         EOFError,
         struct.error,
     ) as error:
-        raise ValueError(f"it is no whole archive ({printable(error)})") from None
+        raise ValueError(f"it is not an intact archive ({printable(error)})") from None

@@ -1,7 +1,7 @@
-"""Occlusion: random missing input features, in nested masks that depend on the clip alone.
+"""Occlusion: random removal of input features, with nested masks that depend on the clip alone.
 
-Every clip, modality and step has its own number u in [0, 1), and a step is dropped where u < ratio. So
-what is missing at 0.3 is missing at 0.5, and no mask depends on batch size, order, method or cell seed.
+Every clip, modality and step has its own random number u in [0, 1); a step is dropped if u < ratio. A step
+dropped at ratio 0.3 is also dropped at 0.5; masks do not depend on batch size, order, method or cell seed.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ GRANULARITIES = ("frame", "entry")
 
 
 def _scramble(x: np.ndarray) -> np.ndarray:
-    """The finaliser of splitmix64 (Steele, Lea and Flood, OOPSLA 2014): uint64 -> uint64, elementwise."""
+    """Apply the finaliser of splitmix64 (Steele, Lea and Flood, OOPSLA 2014) to each uint64 element."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
 
 
 class MaskField:
-    """The numbers u of one split: hashes of (dataset, split, seed, clip id, modality, step).
+    """The random numbers u of one split: hashes of (dataset, split, seed, clip id, modality, step).
 
-    Training masks also take the epoch, so that they are fresh in each.
+    Masks for training also hash the epoch, so that every epoch has new masks.
     """
 
     def __init__(self, dataset: str, split: str, seed: int, ids: np.ndarray):
@@ -42,7 +42,7 @@ class MaskField:
         self.keys = {m: np.array([key(clip, m) for clip in ids], np.uint64) for m in MODALITIES}
 
     def draw(self, modality: str, index: np.ndarray, shape: tuple[int, ...], epoch: int | None) -> Tensor:
-        """Draw u for some clips. Shape: index (B,), ``shape`` = (T,) or (T, D) -> (B, *shape) float32."""
+        """Compute u for some clips. Shape: index (B,), ``shape`` = (T,) or (T, D) -> (B, *shape) float32."""
         golden = np.uint64(0x9E3779B97F4A7C15)
         keys = self.keys[modality][index]
         if epoch is not None:
@@ -54,7 +54,7 @@ class MaskField:
     def of(
         self, batch: Batch, index: np.ndarray, granularity: str = "frame", epoch: int | None = None
     ) -> dict[str, Tensor]:
-        """u for a batch, on its device: a tensor per modality, and "tokens" where the batch has tokens."""
+        """Compute u on the batch's device: a tensor per modality, and "tokens" if the batch has tokens."""
         field = {}
         for m in MODALITIES:
             shape = tuple(batch.features[m].shape[1:])
@@ -65,10 +65,10 @@ class MaskField:
 
 
 def occlude(batch: Batch, ratio: float, field: Mapping[str, Tensor]) -> Batch:
-    """Drop the valid steps (or entries) where u < ratio; a pure function.
+    """Return the batch without the valid steps (or entries) for which u < ratio.
 
-    Dropped features become 0; dropped tokens become [UNK], but for the first and last valid one
-    ([CLS] and [SEP]), and their attention mask stays. Padding is untouched.
+    Dropped features become 0. Dropped tokens become [UNK] and stay in the attention mask; the first and last
+    valid tokens ([CLS] and [SEP]) are never dropped. Padding does not change.
 
     Shape:
         field[m]: (B, T_m) drops whole steps, (B, T_m, D_m) single entries; field["tokens"]: (B, T_text).
@@ -94,7 +94,7 @@ def occlude(batch: Batch, ratio: float, field: Mapping[str, Tensor]) -> Batch:
 
 
 def _inner_tokens(tokens: Tensor) -> Tensor:
-    """Mask of the valid tokens but the first and the last. Shape: (B, 3, T) -> (B, T) bool."""
+    """Mask the valid tokens except the first and last one. Shape: (B, 3, T) -> (B, T) bool."""
     position = torch.arange(tokens.shape[2], device=tokens.device)
     last = (tokens[:, 1] * position).amax(1)
     return (position > 0) & (position < last[:, None]) & (tokens[:, 1] == 1)

@@ -1,4 +1,4 @@
-"""Preparing a dataset: read or generated once into the cache, with a fingerprint of its source."""
+"""Preparation of a dataset: reading or generating it once into the cache, keyed by a fingerprint."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from harness.data.synthetic.generate import generate
 from harness.errors import UserError, file_error, unknown
 from harness.files import replacing
 
-# To be raised with any change of what the reader makes of the same bytes.
+# Raise this version with any change to the arrays that the reader makes from the same bytes.
 READER_VERSION = 2
 
 
 @dataclass(frozen=True)
 class CachedDataset:
-    """A dataset ready for training: its resolved configuration and the folder workers map it from."""
+    """A dataset ready for training: its resolved configuration and the cache folder that workers map."""
 
     name: str
     like: str
@@ -36,7 +36,7 @@ class CachedDataset:
 
 
 def prepare(name: str, config: DatasetConfig, size: str, data_root: str | None, cache: Path) -> CachedDataset:
-    """Read or generate a dataset unless the cache holds it; raises UserError."""
+    """Read or generate a dataset unless it is in the cache; raises UserError."""
     metrics, scale = _scoring(name, config)
     synthetic = config.synthetic and config.path is None
     if synthetic:
@@ -45,8 +45,8 @@ def prepare(name: str, config: DatasetConfig, size: str, data_root: str | None, 
         fingerprint = synthetic_fingerprint(settings)
         if scale != settings.statistics.label_scale:
             raise UserError(
-                f"dataset.{name}.label_scale={scale:g} does not fit; its labels lie within "
-                f"{settings.statistics.label_scale:g} of 0."
+                f"dataset.{name}.label_scale must be {settings.statistics.label_scale:g}, the range of the "
+                f"synthetic labels, got {scale:g}."
             )
         folder = _folder(cache, name, fingerprint)
         if not folder.exists():
@@ -63,7 +63,7 @@ def prepare(name: str, config: DatasetConfig, size: str, data_root: str | None, 
 
 
 def _scoring(name: str, config: DatasetConfig) -> tuple[str, float]:
-    """The kind of metrics and the label range."""
+    """Return the kind of metrics and the label range; raises UserError."""
     if config.like not in METRICS_OF:
         raise unknown(f"value of dataset.{name}.like", config.like, METRICS_OF)
     metrics = METRICS_OF[config.like] if config.metrics is None else config.metrics
@@ -76,12 +76,12 @@ def _scoring(name: str, config: DatasetConfig) -> tuple[str, float]:
 
 
 def _generate(settings: SyntheticSettings, folder: Path) -> None:
-    """Generate into the cache: the data, and beside them the truth, which nothing that trains reads."""
+    """Generate a dataset and its hidden truth into the cache; training never reads the truth."""
     try:
-        # First, so that a folder without the right to write is found before the work.
+        # Created first, so that a missing write permission is noticed before the work.
         folder.parent.mkdir(parents=True, exist_ok=True)
         dataset, truth = generate(settings)
-        arrays = {f"{split}/{key}": array for split, of in truth.items() for key, array in of.items()}
+        arrays = {f"{split}/{key}": a for split, items in truth.items() for key, a in items.items()}
         path = folder.with_name(f"{folder.name}.truth.npz")
         with replacing(path) as temporary, temporary.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
@@ -98,7 +98,7 @@ def _folder(cache: Path, name: str, key: str) -> Path:
 def _file(name: str, config: DatasetConfig, data_root: str | None) -> Path:
     for key in ("size", "clips"):
         if getattr(config, key) is not None:
-            raise UserError(f"dataset.{name}.{key} is for synthetic data; {name!r} is read from a file.")
+            raise UserError(f"dataset.{name}.{key} is for synthetic data only, and {name!r} is a file.")
     if config.path is not None:
         path = path_of(config.path)
     else:
@@ -108,7 +108,7 @@ def _file(name: str, config: DatasetConfig, data_root: str | None) -> Path:
             raise UserError(f"Dataset {name!r} has no {kind} file; give dataset.{name}.path=FILE.")
         if data_root is None:
             remedy = f"give data_root=DIR with {file} below it, or dataset.{name}.path=FILE"
-            raise UserError(f"Dataset {name!r} has no place yet; {remedy}.")
+            raise UserError(f"The location of dataset {name!r} is unknown; {remedy}.")
         path = path_of(data_root) / file
     try:
         if path.is_file():

@@ -1,4 +1,4 @@
-"""Pretrained text encoders: found, checked against the data, and, if frozen, run over it once."""
+"""Pretrained text encoders: locating one, checking a dataset's tokens, and caching a frozen one's states."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MODEL_FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "*.bin")
 
 @dataclass(frozen=True)
 class TextModel:
-    """A Hugging Face directory: where it is, a hash of its files, and what its configuration says."""
+    """A Hugging Face model directory, with a hash of its files and its transformers configuration."""
 
     folder: Path
     fingerprint: str
@@ -35,9 +35,9 @@ class TextModel:
 
 
 def find_model(name: str | None, cache: Path) -> TextModel:
-    """The pretrained model of a directory or a name on the Hugging Face hub; raises UserError."""
+    """Find a pretrained model by directory or by name on the Hugging Face hub; raises UserError."""
     if not name:
-        raise UserError("text=bert needs a model; give bert.model=DIR, a Hugging Face directory or name.")
+        raise UserError("text=bert needs a model; give bert.model=DIR, a directory or Hugging Face name.")
     try:
         from transformers import AutoConfig
     except ImportError:
@@ -50,12 +50,12 @@ def find_model(name: str | None, cache: Path) -> TextModel:
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         if getattr(config, "is_encoder_decoder", False) or not hasattr(config, "hidden_size"):
-            raise UserError(f"bert.model={name!r} is a {config.model_type}; an encoder like BERT is needed.")
-        # Tried here once, rather than failing in every cell.
+            raise UserError(f"bert.model={name!r} is a {config.model_type}; give an encoder like BERT.")
+        # Loaded once here, because a bad model would otherwise fail in every cell.
         load_model(folder)
     except UserError:
         raise
-    # A damaged or foreign file fails in many ways, those of each of the formats.
+    # Damaged or unsupported files raise many types of errors, depending on their format.
     except Exception as error:
         raise UserError(
             f"bert.model={name!r} cannot be used as a Hugging Face model: {one_line(error)}."
@@ -68,36 +68,36 @@ def _download(name: str) -> Path:
 
     try:
         return Path(snapshot_download(name, allow_patterns=list(MODEL_FILES)))
-    # No network, no such name, not a name at all: the hub's client has an exception for each.
+    # The hub's client raises different errors for no network, an unknown name and an invalid name.
     except Exception as error:
         raise UserError(
-            f"bert.model={name!r} is neither a directory nor a model that can be had from the "
-            f"Hugging Face hub ({type(error).__name__}: {one_line(error)})."
+            f"bert.model={name!r} is not a directory and cannot be downloaded from the Hugging Face hub "
+            f"({type(error).__name__}: {one_line(error)})."
         ) from None
 
 
 def _fingerprint(folder: Path, cache: Path) -> str:
-    """A hash over the names and bytes of the model's and the tokenizer's files."""
+    """Hash the names and bytes of the model's and the tokenizer's files."""
     files = sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern)})
     digests = [(path.name, file_fingerprint(path, cache / "fingerprints.json")) for path in files]
     return hashlib.sha256(repr(digests).encode()).hexdigest()
 
 
 def check_tokens(data: CachedDataset, model: TextModel, occluded: bool) -> None:
-    """Raise UserError unless the model can read the dataset's tokens, those put in by occlusion included."""
+    """Raise UserError unless the model's vocabulary has all tokens of the dataset, and [UNK] if occluded."""
     size = model.config.vocab_size
     if occluded and size <= UNK_ID:
-        raise UserError(f"Occlusion replaces tokens by id {UNK_ID}; the model knows 0 to {size - 1} only.")
+        raise UserError(f"Occlusion uses token id {UNK_ID}, but the model only knows ids 0 to {size - 1}.")
     for name, split in load_dataset(data.folder).splits.items():
         if split.tokens is None:
             raise UserError(
-                f"text=bert needs tokens, but dataset {data.name!r} has no text_bert that fits its text in "
-                "every split."
+                f"text=bert needs tokens, but dataset {data.name!r} lacks text_bert in some split, or it is "
+                "longer than text."
             )
         ids, _, segments = split.tokens.transpose(1, 0, 2)
         steps, most = split.tokens.shape[2], getattr(model.config, "max_position_embeddings", None)
         if most is not None and steps > most:
-            raise UserError(f"Dataset {data.name!r} has {steps} tokens per clip; the model reads {most}.")
+            raise UserError(f"Dataset {data.name!r} has {steps} tokens per clip; the model allows {most}.")
         for kind, values, size in (
             ("token ids", ids, model.config.vocab_size),
             ("segment ids", segments, getattr(model.config, "type_vocab_size", None) or 1),
@@ -105,8 +105,8 @@ def check_tokens(data: CachedDataset, model: TextModel, occluded: bool) -> None:
             if values.min() < 0 or values.max() >= size:
                 raise UserError(
                     f"Dataset {data.name!r} has {kind} from {values.min()} to {values.max()} in its {name} "
-                    f"split; the model at {str(model.folder)!r} knows 0 to {size - 1}: was the text "
-                    "tokenized for another model?"
+                    f"split, but the model at {str(model.folder)!r} allows 0 to {size - 1}; use the model "
+                    "that the text was tokenized for."
                 )
 
 
@@ -119,17 +119,15 @@ def text_states(
     cache: Path,
     say: Callable[[str], None],
 ) -> dict[tuple[str, str], str]:
-    """Folders of a frozen encoder's states by (dataset, backbone), computed where they are missing.
-
-    They are computed here, on the CPU where the cells' GPUs are those of another machine.
-    """
+    """Compute missing states of a frozen encoder; return their cache folders by (dataset, backbone)."""
+    # This process may lack a GPU although the cells run on GPUs of another machine.
     device = device if torch.cuda.is_available() else "cpu"
     folders = {}
     for dataset, backbone in dict.fromkeys((cell.dataset, cell.backbone) for cell in cells):
         data, n_layers = datasets[dataset], BACKBONES[backbone].text_layers
         folder = cache / "text" / _states_key(data, model, n_layers, torch.device(device), threads)
         if not folder.exists():
-            say(f"{dataset}: running the frozen text encoder over all clips, once.")
+            say(f"{dataset}: computing and caching the states of the frozen text encoder.")
             _write_states(data, model, n_layers, torch.device(device), threads, folder)
         folders[dataset, backbone] = str(folder.absolute())
     return folders
@@ -138,7 +136,7 @@ def text_states(
 def _states_key(
     data: CachedDataset, model: TextModel, n_layers: int, device: torch.device, threads: int
 ) -> str:
-    """Everything that can change the states' bits."""
+    """Return a cache key that covers everything that can change the bits of the states."""
     import transformers
 
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
@@ -164,7 +162,7 @@ def _write_states(
 
 @torch.inference_mode()
 def _write_split(file: Path, encoder: Any, split: Split, n_layers: int, device: torch.device) -> None:
-    """Write states of (N, T, n_layers * width), a batch at a time."""
+    """Compute and write the states (N, T, n_layers * width) of a split in batches."""
     assert split.tokens is not None
     n, _, steps = split.tokens.shape
     shape = (n, steps, n_layers * encoder.config.hidden_size)

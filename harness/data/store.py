@@ -1,4 +1,4 @@
-"""The cache of cleaned datasets: plain .npy files that worker processes map into memory together."""
+"""Cache of cleaned datasets: .npy files that worker processes map into shared memory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LARGEST_SCALE = sys.float_info.max
 
 
 def _arrays(split: Split) -> dict[str, np.ndarray]:
-    """All arrays of a split under the names that their files have."""
+    """Return all arrays of a split by the names in their file names."""
     arrays = {"ids": split.ids, "labels": split.labels}
     arrays |= {f"features_{m}": split.features[m] for m in MODALITIES}
     arrays |= {f"lengths_{m}": split.lengths[m] for m in MODALITIES}
@@ -53,10 +53,10 @@ def _write(dataset: Dataset, folder: Path) -> None:
 
 
 def save_dataset(dataset: Dataset, folder: str | Path) -> None:
-    """Write a dataset to a new folder, as a whole or not at all; a folder that is there already stays.
+    """Write a dataset to a new folder, atomically; an existing folder is left unchanged.
 
     Raises:
-        UserError: the folder cannot be written.
+        UserError: The folder cannot be written.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -66,7 +66,7 @@ def save_dataset(dataset: Dataset, folder: str | Path) -> None:
 
 @contextlib.contextmanager
 def cache_folder(folder: Path) -> Iterator[Path]:
-    """`harness.files.new_folder` for the data cache; raises UserError where it cannot be written."""
+    """Fill a new cache folder as in `harness.files.new_folder`; raises UserError if it cannot be written."""
     try:
         with new_folder(folder) as temporary:
             yield temporary
@@ -77,7 +77,7 @@ def cache_folder(folder: Path) -> Iterator[Path]:
 def _load_array(folder: Path, name: str, expected: dict[str, Any]) -> np.ndarray:
     array = map_array(folder / name)
     if list(array.shape) != expected["shape"] or array.dtype.str != expected["dtype"]:
-        raise ValueError(f"{name} is not the array that {META} lists")
+        raise ValueError(f"shape or dtype of {name} differ from those in {META}")
     return array
 
 
@@ -97,34 +97,34 @@ def _load_split(folder: Path, split: str, files: dict[str, dict[str, Any]], labe
 
 
 def _as_names(ids: np.ndarray) -> np.ndarray:
-    """A copy of the ids in memory, checked to be valid text."""
+    """Copy the ids into memory; raises ValueError unless they are valid text."""
     if ids.dtype.kind != "U" or ids.view(np.uint32).max(initial=0) > MAX_CODE_POINT:
-        raise ValueError("the ids are no text")
+        raise ValueError("the ids are not valid text")
     return np.array(ids)
 
 
 def _check_split(split: Split, name: str, label_scale: float) -> None:
-    """Check what can be checked without reading the features: shapes, lengths and labels."""
+    """Check shapes, lengths and labels, without reading the features; raises ValueError."""
     clips = (len(split.ids),)
-    holds = [split.labels.shape == clips, bool((abs(split.labels) <= label_scale).all())]
+    checks = [split.labels.shape == clips, bool((abs(split.labels) <= label_scale).all())]
     for m in MODALITIES:
         values, lengths = split.features[m], split.lengths[m]
-        holds += [values.ndim == 3, values.shape[:1] == clips, lengths.shape == clips]
-        holds += [all(holds) and bool(((lengths >= 1) & (lengths <= values.shape[1])).all())]
+        checks += [values.ndim == 3, values.shape[:1] == clips, lengths.shape == clips]
+        checks += [all(checks) and bool(((lengths >= 1) & (lengths <= values.shape[1])).all())]
     tokens = split.tokens
-    holds += [tokens is None or tokens.shape == (*clips, 3, split.features["text"].shape[1])]
-    if not all(holds):
-        raise ValueError(f"the arrays of {name} do not fit together")
+    checks += [tokens is None or tokens.shape == (*clips, 3, split.features["text"].shape[1])]
+    if not all(checks):
+        raise ValueError(f"the arrays of split {name} are inconsistent")
 
 
 def _load(folder: Path) -> Dataset:
-    """Raises ValueError where the files differ from what was written, or whatever error that leads to."""
+    """Load a cached dataset; damage raises OSError, ValueError, KeyError or TypeError."""
     meta = load_json((folder / META).read_bytes())
     if meta["format"] != FORMAT:
-        raise ValueError(f"format {meta['format']!r:.20} instead of {FORMAT}")
+        raise ValueError(f"the format must be {FORMAT}, got {meta['format']!r:.20}")
     scale, notes = meta["label_scale"], meta["notes"]
     if not (isinstance(notes, list) and isinstance(meta["files"], dict) and 0 < scale <= LARGEST_SCALE):
-        raise ValueError(f"{META} is of another form")
+        raise ValueError(f"{META} has an entry of the wrong type or range")
     splits = {split: _load_split(folder, split, meta["files"], scale) for split in SPLITS}
     return Dataset(splits, float(scale), tuple(map(str, notes)))
 
@@ -132,10 +132,10 @@ def _load(folder: Path) -> Dataset:
 def load_dataset(folder: str | Path) -> Dataset:
     """Map a dataset of `save_dataset` into memory; writing to its arrays does not change the files.
 
-    Only the sizes of features and tokens are checked: reading them takes as long as training on them.
+    Only the shapes of features and tokens are checked, not their values.
 
     Raises:
-        UserError: a file is missing, truncated or from another version; says to delete the folder.
+        UserError: A file is missing, truncated or from another version; the folder should be deleted.
     """
     folder = Path(folder)
     try:
@@ -148,7 +148,7 @@ def load_dataset(folder: str | Path) -> Dataset:
 
 
 def _read_fingerprints(cache_file: Path) -> dict[str, Any]:
-    """The cached fingerprints; none where the file is missing or damaged."""
+    """Read the cached fingerprints; empty if the file is missing or damaged."""
     with contextlib.suppress(OSError, ValueError):
         cached = load_json(cache_file.read_bytes())
         if isinstance(cached, dict):
@@ -157,12 +157,12 @@ def _read_fingerprints(cache_file: Path) -> dict[str, Any]:
 
 
 def _is_digest(text: Any) -> bool:
-    """Whether it can be a SHA-256; it becomes part of a folder's name."""
+    """Check whether a value is a SHA-256 hex digest, because it becomes part of a folder's name."""
     return isinstance(text, str) and re.fullmatch("[0-9a-f]{64}", text) is not None
 
 
 def _write_fingerprints(cache_file: Path, cached: dict[str, Any]) -> None:
-    """Replace the cache file at once; without the right to write, the next call hashes again."""
+    """Replace the cache file atomically; without write permission, the next call hashes again."""
     with contextlib.suppress(OSError):
         cache_file.parent.mkdir(parents=True, exist_ok=True)
         with replacing(cache_file) as temporary:
@@ -170,10 +170,10 @@ def _write_fingerprints(cache_file: Path, cached: dict[str, Any]) -> None:
 
 
 def file_fingerprint(path: str | Path, cache_file: Path) -> str:
-    """Return the sha256 of a file's bytes, remembered by its absolute path, size and modification time.
+    """Return the SHA-256 of a file's bytes, cached by absolute path, size and modification time.
 
     Raises:
-        UserError: the file cannot be read.
+        UserError: The file cannot be read.
     """
     path = Path(path).absolute()
     try:

@@ -1,4 +1,4 @@
-"""The text inputs of a cell: features, or tokens for a pretrained encoder."""
+"""Text inputs of a cell: features, or tokens for a pretrained encoder."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from harness.errors import UserError, printable
 
 
 def with_text(dataset: Dataset, settings: TextSettings, states: Path | None) -> Dataset:
-    """The dataset as a cell reads it: features without tokens, or tokens and the encoder's states.
+    """Return the dataset with the text inputs of a cell: features alone, or tokens for an encoder.
 
-    The states (N, T, n_layers * width) of a frozen encoder take the place of the text features; those of a
-    fine-tuned one do not exist yet, so the features are empty, (N, T, 0).
+    With a frozen encoder, its states (N, T, n_layers * width) replace the text features. With a fine-tuned
+    encoder, the text features are empty, (N, T, 0), because its states change during training.
     """
     splits = {}
     for name, split in dataset.splits.items():
@@ -41,11 +41,11 @@ def with_text(dataset: Dataset, settings: TextSettings, states: Path | None) -> 
 
 
 def _mapped(file: Path, shape: tuple[int, int]) -> np.ndarray:
-    """The stored states of a split, whose first axes are known."""
+    """Map the cached states of a split, whose first two axes must be ``shape``; raises UserError."""
     try:
         states = map_array(file)
         if states.ndim != 3 or states.shape[:2] != shape or states.dtype != np.float32:
-            raise ValueError(f"it holds {states.dtype.name} of shape {states.shape}")
+            raise ValueError(f"the array is {states.dtype.name} of shape {states.shape}")
     except (OSError, ValueError) as error:
         raise UserError(
             f"The text states {str(file)!r} are damaged ({printable(error)}); "

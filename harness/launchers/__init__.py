@@ -1,1 +1,1 @@
-"""Where cells are trained: in this process, in worker processes, or on a Ray cluster."""
+"""Launchers, which train cells in this process, in worker processes, or on a Ray cluster."""

@@ -1,7 +1,7 @@
 """Jobs, outcomes, and the protocol of all launchers.
 
-A launcher takes jobs and hands outcomes back in the order in which they end. It knows nothing of what a job
-does: ``work`` is a module-level function from a `Job` to a result.
+A launcher accepts jobs and returns outcomes in the order in which the jobs end. To run a job it calls
+``work``, a module-level function from a `Job` to a result.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from harness.errors import line_with_type
 class Job:
     """One cell to train.
 
-    data: path of the folder that holds the stored dataset. device: "cpu", "cuda", "cuda:1".
-    resident: where the dataset's tensors live, "auto", "device" or "host". checkpoint: file of a state to
-    go on from, if it is there; checkpoint_s: least time between two writes of it, None: only to pause.
-    text_model: folder of a pretrained text encoder; text_states: folder of its states, where it is frozen.
-    pause_after: an epoch after which a training stops that would go on; then its checkpoint is written.
-    sample: also store latents for figures. truth: file of a synthetic dataset's truth, for mechanism checks.
+    data: path of the folder that holds the stored dataset. device: "cpu", "cuda", "cuda:1". resident: where
+    the dataset's tensors are kept, "auto", "device" or "host". checkpoint: file to resume from, if it exists;
+    checkpoint_s: minimum seconds between writes of it, None: write it only to pause. text_model: folder of a
+    pretrained text encoder; text_states: folder of its hidden states, if it is frozen. pause_after: epoch
+    after which an unfinished training saves its checkpoint and stops. sample: also store latents for figures.
+    truth: file with the ground truth of a synthetic dataset, for mechanism checks.
     """
 
     cell: Any
@@ -41,10 +41,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended: ``result`` is what ``work`` returned, or ``error`` says in one line why there is none.
+    """The end of a job: ``result`` is the return value of ``work``, or ``error`` is its error in one line.
 
-    job: None in a worker, for only the driver has the job as it was handed in. traceback: the full text
-    behind ``error``; None where there is none (a worker that died).
+    job: None in a worker, since only the driver holds the job as it was submitted. traceback: the full
+    traceback of ``error``; None without one (a dead worker).
     """
 
     job: Any
@@ -57,27 +57,27 @@ Work = Callable[[Job], Any]
 
 
 class Launcher(Protocol):
-    """What the driver sees of a pool."""
+    """The interface of all launchers."""
 
     @property
     def slots(self) -> int:
-        """How many jobs may be in flight; it may change while nodes come and go."""
+        """Maximum number of jobs in flight; it may change when nodes join or leave."""
 
     def start_worker(self) -> None:
-        """Get ready for the first job before there is one; nothing where jobs run in this process."""
+        """Prepare a worker ahead of the first job; no effect if jobs run in this process."""
 
     def submit(self, job: Job) -> None:
-        """Take a job; at most ``slots`` may be in flight."""
+        """Accept a job; at most ``slots`` may be in flight."""
 
     def wait(self, timeout_s: float) -> list[Outcome]:
-        """Outcomes that came in, at least one unless ``timeout_s`` went by."""
+        """Return the outcomes that arrived, at least one unless ``timeout_s`` seconds passed."""
 
     def close(self) -> None:
-        """End all workers at once; jobs in flight are lost."""
+        """Terminate all workers at once; jobs in flight are lost."""
 
 
 def attempt(action: Callable[[], Any], job: Job | None = None) -> Outcome:
-    """Call ``action``; whatever it raises, except `KeyboardInterrupt`, becomes the reason."""
+    """Call ``action`` and return its outcome; exceptions other than `KeyboardInterrupt` become its error."""
     try:
         return Outcome(job, action())
     except (Exception, SystemExit) as error:

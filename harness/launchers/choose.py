@@ -1,4 +1,4 @@
-"""The launcher of a request, its number of workers and their devices."""
+"""Choice of the launcher, the number of its workers and their devices."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ LAUNCHERS = (*LOCAL, "ray")
 
 
 def make_launcher(name: str, jobs: int | None, work: Work, devices: Sequence[str] = ()) -> Launcher:
-    """Build a launcher of this machine by name.
+    """Build a launcher for this machine by name.
 
     Args:
-        jobs: how many cells at once; None: as many as there are usable cores. "inline" has always one.
+        jobs: number of cells at once; None: one per usable core. "inline" always runs one.
         work: a module-level function of an importable module.
-        devices: GPUs that the workers of "processes" share evenly; empty: jobs run where they say.
+        devices: GPUs that the workers of "processes" share evenly; empty: each job names its device.
 
     Raises:
-        UserError: an unknown name, or fewer than one job.
+        UserError: the name is unknown, or jobs is below 1.
     """
     from harness.launchers.inline import InlineLauncher
     from harness.launchers.processes import ProcessLauncher, usable_cores
@@ -39,9 +39,9 @@ def make_launcher(name: str, jobs: int | None, work: Work, devices: Sequence[str
 
 
 def open_launcher(config: Any, cells: Sequence[Any], folders: Mapping[str, Path]) -> tuple[Launcher, str]:
-    """The launcher that was asked for, and the torch device of its cells; raises UserError.
+    """Return the requested launcher and the torch device of its cells; raises UserError.
 
-    A pool's first worker imports what it needs from now on. folders: of the stored datasets, by name.
+    The first worker of a pool starts its imports in the background. folders: stored datasets, by name.
     """
     with importing():
         from harness.launchers.gpu_sharing import allocation_of
@@ -49,14 +49,14 @@ def open_launcher(config: Any, cells: Sequence[Any], folders: Mapping[str, Path]
         from harness.train.arithmetic import check_compiler, resolve_device
 
     if config.deterministic:
-        # Without it cuBLAS is not deterministic; it is read when CUDA starts, here or in a worker.
+        # cuBLAS is deterministic only with this variable, read when CUDA starts, here or in a worker.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if config.launcher.name == "ray":
         launcher, device = _join_cluster(config, run_job)
     else:
         device = resolve_device(config.device)
         if config.compile:
-            # With a small function, here rather than in every cell.
+            # Checked once here, rather than in every cell.
             check_compiler(device)
         jobs, devices = allocation_of(config, cells, folders, device)
         launcher = make_launcher(config.launcher.name, jobs, run_job, devices)
@@ -65,7 +65,7 @@ def open_launcher(config: Any, cells: Sequence[Any], folders: Mapping[str, Path]
 
 
 def _join_cluster(config: Any, work: Work) -> tuple[Launcher, str]:
-    """The launcher on a Ray cluster, which may have GPUs where this machine has none."""
+    """Return a launcher on a Ray cluster and its device, which may be a GPU even if this machine has none."""
     from harness.launchers.cluster import Cluster
     from harness.launchers.ray import RayLauncher
     from harness.train.arithmetic import check_precision

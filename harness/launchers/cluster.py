@@ -1,8 +1,8 @@
-"""Ray clusters: joining or starting one, and its places for cells.
+"""Ray clusters: joining or starting one, and counting the cells that it has room for.
 
-Ray starts its own processes; those of the cluster that is started here listen on the loopback alone, ask for
-a token that is made up for this run, send no usage statistics, and end with the driver. Where it is killed,
-idle agents of Ray may stay behind, which nothing answers any more.
+The processes of a cluster started here listen on the loopback interface only, require a token generated for
+this run, send no usage statistics, and end with the driver. If the driver is killed, idle agents of Ray may
+remain.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from harness.launchers.worker import ENVIRONMENT
 
 CONNECT_S = 5.0
 LOOPBACK = "127.0.0.1"
-CODE = ("harness", "methods", "backbones")  # packages that go to an existing cluster
-TOKEN_HINT = " Does it ask for a token (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN or ~/.ray/auth_token)?"
-# Ray reads them when it is imported.
+CODE = ("harness", "methods", "backbones")  # packages shipped to an existing cluster
+TOKEN_HINT = " Does it require a token (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN or ~/.ray/auth_token)?"
+# Ray reads these variables when it is imported.
 RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -40,11 +40,11 @@ RAY_ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Cluster:
-    """What launcher "ray" needs to know.
+    """The settings of launcher "ray".
 
-    address: HOST:PORT of a cluster's head, or "auto"; None: one is started on this machine. device: "auto",
-    "cpu" or "cuda". cpus_per_cell, gpus_per_cell: what a cell takes, a GPU in parts or whole; None: one GPU.
-    max_retries: how often a cell is tried again whose worker or node died.
+    address: HOST:PORT of a cluster's head, or "auto"; None: start a cluster on this machine. device: "auto",
+    "cpu" or "cuda". cpus_per_cell, gpus_per_cell: needs of a cell, a fraction of one GPU or whole GPUs; None:
+    one GPU. max_retries: retries of a cell whose worker or node died.
     """
 
     address: str | None = None
@@ -54,30 +54,30 @@ class Cluster:
     max_retries: int = 3
 
     def device_among(self, resources: Mapping[str, float]) -> str:
-        """The device of all cells; raises UserError where the cluster has no such device."""
+        """Return the device of all cells; raise UserError if the cluster has no such device."""
         if self.device == "cuda" and not resources.get("GPU"):
             raise UserError(
-                "device=cuda was asked for, but the Ray cluster has no GPU; use device=cpu or device=auto."
+                "device=cuda needs a GPU, but the Ray cluster has none; use device=cpu or device=auto."
             )
         return "cuda" if self.device != "cpu" and resources.get("GPU") else "cpu"
 
 
 def places(node: Mapping[str, float], cpus: int, gpus: float) -> int:
-    """How many cells a node with these resources can run at once, each on so many cores and GPUs."""
+    """Return how many cells a node with these resources can run at once; cpus, gpus: needs of one cell."""
     on_cpus = int(node.get("CPU", 0) // cpus)
     if not gpus:
         return on_cpus
-    # A cell gets a part of one GPU, or whole ones.
+    # A cell gets a fraction of one GPU, or whole GPUs.
     on_gpus = int(node.get("GPU", 0)) * int(1 / gpus) if gpus < 1 else int(node.get("GPU", 0) // gpus)
     return min(on_cpus, on_gpus)
 
 
 def connect(jobs: int | None, cluster: Cluster, work: Work) -> Any:
-    """Join the cluster, or start one; returns the module ``ray``; raises UserError."""
+    """Join the cluster or start one, and return the module ``ray``; raises UserError."""
     for name, value in RAY_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if cluster.address is None and "RAY_AUTH_MODE" not in os.environ:
-        # Nobody else on this machine may use the cluster.
+        # A random token keeps other users of this machine out of the cluster.
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
     try:
         import ray
@@ -90,9 +90,9 @@ def connect(jobs: int | None, cluster: Cluster, work: Work) -> Any:
         with keep_handlers():
             ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
     except SystemExit:
-        # Of Ray's own handler, while it starts.
+        # Raised by Ray's own signal handler during startup.
         raise KeyboardInterrupt from None
-    # No such cluster, another version of Ray or Python there, another token: each has its own exception.
+    # A missing cluster, another version of Ray or Python, and a wrong token raise different exceptions.
     except Exception as error:
         reason = line_with_type(error).rstrip(".")
         if cluster.address is None:
@@ -108,7 +108,7 @@ def _worker_environment() -> dict[str, str]:
 
 
 def _local_options(jobs: int | None, cluster: Cluster) -> dict[str, Any]:
-    # Workers find modules where this process does.
+    # Workers use the module search path of this process.
     environment = {**_worker_environment(), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     cores = usable_cores() if jobs is None else jobs * cluster.cpus_per_cell
     place = {"address": "local", "num_cpus": cores, "_node_ip_address": LOOPBACK, "include_dashboard": False}
@@ -118,7 +118,7 @@ def _local_options(jobs: int | None, cluster: Cluster) -> dict[str, Any]:
 def _remote_options(cluster: Cluster, work: Work) -> dict[str, Any]:
     assert cluster.address is not None
     check_address(cluster.address)
-    # The folders of the packages that workers need, so that they run what the driver runs.
+    # The folders of the packages are shipped, so that workers run the driver's code.
     folders = []
     for name in dict.fromkeys([*CODE, work.__module__.partition(".")[0]]):
         spec = find_spec(name)
@@ -129,14 +129,14 @@ def _remote_options(cluster: Cluster, work: Work) -> dict[str, Any]:
 
 
 def check_address(address: str) -> None:
-    """Raise UserError unless it is "auto", or something listens there."""
+    """Raise UserError unless the address is "auto" or accepts a connection."""
     host, _, port = address.rpartition(":")
     if address == "auto":
         return
     if not re.fullmatch(r"[^/\s:]+|\[[0-9a-fA-F:]+\]", host) or not port.isdecimal():
         raise UserError(
-            f"launcher.address={redact(address)!r} is no address of a Ray cluster; give HOST:PORT of its "
-            "head, on a machine that joined it with ray start, or auto for the cluster that runs here."
+            f"launcher.address={redact(address)!r} is not the address of a Ray cluster; give HOST:PORT of "
+            "its head (join it with ray start first), or auto for a cluster that runs on this machine."
         )
     reason = connection_error(address)
     if reason is not None:
@@ -144,7 +144,7 @@ def check_address(address: str) -> None:
 
 
 def connection_error(address: str) -> str | None:
-    """None where something listens at HOST:PORT, else why not."""
+    """Return the reason why HOST:PORT accepts no connection; None if it accepts one."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
@@ -155,7 +155,7 @@ def connection_error(address: str) -> str | None:
 
 @contextlib.contextmanager
 def keep_handlers() -> Iterator[None]:
-    """Put back the handlers of signals that Ray sets; elsewhere than in the main thread it sets none."""
+    """Restore the signal handlers that Ray replaces; it replaces them in the main thread only."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield

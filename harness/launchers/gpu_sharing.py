@@ -1,12 +1,12 @@
-"""The number of workers that share a GPU, by its memory and the cores of this machine.
+"""The number of workers that share a GPU, from its memory and the CPU cores of this machine.
 
-The memory of a worker is estimated: each network takes a step on the CPU with a few clips, and what the step
-saves for its backward pass is extrapolated to the batch. Where the estimate is too low, cells fail with
-CUDA's "out of memory"; the next call resumes, and `jobs_per_gpu=N` chooses fewer workers.
+The memory of a worker is estimated: each network runs a step on the CPU with a few clips, and the bytes saved
+for the backward pass are extrapolated to the batch size. If the estimate is too low, cells fail with CUDA's
+"out of memory"; run the command again with a smaller `jobs_per_gpu=N`.
 
-NOTE workers that share a GPU are the one way here to fill it with small networks. CUDA graphs of the step and
-several seeds stacked in one network are not built: whether they are faster must be measured on a GPU, as
-`tests.perf.gpu` measures sharing.
+NOTE several workers per GPU are the only way here to use a GPU fully with small networks. CUDA graphs of the
+step, and several seeds stacked in one network, are not implemented; whether they would be faster is unknown.
+`tests.perf.gpu` measures the speed of sharing.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from harness.train.step import step_losses
 from methods import METHODS
 from methods.base import Method
 
-CONTEXT_BYTES = 2**30  # of a process: CUDA's context, the workspaces of cuBLAS and cuDNN
+CONTEXT_BYTES = 2**30  # per process: CUDA's context, the workspaces of cuBLAS and cuDNN
 TEXT_BYTES = {True: 8 * 2**30, False: 2 * 2**30}  # assumed for a text encoder, fine-tuned or frozen
-MARGIN = 1.5  # for what a backward pass holds besides, and what the allocator cannot use
-CLIPS = 2, 4  # of the steps that are taken as samples
+MARGIN = 1.5  # for temporaries of the backward pass, and fragmentation in the allocator
+CLIPS = 2, 4  # batch sizes of the two steps that are measured
 
 
 class Allocation(NamedTuple):
-    """Workers in all (None: the launcher's default), and the GPUs that they share evenly."""
+    """Number of workers (None: the launcher's default), and the GPUs that they share evenly."""
 
     jobs: int | None
     devices: tuple[str, ...] = ()
@@ -51,8 +51,8 @@ def allocate(
     """Choose the number of workers.
 
     Args:
-        jobs, jobs_per_gpu: as asked for; where both are given, jobs counts.
-        free: bytes free on each GPU. need: bytes that a worker takes. cores: those that workers may use.
+        jobs, jobs_per_gpu: as requested; jobs takes precedence.
+        free: free bytes of each GPU. need: bytes per worker. cores: maximum number of workers on the CPU.
     """
     assert free, "at least one GPU"
     if jobs is None and jobs_per_gpu is not None:
@@ -63,7 +63,7 @@ def allocate(
 
 
 def allocation_of(config: Any, cells: Iterable[Cell], folders: Mapping[str, Path], device: str) -> Allocation:
-    """The workers of a request; on the CPU ``jobs`` as it is. folders: of the stored datasets, by name."""
+    """Return the workers of a request; on the CPU, ``jobs`` unchanged. folders: stored datasets, by name."""
     if device != "cuda":
         return Allocation(config.jobs)
     free = [torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count())]
@@ -74,7 +74,7 @@ def allocation_of(config: Any, cells: Iterable[Cell], folders: Mapping[str, Path
 
 
 def worker_bytes(cells: Iterable[Cell], folders: Mapping[str, Path], resident: bool) -> int:
-    """The most that a worker takes on the GPU for any of these cells; resident: with its dataset there."""
+    """Return the GPU memory in bytes that a worker needs for any of these cells; resident: with dataset."""
     kinds = {(cell.dataset, cell.backbone_label, cell.method == "none"): cell for cell in cells}
     datasets = {name: load_dataset(folders[name]) for name in {cell.dataset for cell in kinds.values()}}
     needs = [0]
@@ -85,32 +85,32 @@ def worker_bytes(cells: Iterable[Cell], folders: Mapping[str, Path], resident: b
 
 
 def dataset_bytes(dataset: Dataset) -> int:
-    """What the features of all splits take."""
+    """Return the bytes of the features of all splits."""
     return sum(x.nbytes for split in dataset.splits.values() for x in split.features.values())
 
 
 def cell_bytes(cell: Cell, dataset: Dataset) -> int:
-    """Weights with all that belongs to them, and what a step of the cell's batch size keeps."""
+    """Return the bytes of a cell's weights and their copies, and of a step's saved activations."""
     if cell.text.encoder != "features":
         return TEXT_BYTES[cell.text.finetune]
-    plain = replace(cell, method="none", method_settings=METHODS["none"].Settings())
-    backbone, method = build(plain, dataset, torch.device("cpu"))
+    baseline = replace(cell, method="none", method_settings=METHODS["none"].Settings())
+    backbone, method = build(baseline, dataset, torch.device("cpu"))
     weights = sum(p.nbytes for p in backbone.parameters())
     size = cell.backbone_settings.batch_size
     assert size is not None, "settings are resolved"
-    rows = size if cell.method == "none" else 2 * size  # clean and mixed ones
+    rows = size if cell.method == "none" else 2 * size  # clean and mixed clips
     few, more = (saved_bytes(backbone, method, zeros(dataset, n)) for n in CLIPS)
     per_clip = (more - few) / (CLIPS[1] - CLIPS[0])
     return COPIES * weights + round(MARGIN * (few + per_clip * max(rows - CLIPS[0], 0)))
 
 
 def saved_bytes(backbone: Backbone, method: Method, batch: Batch) -> int:
-    """What a step without mixing saves on CUDA for its backward pass, in float32, besides the weights."""
+    """Return the bytes besides weights that a step without mixing saves on CUDA for its backward pass."""
     weights = {p.untyped_storage().data_ptr() for p in backbone.parameters()}
     storages: dict[int, tuple[torch.UntypedStorage, int]] = {}
 
     def save(tensor: Tensor) -> None:
-        # Storages alone: a graph that holds its own tensors is not freed.
+        # Only storages are kept: a graph that refers to its own tensors is not freed.
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
             half = tensor.dtype == torch.bfloat16
@@ -118,8 +118,8 @@ def saved_bytes(backbone: Backbone, method: Method, batch: Batch) -> int:
 
     backbone.train()
     hooks = torch.autograd.graph.saved_tensors_hooks(save, _unused)
-    # Under autocast attention goes the way that it goes on CUDA; its kernel for deterministic sums keeps the
-    # weights, as this one does.
+    # Under autocast, attention takes the same path as on CUDA; the math kernel saves the attention weights,
+    # as CUDA's deterministic kernel does.
     with hooks, sdpa_kernel(SDPBackend.MATH), torch.autocast("cpu", torch.bfloat16):
         step_losses(backbone, method, batch, None)
     return sum(size for _, size in storages.values())
@@ -130,7 +130,7 @@ def _unused(_: None) -> Tensor:
 
 
 def zeros(dataset: Dataset, n: int) -> Batch:
-    """A batch of n clips of a dataset's sizes, none of them padded."""
+    """Return a batch of n all-zero clips with a dataset's widths and lengths, without padding."""
     widths = dataset.widths()
     features = {m: torch.zeros(n, steps, widths[m]) for m, steps in dataset.steps().items()}
     lengths = {m: torch.full((n,), features[m].shape[1]) for m in MODALITIES}

@@ -1,4 +1,4 @@
-"""A launcher that trains one cell after the other in this process, for debugging."""
+"""A launcher that trains one cell at a time in this process, for debugging."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from harness.launchers.base import Job, Outcome, Work, attempt
 
 
 class InlineLauncher:
-    """Runs the submitted job inside `wait`, which therefore may take longer than its timeout."""
+    """A launcher with one slot; `wait` runs the submitted job, and so may exceed its timeout."""
 
     slots = 1
 
@@ -17,7 +17,7 @@ class InlineLauncher:
         self._job: Job | None = None
 
     def start_worker(self) -> None:
-        """This process is ready."""
+        """Do nothing: this process is ready."""
 
     def submit(self, job: Job) -> None:
         """Store the job for `wait`."""
@@ -25,7 +25,7 @@ class InlineLauncher:
         self._job = job
 
     def wait(self, timeout_s: float) -> list[Outcome]:
-        """Run the job to its end; sleep if there is none. `KeyboardInterrupt` passes through."""
+        """Run the submitted job to its end, or sleep if there is none; `KeyboardInterrupt` is not caught."""
         job, self._job = self._job, None
         if job is None:
             time.sleep(timeout_s)
@@ -33,5 +33,5 @@ class InlineLauncher:
         return [attempt(lambda: self._work(job), job)]
 
     def close(self) -> None:
-        """Drop the job."""
+        """Drop the submitted job."""
         self._job = None

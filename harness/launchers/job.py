@@ -1,4 +1,4 @@
-"""The work of a job: load the data, set the threads, train, measure."""
+"""The work of a job: load the data, set the threads, train, measure time and memory."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from harness.train.splits import peak_memory_mb, reset_peak_memory
 
 
 def preload() -> None:
-    """Import what the first training would: torch's optimizers load its compiler, which takes a second."""
+    """Import what the first training needs: torch's optimizers load its compiler, which takes a second."""
     import torch._dynamo  # noqa: F401
 
 
 def run_job(job: Job) -> Result:
-    """Train and evaluate ``job.cell``; a divergence is a result, any other failure an exception."""
+    """Train and evaluate ``job.cell``; return a result even if it diverged, and raise any other error."""
     cell = job.cell
     device = torch.device(job.device)
     torch.set_num_threads(cell.threads)
@@ -61,7 +61,7 @@ def _checkpoint(job: Job, device: torch.device) -> Checkpoint | None:
 
 
 def _truth(file: str | None) -> dict[str, np.ndarray] | None:
-    """The hidden truth of the test split; None where it is not kept."""
+    """Return the ground truth of the synthetic test split; None if there is no file."""
     if file is None or not Path(file).exists():
         return None
     try:
@@ -69,8 +69,8 @@ def _truth(file: str | None) -> dict[str, np.ndarray] | None:
         return {key: stored[f"test/{key}"] for key in ("u", "a")}
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
-            f"The hidden truth {file!r} is damaged ({printable(error)}); "
-            "delete it and run again, which does without it."
+            f"The ground truth {file!r} is damaged ({printable(error)}); "
+            "delete it and run again, which skips the mechanism checks."
         ) from error
 
 

@@ -1,9 +1,8 @@
-"""A launcher with a pool of worker processes, in which a dead worker costs only its cell.
+"""A launcher with a pool of worker processes; a worker that dies costs only its own cell.
 
-Workers are started when they are needed, the first one earlier where the driver asks for it, live over many
-jobs and hold no state between them. Each watches the driver and leaves when it is gone. The worker's side
-imports nothing heavy before it watches; then it imports the work, and calls ``preload()`` of its module, if
-there is one, before any job comes.
+Workers are started on demand (the first one may be started early), run many jobs, and keep no state between
+jobs. Each worker watches the driver and exits when the driver is gone. It imports nothing heavy before that
+watch starts; then it imports the work and calls ``preload()`` of that module, if defined, ahead of any job.
 """
 
 from __future__ import annotations
@@ -41,9 +40,9 @@ GRACE_S = 1.0
 
 
 class ProcessLauncher:
-    """Runs up to ``slots`` jobs at once, each in a process of its own.
+    """A launcher that runs up to ``slots`` jobs at once, each in its own process.
 
-    devices: GPUs, shared evenly: a worker keeps to one, whichever its jobs name. Empty: as the jobs say.
+    devices: GPUs, shared evenly: each worker uses one of them for all jobs. Empty: each job names its own.
     """
 
     def __init__(self, slots: int, work: Work, devices: Sequence[str] = ()) -> None:
@@ -54,12 +53,12 @@ class ProcessLauncher:
         self._outcomes: list[Outcome] = []
 
     def start_worker(self) -> None:
-        """Start the first worker before there is a job, so that it is ready sooner."""
+        """Start the first worker ahead of its first job."""
         if not self._workers:
             self._new_worker()
 
     def submit(self, job: Job) -> None:
-        """Hand the job to an idle worker, or to a new one."""
+        """Send the job to an idle worker, or to a new one."""
         try:
             payload = pickle.dumps(job)
         except Exception as error:
@@ -72,13 +71,13 @@ class ProcessLauncher:
         worker.take(job, payload)
 
     def wait(self, timeout_s: float) -> list[Outcome]:
-        """Outcomes that came in; a worker that died gives one too, and a later job gets a fresh worker."""
+        """Return the outcomes that arrived; a dead worker yields one too, and is replaced for later jobs."""
         busy = [worker for worker in self._workers if worker.job is not None]
         handles = [handle for worker in busy for handle in (worker.channel, worker.process.sentinel)]
         ready = wait_for(handles, 0 if self._outcomes else timeout_s)
-        with interrupts_held():  # once received, a result is nowhere else
+        with interrupts_held():  # a received result exists only here
             for worker in busy:
-                # A process forked by the job keeps the sentinel from firing, so the system is asked as well.
+                # A child process of the job keeps the sentinel from firing, so the process is polled as well.
                 if worker.channel in ready or not worker.process.is_alive():
                     self._outcomes.append(worker.collect())
             self._workers = [worker for worker in self._workers if not worker.dead]
@@ -86,7 +85,7 @@ class ProcessLauncher:
         return outcomes
 
     def close(self) -> None:
-        """End all workers: terminate, then kill what is left after a second."""
+        """Terminate all workers, and kill those that are still alive after a second."""
         workers, self._workers = self._workers, []
         for worker in workers:
             worker.process.terminate()
@@ -104,14 +103,14 @@ class ProcessLauncher:
         return self._new_worker()
 
     def _new_worker(self) -> _Worker:
-        taken = [worker.device for worker in self._workers]
-        device = min(self._devices, key=taken.count, default=None)
+        devices = [worker.device for worker in self._workers]
+        device = min(self._devices, key=devices.count, default=None)
         self._workers.append(_Worker(self._work, device))
         return self._workers[-1]
 
 
 class _Worker:
-    """The driver's side of one worker process; device: where all of its jobs run, None: where they say."""
+    """The driver's side of one worker process; device: of all its jobs, None: each job names its own."""
 
     def __init__(self, work: str, device: str | None) -> None:
         self.job: Job | None = None
@@ -121,16 +120,16 @@ class _Worker:
         self.process = CONTEXT.Process(target=_serve, args=(theirs, work), daemon=True)
         with _starting():
             self.process.start()
-        # While the driver held this end too, the death of the worker would not end the channel.
+        # If the driver kept this end open, the channel would not close when the worker dies.
         theirs.close()
 
     def take(self, job: Job, payload: bytes) -> None:
         self.job = job
-        with contextlib.suppress(OSError):  # Died meanwhile: `collect` finds it so.
+        with contextlib.suppress(OSError):  # the worker died, which `collect` reports
             self.channel.send_bytes(payload)
 
     def collect(self) -> Outcome:
-        """The outcome of the job, which has ended or lost its process."""
+        """Return the outcome of the job, which has ended or lost its process."""
         job, self.job = self.job, None
         assert job is not None
         payload = self._receive()
@@ -145,13 +144,13 @@ class _Worker:
 
     def _receive(self) -> bytes | None:
         try:
-            # It may keep the channel open, too: never block.
+            # A child process of a dead worker may keep the channel open: never block.
             return self.channel.recv_bytes() if self.channel.poll(0) else None
         except (EOFError, OSError):
             return None
 
     def end(self, grace_s: float) -> int:
-        """Wait, kill if need be, and free what the process held; returns its exit code."""
+        """Join the process, kill it after ``grace_s``, free its resources and return its exit code."""
         self.process.join(grace_s)
         if self.process.exitcode is None:
             self.process.kill()
@@ -163,7 +162,7 @@ class _Worker:
 
 
 def usable_cores() -> int:
-    """Number of cores that this process may run on."""
+    """Return the number of cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -177,16 +176,14 @@ def _cause_of_death(code: int) -> str:
 
 @contextlib.contextmanager
 def _starting() -> Iterator[None]:
-    """What a worker inherits: one thread in the maths libraries, Ctrl-C blocked, no main module to import.
-
-    The driver's main module would be imported anew in each worker, before anything watches the driver.
-    """
-    # Its start would unblock Ctrl-C again.
+    """Set what a worker inherits: one thread in the maths libraries, Ctrl-C blocked, an empty main module."""
+    # Started first, since its start unblocks Ctrl-C.
     resource_tracker.ensure_running()
     environment = {name: os.environ.get(name) for name in ENVIRONMENT}
     main = sys.modules["__main__"]
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     os.environ.update(ENVIRONMENT)
+    # Otherwise each worker would import the driver's main module before it watches the driver.
     sys.modules["__main__"] = types.ModuleType("__main__")
     try:
         yield
@@ -201,13 +198,13 @@ def _starting() -> Iterator[None]:
 
 
 def _serve(channel: Connection, work: str) -> None:
-    """Run jobs until the channel ends (the worker's side)."""
+    """Run jobs until the channel closes (in the worker)."""
     threading.Thread(target=_leave_with_driver, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # What fails here fails again with the first job, and is its reason then.
+    # An error here is raised again by the first job, which reports it.
     with contextlib.suppress(Exception, SystemExit):
         preload(work)
-    with contextlib.suppress(EOFError, OSError):  # The driver is gone, or has closed the pool.
+    with contextlib.suppress(EOFError, OSError):  # the driver is gone, or has closed the pool
         while True:
             channel.send_bytes(to_bytes(answer(channel.recv_bytes(), work)))
 

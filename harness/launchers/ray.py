@@ -1,9 +1,9 @@
-"""A launcher on a Ray cluster, an existing one or one of this machine, with one task per cell.
+"""A launcher on a Ray cluster, existing or started on this machine, with one task per cell.
 
-Ray finds a place for each cell, and runs it again where a worker or a node dies; the driver gets every result
-and stays the only one that writes. A few cells per place are in flight, so that a plan's size costs nothing.
-What a job reads from the driver's disk goes to each node once, through the object store (`shipping`), and so
-does the code; on the cluster that is started here both are read where they lie.
+Ray schedules each cell, and retries it if its worker or node dies; the driver receives every result and is
+the only writer. The number of cells in flight is limited, so that the size of the plan does not matter. On
+an existing cluster, each node receives the code and the jobs' input files once, through the object store
+(`shipping`); a cluster started here reads both from this machine's disk.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from harness.launchers.cluster import Cluster, connect, connection_error, keep_h
 from harness.launchers.ray_task import REFUSED, bytes_of, get_ready, run
 from harness.launchers.worker import from_bytes, name_of
 
-CELLS_PER_PLACE = 2  # one that runs and one that waits, so that no place stands idle
-LOOK_S = 5.0  # between two looks at the size of the cluster
-ROOMLESS_S = 300.0  # without a place for a cell, after which nobody is expected to bring one
-MOST_MISSES = 3  # looks after which the head counts as lost; Ray ends the driver itself after a minute
-READ = ("data", "text_model", "text_states", "truth")  # a job's fields that name files or folders to read
+CELLS_PER_PLACE = 2  # one running and one queued, so that no place is idle
+LOOK_S = 5.0  # seconds between checks of the cluster
+ROOMLESS_S = 300.0  # seconds without a place for a cell until the driver gives up
+MOST_MISSES = 3  # failed checks until the head is considered lost; Ray ends the driver itself after a minute
+READ = ("data", "text_model", "text_states", "truth")  # fields of a job that name files or folders to read
 
 
 class RayLauncher:
-    """Runs jobs as tasks of a Ray cluster; ``device`` is where: "cuda" or "cpu".
+    """A launcher that runs jobs as tasks of a Ray cluster, on ``device``: "cuda" or "cpu".
 
     Args:
-        jobs: at most so many cells at once; None: as many as the cluster has places for.
+        jobs: maximum number of cells at once; None: as many as the cluster has room for.
 
     Raises:
-        UserError: Ray is not installed, the cluster cannot be reached, or it has no place for a cell.
+        UserError: Ray is not installed, the cluster cannot be reached, or it has no room for a cell.
     """
 
     def __init__(self, jobs: int | None, work: Work, cluster: Cluster) -> None:
@@ -52,11 +52,11 @@ class RayLauncher:
             self.device = cluster.device_among(self._ray.cluster_resources())
             gpus = 1.0 if cluster.gpus_per_cell is None else cluster.gpus_per_cell
             self._gpus = gpus if self.device == "cuda" else 0.0
-            # Workers live over many jobs on GPUs too, where Ray would end them after each.
+            # max_calls=0: workers run many jobs on GPUs too, where Ray ends them after each task by default.
             self._needs = {"num_cpus": cluster.cpus_per_cell, "num_gpus": self._gpus, "max_calls": 0}
             self._task = self._ray.remote(**self._needs, max_retries=cluster.max_retries)(run)
             self._places, self._looked = self._count_places(), time.monotonic()
-            self._roomless: float | None = None  # since when there is no place for a cell
+            self._roomless: float | None = None  # monotonic time at which room ran out
             if not self._places:
                 raise UserError(self._no_place())
         except BaseException:
@@ -65,17 +65,17 @@ class RayLauncher:
 
     @property
     def slots(self) -> int:
-        """How many jobs may be in flight; it follows the size of the cluster."""
+        """Maximum number of jobs in flight; it follows the size of the cluster."""
         if self._jobs is not None and self._ships:
             return self._jobs
         return max(1, self._places) * CELLS_PER_PLACE
 
     def start_worker(self) -> None:
-        """Have a worker import what it needs; nobody waits for it."""
+        """Let a worker import what it needs, without waiting for it."""
         self._ray.remote(**self._needs, max_retries=0)(get_ready).remote(self._work)
 
     def submit(self, job: Job) -> None:
-        """Hand the job to Ray, with what it reads; why it cannot be sent is its outcome otherwise."""
+        """Send the job and its input files to Ray; if that fails, the error becomes the job's outcome."""
         task = attempt(lambda: self._send(job))
         if task.error is None:
             self._in_flight[task.result] = job
@@ -84,21 +84,21 @@ class RayLauncher:
             self._outcomes.append(Outcome(job, None, error))
 
     def wait(self, timeout_s: float) -> list[Outcome]:
-        """Outcomes that came in; a job whose worker died too often gives one too."""
-        self._look()
+        """Return the outcomes that arrived; a job whose worker died too often yields one too."""
+        self._check_cluster()
         tasks, limit_s = list(self._in_flight), 0 if self._outcomes else timeout_s
         if not tasks:
             time.sleep(limit_s)
         elif self._ray.wait(tasks, timeout=limit_s)[0]:
             ready, _ = self._ray.wait(tasks, num_returns=len(tasks), timeout=0)
-            with interrupts_held():  # once fetched, a result is nowhere else
+            with interrupts_held():  # a fetched result exists only here
                 for task in ready:
                     self._fetch(task)
         outcomes, self._outcomes = self._outcomes, []
         return outcomes
 
     def _fetch(self, task: Any) -> None:
-        """Take what a task gave; what its worker could not take is handed in again."""
+        """Fetch the outcome of a finished task; submit the job again if its worker refused it."""
         job = self._in_flight[task]
         outcome = self._outcome(task, job)
         del self._in_flight[task]
@@ -108,19 +108,17 @@ class RayLauncher:
             self._outcomes.append(outcome)
 
     def close(self) -> None:
-        """End all tasks at once and leave the cluster; one that was started here ends as well."""
-        with contextlib.suppress(Exception):  # The cluster may be gone.
+        """Cancel all tasks and leave the cluster; a cluster started here ends."""
+        with contextlib.suppress(Exception):  # the cluster may be gone
             for task in self._in_flight:
                 self._ray.cancel(task, force=True)
         self._in_flight, self._parcels = {}, {}
         with keep_handlers():
             self._ray.shutdown()
 
-    def _look(self) -> None:
-        """Now and then, see how large the cluster is; raise StoreError if its head stays silent.
-
-        Ray waits for a silent head in most calls, and ends this process after a minute.
-        """
+    def _check_cluster(self) -> None:
+        """Update the size of the cluster; raise StoreError if the head is lost or room is lacking."""
+        # Most calls of Ray block while the head is silent, and Ray ends this process after a minute.
         if time.monotonic() - self._looked < LOOK_S:
             return
         self._looked = time.monotonic()
@@ -135,13 +133,13 @@ class RayLauncher:
             return
         self._misses += 1
         if self._misses == MOST_MISSES:
-            self._in_flight = {}  # Nobody is left to cancel them.
-            raise StoreError(f"the head of the Ray cluster, {self._head}, does not answer any more")
+            self._in_flight = {}  # tasks cannot be cancelled without the head
+            raise StoreError(f"the head of the Ray cluster, {self._head}, no longer answers")
 
     def _send(self, job: Job) -> Any:
         parcels, checkpoint = {}, None
         if job.checkpoint is not None:
-            # Workers that see it write their checkpoints there themselves.
+            # Workers that see this folder write their checkpoints to it.
             with contextlib.suppress(OSError):
                 Path(job.checkpoint).parent.mkdir(parents=True, exist_ok=True)
         if self._ships:
@@ -154,7 +152,7 @@ class RayLauncher:
         return self._task.remote(self._work, payload, checkpoint, tuple(parcels), *parcels.values())
 
     def _parcel(self, path: str) -> Any:
-        """A reference to a file or folder in the object store; it is read once."""
+        """Return a reference to a file or folder in the object store; it is read once."""
         if path not in self._parcels:
             from harness.launchers.shipping import read_parcel
 
@@ -162,7 +160,7 @@ class RayLauncher:
         return self._parcels[path]
 
     def _outcome(self, task: Any, job: Job) -> Outcome | None:
-        """How a job ended; None where its worker could not take it."""
+        """Return the outcome of a task's job; None if its worker refused the job."""
         try:
             answer, checkpoint = self._ray.get(task)
         except self._ray.exceptions.RayError as error:
@@ -174,20 +172,20 @@ class RayLauncher:
         return from_bytes(answer, job)
 
     def _count_places(self) -> int:
-        """How many cells the living nodes can run at once."""
+        """Return how many cells the living nodes can run at once."""
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         return sum(places(node, self._cluster.cpus_per_cell, self._gpus) for node in nodes)
 
     def _no_place(self) -> str:
-        gpus = f" and {self._gpus:g} of a GPU" if self._gpus else ""
+        gpus = f" and {self._gpus:g} GPU" if self._gpus else ""
         return (
-            f"No node of the Ray cluster has room for a cell, which takes {self._cluster.cpus_per_cell} "
-            f"CPU{gpus}; ask for less with cell.threads=N or launcher.gpus_per_cell=X."
+            f"No node of the Ray cluster has room for a cell, which needs {self._cluster.cpus_per_cell} "
+            f"CPU{gpus}; set a smaller cell.threads or launcher.gpus_per_cell."
         )
 
 
 def _write(file: Path, content: bytes) -> None:
-    """Put a checkpoint where the next job of its cell looks for it; without it, it begins anew."""
+    """Save a checkpoint for the next job of its cell; if that fails, the cell starts over."""
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         with replacing(file) as temporary:

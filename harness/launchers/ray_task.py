@@ -1,4 +1,4 @@
-"""The task that launcher "ray" runs in the cluster's workers."""
+"""The task that launcher "ray" runs in the workers of a cluster."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from harness.launchers.base import Job, attempt
 from harness.launchers.worker import breaks_worker, preload, read_job, resolve, to_bytes
 
 _READY: list[str] = []  # the work that this worker has preloaded
-_BROKEN: list[str] = []  # the error on the device after which no job can be done here
-LEAVE_S = 0.5  # after such an error, for the answer to be sent
-REFUSED = b""  # the answer of a worker that can do no job
+_BROKEN: list[str] = []  # the device error after which this worker can run no job
+LEAVE_S = 0.5  # seconds between such an error and the worker's exit, in which the answer is sent
+REFUSED = b""  # the answer of a worker that can run no job
 
 
 def get_ready(work: str) -> None:
-    """Preload once; Ctrl-C in a terminal is the driver's affair."""
+    """Preload the work once, and ignore Ctrl-C, which only the driver handles."""
     if work not in _READY:
         _READY.append(work)
         with contextlib.suppress(ValueError):
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-        # What fails here fails again with the job, and is its reason then.
+        # An error here is raised again by the job, which reports it.
         with contextlib.suppress(Exception, SystemExit):
             preload(work)
 
@@ -35,7 +35,7 @@ def get_ready(work: str) -> None:
 def run(
     work: str, payload: bytes, checkpoint: bytes | None, names: tuple[str, ...], *parcels: Any
 ) -> tuple[bytes, bytes | None]:
-    """Do a job; returns the pickled outcome and, if it paused far from the driver's disk, its checkpoint."""
+    """Run a job; return the pickled outcome and, if it paused away from the driver's disk, its checkpoint."""
     if _BROKEN:
         return REFUSED, None
     get_ready(work)
@@ -43,22 +43,22 @@ def run(
 
     def do() -> Any:
         job = _with_local_paths(read_job(payload), dict(zip(names, parcels, strict=True)))
-        with _checkpoint_at_hand(job, checkpoint) as (job, far):
+        with _checkpoint_at_hand(job, checkpoint) as (job, remote):
             result = resolve(work)(job)
-            if far and job.pause_after is not None:
+            if remote and job.pause_after is not None:
                 checkpoints[0] = bytes_of(job.checkpoint)
         return result
 
     outcome = attempt(do)
     if breaks_worker(outcome):
         _BROKEN.append(str(outcome.error))
-        # Until then it refuses jobs, so that none is lost with it.
+        # Until its exit the worker refuses jobs, so that none is lost.
         threading.Timer(LEAVE_S, os._exit, (1,)).start()
     return to_bytes(outcome), checkpoints[0]
 
 
 def _with_local_paths(job: Job, parcels: Mapping[str, Any]) -> Job:
-    """The job with the paths that hold on this node."""
+    """Return the job with paths that are valid on this node."""
     if not parcels:
         return job
     from harness.launchers.shipping import node_cache, write_parcel
@@ -71,7 +71,7 @@ def _with_local_paths(job: Job, parcels: Mapping[str, Any]) -> Job:
 
 @contextlib.contextmanager
 def _checkpoint_at_hand(job: Job, content: bytes | None) -> Iterator[tuple[Job, bool]]:
-    """The job with a checkpoint that can be written, and whether it is out of the driver's reach."""
+    """Yield the job with a writable checkpoint path, and whether the driver cannot reach that path."""
     if job.checkpoint is None or Path(job.checkpoint).parent.is_dir():
         yield job, False
         return
@@ -83,7 +83,7 @@ def _checkpoint_at_hand(job: Job, content: bytes | None) -> Iterator[tuple[Job, 
 
 
 def bytes_of(file: str | None) -> bytes | None:
-    """What a file holds; None where there is none."""
+    """Return the content of a file; None if it cannot be read."""
     try:
         return None if file is None else Path(file).read_bytes()
     except OSError:

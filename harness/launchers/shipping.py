@@ -1,9 +1,9 @@
-"""Copies of the files that jobs read, from the driver's disk to every node of a cluster, once.
+"""Shipping of the jobs' input files from the driver's disk to the nodes of a cluster, once per node.
 
-The driver reads a file or folder into arrays, which the cluster's object store keeps once per node; the first
-job on a node writes them into a cache of the node's user, under a name made of their content, and later ones
-map the same files. Files, as a text encoder is read from a folder, and as the system can take the memory of
-mapped files back, which it cannot with objects in use. Nothing of it is ever executed.
+The driver reads a file or folder into arrays, which the cluster's object store keeps once per node. The
+first job on a node writes them to a cache of the node's user, under a hash of their content; later jobs map
+the same files. They are files because text encoders are loaded from folders, and because the system can
+reclaim the memory of mapped files, but not that of objects in use. Shipped content is never executed.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ CACHE = "msa-mixup-bench"
 class Parcel(NamedTuple):
     """A file or folder in memory.
 
-    key: hash of names and content. root: its own name. content: uint8 arrays by the files' paths below the
-    folder; a single file's path is "".
+    key: hash of names and content. root: name of the file or folder. content: uint8 arrays by the files'
+    paths below the folder; a single file's path is "".
     """
 
     key: str
@@ -51,10 +51,10 @@ def _mapped(file: Path) -> np.ndarray:
 
 
 def write_parcel(parcel: Parcel, cache: Path) -> Path:
-    """Where a parcel's file or folder lies below ``cache``; written there if it is missing."""
+    """Write a parcel below ``cache`` unless it exists; return the path of its file or folder."""
     folder = cache / parcel.key
     cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # One worker of a node writes, the others wait for it.
+    # One worker of a node writes, and the others wait for it.
     with locked(cache / ".lock"):
         if not folder.is_dir():
             with cache_folder(folder) as temporary:
@@ -66,6 +66,6 @@ def write_parcel(parcel: Parcel, cache: Path) -> Path:
 
 
 def node_cache() -> Path:
-    """The folder for what was shipped to this machine; it may be deleted when no driver runs."""
+    """Return the folder of files shipped to this machine; it may be deleted when no driver runs."""
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(base).expanduser() / CACHE

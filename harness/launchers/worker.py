@@ -1,4 +1,4 @@
-"""The worker's side of every launcher: import the work, answer a job.
+"""The worker's side of every launcher: import the work, run a job, return its outcome.
 
 Nothing heavy is imported before `preload` or `answer` is called.
 """
@@ -17,15 +17,15 @@ from harness.launchers.base import Job, Outcome, Work, attempt
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
-    # glibc gives large blocks back to the system at once and takes them anew, page by page, at every step:
-    # a third of a TFN step's time at MOSI size. Kept, they are used again. Other systems ignore these.
+    # By default glibc returns large blocks to the system and maps them again at every step, which takes a
+    # third of a TFN step's time at MOSI size. With these variables it reuses them; other systems ignore them.
     "MALLOC_MMAP_THRESHOLD_": str(2**31),
     "MALLOC_TRIM_THRESHOLD_": str(2**32),
 }
 
 
 def name_of(work: Work) -> str:
-    """The name under which workers import the work; it must be a module's function."""
+    """Return the name by which workers import the work, which must be a module-level function."""
     name = f"{work.__module__}:{work.__qualname__}"
     module = sys.modules[work.__module__]
     assert getattr(module, work.__qualname__, None) is work, f"workers cannot import {name}"
@@ -33,32 +33,32 @@ def name_of(work: Work) -> str:
 
 
 def resolve(name: str) -> Any:
-    """The function that `name_of` named."""
+    """Return the function that `name_of` named."""
     module, _, function = name.partition(":")
     return getattr(importlib.import_module(module), function)
 
 
 def preload(work: str) -> None:
-    """Import the work, and call ``preload()`` of its module, if there is one."""
+    """Import the module of the work, and call its ``preload()`` if it has one."""
     with importing():
         module = importlib.import_module(work.partition(":")[0])
         getattr(module, "preload", lambda: None)()
 
 
 def answer(payload: bytes, work: str) -> Outcome:
-    """Do a job; importing the work and reading the job may fail as well, then that is the job's reason."""
+    """Run a job; errors in importing the work or reading the job are returned as its outcome, too."""
     return attempt(lambda: resolve(work)(read_job(payload)))
 
 
 def read_job(payload: bytes) -> Job:
-    """The job that a driver pickled."""
+    """Return the job that the driver pickled."""
     job = pickle.loads(payload)  # noqa: S301  (written by our driver)
     assert isinstance(job, Job)
     return job
 
 
 def to_bytes(outcome: Outcome) -> bytes:
-    """A worker's outcome as it is sent to the driver."""
+    """Pickle a worker's outcome for the driver; if that fails, pickle the error instead."""
     pickled = attempt(lambda: pickle.dumps(outcome))
     if pickled.error is not None:
         error = f"the result cannot be sent to the driver: {pickled.error}"
@@ -68,12 +68,12 @@ def to_bytes(outcome: Outcome) -> bytes:
 
 
 def from_bytes(payload: bytes, job: Job) -> Outcome:
-    """The outcome of a job at the driver; an error in reading it is the outcome otherwise."""
+    """Unpickle a job's outcome in the driver; if that fails, the error becomes the outcome."""
     received = attempt(lambda: pickle.loads(payload))  # noqa: S301  (written by our worker)
     outcome: Any = received if received.error is not None else received.result
     return replace(outcome, job=job)
 
 
 def breaks_worker(outcome: Outcome) -> bool:
-    """Whether an error came from the device: it leaves a context in which every later job would fail too."""
+    """Return whether a CUDA error broke the worker: all later jobs in its CUDA context would fail, too."""
     return outcome.error is not None and "CUDA" in outcome.error

@@ -1,1 +1,1 @@
-"""A study at work: the driver, its writer, results that wait, and what a person sees."""
+"""Running a study: the driver, its writer, results that are not logged yet, and the progress display."""

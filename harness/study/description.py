@@ -1,4 +1,4 @@
-"""What a study's page says of it: what was asked for, and the data that it was trained on."""
+"""The description of a study in MLflow: the request, and statistics of its datasets."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from methods import METHODS
 
 DATASETS_FILE, MATRIX_FILE, CODE_FILE = "datasets.json", "matrix.json", "code.json"
 MATRIX_COLUMNS = ("cell_id", "cell", "dataset", "backbone", "method", "seed")
-MOST_NAMES = 50  # of a kind in a description, which stores bound at 8,000 characters and more
+MOST_NAMES = 50  # of each kind: stores limit a description to 8,000 characters or more
 
 
 def describe(plan: Plan) -> str:
-    """One paragraph for the study's page: what was asked for."""
+    """Return one paragraph that summarises the request, for the study's page."""
 
     def names(values: Iterable[str]) -> str:
         unique = list(dict.fromkeys(values))
@@ -44,12 +44,12 @@ def describe(plan: Plan) -> str:
 
 
 def matrix_text(plan: Plan, arguments: Sequence[str]) -> str:
-    """What was asked for, as JSON: ``arguments`` of the command, ``columns`` and ``cells``, rows of these."""
+    """Return the request as JSON: the command's ``arguments``, ``columns``, and ``cells`` (rows of these)."""
     rows = [
         (c.cell_id, c.run_name, c.dataset, c.backbone_label, plan.method_label(c), c.seed) for c in plan.cells
     ]
-    asked = {"arguments": list(arguments), "columns": MATRIX_COLUMNS, "cells": rows}
-    return json.dumps(asked, ensure_ascii=False)
+    matrix = {"arguments": list(arguments), "columns": MATRIX_COLUMNS, "cells": rows}
+    return json.dumps(matrix, ensure_ascii=False)
 
 
 def code_text(plan: Plan, known: str | None) -> str:
@@ -72,17 +72,17 @@ def code_text(plan: Plan, known: str | None) -> str:
 
 
 def datasets_text(plan: Plan, known: str | None) -> str:
-    """The plan's datasets and those described before (``known``) as JSON, a list in the order of names."""
+    """Return the plan's datasets, merged into the stored JSON ``known``, as a JSON list sorted by name."""
     entries = {entry["name"]: entry for entry in json.loads(known or "[]")}
     entries |= {name: describe_dataset(data) for name, data in plan.datasets.items()}
     return json.dumps([entries[name] for name in sorted(entries)], indent=1, ensure_ascii=False)
 
 
 def describe_dataset(data: CachedDataset) -> dict[str, Any]:
-    """Where a dataset comes from, its widths and padded lengths D_m and T_m, and figures of each split.
+    """Return a dataset's source, feature widths D_m, padded lengths T_m, and statistics of each split.
 
-    Of a split: clips, videos (None where ids do not name them), mean and standard deviation of the labels,
-    shares of negative, neutral and positive ones, median and 95% quantile of the lengths.
+    Per split: numbers of clips and videos (None if the ids do not name videos), mean and standard deviation
+    of the labels, shares of negative, neutral and positive labels, median and 95% quantile of the lengths.
     """
     dataset = load_dataset(data.folder)
     facts = {k: v for k, v in vars(data).items() if k != "folder"}

@@ -1,4 +1,4 @@
-"""What a person sees of a running study: a progress bar on a terminal, a line per cell elsewhere."""
+"""The progress display of a study: a progress bar on a terminal, otherwise one line per cell."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from rich.table import Table
 from harness.errors import visible
 
 if TYPE_CHECKING:
-    # Commands import this module before they know that the request is right.
+    # Commands import this module before they check the request, so its import must be fast.
     from harness.matrix import Cell
     from harness.plan import Plan
     from harness.study.driver import StudyOutcome
 
 
 class LiveDisplay:
-    """Progress with the time left, by the pace of the cells trained so far."""
+    """A progress bar with the remaining time, estimated from the cells trained so far."""
 
     def __init__(self, console: Console, unit: str = "cells") -> None:
         self.console = console
-        self.total = self.done = self.begun_with = 0
+        self.total = self.done = self.done_before = 0
         self.since = time.monotonic()
         self.progress = Progress(
             TextColumn(unit),
@@ -48,53 +48,53 @@ class LiveDisplay:
         self.progress.stop()
 
     def begin(self, total: int, done: int) -> None:
-        """Show where the study stands."""
-        self.total, self.done, self.begun_with, self.since = total, done, done, time.monotonic()
+        """Set the number of cells, and how many of them are done already."""
+        self.total, self.done, self.done_before, self.since = total, done, done, time.monotonic()
         self.progress.update(self.task, total=total, completed=done)
 
     def started(self, cell: Cell) -> None:
-        """Name the cell that started last."""
-        self.progress.update(self.task, now=shown(cell.run_name))
+        """Show the cell that started last."""
+        self.progress.update(self.task, now=escape(cell.run_name))
 
     def ended(self, cell: Cell, note: str) -> None:
-        """Count a cell, and say what went wrong with it."""
+        """Count a cell that ended; note: its error, or empty."""
         self.done += 1
         left = f"{self._left_s():.0f} s left" if self.done < self.total else ""
         self.progress.update(self.task, completed=self.done, left=left)
         if note:
-            self.console.print(f"[red]failed[/red] {shown(cell.run_name)}: {shown(note)}", soft_wrap=True)
+            self.console.print(f"[red]failed[/red] {escape(cell.run_name)}: {escape(note)}", soft_wrap=True)
         elif not self.console.is_terminal:
-            self.console.print(f"{self.done}/{self.total} {shown(cell.run_name)} {left}", soft_wrap=True)
+            self.console.print(f"{self.done}/{self.total} {escape(cell.run_name)} {left}", soft_wrap=True)
 
     def waiting(self, count: int) -> None:
-        """Say that other drivers hold what is left."""
+        """Show that the remaining cells are claimed by other drivers."""
         self.progress.update(self.task, now=f"waiting for {count} cells of other drivers")
 
     def trouble(self, reason: str, wait_s: float) -> None:
-        """Say that a store does not answer and will be asked again."""
-        self.say(f"Waiting {wait_s:.0f} s, then trying again: {reason}.")
+        """Report that a call to a store failed and is retried."""
+        self.say(f"Retrying in {wait_s:.0f} s: {reason}.")
 
     def say(self, sentence: str) -> None:
-        """Print a sentence above the progress."""
-        self.console.print(shown(sentence), style="yellow", soft_wrap=True)
+        """Print a message above the progress bar."""
+        self.console.print(escape(sentence), style="yellow", soft_wrap=True)
 
     def _left_s(self) -> float:
-        pace = (time.monotonic() - self.since) / max(1, self.done - self.begun_with)
+        pace = (time.monotonic() - self.since) / max(1, self.done - self.done_before)
         return pace * (self.total - self.done)
 
 
-def shown(text: str) -> str:
-    """A text as rich prints it as it stands, with what one cannot see of it spelt out."""
+def escape(text: str) -> str:
+    """Escape rich's markup and invisible characters, so that a text is printed verbatim."""
     return markup.escape(visible(text))
 
 
 def closing_table(plan: Plan, numbers: Mapping[str, Mapping[str, float]]) -> Table:
-    """Test MAE and correlation, mean ± standard deviation over seeds, a row per training condition.
+    """Return a table of test MAE and correlation: mean ± standard deviation over seeds, a row per condition.
 
-    numbers: of the cells that have a result, by their ids.
+    numbers: cell_id -> metrics of the cells that have a result.
     """
     synthetic = " (synthetic stand-in data)" if any(d.synthetic for d in plan.datasets.values()) else ""
-    table = Table(title=shown(f"Study {plan.study}: clean test split{synthetic}"), title_justify="left")
+    table = Table(title=escape(f"Study {plan.study}: clean test split{synthetic}"), title_justify="left")
     conditions = _by_condition(plan, numbers)
     occluded = any(cell.train_ratio for cell in plan.cells)
     for column in ("dataset", "backbone", "method", *(["trained at ratio"] if occluded else [])):
@@ -107,7 +107,7 @@ def closing_table(plan: Plan, numbers: Mapping[str, Mapping[str, float]]) -> Tab
             table.add_section()
         names = key if occluded else key[:3]
         values = [mean_and_spread([cell.get(f"test/{m}", np.nan) for cell in cells]) for m in ("mae", "corr")]
-        table.add_row(*(shown(name) for name in names), str(len(cells)), *values)
+        table.add_row(*(escape(name) for name in names), str(len(cells)), *values)
         previous = key
     return table
 
@@ -115,7 +115,7 @@ def closing_table(plan: Plan, numbers: Mapping[str, Mapping[str, float]]) -> Tab
 def _by_condition(
     plan: Plan, numbers: Mapping[str, Mapping[str, float]]
 ) -> dict[tuple[str, ...], list[Mapping[str, float]]]:
-    """Numbers of cells that differ in the seed alone, by (dataset, backbone, method, training ratio)."""
+    """Group metrics by (dataset, backbone, method, training ratio), so that a group differs only in seeds."""
     groups: dict[tuple[str, ...], list[Mapping[str, float]]] = {}
     for cell in plan.cells:
         key = (cell.dataset, cell.backbone_label, plan.method_label(cell), f"{cell.train_ratio:g}")
@@ -126,7 +126,7 @@ def _by_condition(
 
 
 def mean_and_spread(values: Iterable[float]) -> str:
-    """Mean ± standard deviation of the defined values; says how many are undefined."""
+    """Format mean ± standard deviation of the defined values, and the number of undefined ones."""
     array = np.array(list(values), float)
     defined = array[np.isfinite(array)]
     mark = f" ({len(array) - len(defined)} undefined)" if len(defined) < len(array) else ""
@@ -137,19 +137,19 @@ def mean_and_spread(values: Iterable[float]) -> str:
 
 
 def failure_table(outcome: StudyOutcome) -> Table:
-    """The cells without a result, each with its reason."""
+    """Return a table of the cells without a result, with reasons."""
     table = Table(
         title=f"{len(outcome.failed)} of {outcome.total} cells have no result", title_justify="left"
     )
     table.add_column("cell")
     table.add_column("reason", overflow="fold")
     for cell, reason in outcome.failed.values():
-        table.add_row(shown(cell.run_name), shown(reason))
+        table.add_row(escape(cell.run_name), escape(reason))
     return table
 
 
 def show_datasets(console: Console, plan: Plan) -> None:
-    """Print where each dataset comes from, what was found in the user's, and the plan's notes."""
+    """Print the source of each dataset, notes on the user's own datasets, and the notes of the plan."""
     for data in plan.datasets.values():
         source = visible(data.source)
         console.print(f"{data.name}: {source}", markup=False, highlight=False, soft_wrap=True)

@@ -1,6 +1,6 @@
-"""The driver of a study: claims cells, hands them to a launcher, and is the only writer of their results.
+"""The driver of a study: claims cells, submits them to a launcher, and is the only writer of their results.
 
-Which cells, says a `CellQueue`: all of a matrix at once, or those of one trial of a sweep after the other.
+A `CellQueue` supplies the cells: a whole matrix at once, or the trials of a sweep one after another.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from harness.interrupts import interrupts_held
 from harness.launchers.base import Job, Launcher
 from harness.matrix import Cell
 from harness.study.writer import Writer
-from harness.tracking.codes import changed_sentence, changes
+from harness.tracking.codes import changed_sentence, changes, of_one_code
 from harness.tracking.tags import cell_tags, numbers
 from harness.tracking.tracker import Run
 from harness.tracking.versions import kept_sentence, version_of
@@ -27,24 +27,24 @@ RUNNING = "tags.kind = 'cell' and attributes.status = 'RUNNING'"
 
 
 class CellQueue(Protocol):
-    """Where a driver's cells come from, and who hears how they ended. A cell is in flight once at a time."""
+    """A source of cells, which is notified how they end. No cell is in flight twice at the same time."""
 
-    open: bool  # whether there may be more, although there is nothing at present
+    open: bool  # whether `more` may return cells later, even if it returns none now
 
     def more(self) -> Sequence[Cell]:
-        """Further cells; asked at the start and when a slot is free. Empty: none at present."""
+        """Return further cells, or none for now; called at the start and when a slot is free."""
 
     def pause_after(self, cell: Cell) -> int | None:
-        """The epoch after which a cell that begins now is to be handed back; None: trained to its end."""
+        """Return the epoch after which a cell that starts now pauses; None: it trains to its end."""
 
     def done(self, cell: Cell, numbers: Mapping[str, float]) -> None:
-        """A cell has a result: ``valid/loss``, ``test/mae`` and so on."""
+        """Receive the metrics of a cell that has a result: ``valid/loss``, ``test/mae`` and so on."""
 
     def failed(self, cell: Cell, reason: str, final: bool) -> None:
-        """A cell has none; final: nor would it have one if it ran again (it diverged)."""
+        """Receive the reason why a cell has no result; final: it would fail again (it diverged)."""
 
     def paused(self, cell: Cell, curves: Mapping[str, Sequence[float]]) -> None:
-        """A cell was handed back after the epoch of `pause_after`; queued again it goes on."""
+        """Receive the curves of a cell that paused after `pause_after`; queued again, it resumes."""
 
 
 class Matrix:
@@ -56,48 +56,48 @@ class Matrix:
         self._cells = cells
 
     def more(self) -> Sequence[Cell]:
-        """All cells, the first time."""
+        """Return all cells at the first call, then none."""
         cells, self._cells = self._cells, ()
         return cells
 
     def pause_after(self, cell: Cell) -> int | None:
-        """Every cell is trained to its end."""
+        """Return None: every cell is trained to its end."""
         return None
 
     def done(self, cell: Cell, numbers: Mapping[str, float]) -> None:
-        """Nothing follows from it."""
+        """Do nothing."""
 
     def failed(self, cell: Cell, reason: str, final: bool) -> None:
-        """The next call of the benchmark tries it again."""
+        """Do nothing: the next run retries cells that did not diverge."""
 
     def paused(self, cell: Cell, curves: Mapping[str, Sequence[float]]) -> None:
-        """Not asked for."""
+        """Do nothing: no cell of a benchmark pauses."""
 
 
 class Display(Protocol):
-    """Where progress is shown."""
+    """A display of the driver's progress."""
 
     def begin(self, total: int, done: int) -> None:
-        """The study has ``total`` cells, of which ``done`` are done already."""
+        """Show a study of ``total`` cells, of which ``done`` are done already."""
 
     def started(self, cell: Cell) -> None:
-        """A cell went to a worker."""
+        """Show that a cell was submitted to a worker."""
 
     def ended(self, cell: Cell, note: str) -> None:
-        """A cell ended; the note is empty where all is well."""
+        """Show that a cell ended; note: its error, or empty."""
 
     def waiting(self, count: int) -> None:
-        """Only cells that other drivers are at work on are left."""
+        """Show that all ``count`` remaining cells are claimed by other drivers."""
 
     def say(self, sentence: str) -> None:
-        """Something about the study that a person should know."""
+        """Show a message about the study."""
 
 
 @dataclass
 class StudyOutcome:
-    """How a driver's run ended: counts, and the reason for each cell that has no result.
+    """The outcome of a driver's run: counts, and the reason for each cell that has no result.
 
-    numbers: those of each cell that has one, by its id.
+    runs: cell_id -> run of the cells that have a result.
     """
 
     total: int = 0
@@ -106,7 +106,11 @@ class StudyOutcome:
     reused: int = 0
     elsewhere: int = 0
     failed: dict[str, tuple[Cell, str]] = field(default_factory=dict)
-    numbers: dict[str, Mapping[str, float]] = field(default_factory=dict)
+    runs: dict[str, Run] = field(default_factory=dict)
+
+    def comparable(self) -> dict[str, Mapping[str, float]]:
+        """Return cell_id -> metrics of the cells that one code computed, see `of_one_code`."""
+        return {run.tags["cell_id"]: run.metrics for run in of_one_code(self.runs.values())}
 
     @property
     def complete(self) -> bool:
@@ -116,12 +120,12 @@ class StudyOutcome:
 
 @dataclass
 class Driver:
-    """One study's driver; `run` drives it to its end, once.
+    """The driver of one study; `run` may be called once.
 
     Args:
-        job_of: makes the job of a cell.
-        retry_diverged: train cells again that diverged before.
-        retry_changed: train cells again whose method or backbone had other code, see `harness.code`.
+        job_of: builds the job of a cell.
+        retry_diverged: retrain cells that diverged in an earlier run.
+        retry_changed: retrain cells whose method or backbone has changed since, see `harness.code`.
     """
 
     queue: CellQueue
@@ -144,15 +148,15 @@ class Driver:
         self._started: dict[str, float] = {}
 
     def run(self) -> StudyOutcome:
-        """Train what is not done; a cell that another driver is at work on is waited for."""
+        """Train all cells that are not done, wait for those of other drivers, and return the outcome."""
         self._end_orphans()
         outdated = self.tracker.diverged() if self.retry_diverged else {}
         self._outdated = {run.run_id for run in outdated.values()}
         self._done, self._diverged = self._refresh()
         self.writer.tidy({*self._done, *self._diverged, *outdated})
-        self._tell_of_other_versions()
+        self._report_other_versions()
         self._fetch()
-        self._tell_of_other_code()
+        self._report_other_code()
         self.display.begin(self.outcome.total, self.outcome.total - len(self._pending))
         if self._pending or self.queue.open:
             elsewhere = self.tracker.complete(everywhere=True)
@@ -160,66 +164,66 @@ class Driver:
             self._end_orphans()
         return self.outcome
 
-    def _tell_of_other_versions(self) -> None:
-        """Say why results that the study has are not used: no cell of today has the id of one of them."""
+    def _report_other_versions(self) -> None:
+        """Report stored results of other results versions, whose cell ids no longer occur."""
         sentence = kept_sentence(version_of(run.tags) for run in self._done.values())
         if sentence:
             self.display.say(f"Study {self.tracker.study!r} has {sentence}")
 
-    def _tell_of_other_code(self) -> None:
+    def _report_other_code(self) -> None:
         """Say which cells that count as done were computed by other code."""
         done = [run for cell_id, run in self._done.items() if cell_id in self._seen]
         if sentence := changed_sentence(done):
             self.display.say(sentence)
 
     def _fetch(self) -> None:
-        """Ask for cells while a slot is free and none needs to be trained; those done are told at once."""
+        """Take cells from the queue while a slot is free, until one of them needs to be trained."""
         while not self._pending and len(self._started) < self.launcher.slots:
             cells = self.queue.more()
             for cell in cells:
-                self._sort(cell)
+                self._receive(cell)
             if not cells:
                 return
 
-    def _sort(self, cell: Cell) -> None:
-        """Take the result of a cell that has one; the others are pending."""
+    def _receive(self, cell: Cell) -> None:
+        """Report the result of a queued cell if it has one; otherwise make the cell pending."""
         new = cell.cell_id not in self._seen
         self._seen.add(cell.cell_id)
         self.outcome.total += new
-        if cell.cell_id in self.outcome.numbers:
-            self.queue.done(cell, self.outcome.numbers[cell.cell_id])
+        if cell.cell_id in self.outcome.runs:
+            self.queue.done(cell, self.outcome.runs[cell.cell_id].metrics)
         elif self._settle(cell, "diverged earlier"):
             self.outcome.done_before += new and cell.cell_id in self._done
         else:
             self._pending.append(cell)
 
     def _settle(self, cell: Cell, verb: str) -> bool:
-        """Take the run of a cell that is done or diverged; False if it has none."""
+        """Report the run of a cell that is done or diverged; return False if there is no such run."""
         run = self._done.get(cell.cell_id)
         if run is not None:
             self.writer.adopt(cell, run)
-            self._complete(cell, run.metrics)
+            self._complete(cell, run)
         elif cell.cell_id in self._diverged:
             self._fail(cell, f"{verb}: {self._diverged[cell.cell_id]}", final=True)
         return run is not None or cell.cell_id in self._diverged
 
-    def _complete(self, cell: Cell, numbers: Mapping[str, float]) -> None:
+    def _complete(self, cell: Cell, run: Run) -> None:
         self.outcome.failed.pop(cell.cell_id, None)
-        self.outcome.numbers[cell.cell_id] = numbers
-        self.queue.done(cell, numbers)
+        self.outcome.runs[cell.cell_id] = run
+        self.queue.done(cell, run.metrics)
 
     def _end_orphans(self) -> None:
-        """Mark runs as killed whose driver died, or was cut off, while it logged them."""
+        """Mark unfinished runs as killed if their driver died, or lost its claim, while it logged them."""
         unfinished = list(self.tracker.runs(RUNNING))
         alive = self.ledger.claimed_by_others({run.tags["cell_id"] for run in unfinished})
         orphans = {run.run_id for run in unfinished if run.tags["cell_id"] not in alive}
-        # One that another driver finished between the two looks was no orphan.
+        # Query again: another driver may have finished a run in the meantime.
         for run in self.tracker.runs(RUNNING) if orphans else ():
             if run.run_id in orphans:
                 self.tracker.abandon(run.run_id)
 
     def _refresh(self) -> tuple[dict[str, Run], dict[str, str]]:
-        """What MLflow holds, complete runs and reasons of diverged ones; false claims of it are forgotten."""
+        """Return MLflow's complete runs and reasons of diverged ones; delete done claims without a run."""
         # The ledger is read first: a run is complete in MLflow before its claim says so.
         done_claims = self.ledger.done()
         done, diverged_runs = self.tracker.complete(), self.tracker.diverged()
@@ -253,14 +257,14 @@ class Driver:
             raise
 
     def _begin_one(self, elsewhere: Mapping[str, Run]) -> bool:
-        """Begin a pending cell if a slot is free; returns whether there was one of each."""
+        """Begin a pending cell if a slot is free; return False if there is no cell or no slot."""
         if not self._pending or len(self._started) >= self.launcher.slots:
             return False
         self._begin(self._pending.popleft(), elsewhere)
         return True
 
     def _begin(self, cell: Cell, elsewhere: Mapping[str, Run]) -> None:
-        """Claim a cell, and train it unless its result is at hand."""
+        """Claim a cell, and submit it unless its result is already stored; defer it if the claim fails."""
         if not self.ledger.claim(cell.cell_id):
             self._deferred.append(cell)
             return
@@ -277,19 +281,17 @@ class Driver:
         self.launcher.submit(replace(self.job_of(cell), pause_after=self.queue.pause_after(cell)))
 
     def _collect(self, timeout_s: float, elsewhere: Mapping[str, Run]) -> None:
-        """Log what the launcher hands out; all of it is kept before the store is asked for the first time.
-
-        Workers that are free do not wait for the store: they get what is pending first.
-        """
-        came = self.launcher.wait(timeout_s)
+        """Log the outcomes that arrive within ``timeout_s``, after all their results are on disk."""
+        outcomes = self.launcher.wait(timeout_s)
         with interrupts_held():
-            ended = [(outcome, self._started.pop(outcome.job.cell.cell_id)) for outcome in came]
+            ended = [(outcome, self._started.pop(outcome.job.cell.cell_id)) for outcome in outcomes]
             results = {
                 outcome.job.cell.cell_id: self.writer.keep(outcome.job.cell, outcome.result, started)
                 for outcome, started in ended
                 if outcome.result is not None and outcome.result.status != "paused"
             }
-        # Not with a single slot, which may be this process: an interrupt would wait for what it was given.
+        # Idle workers get cells before the slow calls to the store. Not with a single slot, which may be this
+        # process: after an interrupt, `_salvage` would train the new cell to its end.
         while self.launcher.slots > 1 and self._begin_one(elsewhere):
             pass
         for outcome, started in ended:
@@ -305,12 +307,12 @@ class Driver:
                 self.display.ended(cell, outcome.error or "")
 
     def _log(self, cell: Cell, result: Result) -> bool:
-        """Log a result; True if the cell is complete now."""
+        """Log a result; return whether the cell is complete now."""
         if not self.writer.write(cell, result):
             self._deferred.append(cell)
             return False
         if result.status == "complete":
-            self._complete(cell, numbers(result))
+            self._complete(cell, Run("", "", {**cell_tags(cell), **result.environment}, numbers(result)))
             self.display.ended(cell, "")
             return True
         self._diverged[cell.cell_id] = result.reason
@@ -319,7 +321,7 @@ class Driver:
         return False
 
     def _await(self) -> None:
-        """Wait until another driver ended a cell that it had claimed; what is open then is pending again."""
+        """Wait until another driver ends a claimed cell; then make all cells without a result pending."""
         self.display.waiting(len(self._deferred))
         claimed = {cell.cell_id for cell in self._deferred}
         while True:
@@ -338,7 +340,7 @@ class Driver:
                 self._pending.append(cell)
 
     def _salvage(self) -> None:
-        """Keep what workers ended while the driver was busy with the store."""
+        """Save the results that arrived while the driver was calling the store."""
         with interrupts_held():
             for outcome in self.launcher.wait(0) if self._started else ():
                 if outcome.result is not None and outcome.result.status != "paused":

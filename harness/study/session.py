@@ -1,4 +1,4 @@
-"""A driver and all that it works with, put together for the commands that train; and their report."""
+"""Setup of a driver with its ledger, tracker and writer, for the commands that train."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from harness.tracking.tracker import Tracker
 
 @dataclass(frozen=True)
 class Session:
-    """One command at work on one study; config: as composed, of these arguments. device: "cpu" or "cuda"."""
+    """The run of one command on a study; config: composed from ``arguments``; device: "cpu" or "cuda"."""
 
     config: Any
     plan: Plan
@@ -50,9 +50,9 @@ class Session:
         labels: Callable[[Cell], Mapping[str, str]],
         request: bool,
     ) -> StudyOutcome:
-        """Run the cells of a queue, which gets the writer with ledger and tracker.
+        """Run the cells of the queue that ``make_queue`` builds from a writer; return the outcome.
 
-        request: whether the plan's cells are the study's matrix, see `announce`.
+        labels: see `Writer`. request: whether the plan's cells are the study's matrix, see `announce`.
         """
         config, tracker = self.config, self.tracker
         uri = config.ledger.uri or sqlite_uri(tracker.var_dir / "ledger.db")
@@ -71,7 +71,7 @@ class Session:
             return driver.run()
 
     def _jobs(self) -> Callable[[Cell], Job]:
-        """How a job is made of a cell."""
+        """Return the function that builds a cell's job."""
         config, plan = self.config, self.plan
         checkpoints = self.tracker.folder("checkpoints").absolute()
         folders = {name: str(data.folder.absolute()) for name, data in plan.datasets.items()}
@@ -88,14 +88,14 @@ class Session:
                 text_model=None if plan.text_model is None else str(plan.text_model.folder.absolute()),
                 text_states=states.get((cell.dataset, cell.backbone)),
                 sample=cell.cell_id in sampled,
-                # Beside the stored data, out of the reach of what trains.
+                # In a separate file, since a training must not read it.
                 truth=f"{folders[cell.dataset]}.truth.npz",
             )
 
         return job_of
 
     def _text_states(self) -> Mapping[tuple[str, str], str]:
-        """Folders of a frozen text encoder's states; none where text is not read by such a one."""
+        """Return the folders of a frozen text encoder's states, by (dataset, backbone); empty without one."""
         plan, threads = self.plan, self.config.cell.threads
         if plan.text_model is None or plan.cells[0].text.finetune:
             return {}
@@ -104,9 +104,9 @@ class Session:
 
 
 def announce(tracker: Tracker, plan: Plan, request: Sequence[str] | None) -> None:
-    """Note with the study's run what it is trained on.
+    """Store the descriptions of the plan's datasets with the study's run.
 
-    request: arguments that asked for the plan's cells as the study's matrix, which is noted too; else None.
+    request: arguments of the command, if the plan's cells are the study's matrix, which is then stored too.
     """
     with locked(lock_of(tracker)):
         files = {
@@ -114,12 +114,12 @@ def announce(tracker: Tracker, plan: Plan, request: Sequence[str] | None) -> Non
             CODE_FILE: code_text(plan, tracker.study_file(CODE_FILE)),
         }
         if request is not None:
-            # Only what looks like an address: a path may hold an @.
-            shown = [redact(argument) if "://" in argument else argument for argument in request]
-            files[MATRIX_FILE] = matrix_text(plan, shown)
+            # Only addresses are redacted: a path may contain an @.
+            arguments = [redact(argument) if "://" in argument else argument for argument in request]
+            files[MATRIX_FILE] = matrix_text(plan, arguments)
         tracker.announce(files, None if request is None else describe(plan))
 
 
 def lock_of(tracker: Tracker) -> Path:
-    """The file by which one process at a time announces a study or writes its report."""
+    """Return the lock file for announcing a study and for writing its report."""
     return tracker.var_dir / f".{tracker.folder('reports').name}.lock"

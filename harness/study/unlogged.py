@@ -1,7 +1,7 @@
-"""Results that wait to be logged, on disk: what was trained survives a driver that dies and a silent store.
+"""Results on disk that are not logged yet, so that they survive a dead driver or an unreachable store.
 
-A cell's result is a folder with the files that its MLflow run will keep, with ``waiting.json`` (provenance
-tags, start of the training) and ``SHA256SUMS``, by which a damaged one is told from a result.
+A cell's result is a folder with the artifacts of its future MLflow run, ``waiting.json`` (provenance tags,
+start of the training) and ``SHA256SUMS``, by which damage is detected.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from harness.tracking.artifacts import read_result, write_result
 from harness.train.result import Predictions, Result
 
 WAITING_FILE, SUMS_FILE = "waiting.json", "SHA256SUMS"
-# Whatever reading a file may raise that is damaged or of another form.
+# Exceptions from reading a file that is damaged or has another format.
 DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, UserError)
 
 
 class UnloggedResults:
-    """One folder with a folder per cell, whole or absent; in memory stays what the disk does not take."""
+    """Unlogged results, one folder per cell, written atomically; in memory if the disk cannot be written."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._in_memory: dict[str, tuple[Cell, Result]] = {}
 
     def put(self, cell: Cell, result: Result) -> OSError | None:
-        """Keep a result with its tags and start; returns why it is in memory only, if it is."""
+        """Store a result with its tags and start time; return the error if it is only in memory."""
         try:
-            # A damaged one gives way; a whole one is of the same cell, and so as good.
+            # A damaged result is replaced; an intact one has the same numbers, since it is of the same cell.
             if self._stored(cell.cell_id) is None:
                 shutil.rmtree(self.folder / cell.cell_id, ignore_errors=True)
                 self._write(cell, result)
@@ -49,24 +49,24 @@ class UnloggedResults:
         return None
 
     def get(self, cell_id: str) -> Result | None:
-        """The result of a cell; None where there is none, or a damaged one."""
+        """Return the result of a cell; None if it is missing or damaged."""
         in_memory = self._in_memory.get(cell_id)
         return self._stored(cell_id) if in_memory is None else in_memory[1]
 
     def drop(self, cell_id: str) -> None:
-        """Forget a cell's result; what cannot be removed stays, and does no harm."""
+        """Remove a cell's result; ignore files that cannot be removed."""
         self._in_memory.pop(cell_id, None)
         remove_files_of({cell_id}, self.folder)
 
     def tidy(self, done: Container[str]) -> None:
-        """Remove what killed drivers left of cells that are done."""
+        """Remove the results of done cells, which killed drivers left behind."""
         remove_files_of(done, self.folder)
 
     def state(self) -> str:
-        """Write what is in memory once more; says how much stays there, as the end of a sentence."""
+        """Retry writing the results in memory; return how many remain there, as the end of a sentence."""
         errors = [error for waiting in list(self._in_memory.values()) if (error := self.put(*waiting))]
         if not errors:
-            return "what was trained is kept"
+            return "all trained results are saved"
         results = "1 result is" if len(errors) == 1 else f"{len(errors)} results are"
         reason = errors[0].strerror or errors[0]
         return f"{results} only in memory: cannot write to {self.folder} ({reason})"
@@ -91,7 +91,7 @@ class UnloggedResults:
 
 
 def write_sums(folder: Path) -> None:
-    """Write the SHA-256 of each other file, as ``sha256sum`` does."""
+    """Write the SHA-256 of all other files, in the format of ``sha256sum``."""
     (folder / SUMS_FILE).write_text(_sums(folder))
 
 
@@ -102,7 +102,7 @@ def _sums(folder: Path) -> str:
 
 def _read(folder: Path) -> Result:
     if (folder / SUMS_FILE).read_text() != _sums(folder):
-        raise ValueError("its files are not those that were written")
+        raise ValueError("its checksums do not match")
     return _with_origin(read_result(folder), load_json((folder / WAITING_FILE).read_bytes()))
 
 
@@ -114,7 +114,7 @@ def _with_origin(result: Result, waiting: Any) -> Result:
 
 
 def _read_earlier(path: Path) -> Result:
-    """Read the form of earlier versions: all of a result as JSON, below a line with its SHA-256."""
+    """Read the format of earlier versions: a whole result as JSON, below a line with its SHA-256."""
     digest, _, text = path.read_text(encoding="utf-8").partition("\n")
     if digest != hashlib.sha256(text.encode("utf-8")).hexdigest():
         raise ValueError("it is damaged")

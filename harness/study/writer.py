@@ -1,4 +1,4 @@
-"""The one writer of a driver: every result goes through it into MLflow, with the claim checked last."""
+"""The writer of a driver: it alone logs results to MLflow, and checks the claim before it completes a run."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from harness.train.result import Result
 
 @dataclass
 class Writer:
-    """Logs results and failures.
+    """The writer of results and failures to MLflow.
 
-    tags: provenance, logged with every run. checkpoints: the folder of those of the cells, which go when a
-    cell is done. labels: tags of a cell that say what part it has in the study ("sweep", "tuned").
+    tags: provenance, logged with every run. checkpoints: folder of the cells' checkpoints, removed when a
+    cell is done. labels: a cell's tags for its role in the study ("sweep", "tuned").
     """
 
     tracker: Tracker
@@ -34,13 +34,13 @@ class Writer:
     labels: Callable[[Cell], Mapping[str, str]] = lambda cell: {}
 
     def keep(self, cell: Cell, result: Result, started: float) -> Result:
-        """Put what was just trained where it survives, before anything else happens to it."""
+        """Save a new result to disk before it is logged; return it with its tags and start time."""
         result = replace(result, tags=self.tags, started=started)
         self.unlogged.put(cell, result)
         return result
 
     def find(self, cell: Cell, elsewhere: Mapping[str, Run]) -> Result | None:
-        """The result of a claimed cell that needs no training: not logged yet, or from another study."""
+        """Return an existing result of a claimed cell, unlogged or from another study; else None."""
         result = self.unlogged.get(cell.cell_id)
         if result is not None or cell.cell_id not in elsewhere:
             return result
@@ -57,9 +57,9 @@ class Writer:
         )
 
     def write(self, cell: Cell, result: Result) -> bool:
-        """Log a result; False if the claim fell while this driver stood still: somebody else does the cell.
+        """Log a result; return False if another driver took over the cell while this one was suspended.
 
-        The result then stays unlogged, for the case that the other driver fails.
+        The result then stays on disk, in case the other driver fails.
         """
         run_id = self.tracker.log(cell, result, self.labels(cell))
         done = False
@@ -74,19 +74,19 @@ class Writer:
         return done
 
     def fail(self, cell: Cell, reason: str, started: float) -> None:
-        """Log a cell that yielded nothing, and give it back."""
+        """Log a cell that failed, and release its claim."""
         self.tracker.log_failure(cell, reason, {**self.tags, **self.labels(cell)}, started)
         self.ledger.release(cell.cell_id)
 
     def adopt(self, cell: Cell, run: Run) -> None:
-        """Let a complete run of a cell, which a sweep may have trained, be part of the study's matrix."""
+        """Make a cell's complete run, which a sweep may have trained, part of the study's matrix."""
         labels = self.labels(cell)
-        # A sweep changes nothing in the runs that it finds.
+        # A sweep does not change existing runs.
         if SWEEP not in labels and (SWEEP in run.tags or labels.items() - run.tags.items()):
             self.tracker.adopt(run, labels)
 
     def tidy(self, done: Container[str]) -> None:
-        """Remove what killed drivers left of cells that are done."""
+        """Remove results and checkpoints of done cells, which killed drivers left behind."""
         self.unlogged.tidy(done)
         self._discard(done)
 

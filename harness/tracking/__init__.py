@@ -1,4 +1,4 @@
-"""What is stored in MLflow, and how it is written and read."""
+"""Storage of runs in MLflow: opening the store, writing runs, and reading them."""
 
 import os
 
@@ -8,5 +8,5 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-# It would print a link to every run that ends, with the server's address as it was given, password and all.
+# MLflow would print a link to every run that ends, with any password in the server's address.
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")

@@ -1,4 +1,4 @@
-"""The files of a result: what was measured, the cell, a table of test predictions, arrays for figures."""
+"""The artifacts of a result: its metrics, its cell, a table of test predictions, and arrays for figures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PREDICTIONS_FILE, SAMPLES_FILE = "predictions.parquet", "samples.npz"
 SCHEMA = pa.schema(
     {"id": pa.string(), "occlusion_ratio": pa.float64(), "label": pa.float32(), "prediction": pa.float32()}
 )
-# In memory and while numpy takes them over; a row has four values.
+# Memory per row of four values, including the conversion to numpy.
 BYTES_OF_ROW = 256
 MOST_RATIOS = 1000
 
@@ -42,7 +42,7 @@ def read_result(folder: Path) -> Result:
 
     Raises:
         OSError: a file cannot be read.
-        ValueError, KeyError, TypeError, UserError: a file is damaged, or something else.
+        ValueError, KeyError, TypeError, UserError: a file is damaged or has another format.
     """
     table, arrays = folder / PREDICTIONS_FILE, folder / SAMPLES_FILE
     predictions = read_predictions(table) if table.exists() else None
@@ -51,7 +51,7 @@ def read_result(folder: Path) -> Result:
 
 
 def to_table(predictions: Predictions) -> pa.Table:
-    """A row per clip and ratio: id, occlusion_ratio, label, prediction."""
+    """Return a table with a row per clip and ratio: id, occlusion_ratio, label, prediction."""
     ratios = sorted(predictions.values)
     n = len(predictions.labels)
     return pa.table(
@@ -65,33 +65,33 @@ def to_table(predictions: Predictions) -> pa.Table:
 
 
 def from_table(table: pa.Table) -> Predictions:
-    """The inverse of `to_table`; raises ValueError where clips lack a ratio, IndexError without a row."""
+    """Invert `to_table`; raises ValueError if clips lack a ratio, IndexError for an empty table."""
     ratios = table["occlusion_ratio"].to_numpy()
-    different, counts = np.unique(ratios, return_counts=True)
-    if len(different) > MOST_RATIOS or len(set(counts.tolist())) > 1:
-        raise ValueError("its rows are not those of predictions")
-    values = {float(r): table["prediction"].to_numpy()[ratios == r] for r in different}
+    distinct, counts = np.unique(ratios, return_counts=True)
+    if len(distinct) > MOST_RATIOS or len(set(counts.tolist())) > 1:
+        raise ValueError("its rows do not form a table of predictions")
+    values = {float(r): table["prediction"].to_numpy()[ratios == r] for r in distinct}
     first = ratios == ratios[0]
     return Predictions(np.array(table["id"].to_pylist())[first], table["label"].to_numpy()[first], values)
 
 
 def read_predictions(path: Path) -> Predictions:
-    """Read a stored table of `to_table`.
+    """Read a table that was written from `to_table`.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is damaged, or something else.
-        UserError: it declares far more rows than it has bytes for.
+        OSError: the file is missing.
+        ValueError: the file is damaged or has another format.
+        UserError: the file declares far more rows than its size allows.
     """
     memory = MemoryLimit(repr(str(path)), path.stat().st_size)
     try:
         with pq.ParquetFile(path, memory_map=False) as file:
             if not file.schema_arrow.equals(SCHEMA):
-                raise ValueError("its columns are not those of predictions")
+                raise ValueError("its columns differ from those of predictions")
             groups = [file.metadata.row_group(k) for k in range(file.metadata.num_row_groups)]
             memory.take(sum(group.total_byte_size + BYTES_OF_ROW * group.num_rows for group in groups))
-            # Threads take longer than they save for so few rows.
+            # Starting threads takes longer than reading so few rows.
             return from_table(file.read(use_threads=False))
-    # Arrow's readers have an exception for each thing that can be wrong, and not all are of its own kind.
+    # Arrow's readers raise many kinds of exceptions for damaged files, not only their own.
     except (pa.ArrowException, NotImplementedError, MemoryError, IndexError, OSError) as error:
-        raise ValueError(f"it is no whole table ({printable(error)})") from None
+        raise ValueError(f"it is not a complete table ({printable(error)})") from None

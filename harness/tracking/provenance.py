@@ -1,4 +1,4 @@
-"""Where a result comes from: commit of the code, versions of the packages."""
+"""Provenance of a result: the commit of the code and the versions of packages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PACKAGES = ("torch", "numpy", "mlflow", "hydra-core", "pandas", "sqlalchemy")
 
 
 def provenance() -> dict[str, str]:
-    """Tags: git_commit and git_dirty (empty outside a checkout), versions as JSON."""
+    """Return the tags git_commit and git_dirty (empty outside a checkout), and versions as JSON."""
     versions = {name: metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()}
     commit = _git("rev-parse", "HEAD")
     dirty = str(bool(_git("status", "--porcelain", "--untracked-files=no"))).lower() if commit else ""

@@ -1,6 +1,6 @@
-"""Complete runs of cells read straight from MLflow's database, all of them in a few statements.
+"""Reading complete runs of cells directly from MLflow's database, in a few SQL statements.
 
-MLflow's own search reads every number of a run: 20 s for 5,000 runs, where this takes one.
+MLflow's own search loads every metric of every run: 20 s for 5,000 runs, which take 1 s here.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-SOME = 500
+BATCH = 500  # runs per statement
 WANTED = {"kind": "cell", "complete": "true"}
 
 RUNS = sa.table(
@@ -27,7 +27,7 @@ LAST = sa.table("latest_metrics", *(sa.column(name) for name in ("run_uuid", "ke
 
 @dataclass(frozen=True)
 class Run:
-    """A stored cell run: its id, experiment, tags, last metric values, and where its files lie ("": ask)."""
+    """A stored run; metrics: their last values; artifact_uri: address of its artifacts ("": ask MLflow)."""
 
     run_id: str
     experiment_id: str
@@ -39,7 +39,7 @@ class Run:
 def complete_cells(
     engine: sa.Engine, experiments: Collection[str], names: Collection[str] | None = None
 ) -> Iterator[Run]:
-    """Complete runs of cells without numbers, the earliest first; names: of the tags besides the cell_id."""
+    """Yield complete runs of cells without metrics, earliest first; names: tags to read, None: all."""
     finished = sa.and_(
         RUNS.c.experiment_id.in_([int(e) for e in experiments]),
         RUNS.c.lifecycle_stage == "active",
@@ -54,7 +54,7 @@ def complete_cells(
         rows = connection.execute(runs.order_by(RUNS.c.start_time, RUNS.c.run_uuid)).all()
         tags_of: dict[str, dict[str, str]] = {run_id: {} for run_id, _, _ in rows}
         for run_id, key, value in connection.execute(tags):
-            # A run that ended since has tags and no row. Equal texts are kept once.
+            # A run that ended after the first query is skipped. Equal strings share memory.
             tags_of.get(run_id, {})[shared.setdefault(key, key)] = shared.setdefault(value, value)
     for run_id, experiment, uri in rows:
         if WANTED.items() <= tags_of[run_id].items():
@@ -62,12 +62,12 @@ def complete_cells(
 
 
 def last_numbers(engine: sa.Engine, run_ids: Sequence[str]) -> dict[str, dict[str, float]]:
-    """The last value of every metric of these runs."""
+    """Return the last value of every metric of these runs, by run id and name."""
     shared: dict[str, str] = {}
     numbers: dict[str, dict[str, float]] = {run_id: {} for run_id in run_ids}
     with engine.connect() as connection:
-        for start in range(0, len(run_ids), SOME):
-            query = sa.select(LAST).where(LAST.c.run_uuid.in_(run_ids[start : start + SOME]))
+        for start in range(0, len(run_ids), BATCH):
+            query = sa.select(LAST).where(LAST.c.run_uuid.in_(run_ids[start : start + BATCH]))
             for run_id, key, value, undefined in connection.execute(query):
                 numbers[run_id][shared.setdefault(key, key)] = math.nan if undefined else value
     return numbers

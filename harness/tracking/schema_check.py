@@ -1,7 +1,7 @@
-"""The schema of MLflow's database, checked before MLflow opens it.
+"""Check of the schema of MLflow's database before MLflow opens it.
 
-MLflow's own check comes too late: it migrates some older databases as it opens them, without a copy, and may
-create tables in one of a newer version before it refuses it.
+MLflow's own check comes too late: it migrates some older databases on opening, without a backup, and may
+create tables in a newer database before it rejects that database.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ TABLE = "alembic_version"
 
 
 def check_schema(uri: str) -> None:
-    """See to it that MLflow can open a database without changing its tables; servers and new ones pass.
+    """Check that MLflow can open a database without changing its tables; servers and new databases pass.
 
     Raises:
-        UserError: it was written by an older or newer version; says what to do.
-        sqlalchemy.exc.SQLAlchemyError: it does not answer.
+        UserError: the database was written by an older or newer version; the message says what to do.
+        sqlalchemy.exc.SQLAlchemyError: the database does not answer.
     """
     stored = _revisions_in(uri) if is_database(uri) else set()
     if not stored:
@@ -34,11 +34,11 @@ def check_schema(uri: str) -> None:
     here = f"MLflow {metadata.version('mlflow')}, which is installed here"
     schema, address = ", ".join(sorted(stored)), redact(uri)
     if stored <= known:
-        # MLflow itself would look for the driver psycopg2.
+        # Without an explicit driver, MLflow would look for psycopg2.
         command = f"python -m mlflow db upgrade '{redact(server_uri(uri).partition('?')[0])}'"
         raise UserError(
             f"The tracking store {address!r} was written by an older version than {here} (its schema is "
-            f"{schema}); stop whatever uses it, make a copy of it, then migrate it with: {command}"
+            f"{schema}); stop all programs that use it, back it up, then migrate it with: {command}"
         )
     raise UserError(
         f"The tracking store {address!r} was written by a newer version than {here}, or by another program "
@@ -47,7 +47,7 @@ def check_schema(uri: str) -> None:
 
 
 def _revisions_in(uri: str) -> set[str]:
-    """The revisions that a database says it has; none where MLflow's tables are still to be made."""
+    """Return the schema revisions stored in a database; empty if MLflow's tables do not exist yet."""
     from sqlalchemy import column, create_engine, inspect, select, table
     from sqlalchemy.pool import NullPool
 
@@ -60,7 +60,7 @@ def _revisions_in(uri: str) -> set[str]:
 
 @functools.cache
 def _revisions_known() -> tuple[set[str], set[str]]:
-    """All revisions that the installed MLflow knows, and the newest."""
+    """Return all revisions that the installed MLflow knows, and the newest ones."""
     from alembic.script import ScriptDirectory
 
     spec = find_spec("mlflow")

@@ -1,4 +1,4 @@
-"""An MLflow experiment: how it is opened and asked for runs, and what its failures are called."""
+"""The MLflow experiment of a study: opening it, searching its runs, and converting its errors."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from harness.retry import Call, Retry, once, retried
 from harness.tracking.reader import Run
 from harness.tracking.schema_check import check_schema
 
-# Creating a database announces every migration otherwise, and a failure, which is raised too, its traceback.
+# Otherwise creating a database logs every migration, and the tracebacks of errors that are raised anyway.
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
@@ -46,7 +46,7 @@ T = TypeVar("T")
 
 
 def answers(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
-    """Turn what MLflow raises into a `StoreError`."""
+    """Decorate a method so that errors of MLflow and its database become a `StoreError`."""
 
     @functools.wraps(method)
     def call(self: S, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -60,7 +60,7 @@ def answers(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P
 
 
 def request(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
-    """`answers`, and retry the call as the store's ``retry`` says."""
+    """Decorate a method as `answers` does, and call it through the store's ``retry``."""
     return retried(answers(method))
 
 
@@ -69,7 +69,7 @@ class Store:
 
     Args:
         uri: MLflow tracking address; None means SQLite under ``var_dir``.
-        create: make the study's experiment if it is not there; else it must exist.
+        create: create the study's experiment if it is missing; otherwise it must exist.
 
     Raises:
         UserError: the store cannot be opened or has another schema, or the study is unknown or deleted.
@@ -82,18 +82,18 @@ class Store:
         self.uri = uri or sqlite_uri(var_dir / "mlflow.db")
         self._open_file(create)
         try:
-            # MLflow creates its tables in an empty database without regard to others who do the same.
+            # MLflow takes no lock when it creates its tables in an empty database.
             with tables_lock(self.uri):
                 check_schema(self.uri)
                 self.client = mlflow.MlflowClient(server_uri(self.uri))
                 self.experiment_id = self._experiment(create)
-        # ValueError: it is no address at all; ImportError: the database's driver is not installed.
+        # ValueError: the address is malformed; ImportError: the database's driver is not installed.
         except (MlflowException, SQLAlchemyError, OSError, ValueError, ImportError) as error:
             reason = without_secrets(_line(error), self.uri)
             raise UserError(f"Cannot open the tracking store {redact(self.uri)!r}: {reason}.") from error
 
     def _open_file(self, create: bool) -> None:
-        """Create an SQLite file, or see to it that it is there and whole; no effect on servers."""
+        """Create the SQLite file, or check that it exists and is intact; no effect on servers."""
         path = sqlite_path(self.uri)
         if path is None:
             return
@@ -110,14 +110,14 @@ class Store:
             names = [e.name for e in self.client.search_experiments()]
             raise UserError(f"There is no study {self.study!r} in this store.{nearest(self.study, names)}")
         if experiment is None:
-            # Without an artifact location of its own MLflow would write below the working directory.
+            # Without an explicit artifact location, MLflow would write below the working directory.
             local = "://" not in self.uri or is_database(self.uri)
             folder = f"{(self.var_dir / 'artifacts').absolute().as_uri()}/{safe_name(self.study)}"
             location = folder if local else None
             try:
                 return str(self.client.create_experiment(self.study, artifact_location=location))
             except MlflowException:
-                # Another driver made it between the look and the call, or it fails again.
+                # Another driver may have created it at the same time; any other error is raised again.
                 experiment = self.client.get_experiment_by_name(self.study)
                 if experiment is None:
                     raise
@@ -129,7 +129,7 @@ class Store:
 
     @contextlib.contextmanager
     def retrying(self, retry: Retry) -> Iterator[None]:
-        """Retry calls within the block."""
+        """Retry the store's calls within the block."""
         self.retry = retry
         try:
             yield
@@ -138,16 +138,16 @@ class Store:
 
     @request
     def identity(self) -> str:
-        """What tells this study from one of the same name in another store."""
+        """Return a text that differs between studies of one name in different stores."""
         experiment = self.client.get_experiment(self.experiment_id)
         return f"{self.experiment_id}-{experiment.creation_time}"
 
     def folder(self, kind: str) -> Path:
-        """This study's folder below ``var_dir``/kind."""
+        """Return this study's folder below ``var_dir``/kind."""
         return self.var_dir / kind / safe_name(self.study)
 
     def runs(self, filter_string: str = COMPLETE, everywhere: bool = False) -> Iterator[Run]:
-        """Runs of this study, or of all studies of the store, the earliest first, in pages."""
+        """Yield runs of this study, or of all studies of the store, earliest first, page by page."""
         experiments = self.experiment_ids() if everywhere else [self.experiment_id]
         token = None
         while True:
@@ -161,7 +161,7 @@ class Store:
 
     @request
     def experiment_ids(self) -> list[str]:
-        """All studies of the store."""
+        """Return the experiment ids of all studies of the store."""
         return [e.experiment_id for e in self.client.search_experiments()]
 
     @request
@@ -170,22 +170,22 @@ class Store:
         return self.client.search_runs(experiments, filter_string, ViewType.ACTIVE_ONLY, PAGE, order, token)
 
     def _engine(self) -> Engine | None:
-        """The database behind the store; None for a server."""
+        """Return the database engine of the store; None for a server."""
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-        store = self.client._tracking_client.store  # MLflow has no public way to it
+        store = self.client._tracking_client.store  # MLflow has no public access to it
         return store.engine if isinstance(store, SqlAlchemyStore) else None
 
 
 def create_tables(uri: str) -> None:
-    """Create MLflow's tables in a new database and let go of it."""
+    """Create MLflow's tables in a new database, and disconnect."""
     client = mlflow.MlflowClient(uri)
     client.search_experiments(max_results=1)
     client._tracking_client.store._dispose_engine()  # MLflow has no public way to close a database
 
 
 def _line(error: BaseException) -> str:
-    """What went wrong in one line, in the words of the database or the network that MLflow has wrapped."""
+    """Return an error in one line: the message of the database or network error that MLflow wraps, if any."""
     cause: BaseException | None = error
     while cause is not None:
         if getattr(cause, "orig", None) is not None:

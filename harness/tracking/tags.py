@@ -1,4 +1,4 @@
-"""What a run says of a cell or a trial: its tags, parameters and numbers, as plain values."""
+"""The tags, parameters and metrics of runs of cells and trials, as plain values."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from harness.train.result import Result
 MAX_TAG, MAX_PARAM = 4000, 6000
 LABEL, SWEEP, NOTE = "label", "sweep", "mlflow.note.content"
 KEPT_TAGS = ("git_commit", "git_dirty", "versions", METHOD_CODE, BACKBONE_CODE)
-"""What a run tells of a result where it is used again."""
+"""Provenance tags that are copied when a result is reused."""
 SHARED_VIEW = "mlflow.sharedViewState."
-"""Where the MLflow UI keeps the views that it shares."""
+"""The prefix of tags in which the MLflow UI stores shared views."""
 VIEW = "cells"
-"""The view of a study that the MLflow UI opens from a link, see `view_state`."""
+"""The name of a study's shared view in the MLflow UI, see `view_state`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """One setting tried in a sweep, on all its seeds.
+    """One trial of a sweep: a setting and its results on all seeds.
 
-    sweep: its name. search: name of the Optuna study. number: of the trial in it. base: the first seed's cell
-    without the sweep. values: the parameters. default: whether they are what ``base`` has. state: "complete"
-    | "pruned" | "failed", with the reason. objective: "valid/loss"; value: its mean over the seeds, or None.
-    cells: seed -> cell_id. metrics: means over the seeds, "test/mae" and so on. started: epoch s. owner: the
-    driver, as in the ledger.
+    sweep: name of the sweep. search: name of the Optuna study. number: of the trial in that study. base: the
+    first seed's cell without the sweep's parameters. values: the parameters. default: whether they equal
+    those of ``base``. state: "complete" | "pruned" | "failed", with the reason. objective: "valid/loss";
+    value: its mean over the seeds, or None. cells: seed -> cell_id. metrics: means over the seeds, "test/mae"
+    and so on. started: seconds since the epoch. owner: the driver's id in the ledger.
     """
 
     sweep: str
@@ -52,12 +52,12 @@ class Trial:
 
     @property
     def key(self) -> tuple[str, str]:
-        """What a trial is found by: its search and its number there, as text."""
+        """The identity of the trial: its search and its number there, as text."""
         return self.search, str(self.number)
 
     @property
     def tags(self) -> dict[str, str]:
-        """Tags of its run; readers rely on them (`reports.trials`)."""
+        """Tags of the trial's run; `reports.trials` reads them."""
         base = self.base
         return {
             "kind": "trial",
@@ -82,13 +82,13 @@ class Trial:
 
     @property
     def run_name(self) -> str:
-        """A name that a person can read, e.g. ``synthetic_mosi/misa/ms_mix{delta:0.4}``."""
+        """Readable name, e.g. ``synthetic_mosi/misa/ms_mix{delta:0.4}``."""
         base = self.base
         return f"{base.dataset}/{base.backbone_label}/{base.method}{readable_settings(self.values)}"
 
 
 def cell_tags(cell: Cell) -> dict[str, str]:
-    """Tags by which runs are found, grouped and sorted."""
+    """Return the tags by which runs are filtered, grouped and sorted."""
     return {
         "kind": "cell",
         "cell_id": cell.cell_id,
@@ -111,12 +111,12 @@ def cell_tags(cell: Cell) -> dict[str, str]:
 
 
 def label_of(tags: Mapping[str, str]) -> str:
-    """A cell's method as tables name it; runs of earlier versions have no tag for it."""
+    """Return the name of a cell's method in tables; runs of earlier versions lack the tag ``label``."""
     return tags.get(LABEL) or (tuned_label(tags["method"]) if "tuned" in tags else tags["variant"])
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dicts as one, keys joined by dots."""
+    """Flatten nested dicts into one, with keys joined by dots."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
@@ -127,12 +127,12 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def result_tags(result: Result) -> dict[str, str]:
-    """How a cell ended, and where."""
+    """Return the tags for a cell's outcome and environment."""
     tags = {
         "outcome": result.status,
         "undefined": json.dumps(dict(result.undefined))[:MAX_TAG],
         **result.environment,
-        # It counts once the run is finished, which is the writer's last word on it.
+        # This tag counts only once the run is FINISHED, which the writer sets last.
         **({"complete": "true"} if result.status == "complete" else {}),
         **({"samples": "true"} if result.samples else {}),
     }
@@ -140,19 +140,19 @@ def result_tags(result: Result) -> dict[str, str]:
 
 
 def storable(text: str) -> str:
-    """A text cut to a tag's length and without what databases refuse: NUL and halves of surrogate pairs."""
+    """Cut a text to a tag's length, and replace what databases reject: NUL and lone surrogates."""
     whole = text[:MAX_TAG].replace("\0", "\N{REPLACEMENT CHARACTER}")
     return whole.encode("utf-8", "replace").decode("utf-8")
 
 
 def numbers(result: Result) -> dict[str, float]:
-    """Every number of a result but the curves, by the names that runs use: ``test/mae``, ``cell/train_s``."""
+    """Return all metrics of a result except the curves, by name: ``test/mae``, ``cell/train_s``."""
     flat = {f"{key}/{name}": v for key, scores in result.scores.items() for name, v in scores.items()}
     return flat | {f"cell/{name}": v for name, v in result.cell.items()}
 
 
 def curve_points(result: Result) -> Iterator[tuple[str, int, float]]:
-    """Name, epoch from 1 and value of every point of the curves that is defined."""
+    """Yield the name, epoch (from 1) and value of every defined point of the curves."""
     for name, values in result.curves.items():
         for step, value in enumerate(values, 1):
             if not math.isnan(value):
@@ -160,7 +160,7 @@ def curve_points(result: Result) -> Iterator[tuple[str, int, float]]:
 
 
 def view_state() -> str:
-    """How the MLflow UI is to list a study's cells: filter, order and columns, as it stores a shared view."""
+    """Return the shared view of a study's cells in the MLflow UI: filter, order and columns, as JSON."""
     tags = ("dataset", "backbone", "variant", "seed", "occlusion_protocol", "train_ratio")
     metrics = ("test/mae", "test/corr", "valid/loss", "cell/epoch_s")
     columns = [f"tags.`{name}`" for name in tags] + [f"metrics.`{name}`" for name in metrics]
@@ -178,5 +178,5 @@ def view_state() -> str:
 
 
 def parameters(tree: Mapping[str, Any]) -> dict[str, str]:
-    """Settings as a run's parameters: flat, and no longer than stores take."""
+    """Return settings as a run's parameters: flat, and cut to the length that stores accept."""
     return {name: str(value)[:MAX_PARAM] for name, value in flatten(tree).items()}

@@ -1,7 +1,7 @@
-"""The runs of a study in MLflow, written and read.
+"""Writing and reading the runs of a study in MLflow.
 
-One experiment per study, flat runs told apart by the tag ``kind`` (cell | trial | study). A cell's run is
-done when it is FINISHED and tagged ``complete``; anything else is no result.
+A study is one experiment; its runs are not nested, and the tag ``kind`` (cell | trial | study) distinguishes
+them. A cell's run is complete if it is FINISHED and tagged ``complete``; any other run is not a result.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ FAILED = "tags.kind = 'cell' and attributes.status = 'FAILED'"
 
 
 class Tracker(Store):
-    """Writes and reads the runs of one study."""
+    """The writer and reader of the runs of one study."""
 
     def complete(self, everywhere: bool = False) -> dict[str, Run]:
-        """One complete run per cell_id, see `one_per_cell`.
+        """Return one complete run of each cell_id, see `one_per_cell`.
 
-        everywhere: of all studies of the store. From a database these come without numbers, and with no
-        other tags than `KEPT_TAGS`, the cell_id, method and backbone.
+        everywhere: of all studies of the store. From a database these come without metrics, and with no
+        tags but `KEPT_TAGS`, the cell_id, method and backbone.
         """
         if self._engine() is None:
             runs = list(self.runs(everywhere=everywhere))
@@ -76,42 +76,39 @@ class Tracker(Store):
         return [dataclasses.replace(run, metrics=numbers[run.run_id]) for run in runs]
 
     def outline(self) -> list[Run] | None:
-        """Every complete run of this study, the earliest first, without its numbers.
-
-        None where the store is a server, which gives a run as a whole only.
-        """
+        """Return all complete runs of this study without metrics, earliest first; None for a server."""
         return None if self._engine() is None else self._without_numbers([self.experiment_id])
 
     @request
     def _without_numbers(self, experiments: Sequence[str], names: Collection[str] | None = None) -> list[Run]:
-        """Complete runs of cells without their numbers, the earliest first; names: of the tags wanted."""
+        """Return complete runs of cells without metrics, earliest first; names: tags to read, None: all."""
         engine = self._engine()
-        assert engine is not None, "a server gives runs as a whole only"
+        assert engine is not None, "a server returns whole runs only"
         return list(complete_cells(engine, experiments, names))
 
     @request
     def last_numbers(self, run_ids: Sequence[str]) -> dict[str, dict[str, float]]:
-        """The last value of every metric of these runs; for stores that `outline` can read."""
+        """Return the last value of every metric of these runs; only for stores that `outline` can read."""
         engine = self._engine()
-        assert engine is not None, "a server gives runs as a whole only"
+        assert engine is not None, "a server returns whole runs only"
         return last_numbers(engine, run_ids)
 
     def failures(self) -> list[Run]:
-        """Every run of this study that failed or diverged, the earliest first; tag ``reason`` says why."""
+        """Return all failed or diverged runs of this study, earliest first; tag ``reason`` says why."""
         return list(self.runs(FAILED))
 
     def diverged(self) -> dict[str, Run]:
-        """The latest diverged run per cell_id of this study; its tag ``reason`` says when and where."""
+        """Return the latest diverged run of each cell_id; its tag ``reason`` says at which epoch and step."""
         return {run.tags["cell_id"]: run for run in self.runs(DIVERGED)}
 
     @request
     def log(self, cell: Cell, result: Result, labels: Mapping[str, str]) -> str:
-        """Log a result as one run, and return its id; the run is complete only when it is finished, too.
+        """Log a result as one run and return its id; only `finish` completes the run.
 
-        labels: tags of the cell that say what part it has in the study.
+        labels: the cell's tags for its role in the study.
         """
         info = self._start(cell, {**result.tags, **labels, **result_tags(result)}, result.started)
-        # By the client's own method the store would be asked first where they go.
+        # The client's own method would first query the store for the address of the artifacts.
         artifacts = get_artifact_repository(info.artifact_uri, self.client.tracking_uri)
         with tempfile.TemporaryDirectory() as folder:
             write_result(cell, result, Path(folder))
@@ -124,24 +121,24 @@ class Tracker(Store):
 
     @request
     def finish(self, run_id: str, result: Result) -> None:
-        """Complete a logged run; a diverged one ends as FAILED."""
+        """End a logged run: as FINISHED if the result is complete, as FAILED if it diverged."""
         self.client.set_terminated(run_id, "FINISHED" if result.status == "complete" else "FAILED")
 
     @request
     def log_failure(self, cell: Cell, reason: str, tags: Mapping[str, str], started: float) -> None:
-        """Log a cell that yielded nothing, with its reason."""
+        """Log a cell that failed, with the reason."""
         run_id = self._start(cell, {**tags, "outcome": "failed", "reason": storable(reason)}, started).run_id
         self._log(run_id, parameters(dataclasses.asdict(cell)), [])
         self.client.set_terminated(run_id, "FAILED")
 
     @request
     def abandon(self, run_id: str) -> None:
-        """End a run that lost its claim or its driver: it stays incomplete."""
+        """End a run whose driver died or lost its claim: it stays incomplete."""
         self.client.set_terminated(run_id, "KILLED")
 
     @request
     def adopt(self, run: Run, tags: Mapping[str, str]) -> None:
-        """Give a complete run the tags that it has in the study's matrix: it is no longer a sweep's alone."""
+        """Make a complete run, possibly of a sweep, part of the study's matrix, with these tags."""
         if SWEEP in run.tags:
             self.client.delete_tag(run.run_id, SWEEP)
         for name, value in tags.items():
@@ -159,7 +156,7 @@ class Tracker(Store):
         self.client.set_terminated(run.info.run_id, "FAILED" if trial.state == "failed" else "FINISHED")
 
     def trials(self) -> list[Run]:
-        """One run per trial of this study's sweeps, and per results version: the earliest."""
+        """Return the earliest run of each trial of this study's sweeps, per results version."""
         earliest: dict[tuple[str, str, int], Run] = {}
         for run in self.runs(TRIALS):
             earliest.setdefault((run.tags["search"], run.tags["trial"], version_of(run.tags)), run)
@@ -167,26 +164,27 @@ class Tracker(Store):
 
     @answers
     def load(self, run: Run) -> Result:
-        """Read a stored result back, predictions included; never retried, as its files may be gone."""
+        """Read a stored result, including predictions; never retried, since artifacts may be missing."""
         folder = Path(self._files(run).download_artifacts(""))
         with _whole(run):
             return read_result(folder)
 
     @answers
     def predictions(self, run: Run) -> Predictions:
-        """The predictions of a stored result alone, which must have some."""
+        """Read only the predictions of a stored result, which must have some."""
         stored = Path(self._files(run).download_artifacts(PREDICTIONS_FILE))
         with _whole(run):
             return read_predictions(stored)
 
     def _files(self, run: Run) -> ArtifactRepository:
-        """Where a run's files lie; by its address alone, for MLflow reads all of a run to tell it."""
+        """Return the repository of a run's artifacts."""
+        # The address in the run saves a query: MLflow would load the whole run.
         uri = run.artifact_uri or self.client.get_run(run.run_id).info.artifact_uri
         return get_artifact_repository(uri, self.client.tracking_uri)
 
     @request
     def announce(self, files: Mapping[str, str], description: str | None) -> None:
-        """Store text files with the run of kind "study", and describe the study; once for the same texts."""
+        """Store text files with the run of kind "study", and describe the study; no effect if unchanged."""
         content = json.dumps([sorted(files.items()), description])
         digest = hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
         run_id = self._study_run_id()
@@ -203,13 +201,13 @@ class Tracker(Store):
         self._set_tag(run_id, "announced", digest)
 
     def announced(self) -> str:
-        """The same for the same announcement; empty where there was none."""
+        """Return the hash of the last announcement; empty if there was none."""
         run = next(self.runs(STUDY), None)
         return "" if run is None else run.tags.get("announced", "")
 
     @request
     def study_file(self, name: str) -> str | None:
-        """A text file that is stored with the run of kind "study"; None where there is none."""
+        """Return a text file that is stored with the run of kind "study"; None if it is missing."""
         run = next(self.runs(STUDY), None)
         if run is None or name not in {f.path for f in self.client.list_artifacts(run.run_id)}:
             return None
@@ -218,30 +216,30 @@ class Tracker(Store):
 
     @request
     def parameters(self, run_id: str) -> dict[str, str]:
-        """The settings of a run, see `harness.tracking.tags.parameters`."""
+        """Return the settings of a run, see `harness.tracking.tags.parameters`."""
         return dict(self.client.get_run(run_id).data.params)
 
     @request
     def description(self) -> str:
-        """What was said of the study by `describe`."""
+        """Return the description that `describe` stored."""
         return str(self.client.get_experiment(self.experiment_id).tags.get(NOTE, ""))
 
     @request
     def describe(self, description: str) -> None:
-        """Say what the study is, on its own page and on that of its run of kind "study"."""
+        """Store a description on the page of the study and on that of its run of kind "study"."""
         self._set_tag(self._study_run_id(), NOTE, description)
         self.client.set_experiment_tag(self.experiment_id, NOTE, description)
 
     @request
     def attach(self, folder: Path, place: str | None = None) -> None:
-        """Store a folder's files with the run of kind "study", at its top or in a folder there."""
+        """Store a folder's files with the run of kind "study"; place: subfolder, None: the top."""
         self.client.log_artifacts(self._study_run_id(), str(folder), place)
 
     def _set_tag(self, run_id: str, name: str, value: str) -> None:
         try:
             self.client.set_tag(run_id, name, value)
         except MlflowException:
-            # Another driver set it for the first time at the same moment: now it is there to be changed.
+            # Another driver may have created the tag at the same time: now it can be changed.
             self.client.set_tag(run_id, name, value)
 
     def _study_run_id(self) -> str:
@@ -251,7 +249,7 @@ class Tracker(Store):
         tags = {"kind": "study", "mlflow.runName": f"study {self.study}"}
         mine = str(self.client.create_run(self.experiment_id, tags=tags).info.run_id)
         self.client.set_terminated(mine)
-        # Of drivers that end a study at the same time, one keeps its run.
+        # If several drivers create the run at the same time, the first one stays.
         first = next(self.runs(STUDY)).run_id
         if first != mine:
             self.client.delete_run(mine)
@@ -262,17 +260,17 @@ class Tracker(Store):
         return self.client.create_run(self.experiment_id, int(started * 1000), all_tags, cell.run_name).info
 
     def _log(self, run_id: str, settings: Mapping[str, str], metrics: Sequence[Metric]) -> None:
-        """Log parameters and metrics in as few calls as their limits allow."""
+        """Log parameters and metrics in as few calls as MLflow's limits allow."""
         params, left = [Param(*pair) for pair in settings.items()], list(metrics)
         while params or left:
-            most = METRICS_PER_CALL - len(params[:PARAMS_PER_CALL])  # a call takes so many items in all
+            most = METRICS_PER_CALL - len(params[:PARAMS_PER_CALL])  # parameters count, too
             self.client.log_batch(run_id, left[:most], params[:PARAMS_PER_CALL])
             params, left = params[PARAMS_PER_CALL:], left[most:]
 
 
 @contextmanager
 def _whole(run: Run) -> Iterator[None]:
-    """Turn what readers of files raise into a `StoreError`."""
+    """Convert the exceptions of file readers to a `StoreError`."""
     try:
         yield
     except (ValueError, KeyError, TypeError, UserError) as error:

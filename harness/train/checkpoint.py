@@ -1,8 +1,8 @@
-"""Checkpoints: a training's state in a file, so that a kill costs minutes and not the cell.
+"""Checkpoints: files with the state of a training, from which an interrupted training resumes.
 
-A checkpoint is one `.npz` that carries no code: the bytes of every tensor as a uint8 array, and the rest as
-one JSON text. It is written beside its place and then renamed, so it is whole or absent. One that is damaged,
-or of another cell, device or version, is ignored with a warning; no checkpoint ever fails a training.
+A checkpoint is one `.npz` file without pickled code: each tensor as a uint8 array of its bytes, and
+everything else as one JSON text. Writes are atomic. A checkpoint that is damaged, or of another cell, device
+or version, is ignored with a warning; no error with a checkpoint ends a training.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class Checkpoint:
 
     Args:
         path: the file, ``CELL_ID.npz``.
-        every_s: least time between two writes; None: it is written only to pause, and read where it is there.
-        identity: whatever else must be the same for a state to be taken up, see `identity_of`.
-        pause_after: the epoch after which the training is to pause, if it would go on.
+        every_s: minimum seconds between two writes; None: write only to pause. The file is always read.
+        identity: what else must match for a state to be restored, see `identity_of`.
+        pause_after: the epoch after which an unfinished training pauses.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Checkpoint:
         self._warned = False
 
     def load(self) -> Any | None:
-        """The stored state, tensors on the CPU; None where there is none that can be used."""
+        """Return the stored state, with tensors on the CPU; None if there is no usable state."""
         try:
             check_npz(self.path)
             with np.load(self.path, allow_pickle=False) as stored:
@@ -63,25 +63,25 @@ class Checkpoint:
                 return deserialize(content["state"], stored)
         except FileNotFoundError:
             return None
-        # A damaged file fails in a dozen ways, from zipfile's to json's.
+        # A damaged file raises many kinds of exceptions, from zipfile's to json's.
         except Exception as error:
             self.reject(error)
             return None
 
     def reject(self, error: Exception) -> None:
-        """Say that the file is of no use."""
-        LOGGER.warning("the checkpoint %s is ignored, the cell is trained anew: %s", self.path, error)
+        """Warn that the file is ignored."""
+        LOGGER.warning("the checkpoint %s is ignored, the cell starts over: %s", self.path, error)
 
     def due(self) -> bool:
-        """Whether ``every_s`` went by since the training began or the last write ended."""
+        """Return whether ``every_s`` has passed since the start of the training or the last write."""
         return self.every_s is not None and time.monotonic() - self._last >= self.every_s
 
     def pauses(self, epoch: int) -> bool:
-        """Whether a training pauses that has done so many epochs."""
+        """Return whether a training pauses after this epoch."""
         return self.pause_after is not None and epoch >= self.pause_after
 
     def save(self, state: Any) -> None:
-        """Replace the stored state; where the file cannot be written, warn once and keep the one before."""
+        """Replace the stored state; if the file cannot be written, warn once and keep the previous state."""
         arrays: dict[str, Any] = {}
         content = {"identity": self.identity, "state": serialize(state, arrays)}
         arrays[TEXT] = np.frombuffer(json.dumps(content).encode(), np.uint8)
@@ -92,13 +92,13 @@ class Checkpoint:
                 np.savez(file, **arrays)
         except OSError as error:
             if not self._warned:
-                LOGGER.warning("no checkpoint can be written, the training goes on without: %s", error)
+                LOGGER.warning("cannot write a checkpoint, training continues without one: %s", error)
             self._warned = True
         self._last = time.monotonic()
 
 
 def identity_of(cell: Cell, device: torch.device) -> dict[str, str]:
-    """What a training's numbers depend on: cell (with the results version), code, versions, kind of device.
+    """Return what a training's numbers depend on: cell (with results version), code, versions, device kind.
 
     The device is the GPU's model, or the CPU's architecture and vector instructions.
     """
@@ -116,14 +116,14 @@ def serialize(state: Any, arrays: dict[str, np.ndarray]) -> Any:
     """Turn nested dicts, lists and tuples into JSON values; the bytes of tensors go into ``arrays``.
 
     Raises:
-        TypeError: a value is neither a tensor nor plain.
+        TypeError: a value is neither a tensor nor representable in JSON.
     """
     if isinstance(state, Tensor):
         name = f"tensor{len(arrays)}"
         arrays[name] = _bytes_of(state.detach().cpu().contiguous()).numpy()
         return {"tensor": [name, str(state.dtype).removeprefix("torch."), list(state.shape)]}
     if isinstance(state, dict):
-        # As pairs, for an optimizer's keys are numbers.
+        # As pairs, since JSON has no integer keys, which an optimizer's state has.
         return {"dict": [[key, serialize(value, arrays)] for key, value in state.items()]}
     if isinstance(state, list | tuple):
         kind = "list" if isinstance(state, list) else "tuple"
@@ -134,7 +134,7 @@ def serialize(state: Any, arrays: dict[str, np.ndarray]) -> Any:
 
 
 def deserialize(stored: Any, arrays: Mapping[str, np.ndarray]) -> Any:
-    """The inverse of `serialize`, bit for bit."""
+    """Invert `serialize`, bit for bit."""
     if not isinstance(stored, dict):
         return stored
     [(kind, content)] = stored.items()
@@ -149,15 +149,15 @@ def deserialize(stored: Any, arrays: Mapping[str, np.ndarray]) -> Any:
 def _tensor(arrays: Mapping[str, np.ndarray], name: str, dtype_name: str, shape: list[int]) -> Tensor:
     content, dtype = torch.from_numpy(arrays[name]), getattr(torch, dtype_name)
     if not isinstance(dtype, torch.dtype):
-        raise ValueError(f"{dtype_name} is no dtype")
+        raise ValueError(f"{dtype_name} is not a dtype")
     if content.dtype != torch.uint8 or content.numel() != math.prod(shape) * dtype.itemsize:
-        raise ValueError(f"the array {name} does not have the bytes of its tensor")
-    # A copy in memory of torch's own, whose alignment may decide how a sum is rounded.
+        raise ValueError(f"the array {name} does not match the size of its tensor")
+    # A copy in memory that torch allocates: the alignment may affect how sums are rounded.
     tensor = torch.empty(shape, dtype=dtype)
     _bytes_of(tensor).copy_(content)
     return tensor
 
 
 def _bytes_of(tensor: Tensor) -> Tensor:
-    """A contiguous tensor's memory. Shape: any -> (bytes,), uint8."""
+    """Return the memory of a contiguous tensor. Shape: any -> (bytes,), uint8."""
     return tensor.reshape(-1).view(torch.uint8)

@@ -1,4 +1,4 @@
-"""Statistics of the mixed examples of an epoch, computed on the device and read once at its end."""
+"""Statistics of an epoch's mixed examples, computed on the device and copied to the host once per epoch."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ QUANTILES = {"q10": 0.1, "q50": 0.5, "q90": 0.9}
 
 
 class Diagnostics:
-    """Collects the mixed examples of an epoch's steps; `values` gives one number of each kind for the epoch.
+    """Statistics of the mixed examples of one epoch, from its steps (`watch`) to one number each (`values`).
 
     - ``mix_opposite_rate``: share of the pairs of members (of positive weight) with labels of opposite signs.
-    - ``mix_lambda_{modality|label}_{q10|q50|q90}``: quantiles of the weight of a mixture's first member (the
-      mean over features, where they have weights of their own).
-    - ``mix_label_spread``: standard deviation of the mixed labels over that of the clean ones.
-    - ``mix_distance``: mean distance of mixed latents to the nearest clean one of their batch, over the
-      median of that distance between clean ones; in the epoch's first mixed batch, the mean over modalities.
-    - ``mix_{name}``: the mean over steps of what the method itself reports (`Mixed.diagnostics`).
+    - ``mix_lambda_{modality|label}_{q10|q50|q90}``: quantiles of the weight of a mixture's first member (its
+      mean over features, if each feature has a weight).
+    - ``mix_label_spread``: standard deviation of the mixed labels, divided by that of the clean labels.
+    - ``mix_distance``: mean distance of mixed latents to their nearest clean latent in the batch, divided by
+      the median of this distance among clean latents; mean over modalities, first mixed batch of the epoch.
+    - ``mix_{name}``: mean over steps of the method's own diagnostics (`Mixed.diagnostics`).
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class Diagnostics:
 
     @torch.no_grad()
     def watch(self, mixed: Mixed, latents: Latents, labels: Tensor) -> None:
-        """Take note of a step: its n mixed examples and the B clean ones that they were made from."""
+        """Record a step: its n mixed examples, and the B clean ones from which they were mixed."""
         rows = {f"lambda_{m}": w[:, 0].flatten(1).mean(1) if w.ndim > 2 else w[:, 0]
                 for m, w in mixed.weights.items()}  # fmt: skip
         rows["lambda_label"] = mixed.label_weights[:, 0]
@@ -49,7 +49,7 @@ class Diagnostics:
             self._steps["distance"].append(relative_distance(mixed.latents, latents, rows["counted"]))
 
     def values(self) -> dict[str, float]:
-        """The epoch's numbers; waits for the device."""
+        """Return the epoch's statistics by name; this waits for the device."""
         numbers = {f"mix_{name}": float(torch.stack(v).double().mean()) for name, v in self._steps.items()}
         rows = {name: torch.cat(parts).float().cpu() for name, parts in self._rows.items()}
         if not rows or not rows["counted"].any():
@@ -57,9 +57,9 @@ class Diagnostics:
         counted = rows.pop("counted").bool()
         label, opposite = rows.pop("label")[counted], rows.pop("opposite")[counted]
         for name, row in rows.items():
-            # A method that draws its layer knows some modalities in some steps only.
-            chosen = row[counted] if len(row) == len(counted) else row
-            quantiles = torch.quantile(chosen, torch.tensor(list(QUANTILES.values()))).tolist()
+            # A method that draws its layer has weights of some modalities only in some steps.
+            weights = row[counted] if len(row) == len(counted) else row
+            quantiles = torch.quantile(weights, torch.tensor(list(QUANTILES.values()))).tolist()
             numbers |= {f"mix_{name}_{key}": q for key, q in zip(QUANTILES, quantiles, strict=True)}
         spread = torch.cat(self._clean).float().cpu().std(correction=0)
         numbers["mix_opposite_rate"] = float(opposite.mean())
@@ -68,17 +68,17 @@ class Diagnostics:
 
 
 def opposite_share(labels: Tensor, present: Tensor) -> Tensor:
-    """Share of the pairs of present members with labels of opposite signs. Shape: (n, k), (n, k) -> (n,)."""
+    """Return the share of pairs of present members with opposite signs. Shape: (n, k), (n, k) -> (n,)."""
     positive, negative = ((labels > 0) & present).sum(1), ((labels < 0) & present).sum(1)
     members = present.sum(1)
     return positive * negative / (members * (members - 1) / 2).clamp_min(1)
 
 
 def relative_distance(mixed: Latents, clean: Latents, counted: Tensor) -> Tensor:
-    """Mean nearest distance of mixed to clean vectors over the median one between clean ones; a scalar.
+    """Return the mean nearest distance of mixed to clean vectors, divided by the median among clean vectors.
 
-    The mean over modalities, of the rows that count, (n,) bool; NaN where there are none, or where fewer than
-    two clean examples, or equal ones, give no scale.
+    The result is a scalar, averaged over modalities and over the rows where ``counted``, (n,) bool, is True.
+    It is NaN if no row counts, or if the median is undefined or 0 (fewer than two, or equal clean examples).
     """
     ratios, vectors = [], clean.vectors()
     for m, x in mixed.vectors().items():

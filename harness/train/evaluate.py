@@ -21,7 +21,7 @@ from harness.train.step import CRITERIA
 def predict(
     cell: Cell, backbone: Backbone, splits: Splits, name: str, ratio: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """Predict a split in large batches, unshuffled. Returns predictions and labels, both (N,)."""
+    """Predict a split in large batches, unshuffled; return predictions and labels, both (N,)."""
     backbone.eval()
     split = splits.resident[name]
     predictions, labels = [], []
@@ -38,12 +38,12 @@ def predict(
 
 
 def task_loss(backbone: Backbone, predictions: Tensor, labels: Tensor) -> float:
-    """The task criterion over a whole split. Shape: (N,), (N,)."""
+    """Return the mean task criterion over a split. Shape: (N,), (N,) -> scalar."""
     return float(CRITERIA[backbone.settings.criterion](predictions, labels).double().mean())
 
 
 def final_result(cell: Cell, training: TrainingState, splits: Splits) -> Result:
-    """Score the best weights on the validation split, and on the test split at every ratio."""
+    """Score the best weights on the validation split, and on the test split at every occlusion ratio."""
     backbone, numbers = training.backbone, training.numbers()
     scores: dict[str, dict[str, float]] = {}
     undefined: dict[str, str] = {}

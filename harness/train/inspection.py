@@ -1,6 +1,6 @@
 """Latents of a trained network for figures, and mechanism checks of its method.
 
-Everything here reads the best weights after training and changes nothing; no cell's numbers depend on it.
+Both read the best weights after training and change nothing, so that no metric of a cell depends on them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SAMPLE = 512
 
 @dataclass(frozen=True)
 class Inspection:
-    """What to look at: sample: store latents. truth: of a synthetic test split, keys as in `Clips.truth`."""
+    """Options of `inspect`; sample: store latents; truth: ground truth of the test split (`Clips.truth`)."""
 
     sample: bool = False
     truth: Mapping[str, np.ndarray] | None = None
@@ -36,7 +36,7 @@ class Inspection:
 def inspect(
     cell: Cell, training: TrainingState, splits: Splits, inspection: Inspection
 ) -> tuple[dict[str, np.ndarray], dict[str, dict[str, float]]]:
-    """Look at a trained network in eval mode; returns samples by name, and the scores "mechanism" if any."""
+    """Inspect a trained network in eval mode; return samples by name, and the scores "mechanism", if any."""
     backbone, method = training.backbone.eval(), training.method.eval()
     samples, scores = {}, {}
     if inspection.sample:
@@ -49,7 +49,7 @@ def inspect(
 def sample_latents(
     cell: Cell, backbone: Backbone, method: Method, split: ResidentSplit
 ) -> dict[str, np.ndarray]:
-    """Clean and mixed latents of at most 512 training clips each, and one batch as the method explains it.
+    """Return clean and mixed latents of at most 512 training clips each, and one batch with explanations.
 
     Shape: clean_{modality} and mixed_{modality} (n, D) float16, as vectors; clean_labels, mixed_labels (n,);
     batch_{name}: of the first batch, see `Method.explain`; batch_losses: total, task, mixed, penalty and
@@ -68,7 +68,7 @@ def sample_latents(
 def _sampled_batch(
     cell: Cell, backbone: Backbone, method: Method, split: ResidentSplit, step: int, index: np.ndarray
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Names and arrays of one batch of the sample."""
+    """Yield the names and arrays of one batch of the sample."""
     batch = split.take(index)
     with torch.no_grad():
         inputs = backbone.embed(batch)
@@ -89,7 +89,7 @@ def _sampled_batch(
 def _rows(
     kind: str, latents: Latents, labels: Tensor, counted: Tensor | None = None
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Name and array of the vectors of each modality, and of the labels, of the rows that count."""
+    """Yield name and array of each modality's vectors and of the labels, for the rows that count."""
     for name, rows in [*latents.vectors().items(), ("labels", labels)]:
         rows = rows if counted is None else rows[counted]
         yield f"{kind}_{name}", rows.detach().float().cpu().numpy()
@@ -108,7 +108,7 @@ def _explained(
 
 
 def _small(array: np.ndarray) -> np.ndarray:
-    """Floats as float16, clipped to its range."""
+    """Convert floats to float16, clipped to its range."""
     if array.dtype.kind != "f":
         return array
     most = float(np.finfo(np.float16).max)
@@ -119,11 +119,11 @@ def _small(array: np.ndarray) -> np.ndarray:
 def mechanism(
     backbone: Backbone, method: Method, split: ResidentSplit, truth: Mapping[str, np.ndarray]
 ) -> dict[str, float]:
-    """Whether intensities |I^m| follow what the synthetic clips express, over the test split.
+    """Correlate intensities |I^m| with the ground truth of the synthetic clips over the test split.
 
     Per modality: ``intensity_{m}_truth``, correlation with a^m |u^m|; ``intensity_{m}_label``, with |y|;
-    ``intensity_{m}_partial``, with a^m given |y|, which SAL's own target says nothing of. Undefined ones are
-    left out. Empty for methods without intensities.
+    ``intensity_{m}_partial``, with a^m given |y|, on which SAL's target does not depend. Undefined
+    correlations are left out; the result is empty for methods without intensities.
     """
     parts: dict[str, list[Tensor]] = defaultdict(list)
     for index in np.array_split(np.arange(len(split)), -(-len(split) // EVALUATION_BATCH)):
@@ -142,13 +142,13 @@ def mechanism(
 
 
 def correlation(x: np.ndarray, y: np.ndarray) -> float:
-    """Pearson's correlation; NaN where either is constant. Shape: (N,), (N,)."""
+    """Return Pearson's correlation; NaN if either array is constant. Shape: (N,), (N,) -> scalar."""
     x, y = x - x.mean(), y - y.mean()
     scale = float(np.sqrt((x @ x) * (y @ y)))
     return float(x @ y) / scale if scale > 1e-12 * len(x) else float("nan")
 
 
 def without(x: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """The residuals of x's linear regression on another variable. Shape: (N,), (N,) -> (N,)."""
+    """Return the residuals of x's linear regression on another variable. Shape: (N,), (N,) -> (N,)."""
     design = np.stack([np.ones_like(other), other], 1)
     return x - design @ np.linalg.lstsq(design, x, rcond=None)[0]

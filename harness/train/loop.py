@@ -1,8 +1,8 @@
-"""The one training loop: every backbone, every method, CPU and CUDA.
+"""The training loop of all backbones and methods, on CPU and CUDA.
 
-A cell's training is read top to bottom in `train`: splits as tensors, batches by index, early stopping on
-the validation task loss, best weights kept in memory, the test split read once at the end, at every
-occlusion ratio. Within an epoch nothing waits for the device.
+`train` is the whole training of a cell: early stopping on the validation task loss, best weights kept in
+memory, and one evaluation of the test split at the end, at every occlusion ratio. Within an epoch no step
+waits for the device.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ def train(
     text_model: Path | None = None,
     inspection: Inspection | None = None,
 ) -> Result:
-    """Train one cell and evaluate it; raises `Diverged`, and `UserError` for a backbone beyond the memory.
+    """Train and evaluate one cell; raises `Diverged`, or `UserError` if memory is too small for the backbone.
 
-    text_model: folder of a pretrained text encoder. inspection: what else to look at when it is trained.
+    text_model: folder of a pretrained text encoder. inspection: what to sample and check after the training.
 
-    With a checkpoint, the training goes on from where an earlier attempt left it, to the same bits. Its
-    train_s counts all attempts, those that were cut off up to their last checkpoint. Where the checkpoint
-    says so, a training that would go on pauses: the result, "paused", holds the curves alone.
+    With a checkpoint, the training resumes where an earlier attempt was interrupted, bit for bit; its
+    ``train_s`` counts all attempts, interrupted ones up to their last checkpoint. If the checkpoint has a
+    ``pause_after``, an unfinished training pauses there: the result is "paused" and holds only the curves.
     """
     started = time.perf_counter()
     require_memory(cell, dataset, device)
@@ -87,7 +87,7 @@ def start_or_resume(
     checkpoint: Checkpoint | None,
     text_model: Path | None = None,
 ) -> TrainingState:
-    """Build a training, or restore it as its checkpoint left it."""
+    """Build a training, or restore it from its checkpoint."""
     stored = None if checkpoint is None else checkpoint.load()
     backbone, method = build(cell, dataset, device, text_model)
     if cell.compile:
@@ -97,7 +97,7 @@ def start_or_resume(
         return training
     try:
         training.load_state_dict(stored)
-    # Written by code with other layers, say; what was restored before it failed must go.
+    # For example, the state is of other layers. The training may be partly restored, so build it again.
     except Exception as error:
         checkpoint.reject(error)
         return start_or_resume(cell, dataset, device, None, text_model)
@@ -105,7 +105,7 @@ def start_or_resume(
 
 
 def _next_epoch(cell: Cell, training: TrainingState, splits: Splits, epoch: int) -> float:
-    """Train for one epoch and record it; returns the validation task loss after it."""
+    """Train for one epoch and record it; return the validation task loss after it."""
     started, backbone = time.perf_counter(), training.backbone
     for group in training.optimizer.param_groups:
         valid_losses = training.curves.get("valid_loss", [])
@@ -126,7 +126,7 @@ def train_epoch(
     splits: Splits,
     epoch: int,
 ) -> dict[str, float]:
-    """One pass over the training split; returns mean losses and what mixing did, by name."""
+    """Train for one pass over the training split; return mean losses and mixing diagnostics, by name."""
     diagnostics = Diagnostics()
     steps = run_steps(cell, backbone, method, optimizer, splits, epoch, diagnostics.watch)
     table = torch.stack(steps).double().cpu()
@@ -149,7 +149,7 @@ def run_steps(
     epoch: int,
     watch: Watch | None = None,
 ) -> list[Tensor]:
-    """The steps of an epoch, without waiting for the device; returns the `Losses` of each, (5,)."""
+    """Run the steps of an epoch without waiting for the device; return the `Losses` of each, (5,)."""
     backbone.train()
     method.train()
     split, field = splits.resident["train"], splits.fields["train"]
@@ -171,7 +171,7 @@ def run_steps(
             nn.utils.clip_grad_value_(parameters, rules.grad_clip)
         if rules.max_grad_norm:
             nn.utils.clip_grad_norm_(parameters, rules.max_grad_norm)
-        # NOTE[DIFF] the reference throws an epoch's last incomplete group of batches away.
+        # NOTE[DIFF] the reference discards an epoch's last incomplete group of batches.
         if step % rules.gradient_accumulation == 0 or step == len(indices):
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -180,7 +180,7 @@ def run_steps(
 
 
 def check_weights(backbone: Backbone, method: Method, epoch: int, step: int) -> None:
-    """Raise `Diverged` where a weight or running statistic is not finite after the epoch's last step."""
+    """Raise `Diverged` if a weight or running statistic is not finite after the epoch's last step."""
     state = {**backbone.state_dict(), **method.state_dict(prefix="method.")}
     numbers = {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
     finite = torch.stack([tensor.isfinite().all() for tensor in numbers.values()]).cpu()
@@ -190,7 +190,7 @@ def check_weights(backbone: Backbone, method: Method, epoch: int, step: int) -> 
 
 
 def batches(order: np.ndarray, size: int) -> list[np.ndarray]:
-    """Cut an order of clips (N,) into batches; a last batch of one joins the one before."""
+    """Split an order of clips (N,) into batches; a last batch of one clip joins the batch before it."""
     cuts = list(range(size, len(order), size))
     if cuts and len(order) - cuts[-1] == 1:
         cuts.pop()

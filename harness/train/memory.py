@@ -1,7 +1,7 @@
-"""The check that a network can be trained in this machine's memory, before it is built.
+"""The check that a network can be trained in the available memory, before it is built.
 
-Without it the system kills the process, and nobody learns why. It asks for total memory, not for free memory:
-others give it back, and a worker keeps what its earlier cells have used.
+Otherwise the system kills the process without a message. The check uses total memory, not free memory: other
+processes may release theirs, and a worker retains memory of its earlier cells.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from harness.data.dataset import Dataset
 from harness.errors import UserError
 from harness.matrix import Cell
 
-COPIES = 5  # of the weights: themselves, gradients, Adam's two moments, those of the best epoch
+COPIES = 5  # weights, gradients, Adam's two moments, and the weights of the best epoch
 GROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _counts: dict[tuple[Any, ...], int] = {}
 
 
 def require_memory(cell: Cell, dataset: Dataset, device: torch.device) -> None:
-    """Check that the weights of a cell's backbone, with their copies in training, fit into the memory.
+    """Check that the weights of a cell's backbone and their copies in training fit into memory.
 
     A text encoder is not counted.
 
     Raises:
-        UserError: they do not.
+        UserError: they do not fit.
     """
     widths = dataset.widths()
     if cell.text.encoder == "bert":
@@ -46,18 +46,18 @@ def require_memory(cell: Cell, dataset: Dataset, device: torch.device) -> None:
     if need > total:
         listed = ", ".join(f"{modality} {width:,}" for modality, width in widths.items())
         raise UserError(
-            f"{cell.backbone} has {count:,} weights on features as wide as these ({listed}); "
-            f"to train them takes {need / 1e9:.1f} GB, and there are {total / 1e9:.1f} GB of memory. "
-            "Give narrower features, or leave this backbone out."
+            f"{cell.backbone} has {count:,} weights for features of these widths ({listed}); training needs "
+            f"{need / 1e9:.1f} GB of memory, but there are only {total / 1e9:.1f} GB. "
+            "Use narrower features, or leave this backbone out."
         )
 
 
 def memory_bytes(device: torch.device) -> int:
-    """Memory of a GPU, or of this machine with its swap."""
+    """Return the total memory of a GPU, or of this machine including swap, in bytes."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[1])
     total = int(psutil.virtual_memory().total + psutil.swap_memory().total)
     try:
-        return min(total, int(GROUP_LIMIT.read_text()))  # of a container, which psutil does not see
+        return min(total, int(GROUP_LIMIT.read_text()))  # a container's limit, which psutil ignores
     except (OSError, ValueError):
         return total

@@ -23,7 +23,7 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {"adam": torch.optim.Adam, 
 def build(
     cell: Cell, dataset: Dataset, device: torch.device, text_model: Path | None = None
 ) -> tuple[Backbone, Method]:
-    """Initialise backbone and method from streams of their own, so that no method changes the backbone."""
+    """Initialise backbone and method from separate seeds, so no method changes the backbone's weights."""
     kind, widths = BACKBONES[cell.backbone], dataset.widths()
     text: TextEncoder | FrozenText | None = None
     if cell.text.encoder == "bert":
@@ -45,12 +45,12 @@ def build(
 def make_optimizer(
     backbone: Backbone, method: Method, text_learning_rate: float = 0.0
 ) -> torch.optim.Optimizer:
-    """The backbone's optimizer; a method's own parameters join the main group, a text encoder has its own."""
+    """Build the backbone's optimizer; method parameters join its main group, a text encoder gets its own."""
     rules = backbone.settings
     groups = backbone.parameter_groups()
     groups[0]["params"] = [*groups[0]["params"], *method.parameters()]
     if isinstance(backbone.text_encoder, nn.Module):
-        # NOTE[DIFF] no weight decay: LMF's, an L2 term under Adam, would shrink words that training lacks.
+        # NOTE[DIFF] no weight decay: LMF's L2 term would shrink embeddings of words absent from training.
         text = list(backbone.text_encoder.parameters())
         groups.append({"params": text, "lr": text_learning_rate, "weight_decay": 0.0})
     kind: Any = OPTIMIZERS[rules.optimizer]

@@ -1,4 +1,4 @@
-"""The result of a cell, as it travels from a worker to the driver's writer and into a JSON artifact."""
+"""The result of a cell, which a worker sends to the driver and the driver stores as a JSON artifact."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 
 from harness.files import load_json
 
-# Fields that are stored elsewhere: in files of their own, and with the run.
+# Fields that are not stored in the JSON, but in separate files or with the run.
 APART = ("predictions", "samples", "tags", "started")
 
 
 class Diverged(Exception):
-    """A loss or a weight became NaN or infinite: the message says at which epoch and step."""
+    """A training with a loss or weight that is NaN or infinite; the message says at which epoch and step."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,13 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Result:
-    """Everything measured in a cell.
+    """All measurements of a cell.
 
     status: "complete" | "diverged" | "paused" (not trained to its end). reason: why it diverged. scores:
     "valid", "test", "test_r0.30" -> metric -> value (NaN where undefined). undefined: "test/corr" -> reason.
     cell: parameter_count, train_s, ... curves: name -> a value per epoch. environment: device, torch version.
-    samples: arrays for figures, see `harness.train.inspection`. tags: provenance; started: of the training,
-    epoch seconds; both come from the driver.
+    samples: arrays for figures, see `harness.train.inspection`. tags: provenance; started: start of the
+    training, in seconds since the epoch; the driver sets both.
     """
 
     status: str
@@ -52,7 +52,7 @@ class Result:
     started: float = 0.0
 
     def to_json(self) -> str:
-        """What was measured, but for predictions and samples, which are stored as a table and as arrays."""
+        """Return the measurements as JSON, without predictions and samples, which are separate files."""
         stored = {k: v for k, v in self.__dict__.items() if k not in APART}
         return json.dumps(stored, indent=1, sort_keys=True)
 
@@ -60,6 +60,6 @@ class Result:
     def from_json(
         cls, text: str, predictions: Predictions | None, samples: Mapping[str, np.ndarray] | None = None
     ) -> Result:
-        """The inverse of `to_json`."""
+        """Build the result from `to_json`'s text and the separately stored fields."""
         stored: dict[str, Any] = load_json(text)
         return cls(**stored, predictions=predictions, samples=samples or {})

@@ -1,6 +1,6 @@
-"""Learning rates over the epochs, as a pure function of what was seen so far.
+"""Learning-rate schedules, as pure functions of the validation losses so far.
 
-Nothing is kept between epochs, so that a resumed training needs no schedule's state.
+A resumed training therefore needs no state of a scheduler.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from backbones.base import BackboneSettings
 
 PLATEAU_FACTOR = 0.1
-PLATEAU_THRESHOLD = 1e-4  # relative; what `torch.optim.lr_scheduler.ReduceLROnPlateau` counts as lower
-PLATEAU_LEAST = 1e-8  # smaller changes of a learning rate are not made
+PLATEAU_THRESHOLD = 1e-4  # relative; smaller improvements do not count, as in torch's `ReduceLROnPlateau`
+PLATEAU_LEAST = 1e-8  # smaller changes of a learning rate are not applied, as there
 
 
 def learning_rate(rules: BackboneSettings, base: float, valid_losses: Sequence[float]) -> float:
-    """The rate of the epoch after these validation losses, from ``base``, the optimizer group's own."""
+    """Return the learning rate after these validation losses; base: initial rate of the optimizer's group."""
     if rules.schedule == "plateau":
         return _after_plateaus(base, valid_losses, rules.plateau_patience)
     if rules.schedule == "warmup_cosine":
@@ -25,7 +25,7 @@ def learning_rate(rules: BackboneSettings, base: float, valid_losses: Sequence[f
 
 
 def _after_plateaus(rate: float, losses: Sequence[float], patience: int | None) -> float:
-    """``ReduceLROnPlateau`` with its default settings, replayed."""
+    """Replay ``ReduceLROnPlateau`` with its default settings over these losses."""
     assert patience is not None, "settings are resolved before a training"
     best, bad = math.inf, 0
     for loss in losses:
@@ -40,7 +40,7 @@ def _after_plateaus(rate: float, losses: Sequence[float], patience: int | None) 
 
 
 def _warmup_cosine(done: int, epochs: int, warmup: float) -> float:
-    """Linear from 1 / W to 1 over the first W epochs, then half a cosine towards 0.
+    """Return a factor: linear from 1 / W to 1 over the first W epochs, then half a cosine towards 0.
 
     NOTE[DIFF] ALMT's reference starts at 0, so that its first epoch changes nothing; ours is one step ahead.
     """

@@ -1,4 +1,4 @@
-"""Seeds are derived, not reused: one stream per (seed, purpose)."""
+"""Derivation of random seeds: an independent stream per (seed, purpose)."""
 
 from __future__ import annotations
 
@@ -15,5 +15,5 @@ def seed_for(seed: int, purpose: str, *parts: int | str) -> int:
 
 
 def generator_for(seed: int, purpose: str, *parts: int | str) -> np.random.Generator:
-    """A numpy generator of its own for (seed, purpose, parts)."""
+    """Return a separate numpy generator for (seed, purpose, parts)."""
     return np.random.default_rng(seed_for(seed, purpose, *parts))

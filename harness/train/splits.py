@@ -21,11 +21,11 @@ EVALUATION_BATCH = 256
 
 
 class ResidentSplit:
-    """One split where training reads it.
+    """A split as tensors, on the device or in host memory.
 
-    resident: "device" keeps it on the device, "host" in host memory (batches are copied as they are
-    taken), "auto" on the device where it fits into a third of the free memory. On the CPU both are the same,
-    and memory-mapped arrays stay mapped, so that workers share one copy.
+    resident: "device" keeps the split on the device, "host" in host memory (each batch is copied when it is
+    taken), "auto" on the device if it fits into a third of the free memory. On the CPU all are the same, and
+    memory-mapped arrays stay mapped, so that workers share one copy.
     """
 
     def __init__(self, split: Split, device: torch.device, resident: str = "auto") -> None:
@@ -43,7 +43,7 @@ class ResidentSplit:
         return len(self.split)
 
     def take(self, index: np.ndarray) -> Batch:
-        """The clips at ``index`` (B,), as a batch on the device."""
+        """Return the clips at ``index`` (B,) as a batch on the device."""
         rows = torch.from_numpy(index).to(self.labels.device, non_blocking=True)
 
         def pick(tensor: Tensor) -> Tensor:
@@ -68,14 +68,14 @@ def _on_device(split: Split, device: torch.device, resident: str) -> bool:
 
 
 class Splits(NamedTuple):
-    """The splits where training reads them, and their occlusion fields."""
+    """The splits of a dataset as tensors, and their mask fields for occlusion, by name."""
 
     resident: dict[str, ResidentSplit]
     fields: dict[str, MaskField]
 
 
 def load_splits(cell: Cell, dataset: Dataset, device: torch.device, resident: str = "auto") -> Splits:
-    """The splits of a dataset as a cell trains on them."""
+    """Load the splits of a dataset as tensors, with the mask fields of a cell."""
     splits = {name: dataset.splits[name] for name in SPLITS}
     return Splits(
         {name: ResidentSplit(split, device, resident) for name, split in splits.items()},
@@ -84,20 +84,20 @@ def load_splits(cell: Cell, dataset: Dataset, device: torch.device, resident: st
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Count peak memory from now on."""
+    """Reset the measurement of peak memory."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
-    # psutil neither reads nor resets this peak. Elsewhere than on Linux it is the process's, not the cell's.
+    # psutil cannot reset this peak. On systems other than Linux it stays the peak of the whole process.
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Peak memory since the reset: allocated on CUDA, resident of this process on the CPU."""
+    """Return the peak memory since the reset in MiB: allocated on CUDA, resident set size on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    # Unlike `ru_maxrss`, it can be reset.
+    # Unlike `ru_maxrss`, VmHWM can be reset.
     with contextlib.suppress(OSError, IndexError):
         return int(re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[0]) / 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

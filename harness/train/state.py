@@ -17,13 +17,13 @@ MODULES = ("backbone", "method", "optimizer")
 
 @dataclass
 class TrainingState:
-    """All that a training changes; a checkpoint holds it.
+    """Everything that a training changes and a checkpoint stores.
 
-    Every random stream is derived from (seed, purpose, epoch, step), torch's own is reseeded at each step,
-    no gradient outlives its step, and no schedule changes the optimizer: none of them is part of it. A
+    Random streams, gradients and schedules are not part of the state: streams are derived from (seed,
+    purpose, epoch, step), no gradient outlives its epoch, and learning rates are computed from the curves. A
     module's state is its parameters and persistent buffers.
 
-    best_weights: the network's state after best_epoch. epoch: the last one done. train_s: time until then.
+    best_weights: network's state after best_epoch. epoch: last completed one. train_s: seconds until then.
     """
 
     backbone: Backbone
@@ -45,19 +45,19 @@ class TrainingState:
         return nn.ModuleDict({"backbone": self.backbone, "method": self.method})
 
     def keep_best(self, epoch: int, loss: float) -> None:
-        """Copy the network's weights, the best so far, over those before."""
+        """Store the network's weights as the best so far."""
         self.best_epoch, self.best_loss = epoch, loss
         for name, tensor in self.network.state_dict().items():
             self.best_weights[name].copy_(tensor)
 
     def record(self, epoch: int, numbers: dict[str, float]) -> None:
-        """Add an epoch to the curves; a number that an epoch lacks is NaN there."""
+        """Append an epoch to the curves; a number that is missing in an epoch is NaN there."""
         for name in dict.fromkeys([*self.curves, *numbers]):
             curve = self.curves.setdefault(name, [float("nan")] * (epoch - 1))
             curve.append(numbers.get(name, float("nan")))
 
     def numbers(self) -> dict[str, float]:
-        """What the training took, by the names under which it is logged."""
+        """Return durations and parameter counts of the training, by the names under which they are logged."""
         numbers = {
             "best_epoch": self.best_epoch,
             "train_s": self.train_s,
@@ -68,12 +68,12 @@ class TrainingState:
         return {name: float(number) for name, number in numbers.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything as plain values and tensors, which are not copied."""
+        """Return the state as plain values and tensors, which are not copied."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return values | {name: values[name].state_dict() for name in MODULES}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a state; one that does not fit raises any exception, and leaves a half restored one."""
+        """Restore a state; if it does not fit, any exception is raised and the state is partly restored."""
         for name in MODULES:
             getattr(self, name).load_state_dict(state[name])
         for name, tensor in self.best_weights.items():

@@ -1,4 +1,4 @@
-"""One training step: embed, encode, mix, fuse, predict, and the weighing of the losses."""
+"""One training step: embed, encode, mix, fuse, predict, and weigh the losses."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CRITERIA: dict[str, Criterion] = {
 
 
 class Losses(NamedTuple):
-    """The losses of one step, scalars: total is backpropagated."""
+    """The losses of one step as scalars; ``total`` is backpropagated."""
 
     total: Tensor
     task: Tensor
@@ -37,9 +37,9 @@ class Losses(NamedTuple):
 def step_losses(
     backbone: Backbone, method: Method, batch: Batch, draw: Draw | None, watch: Watch | None = None
 ) -> Losses:
-    """Embed, encode, mix at the drawn layer, fuse clean and mixed at once, and weigh the losses.
+    """Embed, encode, mix at the drawn layer, fuse clean and mixed examples together, and weigh the losses.
 
-    watch: called with the mixed examples, the latents that they are mixed from, and the clean labels.
+    watch: called with the mixed examples, the latents from which they are mixed, and the clean labels.
     """
     n = len(batch)
     inputs = backbone.embed(batch)
@@ -70,12 +70,12 @@ def step_losses(
 
 
 def _like(x: Tensor, labels: Tensor) -> Tensor:
-    """In the labels' precision, in which all losses are: under autocast the network's outputs are not."""
+    """Cast to the labels' dtype, in which all losses are computed; under autocast, outputs have another."""
     return x.to(labels.dtype)
 
 
 def mix_batch(backbone: Backbone, method: Method, latents: Latents, labels: Tensor, draw: Draw) -> Mixed:
-    """Call the method with its draw on the device; cap the number of mixed examples."""
+    """Call the method with its draw on the device; limit the number of mixed examples."""
     device = labels.device
     arrays = {k: torch.from_numpy(a).to(device, non_blocking=True) for k, a in draw.arrays.items()}
     predict = functools.partial(_predict_latents, backbone, labels)
@@ -89,7 +89,7 @@ def mix_batch(backbone: Backbone, method: Method, latents: Latents, labels: Tens
 
 
 def _predict_latents(backbone: Backbone, labels: Tensor, latents: Latents) -> Tensor:
-    """Predictions in eval mode, which moves no statistics and draws nothing. Shape: n latents -> (n,)."""
+    """Predict in eval mode, without updates of running statistics or dropout. Shape: n latents -> (n,)."""
     training = backbone.training
     backbone.eval()
     try:
@@ -100,12 +100,12 @@ def _predict_latents(backbone: Backbone, labels: Tensor, latents: Latents) -> Te
 
 @functools.cache
 def _warn_of_cap(backbone: str, most: int) -> None:
-    """Say it once, not at every step."""
-    LOGGER.warning("%s fuses no more than %d mixed examples; the others are left out", backbone, most)
+    """Warn once, not at every step."""
+    LOGGER.warning("%s fuses at most %d mixed examples per batch; the others are left out", backbone, most)
 
 
 def _encode_apart(backbone: Backbone, inputs: Latents) -> Latents:
-    """Encode mixed inputs without moving running statistics, which come from clean examples alone."""
+    """Encode mixed inputs without updating running statistics, which come from clean examples only."""
     norms = [m for m in backbone.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     for norm in norms:
         norm.track_running_stats = False
@@ -119,7 +119,7 @@ def _encode_apart(backbone: Backbone, inputs: Latents) -> Latents:
 def mixed_loss(
     prediction: Tensor, mixed: Mixed, labels: Tensor, mix_loss: str, criterion: Criterion
 ) -> Tensor:
-    """Mean loss on the mixed examples that count; 0 where none does.
+    """Return the mean loss of the mixed examples that count; 0 if none does.
 
     Shape: prediction (n,), labels of the clean batch (B,) -> scalar.
     """
@@ -136,7 +136,7 @@ def mixed_loss(
 def _weigh(
     settings: MethodSettings, task: Tensor, mixed: Tensor, auxiliary: Tensor, examples: Mixed | None
 ) -> Losses:
-    """Total loss: append: task + xi1 * mixed; replace: mixed, or task where nothing was mixed; + the rest."""
+    """Weigh the losses: task + xi1 * mixed ("append"), or mixed, else task ("replace"); add the others."""
     penalty = task.new_zeros(()) if examples is None else _like(examples.penalty, task)
     if settings.mode == "append":
         total = task + settings.xi1 * mixed

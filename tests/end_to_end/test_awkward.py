@@ -64,7 +64,7 @@ def test_it_is_trained_on(name, config, tmp_path, capsys, monkeypatch):
     for number, backbone in enumerate(BACKBONES):
         cell = cells[backbone, methods[(turn + number) % len(methods)]]
         if (name, backbone) in TOO_WIDE:
-            with pytest.raises(UserError, match=r"80\.\d GB, and there are 16\.0 GB"):
+            with pytest.raises(UserError, match=r"80\.\d GB of memory, but there are only 16\.0 GB"):
                 train(cell, dataset, torch.device("cpu"))
             continue
         with warnings.catch_warnings():

@@ -90,9 +90,9 @@ def test_a_dataset_has_no_name_that_could_be_a_path(name):
 @pytest.mark.parametrize("size", [MAX_DATASET_BYTES + 1, 300])
 def test_names_that_no_file_can_have_are_refused(tmp_path, size):
     name = "x" * size
-    with pytest.raises(UserError, match=f"is no name for a dataset; use up to {MAX_DATASET_BYTES} bytes"):
+    with pytest.raises(UserError, match=f"is not a valid dataset name; use up to {MAX_DATASET_BYTES} bytes"):
         make_plan(load_benchmark([f"var_dir={tmp_path}", f"datasets=[{name}]", f"dataset.{name}.path=x"]))
-    with pytest.raises(UserError, match="is no UTF-8 text"):
+    with pytest.raises(UserError, match="is not valid UTF-8"):
         make_plan(load_benchmark([f"var_dir={tmp_path}/\udcff"]))
 
 

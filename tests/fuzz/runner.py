@@ -94,7 +94,7 @@ def judge(case, watch):
             ending = "accepted" if stage else "invalid"
         except case.clean as error:
             stage, detail = case.stage(error), str(error)
-            clean = sentence(detail) and "more memory than there is" not in detail
+            clean = sentence(detail) and "more memory than is available" not in detail
             ending = "refused" if clean else "escaped"
         except BaseException as error:
             ending, stage, detail = "escaped", "escaped", "".join(traceback.format_exception(error)[-3:])

@@ -235,6 +235,6 @@ def test_ctrl_c_stops_and_resumes(finished_study, var_dir):
     driver = start(var_dir, "ctrl-c")
     wait_for_cells(driver, 3)
     driver.send_signal(signal.SIGINT)
-    assert "resumes" in finish(driver, "ctrl-c", status=130, seconds=60)
+    assert "to resume" in finish(driver, "ctrl-c", status=130, seconds=60)
     assert run(var_dir) == 0
     assert_each_cell_once(var_dir, finished_study)

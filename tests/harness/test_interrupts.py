@@ -32,6 +32,6 @@ def test_what_python_drops_in_a_callback(error):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "went on\n"
     if error == "KeyboardInterrupt":
-        assert done.stderr == "The interrupt came where Python cannot stop; press Ctrl-C again.\n"
+        assert done.stderr == "Python could not handle the interrupt at this point; press Ctrl-C again.\n"
     else:
         assert "ValueError: here" in done.stderr

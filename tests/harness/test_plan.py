@@ -134,18 +134,18 @@ NUMBERS = {
     "occlusion.train_ratios=[0.5,2]": "[0, 1], got 2.0",
     "jobs=0": "jobs must be at least 1, got 0",
     "jobs_per_gpu=0": "jobs_per_gpu must be at least 1, got 0",
-    "precision=bf16 device=cpu": "precision=bf16 needs device=cuda, and this would run on the CPU; use",
+    "precision=bf16 device=cpu": "precision=bf16 needs device=cuda, but cells would run on the CPU; use",
     "cell.threads=0": "cell.threads must be at least 1, got 0",
     "train.max_epochs=0": "train.max_epochs must be at least 1, got 0",
     "train.max_batches=-1": "train.max_batches must be at least 1, got -1",
-    "dataset.synthetic_mosi.clips=-5": "clips=-5 is not allowed; three splits take 12 to 100000 clips",
-    "dataset.synthetic_mosi.seed=-1": "seed=-1 is negative",
+    "dataset.synthetic_mosi.clips=-5": "clips must be in 12 .. 100000, got -5",
+    "dataset.synthetic_mosi.seed=-1": "seed must be at least 0, got -1",
     **{
         f"dataset.synthetic_mosi.label_scale={value}": f"label_scale must be a positive number, got {value}"
         for value in ("0.0", "-3.0", "inf", "nan")
     },
-    "dataset.synthetic_mosi.label_scale=1": "label_scale=1 does not fit; its labels lie within 3 of 0",
-    "dataset.synthetic_mosi.like=sims": "label_scale=1 does not fit; its labels lie within 3 of 0",
+    "dataset.synthetic_mosi.label_scale=1": "label_scale must be 3, the range of the synthetic labels, got 1",
+    "dataset.synthetic_mosi.like=sims": "label_scale must be 3, the range of the synthetic labels, got 1",
     "backbone.tfn.text_hidden=-4": "text_hidden must be at least 1, got -4",
     "backbone.tfn.batch_size=0": "batch_size must be at least 1, got 0",
     "backbone.tfn.learning_rate=-1": "learning_rate must be >= 0 and finite, got -1.0",
@@ -241,7 +241,7 @@ STRANGE = [" ", ".", "..", "a/b", "/", "a\\b", "a\nb", "a\tb", "a" * 201, "é" *
 
 @pytest.mark.parametrize("name", STRANGE)
 def test_names_that_no_study_can_have(refused, name):
-    assert f"study={name!r} is no name for a study" in refused(f"study={name}")
+    assert f"study={name!r} is not a valid study name" in refused(f"study={name}")
 
 
 def test_a_missing_gpu(refused, monkeypatch):

@@ -42,10 +42,10 @@ def python(code, *arguments, **options):
         *((command, ["backbnes=[tfn]"], "backbnes") for command in COMMANDS),
         ("harness.benchmark", ["train.max_epoch=1"], "Did you mean 'train.max_epochs'?"),
         ("harness.benchmark", ["method.mixup.alpha=1", "launcher.nam=x"], "Did you mean 'launcher.name'?"),
-        ("harness.benchmark", ["seeds"], "settings are given as KEY=VALUE"),
+        ("harness.benchmark", ["seeds"], "give settings as KEY=VALUE"),
         ("harness.benchmark", ["profile=quik"], "Did you mean 'quick'?"),
         ("sweeps.run", ["parm=delta"], "Did you mean 'param'?"),
-        ("reports.build", [], "Which study? Give study=NAME."),
+        ("reports.build", [], "The study is missing; give study=NAME."),
         ("reports.export", ["study=s"], "Nothing to export"),
     ],
 )

@@ -129,7 +129,7 @@ def test_numbers_are_read_in_pages(filled, statements, monkeypatch):
     whole = tracker.complete()
     asked = []
     for page in (MANY, MANY // 4):
-        monkeypatch.setattr("harness.tracking.reader.SOME", page)
+        monkeypatch.setattr("harness.tracking.reader.BATCH", page)
         statements.clear()
         assert tracker.complete() == whole
         asked.append(len(statements))

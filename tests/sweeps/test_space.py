@@ -318,7 +318,7 @@ WRONG = {
     "control characters": (b"method: \x00", "cannot be read as YAML"),
     "an object": ("!!python/object/apply:os.system [true]", "cannot be read as YAML"),
     "no such date": ("method: 2024-13-45", "cannot be read as YAML"),
-    "an alias of itself": (TPE + "settings: {delta: &a [*a]}", "(line 3: an alias of another value)"),
+    "an alias of itself": (TPE + "settings: {delta: &a [*a]}", "(line 3: aliases are not allowed)"),
     "too deep": ("[" * 5000, "nested too deeply"),
     "an unknown key": (TPE + "setings: {delta: [0.1]}", "Did you mean 'settings'?"),
     "a key that is no text": (TPE + "1: 2", "Unknown key '1'"),

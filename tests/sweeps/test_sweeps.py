@@ -108,7 +108,7 @@ def test_a_new_name_begins_a_new_sweep(copy):
         (["tune=none", "sweep.trials=0"], "sweep.trials must be at least 1"),
         (["param=delta", "sweep.retries=-1"], "sweep.retries must be at least 0"),
         (["param=all", "sweep.prune_at=[1.5]"], "shares of the epochs in (0, 1)"),
-        (["param=delta", "sweep.name="], "sweep.name='' is no name for a sweep"),
+        (["param=delta", "sweep.name="], "sweep.name='' is not a valid sweep name"),
         (["param=delta", "methods=[none]"], "methods has no effect on the sweep 'delta'"),
         (["param=delta", "sweep.trials=5"], "sweep.trials has no effect"),
         (["param=delta", "occlusion.protocols=[train]"], "occlusion.protocols has no effect"),

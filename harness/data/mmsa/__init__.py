@@ -1,1 +1,1 @@
-"""MMSA feature files: unpickled without running code, checked, aligned and cleaned."""
+"""MMSA feature files: safe unpickling, validation, alignment and cleaning."""

@@ -1,7 +1,7 @@
-"""Left-alignment of clips: where their valid steps lie is decided for the three splits together.
+"""Detection of each clip's valid steps, left-alignment and cleaning, for the three splits together.
 
-The steps of text are those of its attention mask. Those of audio and vision are the given ones; without
-these, those of the text where they are aligned with it, else from the first to the last non-zero step.
+The attention mask gives the valid steps of text. Audio and vision use the lengths in the file; without
+lengths, they use the steps of text if they are aligned with it, and else the first to last non-zero step.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from backbones.batch import MODALITIES
 from harness.data.dataset import Split
 from harness.data.mmsa.split import MmsaSplit
 
-# Share of the clips, so that a few odd ones do not decide for all.
+# The fraction of clips that must be within the steps of text; below 1, so that a few outliers do not matter.
 _WITHIN_TEXT = 0.9
 _CLIPS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
 class _Spans:
-    """The steps of N sequences, (0, 0) where there are none. Shape: starts, stops (N,)."""
+    """Step ranges [start, stop) of N sequences, (0, 0) if empty. Shape: starts, stops (N,)."""
 
     starts: np.ndarray
     stops: np.ndarray
@@ -32,19 +32,19 @@ class _Spans:
         return np.maximum(self.stops - self.starts, 1)
 
     def within(self, other: _Spans) -> np.ndarray:
-        """Which ones lie within the other's; empty ones do."""
+        """Mask the sequences whose range is empty or within the other range. Shape: (N,) bool."""
         inside = (self.starts >= other.starts) & (self.stops <= other.stops)
         return inside | (self.stops == 0)
 
     def joined(self, other: _Spans) -> _Spans:
-        """From the first start to the last stop of both; the other's where empty."""
+        """Return the smallest ranges that cover both; where one is empty, the other range."""
         starts = np.where(self.stops == 0, other.starts, np.minimum(self.starts, other.starts))
         return _Spans(starts, np.maximum(self.stops, other.stops))
 
 
 @dataclass(frozen=True)
 class _Padded:
-    """One modality of a split. Shape: occupied (N, T) bool, where a step is not zero."""
+    """One modality of a split. Shape: occupied (N, T) bool, true for non-zero steps."""
 
     split: Split
     raw: MmsaSplit
@@ -60,28 +60,28 @@ class _Padded:
         return self.split.features["text"].shape[1]
 
     def note(self, what: str, clips: np.integer | int) -> None:
-        """Note that something was cleaned in so many clips, if in any."""
+        """Note a change to a number of clips, unless it is 0."""
         self.raw.note(self.modality, what, clips)
 
     def cut_by(self, spans: _Spans) -> np.ndarray:
-        """Which clips have non-zero steps outside of these. Shape: (N,) bool."""
+        """Mask the clips that have non-zero steps outside the given ranges. Shape: (N,) bool."""
         steps = np.arange(self.steps)
         outside = (steps < spans.starts[:, None]) | (steps >= (spans.starts + spans.lengths)[:, None])
         return (self.occupied & outside).any(axis=1)
 
 
 def align(splits: Mapping[str, Split], raw: Mapping[str, MmsaSplit]) -> dict[str, Split]:
-    """Left-align and clean features and tokens of all splits, in place; raw: for notes and errors.
+    """Left-align and clean features and tokens of all splits in place; return splits with final lengths.
 
-    The splits' steps may lie anywhere, and their lengths are those that the file gives.
+    The input's valid steps may be anywhere, and its lengths are those in the file. raw: takes the notes.
 
     Raises:
-        UserError: no valid step of a modality holds a finite value.
+        UserError: A modality has no finite value in any valid step.
     """
     lengths: dict[str, dict[str, np.ndarray]] = {name: {} for name in splits}
     by_mask: dict[str, _Spans] = {}
     for modality in MODALITIES:
-        # NaN and infinity count as non-zero: they are steps of the clip.
+        # NaN and infinity count as non-zero, because they mark valid steps.
         padded = {
             name: _Padded(split, raw[name], modality, np.any(split.features[modality], axis=2))
             for name, split in splits.items()
@@ -103,12 +103,12 @@ def align(splits: Mapping[str, Split], raw: Mapping[str, MmsaSplit]) -> dict[str
 
 
 def _mask_spans(text: _Padded, tokens: np.ndarray) -> _Spans:
-    """The steps of the text by its attention mask; moves its tokens to the left in place."""
+    """Find the valid steps of text by its attention mask, and left-align its tokens in place."""
     starts, stops = span(tokens[:, 1] == 1)
     text.note("had empty attention masks, taken as length 1", (stops == 0).sum())
     lengths = np.maximum(stops - starts, 1)
     move_left(tokens.transpose(0, 2, 1), starts, lengths)
-    # Tokens on the left may stand beside features on the right.
+    # Tokens may be left-aligned while features are right-aligned.
     feature_starts = find_starts(text.occupied, lengths)
     if tokens.shape[2] == text.steps:
         feature_starts = np.where(starts > 0, starts, feature_starts)
@@ -116,13 +116,13 @@ def _mask_spans(text: _Padded, tokens: np.ndarray) -> _Spans:
 
 
 def _feature_spans(padded: Mapping[str, _Padded], text: Mapping[str, _Spans]) -> dict[str, _Spans]:
-    """The steps by the given lengths, the text's where aligned with it, or the non-zero ones."""
-    given = {name: _given_spans(one) for name, one in padded.items()}
-    own = {name: _Spans(*span(padded[name].occupied)) for name in padded if given[name] is None}
-    beside = [name for name in own if name in text]
-    same_steps = all(padded[name].steps == padded[name].steps_of_text for name in beside)
-    aligned = same_steps and _lie_within((own[name], text[name]) for name in beside)
-    spans = {name: one for name, one in given.items() if one is not None}
+    """Find valid steps by the file's lengths, by the text if aligned with it, or by non-zero steps."""
+    stored = {name: _stored_spans(one) for name, one in padded.items()}
+    own = {name: _Spans(*span(padded[name].occupied)) for name in padded if stored[name] is None}
+    with_text = [name for name in own if name in text]
+    same_steps = all(padded[name].steps == padded[name].steps_of_text for name in with_text)
+    aligned = same_steps and _lie_within((own[name], text[name]) for name in with_text)
+    spans = {name: one for name, one in stored.items() if one is not None}
     for name, one in own.items():
         if aligned and name in text:
             spans[name] = _joined_spans(padded[name], one, text[name])
@@ -132,10 +132,10 @@ def _feature_spans(padded: Mapping[str, _Padded], text: Mapping[str, _Spans]) ->
     return spans
 
 
-def _given_spans(padded: _Padded) -> _Spans | None:
-    """The steps by the given lengths; None without these, or where they say nothing of their own.
+def _stored_spans(padded: _Padded) -> _Spans | None:
+    """Find valid steps by the file's lengths; None if it has none or they only mark the first zero step.
 
-    MMSA's own script takes a clip to end before its first zero step, be it a pause or padding in front.
+    MMSA's own script ends a clip at its first zero step, even if that step is a pause or front padding.
     """
     lengths = padded.split.lengths.get(padded.modality)
     if lengths is None:
@@ -144,26 +144,26 @@ def _given_spans(padded: _Padded) -> _Spans | None:
     spans = _Spans(starts, starts + lengths)
     cut = padded.cut_by(spans)
     if cut.any() and (lengths == np.maximum(first_gap(padded.occupied), 1)).all():
-        padded.note("had lengths up to the first zero step, which cut clips, so they are left out", cut.sum())
+        padded.note("had lengths that end clips at a zero step too early, which were ignored", cut.sum())
         return None
     return spans
 
 
 def _lie_within(pairs: Iterable[tuple[_Spans, _Spans]]) -> bool:
-    """Whether nearly all of the first ones lie within the second ones."""
+    """Check whether nearly all first ranges are within the second ones."""
     within = [one.within(other) for one, other in pairs]
     return bool(within) and bool(np.concatenate(within).mean() >= _WITHIN_TEXT)
 
 
 def _joined_spans(padded: _Padded, own: _Spans, text: _Spans) -> _Spans:
-    """The steps of the text, for a word without sound or picture is one too, and those beyond it."""
+    """Join the steps of text, which may include words without sound or picture, with the non-zero steps."""
     beyond = ~own.within(text)
     padded.note("is aligned with text, but had steps beyond it, which were kept", beyond.sum())
     return own.joined(text)
 
 
 def _move_and_clean(padded: _Padded, spans: _Spans) -> None:
-    """Move the features to the left and clean them, in place."""
+    """Left-align and clean the features in place."""
     padded.note("was padded in front, moved to the left", np.count_nonzero(spans.starts))
     padded.note("had non-zero padding, set to 0", padded.cut_by(spans).sum())
     values, lengths = padded.split.features[padded.modality], spans.lengths
@@ -176,7 +176,7 @@ def _clean(raw: MmsaSplit, modality: str, values: np.ndarray, inside: np.ndarray
     finite = np.isfinite(values)
     if not finite.all():
         if not (finite.any(axis=2) & inside).any():
-            raise raw.wrong(modality, "holds no finite value in any valid step")
+            raise raw.error(modality, "holds no finite value in any valid step")
         for name, test in (("-inf", np.isneginf), ("+inf", np.isposinf), ("NaN", np.isnan)):
             raw.note(modality, f"held {name}, set to 0", np.count_nonzero(test(values)), "values")
         np.copyto(values, 0, where=~finite)
@@ -185,21 +185,22 @@ def _clean(raw: MmsaSplit, modality: str, values: np.ndarray, inside: np.ndarray
 
 
 def span(occupied: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """From the first to behind the last True of each row; (0, 0) where none. Shape: (N, T) -> (N,), (N,)."""
+    """Return first and last + 1 index of True in each row; (0, 0) if none. Shape: (N, T) -> (N,), (N,)."""
     filled = occupied.any(axis=1)
     stops = occupied.shape[1] - occupied[:, ::-1].argmax(axis=1)
     return np.where(filled, occupied.argmax(axis=1), 0), np.where(filled, stops, 0)
 
 
 def first_gap(occupied: np.ndarray) -> np.ndarray:
-    """The first False of each row, T where there is none. Shape: (N, T) -> (N,)."""
+    """Return the index of the first False in each row; T if there is none. Shape: (N, T) -> (N,)."""
     return np.where(occupied.all(axis=1), occupied.shape[1], occupied.argmin(axis=1))
 
 
 def find_starts(occupied: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Where sequences of known length begin: at 0, or at T - length in a file that is padded in front.
+    """Return the first step of sequences of known length: 0, or T - length if the file is padded in front.
 
-    A clip whose non-zero steps fit both places goes with the majority of those that fit one only.
+    A clip whose non-zero steps fit both follows the majority of the unambiguous clips.
+    Shape: occupied (N, T), lengths (N,) -> (N,).
     """
     steps = occupied.shape[1]
     first, stop = span(occupied)
@@ -212,7 +213,7 @@ def find_starts(occupied: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 
 
 def move_left(values: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> None:
-    """Move each clip's steps to the left in place and set the rest to 0. Shape: values (N, T, D)."""
+    """Shift each clip's steps to the left in place and set the rest to 0. Shape: values (N, T, D)."""
     steps = np.arange(values.shape[1])
     moved = np.flatnonzero(starts)
     for begin in range(0, len(moved), _CLIPS_AT_ONCE):

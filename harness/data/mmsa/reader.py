@@ -1,4 +1,4 @@
-"""The reader of MMSA feature files: they are checked, left-aligned and cleaned, and notes say what was done.
+"""Reader of MMSA feature files: it validates, left-aligns and cleans them, and notes each change.
 
 The format (github.com/thuiar/MMSA): a pickled dict train/valid/test -> dict of text, audio, vision
 (clips, steps, width), regression_labels (clips,), and optionally id, text_bert (clips, 3, steps: token ids,
@@ -19,81 +19,82 @@ from backbones.batch import MODALITIES
 from harness.data.dataset import SPLITS, Dataset, Split
 from harness.data.memory_limit import MemoryLimit
 from harness.data.mmsa.align import align
-from harness.data.mmsa.split import MmsaSplit, Notes, listed, names_of
+from harness.data.mmsa.split import MmsaSplit, Notes, list_names, printable_names
 from harness.data.mmsa.unpickle import load_pickle
 from harness.errors import UserError, nearest
 
 LABELS, CLASSES = "regression_labels", "classification_labels"
 LABEL_TOLERANCE = 1e-4
 _OTHER_SPLIT_NAMES = {"train": ("training",), "valid": ("val", "dev", "validation"), "test": ("testing",)}
-_MOST = 2**31 - 1  # of token ids and lengths
-_MAX_NAME_BYTES = 12  # of a character of a name: in an array, and sorted
+_MAX_INTEGER = 2**31 - 1  # largest token id or length
+_MAX_NAME_BYTES = 12  # memory per character of a clip id: in an array, and in its sorted copy
 
 
 def _split_contents(content: object, file: str) -> dict[str, dict[Any, Any]]:
-    """The content of the three splits."""
+    """Return the dictionaries of the three splits; raises UserError."""
     if not isinstance(content, dict):
-        raise UserError(f"{file} holds a {type(content).__name__}; a dict of {', '.join(SPLITS)} is needed.")
+        raise UserError(f"{file} must be a dict of {', '.join(SPLITS)}, got a {type(content).__name__}.")
     for split in SPLITS:
         if split not in content:
             others = [name for name in _OTHER_SPLIT_NAMES[split] if name in content]
-            hint = f".{nearest(split, names_of(content))}"
+            hint = f".{nearest(split, printable_names(content))}"
             hint = f"; rename {others[0]!r} to {split!r}." if others else hint
-            raise UserError(f"{file} has no split {split!r}; found: {listed(content)}{hint}")
+            raise UserError(f"{file} has no split {split!r}; found: {list_names(content)}{hint}")
         if not isinstance(content[split], dict) or not content[split]:
             kind = "empty" if isinstance(content[split], dict) else f"a {type(content[split]).__name__}"
             raise UserError(
-                f"{file}: split {split!r} is {kind}; a dict with {LABELS} and features is needed."
+                f"{file}: split {split!r} is {kind}; it must be a dict with {LABELS} and features."
             )
     return {split: dict(content[split]) for split in SPLITS}
 
 
 def _read_labels(raw: MmsaSplit, label_scale: float) -> np.ndarray:
-    """Labels as (N,) float32, checked against the range."""
+    """Read labels as (N,) float32; raises UserError if one is outside the range."""
     if LABELS not in raw.content and CLASSES in raw.content:
-        what = f"has no {LABELS!r}, and {CLASSES!r} cannot stand for them; a score of each clip is needed."
-        raise UserError(f"{raw.file}: split {raw.split!r} {what}")
+        reason = f"has no {LABELS!r}, and {CLASSES!r} cannot replace it; every clip needs a score."
+        raise UserError(f"{raw.file}: split {raw.split!r} {reason}")
     array = raw.take(LABELS)
     if array.dtype.kind == "b":
-        raise raw.wrong(LABELS, "holds True and False; a score of each clip is needed")
+        raise raw.error(LABELS, "holds True and False; every clip needs a score")
     if array.ndim != 1 and array.shape[1:] != (1,):
-        raise raw.wrong(LABELS, f"has shape {array.shape}; (clips,) is needed")
+        raise raw.error(LABELS, f"has shape {array.shape}; it must be (clips,)")
     labels = array.reshape(-1).astype(np.float64)
     if len(labels) == 0:
-        raise UserError(f"{raw.file}: split {raw.split!r} is empty; every split needs a clip.")
+        raise UserError(f"{raw.file}: split {raw.split!r} is empty; every split needs at least one clip.")
     if not np.isfinite(labels).all():
-        raise raw.wrong(LABELS, f"holds {labels[~np.isfinite(labels)][0]}; labels must be finite")
+        raise raw.error(LABELS, f"holds {labels[~np.isfinite(labels)][0]}; labels must be finite")
     worst = labels[np.abs(labels).argmax()]
     if abs(worst) > label_scale + LABEL_TOLERANCE:
         allowed = f"[-{label_scale:g}, {label_scale:g}]"
-        raise raw.wrong(LABELS, f"holds {worst:g}, outside {allowed}; set label_scale to the data's range")
+        raise raw.error(LABELS, f"holds {worst:g}, outside {allowed}; set label_scale to the data's range")
     return np.clip(labels, -label_scale, label_scale).astype(np.float32)
 
 
 def _read_ids(raw: MmsaSplit, clips: int) -> np.ndarray:
-    """Clip ids as (N,) unicode, without repetition."""
+    """Read unique clip ids as (N,) unicode; clips without ids are numbered."""
     values = raw.content.pop("id", None)
     if values is None:
         raw.note("id", "is missing, so clips are numbered", clips)
         return np.array([f"{raw.split}_{row}" for row in range(clips)])
     values = values.reshape(-1).tolist() if isinstance(values, np.ndarray) else values
     if not isinstance(values, (list, tuple)) or len(values) != clips:
-        count = len(values) if isinstance(values, (list, tuple)) else "no list of"
-        raise raw.wrong("id", f"holds {count} names for {clips} clips")
+        count = len(values) if isinstance(values, (list, tuple)) else type(values).__name__
+        raise raw.error("id", f"must be a list of {clips} names, one per clip, got {count}")
     ids = _name_array(raw, [_name(raw, value) for value in values])
-    different, counts = np.unique(ids, return_counts=True)
-    if len(different) < clips:
-        raise raw.wrong("id", f"names {str(different[counts.argmax()])!r:.60} {counts.max()} times")
+    names, counts = np.unique(ids, return_counts=True)
+    if len(names) < clips:
+        name = f"{str(names[counts.argmax()])!r:.60}"
+        raise raw.error("id", f"must be unique, but {name} occurs {counts.max()} times")
     return ids
 
 
 def _name_rows(splits: Mapping[str, Split], raw: Mapping[str, MmsaSplit]) -> dict[str, Split]:
-    """Put the split's name before ids that number the rows, from 0 or 1, in every split."""
+    """Prefix ids with the split's name if the ids of every split are row numbers from 0 or 1."""
     if not all(_are_row_numbers(split.ids) for split in splits.values()):
         return dict(splits)
     named = {}
     for name, split in splits.items():
-        raw[name].note("id", "numbers the rows, so the split's name is put before it", len(split))
+        raw[name].note("id", "holds row numbers, so the split's name was put before them", len(split))
         ids = _name_array(raw[name], [f"{name}_{row}" for row in split.ids.tolist()])
         named[name] = replace(split, ids=ids)
     return named
@@ -110,92 +111,90 @@ def _name_array(raw: MmsaSplit, names: list[str]) -> np.ndarray:
 
 
 def _name(raw: MmsaSplit, value: Any) -> str:
-    """A clip's name as text that every table and file can hold."""
+    """Convert a clip id to text that every table and file can store; raises UserError."""
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
-    whole = isinstance(value, int) and value.bit_length() > 64
-    if whole or not isinstance(value, (str, int, float, np.generic)):
-        what = "number of more than 64 bits" if whole else type(value).__name__
-        raise raw.wrong("id", f"holds a {what}; names must be text or numbers")
+    too_large = isinstance(value, int) and value.bit_length() > 64
+    if too_large or not isinstance(value, (str, int, float, np.generic)):
+        kind = "number of more than 64 bits" if too_large else type(value).__name__
+        raise raw.error("id", f"holds a {kind}; names must be text or numbers")
     name = str(value)
     if not name.strip():
-        raise raw.wrong("id", "holds an empty name")
+        raise raw.error("id", "holds an empty name")
     if not _is_text(name):
-        raise raw.wrong("id", f"holds {ascii(name)[:60]}, which is no text")
+        raise raw.error("id", f"holds {ascii(name)[:60]}, which is not valid text")
     return name
 
 
 def _is_text(name: str) -> bool:
-    """Whether there are no halves of characters in it, which UTF-8 cannot hold."""
+    """Check that a name has no surrogates, which UTF-8 cannot encode."""
     return name.isascii() or not any("\ud800" <= c <= "\udfff" for c in name)
 
 
-def _whole(raw: MmsaSplit, key: str, array: np.ndarray, most: int = _MOST) -> np.ndarray:
-    """The array as int64, if it holds whole numbers from 0 to `most`."""
+def _as_integers(raw: MmsaSplit, key: str, array: np.ndarray, most: int = _MAX_INTEGER) -> np.ndarray:
+    """Convert an array of integers in 0 .. ``most`` to int64; raises UserError for other values."""
     bad = ~((array >= 0) & (array <= most) & (array == np.floor(array)))
     if bad.any():
-        raise raw.wrong(key, f"holds {array[bad][0]}; whole numbers from 0 to {most} are allowed")
+        raise raw.error(key, f"holds {array[bad][0]}; values must be integers in 0 .. {most}")
     return array.astype(np.int64)
 
 
 def _read_lengths(raw: MmsaSplit, modality: str, clips: int, steps: int) -> np.ndarray | None:
-    """The given number of valid steps of each clip as (N,) int64, 1 to T; None where not given.
-
-    MMSA-FET cuts features to a number of steps and keeps the lengths from before.
-    """
+    """Read the file's number of valid steps per clip as (N,) int64 in 1 .. T; None if there are none."""
     key = f"{modality}_lengths"
     if raw.content.get(key) is None:
         return None
     array = raw.take(key)
     if array.size != clips or array.shape[:1] != (clips,):
-        raise raw.wrong(key, f"has shape {array.shape} for {clips} clips")
-    lengths = _whole(raw, key, array.reshape(-1))
+        raise raw.error(key, f"has shape {array.shape} for {clips} clips")
+    lengths = _as_integers(raw, key, array.reshape(-1))
     raw.note(modality, "had lengths of 0, taken as 1", (lengths == 0).sum())
-    raw.note(modality, "had lengths beyond its steps, taken as all of these", (lengths > steps).sum())
+    # MMSA-FET truncates features to a number of steps but keeps the original lengths.
+    raw.note(modality, "had lengths beyond its steps, cut to these steps", (lengths > steps).sum())
     return np.clip(lengths, 1, steps)
 
 
 def _read_tokens(raw: MmsaSplit, clips: int, steps: int) -> np.ndarray | None:
-    """Token ids, attention mask and segment ids as (N, 3, T) int64, T <= steps; None if there are none."""
+    """Read token ids, attention mask, segment ids as (N, 3, T) int64, T <= steps; None if there are none."""
     key = "text_bert"
     if raw.content.get(key) is None:
         return None
     array = raw.take(key)
     if array.ndim != 3 or array.shape[:2] != (clips, 3) or array.shape[2] == 0:
-        raise raw.wrong(key, f"has shape {array.shape}; ({clips}, 3, steps) is needed")
+        raise raw.error(key, f"has shape {array.shape}; it must be ({clips}, 3, steps)")
     if array.shape[2] > steps:
         raw.note(key, "has more steps than text, so it is left out", clips)
         return None
     raw.memory.take(8 * array.size)
-    _whole(raw, f"{key} attention mask", array[:, 1], 1)
-    return _whole(raw, key, array)
+    _as_integers(raw, f"{key} attention mask", array[:, 1], 1)
+    return _as_integers(raw, key, array)
 
 
 def _read_array(raw: MmsaSplit, modality: str, clips: int) -> np.ndarray:
-    """The features as a fresh (N, T, D) float32 array, contents as given."""
+    """Read uncleaned features as a new (N, T, D) float32 array; raises UserError."""
     array = raw.take(modality)
     if len(array.shape) == 2:
         raw.note(modality, "had no time axis, taken as one step", len(array))
         array = array[:, None, :]
     if array.ndim != 3 or 0 in array.shape[1:]:
-        raise raw.wrong(modality, f"has shape {array.shape}; (clips, steps, width) is needed")
+        raise raw.error(modality, f"has shape {array.shape}; it must be (clips, steps, width)")
     if len(array) != clips:
-        raise raw.wrong(modality, f"holds {len(array)} clips, but {LABELS} {clips}")
+        raise raw.error(modality, f"has {len(array)} clips, but {LABELS} has {clips}")
     raw.memory.take(4 * array.size)
     return np.array(array, dtype=np.float32, order="C")
 
 
 def _read_split(raw: MmsaSplit, label_scale: float) -> Split:
-    """A split whose steps lie anywhere, with the lengths that the file gives."""
+    """Read a split that is not yet aligned, with lengths only where the file has them."""
     labels = _read_labels(raw, label_scale)
     ids = _read_ids(raw, len(labels))
     features = {m: _read_array(raw, m, len(labels)) for m in MODALITIES}
     tokens = _read_tokens(raw, len(labels), features["text"].shape[1])
     lengths = {}
     for m in MODALITIES if tokens is None else MODALITIES[1:]:
-        given = _read_lengths(raw, m, *features[m].shape[:2])
-        if given is not None:
-            lengths[m] = given
+        stored = _read_lengths(raw, m, *features[m].shape[:2])
+        if stored is not None:
+            lengths[m] = stored
     return Split(ids, features, lengths, labels, tokens)
 
 
@@ -203,8 +202,8 @@ def _check_widths(splits: Mapping[str, Split], file: str) -> None:
     for modality in MODALITIES:
         widths = {split: splits[split].features[modality].shape[2] for split in SPLITS}
         if len(set(widths.values())) > 1:
-            listed = ", ".join(f"{split} {width}" for split, width in widths.items())
-            raise UserError(f"{file}: the width of {modality} differs between splits ({listed}).")
+            sizes = ", ".join(f"{split} {width}" for split, width in widths.items())
+            raise UserError(f"{file}: the width of {modality} differs between splits ({sizes}).")
 
 
 def _check_leakage(splits: Mapping[str, Split], file: str) -> None:
@@ -227,7 +226,7 @@ def _pad(raw: MmsaSplit, array: np.ndarray, steps: int, axis: int) -> np.ndarray
 
 
 def _equal_steps(splits: Mapping[str, Split], raw: Mapping[str, MmsaSplit]) -> dict[str, Split]:
-    """Pad every split to the longest T_m of the three; tokens are kept for all splits or none."""
+    """Pad every split to the largest T_m of the three; drop tokens unless all splits have them."""
     steps = {m: max(split.features[m].shape[1] for split in splits.values()) for m in MODALITIES}
     with_tokens = all(split.tokens is not None for split in splits.values())
     padded = {}
@@ -245,25 +244,25 @@ def _equal_steps(splits: Mapping[str, Split], raw: Mapping[str, MmsaSplit]) -> d
 
 
 def read_mmsa(path: str | Path, label_scale: float) -> Dataset:
-    """Read an MMSA pickle whose labels lie in [-label_scale, label_scale]; `notes` say what was cleaned.
+    """Read an MMSA pickle with labels in [-label_scale, label_scale]; its `notes` describe the cleaning.
 
-    The valid steps of text are those of its attention mask, of audio and vision those that `*_lengths`
-    give (unless they end at the first zero step and cut clips); without these, those of the text where they
-    are aligned with it (as many steps, and nine in ten clips within the mask), else from the first to the
-    last non-zero step. Non-finite values become 0.
+    The attention mask gives the valid steps of text. For audio and vision, `*_lengths` give them, unless
+    these only mark the first zero step and cut clips. Without lengths, a modality that is aligned with text
+    (as many steps, and 90% of the clips within the mask) uses the steps of text; any other one is valid from
+    its first to its last non-zero step. Non-finite values become 0.
 
     Raises:
-        UserError: the file cannot be used as it is (one sentence: where, what was found, what is allowed).
+        UserError: The file is unusable; the message says where, what it contains and what is allowed.
     """
     file = repr(str(path))
     if not (math.isfinite(label_scale) and label_scale > 0):
-        raise UserError(f"label_scale is {label_scale}; it must be a positive number.")
+        raise UserError(f"label_scale must be a positive number, got {label_scale}.")
     try:
-        # Numbers that do not fit, and NaNs that signal, are found by what becomes of them.
+        # Overflows and signalling NaNs are detected in the results, so numpy need not warn.
         with np.errstate(all="ignore"):
             return _read(path, file, label_scale)
     except MemoryError:
-        raise UserError(f"{file} needs more memory than there is.") from None
+        raise UserError(f"{file} needs more memory than is available.") from None
 
 
 def _read(path: str | Path, file: str, label_scale: float) -> Dataset:
@@ -280,14 +279,14 @@ def _read(path: str | Path, file: str, label_scale: float) -> Dataset:
 
 
 def summary_lines(dataset: Dataset) -> list[str]:
-    """A description for people: per split its clips, videos, labels and modalities, then the notes."""
+    """Describe a dataset: per split its clips, videos, labels and modalities, then the notes."""
     lines = []
     for name, split in dataset.splits.items():
         videos = split.videos()
-        of_videos = "" if videos is None else f" of {videos} videos"
+        source = "" if videos is None else f" of {videos} videos"
         y = split.labels.astype(np.float64)
         lines.append(
-            f"{name}: {len(split)} clips{of_videos}; labels {y.min():g} to {y.max():g}, "
+            f"{name}: {len(split)} clips{source}; labels {y.min():g} to {y.max():g}, "
             f"mean {y.mean():.3f}, std {y.std():.3f}"
         )
         for m in MODALITIES:

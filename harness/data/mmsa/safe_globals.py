@@ -1,7 +1,7 @@
-"""The globals that a pickle may name: short functions that check their arguments.
+"""Globals that a pickle may refer to: short functions that check their arguments.
 
-They stand for numpy's too, which trusts the sizes and flags in a pickle and takes bytes for objects if these
-are wrong.
+They replace numpy's own functions, which trust sizes and flags in the pickle and, if these are wrong, treat
+raw bytes as object pointers.
 """
 
 from __future__ import annotations
@@ -21,63 +21,64 @@ _MAX_DIMENSIONS = 32
 _MAX_SIZE = 2**63
 _MAX_CODE_POINT = 0x10FFFF
 _MAX_PARTS = 8
-_SHOWN = 60
+_MAX_SHOWN = 60
 
 
 class RefusedError(Exception):
-    """Carries what the pickle asks for."""
+    """A pickle asks for something that is not allowed; the message names it."""
 
 
 def expect(condition: bool, otherwise: str) -> None:
-    """Refuse what does not hold."""
+    """Raise RefusedError with the message ``otherwise`` unless the condition is true."""
     if not condition:
         raise RefusedError(otherwise)
 
 
-def shown(value: Any) -> str:
-    """Text as it is, cut; of anything else its type, for its own words may be endless."""
-    return repr(value[:_SHOWN]) if isinstance(value, str) else type(value).__name__
+def excerpt(value: Any) -> str:
+    """Format a value for a message: truncated text, or the type of anything else."""
+    # The repr of other values may be arbitrarily long.
+    return repr(value[:_MAX_SHOWN]) if isinstance(value, str) else type(value).__name__
 
 
 @dataclass(frozen=True)
 class Name:
-    """What an safe global is on the stack: not callable, and nothing to change."""
+    """An allowed global on the pickle machine's stack; it is neither callable nor mutable."""
 
     module: str
     name: str
 
 
 class Dtype:
-    """A simple dtype: kind and size come from REDUCE, the byte order from BUILD, the flags from numpy."""
+    """A simple dtype: REDUCE sets its kind and size, BUILD its byte order, and numpy its flags."""
 
     def __init__(self, code: Any, *_: Any) -> None:
-        expect(isinstance(code, str) and bool(_DTYPE_CODE.fullmatch(code)), f"numpy.dtype({shown(code)})")
+        expect(isinstance(code, str) and bool(_DTYPE_CODE.fullmatch(code)), f"numpy.dtype({excerpt(code)})")
         self.value = np.dtype(code)
 
     @property
     def of_objects(self) -> bool:
-        """Whether its arrays hold objects."""
+        """Whether arrays of this dtype contain objects."""
         return bool(self.value.kind == "O")
 
     def set_state(self, state: Any) -> None:
-        """Take the byte order from (version, order, subarray, names, fields, ...)."""
+        """Set the byte order from the state (version, order, subarray, names, fields, ...)."""
         _, order, subarray, names, fields = state[:5]
-        expect(order in ("<", ">", "=", "|"), f"numpy.dtype of byte order {shown(order)}")
+        expect(order in ("<", ">", "=", "|"), f"numpy.dtype of byte order {excerpt(order)}")
         expect(subarray is None and names is None and fields is None, "numpy.dtype with fields")
         self.value = self.value.newbyteorder(order)
 
 
 def _latin1(data: Any) -> bytes:
-    """Bytes as they are; text, in which old protocols and Python 2 wrap bytes, as latin-1."""
-    expect(isinstance(data, (bytes, bytearray, str)), f"bytes made of a {type(data).__name__}")
+    """Convert to bytes; text, as which old protocols and Python 2 store bytes, is encoded as latin-1."""
+    expect(isinstance(data, (bytes, bytearray, str)), f"bytes from a {type(data).__name__}")
     return data.encode("latin1") if isinstance(data, str) else data
 
 
 def _fitting(dtype: Any, shape: Any, size: int) -> np.dtype:
-    """The numpy dtype of an array, once its shape is known to fit `size` bytes (or elements, of objects)."""
-    expect(isinstance(dtype, Dtype), "numpy.ndarray of a strange dtype")
+    """Return the numpy dtype of an array if its shape fits ``size`` bytes (for objects: elements)."""
+    expect(isinstance(dtype, Dtype), "numpy.ndarray of an unsupported dtype")
     counts = isinstance(shape, tuple) and all(type(n) is int and 0 <= n < _MAX_SIZE for n in shape)
-    expect(counts and len(shape) <= _MAX_DIMENSIONS, "numpy.ndarray of a strange shape")
+    expect(counts and len(shape) <= _MAX_DIMENSIONS, "numpy.ndarray of an invalid shape")
     width = 1 if dtype.of_objects else dtype.value.itemsize
     count = math.prod(shape)
     fits = count * width == size and (width > 0 or count <= 1)
@@ -86,25 +87,25 @@ def _fitting(dtype: Any, shape: Any, size: int) -> np.dtype:
 
 
 def _fitting_content(dtype: Any, shape: Any, content: bytes | bytearray) -> np.dtype:
-    """The same for bytes, which must be text where the dtype says so: numpy makes text of any number."""
+    """Return the numpy dtype if shape and bytes fit; for text, the bytes must be valid code points."""
     value = _fitting(dtype, shape, len(content))
-    if value.kind == "U" and content:
+    if value.kind == "U" and content:  # numpy does not check code points
         codes = np.frombuffer(content, np.dtype("u4").newbyteorder(value.byteorder))
-        expect(int(codes.max()) <= _MAX_CODE_POINT, "numpy.ndarray of text that is none")
+        expect(int(codes.max()) <= _MAX_CODE_POINT, "numpy.ndarray of invalid text")
     return value
 
 
 def reconstruct(kind: Any, *_: Any) -> np.ndarray:
-    """An empty array, to be filled by BUILD."""
+    """Create an empty array, which BUILD fills later."""
     expect(kind == Name("numpy", "ndarray"), "numpy._core.multiarray._reconstruct of another class")
     return np.empty(0, np.int8)
 
 
 def fill(array: np.ndarray, state: Any) -> None:
-    """Give an array of `reconstruct` its ([version,] shape, dtype, is_fortran, data), without a copy."""
+    """Set the state ([version,] shape, dtype, is_fortran, data) of an array from `reconstruct`, uncopied."""
     shape, dtype, is_fortran, data = state[-4:]
     if isinstance(dtype, Dtype) and dtype.of_objects:
-        expect(isinstance(data, list), "numpy.ndarray of objects without their list")
+        expect(isinstance(data, list), "numpy.ndarray of objects without a list of them")
         value = _fitting(dtype, shape, len(data))
     else:
         data = bytes(_latin1(data))
@@ -129,23 +130,23 @@ def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any, axes: Any = None
 
 
 def _encode(text: Any, encoding: Any) -> bytes:
-    expect(isinstance(text, str) and encoding in _LATIN1, f"_codecs.encode to {shown(encoding)}")
+    expect(isinstance(text, str) and encoding in _LATIN1, f"_codecs.encode to {excerpt(encoding)}")
     return text.encode("latin1")
 
 
 def _bytearray(data: Any = b"", encoding: Any = "latin1") -> bytearray:
-    expect(encoding in _LATIN1, f"builtins.bytearray in {shown(encoding)}")
+    expect(encoding in _LATIN1, f"builtins.bytearray in {excerpt(encoding)}")
     return bytearray(_latin1(data))
 
 
 def _complex(real: Any, imaginary: Any) -> complex:
-    expect(isinstance(real, float) and isinstance(imaginary, float), "builtins.complex of no numbers")
+    expect(isinstance(real, float) and isinstance(imaginary, float), "builtins.complex without two floats")
     return complex(real, imaginary)
 
 
 def plain_keys(keys: Any) -> Sequence[Any]:
-    """Keys and set members: numbers, text, short flat tuples."""
-    # Hashing deep tuples overflows the C stack; hashes of long tuples and numbers are not cached.
+    """Return keys or set members if all are numbers, text or short flat tuples; raises RefusedError."""
+    # Hashing deep tuples overflows the C stack, and the hashes of long tuples and numbers are not cached.
     expect(isinstance(keys, (list, tuple)), f"keys from a {type(keys).__name__}")
     for key in keys:
         parts = key if isinstance(key, tuple) else (key,)
@@ -156,12 +157,12 @@ def plain_keys(keys: Any) -> Sequence[Any]:
 def _is_plain(part: Any) -> bool:
     if isinstance(part, int):
         return part.bit_length() < 64
-    # Complex numbers and long doubles are left out, as their hashes can be made to collide.
+    # Complex numbers and long doubles are excluded, because their hashes can be made to collide.
     kinds = (str, bytes, float, type(None), np.integer, np.bool_, np.float16, np.float32)
     return isinstance(part, kinds)
 
 
-# The machine checks the members of these with `plain_keys`.
+# The pickle machine checks the members of these sets with `plain_keys`.
 SETS = (Name("builtins", "set"), Name("builtins", "frozenset"))
 SAFE_GLOBALS: dict[Name, Callable[..., Any] | None] = {
     Name("numpy", "ndarray"): None,

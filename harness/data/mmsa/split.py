@@ -1,4 +1,4 @@
-"""One split of an MMSA file as the pickle gives it: plain containers of any shape and content."""
+"""One split of an MMSA file as unpickled: plain containers of unchecked shape and content."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from backbones.batch import MODALITIES
 from harness.data.memory_limit import MemoryLimit
 from harness.errors import UserError, nearest, printable
 
-# (modality, what was cleaned, unit) -> the counts by split
+# (modality, change, unit) -> counts, one text per split
 Notes = dict[tuple[str, str, str], list[str]]
 
 _MAX_NESTING = 32
 _COST_OF_NUMBER = 32
 _NUMBERS = (int, float, np.number, np.bool_)
-_SHOWN_NAMES, _SHOWN_CHARACTERS = 12, 60
-# Of the format; none of them is another one's misspelling.
+_MAX_NAMES, _MAX_CHARACTERS = 12, 60
+# The keys of the format, which are never suggested as misspellings of each other.
 _NAMES = frozenset(
     (
         *MODALITIES,
@@ -36,12 +36,12 @@ _NAMES = frozenset(
 
 
 class NoNumbersError(Exception):
-    """Carries the type that stands in the place of numbers."""
+    """Data that must be numbers have another type, which the message names."""
 
 
 @dataclass
 class MmsaSplit:
-    """One split as the file has it; keys are taken out when read, so that their memory is given back."""
+    """One split as stored in the file; reading a key removes it, which frees its memory."""
 
     file: str
     split: str
@@ -49,37 +49,37 @@ class MmsaSplit:
     notes: Notes
     memory: MemoryLimit
 
-    def wrong(self, key: str, what: str) -> UserError:
-        """An error about a key, as one sentence."""
+    def error(self, key: str, what: str) -> UserError:
+        """Build the error about a key; ``what`` is the predicate of its sentence."""
         return UserError(f"{self.file}: {self.split}/{key} {what}.")
 
     def note(self, modality: str, what: str, count: SupportsInt, unit: str = "clips") -> None:
-        """Note that something was cleaned, if anything was."""
+        """Note a change ``what`` to ``count`` units, unless the count is 0."""
         if int(count):
             self.notes.setdefault((modality, what, unit), []).append(f"{self.split} {int(count)}")
 
     def take(self, key: str) -> np.ndarray:
-        """The numbers under a key, as an array of any real dtype."""
+        """Remove a key and return its numbers as an array of any real dtype; raises UserError."""
         if key not in self.content:
             raise UserError(
-                f"{self.file}: split {self.split!r} has no {key!r}; found: {listed(self.content)}."
-                f"{nearest(key, [name for name in names_of(self.content) if name not in _NAMES])}"
+                f"{self.file}: split {self.split!r} has no {key!r}; found: {list_names(self.content)}."
+                f"{nearest(key, [name for name in printable_names(self.content) if name not in _NAMES])}"
             )
         try:
             array = as_numbers(self.content.pop(key), self.memory)
         except (ValueError, TypeError, OverflowError):
-            raise self.wrong(key, "does not form an array; its clips must have equal shapes") from None
+            raise self.error(key, "does not form an array; its clips must have equal shapes") from None
         except NoNumbersError as error:
-            raise self.wrong(key, f"holds no numbers but {error}") from None
+            raise self.error(key, f"must hold numbers, got {error}") from None
         return array
 
 
 def as_numbers(value: Any, memory: MemoryLimit) -> np.ndarray:
-    """An array of a real dtype from an array, or from lists, tuples and arrays of objects around numbers.
+    """Convert an array, or nested lists, tuples and object arrays of numbers, to an array of a real dtype.
 
     Raises:
-        NoNumbersError: something else is among them.
-        ValueError, TypeError, OverflowError: they form no array.
+        NoNumbersError: The value contains something other than numbers.
+        ValueError, TypeError, OverflowError: The numbers do not form an array.
     """
     if not isinstance(value, np.ndarray) or value.dtype.kind == "O":
         _check_numbers(value, memory)
@@ -91,9 +91,9 @@ def as_numbers(value: Any, memory: MemoryLimit) -> np.ndarray:
 
 
 def _check_numbers(value: Any, memory: MemoryLimit) -> None:
-    """Take memory for what nested containers hold, level by level, a shared one each time it occurs.
+    """Check the types in nested containers, and charge their memory level by level.
 
-    Numpy would make an array of all that at once, and of text one as wide as the longest.
+    A container that occurs several times is charged each time, because numpy would copy it each time.
     """
     level = [value]
     for _ in range(_MAX_NESTING):
@@ -115,13 +115,13 @@ def _check_numbers(value: Any, memory: MemoryLimit) -> None:
     raise ValueError("nested too deeply")
 
 
-def names_of(keys: Iterable[Any]) -> list[str]:
-    """The first keys as text that can be shown, long ones cut."""
-    return [printable(str(key)[:_SHOWN_CHARACTERS]) for key in islice(keys, _SHOWN_NAMES)]
+def printable_names(keys: Iterable[Any]) -> list[str]:
+    """Return the first keys as printable text, truncated."""
+    return [printable(str(key)[:_MAX_CHARACTERS]) for key in islice(keys, _MAX_NAMES)]
 
 
-def listed(keys: Iterable[Any]) -> str:
-    """Keys by name, in words; the first ones of many."""
+def list_names(keys: Iterable[Any]) -> str:
+    """List keys in words: the first names and the number of further ones."""
     names = list(keys)
-    more = len(names) - _SHOWN_NAMES
-    return ", ".join(names_of(names)) + (f" and {more} more" if more > 0 else "") or "nothing"
+    more = len(names) - _MAX_NAMES
+    return ", ".join(printable_names(names)) + (f" and {more} more" if more > 0 else "") or "nothing"

@@ -1,8 +1,7 @@
-"""A pickle reader that runs no code: it gives numpy arrays and plain containers only.
+"""Safe unpickling: a restricted reader that runs no code and returns only numpy arrays and plain containers.
 
-A pickle is a program for a small machine. Here the machine knows the harmless instructions only, a name
-stands for an entry of one short table of functions, and every instruction and call is charged to the
-file's memory limit, as a few bytes can make many.
+A pickle is a program for a stack machine. This machine accepts only harmless instructions, resolves names
+only in the table `SAFE_GLOBALS`, and charges every instruction and call to the file's memory limit.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ _INSTRUCTIONS = (
     "EMPTY_LIST APPEND APPENDS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 "
     "EMPTY_DICT EMPTY_SET GLOBAL STACK_GLOBAL INST"
 )
-# About the bytes of memory that an instruction leaves behind, beside those of the data that follow it.
+# Approximate bytes of memory that an instruction allocates, in addition to its data.
 _COSTS = {
     240: "EMPTY_SET FROZENSET",
     128: "MEMOIZE BINPUT LONG_BINPUT GLOBAL STACK_GLOBAL INST",
@@ -52,15 +51,15 @@ _COSTS = {
 }
 _COST = 16
 _COST_OF_ENTRY = 96
-# The hashes of tuples can be made to collide, and then a lookup takes as long as there are tuples.
+# The hashes of tuples can be made to collide, which makes lookups linear in the number of tuples.
 _COST_OF_TUPLE_KEY = 2**17
-# Freeing nested arrays of objects takes C stack for each level.
+# Freeing nested object arrays takes C stack at each level.
 _MAX_NESTED_ARRAYS = 8
 _OPCODE_NAMES = {ord(op.code): op.name for op in pickletools.opcodes}
 
 
 class _Instructions(dict):
-    """The instructions that the machine knows, each charged when it is looked up; any other is refused."""
+    """The allowed instructions; each lookup is charged to the memory limit, and others are refused."""
 
     costs = {getattr(pickle, name)[0]: cost for cost, names in _COSTS.items() for name in names.split()}
     memory: MemoryLimit
@@ -76,7 +75,7 @@ class _Instructions(dict):
 
 
 class _BoundedFile:
-    """A file that never reserves memory for more than its own size, whatever size is declared inside."""
+    """A file whose reads never allocate more than its own size, even if the pickle declares a larger size."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.size = file.seek(0, 2)
@@ -85,17 +84,17 @@ class _BoundedFile:
         self.readline = file.readline
 
     def read(self, size: int) -> bytes:
-        """Exactly `size` bytes, or EOFError."""
+        """Read exactly ``size`` bytes; raises EOFError if there are fewer."""
         data = self._file.read(size) if 0 <= size <= self.size else b""
         if len(data) < size:
             raise EOFError
         return data
 
 
-# The Python implementation: the C one cannot leave out instructions, and a huge memo index makes it reserve
-# memory until the machine is out of it.
+# The Python implementation, because the C one cannot disable instructions, and a huge memo index makes it
+# allocate all memory.
 class _Machine(pickle._Unpickler):
-    """The interpreter's own unpickler with a short list of instructions and of names."""
+    """Python's own unpickler restricted to a few instructions and names."""
 
     stack: list[Any]
     read: Callable[[int], bytes]
@@ -112,7 +111,7 @@ class _Machine(pickle._Unpickler):
         self._object_arrays: dict[int, tuple[np.ndarray, int]] = {}
 
     def find_class(self, module: str, name: str) -> Name:
-        """Stand for a name, under numpy's and Python's old or new spelling; refuse any other."""
+        """Resolve a name in numpy's or Python's old or new spelling; raises RefusedError for other names."""
         new_module = re.sub(r"^numpy\.core\.", "numpy._core.", module)
         new_name = Name({"__builtin__": "builtins"}.get(new_module, new_module), name)
         expect(new_name in SAFE_GLOBALS, f"{module}.{name}")
@@ -152,7 +151,7 @@ class _Machine(pickle._Unpickler):
             self._object_arrays[id(array)] = array, depth
 
     def _depth(self, items: list[Any]) -> int:
-        """How deep arrays of objects lie in one another, were these the items of one."""
+        """Return the nesting depth of an object array with these items; raises RefusedError if too deep."""
         expect(not any(id(item) in self._unfilled for item in items), "an array within itself")
         inner = [self._object_arrays[id(item)][1] for item in items if id(item) in self._object_arrays]
         depth = 1 + max(inner, default=0)
@@ -160,7 +159,7 @@ class _Machine(pickle._Unpickler):
         return depth
 
     def _take(self, *values: Any) -> None:
-        """Charge what values themselves take, for a call may copy them."""
+        """Charge the shallow size of values, because a call may copy them."""
         self._memory.take(sum(map(sys.getsizeof, values)))
 
     def _keys(self, keys: Any) -> Sequence[Any]:
@@ -182,7 +181,7 @@ class _Machine(pickle._Unpickler):
 
     def load_additems(self) -> None:
         members = self._keys(self.pop_mark())
-        expect(isinstance(self.stack[-1], set), "members for something else than a set")
+        expect(isinstance(self.stack[-1], set), f"set members for a {type(self.stack[-1]).__name__}")
         self.stack[-1].update(members)
 
     def load_frozenset(self) -> None:
@@ -212,30 +211,30 @@ class _Machine(pickle._Unpickler):
 
 
 def _run(file: BinaryIO, name: str) -> object:
-    """What the pickle in a file makes; raises UserError where it is empty or of another protocol."""
+    """Load the pickle in a file; raises UserError if it is empty or has another protocol."""
     head = file.read(2)
     if not head:
         raise UserError(f"{name} is empty.")
     if head[0] != pickle.PROTO[0] or head[-1] not in PROTOCOLS:
         raise UserError(
-            f"{name} is not a pickle file of protocol {PROTOCOLS[0]} to {PROTOCOLS[-1]}; only these are read."
+            f"{name} is not a pickle file of protocol {PROTOCOLS[0]} to {PROTOCOLS[-1]}; use one of these."
         )
     bounded = _BoundedFile(file)
     return _Machine(bounded, MemoryLimit(name, bounded.size)).load()
 
 
 def load_pickle(path: str | Path) -> object:
-    """Read a pickle file of protocol 2 to 5 that holds numpy arrays and plain containers.
+    """Read a pickle file of protocol 2 to 5 that contains numpy arrays and plain containers.
 
-    Arrays may be read-only. Numpy's variable-width strings come as arrays of objects, and the 8-bit
-    strings of Python 2 as text.
+    Arrays may be read-only. Variable-width strings of numpy become object arrays, and 8-bit strings of
+    Python 2 become text.
 
     Raises:
-        UserError: the file is missing, unreadable, no pickle or damaged, or asks for anything else (named).
+        UserError: The file is missing, unreadable, damaged or no pickle, or asks for other objects.
     """
     path, name = Path(path), repr(str(path))
     try:
-        # A device or a pipe would never end.
+        # Reading a device or a pipe might never end.
         if not path.is_file():
             raise UserError(f"{name} is not a file." if path.exists() else f"There is no file {name}.")
         with path.open("rb") as file:
@@ -252,7 +251,7 @@ def load_pickle(path: str | Path) -> object:
     except EOFError:
         raise UserError(f"{name} ends too early: the pickle is truncated.") from None
     except MemoryError:
-        raise UserError(f"{name} needs more memory than there is.") from None
+        raise UserError(f"{name} needs more memory than is available.") from None
     except Exception as error:
         reason = printable(f"{type(error).__name__}: {error}")
         raise UserError(f"{name} is not a readable pickle ({reason}).") from error

@@ -1,4 +1,4 @@
-"""Synthetic stand-ins for MOSI, MOSEI and CH-SIMS: with a known truth, and never the real thing."""
+"""Synthetic stand-ins for MOSI, MOSEI and CH-SIMS with known ground truth."""
 
 from harness.data.synthetic.clips import SyntheticSettings
 from harness.data.synthetic.generate import generate

@@ -1,9 +1,9 @@
-"""Statistics of the real datasets that the stand-ins imitate, and the sizes and strengths of these.
+"""Statistics of the real datasets, and sizes and signal strengths of their synthetic stand-ins.
 
 Sources. Label histograms, words per clip, clips per video and conflict rates: the project's collected
 statistics of CMU-MOSI, CMU-MOSEI and CH-SIMS v2 (dataset_statistics.json; fractions are rounded). Split
 sizes, padded lengths and feature widths: the files that MMSA distributes (github.com/thuiar/MMSA, commit
-a94e65d, config_regression.json). Strengths: set by linear probes, see the tests.
+a94e65d, config_regression.json). Signal strengths: tuned with linear probes, see the tests.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ class DatasetStatistics:
     """Statistics of one real dataset; tuples over modalities are in the order text, audio, vision.
 
     Args:
-        label_scale: labels lie in [-label_scale, label_scale].
-        grid_per_unit: the label grid has this many steps per unit.
+        label_scale: labels are in [-label_scale, label_scale].
+        grid_per_unit: number of steps of the label grid per unit.
         histogram: weight of each label on the grid, from the lowest to the highest.
-        words, clips_per_video: percentile -> value; the ends (0 and, for videos, 100) are assumed.
-        conflict: fraction of all clips in which the modality's sign opposes the label's.
-        unimodal: slope and noise of the unimodal labels' magnitudes, or None where there are no such labels.
+        words, clips_per_video: percentile -> value; percentile 0 and, for videos, 100 are assumptions.
+        conflict: fraction of all clips in which the modality's sign is opposite to the label's.
+        unimodal: slope and noise of the magnitudes of unimodal labels; None if there are no such labels.
     """
 
     label_scale: float
@@ -38,24 +38,24 @@ class DatasetStatistics:
     unimodal: tuple[tuple[float, float, float], tuple[float, float, float]] | None = None
 
     def grid(self) -> np.ndarray:
-        """All labels in rising order. Shape: (len(histogram),)."""
+        """Return all labels in ascending order. Shape: (len(histogram),)."""
         end = round(self.label_scale * self.grid_per_unit)
         return np.arange(-end, end + 1) / self.grid_per_unit
 
     def probabilities(self) -> np.ndarray:
-        """The histogram, normalised to sum to 1. Shape: (len(histogram),)."""
+        """Return the histogram normalised to sum 1. Shape: (len(histogram),)."""
         return np.array(self.histogram) / sum(self.histogram)
 
     def flip_rates(self) -> np.ndarray:
-        """Conflict rates among the clips whose label is not 0, which alone can conflict. Shape: (3,)."""
+        """Return conflict rates among clips with a non-zero label; only these can conflict. Shape: (3,)."""
         return np.array(self.conflict) / (1 - self.probabilities()[len(self.histogram) // 2])
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of one stand-in: clips per split (train, valid, test); per modality padded steps, feature width
-    and strength, the root mean square of the full-intensity signal in a burst (the background has 1).
-    """
+    """Sizes of one stand-in: clips per split (train, valid, test); steps, widths, strengths per modality.
+
+    strength: RMS of the full-intensity signal in a burst; the background has RMS 1."""
 
     clips: tuple[int, int, int]
     steps: tuple[int, int, int]
@@ -92,7 +92,7 @@ STATISTICS = {
         clips_per_video={0: 1, 5: 1, 25: 3, 50: 5, 75: 10, 95: 20, 100: 40},
         conflict=(0.05, 0.05, 0.05),
     ),
-    # NOTE[DIFF]: no histogram of CH-SIMS itself is at hand: labels are version 2's, words and videos MOSI's.
+    # NOTE[DIFF]: no statistics of CH-SIMS v1 are available; labels follow CH-SIMS v2, words and videos MOSI.
     "synthetic_sims": DatasetStatistics(
         label_scale=1,
         grid_per_unit=5,

@@ -109,7 +109,7 @@ def test_settings_of_every_kind_come_back_bit_for_bit(tmp_path, method, backbone
     ((key, found),) = read_tuned(tmp_path).items()
     assert (key, found.path, found.head) == ((method, base.backbone_label, "mosi"), path, GIVEN_HEAD)
     text = path.read_text()
-    assert text.startswith(f"# The best settings found for {method} on {key[1]}, mosi. In use with tuned=DIR")
+    assert text.startswith(f"# The best settings found for {method} on {key[1]}, mosi. To use them")
     assert list(yaml.safe_load(text)) == [*GIVEN_HEAD, "method", "backbone"]
     assert found.digest == hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     again = with_changes(base, found.method, found.backbone)
@@ -184,18 +184,18 @@ BROKEN = {
     "method:\n  alpha: 0.5": {
         "method:\n  alhpa: 0.5": "Unknown setting of method powmix 'alhpa'; … Did you mean 'alpha'?",
         "method:\n  alpha: x": "method.powmix: Value 'x' … Float.",
-        "method:\n  alpha: {a: 1}": "method.powmix.alpha={'a': 1} is no value for a setting.",
+        "method:\n  alpha: {a: 1}": "method.powmix.alpha must be a plain scalar or list, got {'a': 1}.",
         "method:\n  xi1: null": "method.powmix: Incompatible value 'None' …",
-        "method:\n  mode: ${oc.env:HOME}": "method.powmix.mode='${oc.env:HOME}' is no value for a setting.",
-        "method:\n  mode: '???'": "method.powmix.mode='???' is no value for a setting.",
+        "method:\n  mode: ${oc.env:HOME}": "method.powmix.mode must be …, got '${oc.env:HOME}'.",
+        "method:\n  mode: '???'": "method.powmix.mode must be a plain scalar or list, got '???'.",
         "method:\n  max_subset: 2.5": "method.powmix: Value '2.5' … Integer.",
         "method:\n  1: 2": "Unknown setting of method powmix '1'; …",
-        "method: [alpha]": "method must be settings by name, got ['alpha'].",
-        "method:": "method must be settings by name, got None.",
+        "method: [alpha]": "method must be a mapping of settings, got ['alpha'].",
+        "method:": "method must be a mapping of settings, got None.",
         "methd:\n  alpha: 0.5": "Unknown entry 'methd'; … Did you mean 'method'?",
-        "method:\n  alpha: 0.5\n 3": "it is no YAML, see line 17.",
-        "method: !!int ''": "it holds a value that cannot be read.",
-        "method: !!timestamp x": "it holds a value that cannot be read.",
+        "method:\n  alpha: 0.5\n 3": "it is not plain YAML without aliases, see line 17.",
+        "method: !!int ''": "it contains a value that cannot be parsed.",
+        "method: !!timestamp x": "it contains a value that cannot be parsed.",
     },
     "learning_rate: 0.25": {
         "learning_rat: 0.25": "Unknown setting of backbone tfn 'learning_rat'; …",
@@ -207,7 +207,7 @@ BROKEN = {
         "trials: {n: 30}": "Unknown entry 'trials'; …",
         "trials: 30\n1: 2": "Unknown entry '1'; …",
     },
-    "epochs: 12": {"epochs: 1.5": "epochs must be of type int or nothing, got 1.5."},
+    "epochs: 12": {"epochs: 1.5": "epochs must be of type int or null, got 1.5."},
     "seeds:\n- 1111\n- 1112": {"seeds: 2": "seeds must be of type list, got 2."},
     "value: 0.30000000000000004": {"value: low": "value must be of type float or int, got 'low'."},
     "fingerprint: 0123456789": {"fingerprint: 123": "fingerprint must be of type str, got 123."},
@@ -248,15 +248,15 @@ def test_a_file_needs_all_of_its_head(file):
     (found,) = read_tuned(file.parents[2]).values()
     assert found.head["found_by"] == "me"
     for content, words in {
-        b"- 1": "it does not hold settings by name.",
-        b"\xff\xfe\x00": "it is no YAML.",
+        b"- 1": "it must be a mapping, got a list.",
+        b"\xff\xfe\x00": "it is not plain YAML without aliases.",
     }.items():
         file.write_bytes(content)
         assert refusal(read_tuned, file.parents[2]) == f"{str(file)!r} cannot be used: {words}"
 
 
 DEPTHS = ("mosi.yaml", "powmix/mosi.yaml", "powmix/tfn/mosi/x.yaml", "powmix/tfn/mosei.yml")
-FOREIGN = dict.fromkeys(DEPTHS, "only METHOD/BACKBONE/DATASET.yaml may lie below") | {
+FOREIGN = dict.fromkeys(DEPTHS, "files of tuned settings must be named METHOD/BACKBONE/DATASET.yaml") | {
     "pwmix/tfn/mosi.yaml": "Unknown method 'pwmix'; allowed: ",
     "powmix/tfm/mosi.yaml": "Unknown backbone 'tfm'; allowed: ",
     "powmix/tfn[brt]/mosi.yaml": "Unknown backbone 'tfn[brt]'; allowed: ",
@@ -285,10 +285,10 @@ def test_what_is_no_settings_file_is_left_alone_and_links_are_followed(file, tmp
 
 def test_without_a_file_there_is_nothing_to_use(tmp_path, file, monkeypatch):
     absent, empty = tmp_path / "absent", tmp_path / "empty"
-    assert refusal(read_tuned, absent).startswith(f"tuned={str(absent)!r} is no folder")
-    assert "is no folder" in refusal(read_tuned, file)
+    assert refusal(read_tuned, absent).startswith(f"tuned={str(absent)!r} is not a folder")
+    assert "is not a folder" in refusal(read_tuned, file)
     (empty / "powmix" / "tfn" / "mosi.yaml").mkdir(parents=True)
-    assert "holds no settings" in refusal(read_tuned, empty)
+    assert "contains no settings" in refusal(read_tuned, empty)
     monkeypatch.setattr(Path, "read_bytes", Mock(side_effect=PermissionError(13, "Permission denied")))
     assert refusal(read_tuned, file.parents[2]) == f"{str(file)!r} cannot be read: Permission denied."
 
@@ -350,7 +350,7 @@ def test_only_combinations_with_a_file_take_its_settings(plan, tune, tmp_path):
     assert len(tags) == 4
     assert (plain.tags, plain.notes) == ({}, ())
     assert tuned.notes == (
-        "Tuned settings: 2 of 12 combinations; the configuration's own for: "
+        "Tuned settings: 2 of 12 combinations; no tuned settings for: "
         "none on tfn/synthetic_mosi, lmf/synthetic_mosi, tfn/synthetic_sims; "
         "powmix on lmf/synthetic_mosi, tfn/synthetic_sims, lmf/synthetic_sims; ms_mix (all).",
     )
@@ -386,7 +386,7 @@ def test_what_is_given_cannot_be_tuned_as_well(plan, tune, tmp_path):
     tuned = f"tuned={tmp_path / 'tuned'}"
     for key in ("method.powmix.alpha", "backbone.tfn.learning_rate"):
         message = refusal(plan, "methods=[powmix]", tuned, f"{key}=0.5")
-        assert message == f"{key} is given, but {str(path)!r} sets it; leave one of them out."
+        assert message == f"{key} is given, but {str(path)!r} sets it too; leave out one of them."
     allowed = ("method.ms_mix.alpha=0.5", "backbone.lmf.learning_rate=0.1", "backbone.tfn.text_out=3")
     assert plan("methods=[powmix,ms_mix]", tuned, *allowed).tags
     # A file that is not used is in nobody's way.
@@ -438,14 +438,14 @@ def test_settings_chosen_by_results_of_another_version_are_pointed_out(plan, tun
     tune("ms_mix", "tfn", "synthetic_mosi")
     tuned = (f"tuned={tmp_path / 'tuned'}", "datasets=[synthetic_mosi]", "backbones=[tfn]")
     (_, note) = plan("methods=[powmix,ms_mix]", *tuned).notes
-    assert note.startswith(f"Some were chosen by results of version {RESULTS_VERSION - 1}, and this program")
+    assert note.startswith(f"Some settings were tuned with results of version {RESULTS_VERSION - 1}; ")
     assert len(plan("methods=[ms_mix]", *tuned).notes) == 1
 
 
 def test_requests_that_tuned_settings_do_not_go_with(plan, tune, tmp_path):
     tune("powmix", "tfn", "synthetic_mosi", {"alpha": 0.5})
     variants_alone = plan("methods=['powmix{}']", f"tuned={tmp_path / 'tuned'}")
-    sentence = "Tuned settings: none, as every method is given with settings of its own."
+    sentence = "Tuned settings: none, because every method is a variant with its own settings."
     assert (variants_alone.notes, variants_alone.tags) == ((sentence,), {})
     assert "matrix=ablation" in refusal(plan, "matrix=ablation", f"tuned={tmp_path / 'tuned'}")
     assert "tuned is empty" in refusal(plan, "tuned=")

@@ -139,12 +139,15 @@ CONTENTS = {
     "lists of nothing": (lambda: with_value("text", [shared(2, 40)]), "more than 128 MiB"),
     "a list in itself": (lambda: with_value("text", endless()), "does not form an array"),
     "one array often": (lambda: with_value("audio", shared_arrays(20_000)), "memory"),
-    "text as wide as the longest": (lambda: with_value("text", ["a" * 50_000] + ["b"] * 9000), "no numbers"),
+    "text as wide as the longest": (
+        lambda: with_value("text", ["a" * 50_000] + ["b"] * 9000),
+        "hold numbers",
+    ),
     "arrays within arrays": (lambda: with_value("text", nested_objects(30)), "within one another"),
-    "text that is none": (lambda: with_value("id", no_text()), "text that is none"),
-    "half a character": (lambda: with_value("id", ["\ud800", "b", "c", "d", "e"]), "which is no text"),
+    "text that is none": (lambda: with_value("id", no_text()), "invalid text"),
+    "half a character": (lambda: with_value("id", ["\ud800", "b", "c", "d", "e"]), "which is not valid text"),
     "a number without end as id": (lambda: with_value("id", [10**5000, 2, 3, 4, 5]), "more than 64 bits"),
-    "a number without end": (lambda: with_value("audio_lengths", [10**5000] * 5), "no numbers"),
+    "a number without end": (lambda: with_value("audio_lengths", [10**5000] * 5), "must hold numbers"),
     "a number without end as key": (lambda: {10**5000: 1}, "a int as key"),
     "one long name": (long_names, "memory"),
     "splits of unlike steps": (lambda: clips_of(20_000) | {"test": clips_of(2, 20_000)["test"]}, "memory"),
@@ -156,7 +159,7 @@ CONTENTS = {
         lambda: with_value("audio", np.full((5, 9, 2), 0x7F800001, "u4").view("f4")),
         "no finite value",
     ),
-    "no clips, endless steps": (lambda: with_value("audio", np.zeros((0, 2**40, 2))), "holds 0 clips"),
+    "no clips, endless steps": (lambda: with_value("audio", np.zeros((0, 2**40, 2))), "has 0 clips"),
     "endless clips of nothing": (lambda: with_value("audio", np.zeros((2**40, 0))), "shape (1099511627776,"),
 }
 

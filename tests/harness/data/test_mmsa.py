@@ -185,7 +185,7 @@ def test_lengths_up_to_the_first_zero_step_are_left_out_where_they_cut(in_front)
     dataset = read(content)
     check_sequences(dataset, truth)
     (note,) = (note for note in dataset.notes if "padded in front" not in note)
-    assert note.startswith("vision had lengths up to the first zero step, which cut clips, so they are left")
+    assert note.startswith("vision had lengths that end clips at a zero step too early, which were ignored")
     assert in_front or note.endswith("(clips: train 1, valid 1, test 1).")
 
 
@@ -329,7 +329,7 @@ def test_lengths_beyond_the_steps_are_all_of_these_and_labels_at_the_edge_stay_i
     dataset = read(content)
     assert audio_lengths(dataset)[:3] == [len(truth["train"]["audio"][0]), 9, 9]
     assert dataset.splits["train"].labels[:2].tolist() == [3.0, -3.0]
-    assert dataset.notes == ("audio had lengths beyond its steps, taken as all of these (clips: train 2).",)
+    assert dataset.notes == ("audio had lengths beyond its steps, cut to these steps (clips: train 2).",)
 
 
 def as_lists(content):
@@ -451,7 +451,7 @@ def test_row_numbers_are_given_the_name_of_their_split(kind, first):
         assert set(split.ids.tolist()) == {f"{name}_{first + row}" for row in range(len(split))}
     assert dataset.splits["valid"].ids.tolist() == [f"valid_{row}" for row in content["valid"]["id"]]
     assert dataset.notes == (
-        "id numbers the rows, so the split's name is put before it (clips: train 5, valid 3, test 4).",
+        "id holds row numbers, so the split's name was put before them (clips: train 5, valid 3, test 4).",
     )
 
 
@@ -504,14 +504,14 @@ REFUSED = {
     "labels (N, 2)": (change("train", LABELS, np.zeros((5, 2))), "_labels has shape (5, 2)"),
     "labels NaN": (change("train", LABELS, put(1, np.nan)), "_labels holds nan"),
     "labels out": (change("test", LABELS, put(1, -3.5)), "holds -3.5, outside [-3, 3]; set"),
-    "labels text": (change("train", LABELS, ["a"] * 5), "_labels holds no numbers"),
+    "labels text": (change("train", LABELS, ["a"] * 5), "_labels must hold numbers"),
     "audio 4-d": (change("train", "audio", np.ones((5, 2, 2, 2))), "train/audio has shape (5, 2, 2, 2)"),
     "audio 1-d": (change("train", "audio", np.ones(5)), "train/audio has shape (5,)"),
     "audio no steps": (change("train", "audio", np.ones((5, 0, 2))), "train/audio has shape (5, 0, 2)"),
     "audio ragged": (change("train", "audio", [[[1, 2]], [[1, 2], [3, 4]]]), "audio does not form an array"),
-    "audio a dict": (change("train", "audio", {"a": 1}), "train/audio holds no numbers"),
-    "audio complex": (change("train", "audio", np.ones((5, 9, 2), complex)), "train/audio holds no numbers"),
-    "audio short": (change("train", "audio", lambda a: a[:4]), "train/audio holds 4 clips, but"),
+    "audio a dict": (change("train", "audio", {"a": 1}), "train/audio must hold numbers"),
+    "audio complex": (change("train", "audio", np.ones((5, 9, 2), complex)), "train/audio must hold numbers"),
+    "audio short": (change("train", "audio", lambda a: a[:4]), "train/audio has 4 clips, but"),
     "audio inf": (change("test", "audio", lambda a: np.where(a == 0, 0, -np.inf)), "holds no finite value"),
     "widths": (change("test", "vision", np.ones((4, 7, 5))), "between splits (train 4, valid 4, test 5)"),
     "lengths infinite": (change("train", "audio_lengths", [np.inf] * 5), "train/audio_lengths holds inf"),
@@ -524,10 +524,10 @@ REFUSED = {
     "token halves": (change("train", "text_bert", put((0, 0, 0), 0.5)), "train/text_bert holds 0.5"),
     "tokens shape": (change("train", "text_bert", np.ones((5, 2, 6))), "train/text_bert has shape (5, 2, 6)"),
     "tokens count": (change("train", "text_bert", np.ones((4, 3, 6))), "train/text_bert has shape (4, 3, 6)"),
-    "ids count": (change("train", "id", ["a"]), "train/id holds 1 names for 5 clips"),
-    "ids a number": (change("train", "id", 5), "train/id holds no list of names for 5 clips"),
+    "ids count": (change("train", "id", ["a"]), "train/id must be a list of 5 names, one per clip, got 1"),
+    "ids a number": (change("train", "id", 5), "train/id must be a list of 5 names, one per clip, got int"),
     "ids of lists": (change("valid", "id", [["a"], ["b"], ["c"]]), "valid/id holds a list"),
-    "ids twice": (change("valid", "id", ["a", "b", "a"]), "valid/id names 'a' 2 times"),
+    "ids twice": (change("valid", "id", ["a", "b", "a"]), "valid/id must be unique, but 'a' occurs 2 times"),
     "leak": (change("test", "id", ["a", "b", "c", "train0$_$1"]), "is in both 'train' and 'test'"),
     "leak of numbers": (number_clips({"train": [0, 1, 2, 3, 5]}), "clip '0' is in both 'train' and 'valid'"),
     "numbers and names": (number_clips({"train": list("abcde")}), "clip '0' is in both 'valid' and 'test'"),
@@ -547,10 +547,10 @@ def test_what_cannot_be_used_is_refused(case):
 
 def test_no_dict_and_a_strange_label_scale_are_refused():
     for content in ([], None, np.ones(3), "text"):
-        with pytest.raises(UserError, match="a dict of train, valid, test is needed"):
+        with pytest.raises(UserError, match="must be a dict of train, valid, test"):
             read(content)
     for label_scale in (0, float("nan"), float("inf")):
-        with pytest.raises(UserError, match="label_scale is"):
+        with pytest.raises(UserError, match="label_scale must be"):
             read(make_content(), label_scale)
 
 

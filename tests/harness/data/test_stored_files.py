@@ -90,7 +90,7 @@ def test_other_arrays_are_refused(change, tmp_path):
     else:
         np.save(path, array)
         path.write_bytes(path.read_bytes() + b"\0" if change == "longer" else path.read_bytes()[:-1])
-    with pytest.raises(ValueError, match=r"size of its array|no array of numpy's|not that of a plain array"):
+    with pytest.raises(ValueError, match=r"match its header|not an array in npy|not describe a plain array"):
         map_array(path)
 
 
@@ -99,7 +99,7 @@ def test_an_archive_whose_arrays_are_longer_than_they_say_is_refused(tmp_path):
     check_npz(tmp_path / "a.npz")
     with zipfile.ZipFile(tmp_path / "b.npz", "w") as archive:
         archive.writestr("a.npy", impostors()["huge array"] + bytes(96))
-    with pytest.raises(ValueError, match="does not have the size of its array"):
+    with pytest.raises(ValueError, match="does not match its header"):
         read_npz(tmp_path / "b.npz")
 
 
@@ -125,19 +125,19 @@ def test_a_checkpoint_that_unpacks_to_much_more_is_ignored(tmp_path, caplog):
     checkpoint = saved(tmp_path / "c.npz", STATE)
     checkpoint.path.write_bytes(impostors()["archive bomb"])
     assert checkpoint.load() is None
-    assert "far more than its own size" in caplog.text
-    with pytest.raises(UserError, match="far more than its own size"):
+    assert "far more than the size of the file" in caplog.text
+    with pytest.raises(UserError, match="far more than the size of the file"):
         read_npz(checkpoint.path)
 
 
 @pytest.mark.parametrize(
     ("name", "end", "words"),
     [
-        ("train_lengths_text", np.int64(2**40), "do not fit together"),
-        ("train_lengths_audio", np.int64(0), "do not fit together"),
-        ("test_labels", np.float32(np.nan), "do not fit together"),
-        ("test_labels", np.float32(7), "do not fit together"),
-        ("train_ids", np.uint32(0x7FFFFFFF), "the ids are no text"),
+        ("train_lengths_text", np.int64(2**40), "are inconsistent"),
+        ("train_lengths_audio", np.int64(0), "are inconsistent"),
+        ("test_labels", np.float32(np.nan), "are inconsistent"),
+        ("test_labels", np.float32(7), "are inconsistent"),
+        ("train_ids", np.uint32(0x7FFFFFFF), "the ids are not valid text"),
     ],
 )
 def test_values_that_do_not_fit_the_stored_dataset_are_noticed(name, end, words, tmp_path):
@@ -150,7 +150,7 @@ def test_values_that_do_not_fit_the_stored_dataset_are_noticed(name, end, words,
 
 @pytest.mark.parametrize("name", ["YAML of names", "YAML in itself", "YAML merges"])
 def test_yaml_gives_no_names_to_values(name):
-    with pytest.raises(yaml.YAMLError, match="an alias of another value"):
+    with pytest.raises(yaml.YAMLError, match="aliases are not allowed"):
         load_yaml(impostors()[name])
 
 

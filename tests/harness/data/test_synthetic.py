@@ -118,8 +118,8 @@ def test_the_fingerprint_tells_every_setting_apart():
     [
         ("name", "synthetic_mosy", "'synthetic_mosy'.*Did you mean 'synthetic_mosi'"),
         ("size", "qick", "'qick'.*quick"),
-        ("clips", 11, "clips=11 .*12 to 100000"),
-        ("clips", 100_001, "clips=100001 .*12 to 100000"),
+        ("clips", 11, "clips must be in 12 .. 100000, got 11"),
+        ("clips", 100_001, "clips must be in .* got 100001"),
         ("seed", -1, "-1"),
     ],
 )

@@ -307,7 +307,7 @@ def test_cached_states_are_those_of_this_code_and_these_versions(var_dir, bert, 
         if name == "c":
             monkeypatch.setattr(change, "99.0.0")
         assert study(var_dir, bert, "bert.finetune=false", "launcher=inline", name=name) == 0
-        assert ("running the frozen text encoder" in capsys.readouterr().out) == runs
+        assert ("states of the frozen text encoder" in capsys.readouterr().out) == runs
         if name == "a":
             [folder] = (var_dir / "cache" / "text").iterdir()
     [stored] = (path for path in (var_dir / "cache" / "data").iterdir() if path.is_dir())
@@ -344,18 +344,18 @@ def test_what_cannot_be_used_is_refused(tmp_path, var_dir, bert, capsys):
     (tmp_path / "broken" / "config.json").write_text("{")
     cases = {
         (bert, "bert.model="): "needs a model; give bert.model=DIR",
-        (tmp_path / "nowhere",): "neither a directory nor a model",
-        ("no-such-model",): "neither a directory nor a model",
+        (tmp_path / "nowhere",): "cannot be downloaded from the Hugging Face hub",
+        ("no-such-model",): "cannot be downloaded from the Hugging Face hub",
         (tmp_path / "empty",): "cannot be used as a Hugging Face model",
         (tmp_path / "broken",): "cannot be used as a Hugging Face model",
-        (tmp_path / "t5",): "an encoder like BERT is needed",
+        (tmp_path / "t5",): "give an encoder like BERT",
         (deeper,): "its weights lack encoder.layer.3",
         (weightless,): "cannot be used as a Hugging Face model",
         (damaged,): "cannot be used as a Hugging Face model",
-        (small,): "knows 0 to 149",
-        (short,): "the model reads 9",
-        (tiny, "occlusion.ratios=[0,0.5]"): "Occlusion replaces tokens by id 100",
-        (tiny, "occlusion.protocols=[train]", "occlusion.train_ratios=[0.5]"): "tokens by id 100",
+        (small,): "allows 0 to 149",
+        (short,): "the model allows 9",
+        (tiny, "occlusion.ratios=[0,0.5]"): "Occlusion uses token id 100",
+        (tiny, "occlusion.protocols=[train]", "occlusion.train_ratios=[0.5]"): "token id 100",
         (bert, "bert.learning_rate=-1"): "bert.learning_rate must be >= 0",
         (bert, "text=brt"): "Did you mean 'bert'",
     }
@@ -365,7 +365,7 @@ def test_what_cannot_be_used_is_refused(tmp_path, var_dir, bert, capsys):
     file = tmp_path / "plain.pkl"
     file.write_bytes(pickle.dumps(make_content(with_tokens=False)))
     error = refused(capsys, var_dir, bert, "datasets=[mine]", f"dataset.mine.path={file}")
-    assert "dataset 'mine' has no text_bert" in error
+    assert "dataset 'mine' lacks text_bert" in error
 
 
 def test_without_transformers_one_sentence_says_how_to_get_it(var_dir, bert, capsys, monkeypatch):

@@ -168,7 +168,7 @@ REFUSED = {
     "items of a name": (NDARRAY + b"K\x01K\x02s.", "items"),
     "pointers as objects": (
         EMPTY + b"(K\x01K\x01\x85" + OBJECT_DTYPE + b"\x89C\x08AAAAAAAAtb.",
-        "without their list",
+        "without a list of them",
     ),
     "object scalar": (
         b"cnumpy._core.multiarray\nscalar\n" + OBJECT_DTYPE + b"C\x01A\x86R.",
@@ -182,7 +182,7 @@ REFUSED = {
     "void dtype": (dtype("V8") + b".", "V8"),
     "dtype fields": (FLOAT_DTYPE + b"(K\x03" + text("<") + b"N)}K\x08K\x01K\x00tb.", "fields"),
     "shape too large": (EMPTY + b"(K\x01J\xff\xff\xff\x7f\x85" + OF_FLOATS + b".", "2147483647"),
-    "negative shape": (EMPTY + b"(K\x01" + MINUS + b"\x85" + OF_FLOATS + b".", "strange shape"),
+    "negative shape": (EMPTY + b"(K\x01" + MINUS + b"\x85" + OF_FLOATS + b".", "invalid shape"),
     "large bytearray": (b"cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R.", "int"),
     "deep key": (b"}" + DEEP + b"K\x01s.", "as key"),
     "deep member": (b"\x8f(" + DEEP + b"\x90.", "as key"),
@@ -211,7 +211,7 @@ def test_a_cached_extension_is_refused(extension, tmp_path):
         read(content)
 
 
-OTHER_PROTOCOL = "is not a pickle file of protocol 2 to 5; only these are read"
+OTHER_PROTOCOL = "is not a pickle file of protocol 2 to 5; use one of these"
 DAMAGED = {
     "empty": (b"", "is empty"),
     "text": (b"text,audio\n1,2\n", "is not a pickle"),

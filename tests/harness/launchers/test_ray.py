@@ -110,7 +110,7 @@ def test_the_head_is_lost(var_dir, undisturbed, cluster):
     wait_for_cells(driver, 3)
     cluster.close()
     said = finish(driver, "head", status=1)
-    assert f"Error: the head of the Ray cluster, {cluster.address}, does not answer any more; the" in said
+    assert f"Error: the head of the Ray cluster, {cluster.address}, no longer answers; run the same" in said
     assert run(var_dir, *LONGER) == 0
     assert_each_cell_once(var_dir, undisturbed)
 
@@ -125,7 +125,7 @@ def test_a_driver_ends_and_another_one_resumes(var_dir, undisturbed, cluster, nu
         kill(driver, "gone")
     else:
         os.killpg(driver.pid, number)
-        assert "Stopped; the same command resumes" in finish(driver, "gone", status=130)
+        assert "Stopped; run the same command to resume" in finish(driver, "gone", status=130)
     eventually(lambda: not any(cluster.workers(node) for node in cluster.nodes))
     finish(begin_study(var_dir, "gone", cluster), "gone")
     assert_each_cell_once(var_dir, undisturbed)

@@ -50,14 +50,14 @@ def test_without_the_package(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ("processes address=h:1", "address is a setting of launcher=ray, not of launcher=processes."),
-        ("inline gpus_per_cell=1", "gpus_per_cell is a setting of launcher=ray, not of launcher=inline."),
-        *((f"ray gpus_per_cell={x}", "must be a part of one GPU above 0, or whole ones") for x in (0, 1.5)),
-        ("ray gpus_per_cell=0.5 jobs_per_gpu=2", "say the same; give one of them"),
+        ("processes address=h:1", "address needs launcher=ray, got launcher=processes."),
+        ("inline gpus_per_cell=1", "gpus_per_cell needs launcher=ray, got launcher=inline."),
+        *((f"ray gpus_per_cell={x}", "must be above 0 and at most 1, or a whole number") for x in (0, 1.5)),
+        ("ray gpus_per_cell=0.5 jobs_per_gpu=2", "exclude each other; give one of them"),
         ("ray max_retries=-1", "launcher.max_retries must be at least 0, got -1."),
         ("ray adress=h:1", "Did you mean 'launcher.address'?"),
         ("ray max_retries=1 device=gpu", "Unknown device 'gpu'"),
-        ("ray address=nowhere", "launcher.address='nowhere' is no address of a Ray cluster"),
+        ("ray address=nowhere", "launcher.address='nowhere' is not the address of a Ray cluster"),
     ],
 )
 def test_requests_that_make_no_sense(arguments, sentence, var_dir, capsys):
@@ -123,8 +123,8 @@ class NoRay:
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"cpus_per_cell": 2}, "which takes 2 CPU; ask for less with cell.threads=N"),
-        ({"device": "cuda"}, "^device=cuda was asked for, but the Ray cluster has no GPU;"),
+        ({"cpus_per_cell": 2}, "which needs 2 CPU; set a smaller cell.threads"),
+        ({"device": "cuda"}, "^device=cuda needs a GPU, but the Ray cluster has none;"),
     ],
 )
 def test_a_cluster_without_room_or_gpu_says_so_and_is_left(settings, reason, monkeypatch):

@@ -90,7 +90,7 @@ def test_a_damaged_database(finished, undisturbed, sentence, monkeypatch, name, 
     said = sentence()
     assert str(file) in said
     assert "is damaged" in said
-    assert "put a copy in its place, or move it away" in said
+    assert "restore it from a backup, or move it away" in said
     assert file.read_bytes() == damaged
     if name == "mlflow.db":
         for command in (build, export):
@@ -130,10 +130,10 @@ def test_no_room_to_write(var_dir, undisturbed):
     shutil.copytree(undisturbed / "cache", var_dir / "cache")
     driver = start(var_dir, "limit", *FEW, "tracking.patience_s=2", jobs=1, limit=200_000)
     output = finish(driver, "limit", status=1)
-    assert "Waiting 1 s, then trying again: the tracking store" in output
+    assert "Retrying in 1 s: the tracking store" in output
     last = output.strip().splitlines()[-1]
     assert last.startswith("Error: the tracking store sqlite:////")
-    assert last.endswith("what was trained is kept; the same command resumes.")
+    assert last.endswith("all trained results are saved; run the same command to resume.")
     kept = len(list((var_dir / "spool" / "s").iterdir()))
     assert kept >= 1
     before = len(Tracker(None, var_dir, "s", create=False).complete())
@@ -158,7 +158,7 @@ def test_a_report_that_is_interrupted_or_cannot_be_written(var_dir, sentence, ca
     assert run(var_dir, *FEW, "report=true") == 1
     said = sentence()
     assert str(var_dir / "reports") in said
-    assert "resumes" in said
+    assert "to resume" in said
     (var_dir / "reports").unlink()
     monkeypatch.setattr("harness.train.loop.train", None)
     assert run(var_dir, *FEW, "report=true") == 0
@@ -219,7 +219,7 @@ def test_a_ledger_that_fails_for_a_while(var_dir, undisturbed, capsys, monkeypat
     monkeypatch.setattr("harness.retry.FIRST_WAIT_S", 0.01)
     assert run(var_dir, *FEW) == 0
     said = capsys.readouterr().out
-    assert f"trying again: the ledger sqlite:///{var_dir / 'ledger.db'} failed: database is locked" in said
+    assert f"s: the ledger sqlite:///{var_dir / 'ledger.db'} failed: database is locked" in said
     assert_each_cell_once(var_dir, undisturbed, CELLS)
 
 

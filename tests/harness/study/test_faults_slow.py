@@ -60,7 +60,7 @@ def test_stopped_at_random_moments(var_dir, finished_study, number):
         # such as a named tuple being made by an import, although it was handled.
         assert driver.returncode in (0, 130, -signal.SIGINT), output
         if driver.returncode:
-            assert output.strip().splitlines()[-1] == "Stopped; the same command resumes where it was."
+            assert output.strip().splitlines()[-1] == "Stopped; run the same command to resume."
             stopped += 1
     assert stopped
     finish(start(var_dir, mark), mark)
@@ -92,8 +92,8 @@ def test_a_locked_database_is_waited_for(var_dir, finished_study, name):
     driver = start(var_dir, f"lock-{name}")
     wait_for_cells(driver, 3)
     with locked(var_dir / name):
-        said = wait_for(driver, lambda line: line.startswith("Waiting"))
-    assert "database is locked; what was trained is kept." in said
+        said = wait_for(driver, lambda line: line.startswith("Retrying"))
+    assert "database is locked; all trained results are saved." in said
     assert str(var_dir / name) in said
     finish(driver, f"lock-{name}")
     assert_each_cell_once(var_dir, finished_study)
@@ -114,8 +114,8 @@ def test_a_database_overwritten_in_mid_matrix(var_dir, finished_study):
     output = finish(driver, "damage", status=1)
     last = output.strip().splitlines()[-1]
     assert str(var_dir / "mlflow.db") in last
-    assert "put a copy in its place, or move it away" in last
-    assert "what was trained is kept" in last
+    assert "restore it from a backup, or move it away" in last
+    assert "all trained results are saved" in last
     assert run(var_dir) == 2
     for ending in ("", "-wal", "-shm"):
         (var_dir / f"mlflow.db{ending}").unlink(missing_ok=True)
@@ -177,7 +177,7 @@ def test_a_server_that_goes_away_and_comes_back(var_dir, finished_study, server)
     for cells in (3, 9):
         wait_for_cells(driver, cells)
         server.kill()
-        said = wait_for(driver, lambda line: line.startswith("Waiting"))
+        said = wait_for(driver, lambda line: line.startswith("Retrying"))
         assert f"the tracking store {server.uri} failed" in said
         server.start()
     finish(driver, "server")
@@ -217,7 +217,7 @@ def test_a_full_disk_is_waited_for(small_disk, finished_study, new_var):
     driver = start(var, "full")
     wait_for_cells(driver, 4)
     filler = fill(small_disk)
-    said = wait_for(driver, lambda line: line.startswith("Waiting"))
+    said = wait_for(driver, lambda line: line.startswith("Retrying"))
     # Both lie on the full disk, and either may be asked first.
     stores = ("the tracking store", "mlflow.db"), ("the ledger", "ledger.db")
     assert any(f"{kind} sqlite:///{var / file} failed" in said for kind, file in stores)

@@ -202,7 +202,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
         said = f"1 result is only in memory: cannot write to {tmp_path} (No space left on device)"
         assert unlogged.state() == said
     assert unlogged.get(CELL.cell_id) is not None, "from memory"
-    assert unlogged.state() == "what was trained is kept"
+    assert unlogged.state() == "all trained results are saved"
     assert UnloggedResults(tmp_path).get(CELL.cell_id).to_json() == result_of(1).to_json()
 
 
@@ -228,7 +228,7 @@ def test_waits_grow_and_are_told_and_end_with_an_answer(tmp_path, clock, memory)
     waits = [seconds for _, seconds in told]
     assert waits == [1, 2, 4, 8, 16, 30, 30, 30] == clock.slept[:8]
     assert max(waits) == LONGEST_WAIT_S
-    assert {reason for reason, _ in told} == {"the store sleeps; what was trained is kept"}
+    assert {reason for reason, _ in told} == {"the store sleeps; all trained results are saved"}
     assert_whole(memory, tmp_path)
 
 
@@ -251,7 +251,7 @@ def test_a_damaged_file_is_not_waited_for(clock, reason):
     def action():
         raise StoreError(reason)
 
-    with pytest.raises(StoreError, match="put a copy in its place, or move it away"):
+    with pytest.raises(StoreError, match="restore it from a backup, or move it away"):
         Retry(60.0, print, str)(action)
     assert not clock.slept
 
@@ -270,7 +270,7 @@ def test_a_result_that_cannot_be_kept_is_said_so(tmp_path):
     memory.before_call = fails(3, StoreError("full"))
     assert make_driver(memory, place, report=make_room).run().complete
     assert told[0][0] == f"full; 2 results are only in memory: cannot write to {place} (Not a directory)"
-    assert told[-1][0] == "full; what was trained is kept"
+    assert told[-1][0] == "full; all trained results are saved"
     assert_whole(memory, place)
 
 
@@ -345,7 +345,7 @@ def test_a_store_that_answers_late_costs_nothing(tmp_path, memory, name, when):
 
 def test_a_store_that_stays_away_costs_no_result(tmp_path, memory):
     memory.before_call = fails(10**6, StoreError("away"))
-    with pytest.raises(StoreError, match="away; what was trained is kept"):
+    with pytest.raises(StoreError, match="away; all trained results are saved"):
         make_driver(memory, tmp_path, "first", patience_s=10).run()
     memory.alive.clear()
     memory.before_call = lambda name: None

@@ -128,7 +128,7 @@ def make_ledger(uri, without="", more=(), key=("study", "cell_id")):
     [
         ("no column 'started'", {"without": "started"}),
         ("no unique key", {"key": ()}),
-        ("a column 'room' that wants a value", {"more": ["room VARCHAR NOT NULL"]}),
+        ("an unknown required column 'room'", {"more": ["room VARCHAR NOT NULL"]}),
     ],
 )
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
@@ -140,7 +140,7 @@ def test_a_ledger_of_another_version_is_refused_with_what_to_do(tmp_path, reques
         Ledger(uri, "s")
     assert before is None or dump(tmp_path / "x.db") == before
     sentence = str(caught.value)
-    assert f"is of another version: its table 'claims' has {what}; when no driver uses it, " in sentence
+    assert f"was written by another version: its table 'claims' has {what}; stop its drivers, " in sentence
     assert ("rename that table" in sentence) == (kind == "postgresql")
     assert PASSWORD not in sentence
     assert "\n" not in sentence

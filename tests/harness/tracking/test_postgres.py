@@ -256,7 +256,7 @@ def test_the_server_restarts_in_mid_matrix(drive, uri, postgres_server, tmp_path
             assert b"s3cret" not in Path("/proc", str(worker), name).read_bytes()
         postgres_server.stop(how)
         try:
-            said += wait_for(driver, lambda line: line.startswith("Waiting "))
+            said += wait_for(driver, lambda line: line.startswith("Retrying "))
         finally:
             postgres_server.start()
     said += finish(driver, str(tmp_path))
