@@ -53,6 +53,11 @@ def modules(module: str) -> list[str]:
     return sorted(known)
 
 
+def sources(cls: type) -> dict[str, str]:
+    """Return the text of each module that `code_hash` reads for a class."""
+    return {module: source(module) for module in modules(cls.__module__)}
+
+
 def source(module: str) -> str:
     """The text of a module's file."""
     return Path(str(sys.modules[module].__file__)).read_text(encoding="utf-8")

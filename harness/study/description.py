@@ -11,7 +11,7 @@ import numpy as np
 
 from backbones import BACKBONES
 from backbones.batch import MODALITIES
-from harness.code import code_hash, modules, source
+from harness.code import code_hash, sources
 from harness.data.dataset import Split
 from harness.data.prepare import CachedDataset
 from harness.data.store import load_dataset
@@ -64,7 +64,7 @@ def code_text(plan: Plan, known: str | None) -> str:
         **{c.backbone: BACKBONES[c.backbone] for c in plan.cells},
     }
     for name, cls in classes.items():
-        texts = {module: source(module) for module in modules(cls.__module__)}
+        texts = sources(cls)
         hashes = {module: hashlib.sha256(text.encode()).hexdigest()[:16] for module, text in texts.items()}
         stored["code"][code_hash(cls)] = {"name": name, "modules": hashes}
         stored["texts"] |= {hashes[module]: text for module, text in texts.items()}
