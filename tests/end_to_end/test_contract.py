@@ -34,11 +34,11 @@ def test_the_project_keeps_it(copy):
 @pytest.mark.parametrize(
     ("file", "line", "broken"),
     [
-        ("backbones/tfn.py", "from methods.base import Method", "Floors"),
-        ("methods/mixup.py", "from harness.errors import UserError", "Floors"),
-        ("harness/data/store.py", "from harness.train import seeds", "Rooms of the harness"),
-        ("reports/stats/intervals.py", "from reports import frame", "Rooms of the reports"),
-        ("harness/train/seeds.py", "from harness.train import loop", "No circles"),
+        ("backbones/tfn.py", "from methods.base import Method", "Layers of the packages"),
+        ("methods/mixup.py", "from harness.errors import UserError", "Layers of the packages"),
+        ("harness/data/store.py", "from harness.train import seeds", "Layers of the harness"),
+        ("reports/stats/intervals.py", "from reports import frame", "Layers of the reports"),
+        ("harness/train/seeds.py", "from harness.train import loop", "No import cycles"),
     ],
 )
 def test_an_import_that_points_up_is_noticed(copy, file, line, broken):
