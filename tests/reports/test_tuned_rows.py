@@ -128,7 +128,7 @@ def test_a_study_of_sweeps_alone_names_their_tables(logged):
     cell = make_cell("none")
     tracker = logged((cell, {"sweep": "delta"}, 0.0))
     assert tuple(load_frame(tracker).columns) == SCORES
-    with pytest.raises(UserError, match=r"no trials of sweeps, so none of 'delta'\.$"):
+    with pytest.raises(UserError, match=r"has no sweeps, got sweep='delta'\.$"):
         load_frame(tracker, "delta")
     for logs, wanted in ((False, "no complete cells yet"), (True, "no complete cells but those of sweeps")):
         if logs:
