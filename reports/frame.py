@@ -224,8 +224,8 @@ def environment(tags: Mapping[str, str]) -> str:
 def named(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the rows without outdated and superseded cells, with ``method`` as tables name it.
 
-    Tuned cells are named ``ms_mix{tuned}`` whatever their settings. If no backbone setting was tuned, they also
-    appear under the name of their settings, provided that these are the defaults or that an untuned cell has it.
+    Tuned cells are named ``ms_mix{tuned}`` whatever their settings. If no backbone setting was tuned, they
+    appear again under the name of their settings if these are the defaults or an untuned cell has them.
     """
     if "superseded" in frame.columns:
         frame = frame[~frame["superseded"].astype(bool)]

@@ -4,7 +4,7 @@
   const root = document.documentElement;
   const all = (selector, within = document) => [...within.querySelectorAll(selector)];
 
-  // A page opened from an artifact viewer may have no storage.
+  // Storage may be unavailable, for example in MLflow's artifact viewer.
   function recall() {
     try {
       return localStorage.getItem(KEY);
@@ -17,7 +17,7 @@
     try {
       localStorage.setItem(KEY, theme);
     } catch {
-      // The choice then lasts as long as the page.
+      // Without storage, the choice is lost on reload.
     }
   }
 
@@ -26,14 +26,14 @@
   function startTheme(button) {
     const say = () => (button.textContent = `Theme: ${root.dataset.theme}`);
     button.addEventListener("click", () => {
-      // The first step is the one that changes what is seen.
+      // From "auto", the first click switches to the theme that is not shown.
       const others = matchMedia("(prefers-color-scheme: dark)").matches ? ["light", "dark"] : ["dark", "light"];
       const order = ["auto", ...others];
       setTheme(order[(order.indexOf(root.dataset.theme) + 1) % order.length]);
       remember(root.dataset.theme);
       say();
     });
-    // A report that is open beside this one follows.
+    // Reports open in other tabs change their theme, too.
     addEventListener("storage", () => {
       setTheme(recall());
       say();
@@ -99,10 +99,10 @@
     }
 
     function fits(row, terms, picks) {
-      const told = wordsOf(row);
+      const text = wordsOf(row);
       return (
         picks.every(([index, value]) => index !== undefined && row.cells[index].textContent === value) &&
-        terms.every((term) => told.includes(term))
+        terms.every((term) => text.includes(term))
       );
     }
 
@@ -176,7 +176,7 @@
     dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
     dialog.addEventListener("keydown", (event) => !event.ctrlKey && !event.metaKey && keys[event.key]?.());
     view.addEventListener("pointermove", (event) => {
-      // A finger scrolls by itself.
+      // The browser already scrolls on touch.
       if (event.pointerType === "mouse" && event.buttons === 1) view.scrollBy(-event.movementX, -event.movementY);
     });
     view.addEventListener("wheel", (event) => {

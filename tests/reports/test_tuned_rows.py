@@ -209,11 +209,11 @@ def test_cells_of_earlier_files_are_left_out_and_counted(old, words):
     pd.testing.assert_frame_equal(numbers, numbers_of(TUNED))
     for text in (as_markdown(numbers), as_latex(numbers, "t")):
         assert ("earlier" in text) == (words is not None)
-        assert words is None or f"takes the newest file alone: {words} earlier ones left out." in text
+        assert words is None or f"uses only the newest file: {words} earlier ones left out." in text
 
 
 def test_tables_say_what_tuned_means_where_it_stands():
-    chosen, unequal = "settings chosen on the validation split", "had no such choice"
+    chosen, unequal = "settings chosen on the validation split", "were not tuned"
     for frame, wanted in (
         (TUNED, (True, True)),
         ([row for row in TUNED if row["tuned"]], (True, False)),
