@@ -330,7 +330,7 @@ WRONG = {
     "no field": (TPE + "settings: {components: [sass]}", "Unknown setting of ms_mix 'components'"),
     "a single value": (TPE + "settings: {delta: 0.1}", "settings.delta must be a list"),
     "an empty list": (TPE + "settings: {delta: []}", "settings.delta must be a list"),
-    "a value twice": (TPE + "settings: {delta: [0, 0.5, 0.0]}", "twice"),
+    "a value twice": (TPE + "settings: {delta: [0, 0.5, 0.0]}", "must be different"),
     "a key twice": (TPE + "settings: {delta: [0.1], delta: [0.2]}", "duplicate key 'delta' in line 3"),
     "a text as number": (TPE + "settings: {delta: ['0.1']}", "settings.delta: '0.1' is not of type float"),
     "truth as number": (TPE + "settings: {delta: [true]}", "True is not of type float"),
