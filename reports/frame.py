@@ -233,8 +233,8 @@ def named(frame: pd.DataFrame) -> pd.DataFrame:
     tuned = frame["tuned"].astype(bool)
     labelled = frame.assign(method=frame["label"])
     # A search may choose settings that already have a row, which would otherwise lack this cell.
-    asked_for = plain["method"].isin(set(plain["method"][~tuned])) | (frame["settings"] == "{}")
-    own_row = asked_for & ~frame["tuned_backbone"].astype(bool)
+    has_row = plain["method"].isin(set(plain["method"][~tuned])) | (frame["settings"] == "{}")
+    own_row = has_row & ~frame["tuned_backbone"].astype(bool)
     return pd.concat([labelled[~frame["outdated"].astype(bool)], plain[tuned & own_row]])
 
 

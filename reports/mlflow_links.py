@@ -47,8 +47,8 @@ class Links:
 
     def runs(self, tags: Mapping[str, str]) -> str:
         """Link to the study's runs with these tags; the kind defaults to "cell"."""
-        asked = {"kind": "cell", **tags}
-        text = " and ".join(f"tags.{name} {_is(value)}" for name, value in asked.items())
+        filters = {"kind": "cell", **tags}
+        text = " and ".join(f"tags.{name} {_is(value)}" for name, value in filters.items())
         order = quote("metrics.`test/mae`", safe="")
         view = f"workflowType={TRAINING}&orderByKey={order}&orderByAsc=true"
         return f"{self._runs()}?{view}&searchFilter={quote(text, safe='')}"

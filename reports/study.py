@@ -154,8 +154,8 @@ def _requested(matrix: Mapping[str, Any]) -> set[str]:
 
 def _failures(runs: StudyRuns, cells: Iterable[Run]) -> list[Run]:
     """Return failed runs of the results version that is shown and of this program's version."""
-    shown = {RESULTS_VERSION, *(version_of(run.tags) for run in cells)}
-    return [run for run in runs.failures() if version_of(run.tags) in shown]
+    versions = {RESULTS_VERSION, *(version_of(run.tags) for run in cells)}
+    return [run for run in runs.failures() if version_of(run.tags) in versions]
 
 
 def _outcomes(matrix: Mapping[str, Any], cells: Mapping[str, Run], failures: Iterable[Run]) -> pd.DataFrame:
@@ -166,10 +166,10 @@ def _outcomes(matrix: Mapping[str, Any], cells: Mapping[str, Run], failures: Ite
             state = "diverged" if run.tags.get("outcome") == "diverged" else "failed"
             rows[cell_id] = _outcome(run, state)
     for values in matrix.get("cells", ()):
-        asked = dict(zip(matrix["columns"], values, strict=True))
-        cell_id = asked.pop("cell_id")
+        cell = dict(zip(matrix["columns"], values, strict=True))
+        cell_id = cell.pop("cell_id")
         missing = {"state": "missing", "reason": "", "run_id": ""}
-        rows[cell_id] = {**asked, **missing, **rows.get(cell_id, {}), "requested": True}
+        rows[cell_id] = {**cell, **missing, **rows.get(cell_id, {}), "requested": True}
     frame = pd.DataFrame(list(rows.values()), columns=list(OUTCOMES))
     return frame.sort_values(["dataset", "backbone", "method", "cell", "run_id"], ignore_index=True)
 

@@ -21,10 +21,7 @@ Serves the MLflow UI on 127.0.0.1:5000 until Ctrl-C, and prints the link that op
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the link and, unless the store is a server, replace this process by MLflow's UI.
-
-    Returns the exit status if no UI is started (2: invalid request).
-    """
+    """Print the link and replace this process by MLflow's UI; return the exit status if no UI is needed."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if asks_for_help(arguments):
         print(HELP)

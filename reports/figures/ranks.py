@@ -105,8 +105,7 @@ def caption(data: pd.DataFrame) -> str:
         texts.append("Tests need two seeds and two blocks; the ranks may be noise.")
     elif first["p"] > LEVEL:
         texts.append(
-            f"Friedman's test finds no difference beyond the noise (p = {first['p']:.2g}), so one bar joins "
-            "all methods."
+            f"Friedman's test finds no significant difference (p = {first['p']:.2g}); one bar joins all."
         )
     else:
         p = "p < 0.001" if first["p"] < 0.001 else f"p = {first['p']:.2g}"
@@ -142,10 +141,7 @@ def _profile_caption(runs: pd.DataFrame) -> str:
 
 
 def critical_differences(data: pd.DataFrame, ax: Axes, labels: Sequence[str]) -> None:
-    """Draw average ranks, and bars that join methods that do not differ (Demsar 2006).
-
-    data: the rows of panel "ranks".
-    """
+    """Draw average ranks, with bars that join methods that do not differ. data: rows of panel "ranks"."""
     rows = data.drop_duplicates("method").dropna(subset="rank").sort_values("rank", kind="stable")
     names, places = rows["method"].tolist(), rows["rank"].tolist()
     groups = [[places[names.index(name)] for name in group] for group in json.loads(rows["cliques"].iloc[0])]

@@ -92,8 +92,8 @@ def data(study: Study) -> pd.DataFrame:
     order = {name: number for number, name in enumerate(PANELS)}
     keys = ["place", "dataset", "backbone", "line", "x", "y", "seed"]
     frame = frame.assign(place=frame["sweep"].map(order)).sort_values(keys, ignore_index=True)
-    shown = frame[frame["shown"] & frame["mean"].notna()]
-    return frame[list(COLUMNS)] if len(shown) else frame[list(COLUMNS)][:0]
+    points = frame[frame["shown"] & frame["mean"].notna()]
+    return frame[list(COLUMNS)] if len(points) else frame[list(COLUMNS)][:0]
 
 
 def _main_pairs(table: pd.DataFrame) -> dict[str, tuple[str, str]]:
@@ -140,8 +140,8 @@ def _seeds(numbers: pd.DataFrame, objective: str) -> list[dict[str, Any]]:
 
 def caption(data: pd.DataFrame) -> str:
     """Return the caption: contents, tests, and what is left out."""
-    shown = data[data["shown"]]
-    complete = shown[(shown["state"] == "complete") & shown["mean"].notna()]
+    rows = data[data["shown"]]
+    complete = rows[(rows["state"] == "complete") & rows["mean"].notna()]
     pairs = _pairs(complete)
     seeds = count_range(complete["n"], "seed")
     spread = (
@@ -160,7 +160,7 @@ def caption(data: pd.DataFrame) -> str:
     others = sorted(set(_pairs(data[~data["shown"]])) - set(pairs))
     if others:
         texts.append(f"There are also sweeps for {', '.join(others)}, see the tables of sweeps.")
-    lost = shown.drop_duplicates(["sweep", "x", "y", "line"])["state"].value_counts().sort_index()
+    lost = rows.drop_duplicates(["sweep", "x", "y", "line"])["state"].value_counts().sort_index()
     lost = lost[lost.index != "complete"]
     if len(lost):
         counts = " and ".join(f"{count} {state}" for state, count in lost.items())

@@ -22,10 +22,7 @@ def departures(methods: Iterable[str], backbones: Iterable[str]) -> list[tuple[s
 
 
 def notes_of(card: str) -> list[str]:
-    """Return the notes of a card (a module docstring), one line each.
-
-    A note ends at the next note or at a blank line.
-    """
+    """Return the notes of a card (a module docstring); each ends at the next note or at a blank line."""
     notes: list[str] = []
     inside = False
     for line in card.splitlines():

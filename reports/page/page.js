@@ -116,11 +116,11 @@
         rows.forEach((row) => (row.hidden = !fits(row, terms, picks)));
         return rows.filter((row) => !row.hidden).length;
       });
-      const shown = counts.reduce((sum, count) => sum + count, 0);
-      tables.forEach((table, part) => (table.parentElement.hidden = shown > 0 && counts[part] === 0));
+      const visible = counts.reduce((sum, count) => sum + count, 0);
+      tables.forEach((table, part) => (table.parentElement.hidden = visible > 0 && counts[part] === 0));
       const filtered = terms.length + chosen.length > 0;
       const noun = total === 1 ? "row" : "rows";
-      status.textContent = filtered ? `${shown} of ${total} ${noun}` : `${total} ${noun}`;
+      status.textContent = filtered ? `${visible} of ${total} ${noun}` : `${total} ${noun}`;
       status.classList.toggle("filtered", filtered);
       clear.hidden = !filtered;
     }
@@ -161,11 +161,11 @@
     };
     const keys = { "+": acts.in, "=": acts.in, "-": acts.out, 0: acts.fit };
 
-    function open(figure, shown) {
+    function open(figure, picture) {
       dialog.querySelector("h2").textContent = figure.querySelector("h3").textContent;
-      base = { width: shown.clientWidth, height: shown.clientHeight };
-      image.src = shown.src;
-      image.alt = shown.alt;
+      base = { width: picture.clientWidth, height: picture.clientHeight };
+      image.src = picture.src;
+      image.alt = picture.alt;
       view.replaceChildren(image);
       dialog.showModal();
       view.focus();
@@ -185,11 +185,11 @@
       resize(scale * (event.deltaY < 0 ? 1.1 : 1 / 1.1));
     }, { passive: false });
     for (const figure of all("figure")) {
-      const shown = figure.querySelector("img");
+      const picture = figure.querySelector("img");
       const button = figure.querySelector(".zoom");
-      if (!shown || !button) continue;
+      if (!picture || !button) continue;
       button.hidden = false;
-      [button, shown].forEach((part) => part.addEventListener("click", () => open(figure, shown)));
+      [button, picture].forEach((part) => part.addEventListener("click", () => open(figure, picture)));
     }
   }
 

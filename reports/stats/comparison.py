@@ -40,8 +40,8 @@ _REAL = ("difference", "gain", "low", "high", "p", "p_holm", "probability")
 def clean(scores: pd.DataFrame) -> pd.DataFrame:
     """Return the scores of the test split without occlusion."""
     _check(scores)
-    kept = scores[(scores["occlusion_protocol"] == "test") & (scores["occlusion_ratio"] == 0)]
-    return kept.sort_values(list(SCORES), ignore_index=True)
+    rows = scores[(scores["occlusion_protocol"] == "test") & (scores["occlusion_ratio"] == 0)]
+    return rows.sort_values(list(SCORES), ignore_index=True)
 
 
 def paired(scores: pd.DataFrame, metric: str) -> pd.DataFrame:

@@ -53,16 +53,18 @@ def ranks(scores: pd.DataFrame, metric: str) -> Ranks:
         part.pivot(index=["seed", "environment"], columns="method", values="value").reindex(columns=names)
         for _, part in values.groupby(list(TASK), observed=True)
     ]
-    kept = _ranked_together(tables, names)
-    complete = [shared for table in tables if len(shared := table[kept].dropna())] if len(kept) > 1 else []
+    ranked = _ranked_together(tables, names)
+    complete = (
+        [shared for table in tables if len(shared := table[ranked].dropna())] if len(ranked) > 1 else []
+    )
     blocks, left_out = len(complete), len(tables) - len(complete)
-    dropped = tuple(name for name in names if name not in kept)
+    dropped = tuple(name for name in names if name not in ranked)
     if not complete:
         return Ranks(0, left_out, dropped)
     means = np.array([shared.mean().to_numpy() for shared in complete]) * DIRECTION[metric]
     average, statistic, p = friedman(means)
     order = np.argsort(average, kind="stable")
-    average, methods = average[order], tuple(kept[place] for place in order)
+    average, methods = average[order], tuple(ranked[place] for place in order)
     untested = (blocks, left_out, dropped, methods, tuple(average.tolist()))
     if blocks < 2 or all(len(shared) == 1 for shared in complete):
         return Ranks(*untested)
@@ -134,10 +136,10 @@ def _ranked_together(tables: list[pd.DataFrame], names: list[str]) -> list[str]:
     defined = [table.notna().to_numpy().astype(int) for table in tables]
     # (methods, methods): number of blocks in which two methods share a run, or one has a run (diagonal).
     together = np.sum([runs.T @ runs > 0 for runs in defined], axis=0)
-    kept = list(range(len(names)))
-    while len(kept) > 2 and 2 * sum(runs[:, kept].all(axis=1).any() for runs in defined) < len(defined):
-        partners = together[np.ix_(kept, kept)].sum(axis=1)
+    columns = list(range(len(names)))
+    while len(columns) > 2 and 2 * sum(runs[:, columns].all(axis=1).any() for runs in defined) < len(defined):
+        partners = together[np.ix_(columns, columns)].sum(axis=1)
         # The baseline is never dropped, because the study compares methods with it.
-        able = [place for place in reversed(range(len(kept))) if names[kept[place]] != BASELINE]
-        del kept[min(able, key=partners.__getitem__)]
-    return [names[place] for place in kept if together[place, place]]
+        candidates = [place for place in reversed(range(len(columns))) if names[columns[place]] != BASELINE]
+        del columns[min(candidates, key=partners.__getitem__)]
+    return [names[place] for place in columns if together[place, place]]

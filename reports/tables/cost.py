@@ -107,7 +107,7 @@ def _text(name: str, row: Mapping[Any, Any]) -> str:
         return f"{value:,.0f}"
     if name == "overhead":
         low, high = row["overhead_low"], row["overhead_high"]
-        shown = row["n"] >= 3 and not math.isnan(low)
-        return f"×{value:.2f}" + f" [{low:.2f}, {high:.2f}]" * shown
+        has_interval = row["n"] >= 3 and not math.isnan(low)
+        return f"×{value:.2f}" + f" [{low:.2f}, {high:.2f}]" * has_interval
     spread = row[f"{name}_std"]
     return f"{value:.3g}" + ("" if math.isnan(spread) else f" ± {spread:.2g}")

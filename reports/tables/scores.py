@@ -42,14 +42,14 @@ def score_table(numbers: pd.DataFrame, name: str, title: str, study: Study, fill
     data. fill: the command that produces results if there are none.
     """
     published = numbers[:0] if set(CONDITIONS) <= set(numbers.columns) else published_numbers(numbers, study)
-    shown = _with_published(numbers, published)
+    rows = _with_published(numbers, published)
     parts = [
         _part(part, study, title + study.stand_in([str(dataset)]))
-        for dataset, part in shown.groupby("dataset", sort=False)
+        for dataset, part in rows.groupby("dataset", sort=False)
     ]
     full = title + study.stand_in(list(dict.fromkeys(numbers["dataset"])))
-    csv = shown.to_csv(index=False, lineterminator="\n")
-    return Table(name, full, parts, _notes(shown, study), csv, fill if numbers.empty else "")
+    csv = rows.to_csv(index=False, lineterminator="\n")
+    return Table(name, full, parts, _notes(rows, study), csv, fill if numbers.empty else "")
 
 
 def heading(metric: str) -> str:
@@ -57,7 +57,7 @@ def heading(metric: str) -> str:
     return f"{METRIC_NAMES.get(metric, metric)} {'↑' if DIRECTION.get(metric, 1) > 0 else '↓'}"
 
 
-def shown(value: float, metric: str) -> str:
+def format_score(value: float, metric: str) -> str:
     """Format a mean or spread: accuracies and F1 in percent, a dash for NaN."""
     if math.isnan(value):
         return DASH
@@ -73,9 +73,9 @@ def _with_published(numbers: pd.DataFrame, published: pd.DataFrame) -> pd.DataFr
     last = numbers[numbers["method"] == BASELINE].groupby(["dataset", "backbone"])["place"].max()
     after = [last[pair] + 0.5 for pair in zip(published["dataset"], published["backbone"], strict=True)]
     joined = pd.concat([numbers, published.assign(place=after)])
-    shown = joined.sort_values("place", kind="stable", ignore_index=True).drop(columns="place")
-    shown.attrs = numbers.attrs
-    return shown
+    rows = joined.sort_values("place", kind="stable", ignore_index=True).drop(columns="place")
+    rows.attrs = numbers.attrs
+    return rows
 
 
 def _part(part: pd.DataFrame, study: Study, title: str) -> Part:
@@ -129,14 +129,14 @@ def _ranks(figures: Sequence[Row], metric: str) -> dict[str, int]:
     ranked = [row for row in figures if row["n"] == most > 0 and not row["undefined"]]
     if len(ranked) < 2:
         return {}
-    values = [DIRECTION[metric] * float(shown(row["mean"], metric)) for row in ranked]
+    values = [DIRECTION[metric] * float(format_score(row["mean"], metric)) for row in ranked]
     places = {value: place for place, value in enumerate(sorted(set(values), reverse=True)[:2])}
     return {row["method"]: places[v] for row, v in zip(ranked, values, strict=True) if v in places}
 
 
 def _cell(row: Row) -> str:
     """Format mean ± std of one row with its mark against `none`; a dash if there is no result."""
-    mean, std = (shown(row[name], row["metric"]) for name in ("mean", "std"))
+    mean, std = (format_score(row[name], row["metric"]) for name in ("mean", "std"))
     text = mean if row["published"] else f"{mean} ± {std}" if row["n"] else DASH
     text += SIGNS.get(row["outside"], "")
     return f"{text} †{row['undefined']}/{row['n'] + row['undefined']}" if row["undefined"] else text
