@@ -54,9 +54,7 @@ def ranks(scores: pd.DataFrame, metric: str) -> Ranks:
         for _, part in values.groupby(list(TASK), observed=True)
     ]
     ranked = _ranked_together(tables, names)
-    complete = (
-        [shared for table in tables if len(shared := table[ranked].dropna())] if len(ranked) > 1 else []
-    )
+    complete = [part for table in tables if len(part := table[ranked].dropna())] if len(ranked) > 1 else []
     blocks, left_out = len(complete), len(tables) - len(complete)
     dropped = tuple(name for name in names if name not in ranked)
     if not complete:
