@@ -22,7 +22,7 @@ class SweepDisplay(LiveDisplay):
         self.best: dict[str, Trial] = {}
 
     def trials(self, total: int, ended: Sequence[Trial]) -> None:
-        """Show the number of trials, and start from those that have ended."""
+        """Start the progress bar with the trials that have already ended."""
         for trial in ended:
             self._compare(trial)
         self.total, self.done, self.begun_with, self.since = total, len(ended), len(ended), time.monotonic()

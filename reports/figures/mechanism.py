@@ -178,7 +178,7 @@ def draw(data: pd.DataFrame, title: str, command: Command) -> Drawing:
 
 FIGURE = Figure(
     name="figure9_mechanism",
-    title="Figure 9: What mixing does",
+    title="Figure 9: Effects of mixing",
     caption=caption,
     data=data,
     draw=draw,

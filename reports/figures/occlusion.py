@@ -95,7 +95,7 @@ def draw(data: pd.DataFrame, title: str, command: Command) -> Drawing:
 
 FIGURE = Figure(
     name="figure5_occlusion",
-    title="Figure 5: Error against how much of the input is hidden",
+    title="Figure 5: Error against the share of hidden input",
     caption=caption,
     data=data,
     draw=draw,

@@ -150,8 +150,8 @@ def caption(data: pd.DataFrame) -> str:
         else "small dots are single seeds (too few for an interval), joined by a line per seed"
     )
     texts = [
-        f"The {objective_label(complete)[:-2]}, which alone chooses settings, by settings of MS-Mix with "
-        f"{' and '.join(pairs)}. Mean over n = {seeds}; {spread}; rings and frames mark defaults.",
+        f"The {objective_label(complete)[:-2]}, the only criterion for choosing settings, against settings of "
+        f"MS-Mix with {' and '.join(pairs)}. Mean over n = {seeds}; {spread}; rings, frames: defaults.",
         *_tests(complete),
         *_flat(complete),
     ]
@@ -184,7 +184,7 @@ def _tests(data: pd.DataFrame) -> list[str]:
         else:
             verdict = "more than noise" if p <= LEVEL else "inside the noise"
             tested.append(f"{letter} p {'< 0.001' if p < 0.001 else f'= {p:.2g}'}, {verdict}")
-    texts = [f"Permutation test over seeds of equal settings: {'; '.join(tested)}."] if tested else []
+    texts = [f"Permutation test (null: all settings are equal): {'; '.join(tested)}."] if tested else []
     if untested:
         texts.append(f"Not tested: {', '.join(untested)}, which have too few seeds or settings.")
     return texts

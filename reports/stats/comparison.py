@@ -107,10 +107,10 @@ def overall(pairs: pd.DataFrame) -> pd.DataFrame:
 
     ``gain`` is the mean of the strata's means; ``low`` and ``high`` are its `stratified_interval`, NaN
     without spread, see `intervals`. ``outside`` marks an interval that excludes 0 if every stratum has three
-    seeds or more; with two, strata of unequal noise get too many marks. ``p`` is Wilcoxon's over the means
-    of strata, NaN without an interval. It exceeds 0.05 with fewer than six strata, and assumes that strata
-    are independent, although backbones share a test split. ``p_holm`` is adjusted for a dataset's methods.
-    ``n`` counts pairs, ``seeds`` distinct seeds.
+    seeds or more; with two, unequal noise of the strata would cause too many marks. ``p`` is Wilcoxon's over
+    the means of strata, NaN without an interval. It exceeds 0.05 with fewer than six strata, and assumes that
+    strata are independent, although backbones share a test split. ``p_holm`` is adjusted for the methods of a
+    dataset. ``n`` counts pairs, ``seeds`` distinct seeds.
     """
     rows = [(*names, *_pooled(part)) for names, part in pairs.groupby(["dataset", "method"], observed=True)]
     table = _frame(rows, OVERALL)
