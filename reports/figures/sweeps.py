@@ -150,8 +150,8 @@ def caption(data: pd.DataFrame) -> str:
         else "small dots are single seeds (too few for an interval), joined by a line per seed"
     )
     texts = [
-        f"The {objective_label(complete)[:-2]}, the only criterion for choosing settings, against settings of "
-        f"MS-Mix with {' and '.join(pairs)}. Mean over n = {seeds}; {spread}; rings, frames: defaults.",
+        f"The {objective_label(complete)[:-2]}, the only criterion for choosing settings, against settings "
+        f"of MS-Mix with {' and '.join(pairs)}. Mean over n = {seeds}; {spread}; rings, frames: defaults.",
         *_tests(complete),
         *_flat(complete),
     ]
