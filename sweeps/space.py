@@ -37,7 +37,7 @@ class Range:
     def __post_init__(self) -> None:
         step, bounds = self.step, f"low={self.low}, high={self.high}, log={self.log}, step={self.step}"
         if not -math.inf < self.low <= self.high < math.inf:
-            raise ValueError(f"low must be at most high, and both must be finite, got {bounds}")
+            raise ValueError(f"low must be at most high, and both finite, got {bounds}")
         if not isinstance(self.log, bool) or (self.log and (self.low <= 0 or step is not None)):
             raise ValueError(f"log must be true or false; true needs low > 0 and no step, got {bounds}")
         if step is not None and (not 0 < step < math.inf or (self.integer and not isinstance(step, int))):

@@ -60,7 +60,7 @@ def _content(path: Path) -> Any:
         _check_keys_once(compose_yaml(text))
         return load_yaml(text)
     except FileNotFoundError:
-        raise UserError(f"There is no such file; give a path or one of {', '.join(SPACES)}.") from None
+        raise UserError(f"There is no such file; give another path or one of: {', '.join(SPACES)}.") from None
     except (OSError, ValueError, yaml.YAMLError) as error:
         mark = getattr(error, "problem_mark", None)
         reason = f"line {mark.line + 1}: {getattr(error, 'problem', '')}" if mark else str(error)
@@ -91,7 +91,7 @@ def _space(name: str, content: Any) -> Space:
     if not space.parameters:
         raise UserError("settings or backbone must name at least one parameter.")
     if sampler == "grid" and any(isinstance(values, Range) for values in space.parameters.values()):
-        raise UserError("a grid takes only lists, no range {low, high}.")
+        raise UserError("a grid takes lists only, no range {low, high}.")
     _check_factors(backbone)
     _check_settings(method, settings)
     return space
