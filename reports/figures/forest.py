@@ -63,7 +63,7 @@ def caption(data: pd.DataFrame) -> str:
     ]
     tested = single[(single["n"] >= FEWEST) & single["low"].notna()]
     if single["low"].isna().all():
-        texts.append("Uncertainty needs two seeds with different results, so only points are shown.")
+        texts.append("No uncertainty can be given without two seeds that differ: only points are shown.")
     else:
         texts.append(
             f"Bars: 95% paired t intervals; for {ALL}, 95% bootstrap intervals over seeds within backbones "

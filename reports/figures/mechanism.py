@@ -69,7 +69,7 @@ def caption(data: pd.DataFrame) -> str:
             "or in (b) contain 0, the difference may be noise."
         )
     else:
-        texts.append("Uncertainty needs two seeds with different results: differences may be noise.")
+        texts.append("No uncertainty can be given without two seeds that differ: differences may be noise.")
     texts_of = {
         "opposite": "(a) Fraction of pairs of a mixture's members whose labels have opposite signs, in the "
         "last epoch.",

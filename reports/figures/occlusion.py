@@ -56,7 +56,7 @@ def caption(data: pd.DataFrame) -> str:
         "Bands: 95% bootstrap intervals over seeds within backbones, for each method; where they overlap, "
         "the order of methods may be inside the noise."
         if banded
-        else "Uncertainty needs two seeds with different results: differences may be noise.",
+        else "No uncertainty can be given without two seeds that differ: differences may be noise.",
     ]
     keys = ["dataset", "protocol", "ratio"]
     return " ".join([*texts, *omissions(data, keys), *equal_lines(data, ["protocol", "ratio"])])

@@ -69,7 +69,7 @@ def caption(data: pd.DataFrame) -> str:
         "differences, which may be inside the noise, see Figure 8.",
     ]
     if data["low"].isna().all():
-        texts.append("Uncertainty needs two seeds with different results.")
+        texts.append("No uncertainty can be given without two seeds that differ.")
     equal = data.groupby(["dataset", "metric"])["mean"].agg(lambda means: means.nunique() == 1)
     if equal.any():
         names = (f"{METRIC_NAMES[metric]} on {dataset}" for dataset, metric in equal[equal].index)

@@ -126,7 +126,7 @@ def _profile_caption(runs: pd.DataFrame) -> str:
         return f"(b) is empty: no pair of data set and backbone has runs of all methods and of {BASELINE}."
     counts = count_range(runs.groupby("method")["runs"].first().astype(int), "run")
     tasks = count_range(runs["tasks"].astype(int), "pair")
-    band = "Uncertainty needs two seeds."
+    band = "With one seed no uncertainty can be given."
     if runs["low"].notna().any():
         band = (
             "Bands: pointwise 95% bootstrap intervals over seeds within the pairs, too narrow for few seeds; "

@@ -186,7 +186,7 @@ def _tests(data: pd.DataFrame) -> list[str]:
             tested.append(f"{letter} p {'< 0.001' if p < 0.001 else f'= {p:.2g}'}, {verdict}")
     texts = [f"Permutation test (null: all settings are equal): {'; '.join(tested)}."] if tested else []
     if untested:
-        texts.append(f"Not tested: {', '.join(untested)}, which have too few seeds or settings.")
+        texts.append(f"No uncertainty can be given for {', '.join(untested)}: too few seeds or settings.")
     return texts
 
 
