@@ -49,7 +49,7 @@ def test_an_import_that_points_up_is_noticed(copy, file, line, broken):
     assert done.returncode == 1
     assert f"{broken} BROKEN" in done.stdout
     module = file.removesuffix(".py").replace("/", ".")
-    assert f"{module} -> {line.split()[1]}" in done.stdout or broken == "No circles"
+    assert f"{module} -> {line.split()[1]}" in done.stdout or broken == "No import cycles"
 
 
 def test_a_module_outside_of_all_rooms_is_noticed(copy):
