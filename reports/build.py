@@ -1,7 +1,7 @@
-"""``python -m reports.build study=NAME``: figures, tables and a page of a study from MLflow; trains nothing.
+"""``python -m reports.build study=NAME``: write a study's report from its runs in MLflow, without training.
 
-The folder then holds ``index.html``, ``tables/`` (CSV, Markdown, LaTeX), ``figures/`` (PDF, SVG, PNG) and
-``data/`` (the CSV behind each figure). The same runs give the same bytes.
+The report's folder holds ``index.html``, ``tables/`` (CSV, Markdown, LaTeX), ``figures/`` (PDF, SVG, PNG) and
+``data/`` (a CSV per figure). The same runs give the same bytes.
 """
 
 from __future__ import annotations
@@ -24,26 +24,23 @@ if TYPE_CHECKING:
 HELP = """\
 usage: python -m reports.build study=NAME [KEY=VALUE ...]
 
-Writes figures, tables and the page of a study below var/reports, from what MLflow holds; trains nothing.
+Writes figures, tables and the page of a study below var/reports, from its runs in MLflow. Trains nothing.
 
-  study=NAME                        the study, as it was given to the benchmark
-  var_dir=DIR tracking.uri=URI      where its results are (default: var)"""
+  study=NAME                        name of the study, as passed to the benchmark
+  var_dir=DIR tracking.uri=URI      location of its results (default: var)"""
 PACKAGES = ("reports", "harness", "methods", "backbones")
 CODE = (".py", ".csv", ".css", ".js", ".html")
 LIBRARIES = ("matplotlib", "numpy", "pandas", "scikit-learn", "scipy")
 
 
 def write_report(tracker: Tracker) -> list[Path]:
-    """Write the report, unless it is there and up to date, and store it with the study's run.
-
-    Returns its files.
-    """
+    """Write the report unless it is up to date, attach it to the study's run, and return its files."""
     from harness.files import locked
     from harness.study.session import lock_of
     from reports.study_runs import StudyRuns
 
     folder = tracker.folder("reports")
-    # Of drivers that end together, the one that waited finds it done.
+    # If several drivers end together, one writes the report while the others wait for the lock.
     with locked(lock_of(tracker)):
         runs = StudyRuns(tracker, tracker.var_dir / "cache")
         files = current_files(runs, folder)
@@ -56,7 +53,7 @@ def write_report(tracker: Tracker) -> list[Path]:
 
 
 def build(runs: StudyRuns, folder: Path) -> list[Path]:
-    """Write a study's report into a folder, made if need be; returns the files."""
+    """Write a study's report into a folder, created if missing, and return its files."""
     from reports.page.report import write
     from reports.study import load_study
 
@@ -64,7 +61,7 @@ def build(runs: StudyRuns, folder: Path) -> list[Path]:
 
 
 def current_files(runs: StudyRuns, folder: Path) -> list[Path] | None:
-    """The files of the report in a folder; None unless `remember` saw them, of the same runs and code."""
+    """Return the report's files, or None if files, runs or code differ from what `remember` stored."""
     try:
         known = json.loads(_memory(runs).read_text(encoding="utf-8"))
         hashes = {name: _hash(folder / name) for name in known["files"]}
@@ -75,10 +72,10 @@ def current_files(runs: StudyRuns, folder: Path) -> list[Path] | None:
 
 
 def remember(runs: StudyRuns, folder: Path, files: Sequence[Path], state: str) -> None:
-    """Note that a report was written; state: what `state_hash` said before it was."""
+    """Store the hashes of a report's files. state: the `state_hash` before the report was written."""
     hashes = {path.relative_to(folder).as_posix(): _hash(path) for path in files}
     path = _memory(runs)
-    # Without the right or the room to write, the next call builds it again.
+    # If the file cannot be written, the next call builds the report again.
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"made_of": state, "files": hashes}), encoding="utf-8")
@@ -91,7 +88,7 @@ def _memory(runs: StudyRuns) -> Path:
 
 
 def state_hash(runs: StudyRuns) -> str:
-    """A hash of all that a report depends on: runs and their tags, the announcement, code, packages."""
+    """Hash everything a report depends on: runs, tags, the study's description, code, package versions."""
     every = [*runs.complete().values(), *runs.trials(), *runs.failures()]
     root = Path(__file__).parent.parent
     sources = sorted(
@@ -112,7 +109,7 @@ def _hash(path: Path) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit status (2: the request is wrong)."""
+    """Run the command and return the exit status (2: invalid request)."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if asks_for_help(arguments):
         print(HELP)

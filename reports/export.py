@@ -1,8 +1,8 @@
-"""``python -m reports.export study=NAME out=FILE.csv predictions=FILE.parquet``: all numbers, unrounded.
+"""``python -m reports.export study=NAME out=FILE.csv predictions=FILE.parquet``: export unrounded numbers.
 
-With sweep=NAME those of all cells of this sweep's trials; ``settings`` then holds the sweep's parameters.
-Otherwise the cells that were trained for sweeps alone are left out. All are of one results version; how many
-of another are left out, or that all are of another than this program's, is printed.
+With sweep=NAME, the export has the cells of this sweep's trials, and ``settings`` includes the sweep's
+parameters. Otherwise cells that were trained only for sweeps are left out. All cells have the same results
+version; the command prints how many cells of other versions are left out.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ T = TypeVar("T")
 HELP = """\
 usage: python -m reports.export study=NAME out=FILE.csv predictions=FILE.parquet
 
-Writes all numbers of a study, unrounded, and the predictions of all its cells; one of the two will do.
+Writes all numbers of a study, unrounded, and the predictions of all its cells; give one file or both.
 
-  study=NAME                        the study, as it was given to the benchmark
-  sweep=NAME                        the cells of this sweep's trials, instead of those of the matrix
-  var_dir=DIR tracking.uri=URI      where its results are (default: var)"""
+  study=NAME                        name of the study, as passed to the benchmark
+  sweep=NAME                        export the cells of this sweep's trials instead of the matrix
+  var_dir=DIR tracking.uri=URI      location of its results (default: var)"""
 EXPORTED = ("valid", "test", "cell")
-ROWS = 2**18  # of predictions that are written at once, and of a row group
+ROWS = 2**18  # of predictions per write, and so the least size of a row group
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit status (2: the request is wrong)."""
+    """Run the command and return the exit status (2: invalid request)."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if asks_for_help(arguments):
         print(HELP)
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _export(config: ReportConfig, tracker: Tracker) -> Iterator[str]:
-    """Write the files that were asked for; yields what to say of them."""
+    """Write the requested files, and yield sentences for the user."""
     from harness.config.compose import path_of
 
     with importing():
@@ -82,7 +82,7 @@ def _export(config: ReportConfig, tracker: Tracker) -> Iterator[str]:
 
 
 def prediction_tables(runs: StudyRuns, sweep: str | None = None) -> Iterator[pa.Table]:
-    """A table per cell, in the order of their ids: a row per test clip and occlusion ratio.
+    """Yield a table per cell, ordered by cell id, with a row per test clip and occlusion ratio.
 
     sweep: see `reports.frame.load_frame`.
 
@@ -110,7 +110,7 @@ def prediction_tables(runs: StudyRuns, sweep: str | None = None) -> Iterator[pa.
 
 
 def prediction_schema() -> pa.Schema:
-    """The columns of the file of predictions."""
+    """Return the schema of the file of predictions."""
     import pyarrow as pa
 
     texts = dict.fromkeys(("cell_id", "id", "occlusion_protocol"), pa.string())
@@ -119,7 +119,7 @@ def prediction_schema() -> pa.Schema:
 
 
 def write_predictions(tables: Iterable[pa.Table], path: Path) -> int:
-    """Write tables of `prediction_schema` as one file, some at a time; returns the number of rows."""
+    """Write tables of `prediction_schema` to one file in batches, and return the number of rows."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -137,7 +137,7 @@ def write_predictions(tables: Iterable[pa.Table], path: Path) -> int:
 
 
 def _write(path: Path, write: Callable[[Path], T]) -> T:
-    """Write a file as a whole or not at all; raises UserError where it cannot be written."""
+    """Write a file atomically; raises UserError if it cannot be written."""
     from harness.errors import UserError
     from harness.files import replacing
 
@@ -145,7 +145,7 @@ def _write(path: Path, write: Callable[[Path], T]) -> T:
         with replacing(path) as temporary:
             return write(temporary)
     except OSError as error:
-        raise UserError(f"{str(path)!r} cannot be written: {error.strerror or error}.") from error
+        raise UserError(f"Cannot write {str(path)!r}: {error.strerror or error}.") from error
 
 
 if __name__ == "__main__":

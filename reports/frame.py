@@ -1,4 +1,4 @@
-"""The one tidy frame that feeds every table and figure: a row per measured number, from MLflow alone."""
+"""The tidy frame behind every table and figure: one row per measured number, read from MLflow."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CELL_NUMBERS = (
 OCCLUDED = re.compile(r"test_r(\d.*)")
 WATCHED = {"epoch": "mix_", "mechanism": ""}
 EXTRA = ("label", "variant", "tuned", "tuned_backbone", "outdated", "superseded", "environment")
-"""Columns that the frame has besides those of the export."""
+"""Columns of the frame that are not exported."""
 SCORES = (*COLUMNS, *EXTRA)
 MEASURED = ("occlusion_ratio", "split", "metric", "value", "superseded")
 FACTS = tuple(name for name in SCORES if name not in MEASURED)
@@ -44,23 +44,22 @@ FACTS = tuple(name for name in SCORES if name not in MEASURED)
 def load_frame(
     source: RunSource, sweep: str | None = None, requested: Collection[str] = frozenset()
 ) -> pd.DataFrame:
-    """One row per number of each complete cell (the earliest run of each), in an order of their names.
+    """Load one row per number of each complete cell (its earliest run), sorted by `COLUMNS`.
 
-    ``split`` is "valid", "test", "cell", "mechanism" (see `harness.train.inspection`) or "epoch" (what mixing
-    did in the last epoch, see `harness.train.diagnostics`). Besides `COLUMNS` it has ``label``, the method as
-    tables name it, ``variant``, the same whether or not it was tuned, ``tuned``, whether the cell's settings
-    are those of a tuned file, ``tuned_backbone``, whether that file changes settings of the backbone,
-    ``outdated``, whether a cell that started later has the same method, backbone and dataset and the settings
-    of another file, ``superseded``, see there, and ``environment``: device, torch, results version and
-    precision. Its ``attrs["sweeps"]`` is true where it is empty and there are trials of sweeps.
+    ``split`` is "valid", "test", "cell", "mechanism" (see `harness.train.inspection`) or "epoch" (statistics
+    of mixing in the last epoch, see `harness.train.diagnostics`). Columns beyond `COLUMNS`: ``label``, the
+    method as tables name it; ``variant``, the method with its settings, tuned or not; ``tuned``, whether the
+    cell has settings of a tuned file; ``tuned_backbone``, whether that file changes backbone settings;
+    ``outdated``, whether a later cell of the same method, backbone and dataset has settings of another file;
+    ``superseded``, see `superseded`; ``environment``: device, torch, results version and precision.
+    ``attrs["sweeps"]`` is true if the frame is empty although the study has trials of sweeps.
 
-    requested: ids of the cells that the last request asked for.
-    sweep: the cells of this sweep's trials, whatever they were trained for; ``settings`` then has the
-    trial's parameters, too, and a cell counts once for each such settings. None: all cells but those that
-    were trained for sweeps alone.
+    requested: ids of the cells in the last request.
+    sweep: load the cells of this sweep's trials; ``settings`` then includes the trial's parameters, and a
+    cell has rows for each distinct value of it. None: load all cells except those trained only for sweeps.
 
     Raises:
-        UserError: there is no trial of this sweep.
+        UserError: the study has no trial of this sweep.
     """
     cells = complete_cells(source, sweep)
     settings = {cell_id: {run.tags["settings"]} for cell_id, run in cells.items()}
@@ -78,10 +77,10 @@ def load_frame(
 
 
 def check_frame(frame: pd.DataFrame) -> None:
-    """Check the columns of a tidy frame; further columns are welcome.
+    """Check the columns of a tidy frame; additional columns are allowed.
 
     Raises:
-        ValueError: a column is missing, or a column of numbers holds something else.
+        ValueError: a column is missing, or a numeric column holds other values.
     """
     missing = [name for name in COLUMNS if name not in frame.columns]
     if missing:
@@ -90,13 +89,13 @@ def check_frame(frame: pd.DataFrame) -> None:
         # An empty frame built from the names alone has object columns.
         kind = frame[name].dtype
         if len(frame) and not pd.api.types.is_numeric_dtype(kind):
-            raise ValueError(f"column {name!r} of the tidy frame must be numbers, got {kind}")
+            raise ValueError(f"column {name!r} of the tidy frame must hold numbers, got {kind}")
 
 
 def _frame(
     study: str, runs: Sequence[tuple[Run, str]], numbers: pd.DataFrame, files: Mapping[tuple[str, ...], str]
 ) -> pd.DataFrame:
-    """The tidy frame, unsorted; numbers: the place of a run in ``runs``, a metric's name and its value."""
+    """Build the unsorted tidy frame. numbers: index of a run in ``runs``, name and value of a metric."""
     known = {str(name): part for name in numbers["name"].unique() if (part := _parsed(str(name)))}
     numbers = numbers[numbers["name"].isin(list(known))]
     parts = [known[name] for name in numbers["name"]]
@@ -110,7 +109,7 @@ def _frame(
 
 
 def _facts(study: str, run: Run, settings: str, files: Mapping[tuple[str, ...], str]) -> dict[str, Any]:
-    """What is the same for all numbers of a run."""
+    """Return the columns that are equal for all numbers of a run."""
     tags = run.tags
     facts = {"study": study, "cell_id": tags["cell_id"], "run_id": run.run_id, "seed": int(tags["seed"])}
     facts |= {name: tags[name] for name in ("dataset", "backbone", "method", "occlusion_protocol")}
@@ -122,7 +121,7 @@ def _facts(study: str, run: Run, settings: str, files: Mapping[tuple[str, ...], 
 
 
 def _parsed(name: str) -> tuple[str, float | None, str] | None:
-    """Split, ratio (None: that of the training) and metric of a number's name; None: not for the frame."""
+    """Parse a name into split, ratio (None: the training ratio) and metric; None if the frame omits it."""
     group, _, metric = name.partition("/")
     occluded = OCCLUDED.fullmatch(group)
     if occluded:
@@ -134,13 +133,14 @@ def _parsed(name: str) -> tuple[str, float | None, str] | None:
 
 
 def superseded(cells: Mapping[str, Run], requested: Collection[str]) -> set[str]:
-    """Ids of cells that another takes the place of, which a mean must not hold as well.
+    """Return ids of cells that another cell replaces, so that a mean holds only one of them.
 
-    Of those that tables name alike, with the same data set and backbone, one configuration counts: that which
-    was asked for last, else that of the latest start; and of it one cell for each seed and training ratio.
+    Among cells with the same data set, backbone and name in tables, only one configuration of backbone and
+    training counts: the one requested last, else the one started last. Within this configuration, only the
+    latest cell of each seed and training ratio counts.
     """
     rows: dict[tuple[str, ...], dict[str, list[Run]]] = {}
-    # Later ones come last, and those that were asked for after all others.
+    # The sort is stable: cells stay in the order of their start, and requested ones follow all others.
     for run in sorted(cells.values(), key=lambda run: run.tags["cell_id"] in requested):
         tags = run.tags
         row = (tags["dataset"], tags["backbone"], tags["variant"], tags.get("tuned", ""))
@@ -155,15 +155,15 @@ def superseded(cells: Mapping[str, Run], requested: Collection[str]) -> set[str]
 
 
 def metric_kinds(source: RunSource, sweep: str | None = None) -> dict[str, str]:
-    """The kind of metrics ("mosi", "mosei", "sims") of each dataset in the study, or in a sweep of it."""
+    """Return dataset -> kind of metrics ("mosi", "mosei", "sims") of the study, or of one sweep."""
     return {run.tags["dataset"]: run.tags["metrics"] for run in complete_cells(source, sweep).values()}
 
 
 def complete_cells(source: RunSource, sweep: str | None = None) -> dict[str, Run]:
-    """The complete runs of the study's matrix by cell_id, or those of a sweep of it, see `load_frame`.
+    """Return cell_id -> complete run of the study's matrix, or of one sweep, see `load_frame`.
 
-    Of one results version alone, see `harness.tracking.versions.chosen`, and of one code of each method and
-    backbone, see `of_one_code`.
+    All runs have the same results version, see `harness.tracking.versions.chosen`, and the same code of each
+    method and backbone, see `of_one_code`.
     """
     cells = _all_cells(source, sweep)
     run_ids = {run.run_id for run in of_one_code(of_one_version(cells.values()))}
@@ -171,14 +171,14 @@ def complete_cells(source: RunSource, sweep: str | None = None) -> dict[str, Run
 
 
 def version_notes(source: RunSource, sweep: str | None = None) -> list[str]:
-    """Which results `complete_cells` leaves out or are of another version than this program's, in words."""
+    """Return sentences about results of other versions and other code, left out or shown."""
     runs = list(_all_cells(source, sweep).values())
     sentences = shown_sentences((version_of(run.tags) for run in runs), sweep)
     return sentences + codes.shown_sentences(of_one_version(runs))
 
 
 def of_one_version(runs: Iterable[Run]) -> list[Run]:
-    """Those of the runs that may be shown together, in their order."""
+    """Return the runs of the results version that is shown, in their order."""
     runs = list(runs)
     version = chosen(version_of(run.tags) for run in runs)
     return [run for run in runs if version_of(run.tags) == version]
@@ -196,7 +196,7 @@ def _trials(source: RunSource, sweep: str) -> list[Run]:
     trials = source.trials()
     names = {trial.tags["sweep"] for trial in trials}
     if not names:
-        raise UserError(f"Study {source.study!r} has no trials of sweeps, so none of {sweep!r}.")
+        raise UserError(f"Study {source.study!r} has no sweeps, got sweep={sweep!r}.")
     if sweep not in names:
         raise unknown("sweep", sweep, names)
     return [trial for trial in trials if trial.tags["sweep"] == sweep]
@@ -207,7 +207,7 @@ def _cell_ids(trial: Run) -> list[str]:
 
 
 def _settings_of_trials(trials: Iterable[Run], own: Mapping[str, set[str]]) -> dict[str, set[str]]:
-    """Cell's id -> JSON of its own settings (``own``) and of the parameters of each trial that has it."""
+    """Return cell_id -> JSON of its settings (``own``) merged with the parameters of each of its trials."""
     settings: dict[str, set[str]] = {}
     for trial in trials:
         params = json.loads(trial.tags["params"])
@@ -218,7 +218,7 @@ def _settings_of_trials(trials: Iterable[Run], own: Mapping[str, set[str]]) -> d
 
 
 def environment(tags: Mapping[str, str]) -> str:
-    """What must be equal for two numbers to be compared: device, torch, the arithmetic and its version."""
+    """Return device, torch and results version, and precision; only numbers with equal ones are compared."""
     device, torch = tags.get("device", "unknown device"), tags.get("torch", "?")
     version = f"results version {tags.get('results_version', '?')}"
     precision = [tags["precision"]] if tags.get("precision", "fp32") != "fp32" else []
@@ -227,27 +227,27 @@ def environment(tags: Mapping[str, str]) -> str:
 
 
 def named(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows with their method named as in tables, those of outdated and superseded cells left out.
+    """Return the rows without outdated and superseded cells, with ``method`` as tables name it.
 
-    What ``tuned`` marks is named ``ms_mix{tuned}``, whatever its settings, and is there once more under these
-    if it is the method alone that was tuned and others have the same settings.
+    Tuned cells are named ``ms_mix{tuned}`` whatever their settings. If no backbone setting was tuned, they
+    appear again under the name of their settings if these are the defaults or an untuned cell has them.
     """
     if "superseded" in frame.columns:
         frame = frame[~frame["superseded"].astype(bool)]
     plain = frame.assign(method=frame["variant"])
     tuned = frame["tuned"].astype(bool)
     labelled = frame.assign(method=frame["label"])
-    # A search may end at settings that have a row of their own, which would show a hole there.
-    asked_for = plain["method"].isin(set(plain["method"][~tuned])) | (frame["settings"] == "{}")
-    own_row = asked_for & ~frame["tuned_backbone"].astype(bool)
+    # A search may choose settings that already have a row, which would otherwise lack this cell.
+    has_row = plain["method"].isin(set(plain["method"][~tuned])) | (frame["settings"] == "{}")
+    own_row = has_row & ~frame["tuned_backbone"].astype(bool)
     return pd.concat([labelled[~frame["outdated"].astype(bool)], plain[tuned & own_row]])
 
 
 def is_ablation(name: str) -> bool:
-    """Whether a method's name, as in tables, says that a component is switched off."""
+    """Return whether a method's name in tables marks an ablation: ``ms_mix[sass]``."""
     return "[" in name.partition("{")[0]
 
 
 def _combination(run: Run) -> tuple[str, ...]:
-    """What a tuned file is for."""
+    """Return method, backbone and dataset, which together identify a tuned file."""
     return tuple(run.tags[name] for name in ("method", "backbone", "dataset"))

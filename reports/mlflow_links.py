@@ -1,4 +1,4 @@
-"""Where the MLflow UI shows a run, or the runs behind a mean."""
+"""Links into the MLflow UI: to a study, to a run, or to the runs behind a mean."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from urllib.parse import quote
 from harness.config.tuned import tuned_label
 from harness.tracking.tags import VIEW
 
-# MLflow's UI opens elsewhere, where nothing of a training is to be seen.
+# Workflow type of the UI: the default one shows no training runs.
 TRAINING = "machine_learning"
 LOCAL = "http://127.0.0.1:5000"
-"""Where `make ui` serves the store below ``var``."""
+"""Address of the UI that `make ui` starts for the store below ``var``."""
 
 
 @dataclass(frozen=True)
 class Links:
-    """Addresses of one experiment in the UI; base: of the server, without a slash at its end."""
+    """Links to one experiment in the UI. base: the server's address, without a trailing slash."""
 
     base: str
     experiment_id: str
 
     def study(self) -> str:
-        """The study's cells, in the view that `harness.tracking.tracker.Tracker.announce` stores with it."""
+        """Link to the study's cells, in the view that `harness.tracking.tracker.Tracker.announce` stores."""
         return f"{self._runs()}?workflowType={TRAINING}&viewStateShareKey={VIEW}"
 
     def run(self, run_id: str) -> str:
-        """The page of one run."""
+        """Link to the page of one run."""
         return f"{self._runs()}/{quote(run_id)}"
 
     def behind(self, row: Mapping[Any, Any]) -> str:
-        """The list of the complete cells behind a row of a table, clean ones where it names no occlusion.
+        """Link to the complete cells behind a row of a table; the default is training on clean input.
 
-        row: some of dataset, backbone, method (as in tables), occlusion_protocol and occlusion_ratio.
+        row: method (as in tables) and any of dataset, backbone, occlusion_protocol and occlusion_ratio.
         """
         tags = {"complete": "true", "occlusion_protocol": str(row.get("occlusion_protocol", "test"))}
         tags |= {name: str(row[name]) for name in ("dataset", "backbone") if name in row}
@@ -46,9 +46,9 @@ class Links:
         return self.runs(tags)
 
     def runs(self, tags: Mapping[str, str]) -> str:
-        """The list of the study's runs with these tags; cells, unless ``kind`` is among them."""
-        asked = {"kind": "cell", **tags}
-        text = " and ".join(f"tags.{name} {_is(value)}" for name, value in asked.items())
+        """Link to the study's runs with these tags; the kind defaults to "cell"."""
+        filters = {"kind": "cell", **tags}
+        text = " and ".join(f"tags.{name} {_is(value)}" for name, value in filters.items())
         order = quote("metrics.`test/mae`", safe="")
         view = f"workflowType={TRAINING}&orderByKey={order}&orderByAsc=true"
         return f"{self._runs()}?{view}&searchFilter={quote(text, safe='')}"
@@ -58,10 +58,10 @@ class Links:
 
 
 def _is(value: str) -> str:
-    """The rest of a filter by a tag's value."""
+    """Return the comparison with a tag's value for MLflow's filter syntax."""
     if "'" not in value:
         return f"= '{value}'"
     if '"' not in value:
         return f'= "{value}"'
-    # Neither kind of quotes can hold it, so any sign will do in the place of one kind.
+    # The value has both kinds of quotes, which MLflow cannot escape; "_" matches any character.
     return "LIKE '" + value.replace("'", "_") + "'"

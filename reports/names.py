@@ -1,4 +1,4 @@
-"""What metrics and methods are called where people read of them."""
+"""Names of metrics and methods in figures, tables and text."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ METRIC_NAMES = {
     "corr": "Corr",
     "loss": "loss",
 }
-"""Metrics as axes name them."""
+"""Metric -> its name on axes and in tables."""
 
 
 def base_method(label: str) -> str:
-    """The method of a variant's name: ``ms_mix`` of ``ms_mix[sass]{delta:0.4}``."""
+    """Return the method of a variant: ``ms_mix`` for ``ms_mix[sass]{delta:0.4}``."""
     return label.partition("{")[0].partition("[")[0]

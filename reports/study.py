@@ -1,7 +1,4 @@
-"""A study as reports show it: plain frames and texts, read from MLflow once.
-
-`Study` holds them, `load_study` reads them.
-"""
+"""The data of a study's report: frames and texts that `load_study` reads from MLflow once into a `Study`."""
 
 from __future__ import annotations
 
@@ -41,18 +38,18 @@ def _no_samples(run_id: str) -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True)
 class Study:
-    """What is known of a study.
+    """The data of a study.
 
-    frame: the tidy frame of its matrix, see `reports.frame.load_frame`. kinds: data set -> kind of metrics.
-    trials: those of its sweeps, see `reports.trials.COLUMNS`. outcomes: a row per cell that was asked for or
-    has a run, with the columns ``OUTCOMES``; ``state`` is one of ``STATES``, ``requested`` whether the last
-    request of the benchmark asked for it. datasets: what is known of each, see
-    `describe_dataset`. synthetic: names of those that are stand-ins. sampled: the runs that
-    keep samples, with the columns ``SAMPLE_KEYS``; ``method`` as in tables. samples: run_id -> arrays, see
-    `harness.train.inspection.sample_latents`. facts: name and value of what the page's foot tells (versions).
-    settings: sentences on settings that differ from the published ones. warnings: sentences on results of
-    other versions and on trainings that ended early. description: of the study. request: arguments of the
-    last call of the benchmark.
+    frame: tidy frame of the matrix, see `reports.frame.load_frame`. kinds: data set -> kind of metrics.
+    trials: frame of the sweeps' trials, see `reports.trials.COLUMNS`. outcomes: a row per cell that was
+    requested or has a run, with the columns ``OUTCOMES``; ``state`` is one of ``STATES``, ``requested`` is
+    whether the last call of the benchmark requested the cell. datasets: description of each data set, see
+    `harness.study.description.describe_dataset`. synthetic: names of synthetic data sets. sampled: the runs
+    that store samples, with the columns ``SAMPLE_KEYS``; ``method`` as in tables. samples: run_id -> arrays,
+    see `harness.train.inspection.sample_latents`. facts: name -> value of the page's footer (versions).
+    settings: sentences about settings that differ from the published ones. warnings: sentences about results
+    of other versions and about trainings that were still improving at their end. description: the study's
+    description in MLflow. request: arguments of the last call of the benchmark.
     """
 
     name: str
@@ -72,9 +69,9 @@ class Study:
     request: Sequence[str] = ()
 
     def scores(self) -> pd.DataFrame:
-        """Scores of the test split, with the columns ``SCORES`` of `reports.frame`, methods as in tables.
+        """Return scores of the test split without ablations: columns ``SCORES``, methods as in tables.
 
-        Variants with a component switched off are in the table of the ablation alone. Not to be changed.
+        The frame is cached, so callers must not modify it.
         """
         return self._scores
 
@@ -84,14 +81,15 @@ class Study:
         return rows[np.array([not is_ablation(name) for name in rows["method"]], bool)]
 
     def counts(self) -> dict[str, int]:
-        """How many cells there are in each state; "missing" of the last request."""
+        """Count the cells in each state; "missing" ones were requested last and have no run."""
         states = list(self.outcomes["state"])
         return {state: states.count(state) for state in STATES}
 
     def command(self, fill: str) -> str:
-        """A make command, or what does the same with the settings of the last request, as one types it.
+        """Return a shell command for this study: a make command if it suffices, else ``python -m ...``.
 
-        fill: ``make benchmark``, with further settings in ``ARGS=...``, or ``make sweep PARAM=...``.
+        The command repeats the settings of the last request. fill: ``make benchmark``, possibly with
+        ``ARGS=...``, or ``make sweep PARAM=...``.
         """
         request = dict(argument.partition("=")[::2] for argument in self.request)
         if set(request) <= {"profile", "study"} and request.get("profile", "quick") == "quick":
@@ -102,7 +100,7 @@ class Study:
             more = [text.replace("PARAM=", "param=") for text in more]
             request = {key: value for key, value in request.items() if key not in NOT_OF_SWEEPS}
         if "matrix=ablation" in more:
-            request.pop("methods", None)  # it would be these whose parts are switched off
+            request.pop("methods", None)  # else the ablation would be of these methods
         request = {"study": self.name, **request}
         others = [
             f"{k}={v}" for k, v in request.items() if not any(text.startswith(f"{k}=") for text in more)
@@ -111,9 +109,9 @@ class Study:
         return f"python -m {module} {shlex.join([*more, *others])}"
 
     def stand_in(self, datasets: Sequence[str]) -> str:
-        """What a title says of synthetic data among these: empty, or in parentheses.
+        """Return a title's suffix about synthetic data among these data sets, or an empty string.
 
-        Where nothing is shown, and so of no data set, it is said of all of the study.
+        Without data sets, the suffix describes all data sets of the study.
         """
         known = [*self.frame["dataset"].unique(), *self.trials["dataset"].unique()]
         kinds = {name in self.synthetic for name in datasets or known}
@@ -123,7 +121,7 @@ class Study:
 
 
 def load_study(runs: StudyRuns) -> Study:
-    """Read everything that a report shows, but the samples, which are read when they are asked for."""
+    """Read everything that a report shows; samples are read lazily."""
     tracker = runs.tracker
     cells = complete_cells(runs)
     stored = json.loads(tracker.study_file(DATASETS_FILE) or "[]")
@@ -155,9 +153,9 @@ def _requested(matrix: Mapping[str, Any]) -> set[str]:
 
 
 def _failures(runs: StudyRuns, cells: Iterable[Run]) -> list[Run]:
-    """The failures of the results version that is shown, and of this program's."""
-    shown = {RESULTS_VERSION, *(version_of(run.tags) for run in cells)}
-    return [run for run in runs.failures() if version_of(run.tags) in shown]
+    """Return failed runs of the results version that is shown and of this program's version."""
+    versions = {RESULTS_VERSION, *(version_of(run.tags) for run in cells)}
+    return [run for run in runs.failures() if version_of(run.tags) in versions]
 
 
 def _outcomes(matrix: Mapping[str, Any], cells: Mapping[str, Run], failures: Iterable[Run]) -> pd.DataFrame:
@@ -168,10 +166,10 @@ def _outcomes(matrix: Mapping[str, Any], cells: Mapping[str, Run], failures: Ite
             state = "diverged" if run.tags.get("outcome") == "diverged" else "failed"
             rows[cell_id] = _outcome(run, state)
     for values in matrix.get("cells", ()):
-        asked = dict(zip(matrix["columns"], values, strict=True))
-        cell_id = asked.pop("cell_id")
+        cell = dict(zip(matrix["columns"], values, strict=True))
+        cell_id = cell.pop("cell_id")
         missing = {"state": "missing", "reason": "", "run_id": ""}
-        rows[cell_id] = {**asked, **missing, **rows.get(cell_id, {}), "requested": True}
+        rows[cell_id] = {**cell, **missing, **rows.get(cell_id, {}), "requested": True}
     frame = pd.DataFrame(list(rows.values()), columns=list(OUTCOMES))
     return frame.sort_values(["dataset", "backbone", "method", "cell", "run_id"], ignore_index=True)
 
@@ -182,7 +180,7 @@ def _outcome(run: Run, state: str) -> dict[str, Any]:
 
 
 def _keys(run: Run) -> dict[str, Any]:
-    """The columns ``SAMPLE_KEYS`` of a run."""
+    """Return the columns ``SAMPLE_KEYS`` of a run."""
     names = {name: run.tags[name] for name in ("dataset", "backbone", "cell_id")}
     return {**names, "method": label_of(run.tags), "seed": int(run.tags["seed"]), "run_id": run.run_id}
 
@@ -190,7 +188,7 @@ def _keys(run: Run) -> dict[str, Any]:
 def _synthetic(
     datasets: Iterable[Mapping[str, Any]], cells: Iterable[Run], trials: Iterable[Run]
 ) -> frozenset[str]:
-    """Names of stand-ins; where nothing is stored of a data set, its name tells."""
+    """Return names of synthetic data sets; without a stored description, the name's prefix decides."""
     known = {entry["name"]: bool(entry["synthetic"]) for entry in datasets}
     names = {run.tags["dataset"] for run in (*cells, *trials)}
     return frozenset(name for name in names | set(known) if known.get(name, name.startswith("synthetic_")))
@@ -203,7 +201,7 @@ def _sampled(cells: Iterable[Run]) -> pd.DataFrame:
 
 
 def _facts(cells: Iterable[Run]) -> dict[str, str]:
-    """What the results were made with; several values where they were made with several."""
+    """Return device, results version, code and package versions; several values are joined by commas."""
     values: dict[str, set[str]] = {}
     for run in cells:
         tags = run.tags
@@ -220,13 +218,13 @@ def _facts(cells: Iterable[Run]) -> dict[str, str]:
 
 
 def _versions(runs: StudyRuns) -> list[str]:
-    """What is to be said of the results versions of the matrix and of each sweep."""
+    """Return warnings about other results versions in the matrix and in each sweep."""
     sweeps = sorted({trial.tags["sweep"] for trial in runs.trials()})
     return [sentence for sweep in (None, *sweeps) for sentence in version_notes(runs, sweep)]
 
 
 def _cut_short(tracker: Tracker, cells: Iterable[Run]) -> list[str]:
-    """On how many trainings the last epoch allowed was the best one: they might have gone on."""
+    """Return warnings for backbones of which most trainings had their best epoch at the epoch limit."""
     groups: dict[tuple[str, str, str], list[Run]] = {}
     for run in cells:
         key = (run.tags["backbone"], run.tags["dataset"], run.tags.get("configuration", ""))
@@ -237,15 +235,15 @@ def _cut_short(tracker: Tracker, cells: Iterable[Run]) -> list[str]:
         at_end = [run.metrics.get("cell/best_epoch", 0.0) >= most for run in runs]
         last.setdefault((backbone, dataset), []).extend(at_end)
     return [
-        f"{backbone} on {dataset}: in {sum(at_end)} of {len(at_end)} trainings the last epoch allowed was "
-        "the best; they were still improving, and longer ones may rank methods otherwise."
+        f"{backbone} on {dataset}: {sum(at_end)} of {len(at_end)} trainings were still improving at the "
+        "limit of epochs; longer training may change the ranking of methods."
         for (backbone, dataset), at_end in sorted(last.items())
         if 2 * sum(at_end) > len(at_end)
     ]
 
 
 def _settings(tracker: Tracker, cells: Iterable[Run], datasets: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Where a backbone's settings are not the published ones: one sentence each, read off one run."""
+    """Return a sentence for each backbone whose settings (of one run) differ from the published ones."""
     like = {entry["name"]: entry["like"] for entry in datasets if "like" in entry}
     first: dict[tuple[str, str], Run] = {}
     for run in cells:
@@ -262,7 +260,7 @@ def _settings(tracker: Tracker, cells: Iterable[Run], datasets: Iterable[Mapping
 
 
 def _changes(parameters: Mapping[str, str], backbone: str, like: str) -> list[str]:
-    """The settings of a run that are not those published for data like these: ``lr 0.1 (0.001)``."""
+    """List a run's settings that differ from the published ones: ``lr 0.1 (0.001)``."""
     entry = BACKBONES[backbone]
     published = sorted(flatten(vars(resolve_settings(entry, entry.Settings(), like))).items())
     ours = {name: parameters.get(f"{PREFIX}{name}", str(value)) for name, value in published}

@@ -1,7 +1,7 @@
-"""The runs of a study: each kind read from MLflow once, and numbers of finished runs from a cache.
+"""The runs of a study, with a cache of their metrics.
 
-The numbers of a finished run never change, so they are kept below ``var/cache``; its tags may, and a run may
-be deleted, so which runs there are is asked anew each time.
+Metrics of a finished run never change, so they are cached below ``var/cache``. Tags may change and runs may
+be deleted, so the list of runs and their tags are read from MLflow each time.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ Numbers = dict[str, dict[str, float]]
 
 
 class RunSource(Protocol):
-    """What frames are made of; a `Tracker` is one."""
+    """Source of the runs in a frame; `Tracker` implements it."""
 
     study: str
 
     def complete(self) -> Mapping[str, Run]:
-        """One complete run per cell_id."""
+        """Return cell_id -> complete run."""
 
     def trials(self) -> list[Run]:
-        """One run per trial of the study's sweeps."""
+        """Return one run per trial of the study's sweeps."""
 
 
 class StudyRuns:
-    """The runs of one study; a `RunSource` that asks the store once.
+    """The runs of one study; a `RunSource` that queries the store once.
 
-    cache: the folder of the cache; None for none.
+    cache: the folder of the cache; None disables it.
     """
 
     def __init__(self, tracker: Tracker, cache: Path | None = None) -> None:
         self.tracker, self.study = tracker, tracker.study
         self._cache = cache
 
-    @functools.cache  # noqa: B019 (it lives as long as a command)
+    @functools.cache  # noqa: B019 (the instance lives as long as the command)
     def complete(self) -> dict[str, Run]:
         """See `Tracker.complete`."""
         runs = self.tracker.outline() if self._cache is not None else None
@@ -66,7 +66,7 @@ class StudyRuns:
         return self.tracker.failures()
 
     def _numbers(self, run_ids: list[str]) -> Numbers:
-        """The numbers of these runs: those that are new from the store, the others from the cache."""
+        """Return run_id -> metrics; reads runs that are not in the cache from the store."""
         assert self._cache is not None
         path = self._cache / "runs" / f"{safe_name(self.study)}.parquet"
         known = _read(path, run_ids)
@@ -78,7 +78,7 @@ class StudyRuns:
 
 
 def _read(path: Path, run_ids: Iterable[str]) -> Numbers:
-    """The cached numbers of those of the runs that are there; nothing of a damaged file."""
+    """Return the cached metrics of these runs; empty if the file is missing or damaged."""
     try:
         table = pq.read_table(path, columns=["run_id", "name", "value"])
         table = table.filter(pc.is_in(table["run_id"], pa.array(list(run_ids), pa.string())))
@@ -92,7 +92,7 @@ def _read(path: Path, run_ids: Iterable[str]) -> Numbers:
 
 
 def _write(path: Path, numbers: Numbers) -> None:
-    """Replace the cache at once; without the right or the room to write, the next report reads anew."""
+    """Replace the cache atomically; if it cannot be written, the next report reads the store again."""
     schema = pa.schema({"run_id": pa.string(), "name": pa.string(), "value": pa.float64()})
     rows = [(run_id, name, value) for run_id, own in numbers.items() for name, value in own.items()]
     table = pa.Table.from_pylist([dict(zip(schema.names, row, strict=True)) for row in rows], schema)

@@ -1,8 +1,8 @@
-"""The trials of sweeps as one tidy frame, a row per number of their cells, from MLflow alone.
+"""The tidy frame of the trials of sweeps: one row per metric and seed, read from MLflow.
 
-It has the columns ``COLUMNS``. ``params`` is the JSON text of the trial's settings, keys sorted; ``state`` is
-"complete", "pruned" or "failed"; ``objective`` names the number that the sweep optimised and
-``objective_value`` is its mean over the trial's seeds (NaN if none).
+The frame has the columns ``COLUMNS``. ``params`` is the JSON text of the trial's settings with sorted keys;
+``state`` is "complete", "pruned" or "failed"; ``objective`` names the optimized metric, and
+``objective_value`` is its mean over the trial's seeds (NaN if undefined).
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ COLUMNS = (*GROUP, *TRIAL, "seed", "split", "metric", "value")
 
 
 def load_trials(source: RunSource) -> pd.DataFrame:
-    """One row per number of each trial that ended, in an order of their names.
+    """Load one row per metric and seed of each trial that ended, sorted by group, trial and metric.
 
-    A trial without any number has one row without seed, split, metric and value. Trials of a sweep with the
-    same params count once: the first complete one, else the first that was pruned, else the first. Those of a
-    sweep are of one results version, see `harness.tracking.versions.chosen`.
+    A trial without metrics has one row, whose seed, split, metric and value are empty. Among trials of a
+    sweep with equal params, the frame has the first complete one, else the first pruned one, else the first.
+    All trials of a sweep have the same results version, see `harness.tracking.versions.chosen`.
     """
     cells = source.complete()
     sweeps: dict[str, list[Run]] = {}
@@ -41,7 +41,7 @@ def load_trials(source: RunSource) -> pd.DataFrame:
 
 
 def _once(runs: Iterable[Run]) -> list[Run]:
-    """One run per sweep, data set, backbone, method and params."""
+    """Return one run per sweep, data set, backbone, method and params."""
     first: dict[tuple[str, ...], Run] = {}
     for run in sorted(runs, key=lambda run: (STATES.index(run.tags["state"]), int(run.tags["trial"]))):
         first.setdefault((*(run.tags[name] for name in GROUP), _canonical(run.tags["params"])), run)

@@ -1,6 +1,6 @@
-"""``python -m reports.ui study=NAME``: the MLflow UI on this machine, and the link that opens the study.
+"""``python -m reports.ui study=NAME``: serve the MLflow UI and print the link to the study.
 
-Nothing but this machine can reach it: it listens on 127.0.0.1, port 5000.
+The UI listens on 127.0.0.1, port 5000, so other machines cannot reach it.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ usage: python -m reports.ui study=NAME [KEY=VALUE ...]
 
 Serves the MLflow UI on 127.0.0.1:5000 until Ctrl-C, and prints the link that opens the study.
 
-  study=NAME                        the study, as it was given to the benchmark
-  var_dir=DIR tracking.uri=URI      where its results are (default: var)"""
+  study=NAME                        name of the study, as passed to the benchmark
+  var_dir=DIR tracking.uri=URI      location of its results (default: var)"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the link, then become the UI until Ctrl-C; returns the exit status where there is none."""
+    """Print the link and replace this process by MLflow's UI; return the exit status if no UI is needed."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if asks_for_help(arguments):
         print(HELP)
@@ -44,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"Open {Links(redact(tracker.uri).rstrip('/'), tracker.experiment_id).study()}")
         return 0
     print(f"Open {Links(LOCAL, tracker.experiment_id).study()}\nStop with Ctrl-C.", flush=True)
-    os.environ["MLFLOW_BACKEND_STORE_URI"] = tracker.uri  # not an argument: everybody may read those
+    # An environment variable, because other users can read the arguments of a process.
+    os.environ["MLFLOW_BACKEND_STORE_URI"] = tracker.uri
     host, port = LOCAL.removeprefix("http://").split(":")
     command = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", port]
     os.execv(sys.executable, command)

@@ -1,1 +1,1 @@
-"""Sweeps: search spaces, and trials of them that Optuna chooses and the harness trains."""
+"""Sweeps: search spaces, whose trials Optuna chooses and the harness trains."""

@@ -1,4 +1,4 @@
-"""The progress of a sweep on the console: trials done, the best so far, the time left; and its end."""
+"""Progress of a sweep on the console (trials done, best so far, time left), and its closing lines."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from harness.tracking.tags import Trial
 
 
 class SweepDisplay(LiveDisplay):
-    """Progress in trials; of single cells it says nothing, for the reason of a failed one is its trial's."""
+    """Progress display that counts trials, not cells; a failed trial shows the reason of its failed cell."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(console, "trials")
         self.best: dict[str, Trial] = {}
 
     def trials(self, total: int, ended: Sequence[Trial]) -> None:
-        """Show where the sweep stands."""
+        """Start the progress bar with the trials that have already ended."""
         for trial in ended:
             self._compare(trial)
         self.total, self.done, self.done_before, self.since = total, len(ended), len(ended), time.monotonic()
@@ -31,12 +31,12 @@ class SweepDisplay(LiveDisplay):
             self.console.print(f"{self.done} of {total} trials are done.", highlight=False)
 
     def trial_started(self, trial: str) -> None:
-        """Name the trial that started last, while there is no best one."""
+        """Show the trial's name until there is a best trial to show."""
         if not self.best:
             self.progress.update(self.task, now=escape(trial))
 
     def trial_ended(self, trial: Trial) -> None:
-        """Count a trial and say what became of it."""
+        """Count a trial and print how it ended."""
         self.done += 1
         self._compare(trial)
         left = f"{self._left_s():.0f} s left" if self.done < self.total else ""
@@ -53,13 +53,13 @@ class SweepDisplay(LiveDisplay):
             self.console.print(escape(line), soft_wrap=True, highlight=False)
 
     def begin(self, total: int, done: int) -> None:
-        """Cells are not counted."""
+        """Do nothing: the display counts trials, not cells."""
 
     def started(self, cell: Cell) -> None:
-        """Cells are not shown."""
+        """Do nothing: the display shows trials, not cells."""
 
     def ended(self, cell: Cell, note: str) -> None:
-        """What went wrong is said when the trial ends; until then the cell may be tried again."""
+        """Do nothing: a failed cell may be retried; `trial_ended` prints the reason if its trial fails."""
 
     def _compare(self, trial: Trial) -> None:
         best = self.best.get(trial.search)
@@ -68,19 +68,19 @@ class SweepDisplay(LiveDisplay):
 
 
 def short(values: Mapping[str, Any]) -> str:
-    """Parameters for people, with four digits."""
+    """Format parameters for people, floats with four significant digits."""
     rounded = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in values.items()}
     return readable_settings(rounded)
 
 
 def merit(trial: Trial) -> float:
-    """The objective of a complete trial, such as ``valid/loss``, negated where lower is better."""
+    """Return the objective's value of a complete trial, negated if lower is better."""
     assert trial.value is not None, "a complete trial has a value"
     return DIRECTION[trial.objective.partition("/")[2]] * trial.value
 
 
 def closing_lines(records: Iterable[Trial]) -> Iterator[str]:
-    """For each search how its trials ended, and the best setting beside the one without the sweep."""
+    """Yield lines for each search: how its trials ended, the best setting, and the default setting."""
     searches: dict[str, list[Trial]] = {}
     for record in records:
         searches.setdefault(record.search, []).append(record)

@@ -1,4 +1,4 @@
-"""The end of a sweep: verdicts, tuned settings as files, Optuna's plots and the report."""
+"""Outputs at the end of a sweep: verdicts, files of tuned settings, Optuna's plots and the report."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sweeps.trials import Trials
 
 
 def conclude(config: Any, plan: Plan, tracker: Tracker, trials: Trials) -> Iterator[str]:
-    """Write everything; yields sentences for the user."""
+    """Write tuned settings, plots and the report, and yield sentences for the user."""
     from reports.stats.settings import verdicts
     from reports.trials import load_trials
 
@@ -37,7 +37,7 @@ def conclude(config: Any, plan: Plan, tracker: Tracker, trials: Trials) -> Itera
 
 
 def _plot(tracker: Tracker, trials: Trials) -> None:
-    """Plot each search that has new trials, in a folder of its own that the study's run gets, too."""
+    """Write the plots of each search that has new trials, and attach their folder to the study's run."""
     from sweeps.plots import write_plots
 
     for search in trials.searches:
@@ -53,14 +53,14 @@ def _plot(tracker: Tracker, trials: Trials) -> None:
 
 
 def _tune(config: Any, plan: Plan, tracker: Tracker, sweep: str, search: Search) -> str:
-    """Write the best settings of a search to their file; returns a sentence about them."""
+    """Write the best settings of a search to a file, and return a sentence about them."""
     base, ended = search.bases[0], search.ended()
     where = f"{base.method} on {base.backbone_label}, {base.dataset}"
     complete = [t for t in ended if t.state == TrialState.COMPLETE and t.value is not None]
     if not complete:
-        return f"{where}: no trial was completed, so no settings are written."
+        return f"{where}: no trial is complete, so no settings are written."
     sign = -1 if search.budget.maximised else 1
-    best = min(complete, key=lambda t: sign * (t.value or 0.0))  # the earliest of equals
+    best = min(complete, key=lambda t: sign * (t.value or 0.0))  # the earliest one, if several are equal
     default = [t.value for t in complete if search.space.apply(base, t.params) == base]
     states = [t.state for t in ended]
     head = {
@@ -81,7 +81,7 @@ def _tune(config: Any, plan: Plan, tracker: Tracker, sweep: str, search: Search)
     }
     folder = tracker.var_dir / "tuned" if config.sweep.tuned_dir is None else path_of(config.sweep.tuned_dir)
     path = folder.joinpath(base.method, base.backbone_label, f"{base.dataset}.yaml")
-    replaced = ", in place of what stood there" if path.exists() else ""
+    replaced = " (replaced)" if path.exists() else ""
     write_tuned(folder, base, search.space.apply(base, best.params), head, search.space.fields(base))
-    unchanged = "; they are those without tuning" if default and default[0] == best.value else ""
+    unchanged = "; they are as good as the defaults" if default and default[0] == best.value else ""
     return f"{where}: the settings with the best validation value are in {path}{replaced}{unchanged}."

@@ -24,25 +24,25 @@ PLOTS = (
     "plot_contour",
     "plot_parallel_coordinate",
 )
-# Plotly shows a button that uploads the plot, data and all, and a link to its makers.
+# By default Plotly shows a button that uploads the plot with its data, and a link to Plotly's website.
 CONFIG = {"showSendToCloud": False, "displaylogo": False}
 TEMPLATE = Path(__file__).with_name("plots.html")
 
 
 def write_plots(study: optuna.Study, path: Path, title: str) -> None:
-    """Write the page of a study with one objective; equal trials give equal bytes.
+    """Write an HTML page with the plots of a single-objective study; equal trials give equal bytes.
 
     A plot that Optuna cannot draw for these trials is left out, and the page says why.
 
     Args:
-        study: its user attribute "objective" names the objective on the axes.
-        path: the HTML file; its folder is made if need be.
+        study: the Optuna study; its user attribute "objective" labels the axes.
+        path: the HTML file; missing folders are created.
         title: the heading of the page, any text.
 
     Raises:
-        OSError: the file cannot be written. What the storage raises while the trials are read.
+        OSError: the file cannot be written. Errors of the storage also propagate.
     """
-    # A copy: the storage is read once, and none of its errors is taken for that of a plot.
+    # The copy reads the storage once, outside of the `try` block that catches the errors of a plot.
     copy = optuna.create_study(direction=study.direction)
     copy.add_trials(study.get_trials(deepcopy=False))
     figures: list[str] = []
@@ -54,7 +54,7 @@ def write_plots(study: optuna.Study, path: Path, title: str) -> None:
             if not figure.data:
                 raise ValueError("Optuna has nothing to draw")
             figures.append(to_html(figure, CONFIG, include_plotlyjs=False, full_html=False, div_id=name))
-        except Exception as error:  # Whatever one plot stumbles over must not cost the others.
+        except Exception as error:  # An error in one plot must not prevent the others.
             notes.append(f"{name} is left out: {one_line(error)}.")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
@@ -65,9 +65,9 @@ def write_plots(study: optuna.Study, path: Path, title: str) -> None:
 
 
 def _options(study: optuna.Study, objective: str) -> dict[str, dict[str, Any]]:
-    """The functions of `optuna.visualization` that are called, each with its options."""
+    """Return function name of `optuna.visualization` -> keyword arguments, one entry per plot."""
     options: dict[str, dict[str, Any]] = {name: {"target_name": objective} for name in PLOTS}
-    # Left alone, Optuna orders equal importances by the hashes of their names.
+    # Without `params`, Optuna orders equal importances by the hashes of their names, which vary.
     names = sorted(intersection_search_space(study.get_trials(deepcopy=False)))
     options["plot_param_importances"]["params"] = names
     return options | {"plot_intermediate_values": {}}
@@ -75,7 +75,8 @@ def _options(study: optuna.Study, objective: str) -> dict[str, dict[str, Any]]:
 
 @contextlib.contextmanager
 def _optuna_warnings(notes: list[str]) -> Iterator[None]:
-    """Add what Optuna warns of to the notes; it logs again what `write_plots` says of a plot left out."""
+    """Append Optuna's warnings to the notes."""
+    # Optuna also logs why it cannot draw a plot; `write_plots` notes the same.
     level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:

@@ -1,4 +1,4 @@
-"""The request of a sweep: its space and name, checked before anything heavy is imported."""
+"""Checks of a sweep's request (space, name, settings) that run before heavy imports."""
 
 from __future__ import annotations
 
@@ -15,12 +15,10 @@ from sweeps.space_file import PARAMS, load_space
 
 
 def space_of(config: Any) -> Space:
-    """The requested search space; raises UserError."""
+    """Load the requested search space; raises UserError."""
     param, tune = config.sweep.param, config.sweep.tune
     if (param is None) == (tune is None):
-        raise UserError(
-            f"Give what to sweep, param={'|'.join(PARAMS)}, or what to tune, tune=METHOD; one of the two."
-        )
+        raise UserError(f"Give either param={'|'.join(PARAMS)} (a sweep of MS-Mix) or tune=METHOD.")
     if param is not None and param not in PARAMS and not param.endswith((".yaml", ".yml")):
         raise unknown("sweep parameter", param, PARAMS)
     if tune is not None and tune not in METHODS:
@@ -29,13 +27,13 @@ def space_of(config: Any) -> Space:
 
 
 def check_request(config: Any, space: Space, keys: Collection[str]) -> None:
-    """Raise UserError where a setting is not allowed or has no effect; keys: those that the user gave."""
+    """Raise UserError if a setting is invalid or has no effect. keys: the settings that the user passed."""
     sweep = config.sweep
     without_effect = ["methods", "occlusion.protocols", "occlusion.train_ratios"]
     without_effect += ["sweep.trials", "sweep.prune_at"] if space.sampler == "grid" else []
     for key in without_effect:
         if key in keys:
-            raise UserError(f"{key} has no effect on the sweep {sweep_name(config)!r}; leave it out.")
+            raise UserError(f"{key} has no effect on the sweep {sweep_name(config)!r}; remove it.")
     allowed = sorted({"loss", *(name for names in METRICS.values() for name in names)})
     if sweep.objective not in allowed:
         raise unknown("sweep.objective", sweep.objective, allowed)
@@ -45,14 +43,14 @@ def check_request(config: Any, space: Space, keys: Collection[str]) -> None:
         raise UserError(f"sweep.retries must be at least 0, got {sweep.retries}.")
     for share in sweep.prune_at:
         if not 0 < share < 1:
-            raise UserError(f"sweep.prune_at takes shares of the epochs in (0, 1), got {share}.")
+            raise UserError(f"sweep.prune_at must hold fractions of the epochs in (0, 1), got {share}.")
     check_name(sweep_name(config), "sweep.name", "sweep")
     if config.tuned is not None:
-        raise UserError("A sweep begins with the settings of the configuration; leave out tuned=DIR.")
+        raise UserError("A sweep cannot start from tuned settings; remove tuned=DIR.")
 
 
 def sweep_name(config: Any) -> str:
-    """The sweep's name: given, or that of the parameter (of its file), or of what is tuned."""
+    """Return ``sweep.name``, else ``tune-METHOD``, else the parameter or the stem of its file."""
     sweep = config.sweep
     if sweep.name is not None:
         return str(sweep.name)
@@ -60,11 +58,11 @@ def sweep_name(config: Any) -> str:
 
 
 def left_out(config: Any, arguments: Sequence[str]) -> Iterator[str]:
-    """Sentences about the backbones and datasets of the profile that the sweep does not cover."""
+    """Yield sentences about the backbones and datasets of the profile that the sweep does not cover."""
     profile = [argument for argument in arguments if argument.startswith("profile=")]
     whole, keys = load_benchmark(profile), given_keys(arguments)
     for kind in ("backbones", "datasets"):
         others = [name for name in getattr(whole, kind) if name not in config[kind]]
         if others and profile and kind not in keys:
             chosen = ", ".join(config[kind])
-            yield f"On {chosen} alone; left out of profile's {kind}: {', '.join(others)} ({kind}=[...])."
+            yield f"Only {chosen} of the profile's {kind}, not {', '.join(others)} (set {kind}=[...])."

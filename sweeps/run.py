@@ -1,7 +1,7 @@
-"""``python -m sweeps.run param=NAME|tune=METHOD KEY=VALUE ...``: run a sweep, resume it, report it.
+"""``python -m sweeps.run param=NAME|tune=METHOD KEY=VALUE ...``: run, resume and report a sweep.
 
-Exit status: 0 all trials done, 1 some failed, 2 the request is wrong, 130 interrupted. Everything heavy is
-imported inside functions: spawned workers import this module again.
+Exit status: 0 all trials done, 1 some failed, 2 invalid request, 130 interrupted. Spawned workers import this
+module again, so heavy imports are inside functions.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ HELP = """\
 usage: python -m sweeps.run param=NAME [KEY=VALUE ...]
        python -m sweeps.run tune=METHOD [KEY=VALUE ...]
 
-Tries settings on the validation split, skips what is done, and adds the sweep to the study's report.
+Compares settings on the validation split, skips finished trials, and adds the sweep to the study's report.
 
   param=delta|xi|alpha|heads        a grid over settings of MS-Mix (Figure 4)
   param=FILE.yaml                   a search space of your own, written like those in sweeps/spaces/
-  param=all                         all settings of MS-Mix, chosen by TPE, hopeless trials pruned
+  param=all                         all settings of MS-Mix, sampled by TPE; unpromising trials are pruned
   tune=METHOD                       the settings of any method (none: learning rate and dropout), by TPE;
-                                    writes var/tuned/, for the benchmark's tuned=var/tuned
+                                    writes var/tuned/, which the benchmark reads with tuned=var/tuned
   backbones=[misa] datasets=[mosi] seeds=[1111,1112]
-                                    one search per backbone and dataset; a trial is the mean over the seeds
-  sweep.trials=30                   the budget of a search by TPE
-  sweep.objective=loss              what is optimised on the validation split, or a metric such as mae
-  sweep.name=NAME                   a name of its own; a sweep goes on only with the request it began with
+                                    one search per backbone and dataset; a trial averages over the seeds
+  sweep.trials=30                   number of trials of a TPE search
+  sweep.objective=loss              validation loss, or a validation metric such as mae
+  sweep.name=NAME                   name of the sweep; other settings than before need a new name
   sweep.storage=postgresql://USER@HOST/DATABASE
-                                    where Optuna keeps its studies; default: a file below var_dir
+                                    database of Optuna's studies; default: a file below var_dir
 
-and every setting of python -m harness.benchmark. Search spaces: sweeps/spaces/."""
+All settings of python -m harness.benchmark are accepted, too. Search spaces: sweeps/spaces/."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit status."""
+    """Run the command and return the exit status."""
     return run_command(_run, sys.argv[1:] if arguments is None else arguments, HELP)
 
 
@@ -74,7 +74,7 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def _drive(config: Any, plan: Plan, space: Space, console: Console) -> int:
-    """Run the sweep and show how it ended; returns the exit status."""
+    """Run the sweep, print its result and return the exit status."""
     launcher, device = open_launcher(config, plan.cells, plan.folders())
     with contextlib.closing(launcher):
         tracker, trials = _train(config, plan, space, device, launcher, console)
@@ -92,7 +92,8 @@ def _drive(config: Any, plan: Plan, space: Space, console: Console) -> int:
 def _train(
     config: Any, plan: Plan, space: Space, device: str, launcher: Launcher, console: Console
 ) -> tuple[Tracker, Trials]:
-    """Run the sweep's trials; what is imported here (MLflow and Optuna) is not needed by workers."""
+    """Run the sweep's trials, and return the tracker and the trials."""
+    # Workers need neither MLflow nor Optuna.
     with importing():
         from harness.config.compose import var_path
         from harness.study.session import Session

@@ -1,4 +1,4 @@
-"""A trial under way: its cells by seed, what is known of them, and the record that MLflow gets of it."""
+"""State of a running trial: its cells, their metrics and failures, and the record logged to MLflow."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class RunningTrial:
     """One trial of a search.
 
     Args:
-        cells: by seed. metrics: of the cells that are complete, by seed. curves: the validation losses of
-            those that pause. attempts: how often each has failed. failure: why the trial failed, one of the
-            reasons of `sweeps.search`, and what happened. rung: how many decisions to go on it has passed.
+        cells: seed -> cell. metrics: seed -> metrics of a complete cell. curves: seed -> validation loss per
+            epoch of a paused cell. attempts: seed -> number of failures. failure: the kind of failure, one of
+            the constants in `sweeps.search`, and its description. rung: number of pruning decisions passed.
     """
 
     search: Search
@@ -37,27 +37,27 @@ class RunningTrial:
 
     @property
     def default(self) -> bool:
-        """Whether its settings are those without the sweep."""
+        """Whether the trial has the default settings, those without the sweep."""
         return list(self.cells.values()) == list(self.search.bases)
 
     @property
     def rungs(self) -> list[int]:
-        """The epochs after which it may be pruned."""
+        """The epochs after which the trial may be pruned, ascending."""
         epochs = self.search.bases[0].backbone_settings.max_epochs
         shares = self.search.budget.prune_at if self.search.space.sampler != "grid" else ()
         return [e for e in sorted({max(1, round(share * epochs)) for share in shares}) if e < epochs]
 
     @property
     def pause_after(self) -> int | None:
-        """The epoch after which its cells pause next."""
+        """The epoch after which the trial's cells pause next, or None."""
         return self.rungs[self.rung] if self.rung < len(self.rungs) else None
 
     def best_loss(self, epoch: int) -> float:
-        """The best validation loss up to an epoch, as the mean over the seeds."""
+        """Return the best validation loss up to an epoch, averaged over the seeds."""
         return float(np.mean([min(curve[:epoch]) for curve in self.curves.values()]))
 
     def record(self, sweep: str, state: str, owner: str, synthetic: bool) -> Trial:
-        """What MLflow is told of it; ``state``: as in `harness.tracking.tags.Trial`."""
+        """Return the record that is logged to MLflow. state: see `harness.tracking.tags.Trial`."""
         return Trial(
             sweep=sweep,
             search=self.search.name,
@@ -75,7 +75,7 @@ class RunningTrial:
         )
 
     def _means(self, state: str) -> dict[str, Any]:
-        """The objective, its mean over the seeds, and the means of all metrics; none before all are known."""
+        """Return the objective and, once all seeds are complete, the means of it and of all metrics."""
         objective, value, means = f"valid/{self.search.budget.objective}", None, {}
         if self.metrics and len(self.metrics) == len(self.cells) and state != "failed":
             first = next(iter(self.metrics.values()))

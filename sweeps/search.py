@@ -1,9 +1,9 @@
-"""One search: an Optuna study of a search space on one backbone and one dataset.
+"""A search: an Optuna study of a search space on one backbone and one dataset.
 
-A search enqueues all its trials when it begins: the points of a grid in their order, or as many empty trials
-as the budget has, whose parameters the sampler suggests when a driver takes them. So drivers that share a
-search neither repeat nor exceed it. A trial names its driver, and each driver claims its own name in the
-ledger: a running trial without such a claim fails, and its parameters are enqueued again.
+A search enqueues all its trials when it begins: the points of a grid in order, or as many empty trials as the
+budget allows, whose parameters the sampler suggests when a driver takes them. Drivers that share a search
+therefore neither repeat nor exceed it. A trial stores its driver's name, and each driver claims its own name
+in the ledger; a running trial whose driver holds no claim fails, and its parameters are enqueued again.
 
 NOTE[DIFF] no ``GridSampler``: under ask and tell it raises after its last point, gives the last points to
 two drivers that ask at once, and never repeats a point whose driver was killed while it asked.
@@ -33,10 +33,10 @@ from harness.train.seeds import seed_for
 from sweeps.space import Choices, Range, Space
 from sweeps.storage import answers
 
-# Why a trial failed: its driver ended, a cell failed too often, a cell diverged, the objective is undefined.
+# Why a trial failed: its driver ended, a cell failed too often or diverged, or the objective is undefined.
 LOST, FAILED, DIVERGED, UNDEFINED = "lost", "failed", "diverged", "undefined"
-MAX_DIFFERENCES = 3  # that a message names
-# What is stored, in the words of the command line.
+MAX_DIFFERENCES = 3  # named in an error message
+# Key of the stored request -> setting of the command line.
 SETTING_OF = {
     "budget.seeds": "seeds",
     "budget.trials": "sweep.trials",
@@ -44,15 +44,15 @@ SETTING_OF = {
     "budget.prune_at": "sweep.prune_at",
     "budget.epochs": "train.max_epochs",
 }
-STARTUP_TRIALS = 5  # trials that end before any is pruned
+STARTUP_TRIALS = 5  # number of trials that must end before any is pruned
 
 
 @dataclass(frozen=True)
 class SearchBudget:
-    """What a search may spend, and what it optimises.
+    """Budget and objective of a search.
 
-    trials: how many settings; a grid has its own number. seeds: of each trial. objective: a validation
-    metric, "loss" or one of the dataset's. prune_at: shares of the epochs after which the hopeless stop.
+    trials: number of settings, unless the sampler is a grid. seeds: seeds of each trial. objective: "loss" or
+    a metric, on the validation split. prune_at: fractions of the epochs after which trials may be pruned.
     """
 
     trials: int
@@ -62,21 +62,22 @@ class SearchBudget:
 
     @property
     def maximised(self) -> bool:
-        """Whether more of the objective is better."""
+        """Whether a higher objective is better."""
         return DIRECTION[self.objective] > 0
 
 
 @dataclass
 class Search:
-    """A search as one driver sees it; all calls are idempotent, as an answer of the storage may get lost.
+    """One driver's view of a search. All calls are idempotent and can be retried.
 
     Args:
-        name: of the Optuna study. address: of its storage, for messages. bases: the cells without the sweep's
-            settings, one per seed. store: identity of the tracking store that holds the cells. device: the
-            kind of device that trains them. mine: numbers of this driver's trials. open: more may come.
+        name: name of the Optuna study. address: address of its storage, for messages. bases: the cells with
+            default settings, one per seed. store: identity of the tracking store that holds the cells.
+            device: kind of device that trains them. mine: numbers of this driver's running trials.
+            open: whether more trials may come.
 
-    Raises (all methods but the first):
-        StoreError: the storage or the ledger does not answer, after all that the ledger's ``retry`` does.
+    Raises (all methods that use the storage):
+        StoreError: the storage or the ledger still fails after the ledger's retries.
     """
 
     name: str
@@ -93,14 +94,14 @@ class Search:
 
     @property
     def retry(self) -> Call:
-        """Storage and ledger are retried together."""
+        """The ledger's retry policy, which also applies to calls of the storage."""
         return self.ledger.retry
 
     @retried
     def begin(self, retry_diverged: bool = False) -> None:
-        """Begin the search, or go on with it.
+        """Begin or resume the search.
 
-        Raises UserError where it was begun with another request, or its cells are in another store.
+        Raises UserError if it was begun with another request, or if its cells are in another store.
         """
         self.ledger.claim(owner_claim(self.ledger.owner))
         with self._alone(), answers(self.address):
@@ -116,12 +117,12 @@ class Search:
 
     @property
     def total(self) -> int:
-        """How many settings the search tries."""
+        """Number of settings that the search tries."""
         return len(self.space.points()) if self.space.sampler == "grid" else self.budget.trials
 
     @retried
     def next(self) -> optuna.Trial | None:
-        """The next trial, or None; then ``open`` says whether others may still leave some."""
+        """Return the next trial, or None; ``open`` is then true if another driver's trial may come back."""
         with self._alone(), answers(self.address):
             self._recover()
             trials = self._trials()
@@ -130,18 +131,18 @@ class Search:
                 running = sum(t.state == TrialState.RUNNING for t in trials)
                 self.open = running > len(self.mine)
                 return None
-            # Its own for each trial: samplers that begin with the same seed propose the same settings.
+            # One seed per trial: samplers with equal seeds would propose equal settings.
             seed = seed_for(waiting[0], f"sampler {self.name}") % 2**32
             self.study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
             trial = self.study.ask(distributions(self.space))
             trial.set_user_attr("owner", self.ledger.owner)
-        # Not before: where the answer is lost, so is the trial, and it is enqueued again.
+        # Only now: if an error loses the trial above, `_recover` must enqueue it again.
         self.mine.add(trial.number)
         return trial
 
     @retried
     def report(self, trial: optuna.Trial, loss: float, epoch: int) -> bool:
-        """Report a validation loss after an epoch; True if the pruner or another driver ends the trial."""
+        """Report a validation loss after an epoch; return True if the pruner or another driver ended it."""
         try:
             with answers(self.address):
                 trial.report(-loss if self.budget.maximised else loss, epoch)
@@ -151,9 +152,9 @@ class Search:
 
     @retried
     def tell(self, number: int, state: TrialState, value: float | None, why: tuple[str, str]) -> bool:
-        """End a trial; why: one of the reasons above and what happened, or two empty texts.
+        """End a trial; return False if another driver has already failed it as lost.
 
-        Returns False if another driver has failed it as lost.
+        why: one of the kinds above and a description, or two empty strings.
         """
         with answers(self.address):
             self._end(number, state, value, why)
@@ -163,7 +164,7 @@ class Search:
 
     @retried
     def enqueue_again(self, numbers: Collection[int]) -> None:
-        """Enqueue trials again, those whose results are gone."""
+        """Enqueue again the trials with these numbers, whose results are gone."""
         with self._alone(), answers(self.address):
             trials = self._trials()
             for number in set(numbers) - _retried(trials):
@@ -171,7 +172,7 @@ class Search:
 
     @retried
     def ended(self) -> list[FrozenTrial]:
-        """The trials that ended, but for those that lost their driver or were tried again."""
+        """Return the trials that ended, except those that lost their driver or were retried."""
         with answers(self.address):
             trials = self._trials()
         retried_numbers = _retried(trials)
@@ -182,13 +183,13 @@ class Search:
         return self.study.get_trials(deepcopy=False)
 
     def _check_request(self) -> None:
-        """Store the request, or compare it with the one with which the search began."""
+        """Store the request of a new search; raise UserError if that of an existing one differs."""
         request = json.loads(json.dumps(self._request()))
         stored = self.study.user_attrs.get("request")
         if self.study.user_attrs.get("store", self.store) != self.store:
             raise UserError(
                 f"The cells of the sweep {self.name!r} are in another tracking store than this one; "
-                "give its tracking.uri and ledger.uri, or a name of its own with sweep.name=NAME."
+                "set tracking.uri and ledger.uri to that store, or choose a new name with sweep.name=NAME."
             )
         base, code = self.bases[0], code_tags(self.bases[0])
         if self.study.user_attrs.get("code", code) != code:
@@ -213,7 +214,7 @@ class Search:
             more = f" and {rest} more" if rest > 0 else ""
             raise UserError(
                 f"The sweep {self.name!r} was begun with {', '.join(changes[:MAX_DIFFERENCES])}{more}; "
-                "give the same again, or with sweep.name=NAME a name of its own, which uses what is trained."
+                "repeat these settings, or choose a new name with sweep.name=NAME (trained cells are reused)."
             )
 
     def _request(self) -> dict[str, Any]:
@@ -225,7 +226,7 @@ class Search:
         return {"space": self.space.to_json(), "budget": budget, "cell": cell, "device": self.device}
 
     def _enqueue(self, trials: list[FrozenTrial], retry_diverged: bool) -> None:
-        """Enqueue what is missing: trials that failed, points of the grid, or empty trials."""
+        """Enqueue the missing trials: failed ones, points of the grid, or empty trials."""
         again = {LOST, FAILED} | ({DIVERGED} if retry_diverged else set())
         retried_numbers = _retried(trials)
         for trial in trials:
@@ -245,21 +246,21 @@ class Search:
         self.study.enqueue_trial(_parameters(trial), {"retry_of": trial.number})
 
     def _recover(self) -> None:
-        """Fail the running trials that no living driver claims, and enqueue their parameters again."""
+        """Fail the running trials whose driver is dead, and enqueue their parameters again."""
         trials = self._trials()
         running = [t for t in trials if t.state == TrialState.RUNNING and t.number not in self.mine]
         retried_numbers = _retried(trials)
         alive = self.ledger.claimed_by_others({owner_claim(t.user_attrs.get("owner")) for t in running})
         for trial in running:
             if owner_claim(trial.user_attrs.get("owner")) not in alive:
-                # In this order, so that a kill in between loses nothing.
+                # Enqueue first: a kill between the two calls then loses no parameters.
                 if trial.number not in retried_numbers:
                     self._enqueue_again(trial)
                 self._end(trial.number, TrialState.FAIL, None, (LOST, "its driver ended"))
 
     def _end(self, number: int, state: TrialState, value: float | None, why: tuple[str, str]) -> None:
         trial = self._trials()[number]
-        # A driver that stood still for too long may find that another one has ended it as lost.
+        # If this driver was suspended for too long, another one may have failed the trial as lost.
         with contextlib.suppress(UpdateFinishedTrialError):
             for key, text in zip(("why", "reason"), why, strict=True):
                 if text:
@@ -267,12 +268,12 @@ class Search:
             self.study.tell(number, value, state, skip_if_finished=True)
 
     def _alone(self) -> contextlib.AbstractContextManager[None]:
-        """Keep other drivers of the search out; the claim of one that died falls."""
+        """Return a lock that excludes other drivers of the search; a dead driver's lock expires."""
         return self.ledger.exclusive(f"search {self.name}")
 
 
 def distributions(space: Space) -> dict[str, BaseDistribution]:
-    """The space in Optuna's terms."""
+    """Convert the space to Optuna's distributions."""
     return {name: _distribution(values) for name, values in space.parameters.items()}
 
 
@@ -285,15 +286,15 @@ def _distribution(values: Choices | Range) -> BaseDistribution:
 
 
 def owner_claim(owner: str | None) -> str:
-    """What a driver claims in the ledger for as long as it lives."""
+    """Return the name of the claim that a driver holds in the ledger while it lives."""
     return f"driver {owner}"
 
 
 def _retried(trials: Iterable[FrozenTrial]) -> set[int | None]:
-    """The numbers of the trials that were enqueued again."""
+    """Return the numbers of the trials that were enqueued again."""
     return {trial.user_attrs.get("retry_of") for trial in trials}
 
 
 def _parameters(trial: FrozenTrial) -> Mapping[str, Any]:
-    """The parameters that a trial was enqueued with or that the sampler gave it."""
+    """Return the parameters of a trial, both enqueued and suggested ones."""
     return {**trial.system_attrs.get("fixed_params", {}), **trial.params}

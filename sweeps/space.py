@@ -1,4 +1,4 @@
-"""Search spaces: the settings of a method and the factors on a backbone's settings that a sweep varies."""
+"""Search spaces: settings of a method and factors on a backbone's settings that a sweep varies."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from methods import METHODS
 FACTORS = {"learning_rate": "learning_rate_factor", "dropout": "dropout_factor"}
 ENDINGS = {"learning_rate": ("_lr", "_learning_rate"), "dropout": ("dropout",)}
 MAX_DROPOUT = 0.9
-DIGITS = 4  # no training can tell finer settings apart, and the names of runs stay readable
+DIGITS = 4  # finer differences do not matter in training and would make names of runs long
 Choices = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from low to high, integers where both ends are; log: drawn evenly in the logarithm.
+    """Numbers from low to high, integers if both ends are. log: sample uniformly in the logarithm.
 
-    It holds low and whole steps from there or, without a step, numbers of four significant digits.
+    A range holds low plus whole multiples of step or, without a step, numbers of four significant digits.
     """
 
     low: float
@@ -37,39 +37,39 @@ class Range:
     def __post_init__(self) -> None:
         step, bounds = self.step, f"low={self.low}, high={self.high}, log={self.log}, step={self.step}"
         if not -math.inf < self.low <= self.high < math.inf:
-            raise ValueError(f"low must be at most high, both finite, got {bounds}")
+            raise ValueError(f"low must be at most high, and both finite, got {bounds}")
         if not isinstance(self.log, bool) or (self.log and (self.low <= 0 or step is not None)):
-            raise ValueError(f"log must be true or false, true with low > 0 and no step, got {bounds}")
+            raise ValueError(f"log must be true or false; true needs low > 0 and no step, got {bounds}")
         if step is not None and (not 0 < step < math.inf or (self.integer and not isinstance(step, int))):
-            raise ValueError(f"step must be > 0 and finite, whole between integers, got {bounds}")
+            raise ValueError(f"step must be > 0 and finite, and an integer if low and high are, got {bounds}")
         if not (self.holds(self.low) and self.holds(self.high)):
             rule = f"have at most {DIGITS} significant digits" if step is None else "be whole steps apart"
             raise ValueError(f"low and high must {rule}, got {bounds}")
 
     @property
     def integer(self) -> bool:
-        """Whether it is a range of integers."""
+        """Whether the range holds integers."""
         return isinstance(self.low, int) and isinstance(self.high, int)
 
     def exact(self, value: float) -> float:
-        """The number nearest to the value among those of the range, continued beyond its ends."""
+        """Round a value to the range's step or digits, without clipping it to the range's ends."""
         if not (self.integer or self.step is not None):
             return float(f"{value:.{DIGITS}g}")
-        # Decimals, as 0.1 + 12 * 0.05 in binary is another number than 0.7, so would be another cell.
+        # Decimals, because in floats 0.1 + 12 * 0.05 differs from 0.7 and would be another cell.
         low, step = Decimal(str(self.low)), Decimal(str(self.step or 1))
         number = low + step * round((Decimal(str(value)) - low) / step)
         return int(number) if self.integer else float(number)
 
     def holds(self, value: Any) -> bool:
-        """Whether the value is one of its numbers."""
+        """Return whether the value is one of the range's numbers."""
         return is_number(value) and self.low <= value <= self.high and self.exact(value) == value
 
 
 @dataclass(frozen=True)
 class Space:
-    """What a sweep varies: settings of a method and factors on the backbone's own values, in order.
+    """A search space: values for settings of a method and for factors on the backbone's own values, ordered.
 
-    settings: by field of the method's Settings. backbone: by "learning_rate" and "dropout".
+    settings: field of the method's Settings -> values. backbone: "learning_rate" or "dropout" -> factors.
     """
 
     name: str
@@ -80,24 +80,24 @@ class Space:
 
     @property
     def parameters(self) -> dict[str, Choices | Range]:
-        """All parameters by the name that the sampler sees."""
+        """Name of each parameter, as the sampler sees it -> its values."""
         return {**self.settings, **{FACTORS[kind]: values for kind, values in self.backbone.items()}}
 
     def points(self) -> list[dict[str, Any]]:
-        """Every combination of a grid, the first parameter slowest."""
+        """Return all combinations of a grid; the first parameter varies slowest."""
         assert self.sampler == "grid", "only a grid has points"
         values = [choices for choices in self.parameters.values() if isinstance(choices, tuple)]
         return [dict(zip(self.parameters, point, strict=True)) for point in itertools.product(*values)]
 
     def for_backbone(self, cell: Cell) -> Space:
-        """The same without factors that cannot act on the cell's backbone; UserError if none is left."""
+        """Return the space without factors that the cell's backbone lacks; UserError if none is left."""
         acting = {kind: values for kind, values in self.backbone.items() if any(_varied(cell, kind).values())}
         if not (self.settings or acting):
-            raise UserError(f"Nothing that the search space {self.name} varies acts on {cell.backbone}.")
+            raise UserError(f"No parameter of the search space {self.name} has an effect on {cell.backbone}.")
         return replace(self, backbone=acting)
 
     def default(self, cell: Cell) -> dict[str, Any]:
-        """The values that leave the cell as it is, without those that the space does not hold."""
+        """Return the parameter values that leave the cell unchanged, without values outside of the space."""
         own = {name: sampler_value(getattr(cell.method_settings, name)) for name in self.settings}
         own |= {FACTORS[kind]: 1.0 for kind in self.backbone}
         held = {
@@ -108,9 +108,9 @@ class Space:
         return self.exact(held)
 
     def apply(self, cell: Cell, values: Mapping[str, Any]) -> Cell:
-        """The cell with these values; parameters without a value stay as they are in the cell.
+        """Return the cell with these values; other parameters keep the cell's values.
 
-        Raises UserError for an unknown parameter and for a value that the settings refuse.
+        Raises UserError for an unknown parameter and for a value that the settings reject.
         """
         assert cell.method == self.method, f"a cell of {cell.method} in a space of {self.method}"
         try:
@@ -125,12 +125,12 @@ class Space:
             raise UserError(f"The search space {self.name} cannot be applied: {error}.") from None
 
     def exact(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The values as they act: numbers as exact as their range."""
+        """Return the values with numbers rounded by their ranges."""
         ranges = {name: kind for name, kind in self.parameters.items() if isinstance(kind, Range)}
         return {k: ranges[k].exact(v) if k in ranges and is_number(v) else v for k, v in values.items()}
 
     def _changes(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The values in their fields' types, numbers as exact as their range."""
+        """Return the values rounded by their ranges and converted to the types of their fields."""
         types, changes = field_types(self.method), {}
         for name, value in self.exact(values).items():
             if name not in self.parameters:
@@ -139,22 +139,22 @@ class Space:
         return changes
 
     def fields(self, cell: Cell) -> set[str]:
-        """The fields of method and backbone that it varies on the cell's backbone."""
+        """Return the fields of method and backbone settings that the space varies for this cell."""
         return set(self.settings).union(*(_varied(cell, kind) for kind in self.backbone))
 
     def to_json(self) -> dict[str, Any]:
-        """The space as JSON values; equal for equal spaces."""
+        """Return the space as JSON values; equal spaces give equal values."""
         return dict(json.loads(json.dumps(asdict(self))))
 
 
 def _varied(cell: Cell, kind: str) -> dict[str, float]:
-    """The learning rates or dropouts of the cell's backbone, by field."""
+    """Return the cell's backbone settings that are learning rates or dropouts: field -> value."""
     own = vars(cell.backbone_settings).items()
     return {name: value for name, value in own if name == kind or name.endswith(ENDINGS[kind])}
 
 
 def _scaled(cell: Cell, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The same times their factors; dropouts up to 0.9, or to their own value where that is more."""
+    """Multiply backbone settings by their factors; dropouts are capped at 0.9 or their original value."""
     products = {}
     for kind in [kind for kind, factor in FACTORS.items() if factor in changes]:
         for name, value in _varied(cell, kind).items():
@@ -164,13 +164,13 @@ def _scaled(cell: Cell, changes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def field_types(method: str) -> dict[str, Any]:
-    """The types of a method's settings, by field."""
+    """Return field of the method's settings -> type."""
     types = get_type_hints(METHODS[method].Settings)
     return {f.name: types[f.name] for f in fields(METHODS[method].Settings)}
 
 
 def typed(value: Any, type_hint: Any) -> Any:
-    """The value in a field's type, an integer as a float where one is needed; raises ValueError."""
+    """Convert a value to a field's type, for example an integer to a float; raises ValueError."""
     kinds = get_args(type_hint) if get_origin(type_hint) in (Union, UnionType) else (type_hint,)
     for kind in kinds:
         if kind is float and is_number(value):
@@ -182,14 +182,14 @@ def typed(value: Any, type_hint: Any) -> Any:
             if isinstance(elements, list):
                 return [typed(element, get_args(kind)[0]) for element in elements]
     names = [getattr(kind, "__name__", str(kind)) for kind in kinds]
-    raise ValueError(f"{value!r} is no {' or '.join(names)}")
+    raise ValueError(f"{value!r} is not of type {' or '.join(names)}")
 
 
 def sampler_value(value: Any) -> Any:
-    """A value as Optuna's samplers take it: lists as text."""
+    """Convert a value for Optuna's samplers: a list becomes JSON text."""
     return json.dumps(value) if isinstance(value, list) else value
 
 
 def is_number(value: Any) -> bool:
-    """Whether the value is a number and no boolean."""
+    """Return whether the value is an int or a float, but not a boolean."""
     return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,16 +1,16 @@
-"""Search spaces as YAML files, those in `sweeps/spaces` and the user's: reading and checking.
+"""Reader and validator of search spaces in YAML: the files in `sweeps/spaces` and the user's.
 
-    method: ms_mix                # a name of the registry
-    sampler: tpe                  # grid: every combination | tpe: as many trials as the budget has
-    settings:                     # of the method, by the fields of its Settings
-      heads: [1, 2, 4, 8]         # a list: choices; the sampler gets a choice that is a list as JSON text
+    method: ms_mix                # a registered method
+    sampler: tpe                  # grid: every combination | tpe: sweep.trials trials
+    settings:                     # fields of the method's Settings
+      heads: [1, 2, 4, 8]         # a list of choices; the sampler gets a choice that is a list as JSON text
       alpha: {low: 0.1, high: 8.0, log: true}
     backbone:                     # factors on the backbone's own values
       learning_rate: {low: 0.2, high: 5.0, log: true}
       dropout: {low: 0.0, high: 1.5, step: 0.1}
 
-A range {low, high[, log][, step]} is of integers where both ends are. A grid has lists only.
-No file here varies `mode` or `mix_loss`: they are the protocol, the same for all methods that are compared.
+A range {low, high[, log][, step]} holds integers if both ends are integers. A grid takes lists only.
+No file here varies `mode` or `mix_loss`: they define the protocol, which is the same for all methods.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from methods import METHODS
 from sweeps.space import FACTORS, Choices, Range, Space, field_types, is_number, sampler_value, typed
 
 FOLDER = Path(__file__).parent / "spaces"
-PARAMS = ("delta", "xi", "alpha", "heads", "all")  # the first four are those of Figure 4
+PARAMS = ("delta", "xi", "alpha", "heads", "all")  # the first four are shown in Figure 4
 SPACES = (*PARAMS, *METHODS)
 SAMPLERS = ("grid", "tpe")
 KEYS = ("method", "sampler", "settings", "backbone")
-MAX_COMBINATIONS = 10_000  # further ones are checked when they are applied
+MAX_COMBINATIONS = 10_000  # combinations to check; others are checked when they are applied
 
 
 def load_space(name: str) -> Space:
-    """The search space of a name in `SPACES`, or at a path that ends in .yaml or .yml; raises UserError."""
+    """Load a search space by a name in `SPACES` or by a path to a .yaml or .yml file; raises UserError."""
     if name.endswith((".yaml", ".yml")):
         return read_space(path_of(name))
     if name not in SPACES:
@@ -47,7 +47,7 @@ def load_space(name: str) -> Space:
 
 
 def read_space(path: Path) -> Space:
-    """The search space in a file, named by the file; raises UserError with what is wrong with it."""
+    """Read the search space in a file; its name is the file's stem. Raises UserError if it is invalid."""
     try:
         return _space(path.stem, _content(path))
     except UserError as error:
@@ -60,20 +60,20 @@ def _content(path: Path) -> Any:
         _check_keys_once(compose_yaml(text))
         return load_yaml(text)
     except FileNotFoundError:
-        raise UserError(f"There is no such file; names of search spaces: {', '.join(SPACES)}.") from None
+        raise UserError(f"There is no such file; give another path or one of: {', '.join(SPACES)}.") from None
     except (OSError, ValueError, yaml.YAMLError) as error:
         mark = getattr(error, "problem_mark", None)
         reason = f"line {mark.line + 1}: {getattr(error, 'problem', '')}" if mark else str(error)
-        raise UserError(f"It cannot be read as YAML ({reason.splitlines()[0]}).") from None
+        raise UserError(f"the file cannot be read as YAML ({reason.splitlines()[0]}).") from None
 
 
 def _check_keys_once(node: yaml.Node | None) -> None:
-    """Refuse a key that stands twice in a mapping, where YAML would silently take the last."""
+    """Raise UserError for a duplicate key in a mapping; YAML would silently use the last one."""
     if isinstance(node, yaml.MappingNode):
         keys: set[str] = set()
         for key, value in node.value:
             if str(key.value) in keys:
-                raise UserError(f"{key.value!r} stands twice, in line {key.start_mark.line + 1} again.")
+                raise UserError(f"duplicate key {key.value!r} in line {key.start_mark.line + 1}.")
             keys.add(str(key.value))
             _check_keys_once(value)
 
@@ -89,16 +89,16 @@ def _space(name: str, content: Any) -> Space:
     backbone = {key: _parameter(f"backbone.{key}", values, float) for key, values in section.items()}
     space = Space(name, method, sampler, settings, backbone)
     if not space.parameters:
-        raise UserError("It varies nothing; settings or backbone must name a parameter.")
+        raise UserError("settings or backbone must name at least one parameter.")
     if sampler == "grid" and any(isinstance(values, Range) for values in space.parameters.values()):
-        raise UserError("A grid takes lists only, no range {low, high}.")
+        raise UserError("a grid takes lists only, no range {low, high}.")
     _check_factors(backbone)
     _check_settings(method, settings)
     return space
 
 
 def _mapping(where: str, content: Any, allowed: Iterable[str], kind: str = "key") -> dict[str, Any]:
-    """A mapping with known keys only."""
+    """Return the content if it is a mapping with allowed keys only; raises UserError."""
     names = list(allowed)
     if not isinstance(content, dict):
         raise UserError(f"{where} must be a mapping of {', '.join(names)}, got {content!r}.")
@@ -116,7 +116,7 @@ def _one_of(key: str, content: Mapping[str, Any], allowed: Iterable[str]) -> str
 
 
 def _parameter(where: str, values: Any, type_hint: Any) -> Choices | Range:
-    """Choices from a list, a range from a mapping, of the field's type."""
+    """Convert a list to choices and a mapping to a range, with values of the field's type."""
     try:
         if isinstance(values, list) and values:
             return _choices(values, type_hint)
@@ -132,12 +132,12 @@ def _parameter(where: str, values: Any, type_hint: Any) -> Choices | Range:
 def _choices(values: list[Any], type_hint: Any) -> Choices:
     choices = tuple(sampler_value(typed(value, type_hint)) for value in values)
     if len(set(choices)) < len(choices):
-        raise ValueError(f"a value stands twice in {values!r}")
+        raise ValueError(f"values must be different, got {values!r}")
     return choices
 
 
 def _range(bounds: Mapping[str, Any], type_hint: Any) -> Range:
-    """A range whose numbers are all integers or all floats."""
+    """Convert bounds to a range whose numbers are all integers or all floats; raises ValueError."""
     low, high, step = (bounds.get(key) for key in ("low", "high", "step"))
     if low is None or high is None or not all(is_number(x) for x in (low, high, step) if x is not None):
         raise ValueError(f"a range needs numbers for low and high (1.0e-3, not 1e-3), got {bounds}")
@@ -151,11 +151,11 @@ def _check_factors(backbone: Mapping[str, Choices | Range]) -> None:
     for kind, values in backbone.items():
         for value in _ends(values):
             if not 0 <= value < math.inf or (value == 0 and kind == "learning_rate"):
-                raise UserError(f"backbone.{kind} must be finite and > 0 (dropout: >= 0), got {value}.")
+                raise UserError(f"backbone.{kind} must be finite and > 0 (dropout: or 0), got {value}.")
 
 
 def _check_settings(method: str, values: Mapping[str, Choices | Range]) -> None:
-    """Whether the settings take all combinations of choices and ends of ranges."""
+    """Raise UserError if the method's settings reject a combination of choices and ends of ranges."""
     types = field_types(method)
     ends = [[typed(value, types[name]) for value in _ends(kind)] for name, kind in values.items()]
     for point in itertools.islice(itertools.product(*ends), MAX_COMBINATIONS):

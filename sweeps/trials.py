@@ -1,8 +1,8 @@
-"""The trials of a sweep as a driver's supply of cells: begun, paused, pruned, retried and ended.
+"""The trials of a sweep as a driver's queue of cells; they are started, pruned, retried and ended here.
 
-A trial is one cell per seed. Its value is the mean of their validation objective; the test split's metrics
-are logged beside it and never reach the sampler. A failed cell is retried a few times; a diverged one fails
-its trial. With pruning, cells pause after certain epochs and resume from checkpoints if their trial goes on.
+A trial has one cell per seed. Its value is the mean of the cells' validation objective; metrics of the test
+split are logged as well but never reach the sampler. A failed cell is retried a few times; a diverged cell
+fails its trial. With pruning, cells pause after certain epochs and resume from checkpoints.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialSta
 
 
 class Trials:
-    """The queue of a driver that runs searches to their ends.
+    """A driver's queue of cells (a `harness.study.driver.CellQueue`) that runs searches to their ends.
 
     Args:
-        sweep: its name. retries: how often a failed cell is tried again. synthetic: the synthetic datasets.
+        sweep: name of the sweep. retries: how often a failed cell is retried. synthetic: names of datasets.
     """
 
     def __init__(
@@ -52,13 +52,13 @@ class Trials:
         self.searches, self.writer, self.display = list(searches), writer, display
         self.sweep, self.retries, self.synthetic = sweep, retries, synthetic
         self.open = True
-        self.ended = 0  # trials that ended here
+        self.ended = 0  # number of trials that ended in this driver
         self._again: list[Cell] = []
         self._turns = list(searches)
         self._waiting: dict[str, list[tuple[RunningTrial, int]]] = {}
 
     def begin(self, retry_diverged: bool = False) -> None:
-        """Begin all searches, and log the trials that a killed driver ended and did not log."""
+        """Begin all searches, and log the trials that a killed driver ended but did not log."""
         for search in self.searches:
             search.begin(retry_diverged)
         tracker = self.writer.tracker
@@ -76,17 +76,17 @@ class Trials:
         self.display.trials(sum(search.total for search in self.searches), records)
 
     def _end_orphans(self) -> None:
-        """Mark runs of trials as killed whose driver died while it logged them; they are logged again."""
+        """Mark the runs of trials whose driver died while logging them as killed; `begin` logs them again."""
         tracker, ledger = self.writer.tracker, self.writer.ledger
         unfinished = {run.run_id: owner_claim(run.tags.get("owner")) for run in tracker.runs(UNFINISHED)}
         alive = ledger.claimed_by_others(set(unfinished.values())) if unfinished else set()
-        # One that its driver finished between the two looks is no orphan.
+        # The second query excludes runs that a living driver has finished since the first one.
         for run in tracker.runs(UNFINISHED) if unfinished else ():
             if unfinished.get(run.run_id, "") not in alive and run.run_id in unfinished:
                 tracker.abandon(run.run_id)
 
     def _again_without_cells(self, search: Search, numbers: Mapping[str, Any]) -> None:
-        """Enqueue complete trials again whose cells were deleted; drop checkpoints that nobody needs."""
+        """Enqueue again the complete trials whose cells were deleted, and remove unneeded checkpoints."""
         ended = search.ended()
         gone = {t.number for t in ended if t.state == TrialState.COMPLETE
                 and not all(c.cell_id in numbers for c in self._cells(search, t).values())}  # fmt: skip
@@ -97,7 +97,7 @@ class Trials:
                 self._discard(self._cells(search, trial))
 
     def _cells(self, search: Search, trial: FrozenTrial) -> dict[int, Cell]:
-        """The cells of a trial by seed; none where its settings are refused."""
+        """Return seed -> cell of a trial; empty if the method rejects the trial's settings."""
         try:
             return {base.seed: search.space.apply(base, trial.params) for base in search.bases}
         except UserError:
@@ -108,20 +108,20 @@ class Trials:
             remove_files_of({cell.cell_id for cell in cells.values()}, self.writer.checkpoints)
 
     def final(self) -> list[Trial]:
-        """How each setting ended; a trial that failed and was tried again is left out."""
-        # Another driver may have ended trials meanwhile.
+        """Return the record of each trial that ended, except trials that were retried."""
+        # Read again, because another driver may have ended trials meanwhile.
         numbers = {cell_id: run.metrics for cell_id, run in self.writer.tracker.complete().items()}
         return [self._record_of(search, t, numbers) for search in self.searches for t in search.ended()]
 
     def more(self) -> Sequence[Cell]:
-        """Cells to go on with, else those of the next trial."""
+        """Return cells to resume or retry, else the cells of the next trial."""
         if self._again:
             cells, self._again = self._again, []
             return cells
         for search in [search for search in self._turns if search.open]:
             trial = search.next()
             if trial is not None:
-                # The next trial is the next search's, so that all of them show something soon.
+                # Searches take turns, so that all of them have results early.
                 self._turns.remove(search)
                 self._turns.append(search)
                 return self._start(search, trial)
@@ -129,17 +129,17 @@ class Trials:
         return []
 
     def pause_after(self, cell: Cell) -> int | None:
-        """The epoch after which the trial that ordered the cell may be pruned next."""
+        """Return the epoch after which the trial that queued the cell may be pruned next."""
         return self._waiting[cell.cell_id][0][0].pause_after
 
     def done(self, cell: Cell, numbers: Mapping[str, float]) -> None:
-        """Take a cell's metrics; its trial may end with it."""
+        """Store a cell's metrics, and end its trial if this was the last cell."""
         for running, seed in self._waiting.pop(cell.cell_id, []):
             running.metrics[seed] = numbers
             self._advance(running)
 
     def failed(self, cell: Cell, reason: str, final: bool) -> None:
-        """Order the cell again, unless it diverged or failed too often: then its trial fails."""
+        """Queue the cell again, or fail its trial if the cell diverged or failed too often."""
         waiting = self._waiting.pop(cell.cell_id, [])
         for running, seed in waiting:
             running.attempts[seed] = running.attempts.get(seed, 0) + 1
@@ -150,11 +150,11 @@ class Trials:
                 self._order(running, seed)
 
     def paused(self, cell: Cell, curves: Mapping[str, Sequence[float]]) -> None:
-        """Decide whether a trial goes on, once all its seeds have come as far."""
+        """Store a paused cell's loss curve, and decide whether to prune its trial once all seeds paused."""
         curve = curves["valid_loss"]
         for running, seed in self._waiting.pop(cell.cell_id, []):
             if running.pause_after is None or len(curve) < running.pause_after:
-                self._order(running, seed)  # it paused for another trial with the same settings
+                self._order(running, seed)  # the cell paused for another trial with the same settings
             else:
                 running.curves[seed] = curve
                 self._advance(running)
@@ -169,7 +169,7 @@ class Trials:
         return queued
 
     def _order(self, running: RunningTrial, seed: int) -> None:
-        """Order a cell, unless it is under way for another trial with the same settings."""
+        """Queue a cell, unless it is already in flight for another trial with the same settings."""
         cell = running.cells[seed]
         waiting = self._waiting.setdefault(cell.cell_id, [])
         waiting.append((running, seed))
@@ -177,7 +177,7 @@ class Trials:
             self._again.append(cell)
 
     def _advance(self, running: RunningTrial) -> None:
-        """Let a trial go on or end, unless some of its cells are still under way."""
+        """Resume or end a trial if none of its cells is in flight."""
         if any(r is running for waiting in self._waiting.values() for r, _ in waiting):
             return
         if running.failure[0]:
@@ -192,14 +192,14 @@ class Trials:
                 self._order(running, seed)
 
     def _hopeless(self, running: RunningTrial) -> bool:
-        """Whether the pruner ends the trial, by the mean over its seeds of the best loss so far."""
+        """Report the best loss so far, averaged over seeds, and return whether to prune the trial."""
         epoch = running.rungs[running.rung]
-        if running.metrics:  # a cell was complete before, and its loss at this epoch is not known
+        if running.metrics:  # a cell was complete from the start, so its loss at this epoch is unknown
             return False
         loss, trial = running.best_loss(epoch), running.trial
         assert isinstance(trial, optuna.Trial), "a trial that ended is not pruned"
         hopeless = running.search.report(trial, loss, epoch)
-        # The setting without the sweep always completes, as the others are compared with it.
+        # The default setting is never pruned, because all others are compared with it.
         return hopeless and not running.default
 
     def _complete(self, running: RunningTrial) -> None:
@@ -211,9 +211,10 @@ class Trials:
             self._end(running, TrialState.COMPLETE, record.value)
 
     def _end(self, running: RunningTrial, state: TrialState, value: float | None = None) -> None:
-        """Tell Optuna first: what it knows and MLflow does not is logged at the next start."""
+        """End a trial in Optuna, then log it to MLflow."""
         if state == TrialState.PRUNED or running.failure[0] == DIVERGED:
             self._discard(running.cells)
+        # If the driver dies after `tell`, the next start logs the trial.
         if running.search.tell(running.trial.number, state, value, running.failure):
             record = self._record(running, STATES[state])
             self.writer.tracker.log_trial(record)
@@ -225,7 +226,7 @@ class Trials:
         return running.record(self.sweep, state, self.writer.ledger.owner, synthetic)
 
     def _record_of(self, search: Search, trial: FrozenTrial, metrics: Mapping[str, Any]) -> Trial:
-        """The record of a trial that ended earlier, from what Optuna and MLflow hold."""
+        """Build the record of a trial that ended earlier from Optuna's and MLflow's data."""
         cells = self._cells(search, trial)
         known = {seed: metrics[c.cell_id] for seed, c in cells.items() if c.cell_id in metrics}
         started = trial.datetime_start.timestamp() if trial.datetime_start else time.time()
@@ -237,7 +238,7 @@ class Trials:
 def make_trials(
     config: Any, plan: Plan, space: Space, device: str, writer: Writer, display: SweepDisplay
 ) -> Trials:
-    """The trials of a sweep, with one search per backbone and dataset; raises UserError."""
+    """Create the trials of a sweep with one search per backbone and dataset; raises UserError."""
     name, tracker, sweep = sweep_name(config), writer.tracker, config.sweep
     storage = open_storage(sweep.storage, tracker.folder("optuna") / f"{safe_name(name)}.journal")
     address = sweep.storage or str(tracker.folder("optuna"))

@@ -44,6 +44,8 @@ def one_per_cell(runs: Iterable[Run]) -> dict[str, Run]:
     for run in runs:
         known = chosen.setdefault(run.tags["cell_id"], run)
         if changes(known.tags) and hashes(run.tags) != hashes(known.tags):
+            # In its own place, as the order is that of the runs.
+            del chosen[run.tags["cell_id"]]
             chosen[run.tags["cell_id"]] = run
     return chosen
 

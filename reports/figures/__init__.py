@@ -1,1 +1,1 @@
-"""The figures of the report, one function of data each."""
+"""The report's figures; each is a pure function of its data."""

@@ -1,4 +1,4 @@
-"""What a figure is: data that a study holds, and a drawing of these data alone."""
+"""Base of the figures: extraction of data from a study, and a drawing that depends only on these data."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from matplotlib.figure import Figure as Drawing
 from reports.study import Study
 
 Command = Callable[[str], str]
-"""From a make command to that which does the same for a study, see `reports.study.Study.command`."""
+"""Turns a make command into the shell command for a study, see `reports.study.Study.command`."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure of the report.
+    """A figure of the report.
 
-    name: of its files, ``figure5_occlusion``. title: ``Figure 5: ...``. caption: of its data, what is shown,
-    with the numbers n behind it; plain text. data: from a study to the rows that are drawn and written as
-    CSV, with a column ``dataset``; empty where there is nothing to show. draw: (data, title,
-    `Study.command`) -> the figure; a pure function, so that the same data give the same bytes. missing: what
-    the study lacks where there are no data; fill: the make command that changes it.
+    name: name of its files, ``figure5_occlusion``. title: ``Figure 5: ...``. caption: function of the data
+    that returns plain text with the sample sizes n. data: function of a study that returns the rows to draw
+    and to write as CSV, with a column ``dataset``; empty if there is nothing to show. draw: pure function of
+    data, title and `Study.command`; the same data give the same bytes. missing: sentence shown if there are
+    no data. fill: the make command that produces them.
     """
 
     name: str

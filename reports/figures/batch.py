@@ -1,4 +1,4 @@
-"""Figure 2: MS-Mix at work on one batch, beside the flow of the method."""
+"""Figure 2: MS-Mix on one batch, below a diagram of the method."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LAMBDAS = (*MODALITIES, "label")
 _METHOD = "ms_mix"
 _INK, _SOFT, _BLANK = "#3c3c3c", "#8c8c8c", "#cfe3f5"
 
-# Left, bottom, width and height in inches of each box of the flow, its text, whether it is of MS-Mix alone.
+# Box of the diagram -> (left, bottom, width, height) in inches, text, whether it is specific to MS-Mix.
 _BOXES = {
     "encode": ((0.02, 0.62, 0.74, 0.42), "encoders\n$z^m$", False),
     "sass": ((0.98, 0.62, 1.10, 0.42), "SASS: alike pairs\n$s_{ij} > \\delta$", True),
@@ -43,16 +43,16 @@ _FLOW = (6.74, 1.24)
 
 
 def batch(study: Study) -> pd.DataFrame:
-    """The data of Figure 2: the first batch of a run of MS-Mix, if there is one with its similarities.
+    """Return the data of Figure 2: a batch of the first MS-Mix run that stores labels and similarities.
 
-    Clips are numbered 0, 1, ... by their labels, from the lowest. Rows by kind:
+    Clips are numbered 0, 1, ... by ascending label. ``value`` for each kind of row:
 
-    - "clip": of clip i, its label.
-    - "similarity": of clips i < j.
-    - "pair": one that was mixed, first i, second j, in the order of the mixtures; value is its similarity.
-    - "intensity": of clip i, signed; name is the modality.
-    - "lambda": weight of the first member of mixture i; name is a modality or "label".
-    - "loss": name is one of ``LOSSES``; penalty is weighted, mixed is not.
+    - "clip": the label of clip i.
+    - "similarity": the similarity of clips i < j.
+    - "pair": the similarity of a mixed pair, first member i, second member j, in the order of the mixtures.
+    - "intensity": the signed intensity of clip i; name is the modality.
+    - "lambda": the weight of the first member of mixture i; name is a modality or "label".
+    - "loss": the loss called name, one of ``LOSSES``; penalty is weighted, mixed is not.
     """
     runs = [run for run in sampled_runs(study).to_dict("records") if base_method(run["method"]) == _METHOD]
     for run in sorted(runs, key=lambda run: run["method"] != _METHOD):
@@ -78,7 +78,7 @@ def _rows(samples: Mapping[str, np.ndarray]) -> Iterator[dict[str, Any]]:
         yield {"kind": "similarity", "i": i, "j": j, "value": similarity[i, j]}
     pairs = np.asarray(samples.get("batch_indices", np.empty((0, 2), int)))
     if pairs.ndim == 2 and pairs.shape[1] == 2 and pairs.dtype.kind in "iu":
-        # An index that no clip has would be of a damaged file.
+        # Indices out of range come from a damaged file.
         for i, j in place[pairs[((pairs >= 0) & (pairs < len(labels))).all(1)]]:
             yield {"kind": "pair", "i": i, "j": j, "value": similarity[i, j]}
     for name in MODALITIES:
@@ -95,7 +95,7 @@ def _rows(samples: Mapping[str, np.ndarray]) -> Iterator[dict[str, Any]]:
 
 
 def caption(data: pd.DataFrame) -> str:
-    """What Figure 2 shows, from its data."""
+    """Return the caption of Figure 2."""
     if data.empty:
         return ""
     first, pairs, losses = data.iloc[0], _kind(data, "pair"), _kind(data, "loss").set_index("name")["value"]
@@ -103,31 +103,31 @@ def caption(data: pd.DataFrame) -> str:
     distinct = len({tuple(sorted(pair)) for pair in pairs[["i", "j"]].to_numpy(int).tolist()})
     text = (
         f"{first.method} ({first.dataset}, {first.backbone}, seed {first.seed}) on one batch of {len(clips)} "
-        "training clips, with the best weights after training. (a) The flow of the method; shaded: its three "
-        "components. (b) Similarity of the latents as SASS thresholds it, clips in the order of their "
-        f"labels, the diagonal left out; marks: the {len(pairs)} pairs that are mixed ({distinct} of them "
-        "different), first member by row"
+        "training clips, with the best weights after training. (a) Diagram of the method; shaded: its three "
+        "components. (b) Similarity of latents, to which SASS applies its threshold; clips are sorted by "
+        f"label, and the diagonal is blank. Marks: the {len(pairs)} mixed pairs ({distinct} of them "
+        "distinct), first member by row"
     )
     if len(pairs):
         signs = np.sign(clips)[pairs[["i", "j"]].to_numpy(int)]
         text += (
-            f"; the least similar has {pairs['value'].min():.2f}, and "
+            f"; their least similarity is {pairs['value'].min():.2f}, and "
             f"{(signs.prod(1) < 0).mean():.0%} have labels of opposite signs. "
         )
     else:
         text += ". "
     text += (
         "(c) Intensity |I^m| of each clip against |y|, with Pearson's r. (d) Weights of the first member of "
-        "each pair; bar: the median. (e) Losses of this batch, mixed before it is weighted with xi1, the "
-        "penalty after all its weights"
+        "each pair; bar: the median. (e) Losses of this batch; the mixed loss is shown without its weight "
+        "xi1, the penalty with all its weights"
     )
     if len(losses):
-        text += f"; the total is {losses['total']:.2f}, {losses['auxiliary']:.2f} of it the backbone's own"
-    return text + ". One batch of one network (n = 1 seed): an example, no evidence."
+        text += f"; the total is {losses['total']:.2f}, of which the backbone adds {losses['auxiliary']:.2f}"
+    return text + ". This is an example of one batch of one network (n = 1 seed), not evidence."
 
 
 def draw(data: pd.DataFrame, title: str, command: Command) -> Drawing:
-    """The flow above; the matrix, the intensities, the ratios and the losses below."""
+    """Draw the diagram above, and similarities, intensities, weights and losses below."""
     figure = plt.figure(figsize=(style.PAGE, 5.4))
     grid = figure.add_gridspec(2, 2, height_ratios=(1.24, 3.1), width_ratios=(1, 1.1))
     right = grid[1, 1].subgridspec(2, 1)
@@ -164,7 +164,7 @@ def _kind(data: pd.DataFrame, kind: str) -> pd.DataFrame:
 
 
 def _flow(ax: Axes) -> None:
-    """Boxes and arrows of the method."""
+    """Draw the boxes and arrows of the method."""
     ax.set(xlim=(0, _FLOW[0]), ylim=(0, _FLOW[1]))
     ax.set_axis_off()
     ax.set_title("(a) flow of MS-Mix", loc="left", pad=2)
@@ -190,7 +190,7 @@ def _flow(ax: Axes) -> None:
 
 
 def _arrow(ax: Axes, *points: tuple[float, float]) -> None:
-    """An arrow from the first point by way of the others to the last."""
+    """Draw an arrow through all points."""
     if len(points) > 2:
         ax.add_patch(PathPatch(Path(points[:-1]), fill=False, edgecolor=_INK, linewidth=0.8))
     ax.add_patch(FancyArrowPatch(*points[-2:], arrowstyle="-|>", mutation_scale=7, shrinkA=0, shrinkB=0,
@@ -198,7 +198,7 @@ def _arrow(ax: Axes, *points: tuple[float, float]) -> None:
 
 
 def _matrix(ax: Axes, data: pd.DataFrame) -> None:
-    """The similarity of clips by their labels, the mixed pairs marked."""
+    """Draw the similarity matrix of clips sorted by label, and mark mixed pairs."""
     clips = _kind(data, "clip")["value"].to_numpy(float)
     known, pairs = _kind(data, "similarity"), _kind(data, "pair")
     i, j = known[["i", "j"]].to_numpy(int).T
@@ -219,7 +219,7 @@ def _matrix(ax: Axes, data: pd.DataFrame) -> None:
 
 
 def _intensity(ax: Axes, rows: pd.DataFrame, labels: np.ndarray, modality: str) -> None:
-    """Predicted intensity of each clip against the size of its label."""
+    """Draw the predicted intensity of each clip against the absolute value of its label."""
     x, y = np.abs(labels), np.abs(rows["value"].to_numpy(float))
     shades = [style.POLARITY[style.polarity(label)] for label in labels]
     ax.scatter(x, y, s=8, c=shades, linewidths=0, alpha=0.8, rasterized=True)
@@ -233,12 +233,12 @@ def _intensity(ax: Axes, rows: pd.DataFrame, labels: np.ndarray, modality: str) 
 
 
 def _lambdas(ax: Axes, rows: pd.DataFrame) -> None:
-    """The weights of the first members: a point per pair, a bar at the median."""
+    """Draw the weights of the first members: a point per pair, a bar at the median."""
     for place, name in enumerate(LAMBDAS):
         values = np.sort(rows.loc[rows["name"] == name, "value"].to_numpy(float))
         if not len(values):
             continue
-        # Neighbours in size lie on different heights, always the same.
+        # A deterministic vertical jitter separates similar values.
         height = place + 0.5 * ((np.arange(len(values)) * 0.618034) % 1 - 0.5)
         ax.scatter(values, height, s=6, color=_SOFT, alpha=0.7, linewidths=0, rasterized=True)
         median = [np.median(values)] * 2
@@ -249,7 +249,7 @@ def _lambdas(ax: Axes, rows: pd.DataFrame) -> None:
 
 
 def _losses(ax: Axes, rows: pd.DataFrame) -> None:
-    """The three losses of the batch, as bars with their values."""
+    """Draw the three losses of the batch as bars with their values."""
     values = rows.set_index("name")["value"].reindex(["task", "mixed", "penalty"]).to_numpy(float)
     bars = ax.bar(range(3), values, width=0.6, color=[_SOFT, style.lighter(style.colour(_METHOD), 0.3), _INK])
     ax.bar_label(bars, [f"{v:.2f}" for v in values], fontsize=7, padding=1)
@@ -260,10 +260,10 @@ def _losses(ax: Axes, rows: pd.DataFrame) -> None:
 
 FIGURE = Figure(
     name="figure2_ms_mix",
-    title="Figure 2: MS-Mix at work on one batch",
+    title="Figure 2: MS-Mix on one batch",
     caption=caption,
     data=batch,
     draw=draw,
-    missing="No finished run of ms_mix keeps a batch.",
+    missing="No finished run of ms_mix stores a sampled batch.",
     fill="make benchmark ARGS='methods=[none,ms_mix]'",
 )

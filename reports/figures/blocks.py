@@ -1,4 +1,4 @@
-"""Means of methods over blocks (backbones and seeds), and what captions say of what they count."""
+"""Means of methods over blocks (backbones and seeds), and captions' sentences about counts and omissions."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ CONFIDENCE, RESAMPLES = 0.95, 2_000
 
 
 def over_blocks(rows: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """Summarise one number of each method over the blocks that hold it for all methods.
+    """Average a metric of each method over the blocks in which all methods have a value.
 
-    A block is a backbone, a seed and what they ran on. Methods that hold it in less than half of all blocks
-    would cost the others theirs, and are left out.
+    A block is a combination of backbone, seed and environment. Methods with values in fewer than half of all
+    blocks are left out first, because they would remove these blocks for all other methods.
 
     Args:
         rows: columns ``backbone, seed, environment, method, value`` of one data set and metric.
 
-    Returns:
-        A dict per method, in the order of figures: ``method`` and the keys ``SUMMARY``. ``mean`` is over
-        backbones, each of which weighs the same, of means over seeds; ``low`` and ``high`` are NaN with one
-        seed and where there is no spread; ``n`` of the ``blocks`` of any method are counted, 0 for methods
-        that are left out.
+    Yields:
+        A dict per method, in the order of figures: ``method`` and the keys ``SUMMARY``. ``mean`` is the
+        unweighted mean over backbones of means over seeds. ``low`` and ``high`` are NaN with one seed or
+        without spread. ``n`` is the number of blocks used, 0 for methods that are left out, ``blocks`` the
+        number of blocks in which any method has a value, ``backbones`` the number of backbones used.
     """
     finite = rows[np.isfinite(rows["value"].to_numpy(float))]
     keys = ["backbone", "environment", "seed"]
@@ -48,42 +48,42 @@ def over_blocks(rows: pd.DataFrame) -> Iterator[dict[str, Any]]:
 
 def _interval(values: np.ndarray, backbones: np.ndarray) -> tuple[float, float]:
     low, high = stratified_interval(values, backbones, CONFIDENCE, RESAMPLES) if len(values) else (0.0, 0.0)
-    # Equal values are no measure of noise, and an interval without width would claim certainty.
+    # Equal values do not measure noise, and an interval of zero width would claim certainty.
     return (low, high) if high - low > 1e-9 * abs(low) else (math.nan, math.nan)
 
 
 def omissions(data: pd.DataFrame, keys: Sequence[str]) -> list[str]:
-    """Sentences on what `over_blocks` did not use; keys: columns that tell its calls apart."""
+    """Return sentences on what `over_blocks` left out. keys: columns that identify its calls."""
     texts = []
     most = data.groupby(["method", "dataset"])["n"].max().reset_index()
     for dataset, part in most[most["n"] == 0].groupby("dataset"):
         names = ", ".join(style.ordered(part["method"]))
-        texts.append(f"Not shown on {dataset}, for lack of most of the trainings of others: {names}.")
+        texts.append(f"Not shown on {dataset}, because most of their trainings are missing: {names}.")
     points = data[data["n"] > 0].drop_duplicates(list(keys))
     lost = points["blocks"] - points["n"]
     if lost.any():
         worst = points.iloc[int(lost.to_numpy().argmax())]
         texts.append(
-            f"Left out: up to {lost.max()} of {worst['blocks']} pairs of backbone and seed, which lack a "
-            "number of some method."
+            f"Left out: up to {lost.max()} of {worst['blocks']} pairs of backbone and seed, in which some "
+            "method has no result."
         )
     return texts
 
 
 def count_range(counts: pd.Series, one: str) -> str:
-    """Counts in words: ``1 seed``, ``2 seeds``, ``2 to 5 seeds``."""
+    """Return counts in words: ``1 seed``, ``2 seeds``, ``2 to 5 seeds``."""
     low, high = counts.min(), counts.max()
     return f"{low if low == high else f'{low} to {high}'} {one if low == high == 1 else f'{one}s'}"
 
 
 def training_counts(data: pd.DataFrame) -> str:
-    """How many trainings stand behind a mean, and of how many backbones."""
+    """Return how many trainings of how many backbones a mean is over, in words."""
     rows = data[data["n"] > 0]
     return f"n = {count_range(rows['n'], 'training')} of {count_range(rows['backbones'], 'backbone')}"
 
 
 def equal_lines(data: pd.DataFrame, keys: Sequence[str]) -> list[str]:
-    """A sentence for each data set with methods whose lines hide one another, being equal to the last bit."""
+    """Return a sentence for each data set with methods whose lines coincide to the last bit."""
     texts = []
     for dataset, part in data[data["n"] > 0].groupby("dataset"):
         wide = part.pivot_table(index=list(keys), columns="method", values="mean")
@@ -91,7 +91,7 @@ def equal_lines(data: pd.DataFrame, keys: Sequence[str]) -> list[str]:
         for method in style.ordered(wide.columns):
             groups.setdefault(tuple(wide[method].fillna(math.inf)), []).append(method)
         texts += [
-            f"Exactly equal on {dataset}, so that one hides the other: {', '.join(names)}."
+            f"Exactly equal on {dataset}, so that their lines coincide: {', '.join(names)}."
             for names in groups.values()
             if len(names) > 1
         ]

@@ -1,4 +1,4 @@
-"""Figure 8: what each method gains over `none`, per data set and backbone (a forest plot)."""
+"""Figure 8: forest plot of each method's gain over `none`, per data set and backbone."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ ALL = "all backbones"
 COLUMNS = ("metric", "dataset", "row", "method", "gain", "low", "high", "outside", "n", "strata", "unpaired")
 _HEADER, _GAP = 1.2, 1.5
 _WIDEST = 3
-"""How often an axis spans the largest gain, at most: intervals of two seeds are far wider."""
+"""Most multiples of the largest gain that an axis spans; intervals of two seeds are far wider."""
 
 
 def data(study: Study) -> pd.DataFrame:
-    """A row per metric, data set, backbone (last: all of them) and method.
+    """Return a row per metric, data set, backbone (``ALL`` last) and method.
 
-    ``row`` is the backbone or ``ALL``; ``outside`` as in `comparison`; ``unpaired`` counts the seeds of
-    the metric that have no partner.
+    ``row`` is the backbone or ``ALL``; ``outside`` is as in `reports.stats.comparison`; ``unpaired`` is the
+    metric's number of runs without a partner.
     """
     scores = clean(study.scores())
     parts = []
@@ -55,39 +55,39 @@ def data(study: Study) -> pd.DataFrame:
 
 
 def caption(data: pd.DataFrame) -> str:
-    """What is shown, how much of it would be chance, and what has no partner."""
+    """Return the caption: contents, expected false positives, and runs without a partner."""
     single, pooled = data[data["row"] != ALL], data[data["row"] == ALL]
     texts = [
-        "Gain over none on the test split with the same seed, backbone and data set "
-        f"(n = {count_range(single['n'], 'seed')}); right is better in both panels."
+        "Gain on the test split over none with the same seed, backbone and data set "
+        f"(n = {count_range(single['n'], 'seed')}); further right is better in both panels."
     ]
     tested = single[(single["n"] >= FEWEST) & single["low"].notna()]
     if single["low"].isna().all():
-        texts.append("Without two seeds that differ no uncertainty can be given: points alone.")
+        texts.append("No uncertainty can be given without two seeds that differ: only points are shown.")
     else:
         texts.append(
-            f"Bars: 95% paired t intervals; of {ALL}, 95% bootstrap intervals over seeds within backbones "
-            f"({count_range(pooled['n'], 'pair')}); an arrowhead where a bar or mark lies further out. "
-            "Filled marks: the interval excludes 0; hollow ones are inside the noise or have too few seeds "
-            "(two never make a mark filled)."
+            f"Bars: 95% paired t intervals; for {ALL}, 95% bootstrap intervals over seeds within backbones "
+            f"({count_range(pooled['n'], 'pair')}). Arrowheads: the bar or mark extends beyond the axis. "
+            "Filled marks: the interval excludes 0. Hollow marks: inside the noise, or fewer than three "
+            "seeds."
         )
     if len(tested):
         outside = (tested["outside"] != "").sum()
         texts.append(
-            f"{outside} of {len(tested)} intervals of single backbones exclude 0; if no method had any "
-            f"effect, about {0.05 * len(tested):.0f} would."
+            f"{outside} of {len(tested)} intervals of single backbones exclude 0; about "
+            f"{0.05 * len(tested):.0f} would if no method had any effect."
         )
     lost = data.groupby("metric", sort=False)["unpaired"].first()
     if lost.any():
         runs = count_range(lost[lost == lost.max()].iloc[:1], "run")
-        texts.append(f"Left out: {runs} without a partner of the same seed and environment.")
+        texts.append(f"Left out: {runs} without a run of none with the same seed and environment.")
     return " ".join(texts)
 
 
 def panel(data: pd.DataFrame, ax: Axes, places: dict[tuple[str, str], float], step: float) -> None:
     """Draw the gains of one metric.
 
-    places: (data set, row) -> where its first method stands; step: from one method to the next.
+    places: (data set, row) -> y of its first method. step: distance in y between methods.
     """
     metric, limits = data["metric"].iloc[0], axis_limits(data)
     labels = style.ordered(data["method"])
@@ -103,9 +103,9 @@ def panel(data: pd.DataFrame, ax: Axes, places: dict[tuple[str, str], float], st
 
 
 def axis_limits(data: pd.DataFrame) -> tuple[float, float]:
-    """Where the axis of one metric ends: at the longest bars, or at three times the largest gain.
+    """Return the limits of a metric's axis: the longest bars, but at most 3 times the largest gain.
 
-    A gain far from all others, as of a training that failed, lies outside.
+    Outliers, such as the gain of a failed training, may lie outside.
     """
     gains = data["gain"].abs()
     usual = gains.quantile(0.9)
@@ -119,7 +119,7 @@ def axis_limits(data: pd.DataFrame) -> tuple[float, float]:
 def _mark(
     ax: Axes, row: dict[Any, Any], y: float, limits: tuple[float, float], labels: Sequence[str]
 ) -> None:
-    """One gain with its interval; arrowheads where they leave the axis."""
+    """Draw one gain with its interval, with arrowheads where they extend beyond the axis."""
     shade, whole = style.colour(row["method"], labels), row["row"] == ALL
     strong = row["outside"] != ""
     edge = 0.01 * (limits[1] - limits[0])
@@ -139,7 +139,7 @@ def _mark(
 
 
 def layout(data: pd.DataFrame) -> tuple[dict[tuple[str, str], float], dict[str, float], float]:
-    """Where rows and headings stand, from the top, in heights of one mark; and the height of all."""
+    """Return the y of rows and of headings from the top, and the total height, in heights of a mark."""
     height, methods = 0.0, data["method"].nunique()
     rows, headings = {}, {}
     for dataset, part in data.groupby("dataset"):
@@ -154,7 +154,7 @@ def layout(data: pd.DataFrame) -> tuple[dict[tuple[str, str], float], dict[str, 
 
 
 def draw(data: pd.DataFrame, title: str, command: Command) -> Drawing:
-    """The two metrics side by side, in the same rows."""
+    """Draw the metrics side by side with shared rows."""
     rows, headings, height = layout(data)
     methods = style.ordered(data["method"])
     inches = 0.095 if height < 85 else max(0.055, 8.1 / height)
@@ -188,6 +188,6 @@ FIGURE = Figure(
     caption=caption,
     data=data,
     draw=draw,
-    missing="No method has a run with the seed, backbone and data set of a run of none.",
+    missing="No method shares seed, backbone and data set with a run of none.",
     fill="make benchmark",
 )

@@ -34,21 +34,21 @@ from reports.study import SAMPLE_KEYS, Study
 KEYS = ("dataset", "backbone", "seed", "method", "kind")
 COLUMNS = (*KEYS, "x", "y", "label", "n_clean", "n_mixed", "kl", "components", "share_x", "share_y", "note")
 COMPONENTS = 5
-"""Dimensions of the space that KL is estimated in."""
+"""Number of principal components in which KL is estimated."""
 HELD = (0.9, 0.5)
-"""Shares of the points inside the contours, from the outer to the inner."""
+"""Fractions of points inside the outer and the inner contour."""
 KINDS = ("clean", "mixed")
 PLACE = ["dataset", "backbone", "seed"]
 _CLEAN, _LINE = "#8c8c8c", "#3c3c3c"
 _GRID = 64
 Kinds = Mapping[str, tuple[np.ndarray, np.ndarray]]
-"""The rows and labels of each of ``KINDS``, see `stacked`."""
+"""Each of ``KINDS`` -> latents (n, D) and labels (n,), see `stacked`."""
 
 
 def sampled_runs(study: Study) -> pd.DataFrame:
-    """The runs with samples of whole methods, ablations left out, one per (dataset, backbone, seed, method).
+    """Return the runs with samples without ablations, one per (dataset, backbone, seed, method).
 
-    MISA comes first, and of its data sets MOSEI; methods in the order of all figures.
+    MISA comes first, MOSEI before other data sets, and methods are in the order of all figures.
     """
     rows = study.sampled[list(SAMPLE_KEYS)]
     rows = rows[np.array([not is_ablation(name) for name in rows["method"]], bool)]
@@ -63,7 +63,7 @@ def sampled_runs(study: Study) -> pd.DataFrame:
 
 
 def load_samples(study: Study, run_id: str) -> Mapping[str, np.ndarray]:
-    """A run's samples; empty where they are lost or damaged."""
+    """Return a run's samples; empty if they are missing or damaged."""
     try:
         return study.samples(run_id)
     except (KeyError, StoreError):
@@ -71,16 +71,16 @@ def load_samples(study: Study, run_id: str) -> Mapping[str, np.ndarray]:
 
 
 def rounded(values: Iterable[float]) -> list[float]:
-    """Six significant digits, so that the last bits of an operation show in no file."""
+    """Round to six significant digits, which hides differences in the last bits."""
     return [float(f"{value:.6g}") for value in values]
 
 
 def latents(study: Study) -> pd.DataFrame:
-    """The data of Figure 1: a row of kind "method" for each method, then one for each of its latents.
+    """Return the data of Figure 1: for each method a row of kind "method" and a row per latent.
 
-    Shown are the data set, backbone and seed with the most sampled methods. x and y: the first two shared
-    components. share_x, share_y: theirs of the variance. components: of the space that KL was estimated in.
-    note: why a method has no points.
+    The data set, backbone and seed are those with the most sampled methods. x, y: the first two shared
+    components. share_x, share_y: their fractions of the variance. components: number of components used for
+    KL. note: why a method has no points.
     """
     runs = _most_methods(sampled_runs(study))
     by_method = {
@@ -105,7 +105,7 @@ def latents(study: Study) -> pd.DataFrame:
 
 
 def _most_methods(runs: pd.DataFrame) -> pd.DataFrame:
-    """Those of the (dataset, backbone, seed) with the most methods; of several, the first."""
+    """Return the runs of the (dataset, backbone, seed) with the most methods; the first one wins ties."""
     if runs.empty:
         return runs
     sizes = runs.groupby(PLACE, sort=False)["method"].transform("size")
@@ -114,14 +114,14 @@ def _most_methods(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _standardised(samples: Mapping[str, np.ndarray]) -> Kinds:
-    """Clean and mixed rows and their labels, in units of the network's own clean latents."""
+    """Return clean and mixed latents, standardised by the network's own clean latents, with labels."""
     rows = {kind: stacked(samples, kind) for kind in KINDS}
     mean, scale = scaling(rows["clean"][0])
     return {kind: (standardised(x, mean, scale), labels) for kind, (x, labels) in rows.items()}
 
 
 def _method_rows(kinds: Kinds, project: Projection) -> list[dict[str, Any]]:
-    """A method's own row and its points."""
+    """Return a method's summary row and the rows of its points."""
     points = {kind: project(x) for kind, (x, _) in kinds.items()}
     share_x, share_y = rounded(np.pad(project.shares, (0, 2))[:2])
     summary = {
@@ -142,7 +142,7 @@ def _method_rows(kinds: Kinds, project: Projection) -> list[dict[str, Any]]:
 
 
 def caption(data: pd.DataFrame) -> str:
-    """What Figure 1 shows, from its data."""
+    """Return the caption of Figure 1."""
     methods = data[data["kind"] == "method"]
     if methods["n_clean"].isna().all():
         return ""
@@ -152,22 +152,22 @@ def caption(data: pd.DataFrame) -> str:
     return (
         f"Latents of up to {methods['n_clean'].max()} training clips of {first.dataset} under "
         f"{first.backbone}, one trained network for each method (seed {first.seed}). The vectors of text, "
-        "audio and vision are put side by side, standardised by the clean latents of the same network, as "
-        "networks part while they train, and projected onto the first two principal components "
-        f"({first.share_x:.0%} and {first.share_y:.0%} of the variance) of the clean latents of all methods "
-        "pooled, so that all panels share one space. Lines enclose the densest regions, which hold "
+        "audio and vision are concatenated, standardised by the clean latents of the same network, and "
+        "projected onto the first two principal components "
+        f"({first.share_x:.0%} and {first.share_y:.0%} of the variance) of the pooled clean latents of all "
+        "methods, so all panels share one space. Contours enclose the densest regions with "
         f"{HELD[1]:.0%} and {HELD[0]:.0%} of the points. KL: KL(mixed || clean) within one network, in nats, "
         f"a {NEIGHBOURS}-nearest-neighbour estimate (Wang, Kulkarni and Verdu, 2009) in the first "
-        f"{first.components} of these components. At this n it is too high where mixed latents are narrower "
-        "than the clean ones and too low, even below 0, where they are wider, and it is lowered as mixed "
-        "latents lie near the clean ones that they were made from; exact copies do not count. Each value is "
-        "of one network (n = 1 seed): no uncertainty can be given, and small differences mean nothing."
+        f"{first.components} of these components. At this n, the estimate is too high if mixed latents are "
+        "narrower than clean ones, and too low (even negative) if they are wider. It is also lowered because "
+        "mixed latents lie near the clean latents they come from; exact copies are excluded. Each value is "
+        "of one network (n = 1 seed), so its uncertainty is unknown and small differences mean nothing."
         + (f" Without KL: {', '.join(without)}." if without else "")
     )
 
 
 def draw(data: pd.DataFrame, title: str, command: Command) -> Drawing:
-    """A panel per method with shared axes: points, contours, KL."""
+    """Draw points, contours and KL in a panel per method with shared axes."""
     methods = data[data["kind"] == "method"]
     points = data[data["kind"] != "method"]
     columns = min(len(methods), 3 if len(methods) in (5, 6, 9) else 4)
@@ -198,14 +198,14 @@ def draw(data: pd.DataFrame, title: str, command: Command) -> Drawing:
 
 
 def _limits(values: pd.Series[float], above: float) -> tuple[float, float]:
-    """The range of an axis with margins. above: room for the text in the corner, a share of the range."""
+    """Return an axis range with margins. above: extra room for the text, as a fraction of the range."""
     low, high = float(values.min()), float(values.max())
     span = high - low or 2.0
     return low - 0.06 * span, high + (0.06 + above) * span
 
 
 def _panel(ax: Axes, row: Mapping[Hashable, Any], points: pd.DataFrame, colour: str) -> None:
-    """One method. row: of kind "method"."""
+    """Draw one method. row: its row of kind "method"."""
     if row["note"]:
         ax.text(0.5, 0.5, row["note"], ha="center", va="center", transform=ax.transAxes, color="#555555")
         return
@@ -220,7 +220,7 @@ def _panel(ax: Axes, row: Mapping[Hashable, Any], points: pd.DataFrame, colour: 
 
 
 def _contours(ax: Axes, points: np.ndarray, colour: str, dash: str) -> None:
-    """Lines around the densest regions that hold the shares ``HELD`` of the points."""
+    """Draw contours around the densest regions that hold the fractions ``HELD`` of the points."""
     (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
     x, y = np.linspace(left, right, _GRID), np.linspace(low, high, _GRID)
     at = np.stack([axis.ravel() for axis in np.meshgrid(x, y)], 1)
@@ -234,7 +234,7 @@ def _contours(ax: Axes, points: np.ndarray, colour: str, dash: str) -> None:
 
 
 def _legend(figure: Drawing, colours: Sequence[str]) -> None:
-    """What is clean and what is mixed, once for all panels. colours: of the methods with mixed latents."""
+    """Draw the legend of all panels. colours: colours of the methods with mixed latents."""
 
     def dot(colour: str) -> Line2D:
         return Line2D([], [], color=style.lighter(colour, 0.4), linestyle="none", marker="o", markersize=4)
@@ -260,6 +260,6 @@ FIGURE = Figure(
     caption=caption,
     data=latents,
     draw=draw,
-    missing="No finished run of the study keeps latents.",
+    missing="No finished run of the study stores latents.",
     fill="make benchmark",
 )

@@ -1,4 +1,4 @@
-"""Figure 9: what mixing does: pairs of opposite polarity, learnt intensities, mixing weights."""
+"""Figure 9, the effects of mixing: pairs of opposite polarity, learnt intensities, mixing weights."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ LABELS = {
     "intensity": "correlation of\nintensity |Iᵐ|",
     "lambda": "weight of the first\nmember, λ",
 }
-_WIDTH = 0.8  # of all marks at one place of an axis
+_WIDTH = 0.8  # total width of the marks at one tick
 
 
 def data(study: Study) -> pd.DataFrame:
-    """A row per panel, data set, number and method, of training on whole clips.
+    """Return a row per panel, data set, metric and method, for training on clean input.
 
-    ``part`` is the modality, or "label"; ``what`` is the quantile, or what intensities are correlated with.
-    The keys of ``SUMMARY`` are as in `reports.figures.blocks`.
+    ``part`` is the modality or "label"; ``what`` is the quantile or the variable of the correlation. The
+    columns ``SUMMARY`` are as in `reports.figures.blocks`.
     """
     frame = study.frame
     rows = frame[frame["split"].isin(["epoch", "mechanism"]) & (frame["occlusion_protocol"] == "test")]
@@ -61,28 +61,28 @@ def data(study: Study) -> pd.DataFrame:
 
 
 def caption(data: pd.DataFrame) -> str:
-    """What the three rows show, of how many trainings, and what may be noise."""
-    texts = [f"Means over {training_counts(data)}, the same for all methods in a comparison."]
+    """Return the caption: contents, numbers of trainings, and uncertainty."""
+    texts = [f"Means over {training_counts(data)}, with equal backbones and seeds for all compared methods."]
     if data["low"].notna().any():
         texts.append(
-            "Thin bars in (a) and (b): 95% bootstrap intervals over seeds within backbones; where they "
-            "overlap, and in (b) where they hold 0, it may be noise."
+            "Thin bars in (a) and (b): 95% bootstrap intervals over seeds within backbones; if they overlap, "
+            "or in (b) contain 0, the difference may be noise."
         )
     else:
-        texts.append("Without two seeds that differ no uncertainty can be given: differences may be noise.")
+        texts.append("No uncertainty can be given without two seeds that differ: differences may be noise.")
     texts_of = {
-        "opposite": "(a) Share of the pairs of a mixture's members with labels of opposite signs, in the "
+        "opposite": "(a) Fraction of pairs of a mixture's members whose labels have opposite signs, in the "
         "last epoch.",
-        "intensity": "(b) Pearson's correlation of predicted intensities |Iᵐ| over the test clips with what "
-        "the clip expresses in the modality (known, as the data are synthetic), with |label|, and with the "
-        "modality's weight in the clip, given |label|, which the method's own target says nothing of.",
+        "intensity": "(b) Pearson's correlation, over the test clips, of predicted intensities |Iᵐ| with the "
+        "intensity expressed in the modality (known for synthetic data), with |label|, and with the "
+        "modality's weight in the clip given |label|, for which the method has no training target.",
         "lambda": "(c) Weight of a mixture's first member in the last epoch: 10%, 50% (mark) and 90% "
-        "quantiles over mixed examples, per modality and for the label; bars are spread, not uncertainty.",
+        "quantiles over mixed examples, per modality and for the label; bars show spread, not uncertainty.",
     }
     panels = set(data.loc[data["n"] > 0, "panel"])
     texts += [text for name, text in texts_of.items() if name in panels]
     if "intensity" not in panels:
-        texts.append("(b) is empty: only synthetic data tell intensities, and only MS-Mix predicts them.")
+        texts.append("(b) is empty: it needs synthetic data, whose intensities are known, and MS-Mix.")
     return " ".join([*texts, *omissions(data, ["dataset", "metric"])])
 
 
@@ -95,7 +95,7 @@ def opposite(data: pd.DataFrame, ax: Axes, labels: Sequence[str]) -> None:
 
 
 def intensity(data: pd.DataFrame, ax: Axes, labels: Sequence[str]) -> None:
-    """Draw correlations of intensities, a place per modality."""
+    """Draw the correlations of intensities, with a tick per modality."""
     methods = style.ordered(data["method"])
     ax.axhline(0, color="black", linewidth=0.6, zorder=0)
     for row in _in_order(data, labels):
@@ -107,7 +107,7 @@ def intensity(data: pd.DataFrame, ax: Axes, labels: Sequence[str]) -> None:
 
 
 def weights(data: pd.DataFrame, ax: Axes, labels: Sequence[str]) -> None:
-    """Draw the quantiles of mixing weights, a place per modality and one for the label."""
+    """Draw the quantiles of mixing weights, with a tick per modality and one for the label."""
     wide = data.pivot_table(index=["part", "method"], columns="what", values="mean")
     wide = wide.reindex(columns=list(QUANTILES))
     methods = [name for name in labels if name in set(data["method"])]
@@ -127,12 +127,12 @@ def _in_order(data: pd.DataFrame, labels: Sequence[str]) -> list[dict[Any, Any]]
 
 
 def _shift(number: int, count: int) -> float:
-    """Where the mark of this number stands beside the middle of its place."""
+    """Return the offset of a mark from its tick. number: index of the mark among ``count`` marks."""
     return _WIDTH * ((number + 0.5) / count - 0.5)
 
 
 def _interval(ax: Axes, x: float, row: dict[Any, Any], labels: Sequence[str], marker: str) -> None:
-    """A mean and, where there is one, its interval."""
+    """Draw a mean and its interval, if there is one."""
     shade = style.colour(row["method"], labels)
     if not math.isnan(row["low"]):
         ax.plot([x, x], [row["low"], row["high"]], color=shade, linewidth=0.9)
@@ -141,14 +141,14 @@ def _interval(ax: Axes, x: float, row: dict[Any, Any], labels: Sequence[str], ma
 
 DRAW = {"opposite": opposite, "intensity": intensity, "lambda": weights}
 ABSENT = {
-    "opposite": "No run of a method that mixes.",
-    "intensity": "Only synthetic data tell intensities, and only MS-Mix predicts them.",
-    "lambda": "No run of a method that mixes.",
+    "opposite": "There is no run of a method that mixes.",
+    "intensity": "This panel needs synthetic data, whose intensities are known, and MS-Mix.",
+    "lambda": "There is no run of a method that mixes.",
 }
 
 
 def draw(data: pd.DataFrame, title: str, command: Command) -> Drawing:
-    """A column per data set, a row per check."""
+    """Draw a column per data set and a row per panel."""
     data = data[data["n"] > 0]
     figure, rows = style.dataset_grid(title, data["dataset"], list(PANELS), (0.8, 1.5), sharey="row")
     labels = style.ordered(data["method"])
@@ -178,7 +178,7 @@ def draw(data: pd.DataFrame, title: str, command: Command) -> Drawing:
 
 FIGURE = Figure(
     name="figure9_mechanism",
-    title="Figure 9: What mixing does",
+    title="Figure 9: Effects of mixing",
     caption=caption,
     data=data,
     draw=draw,

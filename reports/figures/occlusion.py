@@ -1,4 +1,4 @@
-"""Figure 5: what is left of a score when parts of the input are hidden, in testing or in training."""
+"""Figure 5: error when parts of the input are hidden in testing or in training."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _CURVE = ["dataset", "backbone", "method"]
 
 
 def data(study: Study) -> pd.DataFrame:
-    """A row per data set, protocol, ratio and method; of those where there are two ratios or more."""
+    """Return a row per data set, protocol, ratio and method if there are two ratios or more."""
     scores = study.scores()
     scores = scores[scores["metric"] == METRIC]
     test, train = (scores[scores["occlusion_protocol"] == name] for name in PROTOCOLS)
-    # What was trained with nothing hidden is the first point of both curves.
+    # Training on clean input is the first point of both curves.
     trained = pd.MultiIndex.from_frame(train[_CURVE])
     clean = test[test["occlusion_ratio"] == 0]
     clean = clean[pd.MultiIndex.from_frame(clean[_CURVE]).isin(trained)]
@@ -44,19 +44,19 @@ def data(study: Study) -> pd.DataFrame:
 
 
 def caption(data: pd.DataFrame) -> str:
-    """What is shown, of how many trainings."""
+    """Return the caption: contents, numbers of trainings, and uncertainty."""
     banded = data["low"].notna().any()
     texts = [
         "Mean absolute error on the test split (in units of the label; lower is better) against the share of "
-        f"the input that is hidden: means over {training_counts(data)}, the same for all methods at a point.",
-        "Above: hidden in test clips, after training on whole ones. Below: hidden in training clips, tested "
-        "on whole ones."
+        f"hidden input: means over {training_counts(data)}, with equal backbones and seeds for all methods.",
+        "Above: input hidden in test clips, after training on clean clips. Below: input hidden in training "
+        "clips, tested on clean clips."
         if data["protocol"].nunique() > 1
         else f"The input is {PROTOCOLS[data['protocol'].iloc[0]]}.",
-        "Bands: 95% bootstrap intervals over seeds within backbones, of each method alone; where they "
-        "overlap, the order of methods may be inside the noise."
+        "Bands: 95% bootstrap intervals over seeds within backbones, for each method; where they overlap, "
+        "the order of methods may be inside the noise."
         if banded
-        else "Without two seeds that differ no uncertainty can be given: differences may be noise.",
+        else "No uncertainty can be given without two seeds that differ: differences may be noise.",
     ]
     keys = ["dataset", "protocol", "ratio"]
     return " ".join([*texts, *omissions(data, keys), *equal_lines(data, ["protocol", "ratio"])])
@@ -73,7 +73,7 @@ def panel(data: pd.DataFrame, ax: Axes, labels: Sequence[str]) -> None:
 
 
 def draw(data: pd.DataFrame, title: str, command: Command) -> Drawing:
-    """A column per data set, a row per protocol."""
+    """Draw a column per data set and a row per protocol."""
     protocols = [name for name in PROTOCOLS if name in set(data["protocol"])]
     figure, rows = style.dataset_grid(title, data["dataset"], protocols, (0.7, 1.75))
     points = data[data["n"] > 0]
@@ -85,7 +85,7 @@ def draw(data: pd.DataFrame, title: str, command: Command) -> Drawing:
                 panel(part, ax, labels)
                 ax.set_xlabel(f"share {PROTOCOLS[protocol]}")
             else:
-                style.say(ax, f"No training has clips {PROTOCOLS[protocol]}.")
+                style.say(ax, f"No run has input {PROTOCOLS[protocol]}.")
             ax.set_title(style.wrapped(dataset, 30))
         arrow = "↑" if DIRECTION[METRIC] > 0 else "↓"
         next(iter(axes.values())).set_ylabel(f"{METRIC_NAMES[METRIC]} {arrow} (label units)")
@@ -95,7 +95,7 @@ def draw(data: pd.DataFrame, title: str, command: Command) -> Drawing:
 
 FIGURE = Figure(
     name="figure5_occlusion",
-    title="Figure 5: Error against how much of the input is hidden",
+    title="Figure 5: Error against the share of hidden input",
     caption=caption,
     data=data,
     draw=draw,

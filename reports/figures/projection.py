@@ -1,6 +1,6 @@
-"""What figures of latents are made of: a fixed PCA space, t-SNE, densities, and an estimate of KL.
+"""Computations for figures of latents: PCA, t-SNE, density estimates, and an estimate of KL divergence.
 
-Pure functions of arrays in float64; the same input gives the same output on one machine.
+All functions are pure, compute in float64, and give the same output for the same input on one machine.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from threadpoolctl import threadpool_limits
 from backbones.batch import MODALITIES
 
 NEIGHBOURS = 10
-"""k of `kl_estimate`: so many that the clean rows which a mixed row was made from weigh little."""
+"""k of `kl_estimate`, large enough that the clean rows from which a mixed row was made have little weight."""
 PERPLEXITY = 30.0
 _LEAST = 5
 
 
 def stacked(samples: Mapping[str, np.ndarray], kind: str) -> tuple[np.ndarray, np.ndarray]:
-    """The latents of the modalities side by side, and their labels; rows with a NaN or inf are left out.
+    """Concatenate the latents of all modalities; returns them with their labels, without NaN or inf.
 
-    samples: see `harness.train.inspection.sample_latents`. kind: "clean" or "mixed"; no rows where a modality
-    that has clean latents, or the labels, are missing, or their lengths differ.
+    samples: see `harness.train.inspection.sample_latents`. kind: "clean" or "mixed". The result has no rows
+    if labels or a modality with clean latents are missing, or if shapes do not match.
 
     Shape: (n, sum of D_m), (n,), both float64.
     """
@@ -42,9 +42,9 @@ def stacked(samples: Mapping[str, np.ndarray], kind: str) -> tuple[np.ndarray, n
 
 @dataclass(frozen=True)
 class Projection:
-    """Standardise, then project: ``(x - mean) / scale @ axes``.
+    """Standardisation followed by a projection: ``(x - mean) / scale @ axes``.
 
-    Shape: mean and scale (D,), axes (D, c), shares (c,), of the variance that each axis holds.
+    shares: each axis's fraction of the variance. Shape: mean and scale (D,), axes (D, c), shares (c,).
     """
 
     mean: np.ndarray
@@ -59,9 +59,9 @@ class Projection:
 
 
 def scaling(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each column, the latter inf where a column is constant or has no rows.
+    """Return mean and standard deviation of each column; the latter is inf for constant or empty columns.
 
-    Divided by it, a constant column is 0 for any rows, and so plays no part. Shape: (n, D) -> (D,), (D,).
+    Division by inf makes a constant column 0, which removes its influence. Shape: (n, D) -> (D,), (D,).
     """
     if not len(x):
         return np.zeros(x.shape[1]), np.full(x.shape[1], np.inf)
@@ -70,15 +70,15 @@ def scaling(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def standardised(x: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Columns in units of their scale. Shape: (n, D), (D,), (D,) -> (n, D)."""
+    """Standardise the columns. Shape: (n, D), (D,), (D,) -> (n, D)."""
     return (x - mean) / scale
 
 
 def fit_projection(x: np.ndarray, components: int) -> Projection:
-    """The standardisation and the principal components of these rows.
+    """Fit standardisation and principal components to rows.
 
-    An axis points where its largest loading is positive. There are fewer axes than asked for where the rows
-    vary in fewer directions, and none where they do not vary at all. Shape: (n, D).
+    The largest loading of each axis is positive. If the rows vary in fewer directions than ``components``,
+    there are as many axes as directions. Shape: (n, D).
     """
     from scipy.linalg import eigh
 
@@ -98,25 +98,26 @@ def fit_projection(x: np.ndarray, components: int) -> Projection:
 
 
 def plane(points: np.ndarray) -> np.ndarray:
-    """The first two columns, zeros where there are fewer. Shape: (n, c) -> (n, 2)."""
+    """Return the first two columns, padded with zeros. Shape: (n, c) -> (n, 2)."""
     return np.pad(points[:, :2], ((0, 0), (0, max(0, 2 - points.shape[1]))))
 
 
 def bounded_perplexity(n: int) -> float:
-    """The perplexity for n points: 30, fewer for less than 91 points, as each needs three times as many."""
+    """Return the perplexity for n points: 30, or (n - 1) / 3 for fewer than 91 points."""
+    # t-SNE uses three times as many neighbours as the perplexity.
     return min(PERPLEXITY, (n - 1) / 3)
 
 
 def tsne(x: np.ndarray) -> np.ndarray:
-    """t-SNE in two dimensions, begun at the first two principal components (``init="pca"``).
+    """Compute a two-dimensional t-SNE, initialised with the first two principal components.
 
-    Rows that are all equal stay at one point. Shape: (n, D) -> (n, 2); (0, 2) for fewer than 5 rows.
+    Rows that are all equal map to one point. Shape: (n, D) -> (n, 2); (0, 2) for fewer than 5 rows.
     """
     if len(x) < _LEAST:
         return np.empty((0, 2))
     from sklearn.manifold import TSNE
 
-    # scikit-learn's own start divides by the deviation, which may be 0, and needs two columns.
+    # scikit-learn's init="pca" divides by the standard deviation, which may be 0, and needs two columns.
     with threadpool_limits(1):
         centred = x - x.mean(0)
         values, vectors = np.linalg.eigh(centred.T @ centred)
@@ -127,29 +128,28 @@ def tsne(x: np.ndarray) -> np.ndarray:
     start = plane(centred @ axes)
     start = (start / start[:, 0].std() * 1e-4).astype(np.float32)
     with threadpool_limits(1):
-        machine = TSNE(perplexity=bounded_perplexity(len(x)), init=start, random_state=0, n_jobs=1)
-        return np.asarray(machine.fit_transform(centred), float)
+        model = TSNE(perplexity=bounded_perplexity(len(x)), init=start, random_state=0, n_jobs=1)
+        return np.asarray(model.fit_transform(centred), float)
 
 
 def kl_estimate(x: np.ndarray, y: np.ndarray, k: int = NEIGHBOURS) -> float:
-    """KL(p || q) in nats between the densities that rows x and y were drawn from, by nearest neighbours.
+    """Estimate KL(p || q) in nats from samples x of p and y of q, by nearest neighbours.
 
-    Wang, Kulkarni & Verdu (IEEE T-IT 55(5), 2009), their estimator with a fixed k:
+    The estimator of Wang, Kulkarni & Verdu (IEEE T-IT 55(5), 2009) with a fixed k is
 
         (d / n) sum_i log(nu_k(i) / rho_k(i)) + log(m / (n - 1)),
 
-    rho_k(i) and nu_k(i) the distances of x_i to its k-th neighbour among the other n - 1 rows of x and among
-    the m rows of y. It has a bias, upwards where p is narrower than q and downwards, even below 0, where it
-    is wider or apart; it fades as n and m grow, more slowly the more columns there are.
+    where rho_k(i) and nu_k(i) are the distances of x_i to its k-th neighbour among the other n - 1 rows of x
+    and among the m rows of y. Its bias is positive if p is narrower than q, and negative (so that estimates
+    can be below 0) if p is wider or shifted. The bias decreases with n and m, more slowly for larger d.
 
-    Copies: mixed rows can equal clean ones (lambda = 1), and rows can repeat. A density has no ties, and the
-    logarithm none of 0, so a row's exact copies (within 1e-9 of the rows' spread) are not its neighbours: for
-    x_i, neighbours are sought among the rows unequal to it, n_i of x and m_i of y, and log(m / (n - 1))
-    becomes the mean of log(m_i / n_i). Without ties nothing changes; the estimate for a set and a copy of it
-    is 0. Rows of x that nearly equal one of y keep it as a neighbour; were all such, the estimate would be
-    lowered by 1 / (k - 1).
+    Mixed rows can equal clean rows (lambda = 1), and rows can repeat, although a density has no ties and
+    log(0) is undefined. A row's exact copies (within 1e-9 of the rows' spread) are therefore not neighbours:
+    x_i has n_i candidates in x and m_i in y, and log(m / (n - 1)) becomes the mean of log(m_i / n_i). Without
+    ties this changes nothing; the estimate for a set and a copy of it is 0. Near copies remain neighbours; if
+    all rows of x had one in y, the estimate would be lower by 1 / (k - 1).
 
-    NaN where a row has fewer than k such neighbours. Shape: (n, d), (m, d), finite.
+    Returns NaN if a row has fewer than k candidates in x or in y. Shape: (n, d), (m, d), finite.
     """
     width = x.shape[1]
     if not width or len(x) <= k or len(y) < k:
@@ -164,7 +164,7 @@ def kl_estimate(x: np.ndarray, y: np.ndarray, k: int = NEIGHBOURS) -> float:
 
 
 def _neighbour(x: np.ndarray, y: np.ndarray, k: int, least: float) -> tuple[np.ndarray, np.ndarray]:
-    """Distance of each x to its k-th nearest y farther than ``least``, and how many such y there are."""
+    """Return each x's distance to its k-th nearest y beyond ``least``, and its number of such y."""
     from scipy.spatial.distance import cdist
 
     distances = cdist(x, y)
@@ -173,11 +173,11 @@ def _neighbour(x: np.ndarray, y: np.ndarray, k: int, least: float) -> tuple[np.n
 
 
 def density(points: np.ndarray, at: np.ndarray) -> np.ndarray | None:
-    """A Gaussian kernel estimate of the points' density, up to a factor; None without spread on both axes.
+    """Estimate the density of points with a Gaussian kernel, up to a constant factor.
 
-    The bandwidth is Scott's, n^(-1/6) of the standard deviation along each axis.
+    The bandwidth along each axis is Scott's: n^(-1/6) times the standard deviation.
 
-    Shape: points (n, 2), at (m, 2) -> (m,).
+    Shape: points (n, 2), at (m, 2) -> (m,); None if points lack spread along an axis or are fewer than 5.
     """
     _, scale = scaling(points)
     if len(points) < _LEAST or not np.isfinite(scale).all():

@@ -1,4 +1,4 @@
-"""Figure 6: all metrics of a method at a glance, each on a scale of its own."""
+"""Figure 6: radar chart of all metrics, each on its own scale."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from reports.study import Study
 
 COLUMNS = ("dataset", "metric", "method", "scaled", *SUMMARY)
 INNER = 0.25
-"""Where on an axis the worst method stands; the best is at 1. At 0 all lines would run through one point."""
+"""Position of the worst method on an axis (the best is at 1); at 0, lines would coincide in the centre."""
 _ACROSS = 2
 _PLAIN = ("mae", "corr")
 
 
 def data(study: Study) -> pd.DataFrame:
-    """A row per data set, metric and method; of data sets with two methods and three metrics or more."""
+    """Return a row per data set, metric and method, for data sets with 2 methods and 3 metrics or more."""
     scores = study.scores()
     scores = scores[(scores["occlusion_protocol"] == "test") & (scores["occlusion_ratio"] == 0)]
     rows: list[dict[str, object]] = []
@@ -45,9 +45,9 @@ def data(study: Study) -> pd.DataFrame:
 
 
 def outward(means: np.ndarray, metric: str) -> np.ndarray:
-    """Place means on an axis: the worst at ``INNER``, the best at 1; all at 1 where they are equal.
+    """Scale means to an axis: the worst to ``INNER``, the best to 1; all to 1 if they are equal.
 
-    Shape: (methods,), NaN for those without a mean. Output: (methods,).
+    Shape: (methods,) -> (methods,); NaN for methods without a mean.
     """
     values = DIRECTION[metric] * means
     if not np.isfinite(values).any():
@@ -59,20 +59,21 @@ def outward(means: np.ndarray, metric: str) -> np.ndarray:
 
 
 def caption(data: pd.DataFrame) -> str:
-    """What is shown, and what the scale does to it."""
+    """Return the caption: contents, numbers of trainings, and the effect of the scale."""
     texts = [
-        f"Scores on the test split: means over {training_counts(data)}, the same for all methods at an axis.",
-        "Outward is better: each axis runs from the worst of the methods shown (inner ring) to the best "
-        "(outer ring), whose means stand beside it (accuracies and F1 in percent, MAE in label units).",
-        "The scale makes any difference fill the axis, however small: the shapes show who is ahead, not by "
-        "how much, and much of it may be inside the noise, see Figure 8.",
+        f"Scores on the test split: means over {training_counts(data)}, with equal backbones and seeds for "
+        "all methods.",
+        "Outward is better: each axis runs from the worst method shown (inner ring) to the best (outer "
+        "ring). Its label gives their means (accuracies and F1 in percent, MAE in label units).",
+        "Even the smallest difference fills an axis: the shapes show the order of methods, not the size of "
+        "differences, which may be inside the noise, see Figure 8.",
     ]
     if data["low"].isna().all():
-        texts.append("Without two seeds that differ no uncertainty can be given.")
+        texts.append("No uncertainty can be given without two seeds that differ.")
     equal = data.groupby(["dataset", "metric"])["mean"].agg(lambda means: means.nunique() == 1)
     if equal.any():
         names = (f"{METRIC_NAMES[metric]} on {dataset}" for dataset, metric in equal[equal].index)
-        texts.append(f"All methods are equal, at the outer ring, in {', '.join(names)}.")
+        texts.append(f"All methods are equal and drawn at the outer ring in {', '.join(names)}.")
     return " ".join([*texts, *omissions(data, ["dataset", "metric"]), *equal_lines(data, ["metric"])])
 
 
@@ -101,7 +102,7 @@ def panel(data: pd.DataFrame, ax: Axes, labels: Sequence[str]) -> None:
 
 
 def _axis_label(means: pd.Series, metric: str) -> str:
-    """The metric and its means at the inner and the outer ring."""
+    """Return the metric's name and the means at the inner and the outer ring."""
     worst, best = (means.max(), means.min()) if DIRECTION[metric] < 0 else (means.min(), means.max())
     factor, digits = (1, 3) if metric in _PLAIN else (100, 1)
     arrow = "↑" if DIRECTION[metric] > 0 else "↓"
@@ -109,7 +110,7 @@ def _axis_label(means: pd.Series, metric: str) -> str:
 
 
 def draw(data: pd.DataFrame, title: str, command: Command) -> Drawing:
-    """A radar per data set, two side by side; an odd one has the legend at its side."""
+    """Draw a radar per data set in two columns; the legend fills the free place of an odd number."""
     datasets = sorted(set(data["dataset"]))
     across = min(_ACROSS, len(datasets))
     down = -(-len(datasets) // across)

@@ -1,4 +1,4 @@
-"""Figure 7: average ranks with a critical-difference diagram, and profiles of the gains of single runs."""
+"""Figure 7: critical-difference diagram of average ranks, and performance profiles of single runs."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ PROFILE = ("backbone", "seed", "gain", "share", "low", "high", "runs", "tasks")
 COLUMNS = ("panel", "dataset", "method", *RANKS, *PROFILE)
 _TASK = ["dataset", "backbone", "environment"]
 _INSIDE = 0.02
-"""Share of the runs beyond each end of the axis of gains, lest a failed training sets its scale."""
+"""Fraction of runs beyond each end of the axis of gains, so that outliers do not set its scale."""
 
 
 def data(study: Study) -> pd.DataFrame:
-    """The rows of both panels, told apart by ``panel``.
+    """Return the rows of both panels, "ranks" and "profile", in the column ``panel``.
 
-    "ranks": average ranks over the blocks, pairs of data set and backbone; the same in a row for each data
-    set. ``cliques`` lists the methods that do not differ, as JSON; methods that do not count have no rank.
-    "profile": a row per run of a task, a data set and backbone in one environment, in which all methods and
-    `none` have runs. ``gain`` is relative to the mean of `none` in the task, and ``share`` of the method's
-    runs, with its band, gain at least as much.
+    "ranks": average ranks over blocks (pairs of data set and backbone), repeated for each data set.
+    ``cliques`` is JSON with the groups of methods that do not differ; methods that are not ranked have NaN.
+    "profile": a row per run of a task (data set and backbone in one environment) in which all methods and
+    `none` have runs. ``gain`` is relative to the mean of `none` in the task; ``share``, with its band, is the
+    fraction of the method's runs with at least this gain.
     """
     scores = clean(study.scores())
     scores = scores[scores["metric"] == METRIC]
@@ -93,31 +93,31 @@ def _profile_rows(scores: pd.DataFrame, methods: Sequence[str]) -> list[dict[str
 
 
 def caption(data: pd.DataFrame) -> str:
-    """What is shown, what is inside the noise, and what does not count."""
+    """Return the caption: contents, tests, and what is left out."""
     ranked = data[data["panel"] == "ranks"].drop_duplicates("method")
     first, dropped = ranked.iloc[0], ranked[ranked["rank"].isna()]["method"].tolist()
     blocks = count_range(ranked["blocks"].astype(int), "block")
     texts = [
-        f"(a) Average rank in MAE on the test split over n = {blocks}, the pairs of data set and backbone (1 "
-        "is best)."
+        f"(a) Average rank in MAE on the test split (1 is best) over n = {blocks}; a block is a pair of data "
+        "set and backbone."
     ]
     if math.isnan(first["p"]):
-        texts.append("With one seed or one block nothing is tested, and the ranks may be noise.")
+        texts.append("Tests need two seeds and two blocks; the ranks may be noise.")
     elif first["p"] > LEVEL:
         texts.append(
-            f"Friedman's test finds no difference beyond the noise (p = {first['p']:.2g}): one bar joins all."
+            f"Friedman's test finds no significant difference (p = {first['p']:.2g}); one bar joins all."
         )
     else:
         p = "p < 0.001" if first["p"] < 0.001 else f"p = {first['p']:.2g}"
         texts.append(
-            f"Friedman's test: {p}; bars join methods that Nemenyi's test does not tell "
-            f"apart (critical difference CD = {first['difference']:.2f} at {LEVEL:g}; Demsar 2006)."
+            f"Friedman's test: {p}; bars join methods that do not differ by Nemenyi's test "
+            f"(critical difference CD = {first['difference']:.2f} at {LEVEL:g}; Demsar 2006)."
         )
     if first["blocks_left_out"]:
         lost = count_range(ranked["blocks_left_out"].astype(int), "block")
         texts.append(f"Left out: {lost} without a seed that all methods have.")
     if dropped:
-        texts.append(f"Not ranked, as most blocks lack it: {', '.join(dropped)}.")
+        texts.append(f"Not ranked, because absent from most blocks: {', '.join(dropped)}.")
     return " ".join([*texts, _profile_caption(data[data["panel"] == "profile"])])
 
 
@@ -126,21 +126,22 @@ def _profile_caption(runs: pd.DataFrame) -> str:
         return f"(b) is empty: no pair of data set and backbone has runs of all methods and of {BASELINE}."
     counts = count_range(runs.groupby("method")["runs"].first().astype(int), "run")
     tasks = count_range(runs["tasks"].astype(int), "pair")
-    band = "Without two seeds no uncertainty can be given."
+    band = "With one seed no uncertainty can be given."
     if runs["low"].notna().any():
         band = (
-            "Bands: pointwise 95% bootstrap intervals over seeds within the pairs, too narrow for a handful "
-            "of seeds; where they overlap, the difference may be inside the noise."
+            "Bands: pointwise 95% bootstrap intervals over seeds within the pairs, too narrow for few seeds; "
+            "where they overlap, the difference may be inside the noise."
         )
     return (
-        f"(b) Share of the runs, a mean over {tasks} of data set and backbone ({counts} per method), that "
-        f"have at least the gain τ in MAE, relative to the mean of {BASELINE} in the pair (Agarwal et al. "
-        f"2021); further right and up is better. {BASELINE} itself shows how far its seeds differ. {band}"
+        f"(b) Fraction of runs with a gain in MAE of at least τ, averaged over {tasks} of data set and "
+        f"backbone ({counts} per method); gains are relative to the mean of {BASELINE} in the pair (Agarwal "
+        f"et al. 2021). Further right and up is better. The curve of {BASELINE} shows its spread over seeds. "
+        f"{band}"
     )
 
 
 def critical_differences(data: pd.DataFrame, ax: Axes, labels: Sequence[str]) -> None:
-    """Draw average ranks, and bars that join what does not differ (Demsar 2006); data: of panel "ranks"."""
+    """Draw average ranks, with bars that join methods that do not differ. data: rows of panel "ranks"."""
     rows = data.drop_duplicates("method").dropna(subset="rank").sort_values("rank", kind="stable")
     names, places = rows["method"].tolist(), rows["rank"].tolist()
     groups = [[places[names.index(name)] for name in group] for group in json.loads(rows["cliques"].iloc[0])]
@@ -164,7 +165,7 @@ def critical_differences(data: pd.DataFrame, ax: Axes, labels: Sequence[str]) ->
 
 
 def _scale(ax: Axes, count: int, difference: float) -> None:
-    """The axis of ranks on top, with the critical difference above it."""
+    """Draw the axis of ranks on top, with the critical difference above it."""
     ax.set_xlim(0.7, count + 0.3)
     ax.spines["left"].set_visible(False)
     ax.spines["bottom"].set_visible(False)
@@ -183,14 +184,14 @@ def _scale(ax: Axes, count: int, difference: float) -> None:
 
 
 def profiles(data: pd.DataFrame, ax: Axes, labels: Sequence[str]) -> None:
-    """Draw shares of runs against gains; data: of panel "profile"."""
+    """Draw fractions of runs against gains. data: the rows of panel "profile"."""
     low, high = data["gain"].quantile([_INSIDE, 1 - _INSIDE])
     margin = 0.08 * (high - low) or 0.01
     low, high = min(low, 0) - margin, max(high, 0) + margin
     ax.axvline(0, color="black", linewidth=0.6, zorder=0)
     for method in style.ordered(data["method"]):
         curve = data[data["method"] == method].sort_values("gain").drop_duplicates("gain")
-        # Up to the least gain all runs have it, beyond the largest none has.
+        # The fraction is 1 up to the smallest gain and 0 beyond the largest.
         taus = [min(low, curve["gain"].iloc[0]), *curve["gain"], max(high, curve["gain"].iloc[-1])]
         shade = style.colour(method, labels)
         ax.step(taus, [1.0, *curve["share"], 0.0], where="pre", color=shade, linewidth=1,
@@ -210,7 +211,7 @@ def profiles(data: pd.DataFrame, ax: Axes, labels: Sequence[str]) -> None:
 
 
 def draw(data: pd.DataFrame, title: str, command: Command) -> Drawing:
-    """Ranks at the left, profiles at the right."""
+    """Draw ranks on the left and profiles on the right."""
     ranked, runs = (data[data["panel"] == name] for name in ("ranks", "profile"))
     labels = style.ordered(data.loc[data["rank"].notna() | data["gain"].notna(), "method"])
     size = (style.PAGE, 2.1 + 0.12 * len(labels))
@@ -219,7 +220,7 @@ def draw(data: pd.DataFrame, title: str, command: Command) -> Drawing:
     critical_differences(ranked, left, labels)
     left.set_title("(a) average rank in MAE, 1 is best", loc="left")
     if runs.empty:
-        style.say(right, f"No data set and backbone has runs of all methods and of {BASELINE}.")
+        style.say(right, f"No pair of data set and backbone has runs of all methods and of {BASELINE}.")
     else:
         profiles(runs, right, labels)
     right.set_title("(b) gains of single runs", loc="left")
@@ -233,6 +234,6 @@ FIGURE = Figure(
     caption=caption,
     data=data,
     draw=draw,
-    missing="There are no two methods with runs of the same data set, backbone and seed.",
+    missing="No two methods have runs with the same data set, backbone and seed.",
     fill="make benchmark",
 )

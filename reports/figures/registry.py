@@ -1,4 +1,4 @@
-"""The figures of the report in their order."""
+"""The report's figures in order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How figures look and are written: sizes, one colour per method, placeholders, bytes that never change."""
+"""Style and output of figures: sizes, one colour per method, placeholders, reproducible files."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ COLUMN, PAGE = 3.4, 7.0
 """Widths in inches of a column and of a page of a two-column paper."""
 ENDINGS = ("pdf", "svg", "png")
 POLARITY = {"negative": "#2166ac", "neutral": "#8c8c8c", "positive": "#b2182b"}
-"""Colours of the sign of a label, apart for all common kinds of colour blindness."""
+"""Sign of a label -> colour, distinguishable with all common kinds of colour blindness."""
 
-# Okabe and Ito's palette (2008), with grey, and one of Paul Tol's.
+# The palette of Okabe and Ito (2008), grey, and a colour of Paul Tol's palettes.
 _COLOURS = {
     "none": "#000000",
     "duplicate": "#7f7f7f",
@@ -67,15 +67,15 @@ _RC = {
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """The settings under which all figures are drawn; those of the caller come back."""
+    """Apply the style of all figures within the block, and restore the caller's settings afterwards."""
     with matplotlib.rc_context({**matplotlib.rcParamsDefault, "backend": "Agg", **_RC}):
         yield
 
 
 def colour(label: str, labels: Sequence[str] = ()) -> str:
-    """The colour of a method, the same in every figure; variants have that of their method.
+    """Return the colour of a method, the same in every figure; variants share their method's colour.
 
-    labels: all that the figure shows, for methods that are none of the project's own.
+    labels: all methods of the figure; needed only for methods that are not part of this project.
     """
     base = base_method(label)
     others = sorted({base_method(name) for name in (*labels, label)} - set(_COLOURS))
@@ -83,19 +83,19 @@ def colour(label: str, labels: Sequence[str] = ()) -> str:
 
 
 def marker(label: str, labels: Sequence[str] = ()) -> str:
-    """A method's marker, so that colour is not all that tells methods apart."""
+    """Return a method's marker, which distinguishes methods without colour. labels: see `colour`."""
     bases = [*_COLOURS, *sorted({base_method(name) for name in (*labels, label)} - set(_COLOURS))]
     return _MARKERS[bases.index(base_method(label)) % len(_MARKERS)]
 
 
 def dashes(label: str, labels: Sequence[str]) -> str:
-    """A line style that tells variants of one method apart; labels: all that the figure shows."""
+    """Return a line style that distinguishes variants of a method. labels: all methods of the figure."""
     variants = [name for name in dict.fromkeys(labels) if base_method(name) == base_method(label)]
     return _DASHES[variants.index(label) % len(_DASHES)]
 
 
 def ordered(labels: Iterable[str]) -> list[str]:
-    """Methods as all figures list them: ``none`` first, then those of the literature, then others by name."""
+    """Sort methods as in all figures: ``none`` first, then the project's methods, then others by name."""
     known = list(_COLOURS)
     places = {
         name: known.index(base) if (base := base_method(name)) in known else len(known) for name in labels
@@ -104,12 +104,12 @@ def ordered(labels: Iterable[str]) -> list[str]:
 
 
 def wrapped(text: object, width: int = 40) -> str:
-    """A name of any length as it stands, in lines of at most this many characters."""
+    """Wrap a name to lines of at most ``width`` characters, without mathtext."""
     return plain("\n".join(textwrap.wrap(str(text), width)))
 
 
 def look(label: str, labels: Sequence[str]) -> dict[str, Any]:
-    """How a method's line looks. labels: all that the figure shows."""
+    """Return a method's line properties. labels: all methods of the figure."""
     return {
         "color": colour(label, labels),
         "marker": marker(label, labels),
@@ -118,18 +118,18 @@ def look(label: str, labels: Sequence[str]) -> dict[str, Any]:
 
 
 def method_handles(labels: Sequence[str]) -> list[Line2D]:
-    """What a legend shows of methods."""
+    """Return a legend handle per method."""
     return [Line2D([], [], label=wrapped(label), **look(label, labels)) for label in labels]
 
 
 def dataset_grid(
     title: str, datasets: Iterable[str], kinds: Sequence[str], height: tuple[float, float], **options: Any
 ) -> tuple[Figure, list[tuple[str, dict[str, Axes]]]]:
-    """Axes with a column per data set and a row per kind of panel; more than four data sets go on below.
+    """Create axes with a column per data set (at most four per row) and a row per kind of panel.
 
     Args:
         height: inches of the figure without rows, and of each row.
-        options: of `plt.subplots`.
+        options: keyword arguments of `plt.subplots`.
 
     Returns:
         The figure, and for each row its kind and data set -> axes.
@@ -150,7 +150,7 @@ def dataset_grid(
 
 
 def legend(figure: Figure, handles: Sequence[Artist]) -> None:
-    """The one legend of a figure, below its axes, in as many columns as have room."""
+    """Draw a figure's legend below its axes, in as many columns as fit."""
     widest = max(len(line) for handle in handles for line in str(handle.get_label()).splitlines())
     columns = max(1, int(16 * figure.get_figwidth() / (widest + 7)))
     rows = -(-len(handles) // columns)
@@ -158,29 +158,29 @@ def legend(figure: Figure, handles: Sequence[Artist]) -> None:
 
 
 def polarity(label: float) -> str:
-    """The sign of a label, as a key of ``POLARITY``."""
+    """Return the sign of a label as a key of ``POLARITY``."""
     return "neutral" if label == 0 else "positive" if label > 0 else "negative"
 
 
 def lighter(shade: str, share: float = 0.6) -> str:
-    """A colour with this share of white. shade: #rrggbb."""
+    """Mix a colour (#rrggbb) with white. share: fraction of white."""
     parts = (int(shade[i : i + 2], 16) for i in (1, 3, 5))
     return "#" + "".join(f"{round(part + (255 - part) * share):02x}" for part in parts)
 
 
 def plain(text: object) -> str:
-    """Any text as it stands: matplotlib takes what stands between dollar signs for mathematics."""
+    """Escape dollar signs, which matplotlib would read as mathtext."""
     return str(text).replace("$", r"\$")
 
 
 def set_title(figure: Figure, title: str) -> None:
-    """Put a title above a figure, in as many lines as it needs."""
+    """Set a figure's title, wrapped to its width."""
     lines = textwrap.wrap(title, max(30, int(17 * figure.get_figwidth())))
     figure.suptitle(plain("\n".join(lines)), fontsize=8)
 
 
 def say(ax: Axes, text: str, columns: int = 44) -> Axes:
-    """Fill axes that have nothing to show with a sentence (and the command that changes it)."""
+    """Fill empty axes with a sentence, such as the command that produces their data."""
     ax.set_axis_off()
     lines = wrapped_lines(text, columns)
     size = 7 if len(lines) <= 9 else 4.5
@@ -191,12 +191,12 @@ def say(ax: Axes, text: str, columns: int = 44) -> Axes:
 
 
 def wrapped_lines(text: str, columns: int) -> list[str]:
-    """The lines of a text, none longer than this."""
+    """Wrap a text to lines of at most ``columns`` characters."""
     return [part for line in text.splitlines() for part in textwrap.wrap(line, columns) or [""]]
 
 
 def placeholder(title: str, reason: str, fill: str) -> Figure:
-    """A figure that holds nothing but what is missing and the command that fills it."""
+    """Create a figure that shows only what is missing and the command that produces it."""
     text = f"{reason}\n\n{fill}"
     width, columns = (COLUMN, 44) if len(fill) <= 80 else (PAGE, 96)
     lines = len(wrapped_lines(text, columns))
@@ -217,7 +217,7 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     paths = [folder / f"{name}.{ending}" for ending in ENDINGS]
     try:
         with warnings.catch_warnings():
-            # Signs that the font lacks are drawn as boxes; to say so of each in each file would be a storm.
+            # Glyphs that the font lacks are drawn as boxes; a warning for each in each file is too much.
             warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from font")
             for path, ending in zip(paths, ENDINGS, strict=True):
                 figure.savefig(path, metadata=metadata[ending])

@@ -1,4 +1,4 @@
-"""Figure 4: how MS-Mix answers to its settings, from the sweeps of delta, xi, alpha and heads."""
+"""Figure 4: effect of MS-Mix's settings, from the sweeps of delta, xi, alpha and heads."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ COLUMNS = (
     *("mean", "low", "high", "test_mae", "test_low", "test_high", "n", "p", "seed", "value", "test_value"),
 )
 FILL = "make sweep PARAM={}"
-_MOST = 12  # values of a setting that a heat map has room for
+_MOST = 12  # values of a setting that fit in a heat map
 _SEED: dict[str, Any] = dict(
     color=style.colour(METHOD), marker=".", markersize=2.5, linewidth=0.5, alpha=0.55
 )
@@ -45,7 +45,7 @@ _RING: dict[str, Any] = dict(
 
 @dataclass(frozen=True)
 class Panel:
-    """What a sweep's panel shows: the settings of its axes and lines, and how people call them."""
+    """The panel of a sweep: settings on its axes and of its lines, and their labels."""
 
     letter: str
     title: str
@@ -65,13 +65,12 @@ PANELS: dict[str, Panel] = {
 
 
 def data(study: Study) -> pd.DataFrame:
-    """A row per seed of each setting of the four sweeps of MS-Mix; one without a seed where there is none.
+    """Return a row per seed of each setting of MS-Mix's four sweeps, or one row if a setting has no seed.
 
-    ``x``, ``y`` and ``line`` are the settings of the panel's axes and lines. ``mean`` is the objective's,
-    with a 95% t interval from three seeds on, ``test_mae`` likewise; ``value`` and ``test_value`` are the
-    seed's.
-    ``shown`` marks the backbone and data set with the most complete settings; ``p`` is that of its sweep,
-    see `reports.trials`.
+    ``x``, ``y`` and ``line`` are the settings of the panel's axes and lines. ``mean`` and ``test_mae`` are
+    means of objective and test MAE, with a 95% t interval from three seeds on; ``value`` and ``test_value``
+    are the seed's. ``shown`` marks the backbone and data set with the most complete settings; ``p`` is the
+    p-value of its sweep, see `reports.stats.settings.Verdict`.
     """
     trials = study.trials[study.trials["sweep"].isin(PANELS) & (study.trials["method"] == METHOD)]
     table = settings_table(trials)
@@ -93,25 +92,25 @@ def data(study: Study) -> pd.DataFrame:
     order = {name: number for number, name in enumerate(PANELS)}
     keys = ["place", "dataset", "backbone", "line", "x", "y", "seed"]
     frame = frame.assign(place=frame["sweep"].map(order)).sort_values(keys, ignore_index=True)
-    shown = frame[frame["shown"] & frame["mean"].notna()]
-    return frame[list(COLUMNS)] if len(shown) else frame[list(COLUMNS)][:0]
+    points = frame[frame["shown"] & frame["mean"].notna()]
+    return frame[list(COLUMNS)] if len(points) else frame[list(COLUMNS)][:0]
 
 
 def _main_pairs(table: pd.DataFrame) -> dict[str, tuple[str, str]]:
-    """The data set and backbone of each sweep that is shown: that with the most complete settings in all."""
+    """Return sweep -> (data set, backbone) to show: the pair with the most complete settings."""
     complete = table[(table["state"] == "complete") & table["objective_value"].notna()]
     totals = complete.groupby(["dataset", "backbone"]).size()
     pairs: dict[str, Any] = {}
     for name, part in complete.groupby("sweep"):
         sizes = part.groupby(["dataset", "backbone"]).size()
-        # Where the favourite of all sweeps has this one, too, the panels go together.
+        # Prefer the pair with the most settings over all sweeps, so that all panels show the same pair.
         favourite = totals.idxmax()
         pairs[str(name)] = favourite if favourite in sizes.index else sizes.idxmax()
     return pairs
 
 
 def _place(panel: Panel, params: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Where a setting stands in its panel; None if it lacks a number that the panel needs."""
+    """Return a setting's position in its panel, or None if it lacks a number for an axis."""
     numbers = [params.get(name) for name in (panel.x, panel.y) if name]
     if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in numbers):
         return None
@@ -122,7 +121,7 @@ def _place(panel: Panel, params: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _summary(row: Mapping[Any, Any]) -> dict[str, float]:
-    """Means and intervals of a setting, these only from ``FEWEST`` seeds on."""
+    """Return means and, from ``FEWEST`` seeds on, intervals of a setting."""
     numbers = {"mean": row["objective_value"], "test_mae": row["test_mae"], "n": row["seeds"]}
     for bound in ("low", "high"):
         enough = row["seeds"] >= FEWEST
@@ -132,7 +131,7 @@ def _summary(row: Mapping[Any, Any]) -> dict[str, float]:
 
 
 def _seeds(numbers: pd.DataFrame, objective: str) -> list[dict[str, Any]]:
-    """The seeds of one setting with their values; one row without a seed where there is none."""
+    """Return the seeds of a setting with their values, or one row without a seed."""
     keyed = numbers.assign(key=numbers["split"] + "/" + numbers["metric"]).dropna(subset="seed")
     wide = keyed.pivot(index="seed", columns="key", values="value").reindex(columns=[objective, "test/mae"])
     rows = [{"seed": seed, "value": value, "test_value": test} for seed, value, test in wide.itertuples()]
@@ -140,28 +139,28 @@ def _seeds(numbers: pd.DataFrame, objective: str) -> list[dict[str, Any]]:
 
 
 def caption(data: pd.DataFrame) -> str:
-    """What is shown, on what, whether it is more than noise, and what is not shown."""
-    shown = data[data["shown"]]
-    complete = shown[(shown["state"] == "complete") & shown["mean"].notna()]
+    """Return the caption: contents, tests, and what is left out."""
+    rows = data[data["shown"]]
+    complete = rows[(rows["state"] == "complete") & rows["mean"].notna()]
     pairs = _pairs(complete)
     seeds = count_range(complete["n"], "seed")
     spread = (
         "bars and, in (b), ± are 95% t intervals"
         if complete["low"].notna().any()
-        else "small dots are single seeds, too few for an interval, lines join the same seed"
+        else "small dots are single seeds (too few for an interval), joined by a line per seed"
     )
     texts = [
-        f"The {objective_label(complete)[:-2]} by settings of MS-Mix with {' and '.join(pairs)}; it alone "
-        f"chooses settings. Mean over n = {seeds}; {spread}; rings and frames mark defaults.",
+        f"The {objective_label(complete)[:-2]}, the only criterion for choosing settings, against settings "
+        f"of MS-Mix with {' and '.join(pairs)}. Mean over n = {seeds}; {spread}; rings, frames: defaults.",
         *_tests(complete),
         *_flat(complete),
     ]
     if (complete["n"] == 0).any():
-        texts.append("Where n = 0, the sweep kept the mean alone.")
+        texts.append("Where n = 0, only the mean is stored.")
     others = sorted(set(_pairs(data[~data["shown"]])) - set(pairs))
     if others:
-        texts.append(f"Sweeps exist for {', '.join(others)}, too, see the tables of sweeps.")
-    lost = shown.drop_duplicates(["sweep", "x", "y", "line"])["state"].value_counts().sort_index()
+        texts.append(f"There are also sweeps for {', '.join(others)}, see the tables of sweeps.")
+    lost = rows.drop_duplicates(["sweep", "x", "y", "line"])["state"].value_counts().sort_index()
     lost = lost[lost.index != "complete"]
     if len(lost):
         counts = " and ".join(f"{count} {state}" for state, count in lost.items())
@@ -170,13 +169,13 @@ def caption(data: pd.DataFrame) -> str:
 
 
 def _pairs(data: pd.DataFrame) -> list[str]:
-    """Backbones and data sets in words."""
+    """Return pairs of backbone and data set in words."""
     pairs = data[["backbone", "dataset"]].drop_duplicates().sort_values(["dataset", "backbone"])
     return [f"{backbone} on {dataset}" for backbone, dataset in pairs.itertuples(index=False)]
 
 
 def _tests(data: pd.DataFrame) -> list[str]:
-    """What the permutation test says of each panel."""
+    """Return sentences with the result of the permutation test for each panel."""
     tested, untested = [], []
     for sweep, p in data.drop_duplicates("sweep")[["sweep", "p"]].itertuples(index=False):
         letter = f"({PANELS[sweep].letter})"
@@ -185,14 +184,14 @@ def _tests(data: pd.DataFrame) -> list[str]:
         else:
             verdict = "more than noise" if p <= LEVEL else "inside the noise"
             tested.append(f"{letter} p {'< 0.001' if p < 0.001 else f'= {p:.2g}'}, {verdict}")
-    texts = [f"Permutation test over seeds of equal settings: {'; '.join(tested)}."] if tested else []
+    texts = [f"Permutation test (null: all settings are equal): {'; '.join(tested)}."] if tested else []
     if untested:
         texts.append(f"No uncertainty can be given for {', '.join(untested)}: too few seeds or settings.")
     return texts
 
 
 def _flat(data: pd.DataFrame) -> list[str]:
-    """Lines whose settings give the same numbers to the last bit, and why where that is known."""
+    """Return sentences on lines whose settings give bit-identical results, with the reason if known."""
     texts = []
     for (sweep, line), part in data.groupby(["sweep", "line"]):
         results = {
@@ -203,13 +202,13 @@ def _flat(data: pd.DataFrame) -> list[str]:
         if len(settings) < 2 or len(results) > 1:
             continue
         name = f"({PANELS[str(sweep)].letter})" + (f" with {line}" if line else "")
-        why = ": one token per modality leaves attention nothing to choose" * (line == "attention=tokens")
-        texts.append(f"{name} is flat to the last bit{why}.")
+        why = ", because attention over one token has no effect" * (line == "attention=tokens")
+        texts.append(f"{name} is exactly constant{why}.")
     return texts
 
 
 def lines(data: pd.DataFrame, ax: Axes, panel: Panel) -> None:
-    """Draw the objective against one setting; where seeds are few, each of them in lighter lines."""
+    """Draw the objective against one setting; with few seeds, also each seed in lighter lines."""
     for number, name in enumerate(line_names(data)):
         part = data[data["line"] == name].sort_values("x")
         curve = part.drop_duplicates("x")
@@ -234,13 +233,13 @@ def lines(data: pd.DataFrame, ax: Axes, panel: Panel) -> None:
 
 
 def line_names(data: pd.DataFrame) -> list[str]:
-    """The lines of a panel or figure, that of the defaults first."""
+    """Return the names of the lines of a panel or figure, with the default's line first."""
     usual = set(data.loc[data["default"], "line"])
     return sorted(set(data["line"]), key=lambda name: (name not in usual, name))
 
 
 def line_look(number: int) -> dict[str, Any]:
-    """How a panel's first, second, ... line looks."""
+    """Return the properties of a panel's line by its index."""
     return {
         "color": style.colour(METHOD),
         "linestyle": ("-", "--", ":", "-.")[number % 4],
@@ -249,14 +248,14 @@ def line_look(number: int) -> dict[str, Any]:
 
 
 def objective_label(data: pd.DataFrame) -> str:
-    """The objective as an axis names it."""
+    """Return the axis label of the objective, with an arrow for its better direction."""
     split, _, metric = str(data["objective"].iloc[0]).partition("/")
     name = METRIC_NAMES.get(metric, metric)
     return f"{'validation' if split == 'valid' else split} {name} {'↓↑'[DIRECTION.get(metric, 1) > 0]}"
 
 
 def heat_map(data: pd.DataFrame, ax: Axes, panel: Panel) -> None:
-    """Draw the objective over two settings: dark is better; a setting without a result stays white."""
+    """Draw the objective over two settings: darker is better, white has no result."""
     table = data.drop_duplicates(["x", "y"])
     xs, ys = sorted(set(table["x"])), sorted(set(table["y"]))
     sign = DIRECTION[str(table["objective"].iloc[0]).partition("/")[2]]
@@ -280,7 +279,7 @@ def heat_map(data: pd.DataFrame, ax: Axes, panel: Panel) -> None:
 
 
 def _cell(ax: Axes, row: Mapping[Any, Any], place: tuple[int, int], shade: np.ndarray) -> None:
-    """The numbers of one setting, and the frame of the default."""
+    """Write the numbers of one setting, and frame the default."""
     text = f"{row['mean']:.3f}"
     if not math.isnan(row["low"]):
         text += f"\n±{(row['high'] - row['low']) / 2:.3f}"
@@ -293,7 +292,7 @@ def _cell(ax: Axes, row: Mapping[Any, Any], place: tuple[int, int], shade: np.nd
 
 
 def draw(data: pd.DataFrame, title: str, command: Command) -> Drawing:
-    """The four panels; a sweep that was not run says how to run it."""
+    """Draw the four panels; the panel of a missing sweep shows the command that runs it."""
     complete = data[data["shown"] & (data["state"] == "complete") & data["mean"].notna()]
     figure, axes = plt.subplots(2, 2, figsize=(style.PAGE, 4.9))
     pairs = _pairs(complete)
@@ -326,6 +325,6 @@ FIGURE = Figure(
     caption=caption,
     data=data,
     draw=draw,
-    missing="No sweep of delta, xi, alpha or heads has a complete setting; each has a panel.",
+    missing="No sweep of delta, xi, alpha or heads has a complete setting.",
     fill=FILL.format("delta"),
 )

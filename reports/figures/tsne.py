@@ -1,4 +1,4 @@
-"""Figure 3: t-SNE of clean and mixed latents, MS-Mix against PowMix."""
+"""Figure 3: t-SNE of clean and mixed latents of MS-Mix and PowMix."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from reports.study import Study
 COLUMNS = ("dataset", "backbone", "seed", "method", "kind", "x", "y", "label", "perplexity")
 PREFERRED = ("ms_mix", "powmix")
 MOST = 512
-"""Points of each kind that are embedded."""
+"""Most points of each kind that are embedded."""
 
 
 def embedded(study: Study) -> pd.DataFrame:
-    """The data of Figure 3: a row per latent of at most two methods that mix.
+    """Return the data of Figure 3: a row per latent of at most two methods that mix.
 
-    Shown is where most of ``PREFERRED`` are sampled; where one of them keeps no mixed latents, the next
-    method is.
+    The data set, backbone and seed are those with the most of ``PREFERRED``; another method replaces a
+    preferred one without mixed latents.
     """
     runs = sampled_runs(study)
     preferred = runs["method"].isin(PREFERRED).astype(int).groupby([runs[name] for name in PLACE], sort=False)
@@ -46,7 +46,7 @@ def embedded(study: Study) -> pd.DataFrame:
 
 
 def _embed(samples: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """One run's points, clean ones first; none where it keeps no mixed latents or too few for t-SNE."""
+    """Return a run's points, clean ones first; empty without mixed latents or with too few for t-SNE."""
     rows = {kind: [array[:MOST] for array in stacked(samples, kind)] for kind in KINDS}
     clean, mixed = rows["clean"][0], rows["mixed"][0]
     points = tsne(standardised(np.vstack([clean, mixed]), *scaling(clean))) if len(mixed) else mixed
@@ -64,7 +64,7 @@ def _embed(samples: Mapping[str, np.ndarray]) -> pd.DataFrame:
 
 
 def caption(data: pd.DataFrame) -> str:
-    """What Figure 3 shows, from its data."""
+    """Return the caption of Figure 3."""
     if data.empty:
         return ""
     first = data.iloc[0]
@@ -75,18 +75,17 @@ def caption(data: pd.DataFrame) -> str:
     ]
     return (
         f"Clean and mixed latents of training clips of {first.dataset} under {first.backbone}, seed "
-        f"{first.seed} ({'; '.join(counts)}). One t-SNE for each method, of its clean and mixed latents "
-        "together: the vectors "
-        "of text, audio and vision side by side, standardised by the clean ones; begun at the first two "
-        "principal components, with a fixed seed. Colour: the sign of the label, for mixed latents that of "
-        "the mixed label; mixed ones are light with an outline. t-SNE keeps neighbours together; distances "
-        "between groups, their sizes and densities, and directions mean nothing, axes have no units, and "
-        "panels cannot be compared point by point. One network for each method (n = 1 seed)."
+        f"{first.seed} ({'; '.join(counts)}). Each method has one t-SNE of its clean and mixed latents "
+        "together: the vectors of text, audio and vision are concatenated and standardised by the clean "
+        "latents. It is initialised with the first two principal components and uses a fixed seed. Colour: "
+        "sign of the label, for mixed latents of the mixed label; mixed latents are light with an outline. "
+        "t-SNE preserves neighbourhoods; distances between groups, their sizes and densities, and directions "
+        "have no meaning, and panels cannot be compared point by point. One network per method (n = 1 seed)."
     )
 
 
 def draw(data: pd.DataFrame, title: str, command: Command) -> Drawing:
-    """A panel per method, without axes: they have no units."""
+    """Draw a panel per method, without axes, because they have no units."""
     methods = list(dict.fromkeys(data["method"]))
     wide = style.PAGE if len(methods) > 1 else style.COLUMN
     figure, grid = plt.subplots(1, len(methods), squeeze=False, figsize=(wide, 3.9))
@@ -135,6 +134,6 @@ FIGURE = Figure(
     caption=caption,
     data=embedded,
     draw=draw,
-    missing="No finished run of a method that mixes keeps latents.",
+    missing="No finished run of a mixing method stores latents.",
     fill="make benchmark ARGS='methods=[none,powmix,ms_mix]'",
 )

@@ -1,1 +1,1 @@
-"""The report's page: what a study says, every table and figure, in one HTML file."""
+"""The report's page: one HTML file with the summary, all tables and all figures of a study."""

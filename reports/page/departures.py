@@ -1,4 +1,4 @@
-"""The departures from papers and references that the cards of methods and backbones name as NOTE[DIFF]."""
+"""Departures from papers and reference code, collected from the NOTE[DIFF] marks in cards."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MARK = "NOTE[DIFF]"
 
 
 def departures(methods: Iterable[str], backbones: Iterable[str]) -> list[tuple[str, list[str]]]:
-    """Title and notes of each method and backbone among these names (variants count as their method)."""
+    """Return title and notes of each method and backbone; variants count as their method."""
     entries: list[Any] = [METHODS[m] for m in sorted({base_method(m) for m in methods}) if m in METHODS]
     entries += [BACKBONES[b] for b in sorted({base_method(b) for b in backbones}) if b in BACKBONES]
     notes = [(entry.title, [note for card in _cards(entry) for note in notes_of(card)]) for entry in entries]
@@ -22,7 +22,7 @@ def departures(methods: Iterable[str], backbones: Iterable[str]) -> list[tuple[s
 
 
 def notes_of(card: str) -> list[str]:
-    """The notes of a card (a module's docstring) as a line each; one ends at the next or at a blank line."""
+    """Return the notes of a card (a module docstring); each ends at the next note or at a blank line."""
     notes: list[str] = []
     inside = False
     for line in card.splitlines():
@@ -35,7 +35,7 @@ def notes_of(card: str) -> list[str]:
 
 
 def _cards(entry: type) -> list[str]:
-    """The docstring of the entry's module, and of those of the same package that it is made of."""
+    """Return the docstrings of the entry's module and of modules in its package that it imports from."""
     module = sys.modules[entry.__module__]
     package = module.__name__.partition(".")[0]
     parts: dict[str, Any] = {module.__name__: module}

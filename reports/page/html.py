@@ -1,6 +1,6 @@
-"""A report as one HTML file that needs no network, no other file and no date, made from `template.html`.
+"""Renderer of the report's page: `template.html` filled in as one self-contained HTML file without a date.
 
-`page` only shows: all numbers, sentences and drawings come ready with the `Report`.
+`page` only formats; the `Report` already holds all numbers, sentences and drawings.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from reports.study import STATES
 from reports.tables.table import BEST, SECOND, Column, Part, Table, Value
 
 LIMIT = 9_500_000
-"""Bytes of a page; the largest figures that exceed it are linked instead of shown."""
+"""Most bytes of a page; beyond this limit, the largest figures are linked instead of embedded."""
 MOST_CHOICES = 30
 HEAD = "Method"
 WIDE = 620
-"""Pixels from which a figure spans the page."""
+"""Width in pixels above which a figure spans the page."""
 
 _ADDRESS = re.compile(r"https?://[^\s\\]+|(?!/)[^:/?#\s\\]*([/?#][^\s\\]*)?", re.IGNORECASE)
 _SPREAD = re.compile(r"(.*\S) (± \S.*)")
 _SVG = re.compile(r"<svg\b[^>]*>")
 _LENGTH = re.compile(r'\s(width|height)="(\d+\.?\d*)(pt|px|)"')
-# Text of 8 points, as in a paper's figure, is small on a screen.
+# Figures use 8-point text as in papers, which is small on a screen.
 _ENLARGED = {"pt": 1.3 * 4 / 3, "px": 1.3, "": 1.3}
 
 
 @dataclass(frozen=True)
 class PageFigure:
-    """A figure. files: ending -> relative address; placeholder: it only says what is missing."""
+    """A figure. files: ending -> relative address. placeholder: whether it only names missing data."""
 
     name: str
     title: str
@@ -50,7 +50,7 @@ class PageFigure:
 
 @dataclass(frozen=True)
 class Failure:
-    """A cell without a result; link: to its run, or empty."""
+    """A cell without a result. link: address of its run, or empty."""
 
     cell: str
     state: str
@@ -60,11 +60,11 @@ class Failure:
 
 @dataclass(frozen=True)
 class Report:
-    """All that a page shows, as plain text.
+    """The contents of a page as plain text.
 
-    synthetic: follows the title, see `reports.study.Study.stand_in`. counts: cells in each state;
-    requested_note stands under them. summary: sentences. notes: headings and their sentences. runs_link: to
-    all runs of the study. table_files: name of a table -> ending -> relative address.
+    synthetic: suffix of the title, see `reports.study.Study.stand_in`. counts: state -> number of cells.
+    requested_note: text below the counts. summary: sentences. notes: headings and their sentences.
+    runs_link: address of all runs of the study. table_files: name of a table -> ending -> relative address.
     """
 
     title: str
@@ -84,7 +84,7 @@ class Report:
 
 @dataclass(frozen=True)
 class PageColumn:
-    """A column. head: it names the rows; ordered: some value has an order; choice: the number of its menu."""
+    """A column. head: names the rows. ordered: some value has an order. choice: index of its filter menu."""
 
     title: str
     number: bool
@@ -99,12 +99,12 @@ class PageColumn:
 
     @property
     def classes(self) -> str:
-        """The classes of its cells."""
+        """The CSS classes of the column's cells."""
         return " ".join(["n"] * self.number + ["head"] * self.head)
 
 
 def page(report: Report) -> str:
-    """The text of index.html; the same report gives the same text."""
+    """Render index.html; the same report gives the same text."""
     svgs = [f.svg.encode("utf-8", "replace") if isinstance(f.svg, str) else f.svg for f in report.figures]
     images = {i: f"data:image/svg+xml;base64,{b64encode(svg).decode()}" for i, svg in enumerate(svgs)}
     text = _render(report, images)
@@ -148,22 +148,22 @@ def _environment() -> Environment:
 
 
 def printable(value: object) -> str:
-    """A value as one line of plain text, with what one cannot see of it spelt out; markup as it is."""
+    """Return a value as one line of text with invisible characters escaped; markup is unchanged."""
     return value if isinstance(value, Markup) else visible(" ".join(str(value).split()))
 
 
 def linkable(address: str) -> bool:
-    """Whether an address is of the web, or of a file beside the page, and all of it can be seen."""
+    """Return whether an address is http(s) or a relative path, without invisible characters."""
     return bool(address and _ADDRESS.fullmatch(address)) and visible(address) == address
 
 
 def sha256(text: str) -> str:
-    """The hash of a text as a content security policy has it."""
+    """Return the base64 SHA-256 of a text, as a content security policy expects it."""
     return b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def choices(table: Table) -> dict[str, list[str]]:
-    """Columns of names that repeat, and their names in the order of the table."""
+    """Return title -> distinct values, in order, of each text column that gets a filter menu."""
     names: dict[str, list[str]] = {}
     for part in table.parts:
         for index, column in enumerate(part.columns):
@@ -175,7 +175,7 @@ def choices(table: Table) -> dict[str, list[str]]:
 
 
 def page_columns(part: Part, menus: Iterable[str]) -> list[PageColumn]:
-    """The columns of a part. menus: titles of the columns that have a menu, see `choices`."""
+    """Return the columns of a part. menus: titles of the columns with a filter menu, see `choices`."""
     titles, numbers = [column.title for column in part.columns], {title: i for i, title in enumerate(menus)}
     head = titles.index(HEAD) if HEAD in titles else 0
     rows = [row for group in part.groups for row in group]
@@ -192,8 +192,8 @@ def page_columns(part: Part, menus: Iterable[str]) -> list[PageColumn]:
 
 
 def sort_key(value: Value, column: PageColumn) -> tuple[str, str]:
-    """What the script sorts a value by: "n" and a number, "t" and a text, or "", which stays last."""
-    # A column of names that gives no order is sorted by what it shows.
+    """Return the sort key for the script: ("n", number), ("t", text), or ("", ""), which sorts last."""
+    # A text column without an order is sorted by its text.
     return _key(value.order if column.ordered else None if column.number else value.text)
 
 
@@ -206,14 +206,14 @@ def _key(order: float | str | None) -> tuple[str, str]:
 
 
 def mean_and_spread(value: Value, column: PageColumn) -> tuple[str, str]:
-    """The text of a value, and apart from it the ``± ...`` of a number that has one."""
+    """Split the text of a number into its mean and ``± ...``; the latter is empty if there is none."""
     text = printable(value.text)
     spread = _SPREAD.fullmatch(text) if column.number else None
     return (spread[1], spread[2]) if spread else (text, "")
 
 
 def screen_size(svg: str | bytes) -> tuple[int, int] | None:
-    """Width and height of a drawing on the screen, so that nothing moves while the page is read."""
+    """Return a drawing's width and height in CSS pixels, or None; they prevent layout shifts on loading."""
     start = svg[:10_000]
     tag = _SVG.search(start if isinstance(start, str) else start.decode("utf-8", "replace"))
     sides = {name: _ENLARGED[unit] * float(n) for name, n, unit in _LENGTH.findall(tag[0] if tag else "")}
@@ -222,6 +222,6 @@ def screen_size(svg: str | bytes) -> tuple[int, int] | None:
 
 
 def _ids(kind: str, names: Iterable[str]) -> list[str]:
-    """Different ids of elements, the same for the same names."""
+    """Return a unique and reproducible element id for each name."""
     ids = [f"{kind}-{re.sub(r'[^A-Za-z0-9_-]+', '-', name)[:80]}" for name in names]
     return [name if ids.index(name) == i else f"{name}.{i}" for i, name in enumerate(ids)]

@@ -4,7 +4,7 @@
   const root = document.documentElement;
   const all = (selector, within = document) => [...within.querySelectorAll(selector)];
 
-  // A page opened from an artifact viewer may have no storage.
+  // Storage may be unavailable, for example in MLflow's artifact viewer.
   function recall() {
     try {
       return localStorage.getItem(KEY);
@@ -17,7 +17,7 @@
     try {
       localStorage.setItem(KEY, theme);
     } catch {
-      // The choice then lasts as long as the page.
+      // Without storage, the choice is lost on reload.
     }
   }
 
@@ -26,14 +26,14 @@
   function startTheme(button) {
     const say = () => (button.textContent = `Theme: ${root.dataset.theme}`);
     button.addEventListener("click", () => {
-      // The first step is the one that changes what is seen.
+      // From "auto", the first click switches to the theme that is not shown.
       const others = matchMedia("(prefers-color-scheme: dark)").matches ? ["light", "dark"] : ["dark", "light"];
       const order = ["auto", ...others];
       setTheme(order[(order.indexOf(root.dataset.theme) + 1) % order.length]);
       remember(root.dataset.theme);
       say();
     });
-    // A report that is open beside this one follows.
+    // Reports open in other tabs change their theme, too.
     addEventListener("storage", () => {
       setTheme(recall());
       say();
@@ -99,10 +99,10 @@
     }
 
     function fits(row, terms, picks) {
-      const told = wordsOf(row);
+      const text = wordsOf(row);
       return (
         picks.every(([index, value]) => index !== undefined && row.cells[index].textContent === value) &&
-        terms.every((term) => told.includes(term))
+        terms.every((term) => text.includes(term))
       );
     }
 
@@ -116,11 +116,11 @@
         rows.forEach((row) => (row.hidden = !fits(row, terms, picks)));
         return rows.filter((row) => !row.hidden).length;
       });
-      const shown = counts.reduce((sum, count) => sum + count, 0);
-      tables.forEach((table, part) => (table.parentElement.hidden = shown > 0 && counts[part] === 0));
+      const visible = counts.reduce((sum, count) => sum + count, 0);
+      tables.forEach((table, part) => (table.parentElement.hidden = visible > 0 && counts[part] === 0));
       const filtered = terms.length + chosen.length > 0;
       const noun = total === 1 ? "row" : "rows";
-      status.textContent = filtered ? `${shown} of ${total} ${noun}` : `${total} ${noun}`;
+      status.textContent = filtered ? `${visible} of ${total} ${noun}` : `${total} ${noun}`;
       status.classList.toggle("filtered", filtered);
       clear.hidden = !filtered;
     }
@@ -161,11 +161,11 @@
     };
     const keys = { "+": acts.in, "=": acts.in, "-": acts.out, 0: acts.fit };
 
-    function open(figure, shown) {
+    function open(figure, picture) {
       dialog.querySelector("h2").textContent = figure.querySelector("h3").textContent;
-      base = { width: shown.clientWidth, height: shown.clientHeight };
-      image.src = shown.src;
-      image.alt = shown.alt;
+      base = { width: picture.clientWidth, height: picture.clientHeight };
+      image.src = picture.src;
+      image.alt = picture.alt;
       view.replaceChildren(image);
       dialog.showModal();
       view.focus();
@@ -176,7 +176,7 @@
     dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
     dialog.addEventListener("keydown", (event) => !event.ctrlKey && !event.metaKey && keys[event.key]?.());
     view.addEventListener("pointermove", (event) => {
-      // A finger scrolls by itself.
+      // The browser already scrolls on touch.
       if (event.pointerType === "mouse" && event.buttons === 1) view.scrollBy(-event.movementX, -event.movementY);
     });
     view.addEventListener("wheel", (event) => {
@@ -185,11 +185,11 @@
       resize(scale * (event.deltaY < 0 ? 1.1 : 1 / 1.1));
     }, { passive: false });
     for (const figure of all("figure")) {
-      const shown = figure.querySelector("img");
+      const picture = figure.querySelector("img");
       const button = figure.querySelector(".zoom");
-      if (!shown || !button) continue;
+      if (!picture || !button) continue;
       button.hidden = false;
-      [button, shown].forEach((part) => part.addEventListener("click", () => open(figure, shown)));
+      [button, picture].forEach((part) => part.addEventListener("click", () => open(figure, picture)));
     }
   }
 

@@ -1,4 +1,4 @@
-"""The files of a study's report: its tables, figures with their data, and the page."""
+"""Writer of a study's report: tables, figures with their data, and the page."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ FOLDERS = ("tables", "figures", "data")
 REAL = ("mosi", "mosei", "sims", "simsv2")
 ORDER = (*REAL, *(f"synthetic_{name}" for name in REAL), *BACKBONES, *METHODS)
 READING = (
-    "The numbers of the MS-Mix paper's tables are not available to this project: tables 1 to 5 are its own "
-    "reading of their structure, filled with this study's results."
+    "The numbers in the MS-Mix paper's tables were not available: Tables 1 to 5 follow our reading of their "
+    "structure and hold this study's results."
 )
 
 
 def write(study: Study, folder: Path) -> list[Path]:
-    """Write everything into a folder, and remove what an earlier report left there; returns the files."""
+    """Write the report into a folder, remove files of an earlier report, and return the files."""
     for name in FOLDERS:
         (folder / name).mkdir(parents=True, exist_ok=True)
-    # Sums over several threads may differ in the last bits.
+    # With several threads, sums could differ in the last bits.
     with threadpool_limits(1):
         comparison = summary.compare_methods(study)
         tables = all_tables(study, comparison)
@@ -59,7 +59,7 @@ def write(study: Study, folder: Path) -> list[Path]:
 
 
 def all_tables(study: Study, comparison: pd.DataFrame) -> list[Table]:
-    """The tables of the report but those of sweeps. comparison: see `summary.compare_methods`."""
+    """Return the report's tables except those of sweeps. comparison: see `summary.compare_methods`."""
     frame, kinds, name = study.frame, study.kinds, f"study {study.name}"
     main = main_numbers(frame, kinds, ORDER)
     sims = main["kind"] == "sims"
@@ -90,7 +90,7 @@ def all_tables(study: Study, comparison: pd.DataFrame) -> list[Table]:
 
 
 def _occluded(numbers: pd.DataFrame) -> pd.DataFrame:
-    """All of the numbers, or none where nothing was occluded."""
+    """Return the numbers, or none if no input was occluded."""
     return numbers if (numbers["occlusion_ratio"] > 0).any() else _part(numbers, numbers["n"] < 0)
 
 
@@ -101,7 +101,7 @@ def _part(numbers: pd.DataFrame, mask: pd.Series) -> pd.DataFrame:
 
 
 def _write_figure(figure: Figure, study: Study, folder: Path) -> tuple[PageFigure, list[Path]]:
-    """Write a figure and the data that it shows."""
+    """Write a figure and its data, and return the page's figure and the files."""
     data = figure.data(study)
     title = figure.title + place(data) + study.stand_in(list(dict.fromkeys(data["dataset"])))
     csv = folder / "data" / f"{figure.name}.csv"
@@ -115,7 +115,7 @@ def _write_figure(figure: Figure, study: Study, folder: Path) -> tuple[PageFigur
 
 
 def place(data: pd.DataFrame) -> str:
-    """Where the data are from, if that is one backbone on one data set."""
+    """Return a title's suffix that names backbone and data set if there is one of each, else empty."""
     if not {"backbone", "dataset"} <= set(data.columns):
         return ""
     places = data[["backbone", "dataset"]].drop_duplicates()
@@ -169,7 +169,7 @@ def _failures(study: Study) -> list[Failure]:
 
 
 def _notes(study: Study) -> list[tuple[str, list[str]]]:
-    """Headings and their sentences: what one has to know to read the report."""
+    """Return headings and sentences of the section Notes."""
     notes = [("How to read the tables", [READING]), *_environments(study)]
     if study.settings:
         head = "Settings of backbones that differ from the published ones (in parentheses)"
@@ -184,8 +184,8 @@ def _requested(study: Study) -> str:
         return ""
     done = int((requests["state"] == "done").sum())
     others = len(study.outcomes) - len(requests)
-    earlier = f"; {others} of earlier requests" if others else ""
-    return f"The last request asked for {len(requests)} cells: {done} are done{earlier}."
+    earlier = f"; {others} more cells are from earlier requests" if others else ""
+    return f"{done} of the {len(requests)} cells in the last request are done{earlier}."
 
 
 def _real_data(study: Study) -> list[str]:
@@ -194,9 +194,9 @@ def _real_data(study: Study) -> list[str]:
 
 
 def _environments(study: Study) -> list[tuple[str, list[str]]]:
-    """The environments, where results of several devices, versions or precisions stand side by side."""
+    """Return a note on the environments if there are several devices, versions or precisions."""
     names = sorted(set(study.frame["environment"]))
     if len(names) < 2:
         return []
-    warning = "Means in the tables mix them; comparisons with none pair results of the same one only."
+    warning = "Means in the tables mix environments; comparisons with none pair results of the same one."
     return [("Several environments", [*(f"{name}." for name in names), warning])]

@@ -1,4 +1,4 @@
-"""The summary of a study: each method against `none`, in a few sentences and a table."""
+"""Summary of a study: comparison of each method with `none` in a few sentences and a table."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HEADS = (
     *("Better", "Worse", "Noise", "n"),
 )
 DASH = "\u2013"
-FEW_CLIPS = 50  # the mean of so few absolute errors wanders by a tenth of the labels' unit or more
+FEW_CLIPS = 50  # with fewer test clips, the MAE has a standard error of 0.1 label units or more
 NOTES = (
     "Gain: mean over backbones of the mean paired difference to none over seeds, positive where better; MAE "
     "in units of the labels. Its interval is a stratified bootstrap over seeds: the test clips are the same "
@@ -40,7 +40,7 @@ NOTES = (
 
 
 def compare_methods(study: Study) -> pd.DataFrame:
-    """`compare.overall` per data set and method with the counts of `compare.wins`, for both ``METRICS``."""
+    """Return `comparison.overall` joined with the counts of `comparison.wins`, for both ``METRICS``."""
     scores, parts = comparison.clean(study.scores()), []
     for metric in METRICS:
         pairs = comparison.paired(scores, metric)
@@ -51,10 +51,10 @@ def compare_methods(study: Study) -> pd.DataFrame:
 
 
 def comparison_table(study: Study, gains: pd.DataFrame, order: Sequence[str] = ()) -> Table:
-    """The table of `compare_methods`, one part for all data sets."""
+    """Lay out the frame of `compare_methods` as a table with one part for all data sets."""
     title = TITLE + study.stand_in(list(dict.fromkeys(gains["dataset"])))
     if gains.empty:
-        notes = ["There is nothing to compare: that takes none and another method with a seed in common."]
+        notes = ["There is nothing to compare: this needs none and another method with a common seed."]
         return Table(NAME, title, [], notes, fill="make benchmark")
     columns = [Column(head, k > 2) for k, head in enumerate(HEADS)]
     rows = sorted(gains.to_dict("records"), key=lambda row: _place(row, order))
@@ -69,14 +69,14 @@ def comparison_table(study: Study, gains: pd.DataFrame, order: Sequence[str] = (
 
 
 def sentences(study: Study, gains: pd.DataFrame, order: Sequence[str] = ()) -> list[str]:
-    """Which method wins where, and whether that is outside the noise."""
+    """Return sentences on which method is best on each data set, and whether by more than the noise."""
     texts = [
         *_by_dataset(study, gains[gains["metric"] == PRIMARY], order),
         *_ranking(study),
         *_improvement(study),
     ]
     return texts or [
-        "There is nothing to compare yet: that takes none and another method with a seed in common."
+        "There is nothing to compare yet: this needs none and another method with a common seed."
     ]
 
 
@@ -112,7 +112,7 @@ def _by_dataset(study: Study, gains: pd.DataFrame, order: Sequence[str]) -> Iter
     clips = {entry["name"]: entry["splits"]["test"]["clips"] for entry in study.datasets}
     for dataset in sorted(gains["dataset"].unique(), key=lambda name: place(name, order)):
         part = gains[gains["dataset"] == dataset]
-        # A mean over some of the backbones may be larger for lack of the others.
+        # Methods with all backbones come first: a mean over fewer backbones is not comparable.
         part = part.assign(lacking=part["strata"].max() - part["strata"])
         ranked = part.sort_values(["lacking", "gain", "method"], ascending=[True, False, True])
         best, *others = ranked.to_dict("records")
@@ -124,17 +124,15 @@ def _by_dataset(study: Study, gains: pd.DataFrame, order: Sequence[str]) -> Iter
 
 
 def _few_clips(count: int) -> str:
-    """What a small test split takes from every verdict."""
+    """Return a warning about a small test split, or an empty string."""
     if count >= FEW_CLIPS:
         return ""
     clips = "1 clip" if count == 1 else f"{count} clips"
-    return (
-        f"Mind that the test split has only {clips}: intervals are over seeds, and other clips may turn this."
-    )
+    return f"The test split has only {clips}: intervals cover seeds, and other clips may change the result."
 
 
 def _line(row: Mapping[Any, Any]) -> str:
-    """What became of the method that the study is about, where another one comes first."""
+    """Return gain and interval of a method in a sentence."""
     interval = (
         "" if math.isnan(row["low"]) else f", 95% interval {_signed(row['low'])} to {_signed(row['high'])}"
     )
@@ -142,7 +140,7 @@ def _line(row: Mapping[Any, Any]) -> str:
 
 
 def _signed(value: float) -> str:
-    """A number with its sign, and no sign of a zero that was rounded to it."""
+    """Format a number with its sign; a value that rounds to zero is +0.000."""
     return f"{round(value, 3) + 0.0:+.3f}"
 
 
@@ -157,7 +155,7 @@ def _finding(best: Mapping[Any, Any], tested: int) -> str:
         return f"{head} ({_signed(best['gain'])}; {counts}); {why}."
     verdicts = {"better": "outside the noise", "worse": "worse beyond the noise", "": "inside the noise"}
     if not best["outside"] and not best["low"] <= 0 <= best["high"]:
-        verdicts[""] = "too few seeds to tell it from noise"
+        verdicts[""] = "too few seeds to distinguish it from noise"
     interval = f"95% interval {_signed(best['low'])} to {_signed(best['high'])}"
     verdict = verdicts[best["outside"]] + _corrected(best, tested)
     finding = f"{head} ({_signed(best['gain'])}, {interval}; {counts}): {verdict}."
@@ -172,7 +170,7 @@ def _backbones(count: int) -> str:
 
 
 def _corrected(row: Mapping[Any, Any], tested: int) -> str:
-    """What Wilcoxon's test says of an interval that leaves out 0, corrected for the methods that have one."""
+    """Return the result of Wilcoxon's test, corrected by Holm, for an interval that excludes 0."""
     if not row["outside"] or math.isnan(row["p_holm"]):
         return ""
     test = "Wilcoxon's test over backbones" if tested == 1 else f"Holm's correction for {tested} methods"
@@ -184,7 +182,7 @@ def _corrected(row: Mapping[Any, Any], tested: int) -> str:
 
 
 def _others(rows: Sequence[Mapping[Any, Any]], also: bool, tested: int) -> str:
-    """The other methods whose intervals leave out 0."""
+    """List the other methods whose intervals exclude 0."""
     better = "Also better beyond the noise" if also else "Better beyond the noise"
     heads = {"better": better, "worse": "Worse than none beyond the noise"}
     lists = {head: [row for row in rows if row["outside"] == mark] for mark, head in heads.items()}
@@ -196,8 +194,8 @@ def _others(rows: Sequence[Mapping[Any, Any]], also: bool, tested: int) -> str:
 
 
 def _named(row: Mapping[Any, Any]) -> str:
-    """A method, and how many backbones it was compared on where others have more."""
-    few = f" (on {_backbones(int(row['strata']))} alone)" if row["lacking"] else ""
+    """Return a method's name, with its number of backbones if other methods have more."""
+    few = f" (on only {_backbones(int(row['strata']))})" if row["lacking"] else ""
     return f"{row['method']}{few}"
 
 
@@ -208,7 +206,7 @@ def _ranking(study: Study) -> Iterator[str]:
     blocks = f"{ranking.blocks} combination{'s' * (ranking.blocks != 1)} of data set and backbone"
     order = ", ".join(f"{m} {r:.2f}" for m, r in zip(ranking.methods, ranking.average, strict=True))
     if math.isnan(ranking.p):
-        yield f"Average ranks on test MAE over {blocks}: {order}; too few results to test them."
+        yield f"Average ranks in test MAE over {blocks}: {order}; there are too few results for a test."
         return
     same = next((group for group in ranking.cliques if ranking.methods[0] in group), ())
     if ranking.p > LEVEL:
@@ -216,24 +214,24 @@ def _ranking(study: Study) -> Iterator[str]:
     else:
         others = [m for m in same if m != ranking.methods[0]]
         apart = [m for m in ranking.methods[1:] if m not in others] or ["no other"]
-        verdict = f"Nemenyi's test tells the first from {', '.join(apart)}"
+        verdict = f"Nemenyi's test distinguishes the first from {', '.join(apart)}"
         verdict += f", not from {', '.join(others)}" if others else ""
     test = f"Friedman's test: p = {_p(ranking.p)}; {verdict}."
-    test += " Backbones share test clips, which the test takes for independent."
+    test += " The test assumes independent backbones, but these share test clips."
     lost = [f"{ranking.left_out} combinations lack some method"] if ranking.left_out else []
-    lost += [f"not ranked, as most lack it: {', '.join(ranking.dropped)}"] if ranking.dropped else []
+    lost += [f"absent from most and not ranked: {', '.join(ranking.dropped)}"] if ranking.dropped else []
     left = f" ({'; '.join(lost)})" if lost else ""
-    yield f"Average ranks on test MAE over {blocks} (1 is best): {order}{left}. {test}"
+    yield f"Average ranks in test MAE over {blocks} (1 is best): {order}{left}. {test}"
 
 
 def _improvement(study: Study) -> Iterator[str]:
-    """How often a method's run beats one of the baseline; nothing where that has no interval."""
+    """Yield a sentence with the probabilities of improvement that have an interval, if there are any."""
     chances = comparison.improvement(comparison.clean(study.scores()), PRIMARY).dropna(subset=["low"])
     if chances.empty:
         return
     ranked = chances.sort_values(["probability", "method"], ascending=[False, True]).to_dict("records")
     texts = (f"{r['method']} {r['probability']:.2f} ({r['low']:.2f} to {r['high']:.2f})" for r in ranked)
     yield (
-        f"Probability that a run has a lower test MAE than one of {BASELINE} (0.5: as often as not; in "
-        f"brackets 95% intervals, too narrow for few seeds): {', '.join(texts)}."
+        f"Probability that a run has a lower test MAE than a run of {BASELINE} (0.5 means no difference; 95% "
+        f"intervals in parentheses are too narrow for few seeds): {', '.join(texts)}."
     )

@@ -1,11 +1,11 @@
-"""Methods against the baseline: paired differences, intervals, tests, counts of wins.
+"""Comparison of methods with the baseline: paired differences, intervals, tests, counts of wins.
 
-Everything is a pure function of the scores, a frame with one row per score of a cell and the columns
-``SCORES``: ``method`` is a label, ``environment`` names what a cell ran on. Results of different environments
-are never paired. A ``gain`` is positive where the method is better, whatever the direction of the metric.
-Frames come back in an order of names; nothing depends on the order of rows.
+All functions are pure. Their input ``scores`` is a frame with one row per score of a cell and the columns
+``SCORES``: ``method`` is a label, ``environment`` names the device and versions of a cell. Results of
+different environments are never paired. A ``gain`` is positive if the method is better, whatever the
+direction of the metric. Frames are sorted by name and do not depend on the order of rows.
 
-With one seed nothing here claims anything: intervals, p-values and marks stay empty.
+With one seed, intervals, p-values and marks stay empty.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ _REAL = ("difference", "gain", "low", "high", "p", "p_holm", "probability")
 
 
 def clean(scores: pd.DataFrame) -> pd.DataFrame:
-    """Scores on the whole test split, nothing occluded."""
+    """Return the scores of the test split without occlusion."""
     _check(scores)
-    kept = scores[(scores["occlusion_protocol"] == "test") & (scores["occlusion_ratio"] == 0)]
-    return kept.sort_values(list(SCORES), ignore_index=True)
+    rows = scores[(scores["occlusion_protocol"] == "test") & (scores["occlusion_ratio"] == 0)]
+    return rows.sort_values(list(SCORES), ignore_index=True)
 
 
 def paired(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Difference of each method to the baseline of the same dataset, backbone, seed and environment.
+    """Subtract the baseline with the same dataset, backbone, seed and environment from each method.
 
-    Several values of a method for one of these count as their mean, as do the differences of one seed in
+    Several values of a method for the same key are averaged, and so are the differences of one seed in
     several environments: such runs are repetitions, not further seeds. Undefined values give no pair.
 
     Returns:
-        A frame with the columns ``PAIRS``, without the baseline. ``attrs``: "unpaired", how many seeds of a
-        method, over all datasets and backbones, have a value and no partner; "environments", how many of them
-        have a partner in another environment.
+        A frame with the columns ``PAIRS``, without the baseline. ``attrs``: "unpaired" is the number of
+        (dataset, backbone, method, seed) with a value but no partner; "environments" is how many of them have
+        a partner in another environment.
 
     Raises:
         UserError: for an unknown metric.
@@ -71,7 +71,7 @@ def paired(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def paired_everywhere(scores: pd.DataFrame) -> pd.DataFrame:
-    """What `paired` gives for every metric, protocol and ratio, with these in columns; no ``attrs``."""
+    """Compute `paired` for every metric, protocol and ratio, which become columns; without ``attrs``."""
     _check(scores)
     keys = (*TASK, *RATIO, "metric", "method", "seed")
     pairs = _pairs(_means(scores, [*keys, "environment"]), keys).dropna(subset="difference")
@@ -80,37 +80,37 @@ def paired_everywhere(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def intervals(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Mean gain of each method per dataset and backbone, with its 95% paired t interval over ``n`` seeds.
+    """Compute the mean gain per dataset, backbone and method with its 95% paired t interval over ``n`` seeds.
 
-    ``outside`` is "better" or "worse" where the interval excludes 0, else "". Two seeds never give a mark:
-    their interval excludes 0 only where the two differences happen to agree within some 8% of their sum, so a
-    mark would tell more of chance than of the effect. ``low`` and ``high`` are NaN with one seed, and
-    where all differences are equal: an accuracy on a small split moves in steps, and seeds may train alike,
-    so equal differences are no measure of noise, and an interval without width would claim certainty.
-    Marks are not corrected for the number of rows; one in twenty is a false alarm where nothing works.
+    ``outside`` is "better" or "worse" if the interval excludes 0 and there are three seeds, else "". ``low``
+    and ``high`` are NaN with one seed or if all differences are equal. Marks are not corrected for multiple
+    comparisons: if no method has an effect, one in twenty is a false positive.
     """
     more = [name for name in (*RATIO, "metric") if name in pairs.columns]
     keys = [*TASK, *more, "method"]
-    # A sum depends on its order in the last bits.
+    # A fixed order, because the last bits of a sum depend on it.
     groups = pairs.sort_values([*keys, "gain"]).groupby(keys, observed=True)["gain"]
     table = groups.agg(n="count", gain="mean", std="std").reset_index()
+    # Equal differences do not measure noise (accuracy on a small split is discrete, and seeds may train
+    # alike); an interval of zero width would claim certainty.
     half = t_half_width(table["std"].to_numpy(float), table["n"].to_numpy(int))
     wide = half > 1e-9 * (table["gain"].abs() + half)
     table["low"], table["high"] = (table["gain"] + sign * np.where(wide, half, math.nan) for sign in (-1, 1))
+    # With two seeds, an interval excludes 0 only if the two differences happen to agree within some 8%.
     ends = zip(table["n"], table["low"], table["high"], strict=True)
     table["outside"] = [_outside(low, high) if n >= FEWEST else "" for n, low, high in ends]
     return _frame(table, (*TASK, *more, *INTERVALS[len(TASK) :]))
 
 
 def overall(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Mean gain of each method on each dataset over strata, the backbones that it has pairs of.
+    """Compute the mean gain of each method on each dataset over strata, the backbones with pairs.
 
-    ``gain`` is the mean of the means of strata, ``low`` and ``high`` are `stats.stratified_interval`, empty
-    where there is no spread, see `intervals`. ``outside`` marks an interval that excludes 0, if every stratum
-    has three seeds or more: with two each, strata that are noisier than others make too many marks. ``p`` is
-    Wilcoxon's over the means of strata, so it cannot fall below 0.05 with fewer than six strata, and takes
-    strata for independent, though backbones share a test split; it is NaN without an interval.
-    ``p_holm`` is adjusted for the methods of a dataset. ``n`` counts pairs, ``seeds`` different seeds.
+    ``gain`` is the mean of the strata's means; ``low`` and ``high`` are its `stratified_interval`, NaN
+    without spread, see `intervals`. ``outside`` marks an interval that excludes 0 if every stratum has three
+    seeds or more; with two, unequal noise of the strata would cause too many marks. ``p`` is Wilcoxon's over
+    the means of strata, NaN without an interval. It exceeds 0.05 with fewer than six strata, and assumes that
+    strata are independent, although backbones share a test split. ``p_holm`` is adjusted for the methods of a
+    dataset. ``n`` counts pairs, ``seeds`` distinct seeds.
     """
     rows = [(*names, *_pooled(part)) for names, part in pairs.groupby(["dataset", "method"], observed=True)]
     table = _frame(rows, OVERALL)
@@ -120,9 +120,9 @@ def overall(pairs: pd.DataFrame) -> pd.DataFrame:
 
 
 def wins(table: pd.DataFrame) -> pd.DataFrame:
-    """Count backbones per dataset and method, from `intervals`: better, worse, inside the noise, untested.
+    """Count, from `intervals`, on how many backbones a method is better, worse, inside the noise or untested.
 
-    Untested are those with too few seeds for a mark or without an interval: they are not inside the noise.
+    A backbone is untested if it has too few seeds for a mark or no interval.
     """
     rows = []
     for names, part in table.groupby(["dataset", "method"], observed=True):
@@ -133,11 +133,11 @@ def wins(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def improvement(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Probability that a run of a method beats one of the baseline, see `stats.probability_of_improvement`.
+    """Estimate the probability that a run of a method beats a run of the baseline.
 
-    Tasks are the combinations of dataset, backbone and environment in which both have runs; runs are not
-    paired by seed. ``tasks`` counts them, ``n`` the runs of the method in them. ``low`` and ``high`` are NaN
-    with one seed, and where all resamples agree, as where every run beats every other.
+    A task is a combination of dataset, backbone and environment in which both have runs; runs are not paired
+    by seed. ``tasks`` counts the tasks, ``n`` the method's runs in them. ``low`` and ``high`` are NaN with
+    one seed and if all resamples agree. See `reports.stats.intervals.probability_of_improvement`.
 
     Raises:
         UserError, ValueError: see `paired`.
@@ -160,7 +160,7 @@ def improvement(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def cell_means(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Mean of the defined values of each cell in each environment, in an order of names."""
+    """Average the defined values of each cell in each environment; rows are sorted by name."""
     _check(scores)
     if metric not in DIRECTION:
         raise unknown("metric", metric, DIRECTION)
@@ -173,17 +173,17 @@ def cell_means(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 def _means(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     if rows[keys].isna().any(axis=None):
-        raise ValueError(f"scores must name {', '.join(keys)} of each value; one is missing")
+        raise ValueError(f"scores must name {', '.join(keys)} in every row")
     rows = rows.assign(value=rows["value"].astype(float))
-    # A sum depends on its order in the last bits.
+    # A fixed order, because the last bits of a sum depend on it.
     rows = rows[np.isfinite(rows["value"])].sort_values([*keys, "value"])
     return rows.groupby(keys, observed=True)["value"].mean().reset_index()
 
 
 def _pairs(values: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
-    """Columns ``keys`` and ``difference``, the mean over environments, NaN where there is no partner.
+    """Return columns ``keys`` and ``difference``, averaged over environments; NaN without a partner.
 
-    A tuned method's partner is the baseline tuned likewise, where the study holds one.
+    The partner of a tuned method is the tuned baseline if the study has one.
     """
     tuned = tuned_label(BASELINE)
     known = set(values["method"]) & {BASELINE, tuned}
@@ -202,7 +202,7 @@ def _pairs(values: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
 
 
 def _pooled(part: pd.DataFrame) -> tuple:
-    """One row of `overall`, without names, for the pairs of one method."""
+    """Compute one row of `overall`, without names, from the pairs of one method."""
     strata = part.groupby("backbone", observed=True)["gain"]
     gains = [np.sort(gain.to_numpy(float)) for _, gain in strata]
     means, sizes = np.array([gain.mean() for gain in gains]), [len(gain) for gain in gains]
@@ -213,7 +213,7 @@ def _pooled(part: pd.DataFrame) -> tuple:
 
 
 def _with_width(interval: tuple[float, float]) -> tuple[float, float]:
-    """The interval, or NaN where it has no width but for rounding."""
+    """Return the interval, or NaN if its width is zero up to rounding."""
     low, high = interval
     wide = high - low > 1e-9 * max(abs(low), abs(high))
     return (low, high) if wide else (math.nan, math.nan)
@@ -230,7 +230,7 @@ def _check(scores: pd.DataFrame) -> None:
 
 
 def _frame(rows: pd.DataFrame | list[tuple], columns: Sequence[str]) -> pd.DataFrame:
-    """The rows with these columns, in their order, with numbers as numbers even without rows."""
+    """Return the rows with these columns in order; numeric columns have numeric types even without rows."""
     table = pd.DataFrame(rows, columns=list(columns))
     kinds = {name: kind for names, kind in ((_WHOLE, "int64"), (_REAL, "float64")) for name in names}
     return table.astype({name: kinds[name] for name in columns if name in kinds}).reset_index(drop=True)

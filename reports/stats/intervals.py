@@ -1,4 +1,4 @@
-"""Intervals over seeds: Student's t, a stratified bootstrap, and the bootstraps of Agarwal et al. (2021)."""
+"""Intervals over seeds: Student's t, a stratified bootstrap, and bootstraps from Agarwal et al. (2021)."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Hashable, Iterable
 
 import numpy as np
 
-FEWEST = 3  # seeds for a mark, or an interval in a table: that of two is wider than most metrics' range
+FEWEST = 3  # seeds for a mark or an interval in a table; intervals of two exceed the range of most metrics
 RESAMPLES = 10_000
 
 
 def mean_and_std(values: np.ndarray) -> tuple[float, float, int]:
-    """Mean, standard deviation (ddof 1) and number of the finite values; NaN where there are too few.
+    """Return mean, standard deviation (ddof 1) and number of the finite values; NaN if there are too few.
 
     Shape: values (n,).
     """
@@ -22,9 +22,9 @@ def mean_and_std(values: np.ndarray) -> tuple[float, float, int]:
 
 
 def t_interval(values: np.ndarray) -> tuple[float, float]:
-    """Student's 95% t interval of the mean over seeds, for few values; of differences it is the paired one.
+    """Return Student's 95% t interval of the mean; for paired differences it is the paired interval.
 
-    Shape: values (n,). Values that are not finite are left out; with fewer than two: (NaN, NaN).
+    Shape: values (n,). Values that are not finite are left out; fewer than two give (NaN, NaN).
     """
     mean, std, n = mean_and_std(values)
     half = float(t_half_width(np.array(std), np.array(n)))
@@ -32,8 +32,8 @@ def t_interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def t_half_width(std: np.ndarray, n: np.ndarray) -> np.ndarray:
-    """Half the width of the 95% t interval of means of ``n`` values; NaN for fewer than two. Shape: any."""
-    # scipy.stats takes half a second to import.
+    """Return half the width of the 95% t interval of means of ``n`` values; NaN if n < 2. Shape: any."""
+    # Imported here because importing scipy.stats takes half a second.
     from scipy.stats import t
 
     degrees = np.where(n > 1, n - 1.0, math.nan)
@@ -46,25 +46,25 @@ def stratified_interval(
     confidence: float = 0.95,
     resamples: int = RESAMPLES,
 ) -> tuple[float, float]:
-    """Bootstrap interval of the mean of the means of strata, each of which weighs the same.
+    """Return a bootstrap interval of the unweighted mean of the strata's means.
 
-    Seeds are resampled within each stratum, e.g. a pair of backbone and dataset, and the percentiles of the
-    resampled means are the bounds. With a handful of values the plain bootstrap is far too narrow (of 3
-    values it covers the truth in 76% of cases, not 95%), so resampled deviations grow by sqrt(m / (m - 1))
-    in a stratum of m values (Rao and Wu 1988) and by the ratio of Student's to the normal quantile, with one
-    degree of freedom for each value but the first of a stratum (Hesterberg 2015). The interval may therefore
-    reach beyond the values. Where strata differ much in spread it is still somewhat too narrow.
+    Seeds are resampled within each stratum, e.g. a pair of backbone and dataset; the bounds are percentiles
+    of the resampled means. For few values the plain bootstrap is far too narrow: with 3 values its coverage
+    is 76%, not 95%. Resampled deviations are therefore scaled by sqrt(m / (m - 1)) in a stratum of m values
+    (Rao and Wu 1988) and by the ratio of Student's to the normal quantile with sum(m - 1) degrees of freedom
+    (Hesterberg 2015). The interval may thus extend beyond the values; it remains somewhat too narrow if the
+    strata differ much in spread.
 
     A stratum with one value is held fixed, as if it had no noise. Values that are not finite are left out.
-    The order of rows and the names of strata do not matter.
+    The result does not depend on the order of values or on the names of strata.
 
     Shape:
         values: (n,). strata: (n,), the name of the stratum of each value.
 
     Returns:
-        The bounds; (NaN, NaN) where no stratum has two values or more.
+        The bounds; (NaN, NaN) if no stratum has two values or more.
     """
-    # scipy.stats takes half a second to import.
+    # Imported here because importing scipy.stats takes half a second.
     from scipy.stats import norm, t
 
     parts = _strata(values, strata)
@@ -87,18 +87,18 @@ def stratified_interval(
 def probability_of_improvement(
     x: np.ndarray, y: np.ndarray, resamples: int = RESAMPLES
 ) -> tuple[float, float, float]:
-    """Mean over tasks of P(X > Y) + P(X = Y) / 2 for a run of each (Agarwal et al. 2021), and an interval.
+    """Estimate the mean over tasks of P(X > Y) + P(X = Y) / 2 (Agarwal et al. 2021) with a 95% interval.
 
-    The interval is that of the percentile bootstrap, in which the runs of x and of y are resampled within
-    each task; it is too narrow for a handful of runs, and where each run of x beats each of y in all tasks it
-    has no width, which is no certainty. Runs that are not finite are left out, as are tasks that then lack
-    x or y. The order of runs and of tasks does not matter.
+    The interval is a percentile bootstrap that resamples the runs of x and y within each task. It is too
+    narrow for few runs, and has zero width if every run of x beats every run of y. Runs that are not finite
+    are left out, and so are tasks without runs of x or y. The result does not depend on the order of runs
+    and tasks.
 
     Shape:
         x: (runs, tasks), higher is better. y: (other runs, tasks).
 
     Returns:
-        The probability (NaN without tasks), and the bounds: NaN unless some task has two runs of both.
+        The probability (NaN without tasks) and the bounds (NaN unless some task has two runs of x and of y).
     """
     pairs = sorted((sorted(_defined(a)), sorted(_defined(b))) for a, b in zip(x.T, y.T, strict=True))
     pairs = [(a, b) for a, b in pairs if a and b]
@@ -121,15 +121,15 @@ def probability_of_improvement(
 def performance_profile(
     scores: np.ndarray, taus: np.ndarray, resamples: int = 2_000
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Share of runs whose score is at least tau, a mean over tasks (Agarwal et al. 2021), and a band.
+    """Return the fraction of runs with a score of at least tau, averaged over tasks (Agarwal et al. 2021).
 
-    The band is pointwise, by the percentile bootstrap with runs resampled within each task; it is too narrow
-    for a handful of runs. Runs that are not finite and tasks without any are left out. The order of runs and
-    of tasks does not matter.
+    The band around it is a pointwise 95% percentile bootstrap that resamples runs within each task; it is too
+    narrow for few runs. Runs that are not finite and tasks without runs are left out. The result does not
+    depend on the order of runs and tasks.
 
     Shape:
-        scores: (runs, tasks). taus: (t,). Output: three times (t,): shares, lower and upper bounds; the
-        shares are NaN without tasks, the bounds unless some task has two runs.
+        scores: (runs, tasks). taus: (t,). Output: three arrays (t,): fractions, lower and upper bounds. The
+        fractions are NaN without tasks, the bounds unless some task has two runs.
     """
     taus = np.asarray(taus, dtype=np.float64)
     tasks = sorted(sorted(_defined(column)) for column in scores.T)
@@ -156,13 +156,13 @@ def _defined(values: np.ndarray) -> np.ndarray:
 
 
 def _percentiles(resampled: np.ndarray, confidence: float = 0.95) -> np.ndarray:
-    """Bounds of the middle ``confidence`` of each column. Shape: (resamples, ...) -> (2, ...)."""
+    """Return the bounds of the central ``confidence`` of each column. Shape: (resamples, ...) -> (2, ...)."""
     tail = (1 - confidence) / 2
     return np.quantile(resampled, (tail, 1 - tail), axis=0)
 
 
 def _strata(values: np.ndarray, strata: Iterable[Hashable]) -> list[np.ndarray]:
-    """Defined values of each stratum, sorted, in an order that does not depend on names."""
+    """Return the sorted finite values of each stratum, in an order that does not depend on names."""
     parts: dict[Hashable, list[float]] = {}
     for name, value in zip(strata, np.asarray(values, dtype=np.float64).tolist(), strict=True):
         parts.setdefault(name, []).extend([value] * math.isfinite(value))
@@ -170,6 +170,6 @@ def _strata(values: np.ndarray, strata: Iterable[Hashable]) -> list[np.ndarray]:
 
 
 def _counts(generator: np.random.Generator, n: int, resamples: int) -> np.ndarray:
-    """How often each of n values is drawn in each resample, as floats: (resamples, n)."""
+    """Draw resamples and count how often each has each of n values, as floats. Shape: (resamples, n)."""
     draws = generator.integers(0, n, size=(resamples, n)) + n * np.arange(resamples)[:, None]
     return np.bincount(draws.ravel(), minlength=resamples * n).reshape(resamples, n).astype(np.float64)

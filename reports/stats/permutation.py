@@ -1,4 +1,4 @@
-"""p-values that need no normal noise: permutations of settings, signs of differences, Holm's correction."""
+"""Nonparametric p-values: permutation test, Wilcoxon's signed-rank test, and Holm's correction."""
 
 from __future__ import annotations
 
@@ -7,22 +7,21 @@ from itertools import permutations, product
 
 import numpy as np
 
-LEVEL = 0.05  # a p-value at or below it is taken to be more than noise
+LEVEL = 0.05  # significance level: reject if p <= LEVEL
 
 
 def permutation_p(values: np.ndarray, draws: int = 9_999, seed: int = 0) -> float | None:
-    """p-value of "all settings are equal", given that seeds may differ (Fisher 1935; Pitman 1938).
+    """Test "all settings are equal" by permuting settings within seeds (Fisher 1935; Pitman 1938).
 
     The statistic is F of the two-way layout without interaction, with settings as treatments and seeds as
-    blocks; settings are permuted within each seed. Exact where there are at most ``draws`` arrangements, else
-    by ``draws`` random ones, always the same. Valid where the noise of the settings is exchangeable within a
-    seed; settings that train nearly alike share noise, and p is then too small.
+    blocks. The test is exact if there are at most ``draws`` arrangements, else it uses ``draws`` random ones,
+    which depend only on ``seed``. It assumes that noise is exchangeable among settings within a seed; for
+    settings whose trainings share noise because they are nearly equal, p is too small.
 
     Shape: values (seeds, settings). Settings without a finite value for every seed are left out.
 
     Returns:
-        The p-value; 1 where all settings are equal within every seed; None with fewer than two seeds or
-        settings, which say nothing.
+        The p-value; 1 if all settings are equal within every seed, None with fewer than 2 seeds or settings.
     """
     values = np.asarray(values, dtype=np.float64)
     values = values[:, np.isfinite(values).all(axis=0)]
@@ -31,41 +30,39 @@ def permutation_p(values: np.ndarray, draws: int = 9_999, seed: int = 0) -> floa
         return None
     if (values == values[:, :1]).all():
         return 1.0
-    # Sums of squares within seeds do not change, so F grows with the sum over settings of squared totals.
-    # F ignores how settings are named, so the first seed may keep its order: scipy's permutation_test, which
-    # moves it, too, would be exact for far fewer seeds and settings.
+    # Permutations keep the sums of squares within seeds, so F increases with the sum of squared totals.
+    # F does not depend on the order of settings, so the first seed is not permuted. scipy's permutation_test
+    # permutes it, too, and would be exact for far fewer seeds and settings.
     values = values - values.mean(axis=1, keepdims=True)
     values /= np.abs(values).max()
     exact = _arrangements(seeds, settings) <= draws
     totals = _all_totals(values) if exact else _drawn_totals(values, draws, seed)
-    # Equal arrangements differ in the last bits.
+    # Arrangements with equal statistics may differ in the last bits.
     slack = 1e-12 * seeds * float((values**2).sum())
     reached = int(((totals**2).sum(axis=1) >= (values.sum(axis=0) ** 2).sum() - slack).sum())
     return reached / len(totals) if exact else (1 + reached) / (1 + draws)
 
 
 def smallest_p(seeds: int, settings: int) -> float:
-    """The p-value that `permutation_p` cannot fall below with this many seeds and settings."""
+    """Return the smallest p-value that `permutation_p` can reach with this many seeds and settings."""
     return 1 / _arrangements(seeds, settings)
 
 
 def wilcoxon_p(differences: np.ndarray) -> float:
-    """Two-sided p-value of Wilcoxon's signed-rank test (1945) of differences over blocks. Shape: (n,).
+    """Return the two-sided p-value of Wilcoxon's signed-rank test (1945) of differences. Shape: (n,).
 
-    Differences of zero take part in the ranking and then leave (Pratt 1959): they speak for no difference.
-    Equal sizes share their mean rank. p is exact for up to 50 differences, with zeros or equal sizes for up
-    to 13, else by the normal approximation. It cannot fall below 2 ** (1 - n): with five blocks it is never
-    below 0.0625. Values that are not finite are left out.
+    Zero differences are ranked and then dropped (Pratt 1959); ties share their mean rank. p is exact for up
+    to 50 differences, or up to 13 with zeros or ties, else it uses the normal approximation. It is at least
+    2 ** (1 - n), for example 0.0625 with five differences. Values that are not finite are left out.
 
     Returns:
-        NaN with fewer than two differences other than zero: p would be 1 whatever they are, so that nothing
-        has been tested.
+        The p-value, or NaN with fewer than two nonzero differences, for which p would always be 1.
     """
     from scipy.stats import wilcoxon
 
     defined = np.asarray(differences, dtype=np.float64)
     defined = defined[np.isfinite(defined)]
-    # Differences of decimal fractions that are equal on paper differ in the last bits.
+    # Rounding restores ties: differences of decimal fractions that should be equal differ in the last bits.
     rounded = np.round(defined / (np.abs(defined).max(initial=0.0) or 1.0), 12)
     if np.count_nonzero(rounded) < 2:
         return math.nan
@@ -73,12 +70,12 @@ def wilcoxon_p(differences: np.ndarray) -> float:
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:
-    """p-values adjusted for testing them all (Holm 1979), in the given order; NaN stays and does not count.
+    """Adjust p-values for multiple testing (Holm 1979), in their order; NaN stays NaN and is not counted.
 
     Shape:
-        p_values: (n,), in [0, 1] or NaN: tests that did not take place. Output: (n,).
+        p_values: (n,), in [0, 1], or NaN for tests that did not take place. Output: (n,).
     """
-    # scipy has no Holm, and statsmodels would be a dependency for these lines alone.
+    # scipy lacks Holm's method, and these lines do not justify a dependency on statsmodels.
     adjusted = np.array(p_values, dtype=np.float64)
     order = np.argsort(adjusted, kind="stable")[: np.count_nonzero(~np.isnan(adjusted))]
     raised = adjusted[order] * np.arange(len(order), 0, -1)
@@ -91,14 +88,14 @@ def _arrangements(seeds: int, settings: int) -> int:
 
 
 def _all_totals(values: np.ndarray) -> np.ndarray:
-    """Totals of the settings under every arrangement: (arrangements, settings)."""
+    """Return the totals of the settings under every arrangement. Shape: (arrangements, settings)."""
     orders = np.array(list(permutations(range(values.shape[1]))))
     others = [row[orders] for row in values[1:]]
     return np.array([values[0] + sum(choice) for choice in product(*others)])
 
 
 def _drawn_totals(values: np.ndarray, draws: int, seed: int) -> np.ndarray:
-    """Totals of the settings under random arrangements: (draws, settings)."""
+    """Return the totals of the settings under random arrangements. Shape: (draws, settings)."""
     generator = np.random.default_rng(seed)
     totals = np.tile(values[0], (draws, 1))
     for row in values[1:]:

@@ -16,11 +16,11 @@ from reports.stats.permutation import LEVEL
 
 @dataclass(frozen=True)
 class Ranks:
-    """Average ranks of methods over blocks, the pairs of dataset and backbone; see `ranks`.
+    """Average ranks of methods over blocks (pairs of dataset and backbone), see `ranks`.
 
-    methods, average: best first; equal ones by name. statistic, p: Friedman's test, NaN where it does not
-    apply. critical_difference: Nemenyi's, NaN likewise. cliques: names of methods that do not differ.
-    blocks: how many count. left_out: how many do not. dropped: methods that do not count.
+    methods, average: names and average ranks, best first, ties by name. statistic, p: Friedman's test, NaN if
+    not tested. critical_difference: Nemenyi's, NaN if not tested. cliques: groups of methods that do not
+    differ. blocks: number of blocks used. left_out: number of blocks not used. dropped: methods not ranked.
     """
 
     blocks: int
@@ -35,15 +35,14 @@ class Ranks:
 
 
 def ranks(scores: pd.DataFrame, metric: str) -> Ranks:
-    """Rank methods by the mean over the runs, pairs of seed and environment, that all have in a block.
+    """Rank methods in each block by their mean over the runs (seed, environment) that all methods share.
 
-    A block counts where all methods share a run. While fewer than half of the blocks do, the method that
-    shares a run with the fewest methods, itself among them, summed over blocks, is dropped, down to two
-    methods; of equal ones the last by name. So a method absent from most blocks goes, rather than most
-    blocks.
+    A block counts if all methods share a run in it. While fewer than half of the blocks count, the method
+    that shares runs with the fewest methods (summed over blocks; ties: the last by name) is dropped, down to
+    two methods. This drops methods that are absent from most blocks instead of dropping most blocks.
 
-    Where no block has two runs or there is one block, nothing is tested. Where Friedman's test does not
-    reject at 0.05, all methods are one clique: Nemenyi's test only follows a rejection (Demsar 2006).
+    Nothing is tested if there is only one block or no block has two runs. If Friedman's test does not reject
+    at 0.05, all methods form one clique: Nemenyi's test only follows a rejection (Demsar 2006).
 
     Raises:
         UserError, ValueError: see `reports.stats.comparison.paired`.
@@ -54,38 +53,38 @@ def ranks(scores: pd.DataFrame, metric: str) -> Ranks:
         part.pivot(index=["seed", "environment"], columns="method", values="value").reindex(columns=names)
         for _, part in values.groupby(list(TASK), observed=True)
     ]
-    kept = _ranked_together(tables, names)
-    complete = [shared for table in tables if len(shared := table[kept].dropna())] if len(kept) > 1 else []
+    ranked = _ranked_together(tables, names)
+    complete = [part for table in tables if len(part := table[ranked].dropna())] if len(ranked) > 1 else []
     blocks, left_out = len(complete), len(tables) - len(complete)
-    dropped = tuple(name for name in names if name not in kept)
+    dropped = tuple(name for name in names if name not in ranked)
     if not complete:
         return Ranks(0, left_out, dropped)
     means = np.array([shared.mean().to_numpy() for shared in complete]) * DIRECTION[metric]
     average, statistic, p = friedman(means)
     order = np.argsort(average, kind="stable")
-    average, methods = average[order], tuple(kept[place] for place in order)
-    found = (blocks, left_out, dropped, methods, tuple(average.tolist()))
+    average, methods = average[order], tuple(ranked[place] for place in order)
+    untested = (blocks, left_out, dropped, methods, tuple(average.tolist()))
     if blocks < 2 or all(len(shared) == 1 for shared in complete):
-        return Ranks(*found)
+        return Ranks(*untested)
     difference = nemenyi_difference(len(methods), blocks)
     groups = cliques(average, difference) if p <= LEVEL else [range(len(methods))]
     named = tuple(tuple(methods[k] for k in group) for group in groups)
-    return Ranks(*found, statistic, p, difference, named)
+    return Ranks(*untested, statistic, p, difference, named)
 
 
 def friedman(scores: np.ndarray) -> tuple[np.ndarray, float, float]:
     """Rank methods within blocks and test whether they differ (Friedman 1937), with correction for ties.
 
-    Scores of a block that differ by less than about 1e-12 of its largest are ties and share their mean rank.
-    Where all are tied in all blocks, the statistic is 0 and p is 1. With few blocks p is rather too large.
+    Scores of a block whose relative difference is below about 1e-12 are ties and share their mean rank. If
+    all scores are tied, the statistic is 0 and p is 1. With few blocks, p tends to be too large.
 
     Shape:
         scores: (blocks, methods), finite, higher is better.
 
     Returns:
-        The average rank of each method (1 is best), chi-squared and p; NaN with fewer than two blocks.
+        The average rank of each method (1 is best), chi-squared and p; the last two are NaN with one block.
     """
-    # scipy's friedmanchisquare takes no two methods, and divides by zero where all are tied.
+    # scipy's friedmanchisquare rejects two methods, and divides by zero if all scores are tied.
     from scipy.stats import chi2, rankdata
 
     scale = np.abs(scores).max(axis=1, keepdims=True)
@@ -102,7 +101,7 @@ def friedman(scores: np.ndarray) -> tuple[np.ndarray, float, float]:
 
 
 def nemenyi_difference(methods: int, blocks: int) -> float:
-    """How far two average ranks must lie apart to differ at `LEVEL` (Nemenyi 1963; Demsar 2006, eq. 6)."""
+    """Return the critical difference of average ranks at `LEVEL` (Nemenyi 1963; Demsar 2006, eq. 6)."""
     from scipy.stats import studentized_range
 
     q = float(studentized_range.isf(LEVEL, methods, math.inf)) / math.sqrt(2)
@@ -110,13 +109,15 @@ def nemenyi_difference(methods: int, blocks: int) -> float:
 
 
 def cliques(average_ranks: np.ndarray, difference: float) -> list[Sequence[int]]:
-    """Largest groups of methods whose average ranks all lie less than ``difference`` apart (Demsar 2006).
+    """Return maximal groups of methods whose average ranks differ by less than ``difference`` (Demsar 2006).
 
-    These are the bars of a critical-difference diagram. A method on its own is no group. Shape of
-    ``average_ranks``: (methods,), ascending.
+    They are the bars of a critical-difference diagram. A group has at least two methods.
+
+    Shape:
+        average_ranks: (methods,), ascending.
 
     Returns:
-        Positions of the methods of each group, the best first, in order of the best.
+        Positions of each group's methods, ascending; groups are ordered by their best method.
     """
     ends = np.searchsorted(average_ranks, average_ranks + difference, side="left").tolist()
     groups: list[Sequence[int]] = []
@@ -127,16 +128,16 @@ def cliques(average_ranks: np.ndarray, difference: float) -> list[Sequence[int]]
 
 
 def _ranked_together(tables: list[pd.DataFrame], names: list[str]) -> list[str]:
-    """Methods that are left when too few blocks were complete with all, see `ranks`."""
+    """Return the methods that remain after `ranks` drops methods until enough blocks are complete."""
     if not tables:
         return []
     defined = [table.notna().to_numpy().astype(int) for table in tables]
-    # Blocks in which two methods share a run; on the diagonal, in which a method has one: (methods, methods).
+    # (methods, methods): number of blocks in which two methods share a run, or one has a run (diagonal).
     together = np.sum([runs.T @ runs > 0 for runs in defined], axis=0)
-    kept = list(range(len(names)))
-    while len(kept) > 2 and 2 * sum(runs[:, kept].all(axis=1).any() for runs in defined) < len(defined):
-        partners = together[np.ix_(kept, kept)].sum(axis=1)
-        # A comparison without the baseline answers no question.
-        able = [place for place in reversed(range(len(kept))) if names[kept[place]] != BASELINE]
-        del kept[min(able, key=partners.__getitem__)]
-    return [names[place] for place in kept if together[place, place]]
+    columns = list(range(len(names)))
+    while len(columns) > 2 and 2 * sum(runs[:, columns].all(axis=1).any() for runs in defined) < len(defined):
+        partners = together[np.ix_(columns, columns)].sum(axis=1)
+        # The baseline is never dropped, because the study compares methods with it.
+        candidates = [place for place in reversed(range(len(columns))) if names[columns[place]] != BASELINE]
+        del columns[min(candidates, key=partners.__getitem__)]
+    return [names[place] for place in columns if together[place, place]]

@@ -1,6 +1,6 @@
-"""The settings of a sweep: ranked by their objective, compared by permutations, and what that says.
+"""Statistics of a sweep: settings ranked by their objective, a permutation test, and verdicts in words.
 
-Everything is a pure function of the tidy frame of trials, see `reports.trials`.
+All functions are pure; their input is the tidy frame of trials, see `reports.trials`.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ FIGURES, ENDS = ("objective_value", "test_mae", "test_corr"), ("", "_std", "_low
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the trials of one sweep say on one data set and backbone.
+    """Result of one sweep on one data set and backbone.
 
-    best: params with the best objective, None where no trial is complete; among equals the default. value,
-    default_value: their objective, None where there is none. p: see `permutation_p`. flat: all settings give
-    the same numbers to the last bit. states: how many settings ended in each state. sentence: all of it.
+    best: params with the best objective, None if no trial is complete; the default wins ties. value,
+    default_value: objective of best and of the default, or None. p: see `permutation_p`. flat: whether all
+    settings give bit-identical metrics. states: number of settings per state. sentence: the verdict in words.
     """
 
     sweep: str
@@ -45,10 +45,10 @@ class Verdict:
 
 
 def settings_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row per params of each group, the best first; those that are not complete come last, unranked.
+    """Return one row per group and params, the best first; incomplete settings come last without a rank.
 
-    ``seeds`` is how many seeds have the objective. Of it, ``test_mae`` and ``test_corr`` there are mean (the
-    bare name), ``_std``, and ``_low`` and ``_high``: a 95% t interval over seeds, NaN for one seed.
+    ``seeds`` is the number of seeds with the objective. ``objective_value``, ``test_mae`` and ``test_corr``
+    are means over seeds, with ``_std`` and a 95% t interval ``_low``, ``_high``, which is NaN for one seed.
     """
     rows = [row for _, part in frame.groupby(list(GROUP)) for row in ranked(part)]
     names = ["rank", "params", "default", "state", "reason", "trial", "seeds", "objective"]
@@ -57,12 +57,12 @@ def settings_table(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def verdicts(frame: pd.DataFrame) -> list[Verdict]:
-    """A verdict per group of the tidy frame, in the order of their names."""
+    """Return a verdict per group of the tidy frame, sorted by name."""
     return [verdict(part) for _, part in frame.groupby(list(GROUP))]
 
 
 def _wide(part: pd.DataFrame) -> pd.DataFrame:
-    """The numbers of one group: a row per ("split/metric", seed), a column per params, NaN where none is."""
+    """Pivot one group: a row per ("split/metric", seed), a column per params, NaN for missing values."""
     keyed = part.assign(key=part["split"] + "/" + part["metric"])
     return keyed.pivot(index=["key", "seed"], columns="params", values="value")
 
@@ -72,7 +72,7 @@ def _of(wide: pd.DataFrame, key: str) -> pd.DataFrame:
 
 
 def ranked(part: pd.DataFrame) -> list[dict[Any, Any]]:
-    """The rows of `settings_table` of one group; those without a rank have ``cost`` infinity."""
+    """Return the rows of `settings_table` for one group; rows without a rank have infinite ``cost``."""
     rows: list[dict[Any, Any]] = part.drop_duplicates("params").to_dict("records")
     wide, sign = _wide(part), -direction(part["objective"].iloc[0])
     for row in rows:
@@ -83,7 +83,7 @@ def ranked(part: pd.DataFrame) -> list[dict[Any, Any]]:
             values = _of(wide, key)[row["params"]].to_numpy()
             mean, row[f"{name}_std"], row[f"{name}_n"] = mean_and_std(values)
             row[f"{name}_low"], row[f"{name}_high"] = t_interval(values)
-            # The trial's own mean is what the sweep went by, also where cells are gone.
+            # The stored mean takes precedence: the sweep used it, and cells may have been deleted since.
             row.setdefault(name, mean)
     for row in rows:
         better = sum(other["cost"] < row["cost"] for other in rows)
@@ -92,25 +92,25 @@ def ranked(part: pd.DataFrame) -> list[dict[Any, Any]]:
 
 
 def direction(objective: str) -> int:
-    """+1 where a higher objective is better, -1 where a lower one is."""
+    """Return +1 if a higher objective is better, -1 if a lower one is."""
     return DIRECTION[objective.partition("/")[2]]
 
 
 def _natural(params: str) -> list[tuple[float, str]]:
-    """Sort key by which numbers in settings stand in their order."""
+    """Return a sort key of settings that orders numbers by value and texts after them."""
     values = json.loads(params).values()
     return [(v, "") if isinstance(v, (int, float)) else (math.inf, json.dumps(v)) for v in values]
 
 
 def verdict(part: pd.DataFrame) -> Verdict:
-    """What the trials of one group of the tidy frame say."""
+    """Compute the verdict of one group of the tidy frame."""
     rows = [row for row in ranked(part) if row["cost"] < math.inf]
     states = list(part.drop_duplicates("params")["state"])
     wide = _wide(part)[[row["params"] for row in rows]].dropna(axis=1, how="all")
     same = identical_columns(wide)
     flat = len(same) == 1 < len(rows) == wide.shape[1]
     values = _of(wide, part["objective"].iloc[0])[[group[0] for group in same]]
-    # A seed that few settings have would cost all others; a setting without one of the rest is left out.
+    # Drop seeds that at most half of the settings have, then settings that lack one of the other seeds.
     values = values[values.notna().mean(axis=1) > 0.5].dropna(axis=1)
     p = 1.0 if flat and len(values) > 1 else permutation_p(values.to_numpy())
     default = next((row for row in rows if row["default"]), None)
@@ -133,7 +133,7 @@ def verdict(part: pd.DataFrame) -> Verdict:
 
 
 def identical_columns(table: pd.DataFrame) -> list[list[str]]:
-    """Names of the columns in groups whose numbers are equal to the last bit; NaN equals NaN."""
+    """Group the names of columns that are equal to the last bit; NaN equals NaN."""
     groups: dict[tuple[str, ...], list[str]] = {}
     for name in table.columns:
         groups.setdefault(tuple(map(repr, table[name].tolist())), []).append(str(name))
@@ -141,7 +141,7 @@ def identical_columns(table: pd.DataFrame) -> list[list[str]]:
 
 
 def _finding(rows: list[dict[Any, Any]], flat: bool, shape: tuple[int, ...], p: float | None) -> str:
-    """What the validation split says; shape: (seeds, different settings) that were compared."""
+    """Return the finding on the validation split. shape: (seeds, distinct settings) of the comparison."""
     if not rows:
         return "no trial is complete."
     seeds, settings = shape
@@ -150,7 +150,7 @@ def _finding(rows: list[dict[Any, Any]], flat: bool, shape: tuple[int, ...], p: 
         return f"only one setting is complete, {_named(rows[0])} ({_score(rows[0])}): nothing to compare."
     if flat:
         value = f"{_score(rows[0])}; {counts}"
-        return f"every setting gives exactly the same result ({value}): here it has no effect."
+        return f"every setting gives exactly the same result ({value}), so the parameter has no effect here."
     if p is None:
         why = "with one seed" if seeds == 1 else "where so few settings have results for all seeds"
         return f"no uncertainty can be given {why} ({counts})."
@@ -166,7 +166,7 @@ def _finding(rows: list[dict[Any, Any]], flat: bool, shape: tuple[int, ...], p: 
 
 
 def _on_valid(rows: list[dict[Any, Any]], default: dict[Any, Any] | None) -> str:
-    """Which setting is the best on the validation split, and what the default has there."""
+    """Return which setting is best on the validation split, and the default's result."""
     if len(rows) < 2:
         return ""
     usual = f"; {_named(default)}, has {_score(default)}" if default and default is not rows[0] else ""
@@ -182,7 +182,7 @@ def _score(row: dict[Any, Any]) -> str:
 
 
 def _twins(same: list[list[str]], flat: bool) -> str:
-    """Which settings cannot be told apart, unless none can."""
+    """List settings with bit-identical results, unless all are identical."""
     groups = [sorted(group, key=_natural) for group in same if len(group) > 1]
     lists = [", ".join(map(_label, group[:8])) + ", ..." * (len(group) > 8) for group in groups[:3]]
     text = f"Exactly the same result: {'; '.join(lists)}{'; ...' * (len(groups) > 3)}."
@@ -201,12 +201,12 @@ def _on_test(part: pd.DataFrame, rows: list[dict[Any, Any]], default: dict[Any, 
     (best, usual), (low, high) = pairs.mean(axis=0), t_interval(pairs[:, 0] - pairs[:, 1])
     spread = f"95% interval {low:+.3f} to {high:+.3f}, n = {len(pairs)}" if len(pairs) > 1 else "one seed"
     noise = ", inside the noise" if low <= 0 <= high else ""
-    found = f"MAE {best:.3f}, the default {usual:.3f} (difference {best - usual:+.3f}, {spread}){noise}"
-    return f"On the test split the best, {_label(rows[0]['params'])}, has {found}."
+    scores = f"MAE {best:.3f}, the default {usual:.3f} (difference {best - usual:+.3f}, {spread}){noise}"
+    return f"On the test split the best, {_label(rows[0]['params'])}, has {scores}."
 
 
 def _lost(part: pd.DataFrame, states: list[str]) -> str:
-    """How many settings gave no value, and why."""
+    """Return how many settings gave no value, and the first reason."""
     counts = [f"{states.count(state)} {state}" for state in STATES[1:] if state in states]
     reasons = part[(part["state"] == "failed") & (part["reason"] != "")]["reason"]
     why = f" (first reason: {reasons.iloc[0].rstrip('.')})" if len(reasons) else ""
@@ -214,13 +214,13 @@ def _lost(part: pd.DataFrame, states: list[str]) -> str:
 
 
 def _label(params: str) -> str:
-    """Settings for people, e.g. ``attention=batch heads=4``."""
+    """Format settings for people, e.g. ``attention=batch heads=4``."""
     return (
         " ".join(f"{name}={value_text(value)}" for name, value in json.loads(params).items()) or "no settings"
     )
 
 
 def value_text(value: Any) -> str:
-    """A setting's value for people."""
+    """Format a setting's value for people."""
     text = value if isinstance(value, str) else json.dumps(value)
     return f"{value:.4g}" if isinstance(value, float) else text

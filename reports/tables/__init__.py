@@ -1,1 +1,1 @@
-"""The tables of the report: numbers of the tidy frame, laid out for people."""
+"""The report's tables: numbers of the tidy frame, formatted for people."""

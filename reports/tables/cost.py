@@ -1,4 +1,4 @@
-"""Table 5: what each method costs: parameters, seconds per epoch, memory, overhead over no mixing."""
+"""Table 5, the cost of each method: parameters, seconds per epoch, memory, overhead over no mixing."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ HEADS = {
 
 
 def cost_table(study: Study, order: Sequence[str] = ()) -> Table:
-    """One row per data set, backbone and method, over the seeds of clean training."""
+    """Build Table 5: one row per data set, backbone and method, averaged over the seeds of clean training."""
     numbers = cost_numbers(study.frame, order)
     title = TITLE + study.stand_in(list(dict.fromkeys(numbers["dataset"])))
     if numbers.empty:
@@ -57,10 +57,10 @@ def cost_table(study: Study, order: Sequence[str] = ()) -> Table:
 
 
 def cost_numbers(frame: pd.DataFrame, order: Sequence[str] = ()) -> pd.DataFrame:
-    """Parameters, means (and ``_std``) of seconds and MB, and ``overhead`` with ``_low`` and ``_high``.
+    """Compute parameter counts, seconds and MB (mean and ``_std``), and ``overhead`` with its t interval.
 
-    ``overhead`` is the mean over seeds of the ratio of ``epoch_s`` to that of `none` with the same seed and
-    environment; NaN without such a partner.
+    ``overhead`` is ``epoch_s`` divided by that of `none` with the same seed and environment, averaged over
+    seeds; NaN without such a partner.
     """
     cells = named(frame[(frame["split"] == "cell") & (frame["occlusion_protocol"] == "test")])
     cells = cells[np.array([not is_ablation(name) for name in cells["method"]], bool)]
@@ -107,7 +107,7 @@ def _text(name: str, row: Mapping[Any, Any]) -> str:
         return f"{value:,.0f}"
     if name == "overhead":
         low, high = row["overhead_low"], row["overhead_high"]
-        shown = row["n"] >= 3 and not math.isnan(low)
-        return f"×{value:.2f}" + f" [{low:.2f}, {high:.2f}]" * shown
+        has_interval = row["n"] >= 3 and not math.isnan(low)
+        return f"×{value:.2f}" + f" [{low:.2f}, {high:.2f}]" * has_interval
     spread = row[f"{name}_std"]
     return f"{value:.3g}" + ("" if math.isnan(spread) else f" ± {spread:.2g}")

@@ -1,4 +1,4 @@
-"""Table 1: the data that a study was trained on."""
+"""Table 1: the data sets of a study."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ HEADS = {
 
 
 def dataset_table(study: Study, order: Sequence[str] = ()) -> Table:
-    """A row per data set and split, and one per data set and modality: width, padded length, lengths."""
+    """Build Table 1: a row per data set and split, and a row per data set and modality."""
     ordered = sorted(study.datasets, key=lambda entry: place(entry["name"], order))
     study = dataclasses.replace(study, datasets=ordered)
     title = TITLE + study.stand_in([entry["name"] for entry in study.datasets])
     splits = dataset_numbers(study)
     if splits.empty:
-        return Table(NAME, title, [], ["Nothing is known of the data yet."], fill="make benchmark")
+        return Table(NAME, title, [], ["There are no statistics of the data yet."], fill="make benchmark")
     columns = [Column(text, name not in ("dataset", "split")) for name, text in HEADS.items()]
     groups = [
         [[_value(name, row[name]) for name in HEADS] for row in part.to_dict("records")]
@@ -57,7 +57,7 @@ def dataset_table(study: Study, order: Sequence[str] = ()) -> Table:
 
 
 def dataset_numbers(study: Study) -> pd.DataFrame:
-    """One row per data set and split: counts, label statistics, and of each modality D_m, T_m and lengths."""
+    """Return one row per data set and split: counts, label statistics, and D_m, T_m, lengths per modality."""
     rows = [_row(entry, split) for entry in study.datasets for split in SPLITS]
     sizes = [f"{m}_{what}" for m in MODALITIES for what in ("width", "padded", "median", "p95")]
     return pd.DataFrame(rows, columns=["dataset", "split", *NUMBERS, *sizes])

@@ -1,4 +1,4 @@
-"""Dialects of tables: how Markdown and LaTeX write any text, signs and marks."""
+"""Escaping and emphasis of table cells in Markdown and LaTeX."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from harness.errors import visible
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a format writes names, our typographic signs, and the best, the second and any other value."""
+    """A format's escaping, its templates for best, second-best and other values, and its special signs."""
 
     escape: Callable[[str], str]
     emphasis: tuple[str, str, str]
     written: Mapping[str, str]
 
     def text(self, text: str) -> str:
-        """Any text, escaped, with its signs as the format writes them."""
+        """Escape a text, and replace typographic signs."""
         return self.signs(self.escape(text))
 
     def signs(self, text: str) -> str:
-        """A text of the format's own with its signs as the format writes them."""
+        """Replace typographic signs (±, ↑, ...) in a text of this format."""
         for sign, written in self.written.items():
             text = text.replace(sign, written)
         return text
@@ -40,7 +40,7 @@ _LATEX_SIGNS = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    # A row that starts with one of these two would be read as an argument of the line break before it.
+    # At the start of a row, LaTeX would read "[" or "*" as an argument of the preceding line break.
     "[": "{[}",
     "*": "{*}",
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},

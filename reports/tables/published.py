@@ -1,4 +1,4 @@
-"""Published results of the backbones without mixing, to stand beside ours on the real data."""
+"""Published results of the backbones without mixing, for comparison on the real data sets."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ SOURCE = "results of MMSA (github.com/thuiar/MMSA, results/result-stat.md), unal
 
 
 def published() -> pd.DataFrame:
-    """MMSA's own results (``SOURCE``): dataset, backbone, metric, percent (a hundred times the score)."""
+    """Read MMSA's own results (``SOURCE``): dataset, backbone, metric, percent (100 times the score)."""
     with resources.files("reports.tables").joinpath("published.csv").open(encoding="utf-8") as file:
         return pd.read_csv(file)
 
 
 def published_numbers(numbers: pd.DataFrame, study: Study) -> pd.DataFrame:
-    """Rows as in `reports.tables.seed_means` of each `none` on real data that has a published result.
+    """Return rows, as in `reports.tables.seed_means`, of published results of `none` on real data.
 
-    ``published`` is true, ``mean`` the published value, and there are no seeds.
+    ``published`` is true, ``mean`` is the published value, and the counts of seeds are 0.
     """
     ours = numbers[(numbers["method"] == BASELINE) & ~numbers["dataset"].isin(study.synthetic)]
     known = published()
-    # MMSA trains MISA's text encoder.
+    # MMSA fine-tunes MISA's text encoder, so its result is comparable with misa[bert] if the study has it.
     fine_tuned = (known["backbone"] == "misa") & ("misa[bert]" in set(ours["backbone"]))
     known["backbone"] = known["backbone"].where(~fine_tuned, "misa[bert]")
-    found = ours.merge(known, on=["dataset", "backbone", "metric"])
+    rows = ours.merge(known, on=["dataset", "backbone", "metric"])
     counts = dict.fromkeys(("n", "undefined", "seeds"), 0)
-    rows = found.assign(mean=found["percent"] / 100, std=math.nan, method=LABEL, outside="", **counts)
+    rows = rows.assign(mean=rows["percent"] / 100, std=math.nan, method=LABEL, outside="", **counts)
     return rows.assign(published=True)[[*numbers.columns, "published"]]

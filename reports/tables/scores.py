@@ -1,7 +1,7 @@
-"""The score tables: numbers over seeds -> `reports.tables.table.Table`, for people.
+"""Score tables: means over seeds formatted as `reports.tables.table.Table`.
 
-Accuracies and F1 are shown in percent; the best and second-best method of each group are marked, and those
-that differ from `none` beyond the noise between seeds. The CSV of a table holds the raw numbers.
+Accuracies and F1 are in percent. Marks show the best and second-best method of each group, and methods that
+differ from `none` by more than the noise between seeds. The CSV of a table holds the raw numbers.
 """
 
 from __future__ import annotations
@@ -36,36 +36,36 @@ Row = dict[Any, Any]
 
 
 def score_table(numbers: pd.DataFrame, name: str, title: str, study: Study, fill: str = "") -> Table:
-    """A table of scores with one part per data set.
+    """Build a table of scores with one part per data set.
 
-    numbers: see `aggregate`. title: without what it says of synthetic data. fill: the command that
-    makes numbers where there are none.
+    numbers: see `reports.tables.seed_means.main_numbers`. title: the title without the suffix about synthetic
+    data. fill: the command that produces results if there are none.
     """
     published = numbers[:0] if set(CONDITIONS) <= set(numbers.columns) else published_numbers(numbers, study)
-    shown = _with_published(numbers, published)
+    rows = _with_published(numbers, published)
     parts = [
         _part(part, study, title + study.stand_in([str(dataset)]))
-        for dataset, part in shown.groupby("dataset", sort=False)
+        for dataset, part in rows.groupby("dataset", sort=False)
     ]
     full = title + study.stand_in(list(dict.fromkeys(numbers["dataset"])))
-    csv = shown.to_csv(index=False, lineterminator="\n")
-    return Table(name, full, parts, _notes(shown, study), csv, fill if numbers.empty else "")
+    csv = rows.to_csv(index=False, lineterminator="\n")
+    return Table(name, full, parts, _notes(rows, study), csv, fill if numbers.empty else "")
 
 
 def heading(metric: str) -> str:
-    """A metric with the direction in which it is better: ``MAE ↓``."""
+    """Return a metric's name with an arrow for its better direction: ``MAE ↓``."""
     return f"{METRIC_NAMES.get(metric, metric)} {'↑' if DIRECTION.get(metric, 1) > 0 else '↓'}"
 
 
-def shown(value: float, metric: str) -> str:
-    """A mean or spread as tables have it: accuracies and F1 in percent, a dash for NaN."""
+def format_score(value: float, metric: str) -> str:
+    """Format a mean or spread: accuracies and F1 in percent, a dash for NaN."""
     if math.isnan(value):
         return DASH
     return f"{value:.3f}" if metric in RAW else f"{100 * value:.2f}"
 
 
 def _with_published(numbers: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
-    """The numbers with the published ones of a backbone after its row of `none`."""
+    """Insert the published numbers of each backbone after its row of `none`."""
     numbers = numbers.assign(published=False)
     if published.empty:
         return numbers
@@ -73,9 +73,9 @@ def _with_published(numbers: pd.DataFrame, published: pd.DataFrame) -> pd.DataFr
     last = numbers[numbers["method"] == BASELINE].groupby(["dataset", "backbone"])["place"].max()
     after = [last[pair] + 0.5 for pair in zip(published["dataset"], published["backbone"], strict=True)]
     joined = pd.concat([numbers, published.assign(place=after)])
-    shown = joined.sort_values("place", kind="stable", ignore_index=True).drop(columns="place")
-    shown.attrs = numbers.attrs
-    return shown
+    rows = joined.sort_values("place", kind="stable", ignore_index=True).drop(columns="place")
+    rows.attrs = numbers.attrs
+    return rows
 
 
 def _part(part: pd.DataFrame, study: Study, title: str) -> Part:
@@ -89,8 +89,8 @@ def _part(part: pd.DataFrame, study: Study, title: str) -> Part:
 
 
 def _grouped(rows: Sequence[Row], keys: Sequence[str]) -> dict[tuple[Any, ...], list[Row]]:
-    """Rows by the values of their keys, in the order in which these come first."""
-    # By pandas, thousands of small groups take seconds.
+    """Group rows by the values of their keys, in order of first occurrence."""
+    # pandas takes seconds for thousands of small groups.
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
         groups.setdefault(tuple(row[key] for key in keys), []).append(row)
@@ -123,29 +123,29 @@ def _name(name: Any) -> Value:
 
 
 def _ranks(figures: Sequence[Row], metric: str) -> dict[str, int]:
-    """Method -> BEST or SECOND, by the value as shown: what reads equal is marked equal."""
-    # A mean over only those seeds that did not fail would win by its failures.
+    """Return method -> BEST or SECOND, by the displayed value, so that equal texts have equal marks."""
+    # Rank only complete means: without its failed seeds, a method's mean could be too good.
     most = max(row["n"] for row in figures)
     ranked = [row for row in figures if row["n"] == most > 0 and not row["undefined"]]
     if len(ranked) < 2:
         return {}
-    values = [DIRECTION[metric] * float(shown(row["mean"], metric)) for row in ranked]
+    values = [DIRECTION[metric] * float(format_score(row["mean"], metric)) for row in ranked]
     places = {value: place for place, value in enumerate(sorted(set(values), reverse=True)[:2])}
     return {row["method"]: places[v] for row, v in zip(ranked, values, strict=True) if v in places}
 
 
 def _cell(row: Row) -> str:
-    """Mean ± std of one row of the numbers, and how it compares with `none`; a dash where there is none."""
-    mean, std = (shown(row[name], row["metric"]) for name in ("mean", "std"))
+    """Format mean ± std of one row with its mark against `none`; a dash if there is no result."""
+    mean, std = (format_score(row[name], row["metric"]) for name in ("mean", "std"))
     text = mean if row["published"] else f"{mean} ± {std}" if row["n"] else DASH
     text += SIGNS.get(row["outside"], "")
     return f"{text} †{row['undefined']}/{row['n'] + row['undefined']}" if row["undefined"] else text
 
 
 def _notes(numbers: pd.DataFrame, study: Study) -> list[str]:
-    """What the reader must know, only as far as it applies to these numbers."""
+    """Return the notes that apply to these numbers."""
     if numbers.empty and numbers.attrs.get("sweeps"):
-        return ["There are no complete cells but those of sweeps: see sweep_*.md."]
+        return ["There are no complete cells but those of sweeps, see sweep_*.md."]
     if numbers.empty:
         return ["There are no complete cells yet."]
     own = numbers[~numbers["published"]]
@@ -167,21 +167,21 @@ def _completeness(numbers: pd.DataFrame) -> Iterator[str]:
     if numbers["undefined"].any():
         yield "†k/n: undefined for k of n seeds, left out of the mean and not ranked."
     if (counts > numbers["seeds"]).any():
-        yield "‡ some seeds count repeatedly, with other settings that this table does not show."
+        yield "‡ some seeds count repeatedly, with settings that this table does not distinguish."
     if (counts == 0).any():
         yield f"{DASH} alone: no complete cell."
     if superseded:
-        others = f"{superseded} cells with other settings of backbone or training, or with other ratios"
-        yield f"{others}, are left out: what was asked for last counts."
+        others = f"{superseded} cells with other backbone or training settings, or with other ratios"
+        yield f"{others}, are left out: only the latest request counts."
 
 
 def _comparing(numbers: pd.DataFrame) -> list[str]:
-    """How to read the marks against `none`, or why there are none."""
+    """Return notes on the marks against `none`, or why there are no marks."""
     others = numbers[numbers["method"] != BASELINE]
     if others.empty or BASELINE not in set(numbers["method"]):
         return []
     if numbers["n"].max() < 3:
-        return ["No mark compares with none: that takes at least three seeds."]
+        return ["There are no marks against none, because they need at least three seeds."]
     return [
         "⁺ better, ⁻ worse than none: the 95% interval (t) of the paired difference over seeds leaves out 0. "
         "Where nothing differs, one comparison in twenty is marked all the same."
@@ -193,16 +193,16 @@ def _about_tuned(numbers: pd.DataFrame) -> Iterator[str]:
     tuned = numbers["method"].str.endswith(mark)
     if tuned.any():
         yield (
-            f"{mark}: settings chosen on the validation split for each data set and backbone; "
-            "the parameters of the runs hold them, and the files under tuned=DIR the budgets. A method's own "
-            "settings are tuned, for none learning rate and dropout; the seeds of the search may be among "
+            f"{mark}: settings chosen on the validation split for each data set and backbone; the runs' "
+            "parameters list them, the files under tuned=DIR the budgets. A search tunes a method's own "
+            "settings, for none learning rate and dropout; the seeds of the search may be among "
             "those evaluated."
         )
     if outdated:
         cells = f"{outdated} {'cells' if outdated > 1 else 'cell'}"
-        yield f"{mark} takes the newest file alone: {cells} of earlier ones left out."
+        yield f"{mark} uses only the newest file: {cells} of earlier ones left out."
     if tuned.any() and not tuned.all():
-        yield f"Rows without {mark} had no such choice: a gain over them may be due to it."
+        yield f"Rows without {mark} were not tuned: gains over them may be due to tuning."
 
 
 def _sources(numbers: pd.DataFrame) -> Iterator[str]:

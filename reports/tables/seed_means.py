@@ -1,4 +1,4 @@
-"""Means over seeds of the tidy frame's scores: spread, counts, and how they compare with `none`."""
+"""Means over seeds of the tidy frame's scores, with spread, counts and the comparison with `none`."""
 
 from __future__ import annotations
 
@@ -16,22 +16,21 @@ CONDITIONS = ("occlusion_protocol", "occlusion_ratio")
 
 
 def main_numbers(frame: pd.DataFrame, kind_of: Mapping[str, str], order: Sequence[str] = ()) -> pd.DataFrame:
-    """Test scores of clean input, over seeds.
+    """Average the test scores of clean input over seeds.
 
     Args:
         frame: the tidy frame (see `reports.frame.load_frame`) of one study.
         kind_of: data set -> kind of metrics, a key of ``harness.metrics.METRICS``.
-        order: names of data sets, backbones and methods that come first, in this order; the others follow
-            alphabetically, ``none`` ahead of the other methods and variants after their method.
+        order: names of data sets, backbones and methods that come first, in this order; other names follow
+            alphabetically, ``none`` before other methods and variants after their method.
 
     Returns:
         One row per (data set, backbone, method, metric) in the order of the table, with the columns
-        ``dataset, backbone, method, kind, metric, mean, std, n, undefined, seeds, outside``. Methods are
-        named as by `reports.frame.named`, and ``attrs["outdated"]`` counts the cells that it leaves out;
-        variants with a component switched off are those of `ablation_numbers`. ``n`` values are defined and
-        enter the mean, ``undefined`` are NaN, ``seeds`` is how many seeds gave them; a combination without
-        results has 0 in all three. ``outside``: "better" or "worse" than `none` beyond the paired interval,
-        else empty.
+        ``dataset, backbone, method, kind, metric, mean, std, n, undefined, seeds, outside``. Methods have the
+        names of `reports.frame.named`; ``attrs["outdated"]`` and ``attrs["superseded"]`` count cells that it
+        leaves out. Ablations are left out, see `ablation_numbers`. The mean is over ``n`` defined values;
+        ``undefined`` values are NaN; ``seeds`` counts distinct seeds. A combination without results has 0 in
+        all three. ``outside``: "better" or "worse" if the paired interval against `none` excludes 0, else "".
 
     Raises:
         ValueError: if columns are missing, or ``kind_of`` lacks a data set or names an unknown kind.
@@ -42,7 +41,7 @@ def main_numbers(frame: pd.DataFrame, kind_of: Mapping[str, str], order: Sequenc
 def occlusion_numbers(
     frame: pd.DataFrame, kind_of: Mapping[str, str], order: Sequence[str] = ()
 ) -> pd.DataFrame:
-    """Like `main_numbers` for every occlusion protocol and ratio, two more columns of the result."""
+    """Compute `main_numbers` for every occlusion protocol and ratio, which become two more columns."""
     check_frame(frame)
     return _numbers(frame, CONDITIONS, kind_of, order, ablation=False)
 
@@ -50,7 +49,7 @@ def occlusion_numbers(
 def ablation_numbers(
     frame: pd.DataFrame, kind_of: Mapping[str, str], order: Sequence[str] = ()
 ) -> pd.DataFrame:
-    """Like `main_numbers` where methods have variants with components off: these, the whole, `none`."""
+    """Compute `main_numbers` for ablations, their complete methods and `none`, where there are ablations."""
     clean = _clean(frame)
     tests = named(clean[clean["split"] == "test"])
     variants = tests[np.array([is_ablation(name) for name in tests["method"]], bool)]
@@ -110,9 +109,9 @@ def _joined(left: pd.DataFrame, right: pd.DataFrame, keys: list[str]) -> pd.Data
 
 
 def _figures(tests: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """Mean and standard deviation of the defined values of each group, and the counts."""
+    """Compute mean and standard deviation of the defined values of each group, and the counts."""
     defined = tests["value"].where(np.isfinite(tests["value"].astype(float)))
-    # A sum depends on its order in the last bits.
+    # A fixed order, because the last bits of a sum depend on it.
     groups = tests.assign(value=defined.astype(float)).sort_values([*keys, "value"]).groupby(keys, sort=False)
     how = {"mean": "mean", "std": "std", "n": "count", "undefined": "size"}
     figures = groups.agg(**{name: ("value", f) for name, f in how.items()}, seeds=("seed", "nunique"))
@@ -120,13 +119,14 @@ def _figures(tests: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
 
 
 def _outside(tests: pd.DataFrame, conditions: tuple[str, ...]) -> pd.DataFrame:
-    """Which groups differ from `none` beyond the noise between seeds."""
+    """Return which groups differ from `none` by more than the noise between seeds."""
     columns = ["dataset", "backbone", *conditions, "metric", "method", "outside"]
     return intervals(paired_everywhere(tests))[columns]
 
 
 def _grid(tests: pd.DataFrame, conditions: tuple[str, ...], order: Sequence[str]) -> Iterator[tuple]:
-    """Every combination of what was seen, in the order of the table, so that holes show."""
+    """Yield all combinations of data set, backbone, condition and method in the order of the table."""
+    # Missing combinations become rows without results.
     datasets, backbones, methods = (
         sorted(tests[column].unique(), key=lambda name: place(name, order))
         for column in ("dataset", "backbone", "method")
@@ -137,11 +137,11 @@ def _grid(tests: pd.DataFrame, conditions: tuple[str, ...], order: Sequence[str]
 
 
 def place(name: str, order: Sequence[str]) -> tuple:
-    """Sort key: the given order, then ``none``, then the alphabet; a variant stands after its method."""
+    """Return a sort key: the given order, then ``none``, then alphabetical; variants after their method."""
     base = name.partition("{")[0].partition("[")[0]
     listed = name if name in order else base
     components = name.partition("{")[0].partition("[")[2]
-    # Of an ablation the whole method first, then what has more of it.
+    # The complete method comes first, then ablations with more components before those with fewer.
     off = -components.count(",") - (len(components) > 1) if components else -99
     return (order.index(listed) if listed in order else len(order), base != BASELINE, base, off, name)
 

@@ -1,4 +1,4 @@
-"""The tables of sweeps: every setting that was tried, ranked, with what the trials say."""
+"""Tables of sweeps: all settings ranked by their objective, with the verdict on the sweep."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ from reports.study import Study
 from reports.tables.table import DASH, Column, Part, Table, Value
 
 NOTES = (
-    f"Mean ± standard deviation over seeds [95% t interval; from {FEWEST} seeds on; it compares no settings];"
-    " ↑↓ say what is better.",
-    "Settings are chosen on the validation split alone. The best value of many is partly luck: on the"
-    " validation split it promises too much, and as the seeds are the same, a little on the test split, too.",
-    "p: permutation test of F over settings with seeds as blocks. Where nothing matters, one sweep in"
-    f" {round(1 / LEVEL)} has p of at most {LEVEL}, more where neighbouring settings train nearly alike."
-    " A larger p proves nothing: over two seeds, one of ten settings that stands out alone may get p = 0.1.",
+    f"Mean ± standard deviation over seeds [95% t interval, from {FEWEST} seeds on; not meant for comparing"
+    " settings]; ↑ higher is better, ↓ lower is better.",
+    "Only the validation split chooses settings. The best of many values is partly luck: its score is too"
+    " optimistic on the validation split, and slightly on the test split, because the seeds are the same.",
+    "p: permutation test of F over settings with seeds as blocks. If no setting has an effect, one sweep in"
+    f" {round(1 / LEVEL)} has p of at most {LEVEL}, more if neighbouring settings train nearly alike. A"
+    " larger p proves nothing: with two seeds, a single outstanding setting of ten may get p = 0.1.",
 )
 
 
 def sweep_tables(study: Study) -> list[Table]:
-    """A table per sweep with a part per data set, backbone and method; rows link to their trials."""
+    """Build a table per sweep with a part per data set, backbone and method; rows link to their trials."""
     tables = []
     for sweep, trials in study.trials.groupby("sweep"):
         title = f"Study {study.name}: sweep {sweep}"
@@ -53,7 +53,7 @@ def sweep_tables(study: Study) -> list[Table]:
 
 
 def page_tables(study: Study) -> list[Table]:
-    """Each part of `sweep_tables` as a page shows it: a table of its own, its verdict among the notes."""
+    """Turn each part of `sweep_tables` into a table for the page, with the verdict among its notes."""
     parts = [part for table in sweep_tables(study) for part in table.parts]
     return [
         Table(f"sweep_{number}", part.title, [replace(part, text="")], [part.text, *NOTES])
@@ -62,7 +62,7 @@ def page_tables(study: Study) -> list[Table]:
 
 
 def page_files(study: Study, folder: Path) -> dict[str, dict[str, str]]:
-    """Table of `page_tables` -> kind of file -> address in the report's folder; Optuna's plots among them."""
+    """Return table of `page_tables` -> kind of file -> address in the report's folder, plots included."""
     files = {}
     for number, ((sweep, dataset, backbone, _), _) in enumerate(study.trials.groupby(list(GROUP)), 1):
         table = f"tables/sweep_{quote(file_name(str(sweep)))}"
@@ -74,14 +74,14 @@ def page_files(study: Study, folder: Path) -> dict[str, dict[str, str]]:
 
 
 def file_name(sweep: str) -> str:
-    """A sweep's name as a part of a file's name: different for different names."""
-    # safe_name keeps letters of all scripts, and would rename files that users have.
+    """Escape a sweep's name for a file name; different names give different results."""
+    # Not `safe_name`: it keeps letters of all scripts, and would rename files of existing reports.
     safe = quote(sweep, safe="", errors="surrogatepass")
     return safe if len(safe) <= 150 else f"{safe[:120]}_{hashlib.sha256(safe.encode()).hexdigest()[:16]}"
 
 
 def _part(trials: pd.DataFrame, title: str, links: Links) -> Part:
-    """The settings of one group, best first, under what its trials say."""
+    """Build a part from the settings of one group, best first, with the verdict as its text."""
     group = {name: str(trials[name].iloc[0]) for name in GROUP}
     rows, objective = ranked(trials), trials["objective"].iloc[0]
     params = [json.loads(row["params"]) for row in rows]
@@ -100,7 +100,7 @@ def _part(trials: pd.DataFrame, title: str, links: Links) -> Part:
 
 
 def _texts(row: Mapping[Any, Any], settings: list[str]) -> list[str]:
-    """The cells of a row as plain text."""
+    """Return the cells of a row as plain text."""
     rank = DASH if pd.isna(row["rank"]) else str(row["rank"])
     marks = ["default"] * row["default"] + [row["state"]] * (row["state"] != "complete")
     return [rank, *settings, str(row["seeds"]), *(_figure(row, name) for name in FIGURES), ", ".join(marks)]
@@ -114,7 +114,7 @@ def _figure(row: Mapping[Any, Any], name: str) -> str:
 
 
 def _sorted_by(text: str) -> float | str | None:
-    """What a page sorts a cell by: its first number, else its text."""
+    """Return a cell's sort key on the page: its first number, else its text, None for a dash."""
     try:
         return float(text.partition(" ")[0])
     except ValueError:

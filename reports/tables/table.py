@@ -1,4 +1,4 @@
-"""A table as plain values, and its files: CSV, Markdown and LaTeX (a page is `reports.page.html`'s)."""
+"""Tables of plain values, and their files: CSV, Markdown and LaTeX. `reports.page.html` writes HTML."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ NUMBERED = re.compile(r"^Table \d+: ")
 class Value:
     """One cell of a table.
 
-    text: as people read it, unescaped, with our signs (±, ↑, –). rank: BEST, SECOND or OTHER. order: what a
-    page sorts by, a number or a text; None sorts last. link: an address behind the text, or empty.
+    text: displayed text, unescaped, with typographic signs (±, ↑, –). rank: BEST, SECOND or OTHER. order: the
+    page's sort key, a number or a text; None sorts last. link: address that the text links to, or empty.
     """
 
     text: str
@@ -30,7 +30,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Column:
-    """A column's heading, and whether it holds numbers, which stand at its right side."""
+    """A column's heading, and whether it holds numbers, which are right-aligned."""
 
     title: str
     number: bool = False
@@ -38,10 +38,10 @@ class Column:
 
 @dataclass(frozen=True)
 class Part:
-    """Rows with the same columns; groups: rows that are compared with each other stand together.
+    """Rows with the same columns. groups: groups of rows that are compared with each other.
 
-    title: where it stands alone, as in LaTeX; empty for that of the table. heading, text: what stands above
-    it in Markdown; ``text`` is in LaTeX's caption, too.
+    title: the part's own title in LaTeX; empty for the table's title. heading, text: shown above the part in
+    Markdown; ``text`` is also in LaTeX's caption.
     """
 
     columns: Sequence[Column]
@@ -53,9 +53,9 @@ class Part:
 
 @dataclass(frozen=True)
 class Table:
-    """A titled table of one or more parts with its notes, all unescaped text.
+    """A titled table of one or more parts with notes; all texts are unescaped.
 
-    name: of its files. csv: the raw numbers as text. fill: the command that makes rows where there are none.
+    name: name of its files. csv: raw numbers as text. fill: command that produces rows if there are none.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Table:
 
 
 def write_table(table: Table, folder: Path) -> list[Path]:
-    """Write a table as CSV, Markdown and LaTeX; returns the files."""
+    """Write a table as CSV, Markdown and LaTeX, and return the files."""
     texts = {"csv": table.csv, "md": to_markdown(table), "tex": to_latex(table)}
     for ending, text in texts.items():
         (folder / f"{table.name}.{ending}").write_text(text, encoding="utf-8")
@@ -78,7 +78,7 @@ def write_table(table: Table, folder: Path) -> list[Path]:
 
 
 def to_markdown(table: Table) -> str:
-    """A heading, a table per part, and the notes."""
+    """Format a table as Markdown: a heading, a table per part, and the notes."""
     texts = [f"### {MARKDOWN.text(table.title)}"]
     for part in table.parts:
         texts.append(f"#### {MARKDOWN.text(part.heading)}" if part.heading else "")
@@ -92,12 +92,12 @@ def to_markdown(table: Table) -> str:
 
 
 def _notes(table: Table) -> list[str]:
-    """The notes, and where there is no row what would make some."""
-    return [*table.notes, *([f"To fill it: {table.fill}"] if table.fill and not len(table) else [])]
+    """Return the notes and, if there are no rows, the command that produces some."""
+    return [*table.notes, *([f"To fill it, run {table.fill}"] if table.fill and not len(table) else [])]
 
 
 def to_latex(table: Table) -> str:
-    """One ``table*`` (package booktabs) per part; its caption is the title and the notes."""
+    """Format a table as LaTeX: one ``table*`` (package booktabs) per part, captioned with title and notes."""
     parts = [_latex(table, part) for part in table.parts] or [_latex(table, None)]
     return "% needs \\usepackage{booktabs}\n" + "\n".join(parts)
 

@@ -34,11 +34,11 @@ def test_the_project_keeps_it(copy):
 @pytest.mark.parametrize(
     ("file", "line", "broken"),
     [
-        ("backbones/tfn.py", "from methods.base import Method", "Floors"),
-        ("methods/mixup.py", "from harness.errors import UserError", "Floors"),
-        ("harness/data/store.py", "from harness.train import seeds", "Rooms of the harness"),
-        ("reports/stats/intervals.py", "from reports import frame", "Rooms of the reports"),
-        ("harness/train/seeds.py", "from harness.train import loop", "No circles"),
+        ("backbones/tfn.py", "from methods.base import Method", "Layers of the packages"),
+        ("methods/mixup.py", "from harness.errors import UserError", "Layers of the packages"),
+        ("harness/data/store.py", "from harness.train import seeds", "Layers of the harness"),
+        ("reports/stats/intervals.py", "from reports import frame", "Layers of the reports"),
+        ("harness/train/seeds.py", "from harness.train import loop", "No import cycles"),
     ],
 )
 def test_an_import_that_points_up_is_noticed(copy, file, line, broken):
@@ -49,7 +49,7 @@ def test_an_import_that_points_up_is_noticed(copy, file, line, broken):
     assert done.returncode == 1
     assert f"{broken} BROKEN" in done.stdout
     module = file.removesuffix(".py").replace("/", ".")
-    assert f"{module} -> {line.split()[1]}" in done.stdout or broken == "No circles"
+    assert f"{module} -> {line.split()[1]}" in done.stdout or broken == "No import cycles"
 
 
 def test_a_module_outside_of_all_rooms_is_noticed(copy):

@@ -128,7 +128,7 @@ def test_a_study_of_sweeps_alone_names_their_tables(logged):
     cell = make_cell("none")
     tracker = logged((cell, {"sweep": "delta"}, 0.0))
     assert tuple(load_frame(tracker).columns) == SCORES
-    with pytest.raises(UserError, match=r"no trials of sweeps, so none of 'delta'\.$"):
+    with pytest.raises(UserError, match=r"has no sweeps, got sweep='delta'\.$"):
         load_frame(tracker, "delta")
     for logs, wanted in ((False, "no complete cells yet"), (True, "no complete cells but those of sweeps")):
         if logs:
@@ -209,11 +209,11 @@ def test_cells_of_earlier_files_are_left_out_and_counted(old, words):
     pd.testing.assert_frame_equal(numbers, numbers_of(TUNED))
     for text in (as_markdown(numbers), as_latex(numbers, "t")):
         assert ("earlier" in text) == (words is not None)
-        assert words is None or f"takes the newest file alone: {words} earlier ones left out." in text
+        assert words is None or f"uses only the newest file: {words} earlier ones left out." in text
 
 
 def test_tables_say_what_tuned_means_where_it_stands():
-    chosen, unequal = "settings chosen on the validation split", "had no such choice"
+    chosen, unequal = "settings chosen on the validation split", "were not tuned"
     for frame, wanted in (
         (TUNED, (True, True)),
         ([row for row in TUNED if row["tuned"]], (True, False)),

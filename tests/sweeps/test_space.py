@@ -184,7 +184,7 @@ def test_factors_that_cannot_act_are_left_out_and_a_space_of_nothing_is_refused(
     loud = make_cell("none", "lmf", changed={"audio_dropout": 0.0, "vision_dropout": 0.1})
     assert "dropout" in space.for_backbone(loud).backbone
     space = Space("mine", "none", "grid", backbone={"dropout": (0.5, 1.0)})
-    with pytest.raises(UserError, match=r"^Nothing that the search space mine varies acts on lmf\.$"):
+    with pytest.raises(UserError, match=r"^No parameter of the search space mine has an effect on lmf\.$"):
         space.for_backbone(silent)
     space = dataclasses.replace(space, method="mixup", settings={"xi1": (0.5,)})
     assert space.for_backbone(make_cell("mixup", "almt")).parameters == {"xi1": (0.5,)}
@@ -214,11 +214,11 @@ def test_factors_go_by_names_and_cap_a_dropout_but_never_below_its_own_value():
     ("name", "values", "words"),
     [
         ("ms_mix", {"delta": 1.5}, "delta must be in [-1, 1]"),
-        ("ms_mix", {"xi1": "much"}, "'much' is no float"),
+        ("ms_mix", {"xi1": "much"}, "'much' is not of type float"),
         ("ms_mix", {"xi1": float("nan")}, "xi1 must be >= 0 and finite"),
         ("ms_mix", {"delta": float("nan")}, "cannot be applied"),
         ("manifold_mixup", {"layers": "[0, 3]"}, "layers must be"),
-        ("manifold_mixup", {"layers": [0.5]}, "0.5 is no int"),
+        ("manifold_mixup", {"layers": [0.5]}, "0.5 is not of type int"),
         ("none", {"learning_rate_factor": float("inf")}, "learning_rate must be >= 0 and finite"),
         ("none", {"dropout_factor": -1.0}, "_dropout must be in [0, 1)"),
         ("none", {"learning_rate": 2.0}, "Did you mean 'learning_rate_factor'?"),
@@ -324,18 +324,18 @@ WRONG = {
     "a key that is no text": (TPE + "1: 2", "Unknown key '1'"),
     "an unknown method": ("method: ms_mx\nsampler: tpe", "Did you mean 'ms_mix'?"),
     "an unknown sampler": ("method: ms_mix\nsampler: gird", "Did you mean 'grid'?"),
-    "nothing to vary": (TPE, "varies nothing"),
+    "nothing to vary": (TPE, "must name at least one parameter"),
     "settings as a list": (TPE + "settings: [delta]", "settings must be a mapping of"),
     "an unknown field": (TPE + "settings: {dleta: [0.1]}", "Unknown setting of ms_mix 'dleta'"),
     "no field": (TPE + "settings: {components: [sass]}", "Unknown setting of ms_mix 'components'"),
     "a single value": (TPE + "settings: {delta: 0.1}", "settings.delta must be a list"),
     "an empty list": (TPE + "settings: {delta: []}", "settings.delta must be a list"),
-    "a value twice": (TPE + "settings: {delta: [0, 0.5, 0.0]}", "twice"),
-    "a key twice": (TPE + "settings: {delta: [0.1], delta: [0.2]}", "'delta' stands twice, in line 3"),
-    "a text as number": (TPE + "settings: {delta: ['0.1']}", "settings.delta: '0.1' is no float"),
-    "truth as number": (TPE + "settings: {delta: [true]}", "True is no float"),
-    "a fraction as integer": (TPE + "settings: {heads: [2.0]}", "2.0 is no int"),
-    "truth as integer": (TPE + "settings: {heads: [true]}", "True is no int"),
+    "a value twice": (TPE + "settings: {delta: [0, 0.5, 0.0]}", "must be different"),
+    "a key twice": (TPE + "settings: {delta: [0.1], delta: [0.2]}", "duplicate key 'delta' in line 3"),
+    "a text as number": (TPE + "settings: {delta: ['0.1']}", "settings.delta: '0.1' is not of type float"),
+    "truth as number": (TPE + "settings: {delta: [true]}", "True is not of type float"),
+    "a fraction as integer": (TPE + "settings: {heads: [2.0]}", "2.0 is not of type int"),
+    "truth as integer": (TPE + "settings: {heads: [true]}", "True is not of type int"),
     "a huge number": (TPE + f"settings: {{delta: [{10**400}]}}", "too large"),
     "a refused value": (TPE + "settings: {delta: [0.1, 1.5]}", "delta must be in [-1, 1]"),
     "a refused end": (TPE + "settings: {delta: {low: 0.0, high: 2.0}}", "delta must be in [-1, 1], got 2.0"),
@@ -343,7 +343,7 @@ WRONG = {
         "method: multimix\nsampler: tpe\nsettings: {alpha_low: [0.1, 3.0], alpha_high: [2.0, 4.0]}",
         "alpha_high must be at least alpha_low",
     ),
-    "no list of layers": ("method: manifold_mixup\nsampler: tpe\nsettings: {layers: [0, 1]}", "0 is no list"),
+    "no list of layers": ("method: manifold_mixup\nsampler: tpe\nsettings: {layers: [0, 1]}", "0 is not"),
     "low above high": (TPE + "settings: {delta: {low: 0.5, high: 0.1}}", "low must be at most high"),
     "no high": (TPE + "settings: {delta: {low: 0.5}}", "needs numbers for low and high"),
     "no low": (TPE + "settings: {delta: {high: 0.5}}", "needs numbers for low and high"),
@@ -354,10 +354,10 @@ WRONG = {
     "log as number": (TPE + "settings: {xi1: {low: 0.1, high: 1.0, log: 1}}", "log must be true or false"),
     "a step of zero": (TPE + "settings: {xi1: {low: 0.1, high: 1.0, step: 0}}", "step must be > 0"),
     "a step too far": (TPE + "settings: {xi1: {low: 0.1, high: 1.0, step: 0.2}}", "whole steps apart"),
-    "a broken step": (TPE + "settings: {heads: {low: 2, high: 8, step: 1.5}}", "whole between integers"),
+    "a broken step": (TPE + "settings: {heads: {low: 2, high: 8, step: 1.5}}", "an integer if low and"),
     "too many digits": (TPE + "settings: {xi1: {low: 0.12345, high: 1.0}}", "at most 4 significant digits"),
     "an unknown key of a range": (TPE + "settings: {xi1: {low: 0.1, hihg: 1.0}}", "Did you mean 'high'?"),
-    "a range of texts": (TPE + "settings: {attention: {low: 0.1, high: 1.0}}", "0.1 is no str"),
+    "a range of texts": (TPE + "settings: {attention: {low: 0.1, high: 1.0}}", "0.1 is not of type str"),
     "a grid with a range": (GRID + "settings: {delta: {low: 0.1, high: 0.5}}", "takes lists only"),
     "an unknown factor": (TPE + "backbone: {dropot: [0.5]}", "Did you mean 'dropout'?"),
     "a factor below zero": (TPE + "backbone: {dropout: [1.0, -0.5]}", "got -0.5"),

@@ -71,7 +71,7 @@ def test_a_page_has_the_plots_that_optuna_can_draw_and_loads_nothing(make, missi
     page = Page(make(), tmp_path / "a" / "plots.html", HOSTILE)
     assert page.ids == [name for number, name in enumerate(PLOTS) if number not in missing]
     left_out = [f"{PLOTS[number]} is left out: Optuna has nothing to draw." for number in sorted(missing)]
-    notes = [text for text in page.texts("p") if not text.startswith("Importance says")]
+    notes = [text for text in page.texts("p") if not text.startswith("Importance estimates")]
     assert sorted(notes) == sorted(left_out + remarks)
     assert page.raw.count('"showSendToCloud": false') == len(page.ids), "no button uploads a plot"
     assert page.raw.count(get_plotlyjs()) == bool(page.ids), "the library is there once"

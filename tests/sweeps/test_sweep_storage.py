@@ -165,10 +165,10 @@ def test_a_damaged_line_is_named_with_what_to_do(journal, line, place):
     journal.write_bytes(b"".join(lines))
     with pytest.raises(UserError) as caught:
         open_storage(None, journal)
-    what = ", or of another version of Optuna (" if line in FOREIGN else f" (line {number} is no record)"
+    what = " or was written by another version" if line in FOREIGN else f" (line {number} is not a record)"
     sentence = str(caught.value)
     assert sentence.startswith(f"The sweep storage {journal} is damaged{what}")
-    assert sentence.endswith("); move it away and the sweep is begun anew, with the trained cells kept.")
+    assert sentence.endswith("); move it away to begin the sweep anew; trained cells are kept.")
     assert journal.read_bytes() == b"".join(lines), "it is left as it was"
 
 
@@ -192,7 +192,7 @@ def test_a_journal_that_cannot_be_there_is_one_sentence(tmp_path):
         with pytest.raises(UserError) as caught:
             open_storage(None, path)
         assert str(caught.value) == (
-            f"Cannot use the sweep storage {path}: {reason}; make it a file that can be written."
+            f"Cannot use the sweep storage {path}: {reason}; it must be a writable file."
         )
 
 
@@ -366,7 +366,7 @@ def test_tables_of_another_version_are_refused_with_what_to_do(database, postgre
     tell(new_study(open_storage(database, NO_FILE)), 1)
     before = tables(postgres_server, database)
     postgres_server.execute(f"UPDATE optuna.alembic_version SET version_num = '{version}'", database)
-    with pytest.raises(UserError, match=r"\); rename its schema 'optuna' and the sweep is begun anew\.$"):
+    with pytest.raises(UserError, match=r"\); rename its schema 'optuna' to begin the sweep anew\.$"):
         open_storage(database, NO_FILE)
     assert tables(postgres_server, database) == before
     assert postgres_server.execute("SELECT value FROM optuna.trial_values", database) == [(1.0,)]

@@ -99,7 +99,7 @@ def test_a_new_name_begins_a_new_sweep(copy):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "Give what to sweep, param="),
+        ([], "Give either param="),
         (["param=dleta"], "Did you mean 'delta'?"),
         (["tune=powmx"], "Did you mean 'powmix'?"),
         (["param=delta", "tune=none"], "one of the two"),
@@ -112,7 +112,7 @@ def test_a_new_name_begins_a_new_sweep(copy):
         (["param=delta", "methods=[none]"], "methods has no effect on the sweep 'delta'"),
         (["param=delta", "sweep.trials=5"], "sweep.trials has no effect"),
         (["param=delta", "occlusion.protocols=[train]"], "occlusion.protocols has no effect"),
-        (["tune=none", "tuned=var/tuned"], "leave out tuned=DIR"),
+        (["tune=none", "tuned=var/tuned"], "remove tuned=DIR"),
         (["param=mine.yaml"], "mine.yaml"),
     ],
 )

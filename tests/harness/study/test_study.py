@@ -381,7 +381,7 @@ def test_a_method_does_not_win_by_the_backbones_that_it_lacks():
     study = small(3, "none", "mixup", "powmix")
     said = said_of(few_strata(gains(gains(study, "mixup", 0.1), "powmix", 0.3), "powmix", SIX[:1]))
     assert "mixup has the largest mean gain in test MAE over none (+0.100" in said
-    assert "Also better beyond the noise: powmix (on 1 backbone alone)" in said
+    assert "Also better beyond the noise: powmix (on only 1 backbone)" in said
 
 
 def test_the_summary_counts_for_holm_what_is_tested():

@@ -192,7 +192,7 @@ def test_a_method_that_most_blocks_lack_costs_the_others_nothing():
     data = occlusion.data(replace(study, frame=study.frame[~rare]))
     assert (data.loc[data["method"] == "mixup", "n"] == 0).all()
     assert (data.loc[data["method"] != "mixup", "n"] == 6).all()
-    said = "Not shown on synthetic_mosi, for lack of most of the trainings of others: mixup."
+    said = "Not shown on synthetic_mosi, because most of their trainings are missing: mixup."
     assert said in occlusion.caption(data)
 
 
@@ -211,7 +211,7 @@ def test_equal_lines_are_named():
     copy = study.frame[study.frame["method"] == "none"].assign(method="twin", variant="twin", label="twin")
     frame = pd.concat([study.frame, copy.assign(cell_id=copy["cell_id"] + "-twin")])
     caption = occlusion.caption(occlusion.data(replace(study, frame=frame)))
-    assert "Exactly equal on synthetic_mosi, so that one hides the other: none, twin." in caption
+    assert "Exactly equal on synthetic_mosi, so that their lines coincide: none, twin." in caption
 
 
 def test_radar_axes_run_from_worst_to_best():
@@ -293,7 +293,7 @@ def test_a_method_without_rank_is_named():
     mixup = study.frame["method"] == "mixup"
     rare = mixup & ((study.frame["backbone"] != "tfn") | (study.frame["dataset"] != TWO[0]))
     data = ranking.data(replace(study, frame=study.frame[~rare]))
-    assert "Not ranked, as most blocks lack it: mixup." in ranking.caption(data)
+    assert "Not ranked, because absent from most blocks: mixup." in ranking.caption(data)
     assert "mixup" not in set(data.loc[data["panel"] == "profile", "method"])
 
 
@@ -313,7 +313,7 @@ def test_real_data_leave_the_intensities_empty():
     study = small()
     study = replace(study, frame=study.frame[study.frame["split"] != "mechanism"])
     caption = mechanism.caption(mechanism.data(study))
-    assert "(b) is empty: only synthetic data tell intensities" in caption
+    assert "(b) is empty: it needs synthetic data" in caption
 
 
 def test_sweeps_hold_means_and_intervals_of_each_setting():
@@ -336,14 +336,14 @@ def test_sweeps_hold_means_and_intervals_of_each_setting():
         half = t.ppf(0.975, 3) * np.std(values, ddof=1) / 2
         assert (row["low"], row["high"]) == pytest.approx((np.mean(values) - half, np.mean(values) + half))
     caption = sweeps.caption(data)
-    assert "(d) with attention=tokens is flat to the last bit: one token per modality" in caption
-    assert caption.count("flat to the last bit") == 1
+    assert "(d) with attention=tokens is exactly constant, because attention over one token" in caption
+    assert caption.count("is exactly constant") == 1
 
 
 def test_two_seeds_of_a_sweep_give_no_interval():
     data = sweeps.data(small(seeds=2))
     assert data[["low", "high"]].isna().all(axis=None)
-    assert "single seeds, too few for an interval" in sweeps.caption(data)
+    assert "single seeds (too few for an interval)" in sweeps.caption(data)
 
 
 def test_a_missing_sweep_says_how_to_run_it():
@@ -364,7 +364,7 @@ def test_the_pair_with_most_settings_is_shown_and_the_others_named():
     shown = data[data["shown"]].groupby("sweep")["backbone"].unique()
     expected = {"alpha": ["lmf"], "delta": ["misa"], "heads": ["misa"], "xi": ["misa"]}
     assert {name: list(backbones) for name, backbones in shown.items()} == expected
-    assert "Sweeps exist for tfn on synthetic_mosi, too" in sweeps.caption(data)
+    assert "There are also sweeps for tfn on synthetic_mosi" in sweeps.caption(data)
 
 
 def test_settings_off_the_grid_are_drawn_as_points():

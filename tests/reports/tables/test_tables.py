@@ -81,7 +81,7 @@ GOLDEN_MARKDOWN = """\
 - With one seed no spread can be given: ± -.
 - †k/n: undefined for k of n seeds, left out of the mean and not ranked.
 - - alone: no complete cell.
-- No mark compares with none: that takes at least three seeds.
+- There are no marks against none, because they need at least three seeds.
 """.replace("A |", "<u>60.00 ± 14.14</u> |").replace("B |", "**70.00 ± 14.14** |")
 
 GOLDEN_LATEX = r"""% needs \usepackage{booktabs}
@@ -94,7 +94,7 @@ Bold: best, underlined: second-best mean of a group, of rows with all its seeds;
 With one seed no spread can be given: $\pm$ --.
 \dag{}k/n: undefined for k of n seeds, left out of the mean and not ranked.
 -- alone: no complete cell.
-No mark compares with none: that takes at least three seeds.}
+There are no marks against none, because they need at least three seeds.}
 \scriptsize
 \setlength{\tabcolsep}{2pt}
 \begin{tabular}{lllrrrrrrr}
