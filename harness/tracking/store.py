@@ -30,6 +30,7 @@ from harness.databases import (
 from harness.errors import StoreError, UserError, nearest, one_line
 from harness.files import safe_name
 from harness.retry import Call, Retry, once, retried
+from harness.tracking.moved import adopt_artifacts
 from harness.tracking.reader import Run
 from harness.tracking.schema_check import check_schema
 
@@ -86,6 +87,7 @@ class Store:
             with tables_lock(self.uri):
                 check_schema(self.uri)
                 self.client = mlflow.MlflowClient(server_uri(self.uri))
+                self._adopt_artifacts()
                 self.experiment_id = self._experiment(create)
         # ValueError: the address is malformed; ImportError: the database's driver is not installed.
         except (MlflowException, SQLAlchemyError, OSError, ValueError, ImportError) as error:
@@ -103,6 +105,12 @@ class Store:
             check_sqlite(path)
         else:
             raise UserError(f"There are no results yet: {str(path)!r} does not exist.")
+
+    def _adopt_artifacts(self) -> None:
+        """Keep artifacts below ``var_dir``, wherever it lies now, if the store's file lies there."""
+        path, engine = sqlite_path(self.uri), self._engine()
+        if path is not None and engine is not None and path.parent.absolute() == self.var_dir.absolute():
+            adopt_artifacts(engine, self.var_dir / "artifacts")
 
     def _experiment(self, create: bool) -> str:
         experiment = self.client.get_experiment_by_name(self.study)
