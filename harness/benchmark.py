@@ -81,7 +81,7 @@ def _drive(config: Any, plan: Plan, console: Console, arguments: Sequence[str]) 
     # Even if all cells were done before: an earlier driver may have died before it finished the report.
     if config.report:
         write_report(tracker)
-    console.print(f"Report: {tracker.folder('reports') / 'index.html'}", markup=False, soft_wrap=True)
+        console.print(f"Report: {tracker.folder('reports') / 'index.html'}", markup=False, soft_wrap=True)
     console.print("Browse the runs with `make ui`.", markup=False, soft_wrap=True)
     return 0 if outcome.complete else 1
 

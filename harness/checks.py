@@ -37,6 +37,10 @@ def check_request(config: Config) -> None:
         check_precision(config.precision, resolve_device(config.device))
     var_path(config)
     check_name(config.study or "", "study", "study")
+    if config.study == "Default":
+        raise UserError(
+            "study='Default' is MLflow's own experiment, with artifacts of its own; use another name."
+        )
     _check_tuned(config)
 
 

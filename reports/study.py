@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -142,7 +142,7 @@ def load_study(runs: StudyRuns) -> Study:
         samples=lambda run_id: dict(tracker.load(by_id[run_id]).samples),
         facts=_facts(cells.values()),
         settings=_settings(tracker, cells.values(), datasets),
-        warnings=[*_versions(runs), *_cut_short(tracker, cells.values())],
+        warnings=[*_versions(runs), *_lost(tracker, cells.values()), *_cut_short(tracker, cells.values())],
         description=tracker.description(),
         request=tuple(matrix.get("arguments", ())),
     )
@@ -221,6 +221,16 @@ def _versions(runs: StudyRuns) -> list[str]:
     """Return warnings about other results versions in the matrix and in each sweep."""
     sweeps = sorted({trial.tags["sweep"] for trial in runs.trials()})
     return [sentence for sweep in (None, *sweeps) for sentence in version_notes(runs, sweep)]
+
+
+def _lost(tracker: Tracker, cells: Collection[Run]) -> list[str]:
+    """Return a warning if the artifacts of some runs no longer exist."""
+    lost = tracker.lost(cells)
+    return [
+        f"The artifacts of {len(lost)} of {len(cells)} runs are gone ({run.artifact_uri} does not exist); "
+        "their predictions and latents cannot be shown."
+        for run in lost[:1]
+    ]
 
 
 def _cut_short(tracker: Tracker, cells: Iterable[Run]) -> list[str]:

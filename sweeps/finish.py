@@ -33,7 +33,7 @@ def conclude(config: Any, plan: Plan, tracker: Tracker, trials: Trials) -> Itera
     if config.report:
         _plot(tracker, trials)
         write_report(tracker)
-    yield f"Report: {tracker.folder('reports') / 'index.html'}"
+        yield f"Report: {tracker.folder('reports') / 'index.html'}"
 
 
 def _plot(tracker: Tracker, trials: Trials) -> None:

@@ -11,9 +11,10 @@ import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import unquote, urlparse
 
 from mlflow.entities import Metric, Param, RunInfo
 from mlflow.exceptions import MlflowException
@@ -172,9 +173,16 @@ class Tracker(Store):
     @answers
     def predictions(self, run: Run) -> Predictions:
         """Read only the predictions of a stored result, which must have some."""
+        if self.lost([run]):
+            raise StoreError(f"the artifacts of run {run.run_id} are gone: {run.artifact_uri} does not exist")
         stored = Path(self._files(run).download_artifacts(PREDICTIONS_FILE))
         with _whole(run):
             return read_predictions(stored)
+
+    def lost(self, runs: Iterable[Run]) -> list[Run]:
+        """Return the runs whose folder of artifacts should lie on this machine and does not exist."""
+        folders = [(run, urlparse(run.artifact_uri)) for run in runs if run.artifact_uri.startswith("file:")]
+        return [run for run, uri in folders if not Path(unquote(uri.path)).exists()]
 
     def _files(self, run: Run) -> ArtifactRepository:
         """Return the repository of a run's artifacts."""

@@ -260,6 +260,6 @@ FIGURE = Figure(
     caption=caption,
     data=latents,
     draw=draw,
-    missing="No finished run of the study stores latents.",
+    missing="No finished run of the study has stored latents that can be read.",
     fill="make benchmark",
 )

@@ -134,6 +134,6 @@ FIGURE = Figure(
     caption=caption,
     data=embedded,
     draw=draw,
-    missing="No finished run of a mixing method stores latents.",
+    missing="No finished run of a mixing method has stored latents that can be read.",
     fill="make benchmark ARGS='methods=[none,powmix,ms_mix]'",
 )

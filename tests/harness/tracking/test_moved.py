@@ -6,6 +6,9 @@ import pytest
 
 from harness.tracking.tracker import Tracker
 from reports.build import main as report
+from reports.export import main as export
+from reports.study import load_study
+from reports.study_runs import StudyRuns
 from tests.support.drivers.driving import copy_study, exported, run
 
 STUDY = ("backbones=[lmf]", "methods=[none,mixup]", "occlusion.ratios=[0]", "train.max_epochs=1")
@@ -54,3 +57,14 @@ def test_another_path_to_the_same_folder_changes_nothing(original, tmp_path):
     link.symlink_to(original)
     assert len(exported(link)[1])
     assert addresses() == before
+
+
+def test_artifacts_that_are_gone_are_said_to_be_gone(original, capsys):
+    tracker = Tracker(None, original, "s", create=False)
+    run_id = next(iter(tracker.complete().values())).run_id
+    (folder,) = (original / "artifacts").rglob(run_id)
+    shutil.rmtree(folder)
+    assert export([f"var_dir={original}", "study=s", f"predictions={original / 'p.parquet'}"]) == 2
+    assert f"the artifacts of run {run_id} are gone: file://" in capsys.readouterr().err
+    (warning,) = [text for text in load_study(StudyRuns(tracker)).warnings if "gone" in text]
+    assert warning.startswith("The artifacts of 1 of 20 runs are gone (file://")
