@@ -1,12 +1,15 @@
-"""``python -m reports.ui study=NAME``: serve the MLflow UI and print the link to the study.
+"""``python -m reports.ui study=NAME``: serve the MLflow UI and print the link to the study once it answers.
 
-The UI listens on 127.0.0.1, port 5000, so other machines cannot reach it.
+The UI listens on 127.0.0.1, so other machines cannot reach it.
 """
 
 from __future__ import annotations
 
 import os
+import socket
 import sys
+import time
+import urllib.request
 from collections.abc import Sequence
 
 from harness.cli import asks_for_help, importing, leave
@@ -14,9 +17,10 @@ from harness.cli import asks_for_help, importing, leave
 HELP = """\
 usage: python -m reports.ui study=NAME [KEY=VALUE ...]
 
-Serves the MLflow UI on 127.0.0.1:5000 until Ctrl-C, and prints the link that opens the study.
+Serves the MLflow UI on 127.0.0.1 until Ctrl-C, and prints the link that opens the study.
 
   study=NAME                        name of the study, as passed to the benchmark
+  port=N                            port of the UI (default: 5000, or the next one that is free)
   var_dir=DIR tracking.uri=URI      location of its results (default: var)"""
 
 
@@ -37,18 +41,57 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from reports.mlflow_links import LOCAL, Links
 
         tracker = Tracker(config.tracking.uri, path_of(config.var_dir), str(config.study), create=False)
+        served = not tracker.uri.startswith(("http://", "https://"))
+        host, default = LOCAL.removeprefix("http://").split(":")
+        port = free_port(host, int(default), config.port) if served else 0
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
-    if tracker.uri.startswith(("http://", "https://")):
+    if not served:
         print(f"Open {Links(redact(tracker.uri).rstrip('/'), tracker.experiment_id).study()}")
         return 0
-    print(f"Open {Links(LOCAL, tracker.experiment_id).study()}\nStop with Ctrl-C.", flush=True)
+    if port != int(default):
+        print(f"The UI listens on port {port}; links in reports lead to port {default}.", flush=True)
+    address = f"http://{host}:{port}"
+    # This process becomes the UI, so that a signal to it ends the UI.
+    if os.fork() == 0:
+        if answers(f"{address}/health"):
+            print(f"Open {Links(address, tracker.experiment_id).study()}\nStop with Ctrl-C.", flush=True)
+        os._exit(0)
     # An environment variable, because other users can read the arguments of a process.
     os.environ["MLFLOW_BACKEND_STORE_URI"] = tracker.uri
-    host, port = LOCAL.removeprefix("http://").split(":")
-    command = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", port]
+    command = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port)]
     os.execv(sys.executable, command)
+
+
+def free_port(host: str, first: int, wanted: int | None) -> int:
+    """Return the wanted port, or else the first free one of a hundred; raises UserError if there is none."""
+    from harness.errors import UserError
+
+    for port in range(first, first + 100) if wanted is None else [wanted]:
+        try:
+            with socket.socket() as probe:
+                # As servers do: a port that was closed a moment ago can be used again.
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind((host, port))
+                return port
+        except (OSError, OverflowError):
+            continue
+    if wanted is None:
+        raise UserError(f"The ports {first} to {first + 99} are all in use; give another one with port=N.")
+    raise UserError(f"port={wanted} cannot be used; another program may listen on it. Give another port.")
+
+
+def answers(url: str) -> bool:
+    """Wait until a server answers; False if the process that is to become the server has ended."""
+    parent = os.getppid()
+    while os.getppid() == parent:
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return True
+        except OSError:
+            time.sleep(0.2)
+    return False
 
 
 if __name__ == "__main__":

@@ -179,9 +179,10 @@ class SweepCommand(Config):
 
 @dataclass
 class ReportConfig:
-    """Configuration of `reports.build` and `reports.export`.
+    """Configuration of `reports.build`, `reports.export` and `reports.ui`.
 
     out, predictions: files to write. sweep: export the cells of this sweep's trials, not the study's matrix.
+    port: of the UI; default: 5000, or the next one that is free.
     """
 
     study: str | None = None
@@ -190,3 +191,4 @@ class ReportConfig:
     out: str | None = None
     predictions: str | None = None
     sweep: str | None = None
+    port: int | None = None

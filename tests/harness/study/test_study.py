@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shutil
+import socket
 import sqlite3
 from collections import OrderedDict
 from urllib.parse import unquote
@@ -461,11 +462,18 @@ def test_the_ui_prints_the_link_and_hides_the_address(stored, capsys, monkeypatc
     called = []
     monkeypatch.setattr(ui.os, "execv", lambda *given: called.append(given))
     monkeypatch.setattr(ui.os, "environ", {})
-    ui.main([f"var_dir={stored}", "study=s"])
-    said = capsys.readouterr().out
-    assert Links(LOCAL, tracker_of(stored).experiment_id).study() in said
+    monkeypatch.setattr(ui.os, "fork", lambda: 1)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        monkeypatch.setattr("reports.mlflow_links.LOCAL", f"http://127.0.0.1:{port}")
+        assert ui.main([f"var_dir={stored}", "study=s", f"port={port}"]) == 2
+        assert f"port={port} cannot be used; another program may listen" in capsys.readouterr().err
+        ui.main([f"var_dir={stored}", "study=s"])
     [(_, command)] = called
-    assert command[-4:] == ["--host", "127.0.0.1", "--port", "5000"]
+    assert command[-4:-1] == ["--host", "127.0.0.1", "--port"]
+    assert port < int(command[-1]) < port + 100
+    said = f"The UI listens on port {command[-1]}; links in reports lead to port {port}."
+    assert said in capsys.readouterr().out
     assert not any("sqlite" in part for part in command)
     assert ui.os.environ["MLFLOW_BACKEND_STORE_URI"].endswith("mlflow.db")
 

@@ -82,7 +82,7 @@ def served(var):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW")}
     options = dict(stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True)
     process = subprocess.Popen(command, env=environment, **options)
-    yield process.stdout.readline(), process.pid
+    yield next(line for line in process.stdout if line.startswith("Open ")), process.pid
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
