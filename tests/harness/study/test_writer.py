@@ -394,6 +394,22 @@ def test_a_lost_claim_is_waited_for_and_its_result_kept(tmp_path, memory):
     assert_whole(memory, tmp_path)
 
 
+def test_what_killed_drivers_left_unfinished_is_gone_when_all_is_done(tmp_path, memory):
+    """One was killed before; another one lost its claims, and is killed while it writes, at the very end."""
+    checkpoints, folder = tmp_path / "checkpoints", tmp_path / "spool"
+
+    def leave(number):
+        for cell, place in itertools.product(CELLS, (checkpoints, folder)):
+            (place / f"{cell.cell_id}.{number}.tmp").mkdir(parents=True)
+
+    leave(1)
+    driver = make_driver(memory, folder, results=DIVERGING, checkpoints=checkpoints)
+    driver._end_orphans = lambda: driver.outcome.numbers and leave(2)
+    driver.run()
+    assert list(driver.outcome.failed) == [SECOND]
+    assert not [*checkpoints.iterdir(), *folder.iterdir()]
+
+
 def test_a_run_that_ends_between_two_looks_is_no_orphan(tmp_path, memory):
     """Another driver completes its run after it was seen running and before its claim is looked at."""
     make_driver(memory, tmp_path, "other").run()
