@@ -129,7 +129,7 @@ def test_a_result_comes_back_bit_for_bit(result):
             assert x.dtype.kind == "U" or (np.signbit(x) == np.signbit(y))[~np.isnan(x)].all()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(data=st.data(), cut=st.booleans())
 def test_a_damaged_result_is_none(data, cut):
     with tempfile.TemporaryDirectory() as folder:
@@ -313,7 +313,7 @@ def test_killed_at_every_store_call(tmp_path, when):
     assert place > 20
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(seed=st.integers(0, 2**32), chance=st.floats(0.01, 0.3))
 def test_killed_over_and_over(seed, chance):
     generator = np.random.default_rng(seed)
