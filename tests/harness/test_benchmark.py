@@ -89,17 +89,22 @@ def test_a_second_call_trains_nothing_and_a_wider_matrix_what_is_new(
     pd.testing.assert_frame_equal(before, kept)
 
 
-EVERY = f"backbones=[{','.join(BACKBONES)}]"
+TWO, EVERY = ("lmf", "tfn"), sorted(BACKBONES)
 
 
-@pytest.mark.parametrize("more", [[], pytest.param([EVERY], marks=pytest.mark.slow)], ids=["two", "every"])
-def test_processes_and_order_change_no_bit(train_study, finished_study, var_dir, more):
-    reference = train_study(EVERY) if more else finished_study
-    shuffled = ["seeds=[1112,1111]", f"backbones=[{','.join(sorted(BACKBONES) if more else ['lmf', 'tfn'])}]"]
+@pytest.mark.parametrize(
+    "backbones", [TWO, pytest.param(EVERY, marks=pytest.mark.slow)], ids=["two", "every"]
+)
+def test_processes_and_order_change_no_bit(train_study, finished_study, var_dir, backbones):
+    given, reference = [], finished_study
+    if backbones is EVERY:
+        given = ["profile=quick", "train.max_epochs=1"]
+        reference = train_study(*given, f"backbones=[{','.join(BACKBONES)}]")
+    given += ["seeds=[1112,1111]", f"backbones=[{','.join(backbones)}]"]
     # What is last in the export is trained first.
-    assert run(var_dir, *shuffled, "methods=['ms_mix{delta:0.4,sal:false}']") == 0
-    assert run(var_dir, *shuffled, "jobs=2", launcher="processes") == 0
-    assert_each_cell_once(var_dir, reference, CELLS // 2 * (len(BACKBONES) if more else 2))
+    assert run(var_dir, *given, "methods=['ms_mix{delta:0.4,sal:false}']") == 0
+    assert run(var_dir, *given, "jobs=2", launcher="processes") == 0
+    assert_each_cell_once(var_dir, reference, CELLS // 2 * len(backbones))
     assert comparable_bytes(reference / "s.csv") == comparable_bytes(var_dir / "s.csv")
     assert (reference / "s.parquet").read_bytes() == (var_dir / "s.parquet").read_bytes()
 

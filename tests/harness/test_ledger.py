@@ -307,7 +307,7 @@ def test_odd_file_names(tmp_path, name):
 # Databases
 
 
-TABLES = 60
+TABLES = 10
 
 
 def fill(uri):

@@ -2,6 +2,7 @@
 
 import math
 import os
+import resource
 import shutil
 import signal
 import sqlite3
@@ -20,7 +21,7 @@ from harness.errors import UserError
 from harness.launchers.processes import ProcessLauncher
 from harness.tracking.tracker import Tracker
 from reports import build, export
-from tests.support.drivers.driving import assert_each_cell_once, copy_study, finish, run, start
+from tests.support.drivers.driving import assert_each_cell_once, copy_study, run
 
 FEW = ("methods=[none,mixup]", "backbones=[lmf]")
 CELLS = 4
@@ -119,15 +120,19 @@ def test_a_file_in_the_place_of_the_folder(tmp_path, sentence):
     assert str(tmp_path / "var") in sentence()
 
 
-def test_no_room_to_write(var_dir, undisturbed):
+def test_no_room_to_write(var_dir, undisturbed, capsys):
     """Files that cannot grow stand for a full disk: the store fails, the spool still has room."""
     shutil.copytree(undisturbed / "cache", var_dir / "cache")
-    driver = start(var_dir, "limit", *FEW, "tracking.patience_s=2", "launcher=inline", limit=200_000)
-    output = finish(driver, "limit", status=1)
-    assert "Waiting 1 s, then trying again: the tracking store" in output
-    last = output.strip().splitlines()[-1]
-    assert last.startswith("Error: the tracking store sqlite:////")
-    assert last.endswith("what was trained is kept; the same command resumes.")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))
+    try:
+        assert run(var_dir, *FEW, "tracking.patience_s=2") == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    out, said = capsys.readouterr()
+    assert "Waiting 1 s, then trying again: the tracking store" in out
+    assert said.startswith("Error: the tracking store sqlite:////")
+    assert said.endswith("what was trained is kept; the same command resumes.\n")
     kept = len(list((var_dir / "spool" / "s").iterdir()))
     assert kept >= 1
     before = len(Tracker(None, var_dir, "s", create=False).complete())

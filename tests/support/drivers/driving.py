@@ -1,7 +1,6 @@
 """What the tests of whole studies share: a small matrix, drivers as processes, and a look at what is left."""
 
 import os
-import resource
 import shutil
 import signal
 import sqlite3
@@ -74,27 +73,11 @@ def comparable_bytes(path):
     return b"\n".join(b",".join(row) for row in kept)
 
 
-def start(
-    var,
-    mark,
-    *more,
-    jobs=2,
-    program=PROGRAM,
-    matrix=MATRIX,
-    output=subprocess.PIPE,
-    limit=None,
-    **environment,
-):
+def start(var, mark, *more, jobs=2, program=PROGRAM, matrix=MATRIX, output=subprocess.PIPE, **environment):
     """Start a driver in a process group of its own; it and its children carry the mark in their environment.
 
-    matrix: its settings, before ``more``. limit: the most bytes that it may write into one file.
+    matrix: its settings, before ``more``.
     """
-
-    def prepare():
-        # A shell's background job ignores Ctrl-C, and so would everything that it starts.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        if limit is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
     return subprocess.Popen(
         [sys.executable, *program, f"var_dir={var}", "study=s", f"jobs={jobs}", *matrix, *more],
@@ -103,7 +86,8 @@ def start(
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-        preexec_fn=prepare,
+        # A shell's background job ignores Ctrl-C, and so would everything that it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
