@@ -152,6 +152,8 @@ class Driver:
         if self._pending or self.queue.open:
             self._train(self.tracker.complete(everywhere=True))
             self._end_orphans()
+            # A driver that lost a cell's claim may have been killed while it wrote the cell's files.
+            self.writer.tidy({*self.outcome.numbers, *self._diverged})
         return self.outcome
 
     def _report_other_versions(self) -> None:
