@@ -11,40 +11,26 @@ import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from backbones import BACKBONES
-from backbones.base import resolve_settings
 from backbones.batch import Latents
 from harness.data.dataset import SPLITS
 from harness.data.occlusion import MaskField
 from harness.data.store import load_dataset
-from harness.matrix import Cell
 from harness.train import loop, step
 from harness.train.arithmetic import compile_steps, set_arithmetic
 from harness.train.diagnostics import Diagnostics
 from harness.train.seeds import generator_for
 from harness.train.splits import ResidentSplit, peak_memory_mb, reset_peak_memory
-from methods import METHODS
 from tests.perf.child import watched
 from tests.perf.reference import MODELS, MulT, plain_step
+from tests.support import cells
 
 EPOCH, SEED, CPU, WARM_UP = 1, 1111, torch.device("cpu"), 3
 
 
 def make_cell(backbone, method, settings=None, **changes):
     """Make a cell with published settings for MOSI; settings: the backbone's that differ."""
-    kind = BACKBONES[backbone]
-    return Cell(
-        dataset="synthetic_mosi",
-        metrics="mosi",
-        label_scale=3.0,
-        fingerprint="",
-        backbone=backbone,
-        backbone_settings=resolve_settings(kind, kind.Settings(**(settings or {})), "mosi"),
-        method=method,
-        method_settings=METHODS[method].Settings(),
-        seed=SEED,
-        **changes,
-    )
+    cell = cells.make_cell(method, backbone, dataset="synthetic_mosi", seed=SEED)
+    return replace(cells.with_changes(cell, backbone=settings), **changes)
 
 
 class Steps:

@@ -61,15 +61,12 @@ def test_the_check_on_the_cpu_writes_and_prints_all_pairs(tmp_path, capsys):
         ("lmf", "ms_mix"),
     ]
     for pair in found["pairs"]:
-        assert pair["error"] is None
+        assert (pair["error"], pair["agreement"]["holds"], pair["deterministic"]) == (None, True, True)
         assert pair["agreement"]["first"] <= pair["agreement"]["difference"] < 1e-5, "it is the same device"
-        assert pair["agreement"]["holds"]
-        assert pair["deterministic"]
-        assert set(pair["steps_per_s"]) == {"fp32", "bf16"}
-        assert set(pair["packed"]) == {"1", "2"}
-        numbers = [*pair["steps_per_s"].values(), pair["evaluated_clips_per_s"], pair["kernel_ms"]]
-        numbers += [n for p in pair["packed"].values() for n in p.values()]
-        assert all(number > 0 for number in [*numbers, pair["peak_memory_mb"]])
+        assert (set(pair["steps_per_s"]), set(pair["packed"])) == ({"fp32", "bf16"}, {"1", "2"})
+        numbers = [pair[name] for name in ("evaluated_clips_per_s", "kernel_ms", "peak_memory_mb")]
+        numbers += [n for p in (pair["steps_per_s"], *pair["packed"].values()) for n in p.values()]
+        assert min(numbers) > 0
     assert (found["gpu"], found["device"]) == (None, "cpu")
     assert set(found["paper"]["hours"]) == {"1", "2"}
     printed = capsys.readouterr().out
@@ -88,11 +85,8 @@ def test_without_a_gpu_nothing_is_checked(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("argument", "sentence"),
     [
-        ("--backbones=tfm", "Unknown backbone 'tfm'; allowed: .* Did you mean 'tfn'[?]"),
-        ("--methods=none, ms_mx", "Unknown method 'ms_mx'; .* Did you mean 'ms_mix'[?]"),
-        ("--modes=fp16", "Unknown mode 'fp16'; .* Did you mean 'bf16'[?]"),
-        ("--size=ful", "Unknown size 'ful'; .* Did you mean 'full'[?]"),
-        ("--device=cude", "Unknown device 'cude'; .* Did you mean 'cuda'[?]"),
+        ("--methods=none, ms_mx", "Unknown method 'ms_mx'; allowed: .* Did you mean 'ms_mix'[?]"),
+        ("--device=cude", "Unknown device 'cude'; allowed: .* Did you mean 'cuda'[?]"),
         ("--step=3", "Unknown argument '--step'; .* Did you mean '--steps'[?]"),
         ("--steps=0", "A count must be a whole number of at least 1, got '0'[.]"),
         ("--packed=2,two", "A count must be a whole number of at least 1, got 'two'[.]"),
@@ -260,14 +254,11 @@ def test_hours_by_hand():
     found = estimated_hours(one, {"tfn": 10}, ["none"])
     seconds = 0.0
     for train, valid, test, size in ((1284, 229, 686, 32), (16326, 1871, 4659, 128), (1368, 456, 457, 32)):
-        step = max(1, size / 32) / 100
-        epoch = len(batches(np.arange(train), size)) * step + valid / 1000
+        epoch = len(batches(np.arange(train), size)) * size / 32 / 100 + valid / 1000
         for ratios in (10, 1, 1, 1, 1):  # trained clean, or at one of four ratios
             seconds += 5 * (10 * epoch + (valid + ratios * test) / 1000)
-    assert found["hours"]["1"] == pytest.approx(seconds / 3600)
-    assert found["hours"]["2"] == pytest.approx(seconds / 3600 / 1.5)
-    assert found["trainings"] == 3 * 5 * 5
-    assert found["missing"] == []
+    assert found["hours"] == pytest.approx({"1": seconds / 3600, "2": seconds / 3600 / 1.5})
+    assert (found["trainings"], found["missing"]) == (3 * 5 * 5, [])
     assert "tfn 10" in found["assumptions"][0]
 
 
@@ -286,10 +277,8 @@ def test_the_hours_name_the_pairs_that_they_leave_out():
 
 def test_the_matrix_is_the_paper_profiles():
     paper = OmegaConf.load(Path(harness.conf.__file__).parent / "profile" / "paper.yaml")
-    assert tuple(paper.methods) == hours.METHODS
+    assert (tuple(paper.methods), tuple(paper.datasets)) == (hours.METHODS, hours.DATASETS)
     assert set(hours.METHODS) <= set(METHODS)
     assert list(paper.backbones) == list(EPOCHS)
-    assert tuple(paper.datasets) == hours.DATASETS
-    assert len(paper.seeds) == hours.SEEDS
-    assert len(paper.occlusion.ratios) == hours.TEST_RATIOS
-    assert len(paper.occlusion.train_ratios) == hours.TRAIN_RATIOS
+    counts = len(paper.seeds), len(paper.occlusion.ratios), len(paper.occlusion.train_ratios)
+    assert counts == (hours.SEEDS, hours.TEST_RATIOS, hours.TRAIN_RATIOS)

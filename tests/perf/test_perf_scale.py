@@ -93,12 +93,10 @@ def test_the_papers_matrix_is_read_as_runs_of_trainings(var_dir, monkeypatch):
     scale.fill_paper(tracker, count)
     study = load_study(StudyRuns(tracker))
     cells = {cell.cell_id: cell for cell in scale.paper_cells(var_dir, count)}
-    assert len(cells) == count
+    assert len(cells) == study.counts()["done"] == count
     assert {cell.seed for cell in cells.values()} == {0, 1}
     assert set(study.frame["cell_id"]) == set(cells)
-    assert study.counts()["done"] == count
-    tests = study.frame[study.frame["split"] == "test"]
-    for cell_id, rows in tests.groupby("cell_id"):
+    for cell_id, rows in study.frame[study.frame["split"] == "test"].groupby("cell_id"):
         cell = cells[cell_id]
         assert len(rows) == len(cell.ratios) * (len(METRICS[cell.metrics]) + 1)
     assert {"epoch", "cell", "valid"} <= set(study.frame["split"])
