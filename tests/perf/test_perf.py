@@ -1,5 +1,6 @@
 """The speed report measures what trains, holds bounds and compares in turns. No test judges a clock."""
 
+import contextlib
 import inspect
 import json
 import re
@@ -98,6 +99,15 @@ def test_the_parts_of_a_step_make_it_up(data):
     assert times["peak_mb"] > 50
 
 
+def test_a_step_divides_into_parts_that_do_not_overlap(data, monkeypatch):
+    """Mixing runs within the losses, and drawing before them."""
+    spent = {"data": 2.0, "losses": 10.0, "mixing": 4.0, "draw": 2.0, "backward": 6.0, "optimizer": 1.0}
+    monkeypatch.setattr(subjects, "watched", lambda **calls: contextlib.nullcontext(spent))
+    times = subjects.ours(data, "lmf", steps=1)
+    parts = ("data", "method", "forward", "backward", "optimizer")
+    assert [times[f"{part}_s"] for part in parts] == [2, 6, 6, 6, 1]
+
+
 def test_sizes_are_what_is_asked_for(data, monkeypatch):
     monkeypatch.setattr(turns, "Child", InlineChild)
     dataset = load_dataset(data)
@@ -141,7 +151,7 @@ def test_own_work_is_the_step_without_the_given_mixed_examples(name, data, monke
     assert len(calls) == subjects.WARM_UP + 2 + 1, "mixed once for all replays"
 
 
-@pytest.mark.parametrize("name", ["manifold_mixup", "ms_mix"])
+@pytest.mark.parametrize("name", ["manifold_mixup", "ms_mix_released"])
 def test_given_mixed_examples_have_the_losses_of_their_method_and_no_gradient(name, monkeypatch):
     sizes = make_sizes()
     backbone = make_backbone("lmf", sizes).eval()
