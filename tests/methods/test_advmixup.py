@@ -15,7 +15,7 @@ from harness.train.step import CRITERIA, mix_batch, step_losses
 from methods.advmixup import AdvMixUpSettings
 from methods.base import Network, interpolate
 from tests.support.builders import (
-    KINDS,
+    MAKES,
     array,
     arrays_of,
     check_mixed,
@@ -29,7 +29,6 @@ from tests.support.builders import (
 )
 
 SIZES = make_sizes()
-over_kinds = pytest.mark.parametrize("kind", KINDS)
 over_backbones = pytest.mark.parametrize("backbone_name", BACKBONES)
 
 
@@ -66,10 +65,10 @@ def slow_masks(
     return masks
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(
-    st.sampled_from(list(KINDS)),
-    st.sampled_from([1, 2, 3, 4, 5, 6, 7, 8, 9, 64]),
+    st.sampled_from(MAKES),
+    st.sampled_from([1, 2, 3, 9]),
     st.sampled_from([(0.5, 0.5), (0.3, 0.5), (2.0, 0.7), (0.0, 0.5), (0.5, 0.0)]),
     st.sampled_from([1.0, 3.0]),
     st.sampled_from([torch.float32, torch.float64]),

@@ -13,7 +13,7 @@ from harness.train.diagnostics import Diagnostics
 from harness.train.step import step_losses
 from methods.powmix import PowMixSettings
 from tests.support.builders import (
-    KINDS,
+    MAKES,
     array,
     arrays_of,
     check_mixed,
@@ -27,7 +27,6 @@ from tests.support.builders import (
 )
 
 OFF = dict.fromkeys(PowMixSettings.components, False)
-over_kinds = pytest.mark.parametrize("kind", KINDS)
 
 
 def draws_of(size: int, seeds: int, **options) -> list[dict[str, np.ndarray]]:
@@ -40,8 +39,7 @@ def draws_of(size: int, seeds: int, **options) -> list[dict[str, np.ndarray]]:
 # Reduction
 
 
-@over_kinds
-@pytest.mark.parametrize("n", [1, 2, 5, 64])
+@pytest.mark.parametrize(("kind", "n"), list(zip(MAKES, (1, 2, 9), strict=True)))
 @pytest.mark.parametrize("options", [{}, {"alpha": 1.0}, {"alpha": 0.0}, {"examples_per_mixture": 3}])
 def test_without_its_parts_it_is_multimix(kind, n, options):
     latents, labels = make_latents(kind, n), make_labels(n, 3.0)
@@ -87,8 +85,7 @@ def test_a_step_with_fewer_or_more_mixed_than_clean_examples(n_ratio):
 # Dynamic mixing
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 5, 9, 64])
-@pytest.mark.parametrize("max_subset", [2, 3, 8])
+@pytest.mark.parametrize(("size", "max_subset"), [(1, 2), (2, 8), (3, 8), (9, 2), (9, 3), (9, 8)])
 @pytest.mark.parametrize("anisotropic", [True, False])
 def test_sizes_of_mixtures(size, max_subset, anisotropic):
     low, high = min(2, size), min(max_subset, size)
@@ -101,9 +98,8 @@ def test_sizes_of_mixtures(size, max_subset, anisotropic):
         assert all(len(set(row)) == len(row) for row in draw["indices"].tolist())
         sizes += present.sum(1).tolist()
     assert set(sizes) <= set(range(low, high + 1))
-    if len(sizes) > 500:
-        share = len(sizes) / (high - low + 1)
-        assert all(abs(sizes.count(k) - share) < 5 * share**0.5 for k in range(low, high + 1))
+    share = len(sizes) / (high - low + 1)
+    assert all(abs(sizes.count(k) - share) < 5 * share**0.5 for k in range(low, high + 1))
 
 
 # Anisotropic mixing
@@ -141,10 +137,10 @@ def slow_weights(given_weights: np.ndarray, indices: np.ndarray, c: list[float])
     return made
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(
-    st.sampled_from(list(KINDS)),
-    st.sampled_from([1, 2, 3, 4, 5, 6, 7, 8, 9, 64]),
+    st.sampled_from(MAKES),
+    st.sampled_from([1, 2, 3, 9]),
     st.fixed_dictionaries({name: st.booleans() for name in OFF}),
     st.sampled_from([1.0, 3.0]),
     st.sampled_from([torch.float32, torch.float64]),
