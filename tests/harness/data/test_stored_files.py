@@ -65,9 +65,6 @@ def test_the_impostors_carry_code(folder):
         canary.rmdir()
 
 
-# Arrays
-
-
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("dtype", ["<f4", "<f2", "<i8", "|u1", "|b1", "<U7", "<f8"])
 def test_arrays_come_back_as_they_were(dtype, order, tmp_path):
@@ -101,9 +98,6 @@ def test_an_archive_whose_arrays_are_longer_than_they_say_is_refused(tmp_path):
         archive.writestr("a.npy", impostors()["huge array"] + bytes(96))
     with pytest.raises(ValueError, match="does not have the size of its array"):
         read_npz(tmp_path / "b.npz")
-
-
-# Single kinds
 
 
 NAMES = ("load", "Tensor", "nn", "nothing", "__class__")
@@ -159,9 +153,6 @@ def test_yaml_is_bounded(text):
     with pytest.raises((ValueError, yaml.YAMLError)):
         load_yaml(text.replace("'", '"'))
     assert load_yaml(TUNED) == yaml.safe_load(TUNED)
-
-
-# Models of others
 
 
 @pytest.fixture
