@@ -241,9 +241,6 @@ def test_default_settings_are_the_published_ones(name):
     assert all(getattr(made, component) for component in made.components)
 
 
-# Interpolation
-
-
 @settings(deadline=None, max_examples=60)
 @given(st.integers(1, 5), st.integers(0, 6), st.integers(1, 5), st.integers(0, 2), st.integers(0, 99))
 def test_interpolate_equals_a_loop(batch, n, members, extra, seed):
@@ -271,9 +268,6 @@ def test_stacked_latents_keep_the_first_ones_auxiliary_loss():
     for m in MODALITIES:
         assert torch.equal(both.values[m][3:], second.values[m])
         assert torch.equal(both.lengths[m], torch.cat([first.lengths[m], second.lengths[m]]))
-
-
-# Draws
 
 
 @pytest.mark.parametrize("alpha", [1e-300, 1e-5, 0.1, 1.0, 2.0, 1e5])
@@ -323,9 +317,6 @@ def test_manifold_mixup_draws_its_layers_uniformly(layers):
     assert all(abs(drawn.count(layer) - 900 / len(layers)) < 60 for layer in layers)
     assert make_method("mixup").draw(np.random.default_rng(0), labels).layer == 0
     assert make_method("ms_mix").draw(np.random.default_rng(0), labels).layer == 1
-
-
-# Reductions
 
 
 @pytest.mark.parametrize("name", [name for name in MIXING if hasattr(METHODS[name].Settings(), "alpha")])

@@ -28,9 +28,6 @@ from tests.support.builders import (
 over_kinds = pytest.mark.parametrize("kind", MAKES)
 
 
-# MS-Mix: which pairs (SASS)
-
-
 def slow_similarities(latents: Latents) -> dict[tuple[int, int], float]:
     """Mean over modalities of the cosine of each unordered pair, on masked means or flattened tokens."""
     out = {}
@@ -136,9 +133,6 @@ def test_latents_of_one_direction_have_no_similarity_range(n, width):
     vectors = {"text": torch.randn(1, width) * (torch.rand(n, 1) + 0.1)}
     i, j = torch.triu_indices(n, n, 1)
     assert (min_max(mean_cosine(vectors)[i, j]) == 0.5).all(), "rounding was taken for a range"
-
-
-# MS-Mix: which ratio (SIG)
 
 
 def slow_intensity(predictor: IntensityPredictor, x: np.ndarray, length: int) -> float:
@@ -254,9 +248,6 @@ def test_sig_in_the_whole(kind, n, scale, dtype):
     mixed.latents.values["text"].square().sum().backward()
     assert all(p.grad.any() for p in method.predictors["text"].output.parameters())
     assert all(p.grad is None for p in method.predictors["audio"].parameters())
-
-
-# MS-Mix: the penalty (SAL)
 
 
 @pytest.mark.parametrize("scale", [1.0, 3.0])

@@ -115,9 +115,6 @@ def test_mixed_examples_equal_a_loop(kind, n, delta, scale, dtype):
     np.testing.assert_allclose(mixed.penalty.item(), penalty, atol=1e-4, rtol=1e-3)
 
 
-# Draws, sizes, gradients
-
-
 @pytest.mark.parametrize("delta", [0.4, 0.97])
 def test_every_candidate_is_equally_likely(delta):
     similarity, labels = similarity_of(slow_pool(make_latents("vectors", 6))), make_labels(6, 3.0).numpy()

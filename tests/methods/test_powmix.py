@@ -36,9 +36,6 @@ def draws_of(size: int, seeds: int, **options) -> list[dict[str, np.ndarray]]:
     return [dict(draw.arrays) for draw in drawn]
 
 
-# Reduction
-
-
 @pytest.mark.parametrize(("kind", "n"), list(zip(MAKES, (1, 2, 9), strict=True)))
 @pytest.mark.parametrize("options", [{}, {"alpha": 1.0}, {"alpha": 0.0}, {"examples_per_mixture": 3}])
 def test_without_its_parts_it_is_multimix(kind, n, options):
@@ -57,9 +54,6 @@ def test_without_its_parts_it_is_multimix(kind, n, options):
         assert torch.equal(first.labels, second.labels)
         assert all(torch.equal(x, second.latents.values[m]) for m, x in first.latents.values.items())
         assert all(torch.equal(x, second.latents.lengths[m]) for m, x in first.latents.lengths.items())
-
-
-# The number of mixed examples
 
 
 @pytest.mark.parametrize(("size", "n_ratio", "most"), [(6, 1.0, 6), (6, 1.5, 9), (9, 0.5, 4), (3, 0.01, 1)])
@@ -82,9 +76,6 @@ def test_a_step_with_fewer_or_more_mixed_than_clean_examples(n_ratio):
     assert all(np.isfinite(value) for value in diagnostics.values().values())
 
 
-# Dynamic mixing
-
-
 @pytest.mark.parametrize(("size", "max_subset"), [(1, 2), (2, 8), (3, 8), (9, 2), (9, 3), (9, 8)])
 @pytest.mark.parametrize("anisotropic", [True, False])
 def test_sizes_of_mixtures(size, max_subset, anisotropic):
@@ -102,9 +93,6 @@ def test_sizes_of_mixtures(size, max_subset, anisotropic):
     assert all(abs(sizes.count(k) - share) < 5 * share**0.5 for k in range(low, high + 1))
 
 
-# Anisotropic mixing
-
-
 def test_each_modality_has_weights_of_its_own():
     pairs = {pair: [] for pair in itertools.combinations(MODALITIES, 2)}
     for draw in draws_of(5, 400, dynamic=False, alpha=1.0):
@@ -113,9 +101,6 @@ def test_each_modality_has_weights_of_its_own():
             pairs[a, b].append((draw[a][0, 0], draw[b][0, 0]))
     for drawn in pairs.values():
         assert abs(np.corrcoef(np.transpose(drawn))[0, 1]) < 0.2
-
-
-# Reweighting and labels
 
 
 def slow_agreement(latents: Latents, modality: str) -> list[float]:
