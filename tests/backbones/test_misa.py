@@ -227,7 +227,7 @@ def test_the_gradient_is_reversed_below_the_discriminator(weight):
 
 
 def test_dropout():
-    """None before the mix point; each of the fusion's two can be turned off."""
+    """Nothing drops out before the mix point; each of the fusion's two dropouts can be turned off."""
     batch = make_batch(SIZES, 5)
     off = {"transformer_dropout": 0.0, "fusion_dropout": 0.0}
     for settings in ({}, {"transformer_dropout": 0.5}, {"fusion_dropout": 0.5}):

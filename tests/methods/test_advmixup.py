@@ -183,7 +183,7 @@ def test_the_ascent_leaves_the_network_alone(backbone_name, training, with_gradi
 
 
 def test_a_step_moves_statistics_and_generator_once():
-    """By clean and mixed rows together: as one pass over them does."""
+    """Clean and mixed rows move them together, as one pass over both does."""
     backbone, method, batch, draw, latents = parts("normalised", True)
     mixed = mix_batch(copy.deepcopy(backbone), method, latents, batch.labels, draw)
     clean, made = (torch.cat(list(z.values.values()), 1) for z in (latents, mixed.latents))

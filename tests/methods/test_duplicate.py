@@ -11,7 +11,7 @@ from tests.support.builders import MAKES, arrays_of, make_labels, make_latents, 
 
 
 def copied(latents, labels):
-    """What it makes of latents, without a generator: nothing is drawn."""
+    """Mix without a generator, as nothing is drawn."""
     method = make_method("duplicate")
     draw = method.draw(None, labels.numpy())
     assert draw.layer == 1

@@ -38,7 +38,7 @@ over_sizes = pytest.mark.parametrize(("kind", "n"), list(zip(MAKES, (2, 3, 9), s
 
 
 def occluded(latents: Latents, seed: int) -> Latents:
-    """The same, with some valid steps of its sequences marked as dropped."""
+    """Return the latents with some valid steps of their sequences marked as dropped."""
     generator = torch.Generator().manual_seed(seed)
     shapes = {m: latents.values[m].shape[:2] for m in latents.lengths}
     kept = {m: latents.valid(m) & (torch.rand(s, generator=generator) < 0.7) for m, s in shapes.items()}
@@ -376,7 +376,7 @@ def test_alpha_zero_copies_bit_by_bit(name, options, kind):
 )
 @over_sizes
 def test_methods_without_their_parts_are_manifold_mixup(name, options, kind, n):
-    """With the same indices and weights, from the draw of either."""
+    """They mix the same rows with the same indices and weights, whichever of the two draws them."""
     latents, labels = make_latents(kind, n), make_labels(n, 3.0)
     method = make_method(name, kind, **options)
     assert not list(method.parameters())

@@ -213,7 +213,7 @@ def slow_mix(values: np.ndarray, indices: np.ndarray, weights: np.ndarray) -> np
 
 
 def check_mixed(mixed: Mixed, latents: Latents, labels: torch.Tensor) -> None:
-    """All that the contract promises of mixed examples."""
+    """Assert all that the contract promises of mixed examples."""
     n = len(mixed)
     indices = mixed.indices.numpy()
     assert mixed.indices.shape[0] == n

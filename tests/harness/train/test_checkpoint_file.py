@@ -125,7 +125,7 @@ def test_a_write_that_fails_leaves_the_file_before(broken, tmp_path, caplog, mon
 
 
 def test_a_killed_write_leaves_the_file_before(tmp_path):
-    """At any of its steps; what it left beside it goes with the next write."""
+    """The process dies at any step of the write; the next write removes the temporary file."""
     checkpoint = saved(tmp_path / "c.npz", SMALL)
 
     def save_and_die(owner, step):

@@ -29,7 +29,7 @@ print(json.dumps({method: traces(method) for method in METHODS}))
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_losses_are_the_stored_ones(method, update):
-    """Of each method with LMF, and of each backbone with MS-Mix."""
+    """Each method is trained with LMF, and each backbone with MS-Mix."""
     losses = traces(method, BACKBONES if update or method == "ms_mix" else ["lmf"])
     if update:
         loss_traces.update(method, losses)

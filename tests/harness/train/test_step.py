@@ -188,7 +188,7 @@ def test_the_mixed_loss_is_the_mean_over_what_counts(counted):
 @over_backbones
 @pytest.mark.parametrize("mode", ["append", "replace"])
 def test_without_mixed_examples_the_clean_loss_remains(backbone_name, mode):
-    """No draw and no row that counts: all the same."""
+    """Without a draw, and with a draw of which no row counts, the loss is the same."""
     backbone, batch = small_backbone(backbone_name, SIZES).eval(), make_batch(SIZES, 4)
     none = method_for("none", backbone, mode=mode)
     nothing = method_for("ms_mix", backbone, mode=mode, similarity="cosine", delta=1.0, sal=False)
