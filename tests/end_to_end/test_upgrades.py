@@ -71,7 +71,7 @@ def said(capsys):
 def test_a_study_of_an_older_version_goes_on_beside_its_old_results(copied, said):
     var = copied(OLDER)
     before, predictions = exported(var)
-    assert f"is of results version {OLDER}, and this program computes version {RESULTS_VERSION}" in said()
+    assert f"results of version {OLDER}, but this program computes version {RESULTS_VERSION}" in said()
     assert before["cell_id"].nunique() == predictions["cell_id"].nunique() == CELLS
     assert run(var, *FEW) == 0
     kept = f"Study 's' has {CELLS} results of results version {OLDER}: kept but not used, as this program"

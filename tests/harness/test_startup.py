@@ -31,7 +31,7 @@ for command, *arguments in json.loads(sys.argv[1]):
 MISTAKES = {
     "harness.benchmark train.max_epoch=1": "Did you mean 'train.max_epochs'?",
     "harness.benchmark method.mixup.alpha=1 launcher.nam=x": "Did you mean 'launcher.name'?",
-    "harness.benchmark seeds": "settings are given as KEY=VALUE",
+    "harness.benchmark seeds": "give settings as KEY=VALUE",
     "harness.benchmark profile=quik": "Did you mean 'quick'?",
     "sweeps.run parm=delta": "Did you mean 'param'?",
     "reports.build": "Which study? Give study=NAME.",

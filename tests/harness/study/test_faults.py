@@ -78,7 +78,7 @@ DAMAGES = {
 def test_damage_of_every_kind_is_noticed(finished, name, damage):
     check_sqlite(finished / name)
     DAMAGES[damage](finished / name)
-    with pytest.raises(UserError, match=r"is damaged.*put a copy in its place, or move it away"):
+    with pytest.raises(UserError, match=r"is damaged.*restore it from a backup, or move it away"):
         check_sqlite(finished / name)
 
 
