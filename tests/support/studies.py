@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -82,6 +83,22 @@ def make_study(
         arrays.__getitem__,
         {"PyTorch": "2.13.0", "commit": "0" * 40},
     )
+
+
+def score_rows(method: str, values: dict[str, Sequence[float]], **given: object) -> list[dict]:
+    """Rows of a frame, one per metric and seed; values: of a metric, over the seeds 0, 1, ...
+
+    given: columns that differ from the usual ones.
+    """
+    base = dict(study="s", dataset="mine", backbone="tfn", method=method, settings="{}", environment="cpu")
+    base |= dict(occlusion_protocol="test", occlusion_ratio=0.0, split="test", run_id="r")
+    base |= dict.fromkeys(("tuned", "tuned_backbone", "outdated", "superseded"), False) | given
+    base |= labels(method, base["settings"], base["tuned"])
+    return [
+        {"cell_id": f"{base['settings']}{seed}", **base, "metric": metric, "value": value, "seed": seed}
+        for metric, over_seeds in values.items()
+        for seed, value in enumerate(over_seeds)
+    ]
 
 
 def as_table(numbers: pd.DataFrame, title: str = "t") -> Table:
