@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Sequence
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -25,9 +26,7 @@ KINDS = {"synthetic_mosi": "mosi", "synthetic_mosei": "mosei", "synthetic_sims":
 METHODS = ("none", "mixup", "manifold_mixup", "powmix", "ms_mix")
 BACKBONES = ("tfn", "misa", "almt")
 ENVIRONMENT = "CPU, torch 2.13.0, results version 1"
-ABLATION = [{name: False for name in off} for off in
-            (("sal",), ("sass",), ("sig",), ("sal", "sass"), ("sal", "sig"), ("sass", "sig"),
-             ("sal", "sass", "sig"))]  # fmt: skip
+ABLATION = [dict.fromkeys(off, False) for k in (1, 2, 3) for off in combinations(("sal", "sass", "sig"), k)]
 
 
 def make_study(
