@@ -27,7 +27,6 @@ pytestmark = pytest.mark.filterwarnings("error")
 
 @cache
 def small(**changes):
-    """A study that no test changes."""
     options = dict(datasets=TWO, backbones=("tfn", "misa"), seeds=3, ablation=False, samples=False)
     return make_study(**options | changes)
 
@@ -82,8 +81,7 @@ def drawn(figure, study):
     if data.empty:
         return data, "", []
     with style.styled():
-        title = figure.title + place(data) + study.stand_in(sorted(set(data["dataset"])))
-        drawing = figure.draw(data, title, study.command)
+        drawing = figure.draw(data, figure.title + place(data), study.command)
         drawing.draw_without_rendering()
     plt.close(drawing)
     assert plt.get_fignums() == []
@@ -137,9 +135,9 @@ def test_names_stand_as_they_are_and_one_seed_claims_nothing(figure):
     )
     trials = study.trials.assign(dataset=dataset, backbone="$tfn")
     data, caption, texts = drawn(figure, replace(study, trials=trials))
-    texts = [text.replace(r"\$", "$") for text in texts]
-    assert any(dataset in text for text in texts) or figure.name == "figure7_ranks"
-    assert any(method in text for text in texts) or figure.name == "figure4_sweeps"
+    for name, without in ((dataset, "figure7_ranks"), (method, "figure4_sweeps")):
+        assert any(style.plain(name) in text for text in texts) or figure.name == without
+    assert style.plain("$") == r"\$", "which would begin mathematics"
     assert data.get(["low", "high"], pd.DataFrame()).isna().all(axis=None)
     assert "o uncertainty can be given" in caption
 
@@ -184,13 +182,7 @@ def test_occlusion_means_are_those_of_a_loop():
     assert "Left out: up to" in occlusion.caption(data)
 
 
-def test_an_occlusion_curve_needs_two_ratios():
-    assert occlusion.data(small(ratios=(0.0,), train_ratios=())).empty
-    assert set(occlusion.data(small(ratios=(0.0,)))["protocol"]) == {"train"}
-    assert set(occlusion.data(small(train_ratios=()))["protocol"]) == {"test"}
-
-
-def test_a_method_that_most_blocks_lack_costs_the_others_nothing():
+def test_an_occlusion_curve_needs_two_ratios_and_runs_that_all_but_rare_methods_have():
     study = small()
     rare = (study.frame["method"] == "mixup") & (study.frame["seed"] > 1111)
     data = occlusion.data(replace(study, frame=study.frame[~rare]))
@@ -198,24 +190,21 @@ def test_a_method_that_most_blocks_lack_costs_the_others_nothing():
     assert (data.loc[data["method"] != "mixup", "n"] == 6).all()
     said = "Not shown on synthetic_mosi, for lack of most of the trainings of others: mixup."
     assert said in occlusion.caption(data)
-
-
-def test_runs_of_two_environments_are_no_block():
-    frame = small(methods=("none", "mixup")).frame
-    moved = (frame["method"] == "none") & (frame["seed"] == 1112)
-    frame = frame.assign(environment=frame["environment"].mask(moved, "GPU"))
-    data = occlusion.data(replace(small(), frame=frame))
+    # Runs of two environments are no block.
+    moved = (study.frame["method"] == "none") & (study.frame["seed"] == 1112)
+    frame = study.frame.assign(environment=study.frame["environment"].mask(moved, "GPU"))
+    data = occlusion.data(replace(study, frame=frame))
     points = data[data["protocol"] == "test"]
     assert (points["blocks"] == 8).all()
     assert (points["n"] == 4).all()
-
-
-def test_equal_lines_are_named():
-    study = small()
+    # Equal lines are named.
     copy = study.frame[study.frame["method"] == "none"].assign(method="twin", variant="twin", label="twin")
     frame = pd.concat([study.frame, copy.assign(cell_id=copy["cell_id"] + "-twin")])
     caption = occlusion.caption(occlusion.data(replace(study, frame=frame)))
     assert "Exactly equal on synthetic_mosi, so that one hides the other: none, twin." in caption
+    assert occlusion.data(small(ratios=(0.0,), train_ratios=())).empty
+    assert set(occlusion.data(small(ratios=(0.0,)))["protocol"]) == {"train"}
+    assert set(occlusion.data(small(train_ratios=()))["protocol"]) == {"test"}
 
 
 def test_radar_axes_run_from_worst_to_best():
@@ -268,7 +257,7 @@ def test_a_failed_training_does_not_set_the_scale_of_the_forest():
     assert -50 < low < 0 < high < 50
 
 
-def test_ranks_and_shares_are_those_of_a_loop():
+def test_ranks_and_shares_are_those_of_a_loop_and_a_method_without_rank_is_named():
     methods = ("none", "mixup", "ms_mix")
     study = small(methods=methods)
     data, scores = ranking.data(study), clean(study.scores())
@@ -290,12 +279,8 @@ def test_ranks_and_shares_are_those_of_a_loop():
         gains = [1 - np.array(runs[other, method]) / mean[other, "none"] for other in tasks]
         assert row["share"] == pytest.approx(np.mean([np.mean(g >= row["gain"] - 1e-12) for g in gains]))
         assert row["low"] <= row["share"] <= row["high"]
-
-
-def test_a_method_without_rank_is_named():
-    study = small()
-    mixup = study.frame["method"] == "mixup"
-    rare = mixup & ((study.frame["backbone"] != "tfn") | (study.frame["dataset"] != TWO[0]))
+    rare = study.frame["method"] == "mixup"
+    rare &= (study.frame["backbone"] != "tfn") | (study.frame["dataset"] != TWO[0])
     data = ranking.data(replace(study, frame=study.frame[~rare]))
     assert "Not ranked, as most blocks lack it: mixup." in ranking.caption(data)
     assert "mixup" not in set(data.loc[data["panel"] == "profile", "method"])
@@ -311,13 +296,9 @@ def test_mechanism_means_are_those_of_a_loop():
         assert_means(part, block_means(rows[rows["occlusion_protocol"] == "test"]))
     assert set(data.loc[data["panel"] == "intensity", "method"]) == {"ms_mix"}
     assert len(data[data["panel"] == "lambda"]) == 4 * 4 * 3
-
-
-def test_real_data_leave_the_intensities_empty():
-    study = small()
-    study = replace(study, frame=study.frame[study.frame["split"] != "mechanism"])
-    caption = mechanism.caption(mechanism.data(study))
-    assert "(b) is empty: only synthetic data tell intensities" in caption
+    real = replace(study, frame=study.frame[study.frame["split"] != "mechanism"])
+    said = "(b) is empty: only synthetic data tell intensities"
+    assert said in mechanism.caption(mechanism.data(real))
 
 
 def test_sweeps_hold_means_and_intervals_of_each_setting():
@@ -342,9 +323,6 @@ def test_sweeps_hold_means_and_intervals_of_each_setting():
     caption = sweeps.caption(data)
     assert "(d) with attention=tokens is flat to the last bit: one token per modality" in caption
     assert caption.count("flat to the last bit") == 1
-
-
-def test_two_seeds_of_a_sweep_give_no_interval():
     data = sweeps.data(small(seeds=2))
     assert data[["low", "high"]].isna().all(axis=None)
     assert "single seeds, too few for an interval" in sweeps.caption(data)
