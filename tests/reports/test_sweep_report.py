@@ -181,7 +181,7 @@ def test_ranks_follow_the_metric_and_equals_share_one_with_the_default_first_amo
     assert [json.loads(text)["heads"] for text in table["params"]] == [4, 2, 8, 10, 1]
 
 
-def test_what_did_not_complete_has_no_rank_however_good_it_was():
+def test_what_did_not_complete_has_no_rank_however_good_it_was_and_is_counted():
     sweep = Sweep().add({"delta": 0.1}, (0.5, 0.5)).add({"delta": 0.2}, (0.1, 0.1), state="pruned")
     sweep.runs[-1].metrics["objective"] = 0.1
     sweep.add({"delta": 0.3}, {"valid/loss": NAN, "test/mae": 0.1})
@@ -192,6 +192,15 @@ def test_what_did_not_complete_has_no_rank_however_good_it_was():
     assert table_of(sweep)["rank"].tolist() == [1, pd.NA, pd.NA, pd.NA]
     assert verdict(sweep).best == '{"delta": 0.1}'
     assert verdict(sweep).states == {"complete": 2, "pruned": 1, "failed": 1}
+    sweep = Sweep().add({"delta": 0.8}, (0.1, 0.1), state="pruned", reason="hopeless")
+    for delta in (0.6, 0.7):
+        sweep.add({"delta": delta}, state="failed", reason=f"loss is not finite at {delta}.")
+    found = verdict(sweep)
+    assert (found.best, found.value, found.default_value, found.p) == (None, None, None, None)
+    assert found.sentence == (
+        "delta on misa, synthetic_mosi: no trial is complete. "
+        "Of 3 settings 1 pruned and 2 failed (first reason: loss is not finite at 0.6)."
+    )
 
 
 @pytest.mark.parametrize("seeds", [2, 3])
@@ -280,18 +289,6 @@ def test_what_says_nothing_is_called_by_its_name(values, p, said):
     assert "Of " not in found.sentence
 
 
-def test_lost_trials_are_counted_in_the_sentence():
-    sweep = Sweep().add({"delta": 0.8}, (0.1, 0.1), state="pruned", reason="hopeless")
-    for delta in (0.6, 0.7):
-        sweep.add({"delta": delta}, state="failed", reason=f"loss is not finite at {delta}.")
-    found = verdict(sweep)
-    assert (found.best, found.value, found.default_value, found.p) == (None, None, None, None)
-    assert found.sentence == (
-        "delta on misa, synthetic_mosi: no trial is complete. "
-        "Of 3 settings 1 pruned and 2 failed (first reason: loss is not finite at 0.6)."
-    )
-
-
 def test_columns_are_identical_to_the_last_bit_or_not_at_all():
     table = pd.DataFrame({"a": [0.3, NAN], "b": [0.1 + 0.2, NAN], "c": [0.3, NAN], "d": [NAN, 0.3]})
     assert identical_columns(table) == [["a", "c"], ["b"], ["d"]]
@@ -329,18 +326,16 @@ def test_a_missing_cell_costs_its_setting_and_a_rare_seed_only_itself():
     assert row["objective_value"] == pytest.approx(values[:, 5].mean())
     more = verdict(delta_sweep(values).add({"delta": 0.6}, (1.0, 1.0), (1.1, 1.1), (1.2, 1.2)))
     assert (more.seeds, more.p) == (2, pytest.approx(permutation_p(np.c_[values, [1.0, 1.1]])))
-
-
-def test_trials_whose_cells_are_all_gone_are_not_called_equal():
+    # Trials whose cells are all gone are not called equal, nor those of which one setting is left.
     sweep = delta_sweep(SMALL)
+    left = {name: run for name, run in sweep.cells.items() if " misa 0 " in name}
     sweep.cells.clear()
     found = verdict(sweep)
     assert not found.flat
     assert found.value == pytest.approx(0.455)
     assert "no uncertainty can be given where so few settings have results for all seeds" in found.sentence
-    one = delta_sweep(SMALL)
-    one.cells = {name: run for name, run in one.cells.items() if " misa 0 " in name}
-    assert not verdict(one).flat
+    sweep.cells = left
+    assert not verdict(sweep).flat
 
 
 GOLDEN = """\
@@ -357,9 +352,6 @@ reason: no memory).
 | Rank | delta | Seeds | valid loss ↓ | Test MAE ↓ | Test Corr ↑ | Note |
 | ---: | ---: | ---: | ---: | ---: | ---: | --- |
 """
-CAPTION = """\
-\\caption{Study s: sweep delta, ms\\_mix with misa on synthetic\\_mosi (synthetic stand-in data).
-delta on misa, synthetic\\_mosi: the setting matters"""
 
 
 def test_files_start_as_written_by_hand_and_hold_the_same_settings_in_any_order_of_trials(tmp_path):
@@ -372,7 +364,9 @@ def test_files_start_as_written_by_hand_and_hold_the_same_settings_in_any_order_
     assert rows[0] == "| 1 | 0.2 | 2 | 0.455 ± 0.064 | 0.555 ± 0.064 | 0.500 ± 0.000 |  |"
     assert rows[4].endswith("| 0.500 ± 0.000 | default |")
     assert rows[5:] == ["| – | 0.8 | 0 | – | – | – | failed |"]
-    assert CAPTION in latex
+    caption = "Study s: sweep delta, ms\\_mix with misa on synthetic\\_mosi (synthetic stand-in data).\n"
+    said = "delta on misa, synthetic\\_mosi: the setting matters"
+    assert f"\\caption{{{caption}{said}" in latex
     objectives = pd.read_csv(io.StringIO(numbers))["objective_value"]
     assert objectives.tolist()[:5] == sorted(SMALL.mean(axis=0))
     sweep.runs.reverse()
@@ -383,9 +377,7 @@ def test_files_start_as_written_by_hand_and_hold_the_same_settings_in_any_order_
     shown = "0.500 ± 0.100 \\[0.252, 0.748\\] | 0.650 ± 0.212 | 0.500 ± 0.000 \\[0.500, 0.500\\]"
     assert f"| 1 | 0.1 | 3 | {shown} |" in markdown
     assert "from 3 seeds on" in latex
-
-
-def test_only_titles_of_synthetic_data_say_so(tmp_path):
+    # Only titles of synthetic data say so.
     real = Sweep(dataset="mosi").add({"delta": 0.1}, (1, 1), synthetic="false")
     assert not any("synthetic stand-in data" in text for text in texts(real, tmp_path))
     mixed = Sweep(runs=[*real.runs], cells={**real.cells}).add({"delta": 0.1}, (1, 1))

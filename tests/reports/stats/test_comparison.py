@@ -69,7 +69,7 @@ def test_clean_scores_are_of_the_whole_test_split_and_pairs_everywhere_of_each_m
         pd.testing.assert_frame_equal(found[list(PAIRS)].reset_index(drop=True), wanted)
 
 
-def test_environments_are_never_paired():
+def test_environments_and_undefined_values_are_never_paired():
     rows = [score("a", 3.0, environment="cpu"), score("b", 3.0, environment="gpu")]
     rows += [score("none", 1.0, environment=name) for name in ("gpu", "tpu")]
     scores = scores_of([*rows, *(score("c", 5.0, seed=seed, environment="gpu") for seed in (1, 2))])
@@ -77,9 +77,6 @@ def test_environments_are_never_paired():
     assert found[["method", "seed", "gain"]].to_numpy().tolist() == [["b", 0, 2.0]]
     assert found.attrs == {"unpaired": 3, "environments": 1}
     assert improvement(scores, "acc2")["method"].tolist() == ["b", "c"]
-
-
-def test_undefined_values_give_no_pair():
     for hole in (NAN, math.inf, -math.inf):
         scores = [score("a", hole), score("none", 1.0), score("b", 2.0, seed=1), score("none", hole, seed=1)]
         found = paired(scores_of(scores), "acc2")

@@ -124,13 +124,21 @@ def test_stratified_interval_covers_the_mean_in_95_of_100_cases(sizes):
     assert 364 <= covered <= 394
 
 
-def test_improvement_equals_the_u_of_mann_and_whitney():
+def test_improvement_equals_the_u_of_mann_and_whitney_also_with_little_to_go_on():
     rng = np.random.default_rng(12)
     x, y = rng.integers(0, 5, size=(4, 3)).astype(float), rng.integers(0, 4, size=(6, 3)).astype(float)
     x[1, 0] = y[2, 1] = y[5, 1] = NAN
     columns = [(a[np.isfinite(a)], b[np.isfinite(b)]) for a, b in zip(x.T, y.T, strict=True)]
     wanted = statistics.fmean(mannwhitneyu(a, b).statistic / len(a) / len(b) for a, b in columns)
     assert probability_of_improvement(x, y)[0] == pytest.approx(wanted)
+    one = probability_of_improvement(np.array([[1.0, 2.0]]), np.array([[0.0, 2.0], [0.0, 2.0]]))
+    assert one == pytest.approx((0.75, NAN, NAN), nan_ok=True)
+    for x, y in ((np.full((2, 3), NAN), np.ones((2, 3))), (np.ones((2, 0)), np.ones((2, 0)))):
+        assert np.isnan(probability_of_improvement(x, y)).all()
+    # The task without a run of y is no task.
+    hole = probability_of_improvement(np.array([[1.0, 9.0], [3.0, 9.0]]), np.array([[2.0, NAN], [2.0, NAN]]))
+    assert hole == probability_of_improvement(np.array([[1.0], [3.0]]), np.array([[2.0], [2.0]]))
+    assert probability_of_improvement(np.full((2, 3), 1.0), np.zeros((2, 3))) == (1.0, 1.0, 1.0)
 
 
 def test_interval_of_improvement_equals_a_bootstrap_written_as_a_loop():
@@ -166,17 +174,6 @@ def test_improvement_ignores_orders_and_levels_and_turns_with_the_sides(seed, sh
     assert moved[1:] == pytest.approx((low, high), abs=0.1)
     assert probability_of_improvement(y, x, resamples=300)[0] == pytest.approx(1 - chance)
     assert probability_of_improvement(np.exp(x), np.exp(y), resamples=300) == (chance, low, high)
-
-
-def test_improvement_with_little_to_go_on():
-    one = probability_of_improvement(np.array([[1.0, 2.0]]), np.array([[0.0, 2.0], [0.0, 2.0]]))
-    assert one == pytest.approx((0.75, NAN, NAN), nan_ok=True)
-    for x, y in ((np.full((2, 3), NAN), np.ones((2, 3))), (np.ones((2, 0)), np.ones((2, 0)))):
-        assert np.isnan(probability_of_improvement(x, y)).all()
-    # The task without a run of y is no task.
-    hole = probability_of_improvement(np.array([[1.0, 9.0], [3.0, 9.0]]), np.array([[2.0, NAN], [2.0, NAN]]))
-    assert hole == probability_of_improvement(np.array([[1.0], [3.0]]), np.array([[2.0], [2.0]]))
-    assert probability_of_improvement(np.full((2, 3), 1.0), np.zeros((2, 3))) == (1.0, 1.0, 1.0)
 
 
 def test_profile_equals_counting_and_its_band_a_bootstrap_written_as_a_loop():
