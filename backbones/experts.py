@@ -65,7 +65,7 @@ class SparseExperts(nn.Module):
         """Compute the gates, with noise in training. Shape: (B, width) -> (B, E), (E,)."""
         clean = x @ self.gate
         deviation = F.softplus(x @ self.noise) + LEAST_DEVIATION
-        # Zeros replace the noise outside training, so that its matrix still gets a (zero) gradient.
+        # In evaluation, the noise is zero, not absent, so that its matrix still gets a (zero) gradient.
         noise = torch.randn_like(clean) if self.training else torch.zeros_like(clean)
         return noisy_top_k(clean, deviation, noise, self.top_k)
 

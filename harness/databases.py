@@ -53,7 +53,7 @@ def create_sqlite(path: Path, initialise: Callable[[str], None]) -> None:
     """
     temporary = path.with_name(f".{path.name}.new")
     try:
-        # An existing file is complete: no lock is needed, which would need write permission.
+        # An existing file is complete, so the lock, which requires write permission, is not needed.
         if path.exists():
             check_sqlite(path)
             return

@@ -42,11 +42,11 @@ class MultiMixSettings(MethodSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check(self, "alpha", self.alpha is None or 0 <= self.alpha < inf, ">= 0 and finite, or none")
+        check(self, "alpha", self.alpha is None or 0 <= self.alpha < inf, ">= 0 and finite, or null")
         check(self, "alpha_low", 0 <= self.alpha_low < inf, ">= 0 and finite")
         check(self, "alpha_high", self.alpha_low <= self.alpha_high < inf, "at least alpha_low and finite")
         members = self.examples_per_mixture
-        check(self, "examples_per_mixture", members is None or members >= 2, "at least 2, or none")
+        check(self, "examples_per_mixture", members is None or members >= 2, "at least 2, or null")
 
 
 def draw_dirichlet(generator: np.random.Generator, alpha: np.ndarray, present: np.ndarray) -> np.ndarray:

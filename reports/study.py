@@ -100,7 +100,7 @@ class Study:
             more = [text.replace("PARAM=", "param=") for text in more]
             request = {key: value for key, value in request.items() if key not in NOT_OF_SWEEPS}
         if "matrix=ablation" in more:
-            request.pop("methods", None)  # else the ablation would be of these methods
+            request.pop("methods", None)  # without methods=, the ablation is of ms_mix
         request = {"study": self.name, **request}
         others = [
             f"{k}={v}" for k, v in request.items() if not any(text.startswith(f"{k}=") for text in more)

@@ -69,7 +69,7 @@ class Checkpoint:
 
     def reject(self, error: Exception) -> None:
         """Warn that the file is ignored."""
-        LOGGER.warning("the checkpoint %s is ignored, the cell starts over: %s", self.path, error)
+        LOGGER.warning("the checkpoint %s is ignored, and the cell starts over: %s", self.path, error)
 
     def due(self) -> bool:
         """Return whether ``every_s`` has passed since the start of the training or the last write."""
@@ -91,7 +91,7 @@ class Checkpoint:
                 np.savez(file, **arrays)
         except OSError as error:
             if not self._warned:
-                LOGGER.warning("cannot write a checkpoint, training continues without one: %s", error)
+                LOGGER.warning("cannot write a checkpoint; training continues without one: %s", error)
             self._warned = True
         self._last = time.monotonic()
 

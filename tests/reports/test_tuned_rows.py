@@ -202,14 +202,14 @@ def test_a_search_that_ends_at_settings_with_a_row_of_their_own_leaves_no_hole_t
         assert mae["mean"].round(9).unique() == [0.3]
 
 
-@pytest.mark.parametrize(("old", "words"), [(0, None), (1, "1 cell of"), (2, "2 cells of")])
+@pytest.mark.parametrize(("old", "words"), [(0, None), (1, "1 cell with"), (2, "2 cells with")])
 def test_cells_of_earlier_files_are_left_out_and_counted(old, words):
     earlier = rows("powmix", (0.9,) * old, '{"alpha": 0.9}', tuned=True, outdated=True)
     numbers = numbers_of(TUNED, earlier)
     pd.testing.assert_frame_equal(numbers, numbers_of(TUNED))
     for text in (as_markdown(numbers), as_latex(numbers, "t")):
         assert ("earlier" in text) == (words is not None)
-        assert words is None or f"uses only the newest file: {words} earlier ones left out." in text
+        assert words is None or f"the newest file; left out: {words} settings of earlier files." in text
 
 
 def test_tables_say_what_tuned_means_where_it_stands():
@@ -222,8 +222,8 @@ def test_tables_say_what_tuned_means_where_it_stands():
         numbers = numbers_of(frame)
         for text in (as_markdown(numbers), as_latex(numbers, "t")):
             assert (chosen in text, unequal in text) == wanted
-            assert ("files under tuned=DIR the budgets" in text) == wanted[0]
-            assert ("for none learning rate and dropout; the seeds of" in text) == wanted[0]
+            assert ("files under tuned=DIR list the budgets" in text) == wanted[0]
+            assert ("(for none: learning rate and dropout); its seeds" in text) == wanted[0]
     latex = as_latex(numbers_of(TUNED))
     assert r"& powmix\{tuned\} & 2 &" in latex
     assert r"\{tuned\}: settings chosen" in latex

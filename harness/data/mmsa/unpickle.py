@@ -230,7 +230,7 @@ def load_pickle(path: str | Path) -> object:
     Python 2 become text.
 
     Raises:
-        UserError: The file is missing, unreadable, damaged or no pickle, or asks for other objects.
+        UserError: The file is missing, unreadable, damaged or not a pickle, or asks for other objects.
     """
     path, name = Path(path), repr(str(path))
     try:

@@ -353,7 +353,7 @@ def test_what_cannot_be_used_is_refused(tmp_path, var_dir, bert, capsys):
         (weightless,): "cannot be used as a Hugging Face model",
         (damaged,): "cannot be used as a Hugging Face model",
         (small,): "allows 0 to 149",
-        (short,): "the model allows 9",
+        (short,): "tokens per clip, got 9",
         (tiny, "occlusion.ratios=[0,0.5]"): "Occlusion uses token id 100",
         (tiny, "occlusion.protocols=[train]", "occlusion.train_ratios=[0.5]"): "token id 100",
         (bert, "bert.learning_rate=-1"): "bert.learning_rate must be >= 0",
