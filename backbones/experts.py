@@ -11,7 +11,7 @@ NOTE[DIFF] the sum over experts is a log-sum-exp with log gates, which cannot ov
 exp() directly and replaces a sum of 0 by a small number.
 NOTE[DIFF] the load is estimated with the standard normal distribution of the noise; the reference uses a
 normal distribution with mean 0.1.
-NOTE[DIFF] of experts with equal logits, the first ones are selected on every device.
+NOTE[DIFF] if experts have equal logits, the first are selected on every device.
 """
 
 from __future__ import annotations

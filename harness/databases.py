@@ -169,7 +169,7 @@ def tables_lock(uri: str) -> Iterator[None]:
     """Hold a PostgreSQL database's lock for creating tables, across machines; no effect on other databases.
 
     Raises:
-        sqlalchemy.exc.SQLAlchemyError: the server cannot be reached. UserError: as `server_uri`.
+        sqlalchemy.exc.SQLAlchemyError: the server cannot be reached. UserError: see `server_uri`.
     """
     if _kind(uri) not in POSTGRES:
         yield

@@ -81,7 +81,7 @@ class Study:
         return rows[np.array([not is_ablation(name) for name in rows["method"]], bool)]
 
     def counts(self) -> dict[str, int]:
-        """Count the cells in each state; "missing" ones were requested last and have no run."""
+        """Count the cells in each state; "missing" cells are in the last request and have no run."""
         states = list(self.outcomes["state"])
         return {state: states.count(state) for state in STATES}
 

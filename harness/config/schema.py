@@ -53,7 +53,7 @@ class TrainConfig:
 
 @dataclass
 class CellConfig:
-    """Execution of one cell; checkpoint_s: minimum seconds between checkpoints, None: no regular ones."""
+    """Execution of one cell; checkpoint_s: minimum seconds between checkpoints, None: only to pause."""
 
     threads: int = 1
     checkpoint_s: float | None = None

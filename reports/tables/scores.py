@@ -145,7 +145,7 @@ def _cell(row: Row) -> str:
 def _notes(numbers: pd.DataFrame, study: Study) -> list[str]:
     """Return the notes that apply to these numbers."""
     if numbers.empty and numbers.attrs.get("sweeps"):
-        return ["There are no complete cells but those of sweeps, see sweep_*.md."]
+        return ["The only complete cells are those of sweeps; see sweep_*.md."]
     if numbers.empty:
         return ["There are no complete cells yet."]
     own = numbers[~numbers["published"]]

@@ -130,7 +130,7 @@ def test_a_study_of_sweeps_alone_names_their_tables(logged):
     assert tuple(load_frame(tracker).columns) == SCORES
     with pytest.raises(UserError, match=r"has no sweeps, got sweep='delta'\.$"):
         load_frame(tracker, "delta")
-    for logs, wanted in ((False, "no complete cells yet"), (True, "no complete cells but those of sweeps")):
+    for logs, wanted in ((False, "no complete cells yet"), (True, "only complete cells are those of sweeps")):
         if logs:
             log_trial(tracker, "delta", 0, {}, [cell])
         numbers = main_numbers(load_frame(tracker), {})
