@@ -207,7 +207,7 @@ class Driver:
                 self.tracker.abandon(run.run_id)
 
     def _refresh(self) -> tuple[dict[str, Run], dict[str, str]]:
-        """Return MLflow's complete runs and the reasons of diverged runs; delete done claims without a run."""
+        """Return MLflow's complete runs and reasons of diverged runs; delete done claims without a run."""
         # The ledger is read first: a run is complete in MLflow before its claim says so.
         done_claims = self.ledger.done()
         done, diverged_runs = self.tracker.complete(), self.tracker.diverged()
