@@ -56,7 +56,7 @@ def draw_dirichlet(generator: np.random.Generator, alpha: np.ndarray, present: n
 
     Shape: alpha (n,), present (n, k) bool, at least one per row -> (n, k) float32.
     """
-    # In logarithms, because all gamma variables of a row can underflow: G(a) = G(a + 1) U^(1 / a).
+    # Use logarithms, because all gamma variables of a row can underflow: G(a) = G(a + 1) U^(1 / a).
     a = alpha[:, None]
     small, large = np.clip(a, np.finfo(np.float64).tiny, 1), np.maximum(a, 1)
     logs = np.log1p(-generator.random(present.shape)) / large  # times `small`

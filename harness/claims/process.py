@@ -32,7 +32,7 @@ def process_of(pid: int) -> Process:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         namespace = os.readlink("/proc/self/ns/pid")
     except OSError:
-        # Without a boot id, machines of equal names look the same: no start time, so that heartbeats decide.
+        # Without a boot id, two machines of one name look the same, so that only heartbeats may decide.
         return Process(platform.node(), pid, None)
     return Process(f"{platform.node()} {boot} {namespace}", pid, _state(pid)[1])
 

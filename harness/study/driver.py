@@ -265,7 +265,7 @@ class Driver:
                 for outcome, started in ended
                 if outcome.result is not None and outcome.result.status != "paused"
             }
-        # Idle workers get cells before the slow calls to the store. Not with a single slot, which may be this
+        # Idle workers get cells before the slow calls to the store. A single slot waits, as it may be this
         # process: after an interrupt, `_salvage` would train the new cell to its end.
         while self.launcher.slots > 1 and self._begin_one(elsewhere):
             pass
