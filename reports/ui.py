@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"Open {Links(redact(tracker.uri).rstrip('/'), tracker.experiment_id).study()}")
         return 0
     print(f"Open {Links(LOCAL, tracker.experiment_id).study()}\nStop with Ctrl-C.", flush=True)
-    # An environment variable, because other users can read the arguments of a process.
+    # Passed in the environment, because other users can read the arguments of a process.
     os.environ["MLFLOW_BACKEND_STORE_URI"] = tracker.uri
     host, port = LOCAL.removeprefix("http://").split(":")
     command = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", port]

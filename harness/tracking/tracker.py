@@ -56,8 +56,8 @@ class Tracker(Store):
     def complete(self, everywhere: bool = False) -> dict[str, Run]:
         """Return the earliest complete run of each cell_id.
 
-        everywhere: of all studies of the store. From a database these come without metrics, and with no
-        tags but `KEPT_TAGS` and the cell_id.
+        everywhere: of all studies of the store. These runs, if read from a database, have no metrics, and
+        only the tags `KEPT_TAGS` and cell_id.
         """
         if self._engine() is None:
             runs = list(self.runs(everywhere=everywhere))

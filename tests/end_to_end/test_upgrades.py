@@ -102,7 +102,7 @@ def test_an_export_holds_one_version_and_counts_the_others(copied, said):
     said()
     frame, predictions = exported(var)
     assert said().startswith(
-        f"{CELLS} results of results version {OLDER} left out: only version {RESULTS_VERSION} is used"
+        f"Only results version {RESULTS_VERSION} is used, as versions never mix; left out: {CELLS} results of"
     )
     assert set(frame["method"]) == {"none"}
     assert frame["cell_id"].nunique() == 2
@@ -126,8 +126,8 @@ def test_a_report_shows_one_version_and_counts_the_others(copied, capsys, monkey
     assert shown == {str(RESULTS_VERSION)}
     assert study.facts["Results version"] == str(RESULTS_VERSION)
     assert study.warnings[0] == (
-        f"{CELLS} results of results version {OLDER} and 2 results of results version {NEWER} left out: "
-        f"only version {RESULTS_VERSION} is used, as versions never mix."
+        f"Only results version {RESULTS_VERSION} is used, as versions never mix; left out: {CELLS} results "
+        f"of results version {OLDER} and 2 results of results version {NEWER}."
     )
     assert study.counts()["done"] == 2
     capsys.readouterr()
@@ -158,7 +158,7 @@ def test_trials_of_one_version_are_shown(copied, trained, said):
     assert set(frame["objective_value"]) == {1.5}
     assert set(load_frame(tracker, "delta")["cell_id"]) == set(mine.values())
     [sentence] = [s for s in load_study(StudyRuns(tracker)).warnings if "Sweep" in s]
-    assert sentence.startswith(f"Sweep delta: 2 results of results version {OLDER} left out: ")
+    assert sentence.startswith(f"Sweep delta: Only results version {RESULTS_VERSION} is used, as ")
     var = tracker.var_dir
     assert export.main([f"var_dir={var}", "study=s", "sweep=delta", f"out={var}/x"]) == 0
     assert sentence in said()

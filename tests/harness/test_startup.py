@@ -34,7 +34,7 @@ MISTAKES = {
     "harness.benchmark seeds": "give settings as KEY=VALUE",
     "harness.benchmark profile=quik": "Did you mean 'quick'?",
     "sweeps.run parm=delta": "Did you mean 'param'?",
-    "reports.build": "Which study? Give study=NAME.",
+    "reports.build": "The study is missing; give study=NAME.",
     "reports.export study=s": "Nothing to export",
 }
 MISTAKES |= {f"{command} backbnes=[tfn]": "backbnes" for command in COMMANDS}

@@ -252,7 +252,7 @@ def test_only_seeds_with_a_score_of_both_are_pairs(default, best, first_seed, sa
 
 def test_a_default_that_is_best_failed_or_was_not_tried_is_said_and_not_compared():
     found = verdict(delta_sweep(SMALL, default=2))
-    assert found.sentence.endswith(" the best is the default, delta=0.2 (valid loss 0.455).")
+    assert found.sentence.endswith(" the best setting is the default, delta=0.2 (valid loss 0.455).")
     assert found.value == found.default_value == pytest.approx(0.455)
     untried = verdict(delta_sweep(SMALL, default=None))
     assert untried.sentence.endswith("The default was not tried.")
@@ -344,10 +344,10 @@ GOLDEN = """\
 #### ms\\_mix with misa on synthetic\\_mosi
 
 delta on misa, synthetic\\_mosi: the setting matters beyond the noise between seeds: some are better than \
-others (p = 0.0083; 5 settings, 2 seeds). On the validation split the best is delta=0.2 (valid loss 0.455); \
-the default, delta=0, has valid loss 0.550. On the test split the best, delta=0.2, has MAE 0.555, the \
-default 0.650 (difference -0.095, 95% interval -0.159 to -0.031, n = 2). Of 6 settings 1 failed (first \
-reason: no memory).
+others (p = 0.0083; 5 settings, 2 seeds). On the validation split, the best setting is delta=0.2 (valid \
+loss 0.455); the default, delta=0, has valid loss 0.550. On the test split, the best setting (delta=0.2) has \
+MAE 0.555, the default 0.650 (difference -0.095, 95% interval -0.159 to -0.031, n = 2). Of 6 settings 1 \
+failed (first reason: no memory).
 
 | Rank | delta | Seeds | valid loss ↓ | Test MAE ↓ | Test Corr ↑ | Note |
 | ---: | ---: | ---: | ---: | ---: | ---: | --- |

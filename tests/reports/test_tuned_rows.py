@@ -131,7 +131,7 @@ def test_a_study_of_sweeps_alone_names_their_tables(logged):
     assert tuple(load_frame(tracker).columns) == SCORES
     with pytest.raises(UserError, match=r"has no sweeps, got sweep='delta'\.$"):
         load_frame(tracker, "delta")
-    for logs, wanted in ((False, "no complete cells yet"), (True, "no complete cells but those of sweeps")):
+    for logs, wanted in ((False, "no complete cells yet"), (True, "only complete cells are those of sweeps")):
         if logs:
             log_trial(tracker, "delta", 0, {}, [cell])
         numbers = main_numbers(load_frame(tracker), {})
@@ -197,13 +197,13 @@ def test_a_search_that_ends_at_settings_with_a_row_of_their_own_leaves_no_hole_t
 
 
 def test_cells_of_earlier_files_are_left_out_and_counted():
-    for old, words in ((0, None), (1, "1 cell of"), (2, "2 cells of")):
+    for old, words in ((0, None), (1, "1 cell with"), (2, "2 cells with")):
         earlier = rows("powmix", (0.9,) * old, '{"alpha": 0.9}', tuned=True, outdated=True)
         numbers = numbers_of(TUNED, earlier)
         pd.testing.assert_frame_equal(numbers, numbers_of(TUNED))
         for text in (as_markdown(numbers), as_latex(numbers, "t")):
             assert ("earlier" in text) == (words is not None)
-            assert words is None or f"uses only the newest file: {words} earlier ones left out." in text
+            assert words is None or f"the newest file; left out: {words} settings of earlier files." in text
 
 
 def test_tables_say_what_tuned_means_where_it_stands():
@@ -216,8 +216,8 @@ def test_tables_say_what_tuned_means_where_it_stands():
         numbers = numbers_of(frame)
         for text in (as_markdown(numbers), as_latex(numbers, "t")):
             assert (chosen in text, unequal in text) == wanted
-            assert ("files under tuned=DIR the budgets" in text) == wanted[0]
-            assert ("for none learning rate and dropout; the seeds of" in text) == wanted[0]
+            assert ("files under tuned=DIR list the budgets" in text) == wanted[0]
+            assert ("(for none: learning rate and dropout); its seeds" in text) == wanted[0]
     latex = as_latex(numbers_of(TUNED))
     assert r"& powmix\{tuned\} & 2 &" in latex
     assert r"\{tuned\}: settings chosen" in latex

@@ -261,7 +261,7 @@ def test_a_study_in_processes_equals_one_inline(var_dir, new_var, bert, capsys):
     assert main(asked(var_dir, bert, *more, "study=a", "launcher=inline")) == 0
     said = capsys.readouterr().out
     assert "lmf[bert,frozen]" in said
-    assert said.count("running the frozen text encoder") == 1
+    assert said.count("the states of the frozen text encoder") == 1
     # A store of its own: a cell of the same store would be reused.
     other = new_var(var_dir.with_name("other"))
     assert main(asked(other, bert, *more, "study=b", "launcher=processes", "jobs=1")) == 0
@@ -355,7 +355,7 @@ def test_what_cannot_be_used_is_refused(tmp_path, bert):
         (weightless,): "cannot be used as a Hugging Face model",
         (damaged,): "cannot be used as a Hugging Face model",
         (small,): "allows 0 to 149",
-        (short,): "the model allows 9",
+        (short,): "tokens per clip, got 9",
         (tiny, "occlusion.ratios=[0,0.5]"): "Occlusion uses token id 100",
         (tiny, "occlusion.protocols=[train]", "occlusion.train_ratios=[0.5]"): "token id 100",
         (bert, "bert.learning_rate=-1"): "bert.learning_rate must be >= 0",
