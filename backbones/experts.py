@@ -11,7 +11,7 @@ NOTE[DIFF] the sum over experts is a log-sum-exp with log gates, which cannot ov
 exp() directly and replaces a sum of 0 by a small number.
 NOTE[DIFF] the load is estimated with the standard normal distribution of the noise; the reference uses a
 normal distribution with mean 0.1.
-NOTE[DIFF] of experts with equal logits, the first ones are selected on every device.
+NOTE[DIFF] if experts have equal logits, the first are selected on every device.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class SparseExperts(nn.Module):
         """Compute the gates, with noise in training. Shape: (B, width) -> (B, E), (E,)."""
         clean = x @ self.gate
         deviation = F.softplus(x @ self.noise) + LEAST_DEVIATION
-        # Zeros replace the noise outside training, so that its matrix still gets a (zero) gradient.
+        # In evaluation, the noise is zero, not absent, so that its matrix still gets a (zero) gradient.
         noise = torch.randn_like(clean) if self.training else torch.zeros_like(clean)
         return noisy_top_k(clean, deviation, noise, self.top_k)
 

@@ -43,7 +43,7 @@ Trains methods x backbones x datasets x seeds, skips cells that have a result, a
   jobs_per_gpu=N precision=fp32|tf32|bf16 compile=true|false
   method.NAME.KEY=VALUE backbone.NAME.KEY=VALUE
 
-All settings and defaults: harness/conf/config.yaml; of methods and backbones: python -m harness.catalog"""
+Settings and defaults: harness/conf/config.yaml; for methods and backbones: python -m harness.catalog"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -78,7 +78,7 @@ def _drive(config: Any, plan: Plan, console: Console, arguments: Sequence[str]) 
     console.print(closing_table(plan, outcome.comparable()))
     if outcome.failed:
         console.print(failure_table(outcome))
-    # Even if all cells were done before: an earlier driver may have died before it finished the report.
+    # An earlier driver may have trained all cells but died before it finished the report.
     if config.report:
         write_report(tracker)
         console.print(f"Report: {tracker.folder('reports') / 'index.html'}", markup=False, soft_wrap=True)

@@ -53,7 +53,7 @@ def create_sqlite(path: Path, initialise: Callable[[str], None]) -> None:
     """
     temporary = path.with_name(f".{path.name}.new")
     try:
-        # An existing file is complete: no lock is needed, which would need write permission.
+        # An existing file is complete, so the lock, which requires write permission, is not needed.
         if path.exists():
             check_sqlite(path)
             return
@@ -169,7 +169,7 @@ def tables_lock(uri: str) -> Iterator[None]:
     """Hold a PostgreSQL database's lock for creating tables, across machines; no effect on other databases.
 
     Raises:
-        sqlalchemy.exc.SQLAlchemyError: the server cannot be reached. UserError: as `server_uri`.
+        sqlalchemy.exc.SQLAlchemyError: the server cannot be reached. UserError: see `server_uri`.
     """
     if _kind(uri) not in POSTGRES:
         yield

@@ -62,7 +62,7 @@ class Cell:
 
     @property
     def configuration(self) -> str:
-        """Hash of all fields but seed and occlusion ratios, 16 hex digits; each mean is over one of these."""
+        """Hash of all fields but seed and occlusion ratios, 16 hex digits; each mean covers one hash."""
         return _digest({k: v for k, v in _fields(self).items() if k not in APART})
 
     @property

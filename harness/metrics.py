@@ -73,7 +73,7 @@ def _checked(name: str, values: np.ndarray) -> np.ndarray:
         raise ValueError(f"{name} must have the shape (N,) with N >= 1, got {array.shape}")
     if not np.isfinite(array).all():
         raise ValueError(
-            f"{name} must be finite, got {np.count_nonzero(~np.isfinite(array))} values that are not"
+            f"{name} must be finite, got {np.count_nonzero(~np.isfinite(array))} non-finite values"
         )
     return array
 

@@ -39,7 +39,7 @@ class CMixupSettings(MethodSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_not_negative(self, "alpha")
-        check(self, "sigma", self.sigma is None or self.sigma >= 0, ">= 0 or none")
+        check(self, "sigma", self.sigma is None or self.sigma >= 0, ">= 0 or null")
 
 
 def partner_probabilities(labels: np.ndarray, sigma: float) -> np.ndarray:

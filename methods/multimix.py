@@ -42,11 +42,11 @@ class MultiMixSettings(MethodSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check(self, "alpha", self.alpha is None or 0 <= self.alpha < inf, ">= 0 and finite, or none")
+        check(self, "alpha", self.alpha is None or 0 <= self.alpha < inf, ">= 0 and finite, or null")
         check(self, "alpha_low", 0 <= self.alpha_low < inf, ">= 0 and finite")
         check(self, "alpha_high", self.alpha_low <= self.alpha_high < inf, "at least alpha_low and finite")
         members = self.examples_per_mixture
-        check(self, "examples_per_mixture", members is None or members >= 2, "at least 2, or none")
+        check(self, "examples_per_mixture", members is None or members >= 2, "at least 2, or null")
 
 
 def draw_dirichlet(generator: np.random.Generator, alpha: np.ndarray, present: np.ndarray) -> np.ndarray:
@@ -56,7 +56,7 @@ def draw_dirichlet(generator: np.random.Generator, alpha: np.ndarray, present: n
 
     Shape: alpha (n,), present (n, k) bool, at least one per row -> (n, k) float32.
     """
-    # In logarithms, because all gamma variables of a row can underflow: G(a) = G(a + 1) U^(1 / a).
+    # Use logarithms, because all gamma variables of a row can underflow: G(a) = G(a + 1) U^(1 / a).
     a = alpha[:, None]
     small, large = np.clip(a, np.finfo(np.float64).tiny, 1), np.maximum(a, 1)
     logs = np.log1p(-generator.random(present.shape)) / large  # times `small`

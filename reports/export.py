@@ -32,7 +32,7 @@ Writes all numbers of a study, unrounded, and the predictions of all its cells; 
   sweep=NAME                        export the cells of this sweep's trials instead of the matrix
   var_dir=DIR tracking.uri=URI      location of its results (default: var)"""
 EXPORTED = ("valid", "test", "cell")
-ROWS = 2**18  # of predictions per write, and so the least size of a row group
+ROWS = 2**18  # predictions per write, and so the minimum size of a row group
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

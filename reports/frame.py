@@ -218,7 +218,7 @@ def _settings_of_trials(trials: Iterable[Run], own: Mapping[str, set[str]]) -> d
 
 
 def environment(tags: Mapping[str, str]) -> str:
-    """Return device, torch and results version, and precision; only numbers with equal ones are compared."""
+    """Return device, torch and results version, and precision; only equal environments are compared."""
     device, torch = tags.get("device", "unknown device"), tags.get("torch", "?")
     version = f"results version {tags.get('results_version', '?')}"
     precision = [tags["precision"]] if tags.get("precision", "fp32") != "fp32" else []

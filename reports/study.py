@@ -81,7 +81,7 @@ class Study:
         return rows[np.array([not is_ablation(name) for name in rows["method"]], bool)]
 
     def counts(self) -> dict[str, int]:
-        """Count the cells in each state; "missing" ones were requested last and have no run."""
+        """Count the cells in each state; "missing" cells are in the last request and have no run."""
         states = list(self.outcomes["state"])
         return {state: states.count(state) for state in STATES}
 
@@ -100,7 +100,7 @@ class Study:
             more = [text.replace("PARAM=", "param=") for text in more]
             request = {key: value for key, value in request.items() if key not in NOT_OF_SWEEPS}
         if "matrix=ablation" in more:
-            request.pop("methods", None)  # else the ablation would be of these methods
+            request.pop("methods", None)  # without methods=, the ablation is of ms_mix
         request = {"study": self.name, **request}
         others = [
             f"{k}={v}" for k, v in request.items() if not any(text.startswith(f"{k}=") for text in more)

@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if answers(f"{address}/health"):
             print(f"Open {Links(address, tracker.experiment_id).study()}\nStop with Ctrl-C.", flush=True)
         os._exit(0)
-    # An environment variable, because other users can read the arguments of a process.
+    # Passed in the environment, because other users can read the arguments of a process.
     os.environ["MLFLOW_BACKEND_STORE_URI"] = tracker.uri
     command = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port)]
     os.execv(sys.executable, command)

@@ -64,5 +64,4 @@ def left_out(config: Any, arguments: Sequence[str]) -> Iterator[str]:
     for kind in ("backbones", "datasets"):
         others = [name for name in getattr(whole, kind) if name not in config[kind]]
         if others and profile and kind not in keys:
-            chosen = ", ".join(config[kind])
-            yield f"Only {chosen} of the profile's {kind}, not {', '.join(others)} (set {kind}=[...])."
+            yield f"This sweep omits the profile's {kind} {', '.join(others)} (to choose: {kind}=[...])."

@@ -40,7 +40,7 @@ Compares settings on the validation split, skips finished trials, and adds the s
                                     one search per backbone and dataset; a trial averages over the seeds
   sweep.trials=30                   number of trials of a TPE search
   sweep.objective=loss              validation loss, or a validation metric such as mae
-  sweep.name=NAME                   name of the sweep; other settings than before need a new name
+  sweep.name=NAME                   name of the sweep; changed settings need a new name
   sweep.storage=postgresql://USER@HOST/DATABASE
                                     database of Optuna's studies; default: a file below var_dir
 

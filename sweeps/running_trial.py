@@ -37,7 +37,7 @@ class RunningTrial:
 
     @property
     def default(self) -> bool:
-        """Whether the trial has the default settings, those without the sweep."""
+        """Whether the trial has the default settings, which cells have without a sweep."""
         return list(self.cells.values()) == list(self.search.bases)
 
     @property

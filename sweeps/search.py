@@ -136,7 +136,7 @@ class Search:
             self.study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
             trial = self.study.ask(distributions(self.space))
             trial.set_user_attr("owner", self.ledger.owner)
-        # Only now: if an error loses the trial above, `_recover` must enqueue it again.
+        # Add it last: if an error loses the trial above, `_recover` must enqueue it again.
         self.mine.add(trial.number)
         return trial
 

@@ -55,7 +55,7 @@ class Range:
         """Round a value to the range's step or digits, without clipping it to the range's ends."""
         if not (self.integer or self.step is not None):
             return float(f"{value:.{DIGITS}g}")
-        # Decimals, because in floats 0.1 + 12 * 0.05 differs from 0.7 and would be another cell.
+        # Use decimals, because in floats 0.1 + 12 * 0.05 differs from 0.7 and would be another cell.
         low, step = Decimal(str(self.low)), Decimal(str(self.step or 1))
         number = low + step * round((Decimal(str(value)) - low) / step)
         return int(number) if self.integer else float(number)

@@ -151,7 +151,7 @@ def _check_factors(backbone: Mapping[str, Choices | Range]) -> None:
     for kind, values in backbone.items():
         for value in _ends(values):
             if not 0 <= value < math.inf or (value == 0 and kind == "learning_rate"):
-                raise UserError(f"backbone.{kind} must be finite and > 0 (dropout: or 0), got {value}.")
+                raise UserError(f"backbone.{kind} must be finite and > 0 (dropout may be 0), got {value}.")
 
 
 def _check_settings(method: str, values: Mapping[str, Choices | Range]) -> None:

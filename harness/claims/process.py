@@ -13,7 +13,7 @@ class Process:
     """The identity of a process.
 
     host: machine, boot and process-id namespace; processes of equal hosts see each other's process ids.
-    started: start time in clock ticks since boot; None if it is unknown, then only heartbeats decide.
+    started: start time in clock ticks since boot; None (unknown): only heartbeats decide.
     """
 
     host: str
@@ -32,7 +32,7 @@ def process_of(pid: int) -> Process:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         namespace = os.readlink("/proc/self/ns/pid")
     except OSError:
-        # No start time, since two machines of one name cannot be told apart here: only heartbeats decide.
+        # Without a boot id, two machines of one name look the same, so that only heartbeats may decide.
         return Process(platform.node(), pid, None)
     return Process(f"{platform.node()} {boot} {namespace}", pid, _state(pid)[1])
 

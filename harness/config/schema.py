@@ -53,7 +53,7 @@ class TrainConfig:
 
 @dataclass
 class CellConfig:
-    """Execution of one cell; checkpoint_s: minimum seconds between checkpoints, None: no regular ones."""
+    """Execution of one cell; checkpoint_s: minimum seconds between checkpoints, None: only to pause."""
 
     threads: int = 1
     checkpoint_s: float | None = None
@@ -115,7 +115,7 @@ class SweepConfig:
     sweep; None: derived from param or tune. storage: URL of Optuna's storage; None: a journal file under
     var_dir. objective: name of a validation metric. trials: number of trials, unless the sampler is a grid.
     prune_at: fractions of the epochs, in (0, 1), after which an unpromising trial is pruned. retries: of a
-    trial whose worker died. tuned_dir: folder for tuned settings; None: under var_dir.
+    cell that failed without diverging. tuned_dir: folder for tuned settings; None: under var_dir.
     """
 
     param: str | None = None

@@ -22,7 +22,7 @@ def raw_mmsa(settings: SyntheticSettings) -> dict[str, dict[str, Any]]:
     """Generate a dataset as an MMSA dictionary: train, valid, test -> key -> array or list.
 
     The clips are those of `generate`, but audio keeps its -inf and NaN. Unaligned data have ``audio_lengths``
-    and ``vision_lengths`` (lists of int), SIMS has labels per modality (``regression_labels_T`` and so on).
+    and ``vision_lengths`` (lists of int); SIMS has labels per modality (``regression_labels_T`` and so on).
     """
     return {split: _split(settings, split) for split in SPLITS}
 

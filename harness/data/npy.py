@@ -75,7 +75,7 @@ def map_array(path: Path) -> np.ndarray:
         head = read_head(file)
         if head.size != file.seek(0, 2):
             raise ValueError(f"the size of {path.name} does not match its header")
-        # Mode "c" (copy-on-write), because PyTorch warns about read-only arrays.
+        # Mode "c" is copy-on-write; PyTorch warns about read-only arrays.
         return np.memmap(file, head.dtype, "c", head.start, head.shape, head.order)
 
 

@@ -1,4 +1,4 @@
-"""Pretrained text encoders: locating one, checking a dataset's tokens, and caching a frozen one's states."""
+"""Pretrained text encoders: locate a model, check a dataset's tokens, cache the states of a frozen model."""
 
 from __future__ import annotations
 
@@ -87,17 +87,17 @@ def check_tokens(data: CachedDataset, model: TextModel, occluded: bool) -> None:
     """Raise UserError unless the model's vocabulary has all tokens of the dataset, and [UNK] if occluded."""
     size = model.config.vocab_size
     if occluded and size <= UNK_ID:
-        raise UserError(f"Occlusion uses token id {UNK_ID}, but the model only knows ids 0 to {size - 1}.")
+        raise UserError(f"Occlusion uses token id {UNK_ID}; the model has only {size} ids; use another.")
     for name, split in load_dataset(data.folder).splits.items():
         if split.tokens is None:
             raise UserError(
-                f"text=bert needs tokens, but dataset {data.name!r} lacks text_bert in some split, or it is "
-                "longer than text."
+                f"text=bert needs tokens, but dataset {data.name!r} lacks text_bert in some split, or its "
+                "text_bert has more steps than text; use text=features."
             )
         ids, _, segments = split.tokens.transpose(1, 0, 2)
         steps, most = split.tokens.shape[2], getattr(model.config, "max_position_embeddings", None)
         if most is not None and steps > most:
-            raise UserError(f"Dataset {data.name!r} has {steps} tokens per clip; the model allows {most}.")
+            raise UserError(f"{data.name!r} needs a bert.model for {steps} tokens per clip, got {most}.")
         for kind, values, size in (
             ("token ids", ids, model.config.vocab_size),
             ("segment ids", segments, getattr(model.config, "type_vocab_size", None) or 1),

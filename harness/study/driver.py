@@ -162,6 +162,8 @@ class Driver:
             elsewhere = self.tracker.complete(everywhere=True)
             self._train({cell_id: run for cell_id, run in elsewhere.items() if not changes(run.tags)})
             self._end_orphans()
+            # A driver that lost a cell's claim may have been killed while it wrote the cell's files.
+            self.writer.tidy({*self.outcome.numbers, *self._diverged})
         return self.outcome
 
     def _report_other_versions(self) -> None:
@@ -223,7 +225,7 @@ class Driver:
                 self.tracker.abandon(run.run_id)
 
     def _refresh(self) -> tuple[dict[str, Run], dict[str, str]]:
-        """Return MLflow's complete runs and reasons of diverged ones; delete done claims without a run."""
+        """Return MLflow's complete runs and reasons of diverged runs; delete done claims without a run."""
         # The ledger is read first: a run is complete in MLflow before its claim says so.
         done_claims = self.ledger.done()
         done, diverged_runs = self.tracker.complete(), self.tracker.diverged()
@@ -290,7 +292,7 @@ class Driver:
                 for outcome, started in ended
                 if outcome.result is not None and outcome.result.status != "paused"
             }
-        # Idle workers get cells before the slow calls to the store. Not with a single slot, which may be this
+        # Idle workers get cells before the slow calls to the store. A single slot waits, as it may be this
         # process: after an interrupt, `_salvage` would train the new cell to its end.
         while self.launcher.slots > 1 and self._begin_one(elsewhere):
             pass

@@ -88,7 +88,7 @@ class Session:
                 text_model=None if plan.text_model is None else str(plan.text_model.folder.absolute()),
                 text_states=states.get((cell.dataset, cell.backbone)),
                 sample=cell.cell_id in sampled,
-                # In a separate file, since a training must not read it.
+                # The truth is in a separate file, because a training must not read it.
                 truth=f"{folders[cell.dataset]}.truth.npz",
             )
 

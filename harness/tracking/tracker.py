@@ -58,8 +58,8 @@ class Tracker(Store):
     def complete(self, everywhere: bool = False) -> dict[str, Run]:
         """Return one complete run of each cell_id, see `one_per_cell`.
 
-        everywhere: of all studies of the store. From a database these come without metrics, and with no
-        tags but `KEPT_TAGS`, the cell_id, method and backbone.
+        everywhere: of all studies of the store. These runs, if read from a database, have no metrics, and
+        only the tags `KEPT_TAGS`, cell_id, method and backbone.
         """
         if self._engine() is None:
             runs = list(self.runs(everywhere=everywhere))

@@ -44,7 +44,7 @@ def shown_sentences(versions: Iterable[int], sweep: str | None = None) -> list[s
     others = count_others(versions, version)
     prefix = "" if sweep is None else f"Sweep {sweep}: "
     remedy = "run the benchmark again" if sweep is None else "run the sweep with another sweep.name=NAME"
-    left_out = f"{prefix}{others} left out: only version {version} is used, as versions never mix."
+    left_out = f"{prefix}Only results version {version} is used, as versions never mix; left out: {others}."
     outdated = (
         f"{prefix}These are results of version {version}, but this program computes version "
         f"{RESULTS_VERSION}: {remedy} to get new results (the old ones are kept)."

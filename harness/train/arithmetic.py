@@ -37,10 +37,10 @@ def set_arithmetic(precision: str, deterministic: bool, device: torch.device) ->
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
     if device.type == "cuda":
-        # Not on the CPU: its operations are deterministic, and the call would import the compiler (seconds).
+        # CPU operations are always deterministic, and there the call would import the compiler (seconds).
         torch.use_deterministic_algorithms(deterministic, warn_only=True)
         torch.backends.cudnn.benchmark = False
-        # This kernel's backward pass is not deterministic; flash attention's can be, the math kernel's is.
+        # Only this kernel's backward pass is never deterministic; flash attention's can be, and math's is.
         torch.backends.cuda.enable_mem_efficient_sdp(not deterministic)
 
 

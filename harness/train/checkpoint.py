@@ -70,7 +70,7 @@ class Checkpoint:
 
     def reject(self, error: Exception) -> None:
         """Warn that the file is ignored."""
-        LOGGER.warning("the checkpoint %s is ignored, the cell starts over: %s", self.path, error)
+        LOGGER.warning("the checkpoint %s is ignored, and the cell starts over: %s", self.path, error)
 
     def due(self) -> bool:
         """Return whether ``every_s`` has passed since the start of the training or the last write."""
@@ -92,7 +92,7 @@ class Checkpoint:
                 np.savez(file, **arrays)
         except OSError as error:
             if not self._warned:
-                LOGGER.warning("cannot write a checkpoint, training continues without one: %s", error)
+                LOGGER.warning("cannot write a checkpoint; training continues without one: %s", error)
             self._warned = True
         self._last = time.monotonic()
 
@@ -123,7 +123,7 @@ def serialize(state: Any, arrays: dict[str, np.ndarray]) -> Any:
         arrays[name] = _bytes_of(state.detach().cpu().contiguous()).numpy()
         return {"tensor": [name, str(state.dtype).removeprefix("torch."), list(state.shape)]}
     if isinstance(state, dict):
-        # As pairs, since JSON has no integer keys, which an optimizer's state has.
+        # A list of pairs: an optimizer's state has integer keys, which JSON lacks.
         return {"dict": [[key, serialize(value, arrays)] for key, value in state.items()]}
     if isinstance(state, list | tuple):
         kind = "list" if isinstance(state, list) else "tuple"
@@ -152,7 +152,7 @@ def _tensor(arrays: Mapping[str, np.ndarray], name: str, dtype_name: str, shape:
         raise ValueError(f"{dtype_name} is not a dtype")
     if content.dtype != torch.uint8 or content.numel() != math.prod(shape) * dtype.itemsize:
         raise ValueError(f"the array {name} does not match the size of its tensor")
-    # A copy in memory that torch allocates: the alignment may affect how sums are rounded.
+    # Copy into memory that torch allocates: its alignment may affect how sums are rounded.
     tensor = torch.empty(shape, dtype=dtype)
     _bytes_of(tensor).copy_(content)
     return tensor

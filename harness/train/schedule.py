@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from backbones.base import BackboneSettings
 
 PLATEAU_FACTOR = 0.1
-PLATEAU_THRESHOLD = 1e-4  # relative; smaller improvements do not count, as in torch's `ReduceLROnPlateau`
-PLATEAU_LEAST = 1e-8  # smaller changes of a learning rate are not applied, as there
+PLATEAU_THRESHOLD = 1e-4  # relative; smaller improvements of the loss do not count
+PLATEAU_LEAST = 1e-8  # smaller changes of a learning rate are not applied, as in `ReduceLROnPlateau`
 
 
 def learning_rate(rules: BackboneSettings, base: float, valid_losses: Sequence[float]) -> float:

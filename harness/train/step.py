@@ -70,7 +70,7 @@ def step_losses(
 
 
 def _like(x: Tensor, labels: Tensor) -> Tensor:
-    """Cast to the labels' dtype, in which all losses are computed; under autocast, outputs have another."""
+    """Cast outputs (half precision under autocast) to the labels' dtype, in which losses are computed."""
     return x.to(labels.dtype)
 
 

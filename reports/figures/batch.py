@@ -111,7 +111,7 @@ def caption(data: pd.DataFrame) -> str:
     if len(pairs):
         signs = np.sign(clips)[pairs[["i", "j"]].to_numpy(int)]
         text += (
-            f"; their least similarity is {pairs['value'].min():.2f}, and "
+            f"; their lowest similarity is {pairs['value'].min():.2f}, and "
             f"{(signs.prod(1) < 0).mean():.0%} have labels of opposite signs. "
         )
     else:

@@ -26,7 +26,7 @@ ALL = "all backbones"
 COLUMNS = ("metric", "dataset", "row", "method", "gain", "low", "high", "outside", "n", "strata", "unpaired")
 _HEADER, _GAP = 1.2, 1.5
 _WIDEST = 3
-"""Most multiples of the largest gain that an axis spans; intervals of two seeds are far wider."""
+"""Maximum length of an axis in multiples of the largest gain; intervals of two seeds are far wider."""
 
 
 def data(study: Study) -> pd.DataFrame:

@@ -20,7 +20,7 @@ _LEAST = 5
 
 
 def stacked(samples: Mapping[str, np.ndarray], kind: str) -> tuple[np.ndarray, np.ndarray]:
-    """Concatenate the latents of all modalities; returns them with their labels, without NaN or inf.
+    """Concatenate the latents of all modalities; return the finite rows and their labels.
 
     samples: see `harness.train.inspection.sample_latents`. kind: "clean" or "mixed". The result has no rows
     if labels or a modality with clean latents are missing, or if shapes do not match.
@@ -147,7 +147,7 @@ def kl_estimate(x: np.ndarray, y: np.ndarray, k: int = NEIGHBOURS) -> float:
     log(0) is undefined. A row's exact copies (within 1e-9 of the rows' spread) are therefore not neighbours:
     x_i has n_i candidates in x and m_i in y, and log(m / (n - 1)) becomes the mean of log(m_i / n_i). Without
     ties this changes nothing; the estimate for a set and a copy of it is 0. Near copies remain neighbours; if
-    all rows of x had one in y, the estimate would be lower by 1 / (k - 1).
+    every row of x had a near copy in y, the estimate would be lower by 1 / (k - 1).
 
     Returns NaN if a row has fewer than k candidates in x or in y. Shape: (n, d), (m, d), finite.
     """

@@ -57,7 +57,7 @@ class Panel:
 
 
 PANELS: dict[str, Panel] = {
-    "delta": Panel("a", "least similarity of a pair", "delta", "threshold δ"),
+    "delta": Panel("a", "minimum similarity of a pair", "delta", "threshold δ"),
     "xi": Panel("b", "weights of the losses", "xi1", "mixed loss, ξ₁", y="xi2"),
     "alpha": Panel("c", "Beta(α, α) of the base ratio", "alpha", "α", scale="log"),
     "heads": Panel("d", "heads of the intensity predictors", "heads", "heads", line="attention", scale="log"),

@@ -21,7 +21,7 @@ from reports.study import Study
 COLUMNS = ("dataset", "backbone", "seed", "method", "kind", "x", "y", "label", "perplexity")
 PREFERRED = ("ms_mix", "powmix")
 MOST = 512
-"""Most points of each kind that are embedded."""
+"""Maximum number of points of each kind that are embedded."""
 
 
 def embedded(study: Study) -> pd.DataFrame:

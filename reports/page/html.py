@@ -22,7 +22,7 @@ from reports.study import STATES
 from reports.tables.table import BEST, SECOND, Column, Part, Table, Value
 
 LIMIT = 9_500_000
-"""Most bytes of a page; beyond this limit, the largest figures are linked instead of embedded."""
+"""Maximum size of a page in bytes; beyond it, the largest figures are linked instead of embedded."""
 MOST_CHOICES = 30
 HEAD = "Method"
 WIDE = 620

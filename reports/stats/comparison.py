@@ -88,7 +88,7 @@ def intervals(pairs: pd.DataFrame) -> pd.DataFrame:
     """
     more = [name for name in (*RATIO, "metric") if name in pairs.columns]
     keys = [*TASK, *more, "method"]
-    # A fixed order, because the last bits of a sum depend on it.
+    # Fix the order, because the last bits of a sum depend on it.
     groups = pairs.sort_values([*keys, "gain"]).groupby(keys, observed=True)["gain"]
     table = groups.agg(n="count", gain="mean", std="std").reset_index()
     # Equal differences do not measure noise (accuracy on a small split is discrete, and seeds may train
@@ -175,7 +175,7 @@ def _means(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     if rows[keys].isna().any(axis=None):
         raise ValueError(f"scores must name {', '.join(keys)} in every row")
     rows = rows.assign(value=rows["value"].astype(float))
-    # A fixed order, because the last bits of a sum depend on it.
+    # Fix the order, because the last bits of a sum depend on it.
     rows = rows[np.isfinite(rows["value"])].sort_values([*keys, "value"])
     return rows.groupby(keys, observed=True)["value"].mean().reset_index()
 

@@ -170,7 +170,7 @@ def _on_valid(rows: list[dict[Any, Any]], default: dict[Any, Any] | None) -> str
     if len(rows) < 2:
         return ""
     usual = f"; {_named(default)}, has {_score(default)}" if default and default is not rows[0] else ""
-    return f"On the validation split the best is {_named(rows[0])} ({_score(rows[0])}){usual}."
+    return f"On the validation split, the best setting is {_named(rows[0])} ({_score(rows[0])}){usual}."
 
 
 def _named(row: dict[Any, Any]) -> str:
@@ -190,7 +190,7 @@ def _twins(same: list[list[str]], flat: bool) -> str:
 
 
 def _on_test(part: pd.DataFrame, rows: list[dict[Any, Any]], default: dict[Any, Any] | None) -> str:
-    """Compare the best with the default on the test split, paired by seed."""
+    """Compare the best setting with the default on the test split, paired by seed."""
     if not rows or rows[0]["default"]:
         return ""
     if default is None:
@@ -202,7 +202,7 @@ def _on_test(part: pd.DataFrame, rows: list[dict[Any, Any]], default: dict[Any, 
     spread = f"95% interval {low:+.3f} to {high:+.3f}, n = {len(pairs)}" if len(pairs) > 1 else "one seed"
     noise = ", inside the noise" if low <= 0 <= high else ""
     scores = f"MAE {best:.3f}, the default {usual:.3f} (difference {best - usual:+.3f}, {spread}){noise}"
-    return f"On the test split the best, {_label(rows[0]['params'])}, has {scores}."
+    return f"On the test split, the best setting ({_label(rows[0]['params'])}) has {scores}."
 
 
 def _lost(part: pd.DataFrame, states: list[str]) -> str:

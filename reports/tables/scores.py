@@ -145,7 +145,7 @@ def _cell(row: Row) -> str:
 def _notes(numbers: pd.DataFrame, study: Study) -> list[str]:
     """Return the notes that apply to these numbers."""
     if numbers.empty and numbers.attrs.get("sweeps"):
-        return ["There are no complete cells but those of sweeps, see sweep_*.md."]
+        return ["The only complete cells are those of sweeps; see sweep_*.md."]
     if numbers.empty:
         return ["There are no complete cells yet."]
     own = numbers[~numbers["published"]]
@@ -194,13 +194,12 @@ def _about_tuned(numbers: pd.DataFrame) -> Iterator[str]:
     if tuned.any():
         yield (
             f"{mark}: settings chosen on the validation split for each data set and backbone; the runs' "
-            "parameters list them, the files under tuned=DIR the budgets. A search tunes a method's own "
-            "settings, for none learning rate and dropout; the seeds of the search may be among "
-            "those evaluated."
+            "parameters list them, and the files under tuned=DIR list the budgets. A search tunes a method's "
+            "own settings (for none: learning rate and dropout); its seeds may be among the evaluated ones."
         )
     if outdated:
         cells = f"{outdated} {'cells' if outdated > 1 else 'cell'}"
-        yield f"{mark} uses only the newest file: {cells} of earlier ones left out."
+        yield f"{mark} uses only the newest file; left out: {cells} with settings of earlier files."
     if tuned.any() and not tuned.all():
         yield f"Rows without {mark} were not tuned: gains over them may be due to tuning."
 

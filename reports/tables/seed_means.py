@@ -111,7 +111,7 @@ def _joined(left: pd.DataFrame, right: pd.DataFrame, keys: list[str]) -> pd.Data
 def _figures(tests: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     """Compute mean and standard deviation of the defined values of each group, and the counts."""
     defined = tests["value"].where(np.isfinite(tests["value"].astype(float)))
-    # A fixed order, because the last bits of a sum depend on it.
+    # Fix the order, because the last bits of a sum depend on it.
     groups = tests.assign(value=defined.astype(float)).sort_values([*keys, "value"]).groupby(keys, sort=False)
     how = {"mean": "mean", "std": "std", "n": "count", "undefined": "size"}
     figures = groups.agg(**{name: ("value", f) for name, f in how.items()}, seeds=("seed", "nunique"))

@@ -21,17 +21,8 @@ from tests.support.slow_layers import (
 )
 
 # No two sizes are equal, so that none can stand for another.
-SMALL = {
-    "token_dim": 6,
-    "tokens": 4,
-    "head_dim": 5,
-    "embedding_heads": 2,
-    "text_heads": 1,
-    "hyper_heads": 3,
-    "fusion_heads": 4,
-    "embedding_hidden": 7,
-    "fusion_hidden": 9,
-}
+SMALL = {"token_dim": 6, "tokens": 4, "head_dim": 5, "embedding_hidden": 7, "fusion_hidden": 9}
+SMALL |= {"embedding_heads": 2, "text_heads": 1, "hyper_heads": 3, "fusion_heads": 4}
 
 
 # The second implementation: one clip, row by row, no masks, nothing left out
@@ -114,9 +105,6 @@ def test_predictions_equal_loops(steps, depths, padding):
         wanted.append(slow_linear(p, "output", token)[0])
     np.testing.assert_allclose(array(prediction), wanted, atol=1e-9)
     assert np.ptp(wanted) > 0.01, "the predictions differ, or the comparison says little"
-
-
-# What it is made of
 
 
 def test_where_it_starts():

@@ -39,7 +39,7 @@ def problems(draw):
 
 
 @given(problems(), st.sampled_from([1, 3, 128]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_packed_and_padded_attention_agree(problem, block):
     """Values at valid steps and the gradients of everything that goes in; padding holds rubbish."""
     targets, sources, (steps, keys), reach, n_heads, chunk = problem
@@ -84,8 +84,7 @@ def test_chunks_cover_every_valid_query_once_and_every_key_that_it_sees(problem,
             assert n_heads * (c.last - c.first) * max(targets[c.first : c.last]) * c.keys <= chunk
 
 
-@pytest.mark.parametrize("reach", [None, 1])
-@pytest.mark.parametrize("chunk", [8, 10**6])
+@pytest.mark.parametrize(("reach", "chunk"), [(None, 8), (1, 10**6)])
 def test_gradients_with_dropout_are_those_of_the_same_masks(reach, chunk, monkeypatch):
     """The backward pass draws every mask once more: finite differences see one function."""
     monkeypatch.setattr(attention, "CHUNK", chunk)
@@ -102,14 +101,13 @@ def test_gradients_with_dropout_are_those_of_the_same_masks(reach, chunk, monkey
     assert not torch.equal(dropped(*inputs), other)
 
 
-@pytest.mark.parametrize("p", [0.1, 0.3, 0.5])
-def test_the_mean_over_dropouts_is_the_attention_without(p):
+def test_the_mean_over_dropouts_is_the_attention_without():
     torch.manual_seed(0)
     x = torch.randn(2, 6, 4)
     layout = make_layout(x, None, x, None, None, 2)
     parts = [layout.targets.pack(torch.randn(2, 6, 4)) for _ in range(3)]
-    whole, drawn = layout.attend(*parts, 0.0), torch.stack([layout.attend(*parts, p) for _ in range(4000)])
-    error = drawn.std(0) / 4000**0.5
+    whole, drawn = layout.attend(*parts, 0.0), torch.stack([layout.attend(*parts, 0.3) for _ in range(2000)])
+    error = drawn.std(0) / 2000**0.5
     assert (drawn.mean(0) - whole).abs().lt(5 * error).all()
 
 
@@ -129,9 +127,6 @@ def test_what_is_little_or_not_float_on_the_cpu_stays_padded(monkeypatch):
     assert isinstance(make_layout(x, None, x, None, None, 2), PackedLayout)
     monkeypatch.setattr(attention, "SMALL", 2 * 2 * 3 * 3)
     assert isinstance(make_layout(x, None, x, None, None, 2), PaddedLayout)
-
-
-# Dropout
 
 
 def test_dropout_keeps_scales_and_passes_the_gradient():

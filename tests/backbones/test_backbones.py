@@ -20,7 +20,6 @@ from tests.support.builders import (
     make_backbone,
     make_batch,
     make_sizes,
-    same_bits,
     small_backbone,
 )
 from tests.support.slow_layers import in_double, lengthened, moved, parameters_of, slow_linear, slow_lstm
@@ -38,8 +37,6 @@ MOSI = Sizes(by_modality(768, 5, 20), by_modality(50, 375, 500), 3.0)
 SHAPES = {
     "plain": make_sizes(),
     "single text step": make_sizes(steps=(1, 7, 6)),
-    "single audio step": make_sizes(steps=(9, 1, 6)),
-    "single vision step": make_sizes(steps=(9, 7, 1)),
     "single steps": make_sizes(steps=(1, 1, 1)),
     "odd widths": make_sizes(widths=(13, 1, 7)),
     "narrow": make_sizes(widths=(1, 1, 1), steps=(2, 3, 1), scale=1.0),
@@ -87,11 +84,10 @@ def test_parameter_count(name):
 
 @over_backbones
 @over_shapes
-@pytest.mark.parametrize("n", [1, 2, 5])
-@pytest.mark.parametrize("training", [True, False])
-def test_four_steps(name, shape, n, training):
+@pytest.mark.parametrize("n", [1, 5])
+def test_four_steps(name, shape, n):
     sizes = SHAPES[shape]
-    backbone, batch = small_backbone(name, sizes).train(training), make_batch(sizes, n)
+    backbone, batch = small_backbone(name, sizes).train(), make_batch(sizes, n)
     inputs = backbone.embed(batch)
     latents = backbone.encode(inputs)
     fused = backbone.fuse(latents, n)
@@ -113,25 +109,14 @@ def test_four_steps(name, shape, n, training):
 
 @over_backbones
 @pytest.mark.parametrize("zero", [*itertools.combinations(MODALITIES, 1), MODALITIES])
-@pytest.mark.parametrize("training", [True, False])
-def test_modalities_of_zeros(name, zero, training):
+def test_modalities_of_zeros_that_are_occluded(name, zero):
     sizes = make_sizes()
-    batch = make_batch(sizes, 4)
-    features = {m: torch.zeros_like(x) if m in zero else x for m, x in batch.features.items()}
-    backbone = small_backbone(name, sizes).train(training)
-    batch = dataclasses.replace(batch, features=features)
-    assert backbone(batch).isfinite().all()
+    field = {m: torch.full((4, sizes.steps[m]), 0.0 if m in zero else 1.0) for m in MODALITIES}
+    batch = occlude(make_batch(sizes, 4), 1.0, field)
+    assert trained(small_backbone(name, sizes), sizes)(batch).isfinite().all()
+    backbone = small_backbone(name, sizes).train()
     training_loss(backbone, batch).backward()
     check_gradients(backbone)
-
-
-@over_backbones
-def test_everything_occluded(name):
-    sizes = make_sizes()
-    batch = make_batch(sizes, 4)
-    field = {m: torch.zeros(4, sizes.steps[m]) for m in MODALITIES}
-    backbone = trained(small_backbone(name, sizes), sizes)
-    assert backbone(occlude(batch, 1.0, field)).isfinite().all()
 
 
 @over_backbones
@@ -172,41 +157,18 @@ def test_a_batch_of_one_leaves_the_running_statistics(name):
 
 
 @over_backbones
-def test_the_seed_or_a_state_decides_the_weights(name):
-    sizes = make_sizes()
-    backbone, batch = trained(small_backbone(name, sizes), sizes), make_batch(sizes, 5)
-    other, *again = (small_backbone(name, sizes, seed).eval() for seed in (1, 0, 0))
-    assert same_bits(*(x.state_dict() for x in again))
-    assert not torch.equal(other(batch), again[0](batch))
-    other.load_state_dict(backbone.state_dict())
-    assert torch.equal(other(batch), backbone(batch))
-
-
-@over_backbones
-def test_every_trained_parameter_is_in_one_group(name):
-    backbone = small_backbone(name, make_sizes())
-    grouped = [id(p) for group in backbone.parameter_groups() for p in group["params"]]
-    wanted = {id(p) for p in backbone.parameters() if p.requires_grad}
-    assert len(grouped) == len(set(grouped))
-    assert set(grouped) == wanted
-
-
-@over_backbones
 def test_bfloat16_autocast(name):
     sizes = make_sizes()
-    backbone, batch = small_backbone(name, sizes).train(), make_batch(sizes, 5)
+    backbone, batch = small_backbone(name, sizes).eval(), make_batch(sizes, 5)
     with torch.autocast("cpu", torch.bfloat16):
-        training_loss(backbone, batch).backward()
-        backbone.eval()
         rough = backbone(batch)
-    check_gradients(backbone)
     torch.testing.assert_close(rough.float(), backbone(batch), atol=0.1, rtol=0.1)
 
 
 @pytest.mark.parametrize(
     "name",
-    # The compiler takes a minute for each of the larger ones.
-    [n if n in ("tfn", "lmf") else pytest.param(n, marks=pytest.mark.soak) for n in BACKBONES],
+    # The compiler takes a minute for each of the larger ones; TFN is trained in a compiled study.
+    [n if n == "lmf" else pytest.param(n, marks=pytest.mark.soak) for n in BACKBONES],
 )
 @pytest.mark.slow
 def test_compiled(name):
@@ -257,9 +219,6 @@ def test_the_mix_point_of_the_published_settings(name):
     assert backbone.max_mixed_per_batch(8) == most
 
 
-# Settings
-
-
 @over_backbones
 def test_settings_refuse_what_cannot_be_used(name):
     kind = BACKBONES[name].Settings
@@ -268,9 +227,6 @@ def test_settings_refuse_what_cannot_be_used(name):
         for value in (*wrong.get(str(field.type)[0], ()), *[1.0] * field.name.endswith("dropout")):
             with pytest.raises(ValueError, match=field.name):
                 kind(**{field.name: value})
-
-
-# Shared layers
 
 
 def test_time_means():
@@ -346,9 +302,6 @@ def test_what_padding_changes(name, pool, padding):
     assert same == (padding == "valid" and pool != "padded_mean")
 
 
-# TFN and LMF
-
-
 def slow_subnets(backbone, batch: Batch, pool: str) -> dict[str, np.ndarray]:
     """The sub-networks in eval mode: an LSTM step by step, means over time and three layers."""
     p, vectors = parameters_of(backbone.subnets), {m: [] for m in MODALITIES}
@@ -400,8 +353,7 @@ SMALL = {
 
 
 @pytest.mark.parametrize(("name", "slow"), [("tfn", slow_tfn), ("lmf", slow_lmf)])
-@pytest.mark.parametrize("pool", ["padded_mean", "masked_mean"])
-@pytest.mark.parametrize("scale", [1.0, 3.0])
+@pytest.mark.parametrize(("pool", "scale"), [("padded_mean", 1.0), ("masked_mean", 3.0)])
 def test_predictions_equal_loops(name, slow, pool, scale):
     sizes = make_sizes(scale=scale)
     backbone = moved(trained(make_backbone(name, sizes, pool=pool, **SMALL[name]), sizes)).double()

@@ -95,9 +95,10 @@ def bins(length, n):
 
 
 @pytest.mark.usefixtures("layout")
-@pytest.mark.parametrize("padding", ["valid", "reference"])
-@pytest.mark.parametrize("text_layers", [1, 2])
-@pytest.mark.parametrize(("granularity", "top_k"), [(3, 2), (2, 1), (3, 3)])
+@pytest.mark.parametrize(
+    ("padding", "text_layers", "granularity", "top_k"),
+    [("valid", 1, 3, 2), ("reference", 2, 2, 1), ("valid", 2, 3, 3)],
+)
 def test_predictions_equal_loops(padding, text_layers, granularity, top_k):
     sizes = make_sizes()
     backbone = make_glomo(sizes, padding=padding, granularity=granularity, top_k=top_k).double()
@@ -127,9 +128,6 @@ def test_predictions_equal_loops(padding, text_layers, granularity, top_k):
     assert fused.auxiliary is None
 
 
-# Pooling
-
-
 @pytest.mark.parametrize("n_bins", [1, 2, 3, 5])
 @pytest.mark.parametrize("steps", [1, 2, 3, 7, 11])
 def test_pooling_equals_loops(n_bins, steps):
@@ -141,9 +139,6 @@ def test_pooling_equals_loops(n_bins, steps):
     for row, length in enumerate(lengths.tolist()):
         alone = nn.AdaptiveMaxPool1d(n_bins)(x[row : row + 1, :length].transpose(1, 2))
         assert torch.equal(made[row], alone[0].T)
-
-
-# Experts
 
 
 def gates_of(clean, deviation, noise, k):
@@ -252,9 +247,6 @@ def test_gates_are_in_single_precision_under_autocast():
     assert made.dtype == gates.log.dtype == gates.load.dtype == torch.float32
 
 
-# Losses
-
-
 def test_the_balance_loss_of_a_training_step():
     sizes = make_sizes()
     backbone, batch = make_glomo(sizes, balance_weight=0.02).train(), make_batch(sizes, 6)
@@ -287,9 +279,6 @@ def test_the_balance_loss_counts_the_clean_rows_once(layer):
     losses = step_losses(backbone, method, batch, method.draw(np.random.default_rng(0), batch.labels.numpy()))
     assert torch.equal(losses.auxiliary, wanted)
     torch.testing.assert_close(losses.total, losses.task + 0.7 * losses.mixed + wanted)
-
-
-# Settings
 
 
 def test_every_dropout_is_there(monkeypatch):

@@ -167,9 +167,6 @@ def test_auxiliary_losses_equal_loops_over_the_clean_rows(use_cmd_sim, n):
     assert unweighted.fuse(clean, n).auxiliary == 0
 
 
-# The losses
-
-
 def test_lengths_of_rows_carry_no_gradient():
     """With one feature a row's direction is its sign, so that only a held length leaves a gradient."""
     x = torch.tensor([[0.0], [10.0]], requires_grad=True)
@@ -179,7 +176,7 @@ def test_lengths_of_rows_carry_no_gradient():
 
 
 @pytest.mark.parametrize("use_cmd_sim", [True, False])
-@pytest.mark.parametrize("n", [1, 2, 4])
+@pytest.mark.parametrize("n", [1, 4])
 @pytest.mark.parametrize("kind", ["random", "constant", "equal modalities", "zeros", "huge"])
 def test_auxiliary_losses_and_their_gradients_are_finite(use_cmd_sim, n, kind):
     backbone = small(use_cmd_sim=use_cmd_sim).train()
@@ -201,9 +198,6 @@ def test_auxiliary_losses_and_their_gradients_are_finite(use_cmd_sim, n, kind):
     gradients = [p.grad for part in own for p in part.parameters()] + [x.grad for x in z.values()]
     assert all(gradient.isfinite().all() for gradient in gradients)
     assert all(not x.grad[n:].any() for x in z.values()), "mixed rows have no part in it"
-
-
-# The adversarial variant
 
 
 def test_the_discriminator_exists_with_its_option_only():
@@ -232,11 +226,8 @@ def test_the_gradient_is_reversed_below_the_discriminator(weight):
         torch.testing.assert_close(a.grad, b.grad)
 
 
-# Settings
-
-
 def test_dropout():
-    """None before the mix point; each of the fusion's two can be turned off."""
+    """Nothing drops out before the mix point; each of the fusion's two dropouts can be turned off."""
     batch = make_batch(SIZES, 5)
     off = {"transformer_dropout": 0.0, "fusion_dropout": 0.0}
     for settings in ({}, {"transformer_dropout": 0.5}, {"fusion_dropout": 0.5}):

@@ -21,23 +21,14 @@ from tests.support.slow_layers import (
 )
 
 NO_DROPOUT = {name: 0.0 for name in MulT.published["mosi"] if name.endswith("_dropout")}
-SMALL = {
-    "latent_dim": 6,
-    "n_heads": 2,
-    "n_layers": 2,
-    "text_kernel": 3,
-    "audio_kernel": 2,
-    "vision_kernel": 1,
-}
+KERNELS = {"text_kernel": 3, "audio_kernel": 2, "vision_kernel": 1}
+SMALL = {"latent_dim": 6, "n_heads": 2, "n_layers": 2, **KERNELS}
 
 
 def small_mult(sizes=None, **settings) -> MulT:
     """A narrow MulT without dropout, in double precision, its parameters moved from where they start."""
     backbone = make_backbone("mult", sizes or make_sizes(), **SMALL | NO_DROPOUT | settings)
     return moved(backbone).double().eval()
-
-
-# Against loops
 
 
 def slow_convolution(weight: np.ndarray, x: np.ndarray, valid: int) -> np.ndarray:
@@ -81,9 +72,15 @@ def slow_mult(backbone: MulT, batch: Batch, row: int) -> tuple[dict[str, np.ndar
 
 
 @pytest.mark.usefixtures("layout")
-@pytest.mark.parametrize("padding", ["valid", "reference"])
-@pytest.mark.parametrize("positions", [False, True])
-@pytest.mark.parametrize("kernels", [(3, 2, 1), (1, 8, 4)])
+@pytest.mark.parametrize(
+    ("padding", "positions", "kernels"),
+    [
+        ("valid", True, (3, 2, 1)),
+        ("reference", False, (3, 2, 1)),
+        ("valid", False, (1, 8, 4)),
+        ("reference", True, (1, 8, 4)),
+    ],
+)
 def test_predictions_equal_loops(padding, positions, kernels):
     sizes = make_sizes()
     kernels = {f"{m}_kernel": kernel for m, kernel in by_modality(*kernels).items()}
@@ -100,9 +97,6 @@ def test_predictions_equal_loops(padding, positions, kernels):
         # The table of positions is made in single precision.
         assert abs(prediction[row] - slow_prediction) < (1e-4 if positions else 1e-9)
     assert np.ptp(prediction) > 0.05, "the predictions differ, or the comparison says little"
-
-
-# The backbone
 
 
 def test_layers():
@@ -154,9 +148,6 @@ def test_text_and_output_dropouts():
 def test_without_dropouts_training_is_exact():
     batch, backbone = in_double(make_batch(make_sizes(), 4)), small_mult()
     assert torch.equal(backbone.train()(batch), backbone.eval()(batch))
-
-
-# Settings
 
 
 def test_heads_share_the_width_evenly():

@@ -18,10 +18,15 @@ from tests.support.paths import SHARED
 FACTS = SHARED / "facts" / "hyperparameters.json"
 OPTIMIZERS = {"almt": "AdamW; 10% linear warm-up then cosine", "glomo": "AdamW"}
 
+
+def same(*names):
+    return {name: name for name in names}
+
+
 # Our name -> the reference's, where the values are equal as they stand.
 NAMES = {
-    "tfn": {"text_out": "text_out", "post_fusion_dim": "post_fusion_dim"},
-    "lmf": {"rank": "rank", "factor_lr": "factor_lr", "weight_decay": "weight_decay"},
+    "tfn": same("text_out", "post_fusion_dim"),
+    "lmf": same("rank", "factor_lr", "weight_decay"),
     "mult": {
         "text_attn_dropout": "attn_dropout",
         "audio_attn_dropout": "attn_dropout_a",
@@ -33,19 +38,18 @@ NAMES = {
         "n_layers": "nlevels",
         "plateau_patience": "patience",
         "gradient_accumulation": "update_epochs",
-        **{f"{name}_dropout": f"{name}_dropout" for name in ("text", "relu", "embed", "output")},
-        "grad_clip": "grad_clip",
+        **same("text_dropout", "relu_dropout", "embed_dropout", "output_dropout", "grad_clip"),
     },
     "misa": {
         "latent_dim": "hidden_size",
         "fusion_dropout": "dropout",
         "gradient_accumulation": "update_epochs",
-        **{f"{name}_weight": f"{name}_weight" for name in ("reverse_grad", "diff", "sim", "recon")},
-        "use_cmd_sim": "use_cmd_sim",
-        "grad_clip": "grad_clip",
+        **same(
+            "reverse_grad_weight", "diff_weight", "sim_weight", "recon_weight", "use_cmd_sim", "grad_clip"
+        ),
     },
     "almt": {
-        "weight_decay": "weight_decay",
+        **same("weight_decay", "fusion_heads", "max_epochs"),
         "token_dim": "dst_feature_dims",
         "tokens": "dst_embedding_length",
         "embedding_hidden": "dst_feature_hidden_dims",
@@ -53,25 +57,20 @@ NAMES = {
         "hyper_layers": "AHL_depth",
         "hyper_heads": "h_hyper_layer_heads",
         "fusion_hidden": "fusion_hidden_d",
-        "fusion_heads": "fusion_heads",
         "fusion_layers": "fusion_layer_depth",
-        "max_epochs": "max_epochs",
     },
     "glomo": {
-        "weight_decay": "weight_decay",
+        **same("weight_decay", "encoder_layers", "relu_dropout", "max_epochs"),
         "n_experts": "experts_per_modality",
         "top_k": "experts_top_k",
         "model_dim": "d_model",
         "n_heads": "num_heads",
-        "encoder_layers": "encoder_layers",
         "fusion_layers": "fusion_encoder_layers",
         "weighting_dropout": "dropout",
         "attention_dropout": "attn_dropout",
-        "relu_dropout": "relu_dropout",
         "residual_dropout": "res_dropout",
         "embed_dropout": "embed_dropout",
         "balance_weight": "moe_load_balance_weight",
-        "max_epochs": "max_epochs",
     },
 }
 # Lists of the reference, ours taken apart.

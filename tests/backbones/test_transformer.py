@@ -15,9 +15,6 @@ CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("layout")
 
 
-# Against loops
-
-
 @pytest.mark.parametrize(("target_steps", "source_steps"), [(5, None), (5, 3), (3, 5), (1, 4), (4, 1)])
 @pytest.mark.parametrize("band", [False, True])
 def test_an_encoder_equals_loops(target_steps, source_steps, band):
@@ -47,9 +44,6 @@ def test_the_encoder_starts_as_published():
             bound = math.sqrt(6 / sum(parameter.shape))  # queries, keys and values are one matrix
             assert 0.97 * bound < parameter.abs().max() <= bound
     assert sum(p.numel() for p in encoder.parameters()) == 2 * (12 * 30**2 + 13 * 30) + 2 * 30
-
-
-# Dropouts
 
 
 def test_attention_weights_are_dropped_out():

@@ -25,6 +25,9 @@ from tests.support.awkward import REFUSED, TRAINED, write
 HUGE = {"1e30"}  # training may diverge on these, and says where
 # MISA's recurrent layers are as wide as their input: 4,000,000,000 weights here.
 TOO_WIDE = {("vision 10,000 wide", "misa")}
+# Once read, these files are like any other one.
+FORMS = {"labels (N, 1)", "labels whole", "labels a list", "labels objects", "no time axis", "further keys"}
+FORMS |= {"features whole", "tokens", "tokens masked", "ids numbers", "ids bytes", "ids hostile", "one video"}
 
 
 def settings(var, path):
@@ -51,19 +54,21 @@ def assert_honest(result):
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_it_is_trained_on(name, config, tmp_path, capsys, monkeypatch):
-    """By every backbone, with the methods in turn, in 16 GB; without a warning."""
+    """Without a warning: by every backbone, or by one where only the form is awkward; methods in turn."""
     monkeypatch.setattr("harness.train.memory.memory_bytes", lambda device: 16e9)
     path = write(TRAINED[name](), tmp_path)
     assert data(["check", str(path)]) == 0
     assert re.search(r"^train: \d+ clips", capsys.readouterr().out)
-    config.dataset.mine.path, methods = str(path), list(METHODS)
+    turn, backbones = list(TRAINED).index(name), list(BACKBONES)
+    pairs = {b: list(METHODS)[(turn + i) % len(METHODS)] for i, b in enumerate(backbones)}
+    config.dataset.mine.path, config.methods = str(path), list(set(pairs.values()))
+    config.backbones = [backbones[turn % len(backbones)]] if name in FORMS else backbones
     plan = make_plan(config)
     dataset = load_dataset(plan.datasets["mine"].folder)
-    cells = {(cell.backbone, cell.method): cell for cell in plan.cells}
-    turn = list(TRAINED).index(name)
-    for number, backbone in enumerate(BACKBONES):
-        cell = cells[backbone, methods[(turn + number) % len(methods)]]
-        if (name, backbone) in TOO_WIDE:
+    cells = [cell for cell in plan.cells if cell.method == pairs[cell.backbone]]
+    assert len(cells) == len(config.backbones)
+    for cell in cells:
+        if (name, cell.backbone) in TOO_WIDE:
             with pytest.raises(UserError, match=r"80\.\d GB of memory, but there are only 16\.0 GB"):
                 train(cell, dataset, torch.device("cpu"))
             continue
@@ -88,7 +93,7 @@ def test_it_is_refused_in_one_sentence(name, config, tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["1 clip in each", "labels zero", "1e30", "ids hostile"])
+@pytest.mark.parametrize("name", ["1 clip in each", "labels zero", "1e30"])
 def test_it_is_reported(name, var_dir, tmp_path, capfd):
     """All methods, occluded in testing and training; what is undefined is no number in export or report."""
     path = write(TRAINED[name](), tmp_path)

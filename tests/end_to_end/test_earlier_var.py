@@ -56,14 +56,12 @@ def runs(var, kind):
     return {run.run_id: run.tags for run in (tracker.trials() if kind == "trial" else tracker.runs())}
 
 
-def test_it_is_exported_to_the_same_bytes(earlier):
+def test_it_is_exported_to_the_same_bytes_and_goes_on_where_it_was(earlier, capsys):
+    """A result that waited for MLflow is logged."""
     out, predictions = earlier.parent / "s.csv", earlier.parent / "s.parquet"
     assert export([f"var_dir={earlier}", "study=s", f"out={out}", f"predictions={predictions}"]) == 0
     assert out.read_bytes() == (earlier / "s.csv").read_bytes()
     pd.testing.assert_frame_equal(pd.read_parquet(predictions), pd.read_parquet(earlier / "s.parquet"))
-
-
-def test_it_goes_on_where_it_was_and_a_result_that_waited_for_mlflow_is_logged(earlier, capsys):
     cells, trials = runs(earlier, "cell"), runs(earlier, "trial")
     assert benchmark([f"var_dir={earlier}", *SETTINGS, *OCCLUSION, *MATRIX]) == 0
     assert re.search(r"All \d+ cells of study 's' are done\.", capsys.readouterr().out)

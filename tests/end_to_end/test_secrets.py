@@ -26,7 +26,9 @@ from reports import build, export, ui
 from reports.mlflow_links import Links
 from sweeps.run import main as sweep
 from sweeps.storage import open_storage
+from tests.support.composing import compose_once
 
+composed_once = pytest.fixture(scope="module", autouse=True)(compose_once)
 SECRET = "S3CRET"
 PASSWORDS = st.tuples(st.text(max_size=5), st.text(max_size=5)).map(SECRET.join)
 AWKWARD = [SECRET, f"a@{SECRET}", f"{SECRET}@b", f"/{SECRET}?#", f"a:{SECRET}:b", f"'{SECRET}\""]

@@ -1,9 +1,6 @@
 """What another version has written: shown as such and never mixed in, or refused with what to do."""
 
-import contextlib
 import functools
-import shutil
-import sqlite3
 
 import pandas as pd
 import pytest
@@ -18,7 +15,7 @@ from reports.frame import load_frame
 from reports.study import load_study
 from reports.study_runs import StudyRuns
 from reports.trials import load_trials
-from tests.support.drivers.driving import comparable, exported, run
+from tests.support.drivers.driving import comparable, copy_study, exported, run
 
 OLDER, NEWER = RESULTS_VERSION - 1, RESULTS_VERSION + 1
 FEW = ("methods=[none,mixup]", "backbones=[lmf]", "train.max_epochs=1")
@@ -59,15 +56,7 @@ def trained(new_var):
 @pytest.fixture
 def copied(trained, tmp_path):
     """The same as a copy with databases in one file each."""
-
-    def study(*wanted):
-        shutil.copytree(trained(*wanted), tmp_path / "var")
-        for name in ("mlflow.db", "ledger.db"):
-            with contextlib.closing(sqlite3.connect(tmp_path / "var" / name)) as connection:
-                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        return tmp_path / "var"
-
-    return study
+    return lambda *wanted: copy_study(trained(*wanted), tmp_path / "var")
 
 
 @pytest.fixture
@@ -81,7 +70,9 @@ def said(capsys):
 
 def test_a_study_of_an_older_version_goes_on_beside_its_old_results(copied, said):
     var = copied(OLDER)
-    before, _ = exported(var)
+    before, predictions = exported(var)
+    assert f"results of version {OLDER}, but this program computes version {RESULTS_VERSION}" in said()
+    assert before["cell_id"].nunique() == predictions["cell_id"].nunique() == CELLS
     assert run(var, *FEW) == 0
     kept = f"Study 's' has {CELLS} results of results version {OLDER}: kept but not used, as this program"
     assert kept in said()
@@ -89,6 +80,7 @@ def test_a_study_of_an_older_version_goes_on_beside_its_old_results(copied, said
     after, _ = exported(var)
     assert set(after["cell_id"]).isdisjoint(before["cell_id"])
     assert after["cell_id"].nunique() == CELLS
+    said()
     # Whoever goes on is told each time, and nothing is trained again.
     assert run(var, *FEW) == 0
     shown = said()
@@ -103,13 +95,6 @@ def test_a_study_of_this_version_hears_nothing_of_versions(trained, said):
     assert "version" not in said()
 
 
-@pytest.mark.parametrize("version", [OLDER, NEWER])
-def test_an_export_of_another_version_says_so(trained, said, version):
-    frame, predictions = exported(trained(version))
-    assert f"results of version {version}, but this program computes version {RESULTS_VERSION}" in said()
-    assert frame["cell_id"].nunique() == predictions["cell_id"].nunique() == CELLS
-
-
 def test_an_export_holds_one_version_and_counts_the_others(copied, said):
     var = copied(OLDER)
     older, _ = exported(var)
@@ -117,7 +102,7 @@ def test_an_export_holds_one_version_and_counts_the_others(copied, said):
     said()
     frame, predictions = exported(var)
     assert said().startswith(
-        f"{CELLS} results of results version {OLDER} left out: only version {RESULTS_VERSION} is used"
+        f"Only results version {RESULTS_VERSION} is used, as versions never mix; left out: {CELLS} results of"
     )
     assert set(frame["method"]) == {"none"}
     assert frame["cell_id"].nunique() == 2
@@ -131,7 +116,8 @@ def test_an_export_holds_one_version_and_counts_the_others(copied, said):
     )
 
 
-def test_a_report_shows_one_version_and_counts_the_others(copied, capsys):
+def test_a_report_shows_one_version_and_counts_the_others(copied, capsys, monkeypatch):
+    monkeypatch.setattr("reports.page.report.FIGURES", ())
     var = copied(OLDER)
     train_as(NEWER, var, "methods=[mixup]")
     assert run(var, *NONE) == 0
@@ -140,8 +126,8 @@ def test_a_report_shows_one_version_and_counts_the_others(copied, capsys):
     assert shown == {str(RESULTS_VERSION)}
     assert study.facts["Results version"] == str(RESULTS_VERSION)
     assert study.warnings[0] == (
-        f"{CELLS} results of results version {OLDER} and 2 results of results version {NEWER} left out: "
-        f"only version {RESULTS_VERSION} is used, as versions never mix."
+        f"Only results version {RESULTS_VERSION} is used, as versions never mix; left out: {CELLS} results "
+        f"of results version {OLDER} and 2 results of results version {NEWER}."
     )
     assert study.counts()["done"] == 2
     capsys.readouterr()
@@ -172,7 +158,7 @@ def test_trials_of_one_version_are_shown(copied, trained, said):
     assert set(frame["objective_value"]) == {1.5}
     assert set(load_frame(tracker, "delta")["cell_id"]) == set(mine.values())
     [sentence] = [s for s in load_study(StudyRuns(tracker)).warnings if "Sweep" in s]
-    assert sentence.startswith(f"Sweep delta: 2 results of results version {OLDER} left out: ")
+    assert sentence.startswith(f"Sweep delta: Only results version {RESULTS_VERSION} is used, as ")
     var = tracker.var_dir
     assert export.main([f"var_dir={var}", "study=s", "sweep=delta", f"out={var}/x"]) == 0
     assert sentence in said()

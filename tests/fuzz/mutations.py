@@ -1,6 +1,6 @@
 """Changes to valid pickles: of their bytes, their instructions and of what they hold.
 
-Each takes a generator (`random.Random`) and the bytes of a valid file and returns the bytes of another one.
+Each takes a generator (`random.Random`) and a valid file.
 """
 
 import pickle
@@ -53,22 +53,21 @@ def write_number(generator, content):
     return content[:place] + data + content[place + len(data) :]
 
 
-# Instructions
+# Instructions: each changes the list of them in place
 
 
-def declare_sizes(generator, content):
+def declare_sizes(generator, pieces):
     """Declare more data than follow."""
-    pieces = programs.split(content)
     places = places_of(pieces, programs.SIZED)
     for place in generator.sample(places, min(len(places), generator.randint(1, 3))):
         operation, piece = pieces[place]
         pieces[place] = operation, programs.sized(piece, operation, generator.choice(programs.HUGE))
     frame = b"\x95" + struct.pack("<Q", generator.choice(programs.HUGE))
-    return insert(generator, pieces, frame) if generator.random() < 0.2 else programs.join(pieces)
+    if generator.random() < 0.2:
+        insert(generator, pieces, frame)
 
 
-def shuffle_instructions(generator, content):
-    pieces = programs.split(content)
+def shuffle_instructions(generator, pieces):
     for _ in range(generator.randint(1, 3)):
         place, other = (generator.randrange(1, len(pieces)) for _ in range(2))
         action = generator.randrange(4)
@@ -80,33 +79,29 @@ def shuffle_instructions(generator, content):
             pieces[place], pieces[other] = pieces[other], pieces[place]
         else:
             pieces[place] = ("", generator.choice(OPCODES) + generator.randbytes(generator.choice((0, 1, 4))))
-    return programs.join(pieces)
 
 
-def change_arguments(generator, content):
+def change_arguments(generator, pieces):
     """Other dtypes, shapes and flags: any small number or short text may be one."""
-    pieces = programs.split(content)
     kinds = ("BININT", "BININT1", "BININT2", "LONG1", "BINUNICODE", "SHORT_BINUNICODE", "NEWFALSE", "NONE")
     places = places_of(pieces, kinds)
     for place in generator.sample(places, generator.randint(1, 3)):
         values = ((), None, [], "<", ">", "text", b"bytes", 1.5, True, (3, 4), {}, {"a": 1})
         choices = [generator.choice(some) for some in (values, programs.DTYPES, programs.INTEGERS)]
         pieces[place] = "", programs.constant(generator.choice(choices))
-    return programs.join(pieces)
 
 
-def change_names(generator, content):
+def change_names(generator, pieces):
     """Another callable where the file has numpy's, in all places or in one, and the same arguments."""
     module, attribute, _ = generator.choice(programs.DANGEROUS)
-    pieces = programs.split(content)
     dump = programs.name(module, attribute)
     stacked = places_of(pieces, ["STACK_GLOBAL"])
     places = places_of(pieces, ["GLOBAL"]) + stacked
     if not places:
-        return insert(generator, pieces, dump)
+        insert(generator, pieces, dump)
+        return
     for place in generator.sample(places, generator.randint(1, len(places))):
         pieces[place] = "", (b"00" if place in stacked else b"") + dump
-    return programs.join(pieces)
 
 
 def places_of(pieces, operations):
@@ -115,21 +110,18 @@ def places_of(pieces, operations):
 
 def insert(generator, pieces, program):
     """Put a program between two instructions."""
-    place = generator.randrange(1, len(pieces))
-    return programs.join(pieces[:place]) + program + programs.join(pieces[place:])
+    pieces.insert(generator.randrange(1, len(pieces)), ("", program))
 
 
-def insert_payload(generator, content):
+def insert_payload(generator, pieces):
     """A call that would leave a canary: kept, dropped, or in the place of a value or key."""
     program = generator.choice(programs.CALLS)(*generator.choice(programs.DANGEROUS))
-    pieces = programs.split(content)
     place = generator.randrange(1, len(pieces))
     action = generator.randrange(3)
     pieces[place : place + (action == 2)] = [("", program + (b"0" if action == 0 else b""))]
-    return programs.join(pieces)
 
 
-def insert_foreign(generator, content):
+def insert_foreign(generator, pieces):
     """Persistent ids, extensions, states for anything, arrays of another class."""
     choices = (
         *(b"Pos.system\n", b"U\x09os.systemQ", b"\x82" + bytes([generator.randint(1, 255)])),
@@ -140,11 +132,10 @@ def insert_foreign(generator, content):
         b"ctests.harness.data.test_unpickle\nTouchState\n)\x81}U\x04pathU\x06canarysb",
         *(b"\x97", b"\x98", programs.ARRAY[:-1] + b"U\x08AAAAAAAAtb"),
     )
-    program = generator.choice(choices)
-    return insert(generator, programs.split(content), program)
+    insert(generator, pieces, generator.choice(choices))
 
 
-def nest_deeply(generator, content):
+def nest_deeply(generator, pieces):
     depth = generator.choice((10, 100, 1000, 20_000))
     arrays, tuples = programs.nested_arrays(min(depth, 2000)), b"\x85" * depth
     choices = (
@@ -152,14 +143,13 @@ def nest_deeply(generator, content):
         *(b"](" * depth + b"e" * depth, b")" + tuples + b"0", arrays, arrays + b"0"),
     )
     program = generator.choice(choices)
-    pieces = programs.split(content)
     if generator.random() < 0.5:
-        return insert(generator, pieces, program)
-    pieces[generator.randrange(1, len(pieces))] = "", program
-    return programs.join(pieces)
+        insert(generator, pieces, program)
+    else:
+        pieces[generator.randrange(1, len(pieces))] = "", program
 
 
-def bomb_memory(generator, content):
+def bomb_memory(generator, pieces):
     """Few bytes that stand for many: memos, calls that copy, lists in lists, sets."""
     times = generator.choice((100, 3000, 30_000))
     many = generator.choice((times, 1_500_000))
@@ -180,12 +170,11 @@ def bomb_memory(generator, content):
         *(b"]2a", b"]22(2h\x00e", b"}2N2s"),
     )
     program = generator.choice(choices)
-    pieces = programs.split(content)
     if generator.random() < 0.5:
-        return insert(generator, pieces, program)
-    places = places_of(pieces, ("NONE", "BINFLOAT", "REDUCE"))
-    pieces[generator.choice(places or [1])] = "", (b"0" if places else b"") + program
-    return programs.join(pieces)
+        insert(generator, pieces, program)
+    else:
+        places = places_of(pieces, ("NONE", "BINFLOAT", "REDUCE"))
+        pieces[generator.choice(places or [1])] = "", (b"0" if places else b"") + program
 
 
 # What they hold
@@ -203,14 +192,7 @@ def change_values(generator, _):
 
 OPCODES = [bytes([code]) for code in range(128) if chr(code).isprintable()]
 OPCODES += [bytes([code]) for code in range(0x80, 0x99)]
-# Changes of the content reach the parts of the reader that lie behind the unpickler, so there are more.
-CONTENT_SHARE = 4
-MUTATIONS = {
-    "bits flipped": flip_bits,
-    "bytes replaced": replace_bytes,
-    "cut": cut,
-    "blocks moved": move_blocks,
-    "numbers written": write_number,
+INSTRUCTIONS = {
     "sizes declared": declare_sizes,
     "instructions changed": shuffle_instructions,
     "arguments changed": change_arguments,
@@ -219,12 +201,25 @@ MUTATIONS = {
     "foreign instructions": insert_foreign,
     "nested deeply": nest_deeply,
     "memory bomb": bomb_memory,
+}
+MUTATIONS = {
+    "bits flipped": flip_bits,
+    "bytes replaced": replace_bytes,
+    "cut": cut,
+    "blocks moved": move_blocks,
+    "numbers written": write_number,
+    **INSTRUCTIONS,
     "content changed": change_values,
 }
 
 
 def mutate(generator):
-    """One mutated file: the kind of its (last) change, and its bytes."""
-    shares = [CONTENT_SHARE if change is change_values else 1 for change in MUTATIONS.values()]
-    kind = generator.choices(list(MUTATIONS), shares)[0]
-    return kind, MUTATIONS[kind](generator, generator.choice(list(corpus().values())))
+    """Return one mutated file: the kind of its change, and its bytes."""
+    # Changes of the content reach the parts of the reader behind the unpickler, so there are more of them.
+    kind = generator.choices(list(MUTATIONS), [1] * (len(MUTATIONS) - 1) + [4])[0]
+    content = generator.choice(list(corpus().values()))
+    if kind not in INSTRUCTIONS:
+        return kind, MUTATIONS[kind](generator, content)
+    pieces = programs.split(content)
+    INSTRUCTIONS[kind](generator, pieces)
+    return kind, programs.join(pieces)

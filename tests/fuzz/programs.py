@@ -67,10 +67,6 @@ def constant(value):
     return pickle.dumps(value, 2)[2:-1]
 
 
-def constants(values):
-    return b"".join(map(constant, values))
-
-
 def name(module, attribute):
     return f"c{module}\n{attribute}\n".encode()
 
@@ -86,22 +82,18 @@ def by_text(module, attribute, arguments):
     return names + b"\x93(" + constants(arguments) + b"tR"
 
 
-def by_instance(module, attribute, arguments):
-    """The same by INST."""
-    return b"(" + constants(arguments) + f"i{module}\n{attribute}\n".encode()
+def constants(values):
+    return b"".join(map(constant, values))
 
 
-def by_object(module, attribute, arguments):
-    """The same by OBJ."""
-    return b"(" + name(module, attribute) + constants(arguments) + b"o"
-
-
-def by_new(module, attribute, arguments):
-    """A class's __new__."""
-    return name(module, attribute) + b"(" + constants(arguments) + b"t\x81"
-
-
-CALLS = (call, by_text, by_instance, by_object, by_new)
+# A call, the same with its name as text, by INST and by OBJ, and a class's __new__.
+CALLS = (
+    call,
+    by_text,
+    lambda module, attribute, given: b"(" + constants(given) + f"i{module}\n{attribute}\n".encode(),
+    lambda module, attribute, given: b"(" + name(module, attribute) + constants(given) + b"o",
+    lambda module, attribute, given: name(module, attribute) + b"(" + constants(given) + b"t\x81",
+)
 
 
 def nested_arrays(depth):

@@ -15,6 +15,27 @@ from harness.errors import UserError
 from tests.fuzz.mutations import mutate
 from tests.harness.data.test_mmsa import check_contract
 
+# How far the reading came, by the words of the refusal, and by the function that refused it.
+PICKLE_STAGES = {
+    "not a pickle file": "no pickle",
+    "is empty": "no pickle",
+    "ends too early": "truncated",
+    "not a readable": "no program",
+    "asks for": "not allowed",
+    "of memory": "too much memory",
+}
+CONTENT_STAGES = {
+    "_split_contents": "splits",
+    "_read_labels": "labels",
+    "_read_ids": "ids",
+    "_read_tokens": "tokens",
+    "_read_array": "features",
+    "_read_lengths": "lengths",
+    "_clean": "features",
+    "_check_widths": "widths",
+    "_check_leakage": "leakage",
+}
+
 
 @dataclass
 class Case:
@@ -31,7 +52,7 @@ class Case:
 
 
 def mmsa(folder, read=lambda path: read_mmsa(path, 3.0)):
-    """A maker of cases: a mutated MMSA file each, read by ``read``."""
+    """Return a maker of cases: a mutated MMSA file each, read by ``read``."""
     path = folder / "file.pkl"
 
     def run():
@@ -49,7 +70,7 @@ def mmsa(folder, read=lambda path: read_mmsa(path, 3.0)):
 
 
 def stage(error):
-    """How far the reading of an MMSA file came before it was refused."""
+    """Return how far the reading of an MMSA file came before it was refused."""
     text, names = str(error), {frame.name for frame in traceback.extract_tb(error.__traceback__)}
     if "load_pickle" in names:
         return "pickle: " + next((kind for words, kind in PICKLE_STAGES.items() if words in text), "other")
@@ -58,83 +79,60 @@ def stage(error):
     return "content: " + next((kind for name, kind in CONTENT_STAGES.items() if name in names), "other")
 
 
-# By the words of the refusal.
-PICKLE_STAGES = {
-    "not a pickle file": "no pickle",
-    "is empty": "no pickle",
-    "ends too early": "truncated",
-    "not a readable": "no program",
-    "asks for": "not allowed",
-    "of memory": "too much memory",
-}
-
-
-# By the function that refused it.
-CONTENT_STAGES = {
-    "_split_contents": "splits",
-    "_read_labels": "labels",
-    "_read_ids": "ids",
-    "_read_tokens": "tokens",
-    "_read_array": "features",
-    "_read_lengths": "lengths",
-    "_clean": "features",
-    "_check_widths": "widths",
-    "_check_leakage": "leakage",
-}
-
-
 def stored(folder):
-    """Cases of the stored files, one kind after another; of each kind's files one is changed."""
-    from tests.fuzz.stored import TARGETS
+    """Return a maker of cases of the stored files, one kind after another."""
+    from tests.fuzz.stored import TARGETS, change_file, originals
 
-    return in_turn(one_kind(folder, name, target) for name, target in TARGETS.items())
+    def one_kind(name, target):
+        files, place = originals(name, str(folder)), folder / name
+
+        def run():
+            value = target.read(place)
+            return ("ignored" if value is None else "read") if target.check(value) else None
+
+        def make(generator):
+            for path, content in files.items():
+                if path.read_bytes() != content:
+                    path.write_bytes(content)
+            path = generator.choice(list(files))
+            what, content = change_file(generator, target, files[path])
+            path.write_bytes(content)
+            size = len(content) + sum(len(other) for p, other in files.items() if p != path)
+            return Case(f"{name}: {what}", size, run, target.clean)
+
+        return make
+
+    return in_turn([one_kind(name, target) for name, target in TARGETS.items()])
+
+
+def both(folder):
+    """Return a maker of MMSA files under even numbers, and of stored files under odd ones."""
+    makers = mmsa(folder), stored(folder)
+    return lambda generator, number: makers[number % 2](generator, number // 2)
 
 
 def in_turn(makers):
-    makers = list(makers)
     return lambda generator, number: makers[number % len(makers)](generator)
 
 
-def one_kind(folder, name, target):
-    from tests.fuzz.stored import change_file, originals
-
-    files, place = originals(name, str(folder)), folder / name
-
-    def run():
-        value = target.read(place)
-        return ("ignored" if value is None else "read") if target.check(value) else None
-
-    def make(generator):
-        for path, content in files.items():
-            if path.read_bytes() != content:
-                path.write_bytes(content)
-        path = generator.choice(list(files))
-        what, content = change_file(generator, target, files[path])
-        path.write_bytes(content)
-        size = len(content) + sum(len(other) for p, other in files.items() if p != path)
-        return Case(f"{name}: {what}", size, run, target.clean)
-
-    return make
-
-
 def broken(folder):
-    """A reader after another that must be found out."""
-    return in_turn(mmsa(folder, read) for read, _ in BROKEN.values())
+    """Return a maker of cases of readers that must be found out, one after another."""
+    return in_turn([mmsa(folder, read) for read, _ in BROKEN.values()])
 
 
 def mumble(_):
     raise UserError("endless " * 500)
 
 
-# Readers that must be found out, and how they end.
+# Readers that must be found out, and how they end; a child goes down with each of the last two.
 BROKEN = {
-    "crash": (lambda path: os.kill(os.getpid(), signal.SIGSEGV), "crashed"),
-    "hang": (lambda path: time.sleep(3600), "hung"),
     "run": (lambda path: pickle.loads(path.read_bytes()), "payload"),
     "canary": (lambda path: Path("canary").touch(), "payload"),
     "memory": (lambda path: bytearray(2 * SPARE + (2 * TIMES + 1) * path.stat().st_size + 2**27), "greedy"),
     "exception": (lambda path: {}["train"], "escaped"),
     "words": (mumble, "escaped"),
     "nothing": (lambda path: None, "escaped"),
+    "crash": (lambda path: os.kill(os.getpid(), signal.SIGSEGV), "crashed"),
+    "hang": (lambda path: time.sleep(3600), "hung"),
 }
-READERS = {"mmsa": mmsa, "stored": stored, "broken": broken}
+READERS = {"mmsa": mmsa, "stored": stored, "both": both, "broken": broken}

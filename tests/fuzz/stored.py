@@ -8,7 +8,7 @@ import os
 import pickle
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +55,7 @@ class Target:
     clean: tuple[type[Exception], ...] = (UserError,)
     check: Callable[[object], bool] = lambda value: True
     form: str = ""
-    seal: Callable[[bytes], bytes] = field(default=lambda content: content)
+    seal: Callable[[bytes], bytes] = lambda content: content
 
 
 def result():
@@ -116,6 +116,10 @@ def whole_result(result):
     return result is None or (isinstance(result, Result) and isinstance(result.started, float))
 
 
+def is_digest(text):
+    return len(text) == 64 and set(text) <= set("0123456789abcdef")
+
+
 TARGETS = {
     "dataset": Target(
         lambda folder: save_dataset(make_dataset(), folder / "data"),
@@ -123,12 +127,7 @@ TARGETS = {
         check=whole_dataset,
         form="json",
     ),
-    "fingerprints": Target(
-        fingerprint,
-        fingerprint,
-        check=lambda digest: len(digest) == 64 and set(digest) <= set("0123456789abcdef"),
-        form="json",
-    ),
+    "fingerprints": Target(fingerprint, fingerprint, check=is_digest, form="json"),
     "text states": Target(
         write_states, lambda folder: with_text(make_dataset(), TextSettings("bert", "x", False, 0.0), folder)
     ),
@@ -271,7 +270,6 @@ def as_yaml(generator, content):
     return yaml.safe_dump(changed, sort_keys=False, allow_unicode=False).encode("utf-8", "surrogatepass")
 
 
-FORMS = {"json": as_json, "yaml": as_yaml}
 BYTES = (flip_bits, replace_bytes, cut, move_blocks, write_number)
 
 
@@ -283,7 +281,7 @@ def change_file(generator, target, content):
         return name, impostors()[name]
     form = target.form
     if form and not content.startswith(b"\x93NUMPY") and action < 0.7:
-        return f"{form} changed", target.seal(FORMS[form](generator, content))
+        return f"{form} changed", target.seal({"json": as_json, "yaml": as_yaml}[form](generator, content))
     change = generator.choice(BYTES)
     changed = change(generator, content)
     return change.__name__.replace("_", " "), target.seal(changed) if action > 0.9 else changed

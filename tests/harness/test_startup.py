@@ -8,26 +8,36 @@ import subprocess
 import sys
 import textwrap
 
-import pytest
-
 from harness.cli import importing
 from tests.perf.cells import COMMANDS
 
 HEAVY = ("torch", "mlflow", "optuna", "pandas", "matplotlib", "scipy", "sklearn", "pyarrow", "sqlalchemy")
-# Runs a command as `python -m` does, and says last which modules it took.
+# Runs commands as `python -m` does, and tells of each its status, what it said, and the modules it took.
 PROGRAM = """
-import json, runpy, sys
+import contextlib, io, json, runpy, sys
 import harness.cli
 
-command, *sys.argv[1:] = sys.argv[1:]
 harness.cli.end = sys.exit
-status = None
-try:
-    runpy.run_module(command, run_name="__main__", alter_sys=True)
-except SystemExit as end:
-    status = end.code
-print(json.dumps([status, sorted(sys.modules)]))
+for command, *arguments in json.loads(sys.argv[1]):
+    sys.argv[1:] = arguments
+    out, error, status = io.StringIO(), io.StringIO(), None
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
+        try:
+            runpy.run_module(command, run_name="__main__", alter_sys=True)
+        except SystemExit as end:
+            status = end.code
+    print(json.dumps([status, out.getvalue(), error.getvalue(), sorted(sys.modules)]))
 """
+MISTAKES = {
+    "harness.benchmark train.max_epoch=1": "Did you mean 'train.max_epochs'?",
+    "harness.benchmark method.mixup.alpha=1 launcher.nam=x": "Did you mean 'launcher.name'?",
+    "harness.benchmark seeds": "give settings as KEY=VALUE",
+    "harness.benchmark profile=quik": "Did you mean 'quick'?",
+    "sweeps.run parm=delta": "Did you mean 'param'?",
+    "reports.build": "The study is missing; give study=NAME.",
+    "reports.export study=s": "Nothing to export",
+}
+MISTAKES |= {f"{command} backbnes=[tfn]": "backbnes" for command in COMMANDS}
 
 
 def python(code, *arguments, **options):
@@ -35,29 +45,19 @@ def python(code, *arguments, **options):
     return subprocess.run([sys.executable, "-c", textwrap.dedent(code), *arguments], **options)
 
 
-@pytest.mark.parametrize(
-    ("command", "arguments", "sentence"),
-    [
-        *((command, ["--help"], "usage: python -m") for command in COMMANDS),
-        *((command, ["backbnes=[tfn]"], "backbnes") for command in COMMANDS),
-        ("harness.benchmark", ["train.max_epoch=1"], "Did you mean 'train.max_epochs'?"),
-        ("harness.benchmark", ["method.mixup.alpha=1", "launcher.nam=x"], "Did you mean 'launcher.name'?"),
-        ("harness.benchmark", ["seeds"], "give settings as KEY=VALUE"),
-        ("harness.benchmark", ["profile=quik"], "Did you mean 'quick'?"),
-        ("sweeps.run", ["parm=delta"], "Did you mean 'param'?"),
-        ("reports.build", [], "The study is missing; give study=NAME."),
-        ("reports.export", ["study=s"], "Nothing to export"),
-    ],
-)
-def test_help_and_a_wrong_key_import_nothing_heavy(command, arguments, sentence):
-    done = python(PROGRAM, command, *arguments)
+def test_help_and_a_mistake_import_nothing_heavy():
+    runs = [*(f"{command} --help" for command in COMMANDS), *MISTAKES]
+    done = python(PROGRAM, json.dumps([run.split() for run in runs]))
     assert done.returncode == 0, done.stderr
-    *printed, last = done.stdout.splitlines()
-    status, modules = json.loads(last)
-    asks = arguments == ["--help"]
-    assert status == (0 if asks else 2)
-    assert sentence in ("\n".join(printed) if asks else done.stderr)
-    assert not set(HEAVY) & set(modules)
+    for run, line in zip(runs, done.stdout.splitlines(), strict=True):
+        status, out, error, modules = json.loads(line)
+        if run in MISTAKES:
+            assert (status, out) == (2, ""), run
+            assert MISTAKES[run] in error
+        else:
+            assert status == 0
+            assert "usage: python -m" in out
+        assert not set(HEAVY) & set(modules), run
 
 
 def test_no_garbage_is_collected_while_modules_are_imported():

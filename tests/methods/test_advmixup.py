@@ -15,7 +15,7 @@ from harness.train.step import CRITERIA, mix_batch, step_losses
 from methods.advmixup import AdvMixUpSettings
 from methods.base import Network, interpolate
 from tests.support.builders import (
-    KINDS,
+    MAKES,
     array,
     arrays_of,
     check_mixed,
@@ -29,8 +29,6 @@ from tests.support.builders import (
 )
 
 SIZES = make_sizes()
-over_kinds = pytest.mark.parametrize("kind", KINDS)
-over_backbones = pytest.mark.parametrize("backbone_name", BACKBONES)
 
 
 def linear_network(latents: Latents) -> tuple[Network, dict[str, np.ndarray]]:
@@ -66,10 +64,10 @@ def slow_masks(
     return masks
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(
-    st.sampled_from(list(KINDS)),
-    st.sampled_from([1, 2, 3, 4, 5, 6, 7, 8, 9, 64]),
+    st.sampled_from(MAKES),
+    st.sampled_from([1, 2, 3, 9]),
     st.sampled_from([(0.5, 0.5), (0.3, 0.5), (2.0, 0.7), (0.0, 0.5), (0.5, 0.0)]),
     st.sampled_from([1.0, 3.0]),
     st.sampled_from([torch.float32, torch.float64]),
@@ -166,20 +164,26 @@ def parts(backbone_name: str, training: bool = False, with_gradients: bool = Fal
 @pytest.mark.parametrize("backbone_name", [*BACKBONES, "normalised"])
 @pytest.mark.parametrize(("training", "with_gradients"), [(True, True), (False, False)])
 def test_the_ascent_leaves_the_network_alone(backbone_name, training, with_gradients):
+    """Its masks are the same where an evaluation asks for mixed examples, without gradients."""
     backbone, method, batch, draw, latents = parts(backbone_name, training, with_gradients)
     before = state_of(backbone, latents)
     mixed = mix_batch(backbone, method, latents, batch.labels, draw)
+    with torch.no_grad():
+        without = mix_batch(backbone, method, latents, batch.labels, draw)
     for part, after in state_of(backbone, latents).items():
         assert torch.equal(before[part], after), part
-    if not with_gradients:
-        assert all(p.grad is None for p in backbone.parameters())
+    assert with_gradients or all(p.grad is None for p in backbone.parameters())
+    for m in MODALITIES:
+        assert torch.equal(without.weights[m], mixed.weights[m])
+        assert torch.equal(without.latents.values[m], mixed.latents.values[m])
+    assert torch.equal(without.label_weights, mixed.label_weights)
     start = draw.arrays["weights"][:, 0]
     moved = [array(w).reshape(5, 2, -1)[:, 0] != start[:, None] for w in mixed.weights.values()]
     assert all(x.any() for x in moved), "it did ascend"
 
 
 def test_a_step_moves_statistics_and_generator_once():
-    """By clean and mixed rows together: as one pass over them does."""
+    """Clean and mixed rows move them together, as one pass over both does."""
     backbone, method, batch, draw, latents = parts("normalised", True)
     mixed = mix_batch(copy.deepcopy(backbone), method, latents, batch.labels, draw)
     clean, made = (torch.cat(list(z.values.values()), 1) for z in (latents, mixed.latents))
@@ -207,22 +211,7 @@ def test_a_network_that_fails_is_left_in_its_mode(monkeypatch):
             assert torch.equal(before[part], after), part
 
 
-@over_backbones
-def test_without_gradients_the_masks_are_the_same(backbone_name):
-    """As where an evaluation asks for mixed examples."""
-    with torch.no_grad():
-        backbone, method, batch, draw, latents = parts(backbone_name)
-        without = mix_batch(backbone, method, latents, batch.labels, draw)
-    mixed = mix_batch(backbone, method, latents, batch.labels, draw)
-    for m in MODALITIES:
-        assert torch.equal(without.weights[m], mixed.weights[m])
-        assert torch.equal(without.latents.values[m], mixed.latents.values[m])
-        assert (array(without.weights[m]).reshape(5, 2, -1)[:, 0] != draw.arrays["weights"][:, :1]).any()
-    assert torch.equal(without.label_weights, mixed.label_weights)
-    assert all(p.grad is None for p in backbone.parameters())
-
-
-@over_backbones
+@pytest.mark.parametrize("backbone_name", BACKBONES)
 def test_a_step_has_the_gradients_of_the_clean_and_mixed_loss_alone(backbone_name):
     """The masks found, given as weights, lead to the same gradients: the ascent added none."""
     backbone, method, batch, draw, latents = parts(backbone_name)

@@ -79,7 +79,7 @@ class Extreme:
         return np.full(n, self.value)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 @given(st.lists(finite, min_size=1, max_size=9), sigmas, st.sampled_from([0.0, 0.5, 1 - 2**-53]))
 def test_a_partner_is_never_impossible(labels, sigma, value):
     probabilities = partner_probabilities(np.array(labels, np.float32), sigma)

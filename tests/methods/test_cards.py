@@ -41,8 +41,10 @@ def test_cards(name):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_reconstruction_says_so(name):
+def test_methods_are_named_and_reconstructions_say_so(name):
     first, title = card_of(METHODS[name])[0], METHODS[name].title
+    assert METHODS[name].name == name
+    assert METHODS[name].citation
     assert ("reconstruction" in first) == (name in RECONSTRUCTIONS)
     assert title.endswith("(reconstruction)") == (name in RECONSTRUCTIONS)
     assert any("NOTE[DIFF]" in line for line in card_of(METHODS[name])) or name == "none"

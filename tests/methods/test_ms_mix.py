@@ -15,6 +15,7 @@ from backbones.batch import MODALITIES, Latents
 from methods.ms_mix import IntensityPredictor, alignment_penalty, choose_pairs, mean_cosine, min_max
 from tests.support.builders import (
     KINDS,
+    MAKES,
     array,
     arrays_of,
     check_mixed,
@@ -24,10 +25,7 @@ from tests.support.builders import (
     run_method,
 )
 
-over_kinds = pytest.mark.parametrize("kind", KINDS)
-
-
-# MS-Mix: which pairs (SASS)
+over_kinds = pytest.mark.parametrize("kind", MAKES)
 
 
 def slow_similarities(latents: Latents) -> dict[tuple[int, int], float]:
@@ -58,15 +56,14 @@ def slow_candidates(latents: Latents, delta: float, similarity: str) -> set[tupl
     return {pair for pair, s in scaled(slow_similarities(latents), similarity).items() if s > delta}
 
 
-@over_kinds
+@pytest.mark.parametrize(("kind", "n"), list(zip(MAKES, (2, 5, 16), strict=True)))
 @pytest.mark.parametrize("similarity", ["minmax", "cosine"])
 @pytest.mark.parametrize("delta", [-0.3, 0.0, 0.2, 0.45, 0.7, 0.99])
-@pytest.mark.parametrize("n", [2, 3, 5, 64])
 def test_sass_pairs(kind, similarity, delta, n):
     latents, labels = make_latents(kind, n, seed=n, dtype=torch.float64), make_labels(n, 3.0)
     method = make_method("ms_mix", kind, delta=delta, similarity=similarity, sig=False, sal=False)
     candidates = slow_candidates(latents, delta, similarity)
-    for seed in range(4):
+    for seed in range(2):
         mixed = run_method(method, latents, labels, seed)
         assert mixed.counted.shape == (n,)
         assert mixed.diagnostics["passed_pairs"] == len(candidates)
@@ -84,8 +81,8 @@ LARGEST = 1 - 2.0**-24
 fractions = st.one_of(st.sampled_from([0.0, LARGEST]), st.floats(0, LARGEST, width=32))
 
 
-@settings(deadline=None, max_examples=200)
-@given(st.integers(2, 9), st.data())
+@settings(deadline=None, max_examples=80)
+@given(st.integers(2, 6), st.data())
 def test_chosen_pairs_are_candidates(size, data):
     """In the order of their keys, or, where they are too few, each at its fraction of them."""
     every = list(itertools.combinations(range(size), 2))
@@ -113,10 +110,13 @@ def test_chosen_pairs_are_candidates(size, data):
 
 @pytest.mark.parametrize("options", [{"delta": 0.0}, {"delta": 0.4}, {"delta": 0.8}, {"sass": False}])
 def test_every_candidate_is_equally_likely_in_both_orientations(options):
-    latents, labels = make_latents("vectors", 6), make_labels(6, 3.0)
-    method = make_method("ms_mix", sig=False, sal=False, **options)
-    candidates = slow_candidates(latents, options.get("delta", -1.0), "minmax")
-    batches = [run_method(method, latents, labels, seed).indices.tolist() for seed in range(400)]
+    method, labels = make_method("ms_mix", sig=False, sal=False, **options), make_labels(6, 3.0).numpy()
+    candidates = slow_candidates(make_latents("vectors", 6), options.get("delta", -1.0), "minmax")
+    mask = torch.tensor([pair in candidates for pair in itertools.combinations(range(6), 2)])
+    batches = []
+    for seed in range(400):
+        draw = arrays_of(method.draw(np.random.default_rng(seed), labels))
+        batches.append((choose_pairs(mask, draw)[0] if method.settings.sass else draw["indices"]).tolist())
     if len(candidates) >= 6:
         assert all(len({frozenset(pair) for pair in batch}) == 6 for batch in batches), "no replacement"
     ordered = [pair for batch in batches for pair in batch]
@@ -127,16 +127,12 @@ def test_every_candidate_is_equally_likely_in_both_orientations(options):
         assert abs(ordered.count([i, j]) - ordered.count([j, i])) < 5 * math.sqrt(share)
 
 
-@pytest.mark.parametrize("n", [3, 5, 17, 64])
-@pytest.mark.parametrize("width", [1, 3, 33, 128])
+@pytest.mark.parametrize(("n", "width"), [(3, 1), (17, 3), (5, 128), (64, 33)])
 def test_latents_of_one_direction_have_no_similarity_range(n, width):
     torch.manual_seed(0)
     vectors = {"text": torch.randn(1, width) * (torch.rand(n, 1) + 0.1)}
     i, j = torch.triu_indices(n, n, 1)
     assert (min_max(mean_cosine(vectors)[i, j]) == 0.5).all(), "rounding was taken for a range"
-
-
-# MS-Mix: which ratio (SIG)
 
 
 def slow_intensity(predictor: IntensityPredictor, x: np.ndarray, length: int) -> float:
@@ -168,8 +164,7 @@ def perturbed(predictor: IntensityPredictor) -> IntensityPredictor:
 
 
 @over_kinds
-@pytest.mark.parametrize("heads", [1, 2, 4, 8])
-@pytest.mark.parametrize("scale", [1.0, 3.0])
+@pytest.mark.parametrize(("heads", "scale"), [(1, 1.0), (4, 3.0)])
 def test_intensity_equals_a_loop(kind, heads, scale):
     latents = make_latents(kind, 5, dtype=torch.float64)
     for m, values in latents.values.items():
@@ -183,11 +178,11 @@ def test_intensity_equals_a_loop(kind, heads, scale):
             assert abs(made[row].item() - slow_intensity(predictor, sample, length)) < 1e-9
 
 
-@pytest.mark.parametrize("kind", ["vectors", "sequences", "fixed tokens"])
+@over_kinds
 def test_attention_over_the_batch_mixes_samples(kind):
     latents, labels = make_latents(kind, 6), make_labels(6, 3.0)
-    predictor = perturbed(IntensityPredictor(8, 4, "batch", 3.0))
     values, valid = latents.values["audio"], latents.valid("audio")
+    predictor = perturbed(IntensityPredictor(values.shape[-1], 4, "batch", 3.0))
     intensity = predictor(values, valid)
     assert intensity.isfinite().all()
     first = predictor(values[:3], None if valid is None else valid[:3])
@@ -226,10 +221,10 @@ def test_with_one_token_the_heads_cannot_matter():
 
 
 @over_kinds
-@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 6, 7, 8, 9, 64])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_sig_in_the_whole(kind, n, dtype):
-    scale = (1.0, 3.0, 0.5)[n % 3]
+@pytest.mark.parametrize(
+    ("n", "scale", "dtype"), [(1, 3.0, torch.float32), (2, 1.0, torch.float64), (9, 3.0, torch.float32)]
+)
+def test_sig_in_the_whole(kind, n, scale, dtype):
     latents, labels = make_latents(kind, n, seed=n, dtype=dtype), make_labels(n, scale)
     method = make_method("ms_mix", kind, scale).to(dtype)
     draw = method.draw(np.random.default_rng(n), labels.numpy())
@@ -253,9 +248,6 @@ def test_sig_in_the_whole(kind, n, dtype):
     mixed.latents.values["text"].square().sum().backward()
     assert all(p.grad.any() for p in method.predictors["text"].output.parameters())
     assert all(p.grad is None for p in method.predictors["audio"].parameters())
-
-
-# MS-Mix: the penalty (SAL)
 
 
 @pytest.mark.parametrize("scale", [1.0, 3.0])
@@ -296,7 +288,7 @@ def test_the_penalty_trains_predictors_and_encoders(kind, sig):
 
 
 @pytest.mark.parametrize("switches", list(itertools.product([True, False], repeat=3)))
-@pytest.mark.parametrize("n", [2, 3, 4, 5])
+@pytest.mark.parametrize("n", [2, 5])
 def test_the_eight_variants(switches, n):
     latents, labels = make_latents("sequences", n), make_labels(n, 1.0)
     sass, sig, sal = switches

@@ -14,7 +14,7 @@ from harness.train.step import CRITERIA, mixed_loss
 from methods.ms_mix_released import choose_ordered_pairs
 from tests.methods.test_ms_mix import scaled, slow_similarities
 from tests.support.builders import (
-    KINDS,
+    MAKES,
     array,
     arrays_of,
     check_mixed,
@@ -23,13 +23,6 @@ from tests.support.builders import (
     make_method,
     run_method,
 )
-
-over_kinds = pytest.mark.parametrize("kind", KINDS)
-
-
-# Of four examples, the pairs (0,1), (0,2), (0,3), (1,2), (1,3), (2,3).
-SIMILARITY = torch.tensor([0.9, 0.1, 0.5, 0.0, 1.0, 0.3])
-
 
 # Against loops
 
@@ -53,7 +46,7 @@ def slow_candidates(similarity: dict[tuple[int, int], float], delta: float, n: i
     return set(sorted(similarity, key=lambda pair: -similarity[pair])[: 2 * n])
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=100)
 @given(
     st.integers(2, 9),
     st.integers(1, 12),
@@ -85,10 +78,10 @@ def slow_kl(intensity: np.ndarray, labels: np.ndarray) -> float:
     return sum(p * math.log(p / q) for p, q in zip(shares(labels), shares(intensity), strict=True))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(
-    st.sampled_from(list(KINDS)),
-    st.sampled_from([2, 3, 4, 5, 6, 7, 8, 9, 64]),
+    st.sampled_from(MAKES),
+    st.sampled_from([2, 3, 4, 9]),
     st.sampled_from([0.0, 0.4, 0.7, 0.97]),
     st.sampled_from([1.0, 3.0]),
     st.sampled_from([torch.float32, torch.float64]),
@@ -102,15 +95,10 @@ def test_mixed_examples_equal_a_loop(kind, n, delta, scale, dtype):
     assert mixed.counted is None
     pooled = slow_pool(latents)
     candidates = slow_candidates(similarity_of(pooled), delta, n)
-    chosen = [tuple(pair) for pair in mixed.indices.tolist()]
-    assert set(chosen) <= candidates
-    if len(candidates) >= n:
-        assert len(set(chosen)) == n, "without replacement"
-    if n < 10:  # in the order of their keys; in more pairs, rounding may order two differently
-        every = np.stack(np.triu_indices(n, 1), 1).tolist()
-        numbers = {(i, j): k for k, (i, j) in enumerate([*every, *(pair[::-1] for pair in every)])}
-        order = sorted(candidates, key=lambda pair: -draw.arrays["keys"][numbers[pair]])
-        assert chosen == (order + order[-1:])[:n]
+    every = np.stack(np.triu_indices(n, 1), 1).tolist()
+    numbers = {(i, j): k for k, (i, j) in enumerate([*every, *(pair[::-1] for pair in every)])}
+    order = sorted(candidates, key=lambda pair: -draw.arrays["keys"][numbers[pair]])
+    assert [tuple(pair) for pair in mixed.indices.tolist()] == (order + order[-1:])[:n]
     lams, penalty = [], 0.0
     for m in MODALITIES:
         intensity = array(method.predictors[m](torch.from_numpy(pooled[m]).to(dtype), None))
@@ -127,16 +115,14 @@ def test_mixed_examples_equal_a_loop(kind, n, delta, scale, dtype):
     np.testing.assert_allclose(mixed.penalty.item(), penalty, atol=1e-4, rtol=1e-3)
 
 
-# Draws, sizes, gradients
-
-
 @pytest.mark.parametrize("delta", [0.4, 0.97])
 def test_every_candidate_is_equally_likely(delta):
-    latents, labels = make_latents("vectors", 6), make_labels(6, 3.0)
-    method = make_method("ms_mix_released", delta=delta)
-    candidates = slow_candidates(similarity_of(slow_pool(latents)), delta, 6)
-    batches = [run_method(method, latents, labels, seed).indices.tolist() for seed in range(300)]
-    drawn = [tuple(pair) for batch in batches for pair in batch]
+    similarity, labels = similarity_of(slow_pool(make_latents("vectors", 6))), make_labels(6, 3.0).numpy()
+    candidates, values = slow_candidates(similarity, delta, 6), torch.tensor(list(similarity.values()))
+    method, drawn = make_method("ms_mix_released", delta=delta), []
+    for seed in range(300):
+        draw = arrays_of(method.draw(np.random.default_rng(seed), labels))
+        drawn += map(tuple, choose_ordered_pairs(values, draw["keys"], delta, 6).tolist())
     assert set(drawn) == candidates
     share = len(drawn) / len(candidates)
     assert all(abs(drawn.count(pair) - share) < 5 * math.sqrt(share) for pair in candidates)
@@ -162,7 +148,7 @@ def test_intensities_reach_3_whatever_the_dataset(scale):
         assert predictor(latents.values[m], None).abs().max() > 2.99
 
 
-@over_kinds
+@pytest.mark.parametrize("kind", MAKES)
 def test_nothing_but_the_choice_of_pairs_is_detached(kind):
     latents, labels = make_latents(kind, 6), make_labels(6, 3.0)
     method = make_method("ms_mix_released", kind)

@@ -54,7 +54,7 @@ def test_each_member_is_as_likely_to_have_all_of_the_weight(alpha):
     assert (abs(made[:, :4].mean(0) - 0.25) < 0.03).all()
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 6, 7, 8, 9, 64])
+@pytest.mark.parametrize("size", [1, 2, 3, 9])
 @pytest.mark.parametrize("members", [None, 2, 5])
 def test_members_are_drawn_without_replacement(size, members):
     method = make_method("multimix", examples_per_mixture=members)

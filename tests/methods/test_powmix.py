@@ -13,7 +13,7 @@ from harness.train.diagnostics import Diagnostics
 from harness.train.step import step_losses
 from methods.powmix import PowMixSettings
 from tests.support.builders import (
-    KINDS,
+    MAKES,
     array,
     arrays_of,
     check_mixed,
@@ -27,7 +27,6 @@ from tests.support.builders import (
 )
 
 OFF = dict.fromkeys(PowMixSettings.components, False)
-over_kinds = pytest.mark.parametrize("kind", KINDS)
 
 
 def draws_of(size: int, seeds: int, **options) -> list[dict[str, np.ndarray]]:
@@ -37,11 +36,7 @@ def draws_of(size: int, seeds: int, **options) -> list[dict[str, np.ndarray]]:
     return [dict(draw.arrays) for draw in drawn]
 
 
-# Reduction
-
-
-@over_kinds
-@pytest.mark.parametrize("n", [1, 2, 5, 64])
+@pytest.mark.parametrize(("kind", "n"), list(zip(MAKES, (1, 2, 9), strict=True)))
 @pytest.mark.parametrize("options", [{}, {"alpha": 1.0}, {"alpha": 0.0}, {"examples_per_mixture": 3}])
 def test_without_its_parts_it_is_multimix(kind, n, options):
     latents, labels = make_latents(kind, n), make_labels(n, 3.0)
@@ -59,9 +54,6 @@ def test_without_its_parts_it_is_multimix(kind, n, options):
         assert torch.equal(first.labels, second.labels)
         assert all(torch.equal(x, second.latents.values[m]) for m, x in first.latents.values.items())
         assert all(torch.equal(x, second.latents.lengths[m]) for m, x in first.latents.lengths.items())
-
-
-# The number of mixed examples
 
 
 @pytest.mark.parametrize(("size", "n_ratio", "most"), [(6, 1.0, 6), (6, 1.5, 9), (9, 0.5, 4), (3, 0.01, 1)])
@@ -84,11 +76,7 @@ def test_a_step_with_fewer_or_more_mixed_than_clean_examples(n_ratio):
     assert all(np.isfinite(value) for value in diagnostics.values().values())
 
 
-# Dynamic mixing
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 5, 9, 64])
-@pytest.mark.parametrize("max_subset", [2, 3, 8])
+@pytest.mark.parametrize(("size", "max_subset"), [(1, 2), (2, 8), (3, 8), (9, 2), (9, 3), (9, 8)])
 @pytest.mark.parametrize("anisotropic", [True, False])
 def test_sizes_of_mixtures(size, max_subset, anisotropic):
     low, high = min(2, size), min(max_subset, size)
@@ -101,12 +89,8 @@ def test_sizes_of_mixtures(size, max_subset, anisotropic):
         assert all(len(set(row)) == len(row) for row in draw["indices"].tolist())
         sizes += present.sum(1).tolist()
     assert set(sizes) <= set(range(low, high + 1))
-    if len(sizes) > 500:
-        share = len(sizes) / (high - low + 1)
-        assert all(abs(sizes.count(k) - share) < 5 * share**0.5 for k in range(low, high + 1))
-
-
-# Anisotropic mixing
+    share = len(sizes) / (high - low + 1)
+    assert all(abs(sizes.count(k) - share) < 5 * share**0.5 for k in range(low, high + 1))
 
 
 def test_each_modality_has_weights_of_its_own():
@@ -117,9 +101,6 @@ def test_each_modality_has_weights_of_its_own():
             pairs[a, b].append((draw[a][0, 0], draw[b][0, 0]))
     for drawn in pairs.values():
         assert abs(np.corrcoef(np.transpose(drawn))[0, 1]) < 0.2
-
-
-# Reweighting and labels
 
 
 def slow_agreement(latents: Latents, modality: str) -> list[float]:
@@ -141,10 +122,10 @@ def slow_weights(given_weights: np.ndarray, indices: np.ndarray, c: list[float])
     return made
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(
-    st.sampled_from(list(KINDS)),
-    st.sampled_from([1, 2, 3, 4, 5, 6, 7, 8, 9, 64]),
+    st.sampled_from(MAKES),
+    st.sampled_from([1, 2, 3, 9]),
     st.fixed_dictionaries({name: st.booleans() for name in OFF}),
     st.sampled_from([1.0, 3.0]),
     st.sampled_from([torch.float32, torch.float64]),

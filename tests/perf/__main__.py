@@ -7,7 +7,6 @@ broken; 2 the request is wrong.
 import json
 import platform
 import sys
-import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,48 +21,49 @@ from tests.perf.arguments import Parser, names_of
 from tests.perf.bounds import Measurement, Section, draw, markdown
 
 
-def _gpu():
-    """The paper's matrix on the GPU that `tests.perf.gpu` measured, where that was done."""
-    how, rows = "No GPU was measured yet: `make gpu-check` on a machine that has one.", []
-    if gpu.FILE.exists():
-        estimate = hours.estimated_hours(json.loads(gpu.FILE.read_text(encoding="utf-8")))
-        how = " ".join([f"Estimated for {estimate['gpu']}.", *estimate["assumptions"]])
-        rows = [Measurement(f"paper profile, workers: {n}", h, "hours") for n, h in estimate["hours"].items()]
-    return Section("gpu", "The paper's matrix on a GPU", how, rows)
+def _gpu(_):
+    """Estimate the paper's matrix on the GPU that `tests.perf.gpu` measured, where that was done."""
+    if not gpu.FILE.exists():
+        how = "No GPU was measured yet: `make gpu-check` on a machine that has one."
+        return [Section("gpu", "The paper's matrix on a GPU", how)]
+    estimate = hours.estimated_hours(json.loads(gpu.FILE.read_text(encoding="utf-8")))
+    how = " ".join([f"Estimated for {estimate['gpu']}.", *estimate["assumptions"]])
+    part = Section("gpu", "The paper's matrix on a GPU", how)
+    for workers, value in estimate["hours"].items():
+        part.add(f"paper profile, workers: {workers}", value, "hours")
+    return [part]
 
 
+# Each takes the folder of the stored dataset and returns sections.
 PARTS = {
-    "reference": lambda data: [turns.reference(data)],
+    "reference": turns.reference,
     "steps": turns.steps,
-    "methods": lambda data: [turns.methods(data)],
-    "cells": lambda _: [cells.cells()],
-    "growth": lambda data: [turns.growth(data)],
-    "trials": lambda _: [cells.trials()],
-    "reports": lambda _: [scale.reports()],
-    "scale": lambda _: [scale.scale()],
-    "gpu": lambda _: [_gpu()],
+    "methods": turns.methods,
+    "cells": cells.cells,
+    "growth": turns.growth,
+    "trials": cells.trials,
+    "reports": scale.reports,
+    "scale": scale.scale,
+    "gpu": _gpu,
 }
 
 
 def main(arguments=None):
-    """Measure, print and write; returns the exit status."""
     parser = Parser("python -m tests.perf", __doc__)
     parser.option("--only", None, f"of: {', '.join(PARTS)}", names_of("part", PARTS))
     parser.add_argument("--base", metavar="REV", help="compare with this revision instead, in turns")
     parser.option("--var-dir", "var", "where perf/ is written", Path)
     options = parser.parse_args(arguments)
-    parts = {name: PARTS[name] for name in options.only or PARTS}
+    parts = [PARTS[name] for name in options.only or PARTS]
     if options.base:
-        parts = {"compare": lambda data: [turns.compare(data, options.base)]}
+        parts = [lambda data: turns.compare(data, options.base)]
     sections = []
     try:
         data = stored_data(options.var_dir)
-        for name, measure in parts.items():
-            started = time.perf_counter()
-            for section in measure(data):
-                print(*markdown([section]), sep="\n", flush=True)
-                sections.append(section)
-            print(f"{name}: measured in {time.perf_counter() - started:.0f} s", file=sys.stderr)
+        for measure in parts:
+            measured = measure(data)
+            print(*markdown(measured), sep="\n", flush=True)
+            sections += measured
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
@@ -72,7 +72,7 @@ def main(arguments=None):
 
 
 def stored_data(var_dir):
-    """The folder of the synthetic MOSI of full size, generated on first use."""
+    """Return the folder of the synthetic MOSI of full size, generated on first use."""
     request = [f"var_dir={var_dir}", "study=perf", "datasets=[synthetic_mosi]", "size=full"]
     [folder] = make_plan(load_benchmark(request)).folders().values()
     return str(folder.absolute())
@@ -86,8 +86,8 @@ def write(sections, folder, base=None):
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / ("compare.json" if base else "perf.json")
     machine = {"torch": torch.__version__, "python": platform.python_version(), "cores": usable_cores()}
-    earlier = {} if base else earlier_sections(file, machine)
-    merged = list((earlier | {section.name: section for section in sections}).values())
+    earlier = [] if base else earlier_sections(file, machine)
+    merged = list({section.name: section for section in [*earlier, *sections]}.values())
     head = [f"# Speed: torch {machine['torch']}, {machine['cores']} cores", ""]
     file.with_suffix(".md").write_text("\n".join([*head, *markdown(merged)]), encoding="utf-8")
     stored = {"machine": machine, "base": base, "parts": [asdict(section) for section in merged]}
@@ -97,13 +97,13 @@ def write(sections, folder, base=None):
 
 
 def earlier_sections(file, machine):
-    """The sections of an earlier report of the same machine, by name; none where there is no such report."""
+    """Return the sections of an earlier report of the same machine; none where there is no such report."""
     try:
         stored = json.loads(file.read_text(encoding="utf-8"))
-        same = stored["machine"] == machine
-        return {part["name"]: Section.of(part) for part in stored["parts"]} if same else {}
+        parts = stored["parts"] if stored["machine"] == machine else []
+        return [Section(**{**part, "rows": [Measurement(**row) for row in part["rows"]]}) for part in parts]
     except (OSError, ValueError, TypeError, KeyError):
-        return {}
+        return []
 
 
 if __name__ == "__main__":

@@ -6,14 +6,13 @@ from harness.errors import UserError, unknown
 
 
 class Parser(argparse.ArgumentParser):
-    """The options of a command, ``--name=value``."""
+    """The options of a command, ``--name=value``; the kind of one raises UserError for a wrong value."""
 
     def __init__(self, command, text):
         raw = argparse.RawDescriptionHelpFormatter
         super().__init__(command, description=text, formatter_class=raw, allow_abbrev=False)
 
     def option(self, name, default, text, kind=str):
-        """Add an option; kind: makes its value of a text, and raises UserError for a wrong one."""
         self.add_argument(name, default=default, help=f"{text} (default: {default or 'all'})", type=kind)
 
     def parse_args(self, arguments=None):
@@ -31,7 +30,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def name_of(kind, allowed):
-    """The kind of an option that is one of these names."""
+    """Return the kind of an option that is one of these names."""
 
     def parse(name):
         if name not in allowed:
@@ -42,13 +41,12 @@ def name_of(kind, allowed):
 
 
 def names_of(kind, allowed):
-    """The kind of an option that is a list of these names."""
-    one = name_of(kind, allowed)
-    return lambda text: tuple(one(name.strip()) for name in text.split(","))
+    """Return the kind of an option that is a list of these names."""
+    return lambda text: tuple(map(name_of(kind, allowed), text.replace(" ", "").split(",")))
 
 
 def positive(text):
-    """The kind of an option that is a number from 1 on."""
+    """Parse a whole number from 1 on."""
     if not text.isdecimal() or int(text) < 1:
         raise UserError(f"A count must be a whole number of at least 1, got {text!r}.")
     return int(text)

@@ -1,8 +1,6 @@
-"""What a cell and a trial cost beside their training, how soon a command answers and how soon it trains.
+"""What a cell and a trial cost beside their training, how soon a command answers and how soon it trains."""
 
-Stores are fresh and local, below a temporary folder.
-"""
-
+import itertools
 import tempfile
 import time
 from pathlib import Path
@@ -22,7 +20,7 @@ from harness.train import loop
 from sweeps.display import SweepDisplay
 from sweeps.space_file import load_space
 from sweeps.trials import make_trials
-from tests.perf.bounds import Measurement, Section
+from tests.perf.bounds import Section
 from tests.perf.child import timed, watched
 from tests.perf.made_up import ready_result, ready_trial
 
@@ -33,42 +31,39 @@ FIRST_STEP_S = 6.0  # from the start of a command of one cell to its first train
 WORKERS, CELLS, TRIALS = 2, 60, 40
 WARM_UP_CELLS, WARM_UP_TRIALS = 10, 5  # they wait for the workers to start
 REPEATS = 3  # the fastest counts: what else the machine does only ever adds to it
-COMMANDS = (
-    *("harness.benchmark", "harness.catalog", "harness.data", "sweeps.run"),
-    *("reports.build", "reports.export", "reports.ui"),
-)
+COMMANDS = ("harness.benchmark", "harness.catalog", "harness.data", "sweeps.run")
+COMMANDS += ("reports.build", "reports.export", "reports.ui")
 QUESTIONS = {"--help": 0, "backbnes=[tfn]": 2}  # argument -> exit status
 
 
-def cells():
-    """What a cell costs, and how soon commands answer and train."""
-    rows = []
+def cells(_=None):
+    part = Section("cells", "What a cell costs", "Beside its training, with local stores.")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        rows.append(Measurement("overhead per cell, driver", driver_ms(folder), "ms", OVERHEAD_MS))
-        rows.append(Measurement("overhead per cell, worker", worker_ms(folder), "ms", OVERHEAD_MS))
-        for command in COMMANDS:
-            for question, status in QUESTIONS.items():
-                answer_s = min(timed("-m", command, question, status=status)["s"] for _ in range(REPEATS))
-                rows.append(Measurement(f"answer, {command} {question}", answer_s, "s", ANSWER_S))
+        part.add("overhead per cell, driver", driver_ms(folder), "ms", OVERHEAD_MS)
+        part.add("overhead per cell, worker", worker_ms(folder), "ms", OVERHEAD_MS)
+        for command, (question, status) in itertools.product(COMMANDS, QUESTIONS.items()):
+            answer_s = min(timed("-m", command, question, status=status)["s"] for _ in range(REPEATS))
+            part.add(f"answer, {command} {question}", answer_s, "s", ANSWER_S)
         for launcher in LOCAL:
             step_s = min(first_step_s(folder, launcher, repeat) for repeat in range(REPEATS))
-            rows.append(Measurement(f"first step, {launcher}", step_s, "s", FIRST_STEP_S))
-    return Section("cells", "What a cell costs", "Beside its training, with local stores.", rows)
+            part.add(f"first step, {launcher}", step_s, "s", FIRST_STEP_S)
+    return [part]
 
 
 def driver_ms(folder, count=CELLS):
-    """Milliseconds per cell of driver, ledger, spool and tracking, with worker processes that only answer."""
-    config = load_benchmark([*_quick(folder, "stubs"), f"seeds={list(range(WARM_UP_CELLS + count))}"])
+    """Measure ms per cell of driver, ledger, spool and tracking, with worker processes that only answer."""
+    seeds = f"seeds={list(range(WARM_UP_CELLS + count))}"
+    config = load_benchmark([*_quick(folder, "stubs"), seeds])
     plan = make_plan(config)
     ends = run_ends(drive(config, plan, ready_result, lambda writer, display: Matrix(plan.cells)))
     return 1e3 * (ends[-1] - ends[WARM_UP_CELLS - 1]) / count
 
 
 def worker_ms(folder, count=4, *more):
-    """Milliseconds that a worker spends on a small cell beside its epochs, scores and inspection.
+    """Measure the ms of a worker on a small cell beside its epochs, scores and inspection.
 
-    The mean over the cells after the first, which also warms up.
+    Returns the mean over the cells after the first, which also warms up.
     """
     seeds = f"seeds={list(range(1 + count))}"
     plan = make_plan(load_benchmark([*_quick(folder, "work"), seeds, "train.max_epochs=3", *more]))
@@ -84,7 +79,7 @@ def worker_ms(folder, count=4, *more):
 
 
 def first_step_s(folder, launcher, repeat=0):
-    """Seconds from the start of a command of one cell, in a var_dir that exists, to its first training step.
+    """Measure the seconds from the start of a command, in a var_dir that exists, to its first training step.
 
     The cell is not there yet, and trains one batch of one epoch. What comes after this epoch until the run
     is logged counts as well, tens of milliseconds.
@@ -97,18 +92,17 @@ def first_step_s(folder, launcher, repeat=0):
     return ended - run.metrics["cell/epoch_s"] - command["started"]
 
 
-def trials():
-    """What a trial of a sweep costs beside its trainings: Optuna, MLflow, ledger and driver."""
-    rows = []
+def trials(_=None):
+    how = f"Per trial of two seeds without its trainings, {WORKERS} workers, {TRIALS} trials."
+    part = Section("trials", "What a trial of a sweep costs", how)
     for name, pruned in (("with pruning", True), ("without", False)):
         with tempfile.TemporaryDirectory() as folder:
-            rows.append(Measurement(f"trial, {name}", trial_ms(Path(folder), pruned), "ms", OVERHEAD_MS))
-    how = f"Per trial of two seeds without its trainings, {WORKERS} workers, {TRIALS} trials."
-    return Section("trials", "What a trial of a sweep costs", how, rows)
+            part.add(f"trial, {name}", trial_ms(Path(folder), pruned), "ms", OVERHEAD_MS)
+    return [part]
 
 
 def trial_ms(folder, pruned, count=TRIALS):
-    """Milliseconds per trial of a sweep by TPE, two seeds each, whose trainings answer at once."""
+    """Measure ms per trial of a sweep by TPE beside its trainings: Optuna, MLflow, ledger and driver."""
     config = load_sweep(["param=all", *_quick(folder, "trials"), f"sweep.trials={count}"])
     config.methods = ["ms_mix"]
     if not pruned:
@@ -138,7 +132,7 @@ def drive(config, plan, job, begin):
 
 
 def run_ends(tracker, kind="cell"):
-    """When the runs of a study's cells or trials ended, in ascending seconds since the epoch."""
+    """Return when a study's cells or trials ended, in ascending seconds since the epoch."""
     runs = tracker.client.search_runs([tracker.experiment_id], f"tags.kind = '{kind}'", max_results=1000)
     return sorted(run.info.end_time / 1e3 for run in runs)
 

@@ -19,14 +19,11 @@ paper profile's matrix takes there (`hours`). Exit status: 0; 1 where a pair dis
 fails; 2 the request is wrong; 3 there is no CUDA device, and nothing was checked.
 """
 
-from __future__ import annotations
-
-import argparse
 import json
 import os
 import sys
 import tempfile
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from itertools import product
 from pathlib import Path
 
@@ -35,19 +32,17 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from backbones import BACKBONES
-from harness.data.dataset import Dataset
-from harness.data.store import load_dataset, save_dataset
+from harness.data.store import save_dataset
 from harness.data.synthetic import generate
 from harness.data.synthetic.clips import SyntheticSettings
 from harness.errors import UserError, line_with_type
 from harness.launchers.processes import usable_cores
-from harness.train.loop import Splits
 from harness.train.splits import peak_memory_mb, reset_peak_memory
 from methods import METHODS
 from tests.perf.arguments import Parser, name_of, names_of, positive
 from tests.perf.child import Child, ChildError
 from tests.perf.hours import estimated_hours
-from tests.perf.steps import CPU, WARM_UP, Steps, kernel_seconds, make_cell, rate, splits_on, steps_per_s
+from tests.perf.steps import WARM_UP, kernel_seconds, make_cell, rate, steps_per_s, training
 
 FIRST_TOLERANCE, TOLERANCE = 1e-4, 1e-3
 """Of the first step's losses, before any training, and of all steps'. On the CPU, weights moved by 1e-7 move
@@ -65,19 +60,7 @@ DRAWS = (torch.randn_like, torch.rand_like, torch.randn, torch.rand)
 FILE = Path(__file__).with_name("gpu_check.json")
 
 
-@dataclass(frozen=True)
-class Bench:
-    """Where and how pairs are checked: the dataset, its splits on the CPU and on the device, processes."""
-
-    dataset: Dataset
-    cpu: Splits
-    device: Splits
-    crew: Crew
-    options: argparse.Namespace
-
-
 def main(arguments=None):
-    """Check, print and write; returns the exit status."""
     options = _parser().parse_args(arguments)
     on_cuda = options.device == "cuda"
     if on_cuda and not torch.cuda.is_available():
@@ -85,7 +68,8 @@ def main(arguments=None):
         return 3
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     with tempfile.TemporaryDirectory() as folder:
-        report = check_all(options, Path(folder) / "data")
+        options.data = str(Path(folder) / "data")
+        report = check_all(options)
     out = options.out or (FILE if on_cuda else Path("var/perf/gpu_check_cpu.json"))
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
@@ -113,17 +97,17 @@ def _counts(text):
     return tuple(sorted({1, *(positive(name) for name in text.split(",") if name)}))
 
 
-def check_all(options, folder):
-    """Check all pairs of backbone and method; folder: where the data are put."""
-    save_dataset(generate(SyntheticSettings("synthetic_mosi", size=options.size))[0], folder)
-    dataset, device = load_dataset(folder), torch.device(options.device)
-    pairs, checks = list(product(options.backbones, options.methods)), []
+def check_all(options):
+    """Check all pairs of backbone and method; ``options.data`` is the folder where the data are put."""
+    save_dataset(generate(SyntheticSettings("synthetic_mosi", size=options.size))[0], Path(options.data))
+    pairs, checks, crew = list(product(options.backbones, options.methods)), [], []
     torch.set_num_threads(1)  # as in workers
-    with Crew(folder, device) as crew:
-        bench = Bench(dataset, splits_on(CPU, dataset), splits_on(device, dataset), crew, options)
+    try:
         for number, pair in enumerate(pairs, 1):
-            checks.append(check_pair(*pair, bench))
+            checks.append(check_pair(*pair, options, crew))
             print(f"{number}/{len(pairs)} {' '.join(pair)}: {_verdict(checks[-1])}", file=sys.stderr)
+    finally:
+        dismiss(crew)
     report = {
         "gpu": torch.cuda.get_device_name() if options.device == "cuda" else None,
         "device": options.device,
@@ -137,17 +121,17 @@ def check_all(options, folder):
     return {**report, "paper": estimated_hours(report)}
 
 
-def check_pair(backbone, method, bench):
-    """All that is measured of one pair; the reason of a failure is its "error"."""
+def check_pair(backbone, method, options, crew):
+    """Measure a pair; the reason of a failure is its "error". crew: processes, for this pair and others."""
     cell = make_cell(backbone, method)
     check = {"backbone": backbone, "method": method, "error": None}
     try:
-        check["agreement"] = agreement(without_dropout(cell), bench)
-        check["deterministic"] = same_bits(cell, bench.dataset, bench.device, bench.options.steps)
-        check |= speeds(cell, bench)
+        check["agreement"] = agreement(without_dropout(cell), options)
+        check["deterministic"] = same_bits(cell, options)
+        check |= speeds(cell, options)
         check["packed"] = {}
-        for n in bench.options.packed:
-            pace = bench.crew.steps_per_s(n, bench.options.seconds, backbone=backbone, method=method)
+        for n in options.packed:
+            pace = together(crew, n, options, backbone=backbone, method=method)
             check["packed"][str(n)] = {"steps_per_s": pace, "busy": check["kernel_ms"] / 1e3 * pace}
     # A GPU's memory may be too small for one of them.
     except (RuntimeError, UserError) as error:
@@ -155,35 +139,30 @@ def check_pair(backbone, method, bench):
     return check
 
 
-def agreement(cell, bench, change=lambda steps: None):
-    """How far the device's losses are from the CPU's; change: made to the device's training before it."""
-    count, threads = bench.options.steps, torch.get_num_threads()
+def agreement(cell, options, change=lambda steps: None):
+    """Compare the losses on the device and on the CPU; change: made to the device's training before it."""
+    threads, losses = torch.get_num_threads(), []
     torch.set_num_threads(usable_cores())
     try:
-        with HostDraws():
-            expected = steady(Steps(cell, bench.dataset, bench.cpu)).run(count)
-            steps = steady(Steps(cell, bench.dataset, bench.device))
-            change(steps)
-            actual = steps.run(count)
+        for device, prepare in (("cpu", lambda steps: None), (options.device, change)):
+            with HostDraws():
+                steps = training(cell, options.data, device)
+                for group in steps.optimizer.param_groups:
+                    group["eps"] = EPSILON
+                prepare(steps)
+                losses.append(steps.run(options.steps))
     finally:
         torch.set_num_threads(threads)
-    first, difference = (relative_difference(expected[:n], actual[:n]) for n in (1, count))
+    expected, actual = losses
+    first, difference = relative_difference(expected[:1], actual[:1]), relative_difference(expected, actual)
     within = first <= FIRST_TOLERANCE and difference <= TOLERANCE
     return {"first": first, "difference": difference, "holds": within}
 
 
-def steady(steps):
-    """The training with an Adam that makes no steps of rounding errors."""
-    for group in steps.optimizer.param_groups:
-        group["eps"] = EPSILON
-    return steps
-
-
 def without_dropout(cell):
-    """The cell with all probabilities of dropout at 0: devices draw different masks from one seed."""
+    """Set all probabilities of dropout to 0: devices draw different masks from one seed."""
     names = [f.name for f in fields(cell.backbone_settings) if f.name.endswith("_dropout")]
-    off = dict.fromkeys(names, 0.0)
-    return replace(cell, backbone_settings=replace(cell.backbone_settings, **off))
+    return replace(cell, backbone_settings=replace(cell.backbone_settings, **dict.fromkeys(names, 0.0)))
 
 
 class HostDraws(TorchFunctionMode):
@@ -200,7 +179,7 @@ class HostDraws(TorchFunctionMode):
 
 
 def relative_difference(expected, actual):
-    """The largest difference of losses, (n, 5) each, by the total loss (first column).
+    """Return the largest difference of losses, (n, 5) each, by the total loss (first column).
 
     That of the step, or of the first one where it is larger: losses that go to 0 have no digits to compare.
     """
@@ -208,76 +187,64 @@ def relative_difference(expected, actual):
     return float(((expected - actual).abs() / total).nan_to_num(torch.inf).max())
 
 
-def same_bits(cell, dataset, splits, n):
-    """Whether two trainings of n steps give the same losses and weights, bit for bit."""
-    runs = [Steps(cell, dataset, splits) for _ in range(2)]
-    first, second = (run.run(n) for run in runs)
+def same_bits(cell, options):
+    """Return whether two trainings give the same losses and weights, bit for bit."""
+    runs = [training(cell, options.data, options.device) for _ in range(2)]
+    first, second = (run.run(options.steps) for run in runs)
     pairs = zip(*(run.weights() for run in runs), strict=True)
     return torch.equal(first, second) and all(torch.equal(a, b) for a, b in pairs)
 
 
-def speeds(cell, bench):
-    """Steps per second in each mode; in "fp32" clips evaluated per second, peak memory and kernels' time."""
-    device, seconds = bench.device.resident["train"].device, bench.options.seconds
-    steps = Steps(cell, bench.dataset, bench.device)
-    reset_peak_memory(device)
+def speeds(cell, options):
+    """Measure steps per second in each mode; in "fp32" also evaluation, peak memory and kernels' time."""
+    steps = training(cell, options.data, options.device)
+    reset_peak_memory(steps.device)
     steps.run(WARM_UP)
-    measured = {"steps_per_s": {}, "peak_memory_mb": peak_memory_mb(device)}
+    measured = {"steps_per_s": {}, "peak_memory_mb": peak_memory_mb(steps.device)}
     steps.evaluate()
-    measured["evaluated_clips_per_s"] = rate(steps.evaluate, device, seconds)
+    measured["evaluated_clips_per_s"] = rate(steps.evaluate, steps.device, options.seconds)
     measured["kernel_ms"] = 1e3 * kernel_seconds(steps, WARM_UP)
-    for mode in dict.fromkeys(["fp32", *bench.options.modes]):
-        steps = Steps(replace(cell, **MODES[mode]), bench.dataset, bench.device)
+    for mode in dict.fromkeys(["fp32", *options.modes]):
+        steps = training(replace(cell, **MODES[mode]), options.data, options.device)
         steps.run(WARM_UP)
-        measured["steps_per_s"][mode] = steps_per_s(steps, seconds)
+        measured["steps_per_s"][mode] = steps_per_s(steps, options.seconds)
     return measured
 
 
-class Crew:
-    """Processes that train cells of a stored dataset together on one device."""
+def together(crew, size, options, **cell):
+    """Measure steps per second of some processes together; raises RuntimeError where one of them fails."""
+    try:
+        while len(crew) < size:
+            crew.append(Child("tests.perf.steps:together", data=options.data, device=options.device))
+        for seconds in (0.0, options.seconds):
+            for child in crew[:size]:
+                child.begin(seconds=seconds, **cell)
+            measured = [child.end() for child in crew[:size]]
+    except ChildError as error:
+        dismiss(crew)
+        raise RuntimeError(f"one of {size} processes failed: {str(error).splitlines()[-1]}") from error
+    return sum(answer["steps_per_s"] for answer in measured)
 
-    def __init__(self, folder, device):
-        self._place = {"data": str(folder), "device": str(device)}
-        self._children = []
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        while self._children:
-            self._children.pop().__exit__()
-
-    def steps_per_s(self, size, seconds, **cell):
-        """Steps per second of ``size`` processes together; raises RuntimeError where one of them fails."""
-        try:
-            while len(self._children) < size:
-                self._children.append(Child("tests.perf.steps:together", self._place).__enter__())
-            together = self._children[:size]
-            for request in (cell, {"seconds": seconds}):
-                for child in together:
-                    child.begin(**request)
-                measured = [child.end() for child in together]
-        except ChildError as error:
-            self.__exit__()
-            raise RuntimeError(f"one of {size} processes failed: {error.last_line}") from error
-        return sum(answer["steps_per_s"] for answer in measured)
+def dismiss(crew):
+    while crew:
+        crew.pop().__exit__()
 
 
 def holds(pair):
-    """Whether a pair agrees with the CPU and is repeatable."""
     return not pair["error"] and pair["agreement"]["holds"] and pair["deterministic"]
 
 
 def _verdict(pair):
     if pair["error"]:
-        return str(pair["error"])
+        return pair["error"]
     verdict = "agrees" if pair["agreement"]["holds"] else "DISAGREES"
     repeatable = "repeatable" if pair["deterministic"] else "NOT REPEATABLE"
     return f"{verdict} ({pair['agreement']['difference']:.1e}), {repeatable}"
 
 
 def table(report):
-    """Lines of Markdown."""
+    """Yield lines of Markdown."""
     yield f"{report['gpu'] or 'The CPU in place of a GPU'}, torch {report['torch']}; {report['data']}.\n"
     yield "| backbone | method | CPU and GPU | steps/s | together | busy | peak MiB |"
     yield "|---|---|---|---|---|---|---|"
@@ -285,9 +252,9 @@ def table(report):
         numbers = ["", "", "", ""]
         if not pair["error"]:
             rates = ", ".join(f"{mode} {value:.1f}" for mode, value in pair["steps_per_s"].items())
-            together = ", ".join(f"{n}: {p['steps_per_s']:.1f}" for n, p in pair["packed"].items())
+            pace = ", ".join(f"{n}: {p['steps_per_s']:.1f}" for n, p in pair["packed"].items())
             busy = ", ".join(f"{n}: {p['busy']:.0%}" for n, p in pair["packed"].items())
-            numbers = [rates, together, busy, f"{pair['peak_memory_mb']:.0f}"]
+            numbers = [rates, pace, busy, f"{pair['peak_memory_mb']:.0f}"]
         yield f"| {' | '.join([pair['backbone'], pair['method'], _verdict(pair), *numbers])} |"
     paper = report["paper"]
     hours = ", ".join(f"{n} at once {value:.1f} h" for n, value in paper["hours"].items())

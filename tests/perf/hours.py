@@ -1,5 +1,7 @@
 """How long the paper profile's matrix takes on a GPU, from what `tests.perf.gpu` measured there."""
 
+from itertools import product
+
 import numpy as np
 
 from backbones import BACKBONES
@@ -16,7 +18,7 @@ EPOCHS = {"tfn": 20, "lmf": 20, "mult": 20, "misa": 20, "almt": 60, "glomo": 20}
 
 
 def estimated_hours(measured, epochs=EPOCHS, methods=METHODS):
-    """Hours of the paper profile's matrix on the measured GPU.
+    """Estimate the hours of the paper profile's matrix on the measured GPU.
 
     Args:
         measured: the content of ``gpu_check.json``. epochs: of a training, by backbone.
@@ -27,52 +29,41 @@ def estimated_hours(measured, epochs=EPOCHS, methods=METHODS):
         the hours stand for; assumptions: sentences.
     """
     pairs = {(pair["backbone"], pair["method"]): pair for pair in measured["pairs"] if not pair.get("error")}
-    matrix = [(backbone, method) for backbone in epochs for method in methods]
-    missing = [pair for pair in matrix if pair not in pairs]
-    backbones = {backbone: {} for backbone in epochs}
+    matrix = list(product(epochs, methods))
+    missing = ["/".join(names) for names in matrix if names not in pairs]
+    backbones, total = {backbone: {} for backbone in epochs}, {}
     for backbone, method in matrix:
-        if (backbone, method) in pairs:
-            pair, hours = pairs[backbone, method], backbones[backbone]
-            alone = sum(_dataset_s(backbone, name, pair, epochs[backbone]) for name in DATASETS) / 3600
+        if pair := pairs.get((backbone, method)):
+            alone_s = sum(_dataset_s(backbone, name, pair, epochs[backbone]) for name in DATASETS)
             for workers, together in pair["packed"].items():
                 gain = together["steps_per_s"] / pair["packed"]["1"]["steps_per_s"]
-                hours[workers] = hours.get(workers, 0.0) + alone / gain
-    counts = dict.fromkeys(workers for hours in backbones.values() for workers in hours)
+                for hours in (backbones[backbone], total):
+                    hours[workers] = hours.get(workers, 0.0) + alone_s / 3600 / gain
+    assumed = ", ".join(f"{name} {count}" for name, count in epochs.items())
     return {
         "gpu": measured.get("gpu"),
-        "hours": {n: sum(hours.get(n, 0.0) for hours in backbones.values()) for n in counts},
+        "hours": total,
         "backbones": backbones,
-        "missing": ["/".join(pair) for pair in missing],
+        "missing": missing,
         "trainings": (len(matrix) - len(missing)) * len(DATASETS) * SEEDS * (1 + TRAIN_RATIOS),
-        "assumptions": _assumptions(epochs),
+        "assumptions": [
+            f"Epochs of a training: {assumed}.",
+            "Steps are as long as measured with MOSI's sizes and batches, and longer in proportion to "
+            "batches that are larger on another data set.",
+            f"Clips are evaluated, {EVALUATION_BATCH} at a time, as fast as measured with MOSI's sizes.",
+            "Several workers share one GPU as measured; the matrix is spread evenly over them. Loading data "
+            "and starting workers is left out.",
+        ],
     }
 
 
 def _dataset_s(backbone, dataset, pair, epochs):
-    """Seconds of all trainings of a backbone and method on a data set, one after the other."""
+    """Return the seconds of all trainings of a backbone and method on a data set, one after the other."""
+    kind = BACKBONES[backbone]
+    size, measured_size = (resolve_settings(kind, kind.Settings(), d).batch_size for d in (dataset, "mosi"))
     train, valid, test = SHAPES[f"synthetic_{dataset}", "full"].clips
-    size, measured_size = batch_size(backbone, dataset), batch_size(backbone, "mosi")
     step_s = max(1.0, size / measured_size) / pair["steps_per_s"]["fp32"]
     clip_s = 1 / pair["evaluated_clips_per_s"]
     epoch_s = len(batches(np.arange(train), size)) * step_s + valid * clip_s
     tests = TEST_RATIOS + TRAIN_RATIOS  # a training on occluded clips is tested on clean ones alone
     return SEEDS * ((1 + TRAIN_RATIOS) * (epochs * epoch_s + valid * clip_s) + tests * test * clip_s)
-
-
-def batch_size(backbone, like):
-    """The published batch size for a data set."""
-    size = resolve_settings(BACKBONES[backbone], BACKBONES[backbone].Settings(), like).batch_size
-    assert size is not None, "settings are resolved"
-    return size
-
-
-def _assumptions(epochs):
-    assumed = ", ".join(f"{name} {count}" for name, count in epochs.items())
-    return [
-        f"Epochs of a training: {assumed}.",
-        "Steps are as long as measured with MOSI's sizes and batches, and longer in proportion to batches "
-        "that are larger on another data set.",
-        f"Clips are evaluated, {EVALUATION_BATCH} at a time, as fast as measured with MOSI's sizes.",
-        "Several workers share one GPU as measured; the matrix is spread evenly over them. Loading data and "
-        "starting workers is left out.",
-    ]

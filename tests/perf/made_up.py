@@ -27,11 +27,11 @@ CURVES = [f"mix_lambda_{m}_{q}" for m in (*MODALITIES, "label") for q in ("q10",
 CURVES += ["mix_opposite_rate", "mix_label_spread", "mix_distance", "valid_loss", "epoch_s"]
 CURVES += [f"train_{part}_loss" for part in ("total", "task", "mixed", "penalty", "auxiliary")]
 NUMBERS = ("epoch_s", "train_s", "peak_memory_mb", "parameter_count", "method_parameter_count", "best_epoch")
-STARTED_MS, BATCH = 1_700_000_000_000, 500
+STARTED_MS = 1_700_000_000_000
 
 
 def ready_result(job, loss=0.5):
-    """A result as large as one of MOSI, without a training."""
+    """Make a result as large as one of MOSI, without a training."""
     cell, generator = job.cell, np.random.default_rng(job.cell.seed)
     keys = ["valid", *("test" if not r else f"test_r{r:.2f}" for r in cell.ratios)]
     values = generator.standard_normal(TEST_CLIPS).astype(np.float32)
@@ -47,7 +47,7 @@ def ready_result(job, loss=0.5):
 
 
 def ready_trial(job):
-    """A ready result, or a pause where one is due; the loss follows delta."""
+    """Make a ready result, or a pause where one is due; the loss follows delta."""
     loss = (job.cell.method_settings.delta - 0.4) ** 2
     if job.pause_after is not None:
         return Result("paused", curves={"valid_loss": [1 + loss] * job.pause_after})
@@ -55,23 +55,22 @@ def ready_trial(job):
 
 
 def lean_result(cell):
-    """A result without curves and with predictions, for exports."""
+    """Make a result without curves and with predictions, for exports."""
     return dataclasses.replace(ready_result(Job(cell, "", "cpu")), curves={})
 
 
 def drawn_result(cell):
-    """A result without predictions and with what figures draw: latents where MISA mixes MOSEI first."""
-    result = dataclasses.replace(ready_result(Job(cell, "", "cpu")), predictions=None)
+    """Make a result with what figures draw: no predictions, and latents where MISA mixes MOSEI first."""
+    samples = {}
     first = cell.seed == 0 and not cell.train_ratio and cell.dataset.endswith("mosei")
-    if not first or cell.method == "none" or cell.backbone != "misa":
-        return result
-    # As `harness.train.inspection.sample_latents` keeps them.
-    generator, samples = np.random.default_rng(0), {}
-    for kind in ("clean", "mixed"):
-        samples |= {f"{kind}_{m}": generator.standard_normal((SAMPLE, WIDTH)) for m in MODALITIES}
-        samples[f"{kind}_labels"] = generator.uniform(-3, 3, SAMPLE)
-    arrays = {name: array.astype(np.float16) for name, array in samples.items()}
-    return dataclasses.replace(result, samples=arrays)
+    if first and cell.method != "none" and cell.backbone == "misa":
+        # As `harness.train.inspection.sample_latents` keeps them.
+        generator = np.random.default_rng(0)
+        for kind in ("clean", "mixed"):
+            latents = {m: generator.standard_normal((SAMPLE, WIDTH)) for m in MODALITIES}
+            latents["labels"] = generator.uniform(-3, 3, SAMPLE)
+            samples |= {f"{kind}_{name}": array.astype(np.float16) for name, array in latents.items()}
+    return dataclasses.replace(ready_result(Job(cell, "", "cpu")), predictions=None, samples=samples)
 
 
 def store_runs(tracker, results, **tags):
@@ -83,7 +82,7 @@ def store_runs(tracker, results, **tags):
     tables.reflect(engine)
     numbered = enumerate(results)
     with engine.begin() as connection:
-        while batch := list(itertools.islice(numbered, BATCH)):
+        while batch := list(itertools.islice(numbered, 500)):
             rows = defaultdict(list)
             for number, (cell, result) in batch:
                 for table, values in _rows_of(tracker, cell, result, tags, number):
@@ -94,7 +93,7 @@ def store_runs(tracker, results, **tags):
 
 
 def _rows_of(tracker, cell, result, more, number):
-    """The rows of a run, each with its table; writes its files."""
+    """Yield the rows of a run, each with its table; write its files."""
     run_id, now = uuid.UUID(int=number).hex, STARTED_MS + number
     artifacts = tracker.folder("artifacts").absolute() / run_id / "artifacts"
     if result.samples or result.predictions is not None:
@@ -110,11 +109,10 @@ def _rows_of(tracker, cell, result, more, number):
         "metrics": scores,
         "latest_metrics": scores | {f"epoch/{name}": curve[-1] for name, curve in result.curves.items()},
     }
-    point = {"timestamp": now, "step": 0, "is_nan": False}
     for table, named in pairs.items():
+        point = {"timestamp": now, "step": 0, "is_nan": False} if "metrics" in table else {}
         for key, value in named.items():
-            row = {"run_uuid": run_id, "key": key, "value": value}
-            yield table, row | point if "metrics" in table else row
+            yield table, {"run_uuid": run_id, "key": key, "value": value, **point}
 
 
 def store_claims(uri, study, cells):

@@ -1,31 +1,29 @@
 """TFN, LMF and MulT in plain, unoptimised PyTorch, to measure this project's training steps against.
 
-The same models as `backbones`, at the sizes published for MOSI, as a paper's code has them: padded sequences
-throughout, `torch.nn.LSTM` and `torch.nn.Dropout`, attention as two products with a mask, a softmax and a
-dropout on the whole matrix of weights, Adam with PyTorch's defaults, the loss read after every step. Written
-from the papers' equations.
+The same models as `backbones`, at the sizes published for MOSI, as a paper's code has them: padded
+sequences throughout, attention as two products with a mask, a softmax and a dropout on the whole matrix of
+weights, Adam with PyTorch's defaults, the loss read after every step. Features have the shape (B, T_m, D_m),
+predictions (B,).
 
 NOTE[DIFF] MulT's keys and values share one dropout and normalisation of the source, as in this project; its
 reference normalises the source twice, which is slower still.
 """
 
 import math
-from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 WIDTHS = {"text": 768, "audio": 5, "vision": 20}
-Features = Mapping[str, Tensor]
 
 
 class MeanNet(nn.Module):
     """BatchNorm, dropout, three layers of the mean step. Shape: (B, T, width) -> (B, hidden)."""
 
-    def __init__(self, width, hidden, dropout):
+    def __init__(self, width, hidden):
         super().__init__()
-        self.norm, self.dropout = nn.BatchNorm1d(width), nn.Dropout(dropout)
+        self.norm, self.dropout = nn.BatchNorm1d(width), nn.Dropout(0.3)
         self.layers = nn.ModuleList([nn.Linear(n, hidden) for n in (width, hidden, hidden)])
 
     def forward(self, x):
@@ -38,9 +36,9 @@ class MeanNet(nn.Module):
 class LastState(nn.Module):
     """LSTM and linear, of the state at the padded end. Shape: (B, T, width) -> (B, out)."""
 
-    def __init__(self, width, hidden, out):
+    def __init__(self, width, out):
         super().__init__()
-        self.lstm, self.linear = nn.LSTM(width, hidden, batch_first=True), nn.Linear(hidden, out)
+        self.lstm, self.linear = nn.LSTM(width, 128, batch_first=True), nn.Linear(128, out)
 
     def forward(self, x):
         return self.linear(self.lstm(x)[1][0][0])
@@ -51,16 +49,15 @@ def _with_one(x):
 
 
 class TFN(nn.Module):
-    """Tensor Fusion Network. Shape: features (B, T_m, D_m) -> (B,)."""
+    """Tensor Fusion Network."""
 
     batch_size, learning_rate = 32, 0.001
 
     def __init__(self):
         super().__init__()
-        self.text = LastState(WIDTHS["text"], 128, 32)
-        self.audio, self.vision = MeanNet(WIDTHS["audio"], 32, 0.3), MeanNet(WIDTHS["vision"], 128, 0.3)
-        self.dropout = nn.Dropout(0.5)
-        self.first = nn.Linear(33 * 33 * 129, 64)
+        self.text = LastState(WIDTHS["text"], 32)
+        self.audio, self.vision = MeanNet(WIDTHS["audio"], 32), MeanNet(WIDTHS["vision"], 128)
+        self.dropout, self.first = nn.Dropout(0.5), nn.Linear(33 * 33 * 129, 64)
         self.second, self.third = nn.Linear(64, 64), nn.Linear(64, 1)
 
     def forward(self, x):
@@ -72,14 +69,14 @@ class TFN(nn.Module):
 
 
 class LMF(nn.Module):
-    """Low-rank Multimodal Fusion. Shape: features (B, T_m, D_m) -> (B,)."""
+    """Low-rank Multimodal Fusion."""
 
     batch_size, learning_rate = 64, 0.001
 
     def __init__(self):
         super().__init__()
-        self.text = LastState(WIDTHS["text"], 128, 64)
-        self.audio, self.vision = MeanNet(WIDTHS["audio"], 16, 0.3), MeanNet(WIDTHS["vision"], 128, 0.3)
+        self.text = LastState(WIDTHS["text"], 64)
+        self.audio, self.vision = MeanNet(WIDTHS["audio"], 16), MeanNet(WIDTHS["vision"], 128)
         widths = {"text": 64, "audio": 16, "vision": 128}
         factors = {m: nn.Parameter(torch.empty(3, w + 1, 1)) for m, w in widths.items()}
         self.factors = nn.ParameterDict(factors)
@@ -119,9 +116,9 @@ class Attention(nn.Module):
 class Layer(nn.Module):
     """Pre-norm attention, to the source or to itself where it is None, and feed-forward."""
 
-    def __init__(self, width, n_heads, dropout):
+    def __init__(self, width, dropout):
         super().__init__()
-        self.attention = Attention(width, n_heads, dropout)
+        self.attention = Attention(width, 10, dropout)
         self.norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)])
         self.widen, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
@@ -136,7 +133,7 @@ class Encoder(nn.Module):
 
     def __init__(self, width, attention_dropout, embed_dropout):
         super().__init__()
-        self.layers = nn.ModuleList([Layer(width, 10, attention_dropout) for _ in range(4)])
+        self.layers = nn.ModuleList([Layer(width, attention_dropout) for _ in range(4)])
         self.norm, self.dropout, self.scale = nn.LayerNorm(width), nn.Dropout(embed_dropout), math.sqrt(width)
 
     def forward(self, x, source=None):
@@ -148,14 +145,14 @@ class Encoder(nn.Module):
 
 
 class MulT(nn.Module):
-    """Multimodal Transformer; dropouts: whether it has any. Shape: features (B, T_m, D_m) -> (B,)."""
+    """Multimodal Transformer; dropouts: whether it has any."""
 
     batch_size, learning_rate = 16, 0.002
 
     def __init__(self, dropouts=True):
         super().__init__()
         attention = {"text": 0.3, "audio": 0.2, "vision": 0.0} if dropouts else dict.fromkeys(WIDTHS, 0.0)
-        embed = 0.2 if dropouts else 0.0
+        embed = 0.2 * dropouts
         self.convolutions = nn.ModuleDict({m: nn.Conv1d(w, 50, 5, bias=False) for m, w in WIDTHS.items()})
         pairs = [(target, source) for target in WIDTHS for source in WIDTHS if source != target]
         self.cross = nn.ModuleDict({f"{t}_{s}": Encoder(50, attention[s], embed) for t, s in pairs})
@@ -179,17 +176,10 @@ class MulT(nn.Module):
 MODELS = {"tfn": TFN, "lmf": LMF, "mult": MulT}
 
 
-class PlainTraining:
-    """A training of a reference model, a step at a time."""
-
-    def __init__(self, model, learning_rate):
-        self.model = model.train()
-        self.optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
-
-    def step(self, features, labels):
-        """One step on features (B, T_m, D_m) and labels (B,); returns the loss."""
-        self.optimizer.zero_grad()
-        loss = F.l1_loss(self.model(features), labels)
-        loss.backward()
-        self.optimizer.step()
-        return loss.item()
+def plain_step(model, optimizer, features, labels):
+    """Train for one step and return the loss."""
+    optimizer.zero_grad()
+    loss = F.l1_loss(model(features), labels)
+    loss.backward()
+    optimizer.step()
+    return loss.item()

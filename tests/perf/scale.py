@@ -14,7 +14,7 @@ from harness.databases import sqlite_uri
 from harness.plan import make_plan
 from harness.tracking.provenance import provenance
 from harness.tracking.tracker import Tracker
-from tests.perf.bounds import Measurement, Section
+from tests.perf.bounds import Section
 from tests.perf.child import timed
 from tests.perf.made_up import drawn_result, lean_result, store_claims, store_runs
 from tests.perf.turns import exponent
@@ -26,6 +26,7 @@ SECONDS, MEGABYTES, EXPONENT = 60.0, 1024.0, 1.2
 STUDY = "scale"
 METHODS = ("none", "mixup", "powmix", "ms_mix")
 
+PAPER = ["profile=paper", "datasets=[synthetic_mosi,synthetic_mosei,synthetic_sims]", "size=quick"]
 RUNS, REPORT_MB = 5000, 2048.0
 REPORT_S = {"first": 60.0, "again": 10.0}
 
@@ -38,32 +39,18 @@ make_plan(load_benchmark(sys.argv[1:]))
 
 
 def request(folder, cells):
-    """Settings of the benchmark that ask for so many cells, a multiple of `FEW`, and store below a folder."""
+    """Return settings of the benchmark that ask for so many cells, a multiple of `FEW`, below a folder."""
     seeds, rest = divmod(cells, FEW)
     assert not rest, f"{cells} cells are no whole number of seeds"
     lists = {"methods": METHODS, "backbones": list(BACKBONES)[: FEW // len(METHODS)], "seeds": range(seeds)}
-    return [
-        f"var_dir={folder}",
-        f"study={STUDY}",
-        "datasets=[synthetic_mosi]",
-        *(f"{key}=[{','.join(map(str, values))}]" for key, values in lists.items()),
-        "occlusion.ratios=[0]",
-        "report=false",
-    ]
+    names = [f"{key}=[{','.join(map(str, values))}]" for key, values in lists.items()]
+    more = ["datasets=[synthetic_mosi]", "occlusion.ratios=[0]", "report=false"]
+    return [f"var_dir={folder}", f"study={STUDY}", *names, *more]
 
 
-def export_request(folder, _):
-    """Settings of the export of all that is stored below a folder."""
+def export_request(folder):
     files = f"out={folder / 'numbers.csv'}", f"predictions={folder / 'predictions.parquet'}"
     return [f"var_dir={folder}", f"study={STUDY}", *files]
-
-
-COMMANDS = {
-    "plan": (("-c", PLAN), request),
-    "resume": (("-m", "harness.benchmark"), request),
-    "export": (("-m", "reports.export"), export_request),
-}
-"""The arguments of Python that call each command, and where its own come from."""
 
 
 def fill(folder, cells):
@@ -74,40 +61,41 @@ def fill(folder, cells):
     store_claims(sqlite_uri(folder / "ledger.db"), STUDY, planned)
 
 
-def scale(planned=PLANNED, stored=STORED):
-    """All commands; sizes: multiples of `FEW`, two or more of each, ascending."""
+def scale(_=None, planned=PLANNED, stored=STORED):
+    """Measure all commands; sizes: multiples of `FEW`, two or more of each, ascending."""
+    how = "Commands with the start of their processes, on SQLite; exponents without it, of their CPU time."
+    part = Section("scale", "What large studies cost", how)
     with tempfile.TemporaryDirectory() as temporary:
         folders = {cells: Path(temporary, str(cells)) for cells in (FEW, *stored)}
         for cells, folder in folders.items():
             fill(folder, cells)
         # Planning reads nothing but the data set.
-        plans = dict.fromkeys((FEW, *planned), folders[FEW])
-        rows = [*_costs("plan", plans), *_costs("resume", folders), *_costs("export", folders)]
-    how = "Commands with the start of their processes, on SQLite; exponents without it, of their CPU time."
-    return Section("scale", "What large studies cost", how, rows)
+        plans = {cells: ["-c", PLAN, *request(folders[FEW], cells)] for cells in (FEW, *planned)}
+        resumes = {n: ["-m", "harness.benchmark", *request(folder, n)] for n, folder in folders.items()}
+        exports = {n: ["-m", "reports.export", *export_request(folder)] for n, folder in folders.items()}
+        for name, commands in (("plan", plans), ("resume", resumes), ("export", exports)):
+            _add_costs(part, name, commands)
+    return [part]
 
 
-def _costs(command, folders):
-    """Of one command; the largest size has bounds."""
-    python, arguments = COMMANDS[command]
-    *_, smaller, largest = folders
+def _add_costs(part, name, commands):
+    """Measure a command, given by numbers of cells; the largest has bounds."""
+    *_, smaller, largest = commands
     cpu_s = {}
-    for cells, folder in folders.items():
-        repeats = range(1 if cells == largest else REPEATS)
-        costs = [timed(*python, *arguments(folder, cells)) for _ in repeats]
+    for cells, arguments in commands.items():
+        last = cells == largest
+        costs = [timed(*arguments) for _ in range(1 if last else REPEATS)]
         cpu_s[cells] = min(cost["cpu_s"] for cost in costs)
-        bounds = (SECONDS, MEGABYTES) if cells == largest else (None, None)
-        yield Measurement(f"{command}, {cells} cells", min(cost["s"] for cost in costs), "s", bounds[0])
-        peak_mb = max(cost["mb"] for cost in costs)
-        yield Measurement(f"{command}, {cells} cells, peak memory", peak_mb, "MB", bounds[1])
+        seconds, peak_mb = min(cost["s"] for cost in costs), max(cost["mb"] for cost in costs)
+        part.add(f"{name}, {cells} cells", seconds, "s", SECONDS if last else None)
+        part.add(f"{name}, {cells} cells, peak memory", peak_mb, "MB", MEGABYTES if last else None)
     beyond = [cpu_s[cells] - cpu_s[FEW] for cells in (smaller, largest)]
-    yield Measurement(f"{command}, exponent", exponent((smaller, largest), beyond), "", EXPONENT)
+    part.add(f"{name}, exponent", exponent((smaller, largest), beyond), "", EXPONENT)
 
 
 def paper_cells(folder, count):
-    """As many cells of the paper's matrix on synthetic data, with as many seeds as it takes."""
-    datasets = "datasets=[synthetic_mosi,synthetic_mosei,synthetic_sims]"
-    settings = [f"var_dir={folder}", "profile=paper", datasets, "size=quick"]
+    """Plan cells of the paper's matrix on synthetic data, with as many seeds as it takes."""
+    settings = [f"var_dir={folder}", *PAPER]
     one_seed = len(make_plan(load_benchmark([*settings, "seeds=[0]"])).cells)
     seeds = ",".join(map(str, range(-(-count // one_seed))))
     cells = make_plan(load_benchmark([*settings, f"seeds=[{seeds}]"])).cells
@@ -120,14 +108,14 @@ def fill_paper(tracker, count):
     store_runs(tracker, ((cell, drawn_result(cell)) for cell in cells))
 
 
-def reports(count=RUNS):
-    """The first report of a study with so many runs, and one with nothing new."""
-    rows = []
+def reports(_=None, count=RUNS):
+    """Measure the first report of a study with so many runs, and another with nothing new."""
+    how = f"The report of a study of {count} runs, with the start of its process."
+    part = Section("reports", "What a report costs", how)
     with tempfile.TemporaryDirectory() as folder:
         fill_paper(Tracker(sqlite_uri(Path(folder) / "mlflow.db"), Path(folder), STUDY), count)
         for name, seconds in REPORT_S.items():
             cost = timed("-m", "reports.build", f"var_dir={folder}", f"study={STUDY}")
-            rows.append(Measurement(f"report, {name}", cost["s"], "s", seconds))
-            rows.append(Measurement(f"report, {name}, peak memory", cost["mb"], "MB", REPORT_MB))
-    how = f"The report of a study of {count} runs, with the start of its process."
-    return Section("reports", "What a report costs", how, rows)
+            part.add(f"report, {name}", cost["s"], "s", seconds)
+            part.add(f"report, {name}, peak memory", cost["mb"], "MB", REPORT_MB)
+    return [part]

@@ -1,8 +1,6 @@
-"""Training steps without the rest of a cell: losses, bits and speed, and what measuring processes run.
+"""Training steps without the rest of a cell, and what measuring processes run; needs PyTorch and NumPy."""
 
-Nothing here needs more than PyTorch and NumPy.
-"""
-
+import functools
 import statistics
 import time
 from dataclasses import replace
@@ -13,65 +11,46 @@ import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from backbones import BACKBONES
-from backbones.base import resolve_settings
 from backbones.batch import Latents
 from harness.data.dataset import SPLITS
 from harness.data.occlusion import MaskField
 from harness.data.store import load_dataset
-from harness.matrix import Cell
 from harness.train import loop, step
 from harness.train.arithmetic import compile_steps, set_arithmetic
 from harness.train.diagnostics import Diagnostics
 from harness.train.seeds import generator_for
 from harness.train.splits import ResidentSplit, peak_memory_mb, reset_peak_memory
-from methods import METHODS
 from tests.perf.child import watched
-from tests.perf.reference import MODELS, MulT, PlainTraining
+from tests.perf.reference import MODELS, MulT, plain_step
+from tests.support import cells
 
 EPOCH, SEED, CPU, WARM_UP = 1, 1111, torch.device("cpu"), 3
 
 
 def make_cell(backbone, method, settings=None, **changes):
-    """A cell with published settings for MOSI; settings: the backbone's that differ."""
-    kind = BACKBONES[backbone]
-    return Cell(
-        dataset="synthetic_mosi",
-        metrics="mosi",
-        label_scale=3.0,
-        fingerprint="",
-        backbone=backbone,
-        backbone_settings=resolve_settings(kind, kind.Settings(**(settings or {})), "mosi"),
-        method=method,
-        method_settings=METHODS[method].Settings(),
-        seed=SEED,
-        **changes,
-    )
-
-
-def splits_on(device, dataset):
-    """All splits of a dataset on a device."""
-    return loop.Splits(
-        {name: ResidentSplit(dataset.splits[name], device) for name in SPLITS},
-        {name: MaskField("synthetic_mosi", name, 0, dataset.splits[name].ids) for name in SPLITS},
-    )
+    """Make a cell with published settings for MOSI; settings: the backbone's that differ."""
+    cell = cells.make_cell(method, backbone, dataset="synthetic_mosi", seed=SEED)
+    return replace(cells.with_changes(cell, backbone=settings), **changes)
 
 
 class Steps:
-    """A cell's training on the device of its splits, some steps at a time; sets the process's flags."""
+    """A cell's training on a device, some steps at a time; sets the process's flags."""
 
-    def __init__(self, cell, dataset, splits):
-        self.cell, self.splits = cell, splits
-        self.device = splits.resident["train"].device
-        set_arithmetic(cell.precision, cell.deterministic, self.device)
-        self.backbone, self.method = loop.build(cell, dataset, self.device)
+    def __init__(self, cell, dataset, device=CPU):
+        self.cell, self.device = cell, device
+        self.splits = loop.Splits(
+            {name: ResidentSplit(dataset.splits[name], device) for name in SPLITS},
+            {name: MaskField("synthetic_mosi", name, 0, dataset.splits[name].ids) for name in SPLITS},
+        )
+        set_arithmetic(cell.precision, cell.deterministic, device)
+        self.backbone, self.method = loop.build(cell, dataset, device)
         if cell.compile:
             compile_steps(self.backbone)
         self.optimizer = loop.make_optimizer(self.backbone, self.method)
         self.epoch = 0
 
     def run(self, n):
-        """Train for n steps, over several epochs if need be; returns their losses, (n, 5), in double."""
+        """Train for n steps, over several epochs if need be; returns their losses, (n, 5), in float64."""
         rows = []
         while len(rows) < n:
             self.epoch += 1
@@ -89,29 +68,27 @@ class Steps:
         return len(predictions)
 
     def weights(self):
-        """All weights and running statistics."""
         return [*self.backbone.state_dict().values(), *self.method.state_dict().values()]
 
 
 def rate(action, device, seconds):
-    """How many (steps, clips) per second an action does, which returns how many it did; for a while."""
+    """Measure for a while how much an action does per second; it returns how many steps or clips it did."""
     synchronize(device)
-    started, done = time.perf_counter(), 0
-    while True:
+    started = time.perf_counter()
+    done = passed = 0
+    while not done or passed < seconds:
         done += action()
         synchronize(device)
         passed = time.perf_counter() - started
-        if passed >= seconds:
-            return done / passed
+    return done / passed
 
 
 def steps_per_s(steps, seconds):
-    """How many steps a second are trained, measured for a while."""
     return rate(lambda: len(steps.run(WARM_UP)), steps.device, seconds)
 
 
 def kernel_seconds(steps, n):
-    """Time in which the device runs kernels or copies, per step, from PyTorch's profiler.
+    """Measure with PyTorch's profiler how long the device runs kernels or copies, per step.
 
     On the CPU, where the logic is tested, operations take the place of kernels.
     """
@@ -125,7 +102,7 @@ def kernel_seconds(steps, n):
 
 
 def covered(intervals):
-    """Length of the union of intervals (start, end)."""
+    """Return the length of the union of intervals (start, end)."""
     total, reached = 0.0, float("-inf")
     for start, end in sorted(intervals):
         total += max(0.0, end - max(start, reached))
@@ -134,7 +111,6 @@ def covered(intervals):
 
 
 def synchronize(device):
-    """Wait until the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -142,21 +118,26 @@ def synchronize(device):
 # What measuring processes run
 
 
-def ours(data, backbone, threads, settings=None):
-    """Trainings of one backbone with its published settings; data: folder of a stored dataset."""
+stored = functools.cache(lambda data: load_dataset(Path(data)))
+
+
+def training(cell, data, device):
+    """Begin a cell's training on a device; data: folder of a stored dataset."""
+    return Steps(cell, stored(data), torch.device(device))
+
+
+def ours(data, backbone, threads=1, settings=None, method="none", size=(), **how):
+    """Measure steps of a cell with `step_times`; data: folder of a dataset, size: how it is `resized`."""
     torch.set_num_threads(threads)
-    dataset = load_dataset(Path(data))
-
-    def measure(method="none", clips=None, fraction=1.0, padded=True, **how):
-        cell = make_cell(backbone, method, dict(settings or {}), threads=threads)
-        chosen = resized(dataset, clips, fraction, padded)
-        return step_times(Steps(cell, chosen, splits_on(CPU, chosen)), **how)
-
-    return measure
+    cell, dataset = (
+        make_cell(backbone, method, settings, threads=threads),
+        resized(stored(data), **dict(size)),
+    )
+    return step_times(Steps(cell, dataset), **how)
 
 
 def step_times(training, steps=2, warm_up=1, evaluate=False):
-    """Seconds of a training step and of its parts, and the epoch's size.
+    """Measure the seconds of a training step and of its parts, and the epoch's size.
 
     Args:
         steps: how many are measured, after a warm-up. evaluate: also time the validation split.
@@ -179,27 +160,26 @@ def step_times(training, steps=2, warm_up=1, evaluate=False):
         started = time.perf_counter()
         count = len(training.run_epoch(steps, Diagnostics().watch))
         total = time.perf_counter() - started
-    parts = {f"{name}_s": spent[name] for name in ("data", "backward", "optimizer")}
-    parts |= {"method_s": spent["mixing"] + spent["draw"], "forward_s": spent["losses"] - spent["mixing"]}
-    parts |= {"rest_s": total - sum(parts.values()), "step_s": total}
+    parts = {name: spent[name] for name in ("data", "backward", "optimizer")}
+    parts |= {"method": spent["mixing"] + spent["draw"], "forward": spent["losses"] - spent["mixing"]}
+    parts |= {"rest": total - sum(parts.values()), "step": total}
     order = np.arange(len(training.splits.resident["train"]))
-    numbers = {name: seconds / count for name, seconds in parts.items()}
+    numbers = {f"{name}_s": seconds / count for name, seconds in parts.items()}
     numbers["steps"] = len(loop.batches(order, training.backbone.settings.batch_size))
     numbers["peak_mb"] = peak_memory_mb(CPU)
-    return numbers | (_evaluation(training) if evaluate else {})
+    if evaluate:
+        training.evaluate()
+        with watched(valid_forward_s=(type(training.backbone), "__call__")) as spent:
+            started = time.perf_counter()
+            predicted = loop.predict(training.cell, training.backbone, training.splits, "valid")
+            loop.task_loss(training.backbone, *predicted)
+            numbers["valid_s"] = time.perf_counter() - started
+        numbers |= spent
+    return numbers
 
 
-def _evaluation(training):
-    training.evaluate()
-    with watched(valid_forward_s=(type(training.backbone), "__call__")) as spent:
-        started = time.perf_counter()
-        predicted = loop.predict(training.cell, training.backbone, training.splits, "valid")
-        loop.task_loss(training.backbone, *predicted)
-        return {**spent, "valid_s": time.perf_counter() - started}
-
-
-def resized(dataset, clips, fraction, padded):
-    """The dataset with fewer training clips, with a fraction of the steps, or with every step valid."""
+def resized(dataset, clips=None, fraction=1.0, padded=True):
+    """Return the dataset with fewer training clips, a fraction of the steps, or every step valid."""
     splits = dict(dataset.splits)
     for name, split in splits.items():
         rows = slice(clips if name == "train" else None)
@@ -214,46 +194,44 @@ def resized(dataset, clips, fraction, padded):
     return replace(dataset, splits=splits)
 
 
-def plain(data, model, threads, dropouts=True):
-    """A training of the plain reference on the same batches; measures step_s, steps and peak_mb."""
-    torch.set_num_threads(threads)
-    split = load_dataset(Path(data)).splits["train"]
+@functools.cache
+def plain_training(data, model, dropouts):
+    """Return a plain reference with its optimizer, and this project's batches of the first epoch."""
+    split = stored(data).splits["train"]
     features = {m: torch.from_numpy(np.array(x)) for m, x in split.features.items()}
     labels = torch.from_numpy(np.array(split.labels))
     torch.manual_seed(SEED)
-    kind = MODELS[model]
-    training = PlainTraining(MulT(dropouts) if kind is MulT else kind(), kind.learning_rate)
+    network = MulT(dropouts) if model == "mult" else MODELS[model]()
+    optimizer = torch.optim.Adam(network.train().parameters(), lr=network.learning_rate)
     order = generator_for(SEED, "order", EPOCH).permutation(len(labels))
-    indices = [torch.from_numpy(index) for index in loop.batches(order, kind.batch_size)]
-
-    def measure(steps):
-        reset_peak_memory(CPU)
-        started = time.perf_counter()
-        for index in indices[:steps]:
-            training.step({m: x[index] for m, x in features.items()}, labels[index])
-        seconds = (time.perf_counter() - started) / min(steps, len(indices))
-        return {"step_s": seconds, "steps": len(indices), "peak_mb": peak_memory_mb(CPU)}
-
-    return measure
+    indices = [torch.from_numpy(index) for index in loop.batches(order, network.batch_size)]
+    return network, optimizer, features, labels, indices
 
 
-def methods(data, backbone, rounds):
-    """What methods cost in steps on clips of full length; see `method_cost`."""
-    torch.set_num_threads(1)
-    dataset = resized(load_dataset(Path(data)), None, 1.0, padded=False)
-    splits = splits_on(CPU, dataset)
-    return lambda method: method_cost(Steps(make_cell(backbone, method), dataset, splits), rounds)
+def plain(data, model, threads, steps, dropouts=True):
+    """Measure step_s, steps and peak_mb of the plain reference."""
+    torch.set_num_threads(threads)
+    network, optimizer, features, labels, indices = plain_training(data, model, dropouts)
+    reset_peak_memory(CPU)
+    started = time.perf_counter()
+    for index in indices[:steps]:
+        plain_step(network, optimizer, {m: x[index] for m, x in features.items()}, labels[index])
+    seconds = (time.perf_counter() - started) / min(steps, len(indices))
+    return {"step_s": seconds, "steps": len(indices), "peak_mb": peak_memory_mb(CPU)}
 
 
-def method_cost(training, rounds):
-    """CPU time of a training step, step_s, and own, the share of it that the method itself takes.
+def method_cost(data, backbone, method, rounds):
+    """Measure the CPU time of a training step, step_s, and own, the share of it that the method takes.
 
     Own work is the step against the same step with its mixed examples given; medians over rounds in which
-    both take turns.
+    both take turns. Clips have their full length.
     """
-    backbone, method = training.backbone.train(), training.method
+    torch.set_num_threads(1)
+    dataset = resized(stored(data), padded=False)
+    training = Steps(make_cell(backbone, method), dataset)
+    network, method = training.backbone.train(), training.method
     split = training.splits.resident["train"]
-    batch = split.take(loop.batches(np.arange(len(split)), backbone.settings.batch_size)[0])
+    batch = split.take(loop.batches(np.arange(len(split)), network.settings.batch_size)[0])
     mix_batch, mixed = step.mix_batch, []
 
     def mix_once(*args):
@@ -268,7 +246,7 @@ def method_cost(training, rounds):
     def train(draw):
         # CPU time of one thread: what else the machine does then matters least.
         started = time.process_time()
-        step.step_losses(backbone, method, batch, draw()).total.backward()
+        step.step_losses(network, method, batch, draw()).total.backward()
         training.optimizer.step()
         training.optimizer.zero_grad(set_to_none=True)
         return time.process_time() - started
@@ -283,26 +261,23 @@ def method_cost(training, rounds):
 
 
 def detached(mixed):
-    """Mixed examples whose making takes no part in the backward pass."""
+    """Return mixed examples whose making takes no part in the backward pass."""
     values = {m: x.detach() for m, x in mixed.latents.values.items()}
     latents = Latents(values, mixed.latents.lengths, mixed.latents.kept)
     tensors = {name: getattr(mixed, name).detach() for name in ("labels", "penalty", "label_weights")}
     return replace(mixed, latents=latents, **tensors)
 
 
-def together(data, device):
-    """Trainings on a device: without seconds one gets ready, with them it measures steps_per_s."""
+@functools.lru_cache(1)
+def ready(data, device, **cell):
+    return training(make_cell(**cell), data, device)
+
+
+def together(data, device, seconds, **cell):
+    """Measure steps_per_s of one of several processes on a device; the first time, also get ready."""
     torch.set_num_threads(1)
-    dataset = load_dataset(Path(data))
-    splits = splits_on(torch.device(device), dataset)
-    ready = []
-
-    def measure(seconds=0.0, **cell):
-        if not seconds:
-            ready[:] = [Steps(make_cell(**cell), dataset, splits)]
-        measured = steps_per_s(ready[0], seconds)
-        # The others, which began at the same time, still measure.
-        steps_per_s(ready[0], seconds / 4)
-        return {"steps_per_s": measured}
-
-    return measure
+    steps = ready(data, device, **cell)
+    measured = steps_per_s(steps, seconds)
+    # The others, which began at the same time, still measure.
+    steps_per_s(steps, seconds / 4)
+    return {"steps_per_s": measured}

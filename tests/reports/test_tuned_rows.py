@@ -8,6 +8,7 @@ import pytest
 
 from harness.config.tuned import tuned_label
 from harness.errors import UserError
+from harness.metrics import METRICS
 from harness.tracking.tags import Trial
 from harness.tracking.tracker import Tracker
 from harness.train.result import Predictions, Result
@@ -15,7 +16,7 @@ from reports import export
 from reports.frame import COLUMNS, SCORES, load_frame, metric_kinds
 from reports.tables.seed_means import main_numbers, occlusion_numbers
 from tests.support.cells import make_cell, with_changes
-from tests.support.studies import as_latex, as_markdown, labels
+from tests.support.studies import as_latex, as_markdown, score_rows
 
 # Of runs in MLflow
 
@@ -130,7 +131,7 @@ def test_a_study_of_sweeps_alone_names_their_tables(logged):
     assert tuple(load_frame(tracker).columns) == SCORES
     with pytest.raises(UserError, match=r"has no sweeps, got sweep='delta'\.$"):
         load_frame(tracker, "delta")
-    for logs, wanted in ((False, "no complete cells yet"), (True, "no complete cells but those of sweeps")):
+    for logs, wanted in ((False, "no complete cells yet"), (True, "only complete cells are those of sweeps")):
         if logs:
             log_trial(tracker, "delta", 0, {}, [cell])
         numbers = main_numbers(load_frame(tracker), {})
@@ -149,15 +150,8 @@ def test_a_study_of_sweeps_alone_names_their_tables(logged):
 
 def rows(method, values, settings="{}", **given):
     """One row per metric and seed of the kind "sims"."""
-    base = {"study": "s", "dataset": "mine", "backbone": "tfn", "method": method, "settings": settings}
-    base |= {"occlusion_protocol": "test", "occlusion_ratio": 0.0, "split": "test", "run_id": "r"}
-    base |= {"tuned": False, "tuned_backbone": True, "outdated": False, "environment": "cpu"}
-    base |= {"superseded": False, **labels(method, settings, given.get("tuned", False))}
-    return [
-        {**base, "metric": metric, "value": value, "seed": seed, "cell_id": f"{settings}{seed}", **given}
-        for metric in ("acc2", "acc3", "acc5", "f1", "mae", "corr")
-        for seed, value in enumerate(values)
-    ]
+    usual = {"tuned_backbone": True, "settings": settings}
+    return score_rows(method, dict.fromkeys(METRICS["sims"], values), **usual | given)
 
 
 def numbers_of(*parts):
@@ -186,10 +180,10 @@ def test_tuned_settings_make_one_row_whatever_they_are():
     pd.testing.assert_frame_equal(main_numbers(shuffled, {"mine": "sims"}), numbers)
 
 
-@pytest.mark.parametrize(
-    ("settings", "wanted"),
-    [("{}", "powmix"), ('{"alpha": 0.5}', "powmix{alpha:0.5}"), ('{"alpha": 9}', None)],
-)
+OWN = {"{}": "powmix", '{"alpha": 0.5}': "powmix{alpha:0.5}", '{"alpha": 9}': None}
+
+
+@pytest.mark.parametrize(("settings", "wanted"), OWN.items())
 def test_a_search_that_ends_at_settings_with_a_row_of_their_own_leaves_no_hole_there(settings, wanted):
     plain = [*rows("powmix", (0.5, 0.5)), *rows("powmix", (0.5, 0.5), '{"alpha": 0.5}')]
     for tuned_backbone in (False, True):
@@ -202,14 +196,14 @@ def test_a_search_that_ends_at_settings_with_a_row_of_their_own_leaves_no_hole_t
         assert mae["mean"].round(9).unique() == [0.3]
 
 
-@pytest.mark.parametrize(("old", "words"), [(0, None), (1, "1 cell of"), (2, "2 cells of")])
-def test_cells_of_earlier_files_are_left_out_and_counted(old, words):
-    earlier = rows("powmix", (0.9,) * old, '{"alpha": 0.9}', tuned=True, outdated=True)
-    numbers = numbers_of(TUNED, earlier)
-    pd.testing.assert_frame_equal(numbers, numbers_of(TUNED))
-    for text in (as_markdown(numbers), as_latex(numbers, "t")):
-        assert ("earlier" in text) == (words is not None)
-        assert words is None or f"uses only the newest file: {words} earlier ones left out." in text
+def test_cells_of_earlier_files_are_left_out_and_counted():
+    for old, words in ((0, None), (1, "1 cell with"), (2, "2 cells with")):
+        earlier = rows("powmix", (0.9,) * old, '{"alpha": 0.9}', tuned=True, outdated=True)
+        numbers = numbers_of(TUNED, earlier)
+        pd.testing.assert_frame_equal(numbers, numbers_of(TUNED))
+        for text in (as_markdown(numbers), as_latex(numbers, "t")):
+            assert ("earlier" in text) == (words is not None)
+            assert words is None or f"the newest file; left out: {words} settings of earlier files." in text
 
 
 def test_tables_say_what_tuned_means_where_it_stands():
@@ -222,8 +216,8 @@ def test_tables_say_what_tuned_means_where_it_stands():
         numbers = numbers_of(frame)
         for text in (as_markdown(numbers), as_latex(numbers, "t")):
             assert (chosen in text, unequal in text) == wanted
-            assert ("files under tuned=DIR the budgets" in text) == wanted[0]
-            assert ("for none learning rate and dropout; the seeds of" in text) == wanted[0]
+            assert ("files under tuned=DIR list the budgets" in text) == wanted[0]
+            assert ("(for none: learning rate and dropout); its seeds" in text) == wanted[0]
     latex = as_latex(numbers_of(TUNED))
     assert r"& powmix\{tuned\} & 2 &" in latex
     assert r"\{tuned\}: settings chosen" in latex

@@ -122,7 +122,7 @@ REFUSED = {  # with a word of the sentence that says why
     "names None": (lambda: changed(lambda ids: [None] * len(ids), "id"), "NoneType"),
     "a label NaN": (lambda: label(np.nan), "nan"),
     "a label of 100": (lambda: label(100), "label_scale"),
-    "labels texts": (lambda: changed(lambda y: [str(v) for v in y], LABELS), "no numbers"),
+    "labels texts": (lambda: changed(lambda y: [str(v) for v in y], LABELS), "must hold numbers, got str"),
     "widths differ": (lambda: pieced((3, 3, 2), "widths"), "train 3, valid 3, test 2"),
     "width 0": (lambda: content(widths=WIDTHS | {"vision": 0}), "width"),
     "0 steps": (lambda: content(steps=STEPS | {"vision": 0}), "steps"),

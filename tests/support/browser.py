@@ -114,5 +114,5 @@ def find(browser, selector):
 
 
 def until(browser, holds):
-    """Wait for what happens in another process of the browser."""
-    WebDriverWait(browser, 20).until(lambda _: holds())
+    """Wait for what happens in another process; returns what holds."""
+    return WebDriverWait(browser, 90).until(lambda _: holds())

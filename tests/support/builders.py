@@ -1,6 +1,7 @@
 """What the tests of methods, backbones and training steps are made from."""
 
 import functools
+import itertools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -25,7 +26,15 @@ KINDS = {
     "odd sequences": (by_modality(3, 16, 5), by_modality(1, 4, 7)),
     "fixed tokens": (by_modality(8, 8, 8), by_modality(8, 8, 8)),
 }
+# One of each make: vectors, sequences with lengths, sequences without.
+MAKES = ("odd vectors", "odd sequences", "fixed tokens")
 MIXING = [name for name in METHODS if name != "none"]
+# Every method with some backbone, and every backbone with a method that has parameters of its own.
+PAIRS = list(
+    dict.fromkeys(
+        [*zip(METHODS, itertools.cycle(BACKBONES), strict=False), *(("ms_mix", name) for name in BACKBONES)]
+    )
+)
 
 
 class WithoutSamplers:
@@ -204,7 +213,7 @@ def slow_mix(values: np.ndarray, indices: np.ndarray, weights: np.ndarray) -> np
 
 
 def check_mixed(mixed: Mixed, latents: Latents, labels: torch.Tensor) -> None:
-    """All that the contract promises of mixed examples."""
+    """Assert all that the contract promises of mixed examples."""
     n = len(mixed)
     indices = mixed.indices.numpy()
     assert mixed.indices.shape[0] == n

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import math
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from unittest import mock
 
@@ -53,9 +54,9 @@ def trace(backbone: str, method: str, **changes) -> list[float]:
     return [float(f"{value:.{DIGITS - 1}e}") for value in values]
 
 
-def traces(method: str) -> dict[str, list[float]]:
-    """The method's trace with every backbone."""
-    return {backbone: trace(backbone, method) for backbone in BACKBONES}
+def traces(method: str, backbones: Iterable[str] = BACKBONES) -> dict[str, list[float]]:
+    """The method's trace with these backbones."""
+    return {backbone: trace(backbone, method) for backbone in backbones}
 
 
 def difference(one: list[float], other: list[float]) -> float:

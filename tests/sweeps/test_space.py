@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import re
 from decimal import Decimal
 from pathlib import Path
 
@@ -33,11 +34,6 @@ def make_cell(method, backbone="tfn", like="mosi", quick=False, changed=None, **
     resolved = resolve_settings(entry, entry.Settings(**{**own, **(changed or {})}), like)
     chosen = METHODS[method].Settings(**settings)
     return Cell(like, like, SCALES[like], "0123456789abcdef", backbone, resolved, method, chosen, 1111)
-
-
-def cells_of(method):
-    """Cells of a method on all backbones, kinds of data and both profiles."""
-    return [make_cell(method, *place) for place in itertools.product(BACKBONES, SCALES, (False, True))]
 
 
 def edges(values):
@@ -71,7 +67,7 @@ SHIPPED = {"none", "duplicate", "mixup", "manifold_mixup", "c_mixup", "multimix"
 SHIPPED |= {"ms_mix", "ms_mix_released"}
 
 
-def test_each_method_and_each_figure_has_a_space_of_settings_but_protocol_and_ablation():
+def test_each_method_and_each_figure_has_a_space_and_methods_the_same_ranges():
     assert (*GRIDS, "all", *TUNABLE) == SPACES
     assert sorted([*FILES, "all"]) == sorted(SPACES)
     assert set(TUNABLE) >= SHIPPED, "make tune METHOD=NAME needs sweeps/spaces/NAME.yaml"
@@ -85,9 +81,6 @@ def test_each_method_and_each_figure_has_a_space_of_settings_but_protocol_and_ab
         # Only xi2 * beta enters the loss, and xi2 is varied.
         assert name != "ms_mix" or set(space.settings) == fields - {"beta"}
     assert load_space("all") == load_space("ms_mix")
-
-
-def test_methods_have_the_same_ranges_and_no_choice_repeats_a_default():
     settings = [load_space(name).settings for name in TUNABLE if name != "none"]
     assert {values["xi1"] for values in settings} == {Range(0.1, 2.0, log=True)}
     alphas = {values["alpha"] for values in settings if "alpha" in values}
@@ -114,7 +107,8 @@ def test_the_points_of_the_figures():
 @pytest.mark.parametrize("name", FILES)
 def test_defaults_change_nothing_and_every_edge_is_valid_and_changes_what_it_names(name):
     space = load_space(name)
-    for cell in cells_of(space.method):
+    for place in itertools.product(BACKBONES, SCALES, (False, True)):
+        cell = make_cell(space.method, *place)
         fitting = space.for_backbone(cell)
         default = fitting.default(cell)
         assert list(default) == list(fitting.parameters)
@@ -160,7 +154,7 @@ def test_settings_make_the_same_cell_as_on_the_command_line(method, asked, value
     assert same(load_space(method).apply(cell, values), dataclasses.replace(cell, method_settings=settings))
 
 
-def test_integers_in_a_file_make_the_cells_of_floats(tmp_path):
+def test_integers_in_a_file_make_the_cells_of_floats_and_missing_and_infinite_values_are_choices(tmp_path):
     space = read(tmp_path, GRID + "settings:\n  alpha: [1, 2, 4]\n  delta: [-0.0, 0.5, 1]\n")
     assert json.dumps(space.points()[:2]) == json.dumps([{"alpha": 1.0, "delta": x} for x in (0.0, 0.5)])
     space = read(tmp_path, TPE + "settings:\n  alpha: {low: 1, high: 8}\n  xi1: {low: 1, high: 2.5}\n")
@@ -168,6 +162,12 @@ def test_integers_in_a_file_make_the_cells_of_floats(tmp_path):
     assert json.dumps(space.to_json()["settings"]["xi1"]["low"]) == "1.0"
     assert json.dumps(space.default(make_cell("ms_mix", xi1=1.0))) == '{"alpha": 2, "xi1": 1.0}'
     assert same(space.apply(make_cell("ms_mix"), {"alpha": 3}), make_cell("ms_mix", alpha=3.0))
+    space = read(tmp_path, "method: c_mixup\nsampler: grid\nsettings: {sigma: [null, 0, .inf]}\n")
+    assert space.points() == [{"sigma": None}, {"sigma": 0.0}, {"sigma": float("inf")}]
+    assert json.loads(json.dumps(space.to_json())) == space.to_json()
+    for point in space.points():
+        assert space.apply(make_cell("c_mixup"), point).method_settings.sigma == point["sigma"]
+    space = load_space("ms_mix")
     with pytest.raises(AssertionError, match="a cell of mixup in a space of ms_mix"):
         space.apply(make_cell("mixup"), {})
 
@@ -228,8 +228,7 @@ def test_what_settings_refuse_is_one_sentence(name, values, words):
     with pytest.raises(UserError) as error:
         load_space(name).apply(make_cell(name), values)
     assert words in str(error.value)
-    assert "\n" not in str(error.value)
-    assert str(error.value).endswith((".", "?"))
+    assert re.fullmatch(".*[.?]", str(error.value))
 
 
 @st.composite
@@ -268,6 +267,14 @@ def test_a_range_without_step_holds_four_digits(a, b, share, log):
     assert kind.holds(value) == (exact == value)
 
 
+def test_a_range_is_of_integers_where_both_ends_are_and_then_holds_nothing_else():
+    steps = Range(2, 8, step=2)
+    assert steps.holds(4.0)
+    assert not any(map(steps.holds, (None, True, "2", float("nan"), float("inf"), 2.5, 1, 9)))
+    assert [Range(*ends).integer for ends in ((1, 3), (1, 3.0), (1.0, 3))] == [True, False, False]
+    assert Range(1, 3.5).exact(2.25) == 2.25
+
+
 @given(st.integers(-50, 50), st.integers(0, 100), st.floats(0, 1))
 def test_a_range_of_integers_holds_integers(low, width, share):
     kind = Range(low, low + width)
@@ -275,14 +282,6 @@ def test_a_range_of_integers_holds_integers(low, width, share):
     assert type(value) is int
     assert abs(value - (low + share * width)) <= 0.5
     assert [i for i in range(low - 3, low + width + 4) if kind.holds(i)] == list(range(low, low + width + 1))
-
-
-def test_a_range_is_of_integers_where_both_ends_are_and_then_holds_nothing_else():
-    steps = Range(2, 8, step=2)
-    assert steps.holds(4.0)
-    assert not any(map(steps.holds, (None, True, "2", float("nan"), float("inf"), 2.5, 1, 9)))
-    assert [Range(*ends).integer for ends in ((1, 3), (1, 3.0), (1.0, 3))] == [True, False, False]
-    assert Range(1, 3.5).exact(2.25) == 2.25
 
 
 @given(
@@ -319,7 +318,7 @@ WRONG = {
     "an object": ("!!python/object/apply:os.system [true]", "cannot be read as YAML"),
     "no such date": ("method: 2024-13-45", "cannot be read as YAML"),
     "an alias of itself": (TPE + "settings: {delta: &a [*a]}", "(line 3: aliases are not allowed)"),
-    "too deep": ("[" * 5000, "nested too deeply"),
+    "too deep": ("[" * 2000, "nested too deeply"),
     "an unknown key": (TPE + "setings: {delta: [0.1]}", "Did you mean 'settings'?"),
     "a key that is no text": (TPE + "1: 2", "Unknown key '1'"),
     "an unknown method": ("method: ms_mx\nsampler: tpe", "Did you mean 'ms_mix'?"),
@@ -366,17 +365,12 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("what", WRONG)
-def test_a_wrong_file_is_told_what_is_wrong_in_one_sentence(tmp_path, what):
-    text, words = WRONG[what]
+@pytest.mark.parametrize(("text", "words"), WRONG.values(), ids=WRONG)
+def test_a_wrong_file_is_told_what_is_wrong_in_one_sentence(tmp_path, text, words):
     with pytest.raises(UserError) as error:
         read(tmp_path, text)
-    message = str(error.value)
-    assert words in message
-    assert message.startswith("Search space ")
-    assert "mine.yaml: " in message
-    assert "\n" not in message
-    assert message.endswith((".", "?"))
+    assert words in str(error.value)
+    assert re.fullmatch(r"Search space \S+mine\.yaml: .*[.?]", str(error.value))
 
 
 def test_a_name_that_is_neither_known_nor_a_files_is_told_the_known_ones(tmp_path):
@@ -405,11 +399,3 @@ def test_a_name_with_an_ending_is_a_path_and_names_the_space_by_the_files_stem(n
     for path, method in ((f"~/{name}", "mixup"), (str(home / name), "mixup"), (name, "c_mixup")):
         assert load_space(path) == Space(name.rpartition(".")[0], method, "grid", {"xi1": (0.25,)}, {})
     assert load_space("delta").method == "ms_mix"
-
-
-def test_infinite_and_missing_values_that_a_method_takes_are_choices(tmp_path):
-    space = read(tmp_path, "method: c_mixup\nsampler: grid\nsettings: {sigma: [null, 0, .inf]}\n")
-    assert space.points() == [{"sigma": None}, {"sigma": 0.0}, {"sigma": float("inf")}]
-    assert json.loads(json.dumps(space.to_json())) == space.to_json()
-    for point in space.points():
-        assert space.apply(make_cell("c_mixup"), point).method_settings.sigma == point["sigma"]

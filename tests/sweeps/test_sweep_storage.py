@@ -61,7 +61,6 @@ def journal(tmp_path):
 
 @pytest.fixture
 def database(postgres):
-    """The address of an empty database."""
     return postgres()
 
 
@@ -151,12 +150,18 @@ def test_two_processes_append_at_the_same_time_and_nothing_is_lost(journal):
     assert sorted(trial.value for trial in trials) == sorted(2 * list(range(60)))
 
 
-NO_RECORDS = (b"\xff\xfe", b"no json", b"", b"[" * 10**5)
+def test_processes_that_open_an_empty_database_at_the_same_time(database, postgres_server):
+    at_once(database, NO_FILE, 0, processes=3)
+    assert len(postgres_server.execute("SELECT * FROM optuna.alembic_version", database)) == 1
+
+
+NO_RECORDS = (b"no json", b"\xff\xfe", b"", b"[" * 10**5)
 FOREIGN = (b"1", b"{}", b'{"op_code": 99}')
+DAMAGED = [("middle", line) for line in (*NO_RECORDS, *FOREIGN)]
+DAMAGED += [(place, line) for place in ("first", "last") for line in (NO_RECORDS[0], FOREIGN[0])]
 
 
-@pytest.mark.parametrize("line", [*NO_RECORDS, *FOREIGN])
-@pytest.mark.parametrize("place", ["first", "middle", "last"])
+@pytest.mark.parametrize(("place", "line"), DAMAGED)
 def test_a_damaged_line_is_named_with_what_to_do(journal, line, place):
     tell(new_study(open_storage(None, journal)), 1)
     lines = journal.read_bytes().splitlines(keepends=True)
@@ -184,11 +189,9 @@ def test_damage_in_mid_use_is_a_failure_of_the_store_and_a_journal_moved_away_do
     assert not journal.exists()
     with journal.with_name(journal.name + LOCK_ENDING).open() as lock:  # what was not got is not held
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def test_a_journal_that_cannot_be_there_is_one_sentence(tmp_path):
-    (tmp_path / "file").touch()
-    for path, reason in ((tmp_path, "Is a directory"), (tmp_path / "file" / "journal", "File exists")):
+    # One that cannot be there is one sentence.
+    lock, folder = journal.with_name(journal.name + LOCK_ENDING), journal.parent
+    for path, reason in ((folder, "Is a directory"), (lock / "journal", "File exists")):
         with pytest.raises(UserError) as caught:
             open_storage(None, path)
         assert str(caught.value) == (
@@ -241,18 +244,15 @@ def test_a_journal_of_another_version_goes_on(journal):
         (StorageInternalError("wrapped"), SQLAlchemyError('no "me" with p@ss me.'), "no *** with *** me"),
     ],
 )
-def test_what_a_storage_raises_becomes_one_line_without_secrets(error, cause, reason):
+def test_what_a_storage_raises_becomes_one_line_without_secrets_and_other_errors_pass(error, cause, reason):
     with pytest.raises(StoreError) as caught, answers("postgresql://me:p%40ss@host/db"):
         raise error from cause
     assert str(caught.value) == f"the sweep storage postgresql://host/db failed: {reason}"
     assert caught.value.__cause__ is error
-
-
-@pytest.mark.parametrize("error", [StoreError("s"), ValueError("v")])
-def test_other_errors_pass(error, tmp_path):
-    with pytest.raises(type(error)) as caught, answers(tmp_path):
-        raise error
-    assert caught.value is error
+    for other in (StoreError("s"), ValueError("v")):
+        with pytest.raises(type(other)) as caught, answers("postgresql://host/db"):
+            raise other
+        assert caught.value is other
 
 
 @pytest.mark.parametrize(
@@ -280,8 +280,8 @@ def test_unusable_addresses_get_one_sentence_without_user_and_password(postgres_
         good.replace(port, str(free_port())): "refused",
         postgres_server.uri("postgres", PASSWORD + " but wrong"): "authentication",
         postgres_server.uri("nosuch"): "does not exist",
-        f"postgresql://{USER}:{PASSWORD}@rest@127.0.0.1:{port}/postgres": "cannot be read",
-        f"postgresql://{USER}:s3cret@127.0.0.1:port/postgres": "cannot be read",
+        f"postgresql://{USER}:{PASSWORD}@rest@127.0.0.1:{port}/postgres": "is malformed",
+        f"postgresql://{USER}:s3cret@127.0.0.1:port/postgres": "is malformed",
         f"postgresql+nosuch://{USER}:s3cret@127.0.0.1/postgres": "nosuch",
         f"postgresql+json://{USER}:s3cret@127.0.0.1/postgres": "psycopg",
         good + "?nosuch=1": "nosuch",
@@ -323,11 +323,6 @@ def test_optuna_mlflow_and_the_ledger_share_a_database(database, postgres_server
     assert tables(postgres_server, database) == found
     assert list(Tracker(database, tmp_path, "study", create=False).runs()) == []
     assert Ledger(database, "study").claim("b")
-
-
-def test_processes_that_open_an_empty_database_at_the_same_time(database, postgres_server):
-    at_once(database, NO_FILE, 0, processes=3)
-    assert len(postgres_server.execute("SELECT * FROM optuna.alembic_version", database)) == 1
 
 
 def test_a_server_that_goes_and_comes(database, postgres_server):
@@ -374,7 +369,7 @@ def test_tables_of_another_version_are_refused_with_what_to_do(database, postgre
     tell(new_study(open_storage(database, NO_FILE)), 1)
 
 
-def test_a_user_without_the_right_to_create_schemas(database, postgres_server):
+def test_a_user_without_the_right_to_create_schemas_and_options_of_the_address(database, postgres_server):
     limited = database.replace(f"{USER}:", "limited:")
     postgres_server.execute(f"CREATE ROLE limited LOGIN PASSWORD '{PASSWORD}'")
     with pytest.raises(UserError, match="permission denied for database"):
@@ -384,9 +379,7 @@ def test_a_user_without_the_right_to_create_schemas(database, postgres_server):
         postgres_server.execute(f"GRANT ALL ON ALL {kind} IN SCHEMA optuna TO limited", database)
     postgres_server.execute("GRANT USAGE ON SCHEMA optuna TO limited", database)
     tell(new_study(open_storage(limited, NO_FILE)), 1)
-
-
-def test_options_of_the_address_are_kept(database):
+    # Options of the address are kept.
     given = quote("-cstatement_timeout=7s -csearch_path=public")
     storage = open_storage(f"{database}?options={given}", NO_FILE)
     with storage.engine.connect() as connection:

@@ -56,43 +56,14 @@ def test_a_killed_driver_repeats_and_loses_nothing(var_dir, reference, postgres,
     assert "s3cret" not in said + str(tracker.trials())
 
 
-def kill_a_worker(driver):
-    """In mid-training."""
-    wait_for_trials(driver, 2)
-    time.sleep(0.5)
-    os.kill(workers_of(driver.pid)[0], signal.SIGKILL)
-
-
 def test_a_killed_worker_costs_its_trial_a_retry_within_the_run(var_dir, reference):
     driver = begin(var_dir, "worker")
-    kill_a_worker(driver)
+    wait_for_trials(driver, 2)
+    time.sleep(0.5)  # into a training
+    os.kill(workers_of(driver.pid)[0], signal.SIGKILL)
     finish(driver, "worker")
     assert_each_trial_once(var_dir, reference)
     assert len(optuna_study(var_dir).trials) == 10, "no trial was begun twice"
-
-
-@pytest.mark.soak
-def test_a_worker_that_always_dies_fails_its_trials_with_the_reason(var_dir):
-    """With no retries left; the next call tries them again."""
-    driver = begin(var_dir, "dying", "sweep.retries=0")
-    kill_a_worker(driver)
-    output = finish(driver, "dying", status=1)
-    assert "worker died (signal 9: killed; often out of memory)" in output
-    failed = trials_of(var_dir).query("state == 'failed'")
-    assert len(failed) == 1
-    finish(begin(var_dir, "dying", "sweep.retries=0"), "dying")
-    done = trials_of(var_dir).query("state == 'complete'")
-    assert sorted(done["params"]) == sorted(set(done["params"]))
-    assert len(done) == 10
-
-
-@pytest.mark.soak
-def test_two_drivers_share_a_sweep(var_dir, reference):
-    first, second = begin(var_dir, "one", jobs=1), begin(var_dir, "two", jobs=1)
-    finish(first, "one")
-    finish(second, "two")
-    assert_each_trial_once(var_dir, reference)
-    assert len(optuna_study(var_dir).trials) == 10
 
 
 @pytest.mark.soak

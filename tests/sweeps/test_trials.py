@@ -31,7 +31,7 @@ BASES = [
 DELTAS = (0.0, 0.2, 0.4, 0.6)
 GRID = Space("delta", "ms_mix", "grid", {"delta": DELTAS}, {})
 TPE = Space("all", "ms_mix", "tpe", {"delta": Range(0.0, 0.9), "heads": (1, 2, 4, 8)}, {})
-BUDGET = SearchBudget(6, (1, 2))
+BUDGET, FEW = SearchBudget(6, (1, 2)), SearchBudget(3, (1, 2))
 NAMES = ("param", "state_values", "intermediate_value", "user_attr", "system_attr")
 WRITES = ("create_new_study", "set_study_user_attr", "create_new_trial", *(f"set_trial_{n}" for n in NAMES))
 
@@ -113,14 +113,15 @@ class Sweep:
 
 
 def assert_whole_grid(sweep):
+    deltas = sweep.space.settings["delta"]
     values = {params["delta"]: value for params, value in sweep.ended()}
-    assert len(sweep.ended()) == len(DELTAS)
-    assert values == {delta: loss_at(GRID, {"delta": delta}) for delta in DELTAS}
-    assert {t.values["delta"] for t in sweep.memory.trials} == set(DELTAS)
-    assert len({t.number for t in sweep.memory.trials}) == len(DELTAS)
+    assert len(sweep.ended()) == len(deltas)
+    assert values == {delta: loss_at(GRID, {"delta": delta}) for delta in deltas}
+    assert {t.values["delta"] for t in sweep.memory.trials} == set(deltas)
+    assert len({t.number for t in sweep.memory.trials}) == len(deltas)
     assert not [t for t in sweep.trials if t.state in (TrialState.RUNNING, TrialState.WAITING)]
     cell_ids = [run["cell_id"] for run in sweep.memory.complete()]
-    assert len(cell_ids) == len(set(cell_ids)) == 2 * len(DELTAS)
+    assert len(cell_ids) == len(set(cell_ids)) == 2 * len(deltas)
 
 
 @pytest.mark.parametrize("slots", [1, 2, 7])
@@ -140,9 +141,7 @@ def test_a_grid_is_exhausted_in_its_order_and_never_pruned(tmp_path, slots):
     assert len(sweep.memory.trials) == len(DELTAS)
 
 
-EVERY_CALL = pytest.mark.parametrize(
-    ("space", "when"), [*itertools.product((GRID, TPE), ("before_call", "after_call"))]
-)
+THREE = Space("delta", "ms_mix", "grid", {"delta": DELTAS[:3]}, {})
 
 
 def failing_sweeps(folder, space, when, error_of):
@@ -151,7 +150,7 @@ def failing_sweeps(folder, space, when, error_of):
     In the end every setting ended once, the one without the sweep among them, and no cell was trained twice.
     """
     for place in itertools.count(1):
-        sweep, calls, names = Sweep(folder / str(place), space), itertools.count(1), []
+        sweep, calls, names = Sweep(folder / str(place), space, FEW), itertools.count(1), []
 
         def strike(name, place=place, calls=calls, names=names):
             if next(calls) == place:
@@ -160,18 +159,17 @@ def failing_sweeps(folder, space, when, error_of):
 
         setattr(sweep.memory, when, strike)
         yield sweep, names
-        if space is GRID:
+        if space is THREE:
             assert_whole_grid(sweep)
         else:
-            assert len(sweep.ended()) == BUDGET.trials
+            assert len(sweep.ended()) == len({t.number for t in sweep.memory.trials}) == FEW.trials
             assert [params for params, _ in sweep.ended()].count({"delta": 0.2, "heads": 4}) == 1
-            assert len({t.number for t in sweep.memory.trials}) == BUDGET.trials
         assert set(sweep.memory.handed_out.values()) == {1}
         if not names:
             return
 
 
-@EVERY_CALL
+@pytest.mark.parametrize(("space", "when"), [(THREE, "after_call"), (TPE, "before_call")])
 def test_killed_at_every_store_call(tmp_path, space, when):
     """Every setting of a grid ends exactly once, a budget is spent exactly, and no cell is trained twice."""
     kills = 0
@@ -186,7 +184,7 @@ def test_killed_at_every_store_call(tmp_path, space, when):
 
 
 def test_killed_over_and_over(tmp_path):
-    for seed in range(30):
+    for seed in range(15):
         generator, sweep = np.random.default_rng(seed), Sweep(tmp_path / str(seed))
 
         def strike(name, generator=generator):
@@ -290,14 +288,12 @@ def test_the_hopeless_are_pruned_and_what_goes_on_ends_as_it_would_have(tmp_path
     assert not left.exists()
 
 
-def test_trials_with_the_same_cells_share_them(tmp_path):
+def test_trials_use_the_cells_of_others_and_of_the_matrix(tmp_path):
     sweep = Sweep(tmp_path, Space("x", "ms_mix", "tpe", {"heads": (4,)}, {}))
     sweep.drive(slots=6)
     assert list(sweep.memory.trained.values()) == [1, 1]
     assert [value for _, value in sweep.ended()] == [loss_at(TPE, {})] * BUDGET.trials
-
-
-def test_a_cell_of_the_matrix_is_used_and_keeps_its_place(tmp_path):
+    # A cell of the matrix keeps its place.
     sweep = Sweep(tmp_path, Space("delta", "ms_mix", "grid", {"delta": (0.2,)}, {}))
     sweep.tags = {}
     sweep.drive("benchmark")
@@ -306,6 +302,15 @@ def test_a_cell_of_the_matrix_is_used_and_keeps_its_place(tmp_path):
     assert set(sweep.memory.trained.values()) == {1}
     tags = [r["tags"] for r in sweep.memory.complete()]
     assert (tags.count({}), tags.count({"sweep": "delta"})) == (2, 6)
+    # A trial with a cell that was done is not compared at an epoch.
+    sweep = Sweep(tmp_path, TPE, SearchBudget(1, (1, 2), prune_at=(0.25, 0.5)))
+    sweep.bases = BASES[:1]
+    sweep.drive("one seed", budget=SearchBudget(1, (1,)))
+    sweep.storage, sweep.bases = storage_in(sweep.memory), BASES
+    sweep.drive("both")
+    [trial] = sweep.trials
+    assert not trial.intermediate_values
+    assert trial.value == pytest.approx(loss_at(TPE, {}))
 
 
 @pytest.mark.parametrize(
@@ -352,26 +357,24 @@ def test_two_drivers_share_a_search(tmp_path):
     sweep.memory.alive.clear()
     sweep.drive("third")
     assert_whole_grid(sweep)
+    # Drivers that begin together propose different settings.
+    sweep = Sweep(tmp_path, TPE, SearchBudget(12, (1, 2)))
+    supplies = [sweep.begin(owner) for owner in ("one", "two", "three")]
+    asked = [supply.searches[0].next().params for _ in range(3) for supply in supplies]
+    assert len({tuple(sorted(params.items())) for params in asked}) == 9
 
 
-@EVERY_CALL
+@pytest.mark.parametrize(("space", "when"), [(THREE, "before_call"), (TPE, "after_call")])
 def test_an_error_at_any_call_is_waited_out(tmp_path, space, when):
-    """The store that is asked fails once, before or after it did what it was asked for."""
-    names = set()
-    for sweep, failed in failing_sweeps(tmp_path, space, when, error_of):
+    names, gone = set(), {name: optuna.exceptions.StorageInternalError for name in WRITES}
+    errors = failing_sweeps(tmp_path, space, when, lambda name: gone.get(name, StoreError)("gone"))
+    for sweep, failed in errors:
         sweep.drive()
         names.update(failed)
     assert {*WRITES[2:5], "claim", "release", "log_trial", "create_run"} <= names
 
 
-def error_of(name):
-    """What the store raises that has this call."""
-    if name in WRITES:
-        return optuna.exceptions.StorageInternalError("gone")
-    return StoreError("gone")
-
-
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(4))
 def test_pruned_trials_may_share_cells_with_others_in_flight(tmp_path, seed):
     """Cells end one by one in any order, and pause where another trial's order said so."""
     space = Space("x", "ms_mix", "tpe", {"heads": (1, 4), "delta": (0.0, 0.4)}, {})
@@ -383,13 +386,6 @@ def test_pruned_trials_may_share_cells_with_others_in_flight(tmp_path, seed):
         loss = loss_at(space, trial.params)
         at_epochs = {epoch: loss + (8 - epoch) / 8 for epoch in trial.intermediate_values}
         assert trial.intermediate_values == pytest.approx(at_epochs), "values of their own epochs"
-
-
-def test_drivers_that_begin_together_propose_different_settings(tmp_path):
-    sweep = Sweep(tmp_path, TPE, SearchBudget(12, (1, 2)))
-    supplies = [sweep.begin(owner) for owner in ("one", "two", "three")]
-    asked = [supply.searches[0].next().params for _ in range(3) for supply in supplies]
-    assert len({tuple(sorted(params.items())) for params in asked}) == 9
 
 
 def test_cells_that_were_deleted_are_trained_again(tmp_path):
@@ -415,17 +411,6 @@ def test_a_driver_that_stood_still_ends_nothing_that_another_took(tmp_path):
     assert slow.searches[0].report(trial, 1.0, 4)
     assert not slow.searches[0].tell(trial.number, TrialState.COMPLETE, 1.0, ("", ""))
     assert sweep.trials[trial.number].user_attrs["why"] == "lost"
-
-
-def test_a_trial_with_a_cell_that_was_done_is_not_compared_at_an_epoch(tmp_path):
-    sweep = Sweep(tmp_path, TPE, SearchBudget(1, (1, 2), prune_at=(0.25, 0.5)))
-    sweep.bases, both = BASES[:1], BASES
-    sweep.drive("one seed", budget=SearchBudget(1, (1,)))
-    sweep.storage, sweep.bases = storage_in(sweep.memory), both
-    sweep.drive("both")
-    [trial] = sweep.trials
-    assert not trial.intermediate_values
-    assert trial.value == pytest.approx(loss_at(TPE, {}))
 
 
 def test_the_setting_without_the_sweep_is_never_pruned(tmp_path):

@@ -105,7 +105,7 @@ def fill(array: np.ndarray, state: Any) -> None:
     """Set the state ([version,] shape, dtype, is_fortran, data) of an array from `reconstruct`, uncopied."""
     shape, dtype, is_fortran, data = state[-4:]
     if isinstance(dtype, Dtype) and dtype.of_objects:
-        expect(isinstance(data, list), "numpy.ndarray of objects without a list of them")
+        expect(isinstance(data, list), "numpy.ndarray of objects whose state is not a list")
         value = _fitting(dtype, shape, len(data))
     else:
         data = bytes(_latin1(data))

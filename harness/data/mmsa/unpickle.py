@@ -91,8 +91,8 @@ class _BoundedFile:
         return data
 
 
-# The Python implementation, because the C one cannot disable instructions, and a huge memo index makes it
-# allocate all memory.
+# This is the Python implementation: the C one cannot disable instructions, and allocates all memory for a
+# huge memo index.
 class _Machine(pickle._Unpickler):
     """Python's own unpickler restricted to a few instructions and names."""
 
@@ -230,7 +230,7 @@ def load_pickle(path: str | Path) -> object:
     Python 2 become text.
 
     Raises:
-        UserError: The file is missing, unreadable, damaged or no pickle, or asks for other objects.
+        UserError: The file is missing, unreadable, damaged or not a pickle, or asks for other objects.
     """
     path, name = Path(path), repr(str(path))
     try:

@@ -75,7 +75,7 @@ class SyntheticSettings:
 
     def strength(self) -> np.ndarray:
         """Return the RMS of each modality's full-intensity signal in a burst. Shape: (3,) float32."""
-        # In a mean over time, background noise falls with the square root of the number of steps, style does
+        # In a mean over time, background noise falls with the square root of the number of steps; style does
         # not fall. With the fourth root, linear probes score about the same on aligned and unaligned data.
         fewer_steps = np.array(self.shape.steps) / self.steps()
         return (np.array(self.shape.strength) * fewer_steps**0.25).astype(np.float32)

@@ -108,7 +108,7 @@ def _network(rng: np.random.Generator, signal: np.ndarray, width: int) -> np.nda
 
     def mapped(sentiment: np.ndarray) -> np.ndarray:
         hidden = np.tanh(sentiment[:, None] * slope + shift) - np.tanh(shift)
-        # einsum, because the rounding of a matrix product depends on the number of threads.
+        # Use einsum, because the rounding of a matrix product depends on the number of threads.
         return np.einsum("nh,hd->nd", hidden, output)
 
     size = np.sqrt(np.mean(mapped(np.linspace(-1, 1, 201)) ** 2))

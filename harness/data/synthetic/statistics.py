@@ -92,7 +92,7 @@ STATISTICS = {
         clips_per_video={0: 1, 5: 1, 25: 3, 50: 5, 75: 10, 95: 20, 100: 40},
         conflict=(0.05, 0.05, 0.05),
     ),
-    # NOTE[DIFF]: no statistics of CH-SIMS v1 are available; labels follow CH-SIMS v2, words and videos MOSI.
+    # NOTE[DIFF]: no statistics of CH-SIMS v1 are available; labels follow v2, words and videos follow MOSI.
     "synthetic_sims": DatasetStatistics(
         label_scale=1,
         grid_per_unit=5,

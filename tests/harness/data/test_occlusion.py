@@ -189,9 +189,6 @@ def test_u_of_neighbours_are_unrelated():
         assert abs(correlation) < 4 / np.sqrt(one.size)
 
 
-# In training
-
-
 @pytest.fixture
 def masks_of(tmp_path, monkeypatch):
     """Train one small cell; returns the u it used by (clip, epoch, modality) and the sizes of the splits."""

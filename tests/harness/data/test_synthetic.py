@@ -128,9 +128,6 @@ def test_wrong_settings_are_refused_in_one_sentence(key, value, words):
         SyntheticSettings(**{"name": "synthetic_mosi", key: value})
 
 
-# The format of MMSA's files
-
-
 @pytest.mark.parametrize("aligned", [False, True])
 @pytest.mark.parametrize("name", NAMES)
 def test_reading_the_export_gives_the_generated_data_bit_for_bit(name, aligned, tmp_path):

@@ -38,9 +38,6 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.corrcoef(a, b)[0, 1])
 
 
-# Statistics
-
-
 @needs_facts
 @pytest.mark.parametrize("name", NAMES)
 def test_the_tables_and_full_shapes_are_the_collected_facts(name):
@@ -152,9 +149,6 @@ def test_clips_of_one_video_share_a_style():
         assert len(split) == len(means)
 
 
-# Strength, by linear probes
-
-
 def masked_means(dataset: Dataset, split: str, modality: str) -> np.ndarray:
     part = dataset.splits[split]
     total = part.features[modality].sum(axis=1, dtype=np.float64)
@@ -203,9 +197,13 @@ def test_quick_probes_on_average_over_twenty_seeds(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("aligned", [False, True])
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.soak] * (n == "synthetic_mosei")) for n in NAMES]
+    ("name", "aligned"),
+    [
+        ("synthetic_mosi", True),
+        ("synthetic_sims", False),
+        *(pytest.param("synthetic_mosei", aligned, marks=pytest.mark.soak) for aligned in (False, True)),
+    ],
 )
 def test_full_probes_have_the_intended_strength(name, aligned):
     # A third of MOSEI at its real widths, for memory's sake.

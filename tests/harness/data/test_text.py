@@ -1,12 +1,12 @@
 """Text through a pretrained encoder: fine-tuned, frozen, occluded, and what is refused."""
 
 import copy
-import os
+import importlib
 import pickle
 import shutil
-import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,8 +18,10 @@ from backbones.text import FrozenText, TextEncoder, TextSettings, encode_tokens,
 from harness.benchmark import main
 from harness.config.compose import load_benchmark
 from harness.data.occlusion import UNK_ID, MaskField, occlude
+from harness.data.pretrained import find_model, text_states
 from harness.data.store import load_dataset
 from harness.data.text_inputs import with_text
+from harness.errors import UserError
 from harness.matrix import Cell
 from harness.plan import make_plan
 from harness.train.checkpoint import Checkpoint
@@ -30,6 +32,7 @@ from tests.harness.data.test_mmsa import make_content
 from tests.support.builders import make_dataset as make_plain
 from tests.support.builders import make_sizes, small_backbone
 from tests.support.drivers.driving import comparable, exported
+from tests.support.forking import forked
 
 WIDTH = 8
 
@@ -101,9 +104,6 @@ FINETUNED = TextSettings("bert", "x", True, 1e-3)
 FROZEN = TextSettings("bert", "x", False, 0.0)
 
 
-# The encoder
-
-
 @pytest.mark.parametrize("n_layers", [1, 2])
 def test_states_are_those_of_the_model_clip_by_clip(bert, n_layers):
     tokens = torch.from_numpy(make_tokens(5))
@@ -133,9 +133,6 @@ def test_an_encoder_without_segments(tmp_path):
     encoder = TextEncoder(load_model(tmp_path), 1)
     assert encoder.width == WIDTH
     assert encode_tokens(encoder.model, torch.from_numpy(make_tokens(3)), 1).shape == (3, 7, WIDTH)
-
-
-# In a network
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
@@ -251,30 +248,28 @@ def test_a_resumed_fine_tuning_ends_with_the_same_bits(bert, tmp_path):
     assert made.scores == wanted.scores
 
 
-# The command
+def asked(var, bert, *more):
+    """A small study of one method with this encoder."""
+    matrix = [*DATA, "backbones=[lmf]", "methods=[none]", "seeds=[1]", "train.max_epochs=1", "report=false"]
+    return [*matrix, "text=bert", f"bert.model={bert}", f"var_dir={var}", *more]
 
 
-def study(var, bert, *more, name="s"):
-    matrix = [*DATA, "backbones=[lmf]", "methods=[none,ms_mix]", "seeds=[1]", "train.max_epochs=1"]
-    given = ["text=bert", f"bert.model={bert}", f"var_dir={var}", f"study={name}", "report=false"]
-    return main([*matrix, *given, *more])
-
-
-@pytest.mark.parametrize("finetune", ["true", "false"])
-def test_a_study_in_processes_equals_one_inline(var_dir, new_var, bert, finetune, capsys):
-    more = (f"bert.finetune={finetune}", "occlusion.ratios=[0,0.5]")
-    assert study(var_dir, bert, *more, "launcher=inline", name="a") == 0
+def test_a_study_in_processes_equals_one_inline(var_dir, new_var, bert, capsys):
+    more = ("bert.finetune=false", "occlusion.ratios=[0,0.5]")
+    assert main(asked(var_dir, bert, "study=fine-tuned", "launcher=inline")) == 0
+    assert "lmf[bert] " in capsys.readouterr().out
+    assert main(asked(var_dir, bert, *more, "study=a", "launcher=inline")) == 0
     said = capsys.readouterr().out
-    label = "lmf[bert]" if finetune == "true" else "lmf[bert,frozen]"
-    assert label in said
+    assert "lmf[bert,frozen]" in said
+    assert said.count("the states of the frozen text encoder") == 1
     # A store of its own: a cell of the same store would be reused.
     other = new_var(var_dir.with_name("other"))
-    assert study(other, bert, *more, "launcher=processes", "jobs=2", name="b") == 0
+    assert main(asked(other, bert, *more, "study=b", "launcher=processes", "jobs=1")) == 0
     numbers, clips = exported(var_dir, "a")
     again, others = exported(other, "b")
     assert comparable(numbers).equals(comparable(again))
     assert clips.equals(others)
-    assert set(numbers["backbone"]) == {label}
+    assert set(numbers["backbone"]) == {"lmf[bert,frozen]"}
 
 
 def test_the_model_is_part_of_a_cells_identity(tmp_path, bert):
@@ -299,34 +294,41 @@ def test_the_model_is_part_of_a_cells_identity(tmp_path, bert):
     assert cells("text=bert", f"bert.model={moved}") == found[1]
 
 
-@pytest.mark.parametrize(
-    "change", ["harness.data.pretrained.RESULTS_VERSION", "torch.__version__", "transformers.__version__"]
-)
-def test_cached_states_are_those_of_this_code_and_these_versions(var_dir, bert, change, monkeypatch, capsys):
-    for name, runs in (("a", True), ("b", False), ("c", True)):
-        if name == "c":
-            monkeypatch.setattr(change, "99.0.0")
-        assert study(var_dir, bert, "bert.finetune=false", "launcher=inline", name=name) == 0
-        assert ("states of the frozen text encoder" in capsys.readouterr().out) == runs
-        if name == "a":
-            [folder] = (var_dir / "cache" / "text").iterdir()
-    [stored] = (path for path in (var_dir / "cache" / "data").iterdir() if path.is_dir())
-    tokens = load_dataset(stored).splits["valid"].tokens
+def test_cached_states_are_those_of_this_code_and_these_versions(tmp_path, bert, monkeypatch):
+    plan = make_plan(load_benchmark(asked(tmp_path, bert, "bert.finetune=false")))
+    model, said = find_model(str(bert), tmp_path), []
+
+    def computed():
+        """The folder of the states, and whether they were computed."""
+        before = len(said)
+        [folder] = text_states(model, plan.datasets, plan.cells, "cpu", 1, tmp_path, said.append).values()
+        return Path(folder), len(said) > before
+
+    folder, anew = computed()
+    assert anew
+    assert computed() == (folder, False)
+    for change in (
+        "harness.data.pretrained.RESULTS_VERSION",
+        "torch.__version__",
+        "transformers.__version__",
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(change, "99.0.0")
+            assert computed()[1], change
+    tokens = load_dataset(plan.datasets["synthetic_mosi"].folder).splits["valid"].tokens
     with torch.no_grad():
         wanted = encode_tokens(load_model(bert).eval(), torch.from_numpy(tokens), 1)
     np.testing.assert_allclose(np.load(folder / "valid.npy"), wanted.numpy(), atol=1e-5)
 
 
-def refused(capsys, var, bert, *more):
-    assert study(var, bert, *more) == 2
-    error = capsys.readouterr().err.strip()
-    assert error.startswith("Error: ")
-    assert len(error.splitlines()) == 1
-    assert not (var / "spool").exists()
-    return error
+def refused(var, bert, *more):
+    with pytest.raises(UserError) as caught:
+        make_plan(load_benchmark(asked(var, bert, *more)))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
 
 
-def test_what_cannot_be_used_is_refused(tmp_path, var_dir, bert, capsys):
+def test_what_cannot_be_used_is_refused(tmp_path, bert):
     small = save_bert(tmp_path / "small", vocab_size=150)
     tiny = save_bert(tmp_path / "tiny", vocab_size=100)
     short = save_bert(tmp_path / "short", max_position_embeddings=9)
@@ -353,24 +355,31 @@ def test_what_cannot_be_used_is_refused(tmp_path, var_dir, bert, capsys):
         (weightless,): "cannot be used as a Hugging Face model",
         (damaged,): "cannot be used as a Hugging Face model",
         (small,): "allows 0 to 149",
-        (short,): "the model allows 9",
+        (short,): "tokens per clip, got 9",
         (tiny, "occlusion.ratios=[0,0.5]"): "Occlusion uses token id 100",
         (tiny, "occlusion.protocols=[train]", "occlusion.train_ratios=[0.5]"): "token id 100",
         (bert, "bert.learning_rate=-1"): "bert.learning_rate must be >= 0",
         (bert, "text=brt"): "Did you mean 'bert'",
     }
     for (model, *more), sentence in cases.items():
-        assert sentence in refused(capsys, var_dir, model, *more), (model, more)
+        assert sentence in refused(tmp_path, model, *more), (model, more)
 
     file = tmp_path / "plain.pkl"
     file.write_bytes(pickle.dumps(make_content(with_tokens=False)))
-    error = refused(capsys, var_dir, bert, "datasets=[mine]", f"dataset.mine.path={file}")
+    error = refused(tmp_path, bert, "datasets=[mine]", f"dataset.mine.path={file}")
     assert "dataset 'mine' lacks text_bert" in error
 
 
-def test_without_transformers_one_sentence_says_how_to_get_it(var_dir, bert, capsys, monkeypatch):
+def test_without_transformers_one_sentence_says_how_to_get_it(tmp_path, bert, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    assert "pip install 'msa-mixup-bench[bert]'" in refused(capsys, var_dir, bert)
-    # Features need no transformers.
-    program = "import sys; sys.modules['transformers'] = None; import harness.plan, harness.launchers.job"
-    subprocess.run([sys.executable, "-c", program], check=True, env=dict(os.environ))
+    assert "pip install 'msa-mixup-bench[bert]'" in refused(tmp_path, bert)
+    assert forked(import_for_features) == 0
+
+
+def import_for_features():
+    """Import all that a study of features runs, anew and without transformers."""
+    for name in list(sys.modules):
+        if name.partition(".")[0] in ("harness", "methods", "backbones"):
+            del sys.modules[name]
+    importlib.import_module("harness.plan")
+    importlib.import_module("harness.launchers.job")

@@ -168,7 +168,7 @@ REFUSED = {
     "items of a name": (NDARRAY + b"K\x01K\x02s.", "items"),
     "pointers as objects": (
         EMPTY + b"(K\x01K\x01\x85" + OBJECT_DTYPE + b"\x89C\x08AAAAAAAAtb.",
-        "without a list of them",
+        "state is not a list",
     ),
     "object scalar": (
         b"cnumpy._core.multiarray\nscalar\n" + OBJECT_DTYPE + b"C\x01A\x86R.",

@@ -103,7 +103,7 @@ def test_an_interrupt_while_outcomes_are_collected_loses_none(pool, monkeypatch)
 )
 def test_a_dead_worker_costs_only_its_cell(pool, cell, error):
     jobs = [job(*cell), job("sleep", 0.3), *(job("square", x) for x in range(4)), job(*cell), job(*cell)]
-    outcomes = outcomes_of(pool, jobs, limit_s=15.0)
+    outcomes = outcomes_of(pool, jobs)
     assert len(outcomes) == len(jobs)
     dead = [(o.job.cell, o.error, o.traceback) for o in outcomes if o.error]
     assert dead == [(cell, error, None)] * 3
@@ -237,7 +237,7 @@ def driver(tmp_path):
     process.communicate()
 
 
-@pytest.mark.parametrize("delay_s", [0.0, 0.05, 0.1, 0.3, 0.8, 2.0])
+@pytest.mark.parametrize("delay_s", [0.05, 0.3, 2.0])
 def test_workers_leave_with_a_killed_driver(driver, tmp_path, delay_s):
     process, mark = driver
     time.sleep(delay_s)
@@ -248,13 +248,13 @@ def test_workers_leave_with_a_killed_driver(driver, tmp_path, delay_s):
     assert not wait_until_gone(mark)
 
 
-@pytest.mark.parametrize("delay_s", [0.0, 0.3, 0.9])
+@pytest.mark.parametrize("delay_s", [0.0, 0.9])
 def test_interrupting_the_whole_group_is_quiet(driver, delay_s):
     process, mark = driver
     assert process.stdout.readline() == "submitted\n"
     time.sleep(delay_s)
     os.killpg(process.pid, signal.SIGINT)
-    output, _ = process.communicate(timeout=20)
+    output, _ = process.communicate(timeout=120)
     assert (output, process.returncode) == ("", 130)
     assert not wait_until_gone(mark)
 

@@ -287,7 +287,7 @@ def test_a_paused_training_goes_on_from_its_checkpoint_on_another_node(worker, t
     far = tmp_path / "not" / "here" / "cell.npz"
     job = Job(make_cell(), str(tmp_path / "data"), "cpu", checkpoint=str(far))
     whole = run_job(replace(job, checkpoint=None))
-    outcome, checkpoint = do(run_job, replace(job, pause_after=2))
+    outcome, checkpoint = do(run_job, replace(job, pause_after=1))
     assert outcome.result.status == "paused"
     assert not far.parent.exists()
     assert isinstance(checkpoint, bytes)
@@ -297,6 +297,6 @@ def test_a_paused_training_goes_on_from_its_checkpoint_on_another_node(worker, t
     again, _ = do(run_job, job, b"no checkpoint at all")
     assert_same(again.result, whole)  # a bad one costs only time
     near = tmp_path / "cell.npz"
-    outcome, checkpoint = do(run_job, replace(job, checkpoint=str(near), pause_after=2))
+    outcome, checkpoint = do(run_job, replace(job, checkpoint=str(near), pause_after=1))
     assert (outcome.result.status, checkpoint) == ("paused", None)
     assert near.exists(), "where the driver looks for it"

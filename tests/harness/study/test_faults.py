@@ -1,10 +1,13 @@
 """What goes wrong around a study: after each fault nothing is lost, counted twice or half-logged."""
 
+import math
 import os
+import resource
 import shutil
 import signal
 import sqlite3
 from contextlib import closing
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -15,18 +18,10 @@ from sqlalchemy.exc import OperationalError
 import harness.train.loop
 from harness.databases import check_sqlite
 from harness.errors import UserError
+from harness.launchers.processes import ProcessLauncher
 from harness.tracking.tracker import Tracker
 from reports import build, export
-from tests.support.drivers.driving import (
-    assert_each_cell_once,
-    copy_study,
-    finish,
-    is_training,
-    run,
-    start,
-    workers_of,
-)
-from tests.support.drivers.jobs import eventually
+from tests.support.drivers.driving import assert_each_cell_once, copy_study, run
 
 FEW = ("methods=[none,mixup]", "backbones=[lmf]")
 CELLS = 4
@@ -80,6 +75,14 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("name", ["mlflow.db", "ledger.db"])
+def test_damage_of_every_kind_is_noticed(finished, name, damage):
+    check_sqlite(finished / name)
+    DAMAGES[damage](finished / name)
+    with pytest.raises(UserError, match=r"is damaged.*restore it from a backup, or move it away"):
+        check_sqlite(finished / name)
+
+
+@pytest.mark.parametrize(("name", "damage"), [("mlflow.db", "empty"), ("ledger.db", "middle overwritten")])
 def test_a_damaged_database(finished, undisturbed, sentence, monkeypatch, name, damage):
     file, other = finished / name, finished / {"mlflow.db": "ledger.db", "ledger.db": "mlflow.db"}[name]
     whole, untouched = file.read_bytes(), other.read_bytes()
@@ -87,10 +90,7 @@ def test_a_damaged_database(finished, undisturbed, sentence, monkeypatch, name, 
     damaged = file.read_bytes()
     monkeypatch.setattr("harness.train.loop.train", None)
     assert run(finished, *FEW) == 2
-    said = sentence()
-    assert str(file) in said
-    assert "is damaged" in said
-    assert "restore it from a backup, or move it away" in said
+    assert f"{file} is damaged" in sentence()
     assert file.read_bytes() == damaged
     if name == "mlflow.db":
         for command in (build, export):
@@ -105,15 +105,10 @@ def test_a_damaged_database(finished, undisturbed, sentence, monkeypatch, name, 
     assert_each_cell_once(finished, undisturbed, CELLS)
 
 
-def test_whole_databases_pass(finished, tmp_path):
-    for name in ("mlflow.db", "ledger.db"):
-        check_sqlite(finished / name)
+def test_a_locked_database_is_not_taken_for_a_damaged_one(finished):
     with closing(sqlite3.connect(finished / "ledger.db")) as connection:
         connection.execute("BEGIN EXCLUSIVE")
         check_sqlite(finished / "ledger.db")
-    (tmp_path / "text").write_text("x")
-    with pytest.raises(UserError, match="is damaged"):
-        check_sqlite(tmp_path / "text")
 
 
 # The disk
@@ -125,15 +120,19 @@ def test_a_file_in_the_place_of_the_folder(tmp_path, sentence):
     assert str(tmp_path / "var") in sentence()
 
 
-def test_no_room_to_write(var_dir, undisturbed):
+def test_no_room_to_write(var_dir, undisturbed, capsys):
     """Files that cannot grow stand for a full disk: the store fails, the spool still has room."""
     shutil.copytree(undisturbed / "cache", var_dir / "cache")
-    driver = start(var_dir, "limit", *FEW, "tracking.patience_s=2", jobs=1, limit=200_000)
-    output = finish(driver, "limit", status=1)
-    assert "Retrying in 1 s: the tracking store" in output
-    last = output.strip().splitlines()[-1]
-    assert last.startswith("Error: the tracking store sqlite:////")
-    assert last.endswith("all trained results are saved; run the same command to resume.")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))
+    try:
+        assert run(var_dir, *FEW, "tracking.patience_s=2") == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    out, said = capsys.readouterr()
+    assert "Retrying in 1 s: the tracking store" in out
+    assert said.startswith("Error: the tracking store sqlite:////")
+    assert said.endswith("all trained results are saved; run the same command to resume.\n")
     kept = len(list((var_dir / "spool" / "s").iterdir()))
     assert kept >= 1
     before = len(Tracker(None, var_dir, "s", create=False).complete())
@@ -142,28 +141,25 @@ def test_no_room_to_write(var_dir, undisturbed):
     assert_each_cell_once(var_dir, undisturbed, CELLS)
 
 
-def test_a_report_that_is_interrupted_or_cannot_be_written(var_dir, sentence, capsys, monkeypatch):
+def test_a_report_that_is_interrupted_or_cannot_be_written(finished, sentence, capsys, monkeypatch):
     """The cells are safe; the next start, which trains nothing, builds it."""
-
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
+    monkeypatch.setattr("harness.train.loop.train", None)
+    monkeypatch.setattr("reports.page.report.FIGURES", ())
     with monkeypatch.context() as patch:
         patch.setattr("harness.interrupts.signal.signal", lambda *_: None)
-        patch.setattr("reports.page.report.main_numbers", interrupted)
-        assert run(var_dir, *FEW, "report=true") == 130
-    shutil.rmtree(var_dir / "reports", ignore_errors=True)
-    (var_dir / "reports").write_text("")
+        patch.setattr("reports.page.report.main_numbers", Mock(side_effect=KeyboardInterrupt))
+        assert run(finished, *FEW, "report=true") == 130
+    shutil.rmtree(finished / "reports", ignore_errors=True)
+    (finished / "reports").write_text("")
     capsys.readouterr()
-    assert run(var_dir, *FEW, "report=true") == 1
+    assert run(finished, *FEW, "report=true") == 1
     said = sentence()
-    assert str(var_dir / "reports") in said
+    assert str(finished / "reports") in said
     assert "to resume" in said
-    (var_dir / "reports").unlink()
-    monkeypatch.setattr("harness.train.loop.train", None)
-    assert run(var_dir, *FEW, "report=true") == 0
+    (finished / "reports").unlink()
+    assert run(finished, *FEW, "report=true") == 0
     assert f"All {CELLS} cells" in capsys.readouterr().out
-    assert {"index.html", "tables"} <= {path.name for path in (var_dir / "reports" / "s").iterdir()}
+    assert {"index.html", "tables"} <= {path.name for path in (finished / "reports" / "s").iterdir()}
 
 
 # Processes and memory
@@ -184,12 +180,19 @@ def test_an_allocation_that_fails(var_dir, undisturbed, capsys, monkeypatch):
     assert_each_cell_once(var_dir, undisturbed, CELLS)
 
 
-def test_a_killed_worker_costs_its_cell(var_dir, undisturbed):
+def test_a_killed_worker_costs_its_cell(var_dir, undisturbed, capsys, monkeypatch):
     """Killed on its first job; the cell fails with the reason, the others end, the next start finishes."""
-    driver = start(var_dir, "worker", *FEW, jobs=1)
-    [worker, *_] = eventually(lambda: list(filter(is_training, workers_of(driver.pid))))
-    os.kill(worker, signal.SIGKILL)
-    output = finish(driver, "worker", status=1)
+    submit, killed = ProcessLauncher.submit, []
+
+    def submit_and_kill(launcher, job):
+        submit(launcher, job)
+        if not killed:
+            killed.append(launcher._workers[0].process.pid)
+            os.kill(killed[0], signal.SIGKILL)
+
+    monkeypatch.setattr(ProcessLauncher, "submit", submit_and_kill)
+    assert run(var_dir, *FEW, "jobs=1", launcher="processes") == 1
+    output = capsys.readouterr().out
     assert f"1 of {CELLS} cells have no result" in output
     reason = "worker died (signal 9: killed; often out of memory)"
     assert output.count(reason) == 2, "as it ends, and at the end"
@@ -245,40 +248,40 @@ def test_a_server_that_is_not_there(tmp_path, sentence):
 # Divergence
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_a_weight_that_is_not_finite(var_dir, undisturbed, capsys, monkeypatch, value):
+def test_a_weight_that_is_not_finite(var_dir, capsys, monkeypatch):
     """Planted after the last step of an epoch in a weight that no loss of that epoch has seen."""
-    plain, steps = harness.train.loop.make_optimizer, []
+    plain, planted = harness.train.loop.make_optimizer, []
 
     def make_optimizer(*parts):
         optimizer, backbone = plain(*parts), parts[0]
         step = optimizer.step
 
-        def planted():
+        def step_and_plant():
             step()
-            steps.append(1)
+            planted.append([-math.inf, math.nan][len(planted)])
             with torch.no_grad():
-                next(backbone.parameters()).view(-1)[0] = value
+                next(backbone.parameters()).view(-1)[0] = planted[-1]
 
-        optimizer.step = planted
+        optimizer.step = step_and_plant
         return optimizer
 
     monkeypatch.setattr(harness.train.loop, "make_optimizer", make_optimizer)
-    one = ["methods=[none]", "backbones=[lmf]", "seeds=[1111]", "train.max_batches=1"]
-    assert run(var_dir, *one) == 1
-    assert len(steps) == 1
-    shown = capsys.readouterr().out
-    assert "1 of 1 cells have no result" in shown
-    assert "is not finite after epoch 1, step 1" in " ".join(shown.split())
+    two = ["methods=[none]", "backbones=[lmf]", "seeds=[1111,1112]", "train.max_batches=1"]
+    assert run(var_dir, *two) == 1
+    assert len(planted) == 2
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "2 of 2 cells have no result" in shown
+    assert shown.count("is not finite after epoch 1, step 1") >= 2
     tracker = Tracker(None, var_dir, "s", create=False)
-    (diverged,) = tracker.runs("tags.kind = 'cell'")
-    assert diverged.tags["outcome"] == "diverged"
-    assert "is not finite after epoch 1, step 1" in diverged.tags["reason"]
-    assert tracker.client.get_run(diverged.run_id).info.status == "FAILED"
+    diverged = list(tracker.runs("tags.kind = 'cell'"))
+    assert [stored.tags["outcome"] for stored in diverged] == ["diverged"] * 2
+    for stored in diverged:
+        assert "is not finite after epoch 1, step 1" in stored.tags["reason"]
+        assert tracker.client.get_run(stored.run_id).info.status == "FAILED"
     monkeypatch.setattr(harness.train.loop, "make_optimizer", plain)
-    assert run(var_dir, *one) == 1
+    assert run(var_dir, *two) == 1
     assert "diverged earlier: the weight" in capsys.readouterr().out
-    assert len(list(tracker.runs("tags.kind = 'cell'"))) == 1
-    assert run(var_dir, *one, "retry=diverged") == 0
-    assert len(tracker.complete()) == 1
-    assert run(var_dir, *one) == 0
+    assert len(list(tracker.runs("tags.kind = 'cell'"))) == 2
+    assert run(var_dir, *two, "retry=diverged") == 0
+    assert len(tracker.complete()) == 2
+    assert run(var_dir, *two) == 0

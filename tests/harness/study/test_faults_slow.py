@@ -44,7 +44,7 @@ def test_stopped_at_random_moments(var_dir, finished_study, number):
 
     generator, mark = random.Random(int(number)), f"signal{int(number)}"
     stopped = 0
-    for attempt in range(6):
+    for attempt in range(4):
         driver = start(var_dir, mark)
         wait_for(driver, lambda line: line.startswith("synthetic_mosi"))
         time.sleep(generator.uniform(0, 5))
@@ -63,7 +63,7 @@ def test_stopped_at_random_moments(var_dir, finished_study, number):
             assert output.strip().splitlines()[-1] == "Stopped; run the same command to resume."
             stopped += 1
     assert stopped
-    finish(start(var_dir, mark), mark)
+    assert run(var_dir) == 0
     assert_each_cell_once(var_dir, finished_study)
 
 
@@ -89,7 +89,7 @@ def locked(path):
 def test_a_locked_database_is_waited_for(var_dir, finished_study, name):
     """Locked for longer than SQLite and its clients wait by themselves (20 and 30 s)."""
     # A mark of its own: both run at once where tests are spread over processes.
-    driver = start(var_dir, f"lock-{name}")
+    driver = start(var_dir, f"lock-{name}", jobs=1)
     wait_for_cells(driver, 3)
     with locked(var_dir / name):
         said = wait_for(driver, lambda line: line.startswith("Retrying"))
@@ -101,7 +101,7 @@ def test_a_locked_database_is_waited_for(var_dir, finished_study, name):
 
 def test_a_database_overwritten_in_mid_matrix(var_dir, finished_study):
     """The driver stops at once and says which file; with a copy in its place the next start goes on."""
-    driver = start(var_dir, "damage")
+    driver = start(var_dir, "damage", jobs=1)
     wait_for_cells(driver, 5)
     driver.send_signal(signal.SIGSTOP)
     source, copy = (sqlite3.connect(var_dir / name) for name in ("mlflow.db", "copy.db"))
@@ -120,7 +120,7 @@ def test_a_database_overwritten_in_mid_matrix(var_dir, finished_study):
     for ending in ("", "-wal", "-shm"):
         (var_dir / f"mlflow.db{ending}").unlink(missing_ok=True)
     (var_dir / "copy.db").rename(var_dir / "mlflow.db")
-    finish(start(var_dir, "damage"), "damage")
+    assert run(var_dir) == 0
     assert_each_cell_once(var_dir, finished_study)
 
 
@@ -173,13 +173,12 @@ def server(tmp_path, store_template):
 def test_a_server_that_goes_away_and_comes_back(var_dir, finished_study, server):
     (var_dir / "mlflow.db").unlink()
     tracking = [f"tracking.uri={server.uri}"]
-    driver = start(var_dir, "server", *tracking)
-    for cells in (3, 9):
-        wait_for_cells(driver, cells)
-        server.kill()
-        said = wait_for(driver, lambda line: line.startswith("Retrying"))
-        assert f"the tracking store {server.uri} failed" in said
-        server.start()
+    driver = start(var_dir, "server", *tracking, jobs=1)
+    wait_for_cells(driver, 3)
+    server.kill()
+    said = wait_for(driver, lambda line: line.startswith("Retrying"))
+    assert f"the tracking store {server.uri} failed" in said
+    server.start()
     finish(driver, "server")
     assert_each_cell_once(var_dir, finished_study, more=tracking)
 
@@ -214,7 +213,7 @@ def fill(folder):
 
 def test_a_full_disk_is_waited_for(small_disk, finished_study, new_var):
     var = new_var(small_disk / "var")
-    driver = start(var, "full")
+    driver = start(var, "full", jobs=1)
     wait_for_cells(driver, 4)
     filler = fill(small_disk)
     said = wait_for(driver, lambda line: line.startswith("Retrying"))
@@ -231,12 +230,13 @@ def test_a_read_only_disk(small_disk, finished_study):
     var = small_disk / "var"
     for reason in ("Read-only file system", ""):
         subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-        last = finish(start(var, "readonly"), "readonly", status=2).strip().splitlines()[-1]
+        said = finish(start(var, "readonly", "launcher=inline"), "readonly", status=2)
+        last = said.strip().splitlines()[-1]
         assert last.startswith("Error: ")
         assert str(var) in last
         assert reason in last
         subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
-        finish(start(var, "readonly"), "readonly")
+        finish(start(var, "readonly", "launcher=inline"), "readonly")
     assert_each_cell_once(var, finished_study)
 
 

@@ -503,8 +503,8 @@ def test_cells_with_other_settings_do_not_enter_a_mean(var):
     table = next(t for t in all_tables(study, summary.compare_methods(study)) if t.name.startswith("table2"))
     [row] = [r for group in table.parts[0].groups for r in group if r[2].text == "none"]
     assert row[3].text == "2"
-    assert any("2 cells with other settings" in note for note in table.notes)
-    assert study.warnings[0].startswith("lmf on synthetic_mosi: in ")
+    assert any("2 cells with other backbone" in note for note in table.notes)
+    assert study.warnings[0].startswith("lmf on synthetic_mosi: ")
     # The first request again: its own cells count, and nothing is trained.
     assert run(var, "methods=[none]", "backbones=[lmf]", "seeds=[1111,1112]") == 0
     kept = load(var).frame.query("method == 'none' and not superseded")["cell_id"]

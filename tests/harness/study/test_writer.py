@@ -129,7 +129,7 @@ def test_a_result_comes_back_bit_for_bit(result):
             assert x.dtype.kind == "U" or (np.signbit(x) == np.signbit(y))[~np.isnan(x)].all()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(data=st.data(), cut=st.booleans())
 def test_a_damaged_result_is_none(data, cut):
     with tempfile.TemporaryDirectory() as folder:
@@ -313,7 +313,7 @@ def test_killed_at_every_store_call(tmp_path, when):
     assert place > 20
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(seed=st.integers(0, 2**32), chance=st.floats(0.01, 0.3))
 def test_killed_over_and_over(seed, chance):
     generator = np.random.default_rng(seed)
@@ -392,6 +392,22 @@ def test_a_lost_claim_is_waited_for_and_its_result_kept(tmp_path, memory):
     assert not [run for run in memory.runs.values() if run["status"] == "KILLED" and run["complete"]]
     assert set(memory.trained.values()) == {1}
     assert_whole(memory, tmp_path)
+
+
+def test_what_killed_drivers_left_unfinished_is_gone_when_all_is_done(tmp_path, memory):
+    """One was killed before; another one lost its claims, and is killed while it writes, at the very end."""
+    checkpoints, folder = tmp_path / "checkpoints", tmp_path / "spool"
+
+    def leave(number):
+        for cell, place in itertools.product(CELLS, (checkpoints, folder)):
+            (place / f"{cell.cell_id}.{number}.tmp").mkdir(parents=True)
+
+    leave(1)
+    driver = make_driver(memory, folder, results=DIVERGING, checkpoints=checkpoints)
+    driver._end_orphans = lambda: driver.outcome.numbers and leave(2)
+    driver.run()
+    assert list(driver.outcome.failed) == [SECOND]
+    assert not [*checkpoints.iterdir(), *folder.iterdir()]
 
 
 def test_a_run_that_ends_between_two_looks_is_no_orphan(tmp_path, memory):

@@ -3,6 +3,8 @@
 import itertools
 import random
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -13,10 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.claims.ledger import Ledger
-from harness.config.compose import load_benchmark
 from harness.databases import is_database, redact, server_uri, tables_lock
 from harness.errors import StoreError, UserError
-from harness.plan import make_plan
 from harness.study.unlogged import UnloggedResults
 from harness.study.writer import Writer
 from harness.tracking.store import create_tables
@@ -24,10 +24,10 @@ from harness.tracking.tracker import Tracker
 from harness.train.result import Result
 from reports import build
 from tests.harness.test_ledger import ELSEWHERE as OTHER_HOST
-from tests.harness.test_ledger import Clock, python
+from tests.harness.test_ledger import Clock
+from tests.support.cells import make_cell
 from tests.support.drivers.driving import (
     CELLS,
-    MATRIX,
     assert_each_cell_once,
     finish,
     start,
@@ -37,6 +37,7 @@ from tests.support.drivers.driving import (
 )
 from tests.support.drivers.jobs import eventually
 from tests.support.drivers.postgres import USER, free_port
+from tests.support.paths import ROOT
 
 # A driver whose process, as the others see it, runs on another machine.
 ELSEWHERE = """
@@ -211,7 +212,7 @@ def assert_password_nowhere(server, uri, var, *texts):
 
 @pytest.mark.slow
 def test_two_drivers_from_an_empty_database(
-    drive, postgres, postgres_server, tmp_path, finished_study, capfd
+    drive, postgres, postgres_server, tmp_path, finished_study, capfd, monkeypatch
 ):
     """They create all tables together; passwords come to light nowhere."""
     uri, var = postgres(), tmp_path / "var"
@@ -222,6 +223,7 @@ def test_two_drivers_from_an_empty_database(
     assert not list(var.glob("*.db")), "nothing may lie in SQLite"
     tracker = Tracker(uri, var, "s", create=False)
     assert tracker.client.get_experiment(tracker.experiment_id).artifact_location.startswith(var.as_uri())
+    monkeypatch.setattr("reports.page.report.FIGURES", ())
     assert build.main([f"var_dir={var}", "study=s", f"tracking.uri={uri}"]) == 0
     assert "are done" in finish(drive(uri), str(tmp_path))
     assert_password_nowhere(postgres_server, uri, var, *texts, *capfd.readouterr())
@@ -276,8 +278,9 @@ Tracker(sys.argv[1], pathlib.Path(sys.argv[2]), "s")
 @pytest.mark.slow
 def test_kills_while_the_tables_are_created(postgres, tmp_path):
     uri, draw = postgres(), random.Random(1)
-    for _ in range(6):
-        child = python(OPEN, uri, tmp_path)
+    for _ in range(4):
+        command = [sys.executable, "-c", OPEN, uri, tmp_path]
+        child = subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE)
         assert child.stdout.readline() == "ready\n"
         time.sleep(draw.uniform(0.0, 1.5))
         child.kill()
@@ -285,24 +288,22 @@ def test_kills_while_the_tables_are_created(postgres, tmp_path):
     assert Tracker(uri, tmp_path, "s").complete() == {}
 
 
-@pytest.fixture
-def cell(tmp_path):
-    return make_plan(load_benchmark([f"var_dir={tmp_path}", "study=s", *MATRIX])).cells[0]
+REASONS = ("a\0b", "half of a pair: \ud800", "x" * 10**5, "ü\n\t\x1b[")
 
 
-@pytest.mark.parametrize("reason", ["a\0b", "half of a pair: \ud800", "x" * 10**5, "ü\n\t\x1b["])
-def test_any_reason_can_be_logged(cell, uri, tmp_path, reason):
-    tracker = Tracker(uri, tmp_path, "s")
-    tracker.log_failure(cell, reason, {}, 0.0)
-    tracker.finish(tracker.log(cell, Result("diverged", reason=reason), {}), Result("diverged"))
-    failed, diverged = tracker.runs("tags.kind = 'cell'")
-    assert failed.tags["reason"] == diverged.tags["reason"]
-    assert failed.tags["reason"][:1] == reason[:1]
+def test_any_reason_can_be_logged(uri, tmp_path):
+    tracker, cell = Tracker(uri, tmp_path, "s"), make_cell()
+    for reason in REASONS:
+        tracker.log_failure(cell, reason, {}, 0.0)
+        tracker.finish(tracker.log(cell, Result("diverged", reason=reason), {}), Result("diverged"))
+        failed, diverged = (run.tags["reason"] for run in list(tracker.runs("tags.kind = 'cell'"))[-2:])
+        assert failed == diverged
+        assert failed[:1] == reason[:1]
 
 
-def test_a_claim_lost_between_the_last_look_and_the_end(cell, uri, tmp_path, monkeypatch):
+def test_a_claim_lost_between_the_last_look_and_the_end(uri, tmp_path, monkeypatch):
     """The run that is complete by then does not stay so: the new owner's will be."""
-    clock = Clock()
+    clock, cell = Clock(), make_cell()
     far = Ledger(uri, "s", process=OTHER_HOST)
     near = Ledger(uri, "s", clock=clock)
     unlogged = UnloggedResults(tmp_path / "spool")

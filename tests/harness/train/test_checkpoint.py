@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -25,14 +24,13 @@ from harness.tracking.tracker import Tracker
 from harness.train.checkpoint import Checkpoint, deserialize, identity_of, serialize
 from harness.train.loop import start_or_resume, train
 from harness.train.schedule import learning_rate
-from methods import METHODS
-from tests.support.builders import make_dataset, make_sizes, same_bits, small_cell
+from tests.support.builders import MIXING, make_dataset, make_sizes, same_bits, small_cell
 from tests.support.drivers.driving import assert_each_cell_once, finish, kill, run, start, workers_of
 
 CPU = torch.device("cpu")
 SIZES = make_sizes()
 TIMINGS = {"train_s", "wall_s", "cpu_s", "peak_memory_mb", "epoch_s"}
-EPOCHS = 4
+EPOCHS = 2
 no_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
@@ -65,13 +63,6 @@ def checkpoint_of(cell, path, every_s=0.0, kind=Checkpoint, device=CPU):
     return kind(path, every_s, identity_of(cell, device))
 
 
-def first_epoch(cell, path):
-    """Killed after its first epoch; returns the checkpoint that is left."""
-    with pytest.raises(KillsAfterEachWrite.Killed):
-        train(cell, DATASET, CPU, checkpoint=checkpoint_of(cell, path, kind=KillsAfterEachWrite))
-    return checkpoint_of(cell, path)
-
-
 def train_with_kills(cell, path, device=CPU):
     """Train, killed after every epoch; returns the result and the number of kills."""
     for kills in itertools.count():
@@ -98,6 +89,31 @@ def assert_same(mine, theirs):
         assert mine.predictions.values[ratio].tobytes() == values.tobytes()
 
 
+@pytest.fixture(scope="module")
+def whole():
+    """The small cell, trained undisturbed."""
+    return train(make_cell(), DATASET, CPU)
+
+
+@pytest.fixture(scope="module")
+def left(tmp_path_factory):
+    """The bytes of its checkpoint when it is killed after its first epoch."""
+    path = tmp_path_factory.mktemp("left") / "c.npz"
+    with pytest.raises(KillsAfterEachWrite.Killed):
+        train(
+            make_cell(), DATASET, CPU, checkpoint=checkpoint_of(make_cell(), path, kind=KillsAfterEachWrite)
+        )
+    return path.read_bytes()
+
+
+@pytest.fixture
+def checkpoint(left, tmp_path):
+    """That checkpoint in a place of its own."""
+    path = tmp_path / "c.npz"
+    path.write_bytes(left)
+    return checkpoint_of(make_cell(), path)
+
+
 LONG = {"max_epochs": 8, "early_stop": 8}
 COSINE = {"schedule": "warmup_cosine", "warmup": 0.4, "gradient_accumulation": 2}
 STOPPED = {"max_epochs": 60}
@@ -107,8 +123,8 @@ STOPPED = {"max_epochs": 60}
     ("rules", "options"),
     [
         *(
-            ({}, {"method": method, "backbone": backbone, "ratios": (0.0, 0.5)})
-            for method, backbone in itertools.product(METHODS, BACKBONES)
+            ({}, {"backbone": backbone, "method": method, "ratios": (0.0, 0.5)})
+            for backbone, method in zip(BACKBONES, MIXING[-len(BACKBONES) :], strict=True)
         ),
         ({"optimizer": "adamw", "weight_decay": 0.1, "criterion": "mse"}, {"train_ratio": 0.4}),
         ({}, {"backbone": "tfn", "method": "manifold_mixup", "options": {"mode": "replace"}}),
@@ -134,9 +150,8 @@ def test_killed_after_every_epoch_it_ends_with_the_same_bits(rules, options, dev
     assert len(rates) > 1 or "schedule" not in rules, "the rate changed, or this says little"
 
 
-def test_a_state_is_taken_up_with_its_time_even_where_none_is_written_any_more(tmp_path):
-    cell, path = make_cell(), tmp_path / "c.npz"
-    checkpoint = first_epoch(cell, path)
+def test_a_state_is_taken_up_with_its_time_even_where_none_is_written_any_more(checkpoint, whole):
+    cell, path = make_cell(), checkpoint.path
     state = checkpoint.load()
     assert 0 < state["train_s"] < 1000
     checkpoint.save(state | {"train_s": 1000.0})
@@ -145,7 +160,7 @@ def test_a_state_is_taken_up_with_its_time_even_where_none_is_written_any_more(t
     assert resumed.environment == {"resumed_after_epoch": "1"}
     assert 1000 < resumed.cell["train_s"] < 2000
     assert path.read_bytes() == before
-    assert_same(resumed, train(cell, DATASET, CPU))
+    assert_same(resumed, whole)
 
 
 def test_a_divergence_is_found_again(tmp_path):
@@ -157,34 +172,7 @@ def test_a_divergence_is_found_again(tmp_path):
     assert results[0].reason == results[1].reason
 
 
-def train_and_die(job):
-    """SIGKILL in the middle of a cell, after its third epoch was written."""
-    save = Checkpoint.save
-
-    def save_and_die(self, state):
-        save(self, state)
-        if state["epoch"] == 3:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    Checkpoint.save = save_and_die
-    run_job(job)
-
-
-def test_a_killed_process_is_resumed_to_the_same_bits(tmp_path):
-    """What it left is taken up by another process."""
-    cell, path = make_cell("tfn", rules={"max_epochs": 6}), tmp_path / "checkpoints" / "c.npz"
-    save_dataset(DATASET, tmp_path / "data")
-    job = Job(cell, str(tmp_path / "data"), "cpu", checkpoint=str(path), checkpoint_s=0)
-    child = multiprocessing.get_context("spawn").Process(target=train_and_die, args=(job,))
-    child.start()
-    child.join()
-    assert child.exitcode == -signal.SIGKILL
-    resumed = run_job(job)
-    assert resumed.environment["resumed_after_epoch"] == "3"
-    assert_same(resumed, run_job(dataclasses.replace(job, checkpoint=None)))
-
-
-def test_a_training_survives_with_its_optimizer_and_writing_changes_nothing(tmp_path):
+def test_a_training_survives_with_its_optimizer_and_writing_changes_nothing(tmp_path, whole):
     cell, path = make_cell(), tmp_path / "c.npz"
     states = []
 
@@ -195,7 +183,7 @@ def test_a_training_survives_with_its_optimizer_and_writing_changes_nothing(tmp_
             super().save(state)
 
     written = train(cell, DATASET, CPU, checkpoint=checkpoint_of(cell, path, kind=Remembers))
-    assert_same(written, train(cell, DATASET, CPU))
+    assert_same(written, whole)
     restored = start_or_resume(cell, DATASET, CPU, checkpoint_of(cell, path)).state_dict()
     assert same_bits(dict(restored["optimizer"]), states[-1]["optimizer"])
     assert {name: list(curve) for name, curve in restored["curves"].items()} == states[-1]["curves"]
@@ -260,28 +248,27 @@ BAD_FILES = {
 
 
 @pytest.mark.parametrize("kind", BAD_FILES)
-def test_a_bad_file_costs_only_the_time_it_would_have_saved(kind, tmp_path, caplog):
-    cell, path = make_cell(), tmp_path / "c.npz"
-    checkpoint = first_epoch(cell, path)
+def test_a_bad_file_costs_only_the_time_it_would_have_saved(kind, checkpoint, whole, caplog):
     BAD_FILES[kind](checkpoint, checkpoint.load())
     caplog.clear()
-    result = train(cell, DATASET, CPU, checkpoint=checkpoint_of(cell, path, every_s=None))
+    cell = make_cell()
+    result = train(cell, DATASET, CPU, checkpoint=checkpoint_of(cell, checkpoint.path, every_s=None))
     assert caplog.text.count("is ignored") == 1
     assert result.environment == {}
-    assert_same(result, train(cell, DATASET, CPU))
+    assert_same(result, whole)
 
 
 def test_the_setting_changes_no_cell(tmp_path):
     asked = [f"var_dir={tmp_path}", "datasets=[synthetic_mosi]", "dataset.synthetic_mosi.clips=12"]
     plain = make_plan(load_benchmark(asked)).cells
-    for value in ("0", "0.5", "600", "null"):
+    for value in ("0", "null"):
         assert make_plan(load_benchmark([*asked, f"cell.checkpoint_s={value}"])).cells == plain
     for value in ("-1", "nan"):
         with pytest.raises(UserError, match="checkpoint_s must be at least 0"):
             make_plan(load_benchmark([*asked, f"cell.checkpoint_s={value}"]))
 
 
-ONE = ["methods=[ms_mix]", "backbones=[tfn]", "seeds=[1111]", "train.max_epochs=6", "report=false"]
+ONE = ["methods=[ms_mix]", "backbones=[tfn]", "seeds=[1111]", "train.max_epochs=4", "report=false"]
 
 
 def test_a_study_resumes_a_failed_cell_and_leaves_no_checkpoint(var_dir, train_study, monkeypatch):
@@ -291,7 +278,7 @@ def test_a_study_resumes_a_failed_cell_and_leaves_no_checkpoint(var_dir, train_s
     def save_and_fail(self, state):
         save(self, state)
         written.append(state["epoch"])
-        if written == [1, 2, 3]:
+        if written == [1, 2]:
             raise MemoryError("worn out")
 
     monkeypatch.setattr(Checkpoint, "save", save_and_fail)
@@ -299,7 +286,7 @@ def test_a_study_resumes_a_failed_cell_and_leaves_no_checkpoint(var_dir, train_s
     folder = Tracker(None, var_dir, "s", create=False).folder("checkpoints")
     [left] = folder.iterdir()
     assert run(var_dir, *ONE, "cell.checkpoint_s=0") == 0
-    assert written == [1, 2, 3, 4, 5, 6]
+    assert written == [1, 2, 3, 4]
     assert not list(folder.iterdir())
     # A driver that was killed between its last two steps leaves the file of a cell that is done.
     for name in (left.name, f"{left.stem}.77.tmp"):
@@ -307,7 +294,7 @@ def test_a_study_resumes_a_failed_cell_and_leaves_no_checkpoint(var_dir, train_s
     assert run(var_dir, *ONE) == 0
     assert not list(folder.iterdir())
     [stored] = Tracker(None, var_dir, "s", create=False).complete().values()
-    assert stored.tags["resumed_after_epoch"] == "3"
+    assert stored.tags["resumed_after_epoch"] == "2"
     assert_each_cell_once(var_dir, reference, cells=1)
 
 

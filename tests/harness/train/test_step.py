@@ -15,18 +15,19 @@ from harness.train.step import CRITERIA, _warn_of_cap, mix_batch, mixed_loss, st
 from methods import METHODS
 from methods.base import Draw, mix
 from tests.support import toy
-from tests.support.builders import drawn, make_batch, make_sizes, small_backbone
+from tests.support.builders import PAIRS, drawn, make_batch, make_sizes, small_backbone
 
 SIZES = make_sizes()
-over_both = pytest.mark.parametrize(
-    ("method_name", "backbone_name"), list(itertools.product(METHODS, BACKBONES))
-)
 # Manifold mixup at each of its layers, too.
 MIXTURES = [*((name, {}) for name in METHODS), *(("manifold_mixup", {"layers": [k]}) for k in range(3))]
-over_mixtures = pytest.mark.parametrize(
-    ("method_name", "options", "backbone_name"),
-    [(*mixture, backbone) for mixture, backbone in itertools.product(MIXTURES, BACKBONES)],
-)
+
+
+def over_mixtures(*cases):
+    """Every mixture in every case, each time on the next backbone: (method, options, backbone, *case)."""
+    pairs = itertools.product(enumerate(MIXTURES), enumerate(cases))
+    return [(*mix, list(BACKBONES)[(k + at) % len(BACKBONES)], *case) for (k, mix), (at, case) in pairs]
+
+
 over_backbones = pytest.mark.parametrize("backbone_name", BACKBONES)
 
 
@@ -73,9 +74,10 @@ def mixed_apart(backbone: Backbone, method, batch, draw):
     return mixed, backbone.head(fused)
 
 
-@over_mixtures
-@pytest.mark.parametrize("mode", ["append", "replace"])
-@pytest.mark.parametrize("n", [1, 2, 3, 9])
+@pytest.mark.parametrize(
+    ("method_name", "options", "backbone_name", "mode", "n"),
+    over_mixtures(("append", 1), ("replace", 1), ("append", 2), ("replace", 9)),
+)
 def test_a_step(method_name, options, backbone_name, mode, n):
     backbone, batch = small_backbone(backbone_name, SIZES).train(), make_batch(SIZES, n)
     method = method_for(method_name, backbone, mode=mode, **options)
@@ -93,9 +95,10 @@ def test_a_step(method_name, options, backbone_name, mode, n):
     torch.testing.assert_close(losses.total, wanted + losses.penalty + losses.auxiliary)
 
 
-@over_mixtures
-@pytest.mark.parametrize("mix_loss", ["backbone", "mse", "split_mse"])
-@pytest.mark.parametrize("mode", ["append", "replace"])
+@pytest.mark.parametrize(
+    ("method_name", "options", "backbone_name", "mix_loss", "mode"),
+    over_mixtures(*itertools.product(["backbone", "mse", "split_mse"], ["append", "replace"])),
+)
 def test_losses_equal_those_of_separate_passes(method_name, options, backbone_name, mix_loss, mode):
     """In eval mode, where rows do not touch: clean and mixed examples go through the network apart."""
     backbone, batch = small_backbone(backbone_name, SIZES).eval(), make_batch(SIZES, 6)
@@ -124,7 +127,9 @@ def test_losses_equal_those_of_separate_passes(method_name, options, backbone_na
     torch.testing.assert_close(losses.total, total + mixed.penalty + auxiliary, atol=1e-5, rtol=1e-4)
 
 
-@over_both
+@pytest.mark.parametrize(
+    ("method_name", "backbone_name"), sorted({*PAIRS, *(("mixup", name) for name in BACKBONES)})
+)
 def test_a_step_encodes_the_clean_batch_as_if_it_were_alone(method_name, backbone_name, monkeypatch):
     """Its dropout and its running statistics are the same under every method."""
     outputs, batch = [], make_batch(SIZES, 6)
@@ -183,7 +188,7 @@ def test_the_mixed_loss_is_the_mean_over_what_counts(counted):
 @over_backbones
 @pytest.mark.parametrize("mode", ["append", "replace"])
 def test_without_mixed_examples_the_clean_loss_remains(backbone_name, mode):
-    """No draw and no row that counts: all the same."""
+    """Without a draw, and with a draw of which no row counts, the loss is the same."""
     backbone, batch = small_backbone(backbone_name, SIZES).eval(), make_batch(SIZES, 4)
     none = method_for("none", backbone, mode=mode)
     nothing = method_for("ms_mix", backbone, mode=mode, similarity="cosine", delta=1.0, sal=False)

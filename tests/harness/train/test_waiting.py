@@ -10,24 +10,11 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from backbones import BACKBONES, cpu
+from backbones import cpu
 from harness.train.diagnostics import Diagnostics
 from harness.train.step import step_losses
 from methods import METHODS
-from tests.support.builders import (
-    KINDS,
-    MIXING,
-    arrays_of,
-    changed,
-    check_mixed,
-    make_batch,
-    make_labels,
-    make_latents,
-    make_method,
-    make_sizes,
-    plain_network,
-    small_backbone,
-)
+from tests.support.builders import PAIRS, changed, make_batch, make_sizes, small_backbone
 
 REFUSED = (
     *("_local_scalar_dense", "equal", "allclose"),  # read numbers back
@@ -105,32 +92,6 @@ def test_what_waits_is_seen(wait):
         wait(x)
 
 
-@pytest.mark.parametrize(
-    "work",
-    [
-        lambda x: x.to("cpu", non_blocking=True),
-        lambda x: x.to(torch.float64),
-        lambda x: torch.repeat_interleave(x, 2),
-        lambda x: x[torch.tensor([0, 0])],
-        lambda x: torch.where(x > 0, x, 0).sum().backward(),
-    ],
-)
-def test_what_does_not_wait_is_let_through(work):
-    with no_waiting():
-        work(torch.ones(1, requires_grad=True))
-
-
-@pytest.mark.parametrize("name", MIXING)
-@pytest.mark.parametrize("kind", KINDS)
-def test_mixing_never_waits_for_the_device(name, kind):
-    latents, labels, network = make_latents(kind, 5), make_labels(5, 3.0), plain_network()
-    method = make_method(name, kind)
-    draw = arrays_of(method.draw(np.random.default_rng(0), labels.numpy()))
-    with no_waiting():
-        mixed = method(latents, labels, draw, network)
-    check_mixed(mixed, latents, labels)
-
-
 def make_step(name: str, backbone_name: str, device: str):
     """A backbone, a method and a batch on a device, and draws for two steps."""
     sizes = make_sizes()
@@ -147,7 +108,8 @@ def run_step(backbone, method, batch, draw) -> torch.Tensor:
     return losses.total
 
 
-@pytest.mark.parametrize(("name", "backbone_name"), list(itertools.product(METHODS, BACKBONES)))
+# MulT's latents are sequences with lengths.
+@pytest.mark.parametrize(("name", "backbone_name"), [*PAIRS, *((name, "mult") for name in METHODS)])
 def test_a_step_never_waits_for_the_device(name, backbone_name):
     backbone, method, batch, draws = make_step(name, backbone_name, "cpu")
     for mode, draw in zip(("append", "replace"), draws, strict=True):

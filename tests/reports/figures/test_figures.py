@@ -27,7 +27,6 @@ pytestmark = pytest.mark.filterwarnings("error")
 
 @cache
 def small(**changes):
-    """A study that no test changes."""
     options = dict(datasets=TWO, backbones=("tfn", "misa"), seeds=3, ablation=False, samples=False)
     return make_study(**options | changes)
 
@@ -53,89 +52,92 @@ def undefined(study):
 
 
 STUDIES = {
-    "whole": small,
     "holes": lambda: with_holes(small()),
     "mostly holes": lambda: with_holes(small(), share=0.8),
     "two seeds": lambda: small(seeds=2),
     "undefined": lambda: undefined(small()),
-    "five datasets": lambda: small(
-        datasets=("a", "b", "c", "d", "e"), methods=("none", "ms_mix"), seeds=2, ratios=(0.0, 0.5)
-    ),
+    # Figure 4 shows trials, which are the same in all studies from here on.
+    "five datasets": lambda: small(datasets=tuple("abcde"), methods=("none", "ms_mix"), seeds=2),
     "one method": lambda: small(methods=("mixup",)),
     "baseline": lambda: small(methods=("none",), datasets=TWO[:1]),
     "no baseline": lambda: small(methods=("mixup", "ms_mix")),
-    "ten methods": lambda: small(methods=("none", *"bcdefghi", "ms_mix"), datasets=TWO[:1]),
+    "ten methods": lambda: small(methods=("none", *"bcdefghi", "ms_mix"), datasets=TWO[:1], seeds=2),
     "zeros": lambda: replace(small(), frame=small().frame.assign(value=0.0)),
 }
+# Each figure of three studies and each study in one figure or more is drawn in the fast tests.
+PAIRS = [
+    pytest.param(figure, name, marks=() if (i + k) % 4 == 0 else pytest.mark.slow, id=f"{figure.name}-{name}")
+    for i, figure in enumerate(FIGURES)
+    for k, name in enumerate(STUDIES)
+    if figure is not sweeps.FIGURE or k < 4
+]
 
 
 def drawn(figure, study):
     """A figure's data, its caption and the texts in it, drawn and closed."""
     data = figure.data(study)
     assert "dataset" in data.columns
+    assert set(data["dataset"]) <= {*study.frame["dataset"], *study.trials["dataset"]}
     if data.empty:
         return data, "", []
     with style.styled():
-        title = figure.title + place(data) + study.stand_in(sorted(set(data["dataset"])))
-        drawing = figure.draw(data, title, study.command)
+        drawing = figure.draw(data, figure.title + place(data), study.command)
         drawing.draw_without_rendering()
     plt.close(drawing)
     assert plt.get_fignums() == []
     texts = [text.get_text().replace("\n", " ") for text in drawing.findobj(plt.Text)]
-    return data, figure.caption(data), texts
-
-
-@pytest.mark.parametrize("name", STUDIES)
-@each_figure
-def test_every_study_is_drawn(figure, name):
-    study = STUDIES[name]()
-    data, caption, _ = drawn(figure, study)
+    caption = figure.caption(data)
     assert not any(word in caption for word in ("nan", "NaN", "<NA>", "None"))
-    assert set(data["dataset"]) <= {*study.frame["dataset"], *study.trials["dataset"]}
+    return data, caption, texts
+
+
+@pytest.mark.parametrize(("figure", "name"), PAIRS)
+def test_every_study_is_drawn(figure, name):
+    drawn(figure, STUDIES[name]())
 
 
 @each_figure
 def test_nothing_to_show_is_empty(figure):
     study = small()
     trials = study.trials.assign(value=math.nan, objective_value=math.nan)
-    undefined = replace(study, frame=study.frame.assign(value=math.nan), trials=trials)
-    assert drawn(figure, empty_study())[0].empty
-    assert drawn(figure, undefined)[0].empty
+    for nothing in (empty_study(), replace(study, frame=study.frame.assign(value=math.nan), trials=trials)):
+        assert figure.data(nothing).empty
 
 
 @each_figure
-def test_the_same_data_give_the_same_bytes(figure, tmp_path):
+def test_the_order_of_rows_changes_no_data(figure):
     study = with_holes(small(datasets=TWO[:1], methods=("none", "mixup", "ms_mix"), seeds=2))
-    data = figure.data(study)
-    shuffled = replace(study, frame=study.frame.sample(frac=1, random_state=1))
-    pd.testing.assert_frame_equal(data, figure.data(shuffled))
-    written = []
+    frame, trials = (rows.sample(frac=1, random_state=1) for rows in (study.frame, study.trials))
+    pd.testing.assert_frame_equal(figure.data(study), figure.data(replace(study, frame=frame, trials=trials)))
+
+
+def test_the_same_data_give_the_same_bytes(tmp_path):
+    study, written = small(datasets=TWO[:1], seeds=2), []
+    data = occlusion.data(study)
     for _ in range(2):
         with style.styled():
-            paths = style.save(figure.draw(data, figure.title, study.command), tmp_path, figure.name)
+            paths = style.save(occlusion.draw(data, "t", study.command), tmp_path, "occlusion")
         written.append([path.read_bytes() for path in paths])
     assert written[0] == written[1]
+    assert [path.suffix for path in paths] == [".pdf", ".svg", ".png"]
     assert plt.get_fignums() == []
 
 
 @each_figure
-def test_names_stand_as_they_are(figure):
+def test_names_stand_as_they_are_and_one_seed_claims_nothing(figure):
     dataset, method = "a_$b$_%&{x}", "my_$mix$_é"
     study = small(
         datasets=(dataset, "größe \\alpha^2 #1"),
         backbones=("$tfn", "l_m_f\\"),
         methods=("none", method, "mi<x>&", "ms_mix"),
         name="a 'study' $x$",
+        seeds=1,
     )
     trials = study.trials.assign(dataset=dataset, backbone="$tfn")
-    texts = [text.replace(r"\$", "$") for text in drawn(figure, replace(study, trials=trials))[2]]
-    assert any(dataset in text for text in texts) or figure.name == "figure7_ranks"
-    assert any(method in text for text in texts) or figure.name == "figure4_sweeps"
-
-
-@each_figure
-def test_one_seed_claims_nothing(figure):
-    data, caption, _ = drawn(figure, small(seeds=1))
+    data, caption, texts = drawn(figure, replace(study, trials=trials))
+    for name, without in ((dataset, "figure7_ranks"), (method, "figure4_sweeps")):
+        assert any(style.plain(name) in text for text in texts) or figure.name == without
+    assert style.plain("$") == r"\$", "which would begin mathematics"
     assert data.get(["low", "high"], pd.DataFrame()).isna().all(axis=None)
     assert "o uncertainty can be given" in caption
 
@@ -180,13 +182,7 @@ def test_occlusion_means_are_those_of_a_loop():
     assert "Left out: up to" in occlusion.caption(data)
 
 
-def test_an_occlusion_curve_needs_two_ratios():
-    assert occlusion.data(small(ratios=(0.0,), train_ratios=())).empty
-    assert set(occlusion.data(small(ratios=(0.0,)))["protocol"]) == {"train"}
-    assert set(occlusion.data(small(train_ratios=()))["protocol"]) == {"test"}
-
-
-def test_a_method_that_most_blocks_lack_costs_the_others_nothing():
+def test_an_occlusion_curve_needs_two_ratios_and_runs_that_all_but_rare_methods_have():
     study = small()
     rare = (study.frame["method"] == "mixup") & (study.frame["seed"] > 1111)
     data = occlusion.data(replace(study, frame=study.frame[~rare]))
@@ -194,24 +190,21 @@ def test_a_method_that_most_blocks_lack_costs_the_others_nothing():
     assert (data.loc[data["method"] != "mixup", "n"] == 6).all()
     said = "Not shown on synthetic_mosi, because most of their trainings are missing: mixup."
     assert said in occlusion.caption(data)
-
-
-def test_runs_of_two_environments_are_no_block():
-    frame = small(methods=("none", "mixup")).frame
-    moved = (frame["method"] == "none") & (frame["seed"] == 1112)
-    frame = frame.assign(environment=frame["environment"].mask(moved, "GPU"))
-    data = occlusion.data(replace(small(), frame=frame))
+    # Runs of two environments are no block.
+    moved = (study.frame["method"] == "none") & (study.frame["seed"] == 1112)
+    frame = study.frame.assign(environment=study.frame["environment"].mask(moved, "GPU"))
+    data = occlusion.data(replace(study, frame=frame))
     points = data[data["protocol"] == "test"]
     assert (points["blocks"] == 8).all()
     assert (points["n"] == 4).all()
-
-
-def test_equal_lines_are_named():
-    study = small()
+    # Equal lines are named.
     copy = study.frame[study.frame["method"] == "none"].assign(method="twin", variant="twin", label="twin")
     frame = pd.concat([study.frame, copy.assign(cell_id=copy["cell_id"] + "-twin")])
     caption = occlusion.caption(occlusion.data(replace(study, frame=frame)))
     assert "Exactly equal on synthetic_mosi, so that their lines coincide: none, twin." in caption
+    assert occlusion.data(small(ratios=(0.0,), train_ratios=())).empty
+    assert set(occlusion.data(small(ratios=(0.0,)))["protocol"]) == {"train"}
+    assert set(occlusion.data(small(train_ratios=()))["protocol"]) == {"test"}
 
 
 def test_radar_axes_run_from_worst_to_best():
@@ -264,7 +257,7 @@ def test_a_failed_training_does_not_set_the_scale_of_the_forest():
     assert -50 < low < 0 < high < 50
 
 
-def test_ranks_and_shares_are_those_of_a_loop():
+def test_ranks_and_shares_are_those_of_a_loop_and_a_method_without_rank_is_named():
     methods = ("none", "mixup", "ms_mix")
     study = small(methods=methods)
     data, scores = ranking.data(study), clean(study.scores())
@@ -286,19 +279,15 @@ def test_ranks_and_shares_are_those_of_a_loop():
         gains = [1 - np.array(runs[other, method]) / mean[other, "none"] for other in tasks]
         assert row["share"] == pytest.approx(np.mean([np.mean(g >= row["gain"] - 1e-12) for g in gains]))
         assert row["low"] <= row["share"] <= row["high"]
-
-
-def test_a_method_without_rank_is_named():
-    study = small()
-    mixup = study.frame["method"] == "mixup"
-    rare = mixup & ((study.frame["backbone"] != "tfn") | (study.frame["dataset"] != TWO[0]))
+    rare = study.frame["method"] == "mixup"
+    rare &= (study.frame["backbone"] != "tfn") | (study.frame["dataset"] != TWO[0])
     data = ranking.data(replace(study, frame=study.frame[~rare]))
     assert "Not ranked, because absent from most blocks: mixup." in ranking.caption(data)
     assert "mixup" not in set(data.loc[data["panel"] == "profile", "method"])
 
 
 def test_mechanism_means_are_those_of_a_loop():
-    study = with_holes(small(seeds=4, ablation=True))
+    study = with_holes(small(datasets=TWO[:1], ablation=True))
     data = mechanism.data(study)
     assert set(data["panel"]) == {"opposite", "intensity", "lambda"}
     frame = study.frame[study.frame["settings"] == "{}"]
@@ -306,20 +295,16 @@ def test_mechanism_means_are_those_of_a_loop():
         rows = frame[(frame["dataset"] == dataset) & (frame["metric"] == metric)]
         assert_means(part, block_means(rows[rows["occlusion_protocol"] == "test"]))
     assert set(data.loc[data["panel"] == "intensity", "method"]) == {"ms_mix"}
-    assert len(data[data["panel"] == "lambda"]) == 2 * 4 * 4 * 3
-
-
-def test_real_data_leave_the_intensities_empty():
-    study = small()
-    study = replace(study, frame=study.frame[study.frame["split"] != "mechanism"])
-    caption = mechanism.caption(mechanism.data(study))
-    assert "(b) is empty: it needs synthetic data" in caption
+    assert len(data[data["panel"] == "lambda"]) == 4 * 4 * 3
+    real = replace(study, frame=study.frame[study.frame["split"] != "mechanism"])
+    said = "(b) is empty: it needs synthetic data"
+    assert said in mechanism.caption(mechanism.data(real))
 
 
 def test_sweeps_hold_means_and_intervals_of_each_setting():
-    study = small(seeds=4)
+    study = small()
     data = sweeps.data(study)
-    assert dict(data.groupby("sweep").size()) == {"delta": 40, "xi": 100, "alpha": 28, "heads": 32}
+    assert dict(data.groupby("sweep").size()) == {"delta": 15, "xi": 27, "alpha": 12, "heads": 12}
     objective = study.trials[(study.trials["split"] == "valid") & (study.trials["metric"] == "loss")]
     trials = [(trial, json.loads(trial["params"])) for trial in objective.to_dict("records")]
     for row in data.to_dict("records"):
@@ -331,16 +316,13 @@ def test_sweeps_hold_means_and_intervals_of_each_setting():
             if not panel.y or params[panel.y] == row["y"]
             if not panel.line or row["line"] == f"attention={params[panel.line]}"
         ]
-        assert row["n"] == len(values) == 4
+        assert row["n"] == len(values) == 3
         assert row["mean"] == pytest.approx(np.mean(values))
-        half = t.ppf(0.975, 3) * np.std(values, ddof=1) / 2
+        half = t.ppf(0.975, 2) * np.std(values, ddof=1) / math.sqrt(3)
         assert (row["low"], row["high"]) == pytest.approx((np.mean(values) - half, np.mean(values) + half))
     caption = sweeps.caption(data)
     assert "(d) with attention=tokens is exactly constant, because attention over one token" in caption
     assert caption.count("is exactly constant") == 1
-
-
-def test_two_seeds_of_a_sweep_give_no_interval():
     data = sweeps.data(small(seeds=2))
     assert data[["low", "high"]].isna().all(axis=None)
     assert "single seeds (too few for an interval)" in sweeps.caption(data)
@@ -357,7 +339,7 @@ def test_a_missing_sweep_says_how_to_run_it():
 
 def test_the_pair_with_most_settings_is_shown_and_the_others_named():
     study = small()
-    more = study.trials[(study.trials["sweep"] == "delta") & (study.trials["trial"] < 5)]
+    more = study.trials[(study.trials["sweep"] == "delta") & (study.trials["trial"] < 2)]
     alone = study.trials[study.trials["sweep"] == "alpha"].assign(backbone="lmf")
     rest = study.trials[study.trials["sweep"] != "alpha"]
     data = sweeps.data(replace(study, trials=pd.concat([rest, more.assign(backbone="tfn"), alone])))
@@ -367,12 +349,13 @@ def test_the_pair_with_most_settings_is_shown_and_the_others_named():
     assert "There are also sweeps for tfn on synthetic_mosi" in sweeps.caption(data)
 
 
-def test_settings_off_the_grid_are_drawn_as_points():
+def test_settings_off_the_grid_are_drawn_as_points(monkeypatch):
+    monkeypatch.setattr(sweeps, "_MOST", 8)
     study, generator = small(), np.random.default_rng(0)
     trials = study.trials[study.trials["sweep"] == "xi"]
     params = {k: json.dumps({name: generator.random() for name in ("xi1", "xi2")}) for k in trials["params"]}
     data = drawn(sweeps.FIGURE, replace(study, trials=trials.assign(params=trials["params"].map(params))))[0]
-    assert data["x"].nunique() == 25
+    assert data["x"].nunique() == 9
 
 
 def test_a_long_command_stands_whole_in_a_placeholder(recwarn):

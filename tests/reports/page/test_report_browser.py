@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from html import unescape
 from pathlib import Path
 from urllib.parse import unquote, urlparse
@@ -17,7 +16,7 @@ from selenium.webdriver.common.by import By
 
 from reports.figures.registry import FIGURES
 from reports.mlflow_links import LOCAL
-from tests.support.browser import chromium, console, find, requested
+from tests.support.browser import chromium, console, find, requested, until
 
 pytestmark = pytest.mark.slow
 METHODS, BACKBONES = ("none", "mixup", "ms_mix"), ("tfn", "lmf")
@@ -34,15 +33,6 @@ def var(train_study):
 def browser(tmp_path):
     with chromium(tmp_path / "profile", 1900) as browser:
         yield browser
-
-
-def wait_for(condition, seconds=90):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if result := condition():
-            return result
-        time.sleep(0.5)
-    raise AssertionError("waited in vain")
 
 
 def text_of(browser):
@@ -99,23 +89,23 @@ def test_the_ui_shows_the_studys_cells(served, browser, var):
             return False
         return True
 
-    wait_for(loaded)
+    until(browser, loaded)
 
     def names():
         return set(re.findall(r"synthetic_mosi/(?:tfn|lmf)/\w+/seed\d+", text_of(browser)))
 
-    wait_for(lambda: f"{CELLS} matching runs" in text_of(browser))
+    until(browser, lambda: f"{CELLS} matching runs" in text_of(browser))
     every = {f"synthetic_mosi/{b}/{m}/seed{s}" for b in BACKBONES for m in METHODS for s in (1111, 1112)}
-    assert wait_for(names) <= every
-    wait_for(lambda: all(column in text_of(browser) for column in ("test/mae", "backbone", "variant")))
+    assert until(browser, names) <= every
+    until(browser, lambda: all(column in text_of(browser) for column in ("test/mae", "backbone", "variant")))
     # The list behind a mean of the report.
     page = unescape((var / "reports" / "s" / "index.html").read_text())
     links = set(re.findall(r'href="([^"]*searchFilter=[^"]*)"', page))
     [link] = [link for link in links if "%27tfn%27" in link and "%27ms_mix%27" in link]
     browser.get("about:blank")
     browser.get(link)
-    wait_for(lambda: "2 matching runs" in text_of(browser))
-    assert wait_for(names) == {f"synthetic_mosi/tfn/ms_mix/seed{s}" for s in (1111, 1112)}
+    until(browser, lambda: "2 matching runs" in text_of(browser))
+    assert until(browser, names) == {f"synthetic_mosi/tfn/ms_mix/seed{s}" for s in (1111, 1112)}
     addresses = map(urlparse, requested(browser))
     hosts = {address.hostname for address in addresses if address.scheme in ("http", "https")}
     assert hosts == {"127.0.0.1"}, "nothing is asked of another machine"

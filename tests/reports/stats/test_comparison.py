@@ -36,12 +36,6 @@ from tests.support.scores import of_gains, score, scores_of, world
 NAN = math.nan
 
 
-def test_clean_scores_are_those_of_the_whole_test_split():
-    whole = [score("a", 0.5), score("none", 0.4)]
-    others = [score("a", 1, occlusion_ratio=0.1), score("a", 2, occlusion_protocol="train")]
-    pd.testing.assert_frame_equal(clean(scores_of([*others, *whole[::-1]])), scores_of(whole))
-
-
 @pytest.mark.parametrize("metric", ["acc2", "mae"])
 def test_pairs_equal_a_loop_over_all_rows(metric):
     scores = world().assign(metric=metric).sample(frac=1, random_state=1)
@@ -59,7 +53,10 @@ def test_pairs_equal_a_loop_over_all_rows(metric):
     assert found.attrs == {"unpaired": 0, "environments": 0}
 
 
-def test_pairs_everywhere_are_those_of_each_metric_and_condition():
+def test_clean_scores_are_of_the_whole_test_split_and_pairs_everywhere_of_each_metric_and_condition():
+    whole = [score("a", 0.5), score("none", 0.4)]
+    others = [score("a", 1, occlusion_ratio=0.1), score("a", 2, occlusion_protocol="train")]
+    pd.testing.assert_frame_equal(clean(scores_of([*others, *whole[::-1]])), scores_of(whole))
     scores = world(seeds=2)
     parts = {("test", 0.0, "acc2"): scores, ("test", 0.3, "mae"): scores.assign(value=-2 * scores["value"])}
     everything = pd.concat(
@@ -72,7 +69,7 @@ def test_pairs_everywhere_are_those_of_each_metric_and_condition():
         pd.testing.assert_frame_equal(found[list(PAIRS)].reset_index(drop=True), wanted)
 
 
-def test_environments_are_never_paired():
+def test_environments_and_undefined_values_are_never_paired():
     rows = [score("a", 3.0, environment="cpu"), score("b", 3.0, environment="gpu")]
     rows += [score("none", 1.0, environment=name) for name in ("gpu", "tpu")]
     scores = scores_of([*rows, *(score("c", 5.0, seed=seed, environment="gpu") for seed in (1, 2))])
@@ -80,28 +77,16 @@ def test_environments_are_never_paired():
     assert found[["method", "seed", "gain"]].to_numpy().tolist() == [["b", 0, 2.0]]
     assert found.attrs == {"unpaired": 3, "environments": 1}
     assert improvement(scores, "acc2")["method"].tolist() == ["b", "c"]
-
-
-def test_repetitions_of_a_seed_are_one_pair():
-    repeated = [score("a", 3.0), score("a", 4.0), score("none", 1.0), score("none", 2.0)]
-    gpu = [score("a", 10.0, environment="gpu"), score("none", 2.0, environment="gpu")]
-    found = paired(scores_of([*repeated, *gpu, score("a", 99.0, environment="tpu")]), "acc2")
-    # 3.5 - 1.5 on the CPU and 10 - 2 on the GPU.
-    assert found["gain"].tolist() == [5.0]
-    assert found.attrs == {"unpaired": 0, "environments": 0}
-
-
-@pytest.mark.parametrize("hole", [NAN, math.inf, -math.inf])
-def test_undefined_values_give_no_pair(hole):
-    scores = [score("a", hole), score("none", 1.0), score("b", 2.0, seed=1), score("none", hole, seed=1)]
-    found = paired(scores_of(scores), "acc2")
-    assert found.empty
-    assert found.attrs == {"unpaired": 1, "environments": 0}
-    assert paired(scores_of([*scores, score("a", 4.0)]), "acc2")["gain"].tolist() == [3.0]
+    for hole in (NAN, math.inf, -math.inf):
+        scores = [score("a", hole), score("none", 1.0), score("b", 2.0, seed=1), score("none", hole, seed=1)]
+        found = paired(scores_of(scores), "acc2")
+        assert found.empty
+        assert found.attrs == {"unpaired": 1, "environments": 0}
+        assert paired(scores_of([*scores, score("a", 4.0)]), "acc2")["gain"].tolist() == [3.0]
 
 
 @given(order=st.randoms(use_true_random=False))
-@settings(deadline=None, max_examples=6)
+@settings(deadline=None, max_examples=3)
 def test_nothing_depends_on_the_order_of_rows_or_changes_what_it_is_given(order):
     scores = pd.concat([world(seeds=2), world(seeds=1, seed=7), world(("c",), seeds=1)], ignore_index=True)
     places = list(range(len(scores)))
@@ -121,7 +106,13 @@ def test_nothing_depends_on_the_order_of_rows_or_changes_what_it_is_given(order)
     pd.testing.assert_frame_equal(scores, before)
 
 
-def test_a_mean_does_not_depend_on_the_order_of_its_sum():
+def test_repetitions_of_a_seed_are_one_pair_and_their_mean_has_no_order():
+    repeated = [score("a", 3.0), score("a", 4.0), score("none", 1.0), score("none", 2.0)]
+    gpu = [score("a", 10.0, environment="gpu"), score("none", 2.0, environment="gpu")]
+    found = paired(scores_of([*repeated, *gpu, score("a", 99.0, environment="tpu")]), "acc2")
+    # 3.5 - 1.5 on the CPU and 10 - 2 on the GPU.
+    assert found["gain"].tolist() == [5.0]
+    assert found.attrs == {"unpaired": 0, "environments": 0}
     orders = list(itertools.permutations([0.1, 1e16, 0.3, -1e16]))
     rows = [score("a", value, backbone=f"b{k}") for k, order in enumerate(orders) for value in order]
     rows += [score("none", 0.0, backbone=f"b{k}") for k in range(len(orders))]
@@ -141,16 +132,6 @@ def test_intervals_equal_the_paired_t_test_of_scipy():
         assert (found.outside != "") == (wanted.pvalue < 0.05)
 
 
-@pytest.mark.parametrize(
-    ("gains", "mark"),
-    [([1.0, 1.1, 0.9], "better"), ([-1.0, -1.1, -0.9], "worse"), ([1.0, -1.0, 0.5], ""), ([1.0, 1.01], "")],
-)
-def test_marks_say_on_which_side_of_nothing_the_interval_of_three_seeds_lies(gains, mark):
-    [found] = intervals(of_gains(gains)).itertuples()
-    assert (found.n, found.outside) == (len(gains), mark)
-    assert 0 < found.low < found.high or gains != [1.0, 1.01]
-
-
 def test_one_seed_claims_nothing():
     scores = world(seeds=1)
     pairs = paired(scores, "acc2")
@@ -163,15 +144,22 @@ def test_one_seed_claims_nothing():
     assert wins(table)[["better", "worse", "inside"]].to_numpy().sum() == 0
 
 
-@pytest.mark.parametrize("gain", [0.0, -0.25, 0.1])
-def test_equal_differences_are_no_measure_of_noise(gain):
-    pairs = of_gains([gain] * 3)
-    pairs.loc[1, "gain"] *= 1 + 1e-15
-    for [found] in (intervals(pairs).itertuples(), overall(pairs).itertuples()):
-        assert found.gain == pytest.approx(gain)
-        assert np.isnan([found.low, found.high]).all()
-        assert found.outside == ""
-    assert wins(intervals(pairs))["untested"].tolist() == [1]
+def test_marks_say_on_which_side_of_nothing_the_interval_of_three_seeds_that_differ_lies():
+    sides = {"better": [1.0, 1.1, 0.9], "worse": [-1.0, -1.1, -0.9], "": [1.0, -1.0, 0.5]}
+    for mark, gains in sides.items():
+        [found] = intervals(of_gains(gains)).itertuples()
+        assert (found.n, found.outside) == (3, mark)
+    [found] = intervals(of_gains([1.0, 1.01])).itertuples()
+    assert (found.n, found.outside) == (2, "")
+    assert 0 < found.low < found.high
+    for gain in (0.0, -0.25, 0.1):
+        pairs = of_gains([gain] * 3)
+        pairs.loc[1, "gain"] *= 1 + 1e-15
+        for [found] in (intervals(pairs).itertuples(), overall(pairs).itertuples()):
+            assert found.gain == pytest.approx(gain)
+            assert np.isnan([found.low, found.high]).all()
+            assert found.outside == ""
+        assert wins(intervals(pairs))["untested"].tolist() == [1]
 
 
 def test_overall_weighs_backbones_the_same_and_uses_the_stratified_bootstrap():
@@ -182,14 +170,12 @@ def test_overall_weighs_backbones_the_same_and_uses_the_stratified_bootstrap():
     assert (found.low, found.high) == pytest.approx(stratified_interval(np.array(many + few), "aaaaabbb"))
     assert (found.n, found.seeds, found.strata, found.outside, found.p) == (8, 5, 2, "better", 0.5)
     assert overall(pairs.assign(gain=-pairs["gain"]))["outside"].tolist() == ["worse"]
-
-
-@pytest.mark.parametrize(("sizes", "mark"), [((3, 4), "better"), ((2, 2), ""), ((5, 2), "")])
-def test_overall_marks_need_three_seeds_everywhere(sizes, mark):
-    parts = [of_gains(1 + 1e-3 * np.arange(n), backbone=f"b{k}") for k, n in enumerate(sizes)]
-    [found] = overall(pd.concat(parts)).itertuples()
-    assert found.low > 0
-    assert found.outside == mark
+    # A mark needs three seeds everywhere.
+    for sizes, mark in (((3, 4), "better"), ((2, 2), ""), ((5, 2), "")):
+        parts = [of_gains(1 + 1e-3 * np.arange(n), backbone=f"b{k}") for k, n in enumerate(sizes)]
+        [found] = overall(pd.concat(parts)).itertuples()
+        assert found.low > 0
+        assert found.outside == mark
 
 
 def test_p_values_are_wilcoxons_over_means_of_backbones_and_holms_within_a_dataset():
@@ -236,19 +222,16 @@ def test_improvement_is_that_of_the_matrices(metric):
     )
     wanted = probability_of_improvement(x.to_numpy() * DIRECTION[metric], y.to_numpy() * DIRECTION[metric])
     assert improvement(scores, metric).to_numpy().tolist() == [["b", *wanted, 4, 15]]
-
-
-def test_improvement_takes_only_tasks_of_both_and_gives_no_interval_without_spread():
     scores = world(("a", "none"))
     scores = scores[(scores["method"] == "a") | (scores["dataset"] == "mosi")]
     [found] = improvement(scores, "acc2").itertuples()
-    assert (found.probability, found.tasks, found.n) == (1.0, 2, 6)
-    assert np.isnan([found.low, found.high]).all()
+    assert (found.probability, found.tasks, found.n) == (1.0, 2, 6), "of the tasks of both"
+    assert np.isnan([found.low, found.high]).all(), "without spread"
     assert improvement(world(("a", "b")), "acc2").empty
 
 
 @pytest.mark.parametrize("empty", [pd.DataFrame(columns=list(SCORES)), world().iloc[:0]])
-def test_no_scores_give_empty_frames_with_their_columns(empty):
+def test_no_scores_give_empty_frames_with_their_columns_and_no_baseline_no_pairs(empty):
     pairs = paired(clean(empty), "acc2")
     table = intervals(pairs)
     frames = (clean(empty), pairs, table, overall(pairs), wins(table), improvement(empty, "acc2"))
@@ -257,12 +240,8 @@ def test_no_scores_give_empty_frames_with_their_columns(empty):
     assert all(found.empty for found in frames)
     assert pairs.attrs == {"unpaired": 0, "environments": 0}
     assert not (table["low"] > 0).any()
-
-
-def test_a_study_without_the_baseline_has_no_pairs():
-    found = paired(world(("a", "b")), "acc2")
-    assert found.empty
-    assert found.attrs == {"unpaired": 24, "environments": 0}
+    without = paired(world(("a", "b")), "acc2")
+    assert (len(without), without.attrs) == (0, {"unpaired": 24, "environments": 0})
     assert paired(world(("none",)), "acc2").attrs == {"unpaired": 0, "environments": 0}
 
 

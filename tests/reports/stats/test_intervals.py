@@ -29,12 +29,10 @@ def test_mean_and_std_equal_the_standard_library(defined, holes):
     assert mean_and_std(np.array(defined + [NAN] * holes)) == pytest.approx(wanted, abs=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("values", "mean", "n"), [([0.5, NAN], 0.5, 1), ([], NAN, 0), ([NAN, NAN], NAN, 0), ([math.inf], NAN, 0)]
-)
-def test_one_value_has_no_spread_and_none_has_no_mean(values, mean, n):
-    assert mean_and_std(np.array(values)) == pytest.approx((mean, NAN, n), nan_ok=True)
-    assert np.isnan(t_interval(np.array(values))).all()
+def test_one_value_has_no_spread_and_none_has_no_mean():
+    for values, mean, n in (([0.5, NAN], 0.5, 1), ([], NAN, 0), ([NAN, NAN], NAN, 0), ([math.inf], NAN, 0)):
+        assert mean_and_std(np.array(values)) == pytest.approx((mean, NAN, n), nan_ok=True)
+        assert np.isnan(t_interval(np.array(values))).all()
     assert t_interval(np.array([0.5, 0.5, 0.5])) == (0.5, 0.5)
 
 
@@ -73,6 +71,9 @@ def test_stratified_interval_equals_a_bootstrap_written_as_a_loop():
         resampled.append(total / 3)
     # Two independent sets of resamples: the bounds differ by sampling error only.
     assert stratified_interval(*long(parts)) == pytest.approx(percentiles(resampled), abs=0.03)
+    values = np.array([0.1, 0.3, 0.35, 0.4, 0.9])
+    wide, narrow = (stratified_interval(values, "aaaaa", confidence) for confidence in (0.99, 0.5))
+    assert wide[0] < narrow[0] < values.mean() < narrow[1] < wide[1]
 
 
 @given(
@@ -94,24 +95,17 @@ def test_stratified_interval_ignores_orders_and_names_and_moves_with_the_values(
     np.testing.assert_allclose(moved, 10 * bounds * scale + shift, atol=1e-9)
 
 
-def test_more_confidence_means_a_wider_interval():
-    values = np.array([0.1, 0.3, 0.35, 0.4, 0.9])
-    wide, narrow = (stratified_interval(values, "aaaaa", confidence) for confidence in (0.99, 0.5))
-    assert wide[0] < narrow[0] < values.mean() < narrow[1] < wide[1]
-    # Between the strata lies a gap of 100, within each there is no spread.
-    assert stratified_interval(np.array([0.0, 0.0, 100.0, 100.0]), "aabb") == (50.0, 50.0)
-
-
-@pytest.mark.parametrize(
-    ("values", "strata"),
-    [([], ""), ([0.5], "a"), ([0.5, 0.7], "ab"), ([NAN, 0.5, NAN], "abb"), ([NAN] * 3, "abb"),
-     ([0.5, math.inf], "ab")],
-)  # fmt: skip
-def test_no_stratified_interval_without_two_values_in_a_stratum(values, strata):
-    assert np.isnan(stratified_interval(np.array(values), strata)).all()
-
-
-def test_undefined_values_leave_their_stratum():
+def test_no_stratified_interval_without_two_values_in_a_stratum_and_undefined_ones_leave():
+    few = {
+        "": [],
+        "a": [0.5],
+        "ab": [0.5, 0.7],
+        "abb": [NAN, 0.5, NAN],
+        "abc": [NAN] * 3,
+        "aa": [0.5, math.inf],
+    }
+    for strata, values in few.items():
+        assert np.isnan(stratified_interval(np.array(values), strata)).all()
     with_holes = stratified_interval(np.array([0.1, NAN, 0.4, 0.2, 0.3, math.inf, NAN]), "aaabbbc")
     assert with_holes == stratified_interval(np.array([0.1, 0.4, 0.2, 0.3]), "aabb")
 
@@ -130,13 +124,21 @@ def test_stratified_interval_covers_the_mean_in_95_of_100_cases(sizes):
     assert 364 <= covered <= 394
 
 
-def test_improvement_equals_the_u_of_mann_and_whitney():
+def test_improvement_equals_the_u_of_mann_and_whitney_also_with_little_to_go_on():
     rng = np.random.default_rng(12)
     x, y = rng.integers(0, 5, size=(4, 3)).astype(float), rng.integers(0, 4, size=(6, 3)).astype(float)
     x[1, 0] = y[2, 1] = y[5, 1] = NAN
     columns = [(a[np.isfinite(a)], b[np.isfinite(b)]) for a, b in zip(x.T, y.T, strict=True)]
     wanted = statistics.fmean(mannwhitneyu(a, b).statistic / len(a) / len(b) for a, b in columns)
     assert probability_of_improvement(x, y)[0] == pytest.approx(wanted)
+    one = probability_of_improvement(np.array([[1.0, 2.0]]), np.array([[0.0, 2.0], [0.0, 2.0]]))
+    assert one == pytest.approx((0.75, NAN, NAN), nan_ok=True)
+    for x, y in ((np.full((2, 3), NAN), np.ones((2, 3))), (np.ones((2, 0)), np.ones((2, 0)))):
+        assert np.isnan(probability_of_improvement(x, y)).all()
+    # The task without a run of y is no task.
+    hole = probability_of_improvement(np.array([[1.0, 9.0], [3.0, 9.0]]), np.array([[2.0, NAN], [2.0, NAN]]))
+    assert hole == probability_of_improvement(np.array([[1.0], [3.0]]), np.array([[2.0], [2.0]]))
+    assert probability_of_improvement(np.full((2, 3), 1.0), np.zeros((2, 3))) == (1.0, 1.0, 1.0)
 
 
 def test_interval_of_improvement_equals_a_bootstrap_written_as_a_loop():
@@ -172,17 +174,6 @@ def test_improvement_ignores_orders_and_levels_and_turns_with_the_sides(seed, sh
     assert moved[1:] == pytest.approx((low, high), abs=0.1)
     assert probability_of_improvement(y, x, resamples=300)[0] == pytest.approx(1 - chance)
     assert probability_of_improvement(np.exp(x), np.exp(y), resamples=300) == (chance, low, high)
-
-
-def test_improvement_with_little_to_go_on():
-    one = probability_of_improvement(np.array([[1.0, 2.0]]), np.array([[0.0, 2.0], [0.0, 2.0]]))
-    assert one == pytest.approx((0.75, NAN, NAN), nan_ok=True)
-    for x, y in ((np.full((2, 3), NAN), np.ones((2, 3))), (np.ones((2, 0)), np.ones((2, 0)))):
-        assert np.isnan(probability_of_improvement(x, y)).all()
-    # The task without a run of y is no task.
-    hole = probability_of_improvement(np.array([[1.0, 9.0], [3.0, 9.0]]), np.array([[2.0, NAN], [2.0, NAN]]))
-    assert hole == probability_of_improvement(np.array([[1.0], [3.0]]), np.array([[2.0], [2.0]]))
-    assert probability_of_improvement(np.full((2, 3), 1.0), np.zeros((2, 3))) == (1.0, 1.0, 1.0)
 
 
 def test_profile_equals_counting_and_its_band_a_bootstrap_written_as_a_loop():

@@ -31,15 +31,6 @@ def two_way_f(rows):
     return math.inf if rest < 1e-12 else (between / (columns - 1)) / (rest / freedom)
 
 
-def slow_p(rows):
-    """The share of all arrangements within all seeds whose F is at least as large."""
-    reached = total = 0
-    for arrangement in itertools.product(*(itertools.permutations(row) for row in rows)):
-        total += 1
-        reached += two_way_f(arrangement) >= two_way_f(rows) * (1 - 1e-9)
-    return reached / total
-
-
 @pytest.mark.parametrize("shape", [(2, 2), (2, 3), (3, 2), (2, 4), (3, 3), (4, 2), (6, 2)])
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("whole", [False, True])
@@ -47,7 +38,9 @@ def test_exact_p_equals_all_arrangements_written_as_a_loop(shape, seed, whole):
     rng = np.random.default_rng(seed)
     # Whole numbers make many arrangements tie.
     values = rng.integers(0, 3, size=shape) + np.arange(shape[1]) if whole else rng.normal(size=shape)
-    assert permutation_p(values) == pytest.approx(slow_p(values.tolist()))
+    orders = itertools.product(*(itertools.permutations(row) for row in values.tolist()))
+    seen = two_way_f(values.tolist()) * (1 - 1e-9)
+    assert permutation_p(values) == pytest.approx(statistics.fmean(two_way_f(o) >= seen for o in orders))
 
 
 @given(seed=st.integers(0, 99), shift=st.floats(-1e3, 1e3), scale=st.sampled_from([-2.0, 1e-200, 1e200]))
@@ -77,7 +70,7 @@ def test_random_arrangements_come_close_to_all():
     assert (permutation_p(values), permutation_p(values, draws=99)) == (1 / 10_000, 1 / 100)
 
 
-@pytest.mark.parametrize("shape", [(2, 5), (2, 10), (4, 4)])
+@pytest.mark.parametrize("shape", [(2, 5), (4, 4)])
 def test_one_in_twenty_is_a_false_alarm(shape):
     rng = np.random.default_rng(6)
     p = [permutation_p(rng.normal(size=shape) + 9 * rng.normal(size=(shape[0], 1)), 199) for _ in range(500)]
@@ -95,19 +88,11 @@ def test_no_p_is_below_the_smallest_and_a_clear_effect_reaches_it(shape):
     assert smallest_p(9, 200) == 0
 
 
-@pytest.mark.parametrize(
-    "values", [[[0.1] * 4] * 3, [[0.1] * 5, [0.7] * 5], [[0.1] * 4, [0.1, 0.1, 0.1, 0.2]]]
-)
-def test_settings_that_are_all_equal_have_p_one(values):
-    assert permutation_p(np.array(values)) == 1.0
-
-
-@pytest.mark.parametrize("shape", [(1, 5), (5, 1), (0, 0), (0, 3)])
-def test_one_seed_or_one_setting_gives_no_p(shape):
-    assert permutation_p(np.ones(shape)) is None
-
-
-def test_settings_with_a_hole_are_left_out():
+def test_equal_settings_have_p_one_and_one_seed_or_setting_without_a_hole_no_p():
+    for values in ([[0.1] * 4] * 3, [[0.1] * 5, [0.7] * 5], [[0.1] * 4, [0.1, 0.1, 0.1, 0.2]]):
+        assert permutation_p(np.array(values)) == 1.0
+    for shape in ((1, 5), (5, 1), (0, 0), (0, 3)):
+        assert permutation_p(np.ones(shape)) is None
     values = np.random.default_rng(8).normal(size=(3, 4))
     holes = np.c_[values[:, :2], [0.0, math.nan, 9.0], values[:, 2:], [math.inf, 0.0, 1.0]]
     before = holes.copy()
@@ -116,7 +101,9 @@ def test_settings_with_a_hole_are_left_out():
     assert permutation_p(np.array([[1.0, math.nan, 2.0], [math.nan, 1.0, 3.0]])) is None
 
 
-def slow_wilcoxon(differences):
+@given(st.lists(st.integers(-4, 4), min_size=2, max_size=7).filter(lambda x: sum(map(bool, x)) > 1))
+@settings(deadline=None, max_examples=40)
+def test_signed_rank_p_equals_all_signs_written_as_a_loop(differences):
     """The share of all signs of the ranks that lie at least as far from the middle; zeros by Pratt."""
     ranks = rankdata(np.abs(differences))
     kept = [(rank, x > 0) for rank, x in zip(ranks, differences, strict=True) if x]
@@ -124,38 +111,30 @@ def slow_wilcoxon(differences):
     seen = abs(sum(rank for rank, positive in kept if positive) - middle)
     signs = itertools.product([0, 1], repeat=len(kept))
     sums = [sum(rank for (rank, _), sign in zip(kept, choice, strict=True) if sign) for choice in signs]
-    return statistics.fmean(abs(total - middle) >= seen - 1e-9 for total in sums)
+    share = statistics.fmean(abs(total - middle) >= seen - 1e-9 for total in sums)
+    assert wilcoxon_p(np.array(differences)) == pytest.approx(share, abs=1e-12)
 
 
-@given(st.lists(st.integers(-4, 4), min_size=2, max_size=9).filter(lambda x: sum(map(bool, x)) > 1))
-@settings(deadline=None, max_examples=100)
-def test_signed_rank_p_equals_all_signs_written_as_a_loop(differences):
-    assert wilcoxon_p(np.array(differences)) == pytest.approx(slow_wilcoxon(differences), abs=1e-12)
-
-
-@pytest.mark.parametrize("differences", [[], [1.0], [0.0] * 3, [0.0, 2.0, 0.0], [math.nan, 2.0, math.inf]])
-def test_one_difference_is_no_test(differences):
-    assert math.isnan(wilcoxon_p(np.array(differences)))
+def test_one_difference_is_no_test_and_differences_that_are_equal_on_paper_are_ties():
+    for differences in ([], [1.0], [0.0] * 3, [0.0, 2.0, 0.0], [math.nan, 2.0, math.inf]):
+        assert math.isnan(wilcoxon_p(np.array(differences)))
     assert wilcoxon_p(np.array([1.0, 2.0, 3.0, 4.0, 5.0, math.nan, math.inf])) == 0.0625
+    decimals = np.array([0.3 - 0.2, 0.2 - 0.1, -(0.4 - 0.3), 0.5 - 0.4 + 0.3, (0.1 + 0.2) - 0.3])
+    assert len(set(np.abs(decimals[:3]))) == 3
+    assert wilcoxon_p(decimals) == wilcoxon_p(np.array([1.0, 1.0, -1.0, 4.0, 0.0]))
 
 
 @given(
-    differences=st.lists(st.integers(-9, 9).filter(bool), min_size=2, max_size=8),
+    differences=st.lists(st.integers(-9, 9).filter(bool), min_size=2, max_size=7),
     scale=st.sampled_from([-1.0, 0.1, 1e-200, 1e200]),
     order=st.randoms(use_true_random=False),
 )
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=20)
 def test_signed_rank_p_ignores_order_scale_and_side(differences, scale, order):
     p = wilcoxon_p(np.array(differences))
     order.shuffle(differences)
     assert wilcoxon_p(np.array(differences) * scale) == pytest.approx(p, abs=1e-12)
     assert 0 < p <= 1
-
-
-def test_differences_that_are_equal_on_paper_are_ties():
-    decimals = np.array([0.3 - 0.2, 0.2 - 0.1, -(0.4 - 0.3), 0.5 - 0.4 + 0.3, (0.1 + 0.2) - 0.3])
-    assert len(set(np.abs(decimals[:3]))) == 3
-    assert wilcoxon_p(decimals) == wilcoxon_p(np.array([1.0, 1.0, -1.0, 4.0, 0.0]))
 
 
 @given(p_values=st.lists(st.one_of(st.just(math.nan), st.floats(0, 1)), max_size=9))

@@ -10,22 +10,10 @@ import pytest
 from harness.metrics import METRICS
 from reports.frame import SCORES
 from reports.tables.seed_means import main_numbers, occlusion_numbers
-from tests.support.studies import as_latex, as_markdown, as_table, labels
+from tests.support.studies import as_latex, as_markdown, as_table
+from tests.support.studies import score_rows as rows
 
 KINDS = {"mine": "sims", "synthetic_mosi": "mosi"}
-
-
-def rows(method, values, **given):
-    """One row per seed and metric; ``values`` maps a metric to its values over the seeds 1, 2, ..."""
-    base = dict(study="s", dataset="mine", backbone="tfn", method=method, settings="{}", environment="cpu")
-    base |= dict(occlusion_protocol="test", occlusion_ratio=0.0, split="test", cell_id="c", run_id="r")
-    base |= dict.fromkeys(("tuned", "tuned_backbone", "outdated", "superseded"), False)
-    base |= labels(method, given.get("settings", "{}"), given.get("tuned", False))
-    return [
-        {**base, "metric": metric, "value": value, "seed": seed, **given}
-        for metric, over_seeds in values.items()
-        for seed, value in enumerate(over_seeds, start=1)
-    ]
 
 
 def frame(*parts):
@@ -84,31 +72,6 @@ GOLDEN_MARKDOWN = """\
 - There are no marks against none, because they need at least three seeds.
 """.replace("A |", "<u>60.00 ± 14.14</u> |").replace("B |", "**70.00 ± 14.14** |")
 
-GOLDEN_LATEX = r"""% needs \usepackage{booktabs}
-\begin{table*}
-\centering
-\caption{Main results.
-Test split; mean $\pm$ standard deviation over n seeds; accuracies and F1 in percent.
-$\uparrow$ higher is better, $\downarrow$ lower is better.
-Bold: best, underlined: second-best mean of a group, of rows with all its seeds; it may be chance.
-With one seed no spread can be given: $\pm$ --.
-\dag{}k/n: undefined for k of n seeds, left out of the mean and not ranked.
--- alone: no complete cell.
-There are no marks against none, because they need at least three seeds.}
-\scriptsize
-\setlength{\tabcolsep}{2pt}
-\begin{tabular}{lllrrrrrrr}
-\toprule
-Dataset & Backbone & Method & n & Acc-2 ^ & Acc-3 ^ & Acc-5 ^ & F1 ^ & MAE $\downarrow$ & Corr ^ \\
-\midrule
-mine & tfn & none & 2 & A & A & A & A & \textbf{0.450 $\pm$ 0.071} & 0.250 $\pm$ -- \dag{}1/2 \\
-mine & tfn & ms\_mix & 2 & B & B & B & B & \underline{0.550 $\pm$ 0.071} & 0.500 $\pm$ 0.000 \\
-mine & tfn & ms\_mix\{delta:0.4\} & 2 & A & A & A & A & 0.800 $\pm$ 0.000 & -- \\
-\bottomrule
-\end{tabular}
-\end{table*}
-""".replace("A &", r"\underline{60.00 $\pm$ 14.14} &").replace("B &", r"\textbf{70.00 $\pm$ 14.14} &")
-
 
 def test_the_files_are_those_worked_out_by_hand():
     for seed in range(3):
@@ -117,7 +80,14 @@ def test_the_files_are_those_worked_out_by_hand():
         assert "".join(lines[:7]) == GOLDEN_CSV
         assert len(lines) == 1 + 3 * len(METRICS["sims"])
         assert as_markdown(numbers, "Main results").replace("\u2013", "-") == GOLDEN_MARKDOWN
-        assert as_latex(numbers, "Main results") == GOLDEN_LATEX.replace(" ^", r" $\uparrow$")
+        latex = as_latex(numbers, "Main results")
+        assert latex.startswith("% needs \\usepackage{booktabs}\n")
+        none, own = r"\underline{60.00 $\pm$ 14.14}", r"0.800 $\pm$ 0.000"
+        best = rf"{none} & \textbf{{0.450 $\pm$ 0.071}} & 0.250 $\pm$ -- \dag{{}}1/2 \\"
+        assert f"mine & tfn & none & 2 & {none} & {none} & {none} & {best}\n" in latex
+        assert (
+            f"ms\\_mix\\{{delta:0.4\\}} & 2 & {none} & {none} & {none} & {none} & {own} & -- \\\\\n" in latex
+        )
 
 
 @pytest.mark.parametrize(
@@ -165,28 +135,34 @@ def test_undefined_values_are_counted_and_never_win():
     assert "undefined for k of n" in text
 
 
+def test_marks_say_where_three_seeds_are_better_or_worse_than_none():
+    values = {"none": (3, 5, 4), "mixup": (4, 6.2, 5.1), "powmix": (2, 3.8, 2.9), "x": (4, 4, 6)}
+    parts = [rows(method, all_metrics(*three)) for method, three in values.items()]
+    found = table(as_markdown(of(*parts)))
+    # Student's t of two degrees of freedom: differences of mixup are 1.1, of powmix -1.1 ± 4.3 * 0.1 / √3.
+    marks = {row[2]: "".join(sign for sign in row[4] + row[8] if sign in "⁺⁻") for row in found}
+    assert marks == {"none": "", "mixup": "⁺⁻", "powmix": "⁻⁺", "x": ""}
+
+
 def test_what_reads_equal_is_marked_equal_and_two_results_for_one_seed_are_pointed_out():
     values = {"none": 0.5, "mixup": 0.500001, "ms_mix": 0.4}
     parts = [rows(method, all_metrics(value, value)) for method, value in values.items()]
     text = as_markdown(of(*parts))
     assert "‡" not in text
-    assert [row[4] for row in table(text)] == [
-        "**50.00 ± 0.00**",
-        "**50.00 ± 0.00**",
-        "<u>40.00 ± 0.00</u>",
-    ]
+    shown = ["**50.00 ± 0.00**", "**50.00 ± 0.00**", "<u>40.00 ± 0.00</u>"]
+    assert [row[4] for row in table(text)] == shown
     repeated = as_markdown(of(*parts, rows("none", all_metrics(0.7), cell_id="other")))
     assert table(repeated)[0][3] == "3‡"
     assert "‡ some seeds count repeatedly" in repeated
 
 
-@pytest.mark.parametrize("tidy", [frame(), frame(rows("none", all_metrics(0.5), split="valid"))])
 @pytest.mark.parametrize("numbers_of", [main_numbers, occlusion_numbers])
-def test_without_results_the_table_says_so(tidy, numbers_of):
-    numbers = numbers_of(tidy, KINDS)
-    assert as_table(numbers).csv.count("\n") == 1
-    assert as_markdown(numbers, "Main results") == "### Main results\n\n- There are no complete cells yet.\n"
-    assert "no complete cells" in as_latex(numbers, "Main results")
+def test_without_results_the_table_says_so(numbers_of):
+    for tidy in (frame(), frame(rows("none", all_metrics(0.5), split="valid"))):
+        numbers = numbers_of(tidy, KINDS)
+        assert as_table(numbers).csv.count("\n") == 1
+        assert as_markdown(numbers, "Main") == "### Main\n\n- There are no complete cells yet.\n"
+        assert "no complete cells" in as_latex(numbers, "Main")
 
 
 def test_names_are_escaped():
@@ -202,12 +178,15 @@ def test_names_are_escaped():
     assert pd.read_csv(io.StringIO(as_table(numbers).csv))["backbone"].unique() == [name]
 
 
+SYNTHETIC = "synthetic stand-in data"
+
+
 @pytest.mark.parametrize(
     ("datasets", "mark"),
     [
         (["mine"], ""),
-        (["synthetic_mosi"], " (synthetic stand-in data)"),
-        (["synthetic_mosi", "mine"], " (includes synthetic stand-in data)"),
+        (["synthetic_mosi"], f" ({SYNTHETIC})"),
+        (["synthetic_mosi", "mine"], f" (includes {SYNTHETIC})"),
     ],
 )
 def test_each_data_set_has_the_columns_of_its_kind_and_synthetic_ones_a_mark_in_titles(datasets, mark):
@@ -222,16 +201,13 @@ def test_each_data_set_has_the_columns_of_its_kind_and_synthetic_ones_a_mark_in_
     assert len(captions) == len(datasets)
     for dataset, header, caption in zip(sorted(datasets), headers, captions, strict=True):
         assert ("Acc-7" in header) == (dataset == "synthetic_mosi")
-        assert ("synthetic stand-in data" in caption) == (dataset == "synthetic_mosi")
+        assert (SYNTHETIC in caption) == (dataset == "synthetic_mosi")
 
 
-@pytest.mark.parametrize("kinds", [{}, {"other": "mossi"}])
-def test_a_data_set_without_a_kind_is_refused(kinds):
-    with pytest.raises(ValueError, match=r"'other'.*mosi"):
-        main_numbers(frame(rows("none", all_metrics(0.5), dataset="other")), kinds)
-
-
-def test_a_wrong_frame_is_refused():
+def test_a_wrong_frame_and_a_data_set_without_a_kind_are_refused():
+    for kinds in ({}, {"other": "mossi"}):
+        with pytest.raises(ValueError, match=r"'other'.*mosi"):
+            main_numbers(frame(rows("none", all_metrics(0.5), dataset="other")), kinds)
     with pytest.raises(ValueError, match="lacks seed, value; it has"):
         main_numbers(SMALL.drop(columns=["seed", "value"]), KINDS)
     for column in ("value", "occlusion_ratio"):
