@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from harness.cli import importing, leave, make_console, run_command
+from harness.cli import importing, leave, make_console, run_command, unused_address
 from harness.launchers.choose import open_launcher
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ def _run(arguments: Sequence[str]) -> int:
         from harness.study.display import show_datasets
 
     console = make_console()
+    if unused := unused_address(config.tracking.uri):
+        console.print(unused, markup=False, soft_wrap=True)
     plan = make_plan(config, given_keys(arguments))
     show_datasets(console, plan)
     return _drive(config, plan, console, arguments)

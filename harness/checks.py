@@ -15,7 +15,7 @@ from harness.data.synthetic.statistics import SIZES
 from harness.databases import redact
 from harness.errors import UserError, nearest, unknown
 from harness.launchers.choose import LAUNCHERS
-from harness.train.arithmetic import DEVICES, check_precision, resolve_device
+from harness.train.arithmetic import check_device, check_precision, resolve_device
 from methods import METHODS
 
 PROTOCOLS = ("test", "train")
@@ -33,6 +33,7 @@ def check_request(config: Config) -> None:
     _check_occlusion(config)
     _check_bounds(config)
     _check_launcher(config)
+    check_device(config.device)
     if config.launcher.name != "ray":
         check_precision(config.precision, resolve_device(config.device))
     var_path(config)
@@ -76,7 +77,6 @@ def _check_names(config: Config) -> None:
         "value of data.resident": ([config.data.resident], ["auto", "device", "host"]),
         "value of text": ([config.text], ENCODERS),
         "size": ([config.size], SIZES),
-        "device": ([config.device], DEVICES),
         "launcher": ([config.launcher.name], LAUNCHERS),
     }
     for kind, (names, allowed) in names_by_kind.items():

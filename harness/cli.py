@@ -73,6 +73,16 @@ def make_console() -> Console:
     return Console(emoji=False, width=None if sys.stdout.isatty() else 120)
 
 
+def unused_address(uri: str | None) -> str:
+    """Return a sentence if MLflow's variable is set and no ``tracking.uri`` is passed; else an empty text."""
+    if uri is not None or not os.environ.get("MLFLOW_TRACKING_URI"):
+        return ""
+    return (
+        "MLFLOW_TRACKING_URI is set but not used: runs go to var_dir. "
+        "Pass tracking.uri=$MLFLOW_TRACKING_URI to log there."
+    )
+
+
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
     """Disable garbage collection within the block."""

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import shutil
+import sys
 import uuid
 from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+
+try:
+    import fcntl
+except ModuleNotFoundError:
+    sys.stderr.write("Error: this program needs Linux or macOS; on Windows, run it in WSL.\n")
+    sys.exit(2)
 
 UNFINISHED = ".tmp"
 MAX_NAME = 200  # bytes; file systems allow 255

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from harness.cli import importing, leave, make_console, run_command
+from harness.cli import importing, leave, make_console, run_command, unused_address
 from harness.launchers.choose import open_launcher
 
 if TYPE_CHECKING:
@@ -66,6 +66,8 @@ def _run(arguments: Sequence[str]) -> int:
     from harness.study.display import show_datasets
 
     console = make_console()
+    if unused := unused_address(config.tracking.uri):
+        console.print(unused, markup=False, soft_wrap=True)
     plan = make_plan(config, given_keys(arguments))
     show_datasets(console, plan)
     for sentence in left_out(config, arguments):

@@ -91,10 +91,17 @@ def _probe(x: torch.Tensor) -> torch.Tensor:
     return (x.sin() + 1).sum()
 
 
-def resolve_device(name: str) -> str:
-    """Return the torch device for ``auto``, ``cpu`` or ``cuda``; raise UserError for cuda without a GPU."""
+def check_device(name: str) -> None:
+    """Raise UserError for a device that no machine offers to this program."""
+    if name == "mps":
+        raise UserError("device=mps is not supported: no test shows that its results repeat; use device=cpu.")
     if name not in DEVICES:
         raise unknown("device", name, DEVICES)
+
+
+def resolve_device(name: str) -> str:
+    """Return the torch device for ``auto``, ``cpu`` or ``cuda``; raise UserError for cuda without a GPU."""
+    check_device(name)
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError(
             "device=cuda needs a GPU, but PyTorch finds none here; use device=cpu or device=auto."

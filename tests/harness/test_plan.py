@@ -105,6 +105,8 @@ UNKNOWN = {
     "datasets=[synthetic_mossi]": "Unknown dataset 'synthetic_mossi'; give … Did you mean 'synthetic_mosi'?",
     "launcher.name=rya": "Unknown launcher 'rya'; allowed: inline, processes, ray. …",
     "device=gpu": "Unknown device 'gpu'; allowed: auto, cpu, cuda.",
+    "device=mps": "device=mps is not supported: no test shows that its results repeat; use device=cpu.",
+    "study=Default": "study='Default' is MLflow's own experiment",
     "precision=fp23": "Unknown precision 'fp23'; allowed: bf16, fp32, tf32. Did you mean 'fp32'?",
     "dataset.synthetic_mosi.size=fll": "Unknown size 'fll'; allowed: full, quick. Did you mean 'full'?",
     "retry=x": "Unknown value of retry 'x'; allowed: diverged.",

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import textwrap
 
-from harness.cli import importing
+from harness.cli import importing, unused_address
 from tests.perf.cells import COMMANDS
 
 HEAVY = ("torch", "mlflow", "optuna", "pandas", "matplotlib", "scipy", "sklearn", "pyarrow", "sqlalchemy")
@@ -58,6 +58,22 @@ def test_help_and_a_mistake_import_nothing_heavy():
             assert status == 0
             assert "usage: python -m" in out
         assert not set(HEAVY) & set(modules), run
+
+
+def test_a_system_without_file_locks_is_named():
+    done = python(
+        "import sys; sys.modules['fcntl'] = None; from harness.benchmark import main; main(['seeds=[1]'])"
+    )
+    assert done.returncode == 2
+    assert done.stderr == "Error: this program needs Linux or macOS; on Windows, run it in WSL.\n"
+
+
+def test_mlflows_variable_that_is_not_used_is_named(monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert not unused_address(None)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    assert not unused_address("http://127.0.0.1:1")
+    assert "is set but not used" in unused_address(None)
 
 
 def test_no_garbage_is_collected_while_modules_are_imported():
