@@ -35,12 +35,17 @@ def notes_of(card: str) -> list[str]:
 
 
 def _cards(entry: type) -> list[str]:
-    """Return the docstrings of the entry's module and of modules in its package that it imports from."""
+    """Return the docstrings of the entry's module and of modules in its package that it imports from.
+
+    The module of another method or backbone counts only if the entry inherits from it.
+    """
     module = sys.modules[entry.__module__]
     package = module.__name__.partition(".")[0]
+    others = {cls.__module__ for cls in (*METHODS.values(), *BACKBONES.values())}
+    others -= {cls.__module__ for cls in entry.__mro__}
     parts: dict[str, Any] = {module.__name__: module}
     for value in vars(module).values():
         home = getattr(value, "__module__", None) or ""
-        if home.startswith(f"{package}.") and home in sys.modules:
+        if home.startswith(f"{package}.") and home in sys.modules and home not in others:
             parts.setdefault(home, sys.modules[home])
     return [part.__doc__ or "" for part in parts.values()]

@@ -17,11 +17,13 @@ import pytest
 from mlflow.tracking._tracking_service import utils as mlflow_utils
 
 import harness.train.loop
+from backbones import transformer
 from harness.matrix import RESULTS_VERSION
 from harness.study.description import DATASETS_FILE, MATRIX_FILE
 from harness.tracking.tags import KEPT_TAGS
 from harness.tracking.tracker import Tracker
 from harness.train.loop import Diverged
+from methods import multimix
 from reports import ui
 from reports.figures import latents
 from reports.mlflow_links import LOCAL, Links
@@ -456,6 +458,10 @@ def test_departures_are_those_of_the_cards():
     assert set(found) == {"MS-Mix", "MISA"}
     assert any("delta = 0.2" in note for note in found["MS-Mix"])
     assert all("NOTE[DIFF]" not in note for texts in found.values() for note in texts)
+    # PowMix imports a function from MultiMix's module; MulT and GLoMo share the blocks of the transformer.
+    shared = dict(departures(["powmix", "multimix"], ["mult", "glomo"]))
+    assert not set(shared.get("PowMix", ())) & set(notes_of(multimix.__doc__))
+    assert set(notes_of(transformer.__doc__)) <= set(shared["MulT"]) & set(shared["GLoMo"])
 
 
 def test_the_ui_prints_the_link_and_hides_the_address(stored, capsys, monkeypatch):
