@@ -16,12 +16,13 @@ from backbones import BACKBONES
 from backbones.base import resolve_settings
 from harness.databases import redact
 from harness.matrix import RESULTS_VERSION
-from harness.study.description import DATASETS_FILE, MATRIX_FILE
+from harness.study.description import DATASETS_FILE, MATRIX_FILE, twins
 from harness.tracking.tags import flatten, label_of
 from harness.tracking.tracker import SWEEP, Run, Tracker
 from harness.tracking.versions import version_of
 from reports.frame import complete_cells, is_ablation, load_frame, metric_kinds, named, version_notes
 from reports.mlflow_links import LOCAL, Links
+from reports.stats.comparison import clean
 from reports.study_runs import StudyRuns
 from reports.trials import load_trials
 
@@ -79,6 +80,17 @@ class Study:
     def _scores(self) -> pd.DataFrame:
         rows = named(self.frame[self.frame["split"] == "test"])
         return rows[np.array([not is_ablation(name) for name in rows["method"]], bool)]
+
+    @functools.cached_property
+    def twins(self) -> dict[str, str]:
+        """The data sets of the frame that hold the same data as an earlier one -> that one."""
+        present = set(self.frame["dataset"])
+        return twins({e["name"]: e["fingerprint"] for e in self.datasets if e["name"] in present})
+
+    def distinct_scores(self) -> pd.DataFrame:
+        """Return `scores` on clean input, each set of data once."""
+        scores = clean(self.scores())
+        return scores[~scores["dataset"].isin(list(self.twins))]
 
     def counts(self) -> dict[str, int]:
         """Count the cells in each state; "missing" cells are in the last request and have no run."""

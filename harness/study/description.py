@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -76,6 +76,24 @@ def datasets_text(plan: Plan, known: str | None) -> str:
     entries = {entry["name"]: entry for entry in json.loads(known or "[]")}
     entries |= {name: describe_dataset(data) for name, data in plan.datasets.items()}
     return json.dumps([entries[name] for name in sorted(entries)], indent=1, ensure_ascii=False)
+
+
+def twins(fingerprints: Mapping[str, str]) -> dict[str, str]:
+    """Return the data sets that hold the same data as an earlier one -> that one.
+
+    fingerprints: data set -> fingerprint of its file or generator.
+    """
+    first: dict[str, str] = {}
+    return {
+        name: original
+        for name, fingerprint in fingerprints.items()
+        if (original := first.setdefault(fingerprint, name)) != name
+    }
+
+
+def twins_sentence(name: str, original: str) -> str:
+    """Return the message about a data set that holds the same data as another one."""
+    return f"{name} and {original} are the same data: their results are no independent evidence."
 
 
 def describe_dataset(data: CachedDataset) -> dict[str, Any]:

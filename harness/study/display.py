@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from harness.errors import visible
+from harness.study.description import twins, twins_sentence
 
 if TYPE_CHECKING:
     # Commands import this module before they check the request, so its import must be fast.
@@ -155,5 +156,6 @@ def show_datasets(console: Console, plan: Plan) -> None:
         console.print(f"{data.name}: {source}", markup=False, highlight=False, soft_wrap=True)
         for note in () if data.synthetic else data.notes:
             console.print(f"  {visible(note)}", style="dim", markup=False, highlight=False, soft_wrap=True)
-    for note in plan.notes:
+    same = twins({data.name: data.fingerprint for data in plan.datasets.values()})
+    for note in [*(twins_sentence(*pair) for pair in same.items()), *plan.notes]:
         console.print(note, markup=False, highlight=False, soft_wrap=True)

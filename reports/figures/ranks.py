@@ -16,7 +16,6 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from reports.figures import style
 from reports.figures.base import Command, Figure
 from reports.figures.blocks import count_range
-from reports.stats.comparison import clean
 from reports.stats.intervals import performance_profile
 from reports.stats.permutation import LEVEL
 from reports.stats.ranking import Ranks, ranks
@@ -40,7 +39,7 @@ def data(study: Study) -> pd.DataFrame:
     `none` have runs. ``gain`` is relative to the mean of `none` in the task; ``share``, with its band, is the
     fraction of the method's runs with at least this gain.
     """
-    scores = clean(study.scores())
+    scores = study.distinct_scores()
     scores = scores[scores["metric"] == METRIC]
     ranking = ranks(scores, METRIC) if len(scores) else None
     if not ranking or not ranking.methods:

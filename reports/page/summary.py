@@ -200,7 +200,7 @@ def _named(row: Mapping[Any, Any]) -> str:
 
 
 def _ranking(study: Study) -> Iterator[str]:
-    ranking = ranks(comparison.clean(study.scores()), PRIMARY)
+    ranking = ranks(study.distinct_scores(), PRIMARY)
     if len(ranking.methods) < 2 or not ranking.blocks:
         return
     blocks = f"{ranking.blocks} combination{'s' * (ranking.blocks != 1)} of data set and backbone"

@@ -10,6 +10,7 @@ import pandas as pd
 
 from backbones.batch import MODALITIES
 from harness.data.dataset import SPLITS
+from harness.study.description import twins_sentence
 from reports.study import Study
 from reports.tables.seed_means import place
 from reports.tables.table import DASH, Column, Part, Table, Value
@@ -51,6 +52,8 @@ def dataset_table(study: Study, order: Sequence[str] = ()) -> Table:
         "Lengths in time steps, of the training split; as padded, a shorter one leaves zeros.",
         "Videos: told apart by the clips' ids; a dash where these do not name them.",
         *sources,
+        *(f"{e['name']}: {note}" for e in study.datasets if not e["synthetic"] for note in e["notes"]),
+        *(twins_sentence(*pair) for pair in study.twins.items()),
     ]
     csv = splits.to_csv(index=False, lineterminator="\n")
     return Table(NAME, title, [Part(columns, groups), _shapes(study)], notes, csv)

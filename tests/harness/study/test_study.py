@@ -26,6 +26,7 @@ from harness.train.loop import Diverged
 from methods import multimix
 from reports import ui
 from reports.figures import latents
+from reports.figures import ranks as rank_figure
 from reports.mlflow_links import LOCAL, Links
 from reports.page import summary
 from reports.page.departures import departures, notes_of
@@ -35,7 +36,7 @@ from reports.stats.ranking import ranks
 from reports.study import load_study
 from reports.study_runs import StudyRuns
 from reports.tables.cost import cost_numbers
-from reports.tables.datasets import dataset_numbers
+from reports.tables.datasets import dataset_numbers, dataset_table
 from reports.tables.sweeps import page_tables
 from reports.tables.table import to_latex
 from tests.support.drivers.driving import exported, run
@@ -577,3 +578,16 @@ def test_latex_has_no_sign_that_it_cannot_set():
     assert any(r"$\times$" in text for text in texts)
     assert all(text.isascii() for text in texts)
     assert not any("{Table 2: " in text for text in texts), "LaTeX numbers tables itself"
+
+
+def test_two_names_of_one_file_are_one_set_of_data():
+    study = make_study(3, ("mine", "ours"), ("tfn", "lmf"), ("none", "mixup"), sweeps=False, samples=False)
+    entries = [{**entry, "fingerprint": "f", "notes": ["vision is all zeros."]} for entry in study.datasets]
+    study = dataclasses.replace(study, datasets=entries)
+    assert study.twins == {"ours": "mine"}
+    assert set(study.distinct_scores()["dataset"]) == {"mine"}
+    assert ranks(study.distinct_scores(), "mae").blocks == 2
+    notes = dataset_table(study).notes
+    assert "mine: vision is all zeros." in notes
+    assert "ours and mine are the same data: their results are no independent evidence." in notes
+    assert set(rank_figure.data(study)["dataset"]) == {"mine"}
