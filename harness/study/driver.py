@@ -163,7 +163,7 @@ class Driver:
             self._train({cell_id: run for cell_id, run in elsewhere.items() if not changes(run.tags)})
             self._end_orphans()
             # A driver that lost a cell's claim may have been killed while it wrote the cell's files.
-            self.writer.tidy({*self.outcome.numbers, *self._diverged})
+            self.writer.tidy({*self.outcome.runs, *self._diverged})
         return self.outcome
 
     def _report_other_versions(self) -> None:
