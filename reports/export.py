@@ -29,6 +29,7 @@ usage: python -m reports.export study=NAME out=FILE.csv predictions=FILE.parquet
 Writes all numbers of a study, unrounded, and the predictions of all its cells; give one file or both.
 
   study=NAME                        name of the study, as passed to the benchmark
+  all=true                          export what the report leaves out, too, with a column "shown"
   sweep=NAME                        export the cells of this sweep's trials instead of the matrix
   var_dir=DIR tracking.uri=URI      location of its results (default: var)"""
 EXPORTED = ("valid", "test", "cell")
@@ -65,26 +66,32 @@ def _export(config: ReportConfig, tracker: Tracker) -> Iterator[str]:
     from harness.config.compose import path_of
 
     with importing():
-        from reports.frame import COLUMNS, load_frame, version_notes
+        from reports.frame import COLUMNS, IDENTITY, complete_cells, load_frame, shown_cells, version_notes
+        from reports.selection import left_out_sentence, requests_of
         from reports.study_runs import StudyRuns
 
     runs, sweep = StudyRuns(tracker), config.sweep or None
     yield from version_notes(runs, sweep)
+    hidden = len(complete_cells(runs, sweep)) - len(shown_cells(runs, sweep))
+    if hidden and not config.all:
+        yield f"{left_out_sentence(hidden)} all=true exports them, too."
     if config.out is not None:
-        frame = load_frame(runs, sweep)
-        frame = frame[frame["split"].isin(EXPORTED)][list(COLUMNS)]
+        frame = load_frame(runs, sweep, requests_of(runs.matrix()))
+        frame = frame.assign(shown=~frame["superseded"].astype(bool))
+        frame = frame[frame["split"].isin(EXPORTED) & (frame["shown"] | config.all)]
+        frame = frame[[*COLUMNS, *IDENTITY, *(["shown"] if config.all else [])]]
         _write(path_of(config.out), lambda path: frame.to_csv(path, index=False, na_rep="nan"))
         yield f"{config.out}: {len(frame)} numbers of {frame['cell_id'].nunique()} cells"
     if config.predictions is not None:
-        tables = prediction_tables(runs, sweep)
+        tables = prediction_tables(runs, sweep, config.all)
         rows = _write(path_of(config.predictions), lambda path: write_predictions(tables, path))
         yield f"{config.predictions}: {rows} predictions"
 
 
-def prediction_tables(runs: StudyRuns, sweep: str | None = None) -> Iterator[pa.Table]:
+def prediction_tables(runs: StudyRuns, sweep: str | None = None, hidden: bool = False) -> Iterator[pa.Table]:
     """Yield a table per cell, ordered by cell id, with a row per test clip and occlusion ratio.
 
-    sweep: see `reports.frame.load_frame`.
+    sweep: see `reports.frame.load_frame`. hidden: include the cells that a report leaves out.
 
     Raises:
         StoreError: the predictions of a cell cannot be read.
@@ -92,9 +99,9 @@ def prediction_tables(runs: StudyRuns, sweep: str | None = None) -> Iterator[pa.
     import pyarrow as pa
 
     from harness.tracking.artifacts import to_table
-    from reports.frame import complete_cells
+    from reports.frame import complete_cells, shown_cells
 
-    for cell_id, run in sorted(complete_cells(runs, sweep).items()):
+    for cell_id, run in sorted((complete_cells if hidden else shown_cells)(runs, sweep).items()):
         stored = to_table(runs.tracker.predictions(run))
         n, protocol = len(stored), run.tags["occlusion_protocol"]
         trained = pa.repeat(float(run.tags["train_ratio"]), n)

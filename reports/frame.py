@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,8 @@ from harness.tracking.codes import of_one_code
 from harness.tracking.tags import label_of
 from harness.tracking.tracker import SWEEP, Run
 from harness.tracking.versions import chosen, shown_sentences, version_of
-from reports.study_runs import RunSource
+from reports.selection import Requests, left_out, requests_of
+from reports.study_runs import RunSource, StudyRuns
 
 COLUMNS = (
     *("study", "dataset", "backbone", "method", "settings", "seed", "occlusion_protocol", "occlusion_ratio"),
@@ -34,16 +35,16 @@ CELL_NUMBERS = (
 )
 OCCLUDED = re.compile(r"test_r(\d.*)")
 WATCHED = {"epoch": "mix_", "mechanism": ""}
-EXTRA = ("label", "variant", "tuned", "tuned_backbone", "outdated", "superseded", "environment")
+IDENTITY = ("data_fingerprint", "configuration")
+"""Columns that identify the data and all settings of a cell but its seed and occlusion ratios."""
+EXTRA = ("label", "variant", "tuned", "tuned_backbone", "outdated", "superseded", "environment", *IDENTITY)
 """Columns of the frame that are not exported."""
 SCORES = (*COLUMNS, *EXTRA)
 MEASURED = ("occlusion_ratio", "split", "metric", "value", "superseded")
 FACTS = tuple(name for name in SCORES if name not in MEASURED)
 
 
-def load_frame(
-    source: RunSource, sweep: str | None = None, requested: Collection[str] = frozenset()
-) -> pd.DataFrame:
+def load_frame(source: RunSource, sweep: str | None = None, requests: Requests | None = None) -> pd.DataFrame:
     """Load one row per number of each complete cell (its earliest run), sorted by `COLUMNS`.
 
     ``split`` is "valid", "test", "cell", "mechanism" (see `harness.train.inspection`) or "epoch" (statistics
@@ -51,10 +52,10 @@ def load_frame(
     method as tables name it; ``variant``, the method with its settings, tuned or not; ``tuned``, whether the
     cell has settings of a tuned file; ``tuned_backbone``, whether that file changes backbone settings;
     ``outdated``, whether a later cell of the same method, backbone and dataset has settings of another file;
-    ``superseded``, see `superseded`; ``environment``: device, torch, results version and precision.
+    ``superseded``, see `left_out`; ``environment``: device, torch, results version, precision; `IDENTITY`.
     ``attrs["sweeps"]`` is true if the frame is empty although the study has trials of sweeps.
 
-    requested: ids of the cells in the last request.
+    requests: see `reports.selection`; None: nothing is known of them.
     sweep: load the cells of this sweep's trials; ``settings`` then includes the trial's parameters, and a
     cell has rows for each distinct value of it. None: load all cells except those trained only for sweeps.
 
@@ -69,7 +70,7 @@ def load_frame(
     runs = [(run, text) for cell_id, run in cells.items() for text in settings[cell_id]]
     rows = [(k, name, value) for k, (run, _) in enumerate(runs) for name, value in run.metrics.items()]
     frame = _frame(source.study, runs, pd.DataFrame(rows, columns=["run", "name", "value"]), files)
-    frame["superseded"] = frame["cell_id"].isin(superseded(cells, requested) if sweep is None else ())
+    frame["superseded"] = frame["cell_id"].isin(left_out(cells, requests or {}) if sweep is None else ())
     frame = frame[list(SCORES)]
     frame.attrs["sweeps"] = frame.empty and bool(source.trials())
     keys = [c for c in COLUMNS if c not in ("value", "run_id")]
@@ -115,6 +116,7 @@ def _facts(study: str, run: Run, settings: str, files: Mapping[tuple[str, ...], 
     facts |= {name: tags[name] for name in ("dataset", "backbone", "method", "occlusion_protocol")}
     facts |= {"settings": settings, "environment": environment(tags)}
     facts |= {"label": label_of(tags), "variant": tags["variant"]}
+    facts |= {"data_fingerprint": tags.get("fingerprint", ""), "configuration": tags.get("configuration", "")}
     facts |= {"tuned": "tuned" in tags, "tuned_backbone": tags.get("tuned_backbone") == "true"}
     facts["outdated"] = tags.get("tuned") not in (None, files.get(_combination(run)))
     return {**facts, "train_ratio": float(tags["train_ratio"])}
@@ -132,28 +134,6 @@ def _parsed(name: str) -> tuple[str, float | None, str] | None:
     return (group, None, metric) if watched else None
 
 
-def superseded(cells: Mapping[str, Run], requested: Collection[str]) -> set[str]:
-    """Return ids of cells that another cell replaces, so that a mean holds only one of them.
-
-    Among cells with the same data set, backbone and name in tables, only one configuration of backbone and
-    training counts: the one requested last, else the one started last. Within this configuration, only the
-    latest cell of each seed and training ratio counts.
-    """
-    rows: dict[tuple[str, ...], dict[str, list[Run]]] = {}
-    # The sort is stable: cells stay in the order of their start, and requested ones follow all others.
-    for run in sorted(cells.values(), key=lambda run: run.tags["cell_id"] in requested):
-        tags = run.tags
-        row = (tags["dataset"], tags["backbone"], tags["variant"], tags.get("tuned", ""))
-        configurations = rows.setdefault(row, {})
-        key = tags.get("configuration", "")
-        configurations[key] = [*configurations.pop(key, []), run]
-    latest: set[str] = set()
-    for configurations in rows.values():
-        last = list(configurations.values())[-1]
-        latest |= set({(r.tags["seed"], r.tags["train_ratio"]): r.tags["cell_id"] for r in last}.values())
-    return set(cells) - latest
-
-
 def metric_kinds(source: RunSource, sweep: str | None = None) -> dict[str, str]:
     """Return dataset -> kind of metrics ("mosi", "mosei", "sims") of the study, or of one sweep."""
     return {run.tags["dataset"]: run.tags["metrics"] for run in complete_cells(source, sweep).values()}
@@ -168,6 +148,13 @@ def complete_cells(source: RunSource, sweep: str | None = None) -> dict[str, Run
     cells = _all_cells(source, sweep)
     run_ids = {run.run_id for run in of_one_code(of_one_version(cells.values()))}
     return {cell_id: run for cell_id, run in cells.items() if run.run_id in run_ids}
+
+
+def shown_cells(runs: StudyRuns, sweep: str | None = None) -> dict[str, Run]:
+    """Return cell_id -> run of the complete cells that a report shows, or of one sweep."""
+    cells = complete_cells(runs, sweep)
+    hidden = set() if sweep is not None else left_out(cells, requests_of(runs.matrix()))
+    return {cell_id: run for cell_id, run in cells.items() if cell_id not in hidden}
 
 
 def version_notes(source: RunSource, sweep: str | None = None) -> list[str]:

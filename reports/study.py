@@ -16,12 +16,21 @@ from backbones import BACKBONES
 from backbones.base import resolve_settings
 from harness.databases import redact
 from harness.matrix import RESULTS_VERSION
-from harness.study.description import DATASETS_FILE, MATRIX_FILE, twins
+from harness.study.description import DATASETS_FILE, request_rows, twins
 from harness.tracking.tags import flatten, label_of
 from harness.tracking.tracker import SWEEP, Run, Tracker
 from harness.tracking.versions import version_of
-from reports.frame import complete_cells, is_ablation, load_frame, metric_kinds, named, version_notes
+from reports.frame import (
+    complete_cells,
+    is_ablation,
+    load_frame,
+    metric_kinds,
+    named,
+    shown_cells,
+    version_notes,
+)
 from reports.mlflow_links import LOCAL, Links
+from reports.selection import left_out_sentence, requests_of
 from reports.stats.comparison import clean
 from reports.study_runs import StudyRuns
 from reports.trials import load_trials
@@ -135,33 +144,34 @@ class Study:
 def load_study(runs: StudyRuns) -> Study:
     """Read everything that a report shows; samples are read lazily."""
     tracker = runs.tracker
-    cells = complete_cells(runs)
+    cells, shown = complete_cells(runs), shown_cells(runs)
     stored = json.loads(tracker.study_file(DATASETS_FILE) or "[]")
     datasets = [entry for entry in stored if "splits" in entry]  # absent in studies of an older version
-    matrix = json.loads(tracker.study_file(MATRIX_FILE) or "{}")
-    by_id = {run.run_id: run for run in cells.values()}
+    matrix = runs.matrix()
+    by_id = {run.run_id: run for run in shown.values()}
     base = redact(tracker.uri).rstrip("/") if tracker.uri.startswith(("http://", "https://")) else LOCAL
     return Study(
         name=tracker.study,
-        frame=load_frame(runs, requested=_requested(matrix)),
+        frame=load_frame(runs, requests=requests_of(matrix)),
         kinds=metric_kinds(runs),
         trials=load_trials(runs),
         outcomes=_outcomes(matrix, cells, _failures(runs, cells.values())),
         links=Links(base, tracker.experiment_id),
         datasets=datasets,
         synthetic=_synthetic(datasets, cells.values(), runs.trials()),
-        sampled=_sampled(cells.values()),
+        sampled=_sampled(shown.values()),
         samples=lambda run_id: dict(tracker.load(by_id[run_id]).samples),
-        facts=_facts(cells.values()),
-        settings=_settings(tracker, cells.values(), datasets),
-        warnings=[*_versions(runs), *_lost(tracker, cells.values()), *_cut_short(tracker, cells.values())],
+        facts=_facts(shown.values()),
+        settings=_settings(tracker, shown.values(), datasets),
+        warnings=[
+            *_versions(runs),
+            *filter(None, [left_out_sentence(len(cells) - len(shown))]),
+            *_lost(tracker, shown.values()),
+            *_cut_short(tracker, shown.values()),
+        ],
         description=tracker.description(),
         request=tuple(matrix.get("arguments", ())),
     )
-
-
-def _requested(matrix: Mapping[str, Any]) -> set[str]:
-    return {row[matrix["columns"].index("cell_id")] for row in matrix.get("cells", ())}
 
 
 def _failures(runs: StudyRuns, cells: Iterable[Run]) -> list[Run]:
@@ -177,8 +187,7 @@ def _outcomes(matrix: Mapping[str, Any], cells: Mapping[str, Run], failures: Ite
         if cell_id not in cells and SWEEP not in run.tags:
             state = "diverged" if run.tags.get("outcome") == "diverged" else "failed"
             rows[cell_id] = _outcome(run, state)
-    for values in matrix.get("cells", ()):
-        cell = dict(zip(matrix["columns"], values, strict=True))
+    for cell in request_rows(matrix, "cells"):
         cell_id = cell.pop("cell_id")
         missing = {"state": "missing", "reason": "", "run_id": ""}
         rows[cell_id] = {**cell, **missing, **rows.get(cell_id, {}), "requested": True}

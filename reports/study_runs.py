@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from harness.files import replacing, safe_name
+from harness.study.description import MATRIX_FILE
 from harness.tracking.codes import one_per_cell
 from harness.tracking.tracker import Run, Tracker
 
@@ -54,6 +56,11 @@ class StudyRuns:
             return self.tracker.complete()
         numbers = self._numbers([run.run_id for run in runs])
         return one_per_cell(replace(run, metrics=numbers[run.run_id]) for run in runs)
+
+    @functools.cache  # noqa: B019
+    def matrix(self) -> dict[str, Any]:
+        """Return what the benchmark was asked for, see `harness.study.description.matrix_text`."""
+        return dict(json.loads(self.tracker.study_file(MATRIX_FILE) or "{}"))
 
     @functools.cache  # noqa: B019
     def trials(self) -> list[Run]:

@@ -182,7 +182,7 @@ class ReportConfig:
     """Configuration of `reports.build`, `reports.export` and `reports.ui`.
 
     out, predictions: files to write. sweep: export the cells of this sweep's trials, not the study's matrix.
-    port: of the UI; default: 5000, or the next one that is free.
+    all: export the cells that a report leaves out, too. port: of the UI; default: 5000, or the next free one.
     """
 
     study: str | None = None
@@ -192,3 +192,4 @@ class ReportConfig:
     predictions: str | None = None
     sweep: str | None = None
     port: int | None = None
+    all: bool = False

@@ -15,11 +15,12 @@ from harness.code import code_hash, sources
 from harness.data.dataset import Split
 from harness.data.prepare import CachedDataset
 from harness.data.store import load_dataset
+from harness.matrix import Cell
 from harness.plan import Plan
 from methods import METHODS
 
 DATASETS_FILE, MATRIX_FILE, CODE_FILE = "datasets.json", "matrix.json", "code.json"
-MATRIX_COLUMNS = ("cell_id", "cell", "dataset", "backbone", "method", "seed")
+MATRIX_COLUMNS = ("cell_id", "cell", "dataset", "backbone", "method", "seed", "train_ratio")
 MOST_NAMES = 50  # of each kind: stores limit a description to 8,000 characters or more
 
 
@@ -43,13 +44,50 @@ def describe(plan: Plan) -> str:
     )
 
 
-def matrix_text(plan: Plan, arguments: Sequence[str]) -> str:
-    """Return the request as JSON: the command's ``arguments``, ``columns``, and ``cells`` (rows of these)."""
-    rows = [
-        (c.cell_id, c.run_name, c.dataset, c.backbone_label, plan.method_label(c), c.seed) for c in plan.cells
-    ]
-    matrix = {"arguments": list(arguments), "columns": MATRIX_COLUMNS, "cells": rows}
+def matrix_text(plan: Plan, arguments: Sequence[str], known: str | None = None) -> str:
+    """Return a request as JSON: command ``arguments``, ``columns``, ``cells`` (rows) and ``earlier`` (rows).
+
+    known: this text of the requests before. ``earlier``: their cells, if this request has none of the same
+    data set, backbone, method and training ratio.
+    """
+    cells = [_request_row(plan, cell) for cell in plan.cells]
+    before = json.loads(known or "{}")
+    named = {combination(row) for row in cells}
+    rows = [*request_rows(before, "earlier"), *request_rows(before, "cells")]
+    earlier = [row for row in rows if combination(row) not in named]
+    matrix = {
+        "arguments": list(arguments),
+        "columns": MATRIX_COLUMNS,
+        "cells": [list(row.values()) for row in cells],
+        "earlier": [list(row.values()) for row in earlier],
+    }
     return json.dumps(matrix, ensure_ascii=False)
+
+
+def _request_row(plan: Plan, cell: Cell) -> dict[str, Any]:
+    values = (
+        cell.cell_id,
+        cell.run_name,
+        cell.dataset,
+        cell.backbone_label,
+        plan.method_label(cell),
+        cell.seed,
+    )
+    return dict(zip(MATRIX_COLUMNS, (*values, cell.train_ratio), strict=True))
+
+
+def request_rows(matrix: Mapping[str, Any], part: str) -> list[dict[str, Any]]:
+    """Return the rows of a part of `matrix_text`, "cells" or "earlier", by column."""
+    rows = [dict(zip(matrix["columns"], values, strict=True)) for values in matrix.get(part, ())]
+    for row in rows:
+        # Earlier versions stored no ratio; the name of such a cell ends with it.
+        row.setdefault("train_ratio", float(row["cell"].partition("/train_r")[2] or 0))
+    return rows
+
+
+def combination(row: Mapping[str, Any]) -> tuple[str, str, str, float]:
+    """Return data set, backbone, method and training ratio of a row of `request_rows`."""
+    return row["dataset"], row["backbone"], row["method"], float(row["train_ratio"])
 
 
 def code_text(plan: Plan, known: str | None) -> str:

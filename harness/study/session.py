@@ -116,7 +116,7 @@ def announce(tracker: Tracker, plan: Plan, request: Sequence[str] | None) -> Non
         if request is not None:
             # Only addresses are redacted: a path may contain an @.
             arguments = [redact(argument) if "://" in argument else argument for argument in request]
-            files[MATRIX_FILE] = matrix_text(plan, arguments)
+            files[MATRIX_FILE] = matrix_text(plan, arguments, tracker.study_file(MATRIX_FILE))
         tracker.announce(files, None if request is None else describe(plan))
 
 

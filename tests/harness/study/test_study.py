@@ -19,7 +19,7 @@ from mlflow.tracking._tracking_service import utils as mlflow_utils
 import harness.train.loop
 from backbones import transformer
 from harness.matrix import RESULTS_VERSION
-from harness.study.description import DATASETS_FILE, MATRIX_FILE
+from harness.study.description import CODE_FILE, DATASETS_FILE, MATRIX_FILE
 from harness.tracking.tags import KEPT_TAGS
 from harness.tracking.tracker import Tracker
 from harness.train.loop import Diverged
@@ -116,7 +116,7 @@ def test_what_other_studies_hold_comes_without_numbers(var):
     other = Tracker(None, var, "another")
     assert other.complete() == {}
     wanted = asked_of_mlflow(other, everywhere=True)
-    kept = {"kind", "complete", "cell_id", *KEPT_TAGS}
+    kept = {"kind", "complete", "cell_id", "method", "backbone", *KEPT_TAGS}
     assert set(wanted) == set(tracker.complete())
     bare = [(r.run_id, {k: v for k, v in r.tags.items() if k in kept}, {}) for r in wanted.values()]
     runs = other.complete(everywhere=True)
@@ -233,7 +233,7 @@ def test_data_sets_are_described_and_those_of_earlier_requests_stay(var):
 
 def test_the_same_announcement_is_stored_once(var, monkeypatch):
     tracker = tracker_of(var)
-    files = {name: tracker.study_file(name) for name in (DATASETS_FILE, MATRIX_FILE)}
+    files = {name: tracker.study_file(name) for name in (DATASETS_FILE, MATRIX_FILE, CODE_FILE)}
     stored = []
     monkeypatch.setattr(tracker.client, "log_artifacts", lambda *given: stored.append(given))
     tracker.announce(files, tracker.description())
@@ -511,7 +511,8 @@ def test_cells_with_other_settings_do_not_enter_a_mean(var):
     [row] = [r for group in table.parts[0].groups for r in group if r[2].text == "none"]
     assert row[3].text == "2"
     assert any("2 cells with other backbone" in note for note in table.notes)
-    assert study.warnings[0].startswith("lmf on synthetic_mosi: ")
+    assert study.warnings[0].startswith("2 cells are left out: the latest request")
+    assert study.warnings[1].startswith("lmf on synthetic_mosi: ")
     # The first request again: its own cells count, and nothing is trained.
     assert run(var, "methods=[none]", "backbones=[lmf]", "seeds=[1111,1112]") == 0
     kept = load(var).frame.query("method == 'none' and not superseded")["cell_id"]
