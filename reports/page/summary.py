@@ -28,14 +28,14 @@ DASH = "\u2013"
 FEW_CLIPS = 50  # with fewer test clips, the MAE has a standard error of 0.1 label units or more
 NOTES = (
     "Gain: mean over backbones of the mean paired difference to none over seeds, positive where better; MAE "
-    "in units of the labels. Its interval is a stratified bootstrap over seeds: the test clips are the same "
-    "for all, and what other clips would change is not in it.",
+    "in units of the labels. Its interval is a stratified bootstrap over seeds; it does not cover "
+    "variation between test clips.",
     "p: Wilcoxon signed-rank test over backbones; Holm: adjusted for the methods of a data set. Backbones "
-    "share the data, so take it with care. With k backbones p is at least 2 / 2^k, and Holm "
+    "share the data, so interpret p with care. With k backbones p is at least 2 / 2^k, and Holm "
     "multiplies the least by the number of methods: with six backbones and four methods it is 0.12 or more.",
-    "Better, worse, noise: on how many backbones the 95% interval (t) of the paired difference over seeds "
-    "leaves out 0 or not; from three seeds on.",
-    "Bold: the interval leaves out 0, and three seeds or more of each backbone stand behind it.",
+    "Better, worse, noise: number of backbones whose 95% t interval of the paired difference over seeds lies "
+    "above, below or around 0; it needs at least three seeds.",
+    "Bold: the interval excludes 0, and each backbone has at least three seeds.",
 )
 
 

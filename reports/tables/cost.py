@@ -47,10 +47,10 @@ def cost_table(study: Study, order: Sequence[str] = ()) -> Table:
     ]
     notes = [
         "Mean ± standard deviation over n seeds. Time over none: ratio of the seconds per epoch to those of "
-        "none with the same seed, [95% t interval over seeds; from three on].",
-        "Cells that ran side by side shared the machine, so seconds compare within a study alone. Peak "
-        "memory on the CPU is that of a worker's process, which keeps what cells before it took; on a GPU it "
-        "is that of the cell's tensors.",
+        "none with the same seed, [95% t interval over seeds; from three seeds on].",
+        "Cells that ran side by side shared the machine, so compare seconds only within a study. Peak "
+        "memory on the CPU is that of a worker's process, which keeps the memory of earlier cells; on a GPU "
+        "it is that of the cell's tensors.",
         f"Measured on: {'; '.join(sorted(set(study.frame['environment'])))}.",
     ]
     return Table(NAME, title, parts, notes, numbers.to_csv(index=False, lineterminator="\n"))

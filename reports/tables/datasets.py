@@ -49,8 +49,8 @@ def dataset_table(study: Study, order: Sequence[str] = ()) -> Table:
         for entry in study.datasets
     ]
     notes = [
-        "Lengths in time steps, of the training split; as padded, a shorter one leaves zeros.",
-        "Videos: told apart by the clips' ids; a dash where these do not name them.",
+        "Lengths: time steps in the training split; shorter sequences are zero-padded to the padded length.",
+        "Videos: counted from the clips' ids; a dash: the ids do not name videos.",
         *sources,
         *(f"{e['name']}: {note}" for e in study.datasets if not e["synthetic"] for note in e["notes"]),
         *(twins_sentence(*pair) for pair in study.twins.items()),

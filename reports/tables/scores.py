@@ -157,7 +157,7 @@ def _reading(numbers: pd.DataFrame) -> Iterator[str]:
     yield "↑ higher is better, ↓ lower is better."
     if numbers["method"].nunique() > 1:
         best = "Bold: best, underlined: second-best mean of a group"
-        yield f"{best}, of rows with all its seeds; it may be chance."
+        yield f"{best}, among rows with all seeds; the difference may be chance."
 
 
 def _completeness(numbers: pd.DataFrame) -> Iterator[str]:
@@ -183,8 +183,8 @@ def _comparing(numbers: pd.DataFrame) -> list[str]:
     if numbers["n"].max() < 3:
         return ["There are no marks against none, because they need at least three seeds."]
     return [
-        "⁺ better, ⁻ worse than none: the 95% interval (t) of the paired difference over seeds leaves out 0. "
-        "Where nothing differs, one comparison in twenty is marked all the same."
+        "⁺ better, ⁻ worse than none: the 95% interval (t) of the paired difference over seeds excludes 0. "
+        "If no method has an effect, one comparison in twenty is still marked."
     ]
 
 
@@ -206,7 +206,7 @@ def _about_tuned(numbers: pd.DataFrame) -> Iterator[str]:
 
 def _sources(numbers: pd.DataFrame) -> Iterator[str]:
     if any(is_ablation(name) for name in numbers["method"]):
-        yield "In square brackets: the components that are on; without brackets all are, in [] none."
+        yield "In square brackets: the components that are on; without brackets all are on, with [] none."
     bases = dict.fromkeys(base_method(name) for name in numbers["method"])
     titles = [METHODS[name].title for name in bases if name in METHODS]
     titles = [title for title in titles if "reconstruction" in title]
@@ -214,6 +214,6 @@ def _sources(numbers: pd.DataFrame) -> Iterator[str]:
         yield f"{', '.join(titles)}: the authors released no code."
     if numbers["published"].any():
         yield (
-            f"Published: {SOURCE}; its data, settings and choice of epochs are its own, "
+            f"Published: {SOURCE}; its data, settings and choice of epochs differ from ours, "
             "and MISA's text is read by a fine-tuned BERT."
         )
