@@ -130,8 +130,8 @@ def test_a_changed_trace_is_kept_until_the_version_is_raised_and_a_missing_one_a
     check(read("mixup", tmp_path), "mixup", changed)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("capability", ["default", pytest.param("avx2", marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("capability", ["default", "avx2"])
 def test_other_vector_instructions_change_less_than_a_tenth_of_what_is_noticed(capability):
     """Every backbone with every method, on this processor; one that lacks the instructions uses its own."""
     environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability, "PYTHONPATH": str(ROOT)}
