@@ -79,7 +79,7 @@ test-slow: .venv/.ready ## run the slow tests
 soak: .venv/.ready ## kill drivers and workers for MINUTES=15, fuzz file readers, run tests on new random examples
 	@MINUTES=$(MINUTES) $(PYTHON) -m tests.end_to_end.soak
 	@$(PYTHON) -m tests.fuzz
-	@$(PYTHON) -m pytest -m "not slow" -n 2 --hypothesis-profile=random --durations=15
+	@$(PYTHON) -m pytest -m "soak or not slow" -n 2 --hypothesis-profile=random --durations=15
 
 mutants: .venv/.ready ## mutate the code that decides numbers, 400 times: do its own tests notice?
 	@$(PYTHON) -m tests.mutants $(ARGS)
