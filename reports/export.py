@@ -66,7 +66,7 @@ def _export(config: ReportConfig, tracker: Tracker) -> Iterator[str]:
     from harness.config.compose import path_of
 
     with importing():
-        from reports.frame import COLUMNS, IDENTITY, complete_cells, load_frame, shown_cells, version_notes
+        from reports.frame import EXPORT, complete_cells, load_frame, shown_cells, version_notes
         from reports.selection import left_out_sentence, requests_of
         from reports.study_runs import StudyRuns
 
@@ -79,7 +79,7 @@ def _export(config: ReportConfig, tracker: Tracker) -> Iterator[str]:
         frame = load_frame(runs, sweep, requests_of(runs.matrix()))
         frame = frame.assign(shown=~frame["superseded"].astype(bool))
         frame = frame[frame["split"].isin(EXPORTED) & (frame["shown"] | config.all)]
-        frame = frame[[*COLUMNS, *IDENTITY, *(["shown"] if config.all else [])]]
+        frame = frame[[*(["shown"] if config.all else []), *EXPORT]]
         _write(path_of(config.out), lambda path: frame.to_csv(path, index=False, na_rep="nan"))
         yield f"{config.out}: {len(frame)} numbers of {frame['cell_id'].nunique()} cells"
     if config.predictions is not None:

@@ -24,7 +24,7 @@ COLUMNS = (
     *("study", "dataset", "backbone", "method", "settings", "seed", "occlusion_protocol", "occlusion_ratio"),
     *("split", "metric", "value", "cell_id", "run_id"),
 )
-"""Columns of the tidy frame, in the order of the export."""
+"""Columns of the tidy frame."""
 CELL_NUMBERS = (
     "parameter_count",
     "method_parameter_count",
@@ -37,6 +37,8 @@ OCCLUDED = re.compile(r"test_r(\d.*)")
 WATCHED = {"epoch": "mix_", "mechanism": ""}
 IDENTITY = ("data_fingerprint", "configuration")
 """Columns that identify the data and all settings of a cell but its seed and occlusion ratios."""
+EXPORT = (*COLUMNS[:-2], *IDENTITY, *COLUMNS[-2:])
+"""Columns of the export, in order."""
 EXTRA = ("label", "variant", "tuned", "tuned_backbone", "outdated", "superseded", "environment", *IDENTITY)
 """Columns of the frame that are not exported."""
 SCORES = (*COLUMNS, *EXTRA)

@@ -26,8 +26,8 @@ def requests_of(matrix: Mapping[str, Any]) -> dict[Combination, set[str]]:
 def left_out(cells: Mapping[str, Run], requests: Requests) -> set[str]:
     """Return ids of cells that other cells of the same combination replace.
 
-    The latest request of a combination decides its configuration and seeds. Without a request, the latest
-    start decides the configuration, and the latest cell of each seed counts.
+    The latest request of a combination decides its configuration and seeds. Without a request that has any
+    complete cell, the latest start decides the configuration, and the latest cell of each seed counts.
 
     cells: the earliest first.
     """
@@ -36,7 +36,7 @@ def left_out(cells: Mapping[str, Run], requests: Requests) -> set[str]:
     for cell_id, run in cells.items():
         tags = run.tags
         asked = requests.get((tags["dataset"], tags["backbone"], label_of(tags), float(tags["train_ratio"])))
-        if asked is not None:
+        if asked is not None and not cells.keys().isdisjoint(asked):
             shown |= {cell_id} & set(asked)
             continue
         row = (tags["dataset"], tags["backbone"], tags["variant"], tags.get("tuned", ""))

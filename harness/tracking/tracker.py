@@ -186,6 +186,7 @@ class Tracker(Store):
 
     def _files(self, run: Run) -> ArtifactRepository:
         """Return the repository of a run's artifacts."""
+        # Not by the client's methods, which cache the address of a run for as long as the process lives.
         # The address in the run saves a query: MLflow would load the whole run.
         uri = run.artifact_uri or self.client.get_run(run.run_id).info.artifact_uri
         return get_artifact_repository(uri, self.client.tracking_uri)
@@ -195,18 +196,19 @@ class Tracker(Store):
         """Store text files with the run of kind "study", and describe the study; no effect if unchanged."""
         content = json.dumps([sorted(files.items()), description])
         digest = hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
-        run_id = self._study_run_id()
-        announced = self.client.get_run(run_id).data.tags.get("announced") == digest
-        if announced and all(self.study_file(name) == text for name, text in files.items()):
+        run = self._study_run()
+        if run.tags.get("announced") == digest and all(
+            self.study_file(name) == text for name, text in files.items()
+        ):
             return
         with tempfile.TemporaryDirectory() as folder:
             for name, text in files.items():
                 Path(folder, name).write_text(text, encoding="utf-8", errors="surrogateescape")
-            self.client.log_artifacts(run_id, folder)
+            self._files(run).log_artifacts(folder)
         if description is not None:
             self.describe(description)
         self.client.set_experiment_tag(self.experiment_id, f"{SHARED_VIEW}{VIEW}", view_state())
-        self._set_tag(run_id, "announced", digest)
+        self._set_tag(run.run_id, "announced", digest)
 
     def announced(self) -> str:
         """Return the hash of the last announcement; empty if there was none."""
@@ -217,9 +219,9 @@ class Tracker(Store):
     def study_file(self, name: str) -> str | None:
         """Return a text file that is stored with the run of kind "study"; None if it is missing."""
         run = next(self.runs(STUDY), None)
-        if run is None or name not in {f.path for f in self.client.list_artifacts(run.run_id)}:
+        if run is None or name not in {file.path for file in self._files(run).list_artifacts()}:
             return None
-        path = Path(self.client.download_artifacts(run.run_id, name))
+        path = Path(self._files(run).download_artifacts(name))
         return path.read_text(encoding="utf-8", errors="surrogateescape")
 
     @request
@@ -235,13 +237,13 @@ class Tracker(Store):
     @request
     def describe(self, description: str) -> None:
         """Store a description on the page of the study and on that of its run of kind "study"."""
-        self._set_tag(self._study_run_id(), NOTE, description)
+        self._set_tag(self._study_run().run_id, NOTE, description)
         self.client.set_experiment_tag(self.experiment_id, NOTE, description)
 
     @request
     def attach(self, folder: Path, place: str | None = None) -> None:
         """Store a folder's files with the run of kind "study"; place: subfolder, None: the top."""
-        self.client.log_artifacts(self._study_run_id(), str(folder), place)
+        self._files(self._study_run()).log_artifacts(str(folder), place)
 
     def _set_tag(self, run_id: str, name: str, value: str) -> None:
         try:
@@ -250,16 +252,16 @@ class Tracker(Store):
             # Another driver may have created the tag at the same time: now it can be changed.
             self.client.set_tag(run_id, name, value)
 
-    def _study_run_id(self) -> str:
+    def _study_run(self) -> Run:
         run = next(self.runs(STUDY), None)
         if run is not None:
-            return run.run_id
+            return run
         tags = {"kind": "study", "mlflow.runName": f"study {self.study}"}
         mine = str(self.client.create_run(self.experiment_id, tags=tags).info.run_id)
         self.client.set_terminated(mine)
         # If several drivers create the run at the same time, the first one stays.
-        first = next(self.runs(STUDY)).run_id
-        if first != mine:
+        first = next(self.runs(STUDY))
+        if first.run_id != mine:
             self.client.delete_run(mine)
         return first
 

@@ -170,7 +170,7 @@ def test_no_command_of_latex_comes_from_a_name(name):
 @pytest.mark.parametrize("name", [name for name in HOSTILE if visible(name) == name and len(name) < 50])
 def test_the_terminal_shows_a_name_as_it_stands(name, capsys):
     console, cell = make_console(), SimpleNamespace(run_name=name)
-    data = SimpleNamespace(name=name, source=name, synthetic=False, notes=[name])
+    data = SimpleNamespace(name=name, source=name, fingerprint="f", synthetic=False, notes=[name])
     show_datasets(console, SimpleNamespace(datasets={name: data}, notes=[name]))
     display = LiveDisplay(console)
     display.ended(cell, "")
@@ -184,7 +184,7 @@ def test_the_terminal_shows_a_name_as_it_stands(name, capsys):
 
 def test_what_a_terminal_would_obey_or_cannot_write_is_spelt_out(capsys):
     name = "a\x1b[2J\u202eb\udcff"
-    data = SimpleNamespace(name="mine", source=name, synthetic=False, notes=[name])
+    data = SimpleNamespace(name="mine", source=name, fingerprint="f", synthetic=False, notes=[name])
     show_datasets(make_console(), SimpleNamespace(datasets={"mine": data}, notes=[]))
     spelt = r"a\u001b[2J\u202eb\udcff"
     assert capsys.readouterr().out.split() == ["mine:", spelt, spelt]

@@ -22,7 +22,7 @@ from harness.tracking.tracker import Tracker
 from reports import build, export, ui
 from reports.figures import sweeps
 from reports.figures.registry import FIGURES
-from reports.frame import COLUMNS
+from reports.frame import EXPORT
 from tests.support.drivers.driving import (
     CELLS,
     assert_each_cell_once,
@@ -39,7 +39,7 @@ from tests.support.drivers.driving import (
 
 def test_export_holds_every_number_once(finished_study):
     frame, predictions = exported(finished_study)
-    assert tuple(frame.columns) == COLUMNS
+    assert tuple(frame.columns) == EXPORT
     assert frame["cell_id"].nunique() == CELLS
     keys = ["cell_id", "occlusion_protocol", "occlusion_ratio", "split", "metric"]
     assert not frame.duplicated(keys).any()
@@ -114,7 +114,7 @@ def test_another_study_of_the_store_reuses_cells(finished_study, tmp_path, monke
     monkeypatch.setattr("harness.train.loop.train", None)
     assert run(var, study="again") == 0
     (first, first_clips), (second, second_clips) = exported(var, "s"), exported(var, "again")
-    columns = [c for c in COLUMNS if c not in ("study", "run_id")]
+    columns = [c for c in EXPORT if c not in ("study", "run_id")]
     pd.testing.assert_frame_equal(first[columns], second[columns], check_exact=True)
     pd.testing.assert_frame_equal(first_clips, second_clips, check_exact=True)
     tracker = Tracker(None, var, "again", create=False)

@@ -109,7 +109,7 @@ UNKNOWN = {
     "study=Default": "study='Default' is MLflow's own experiment",
     "precision=fp23": "Unknown precision 'fp23'; allowed: bf16, fp32, tf32. Did you mean 'fp32'?",
     "dataset.synthetic_mosi.size=fll": "Unknown size 'fll'; allowed: full, quick. Did you mean 'full'?",
-    "retry=x": "Unknown value of retry 'x'; allowed: diverged.",
+    "retry=x": "Unknown value of retry 'x'; allowed: changed, diverged.",
     "data.resident=devise": "Unknown value of data.resident 'devise'; … Did you mean 'device'?",
     "occlusion.protocols=[tst]": "Unknown occlusion protocol 'tst'; allowed: test, train. …",
     "occlusion.granularity=fram": "Unknown granularity 'fram'; allowed: entry, frame. …",

@@ -13,7 +13,7 @@ from harness.tracking.tags import Trial
 from harness.tracking.tracker import Tracker
 from harness.train.result import Predictions, Result
 from reports import export
-from reports.frame import COLUMNS, SCORES, load_frame, metric_kinds
+from reports.frame import EXPORT, SCORES, load_frame, metric_kinds
 from reports.tables.seed_means import main_numbers, occlusion_numbers
 from tests.support.cells import make_cell, with_changes
 from tests.support.studies import as_latex, as_markdown, score_rows
@@ -110,7 +110,7 @@ def test_cells_of_sweeps_stay_out_unless_a_sweep_is_asked_for(logged, tmp_path, 
         asked = ["study=s", f"var_dir={tracker.var_dir}", f"out={out}", f"predictions={clips}"]
         assert export.main([*asked, f"sweep={sweep}"]) == 0
         numbers = pd.read_csv(out)
-        assert tuple(numbers.columns) == COLUMNS
+        assert tuple(numbers.columns) == EXPORT
         counts = numbers.groupby(["cell_id", "settings"]).size().to_dict()
         assert counts == {(cell.cell_id, text): 18 for cell, text in pairs}
         ids = sorted({cell.cell_id for cell, _ in pairs})

@@ -404,7 +404,7 @@ def test_what_killed_drivers_left_unfinished_is_gone_when_all_is_done(tmp_path, 
 
     leave(1)
     driver = make_driver(memory, folder, results=DIVERGING, checkpoints=checkpoints)
-    driver._end_orphans = lambda: driver.outcome.numbers and leave(2)
+    driver._end_orphans = lambda: driver.outcome.runs and leave(2)
     driver.run()
     assert list(driver.outcome.failed) == [SECOND]
     assert not [*checkpoints.iterdir(), *folder.iterdir()]

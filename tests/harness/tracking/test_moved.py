@@ -9,7 +9,7 @@ from reports.build import main as report
 from reports.export import main as export
 from reports.study import load_study
 from reports.study_runs import StudyRuns
-from tests.support.drivers.driving import copy_study, exported, run
+from tests.support.drivers.driving import CELLS, copy_study, exported, run
 
 STUDY = ("backbones=[lmf]", "methods=[none,mixup]", "occlusion.ratios=[0]", "train.max_epochs=1")
 
@@ -67,4 +67,4 @@ def test_artifacts_that_are_gone_are_said_to_be_gone(original, capsys):
     assert export([f"var_dir={original}", "study=s", f"predictions={original / 'p.parquet'}"]) == 2
     assert f"the artifacts of run {run_id} are gone: file://" in capsys.readouterr().err
     (warning,) = [text for text in load_study(StudyRuns(tracker)).warnings if "gone" in text]
-    assert warning.startswith("The artifacts of 1 of 20 runs are gone (file://")
+    assert warning.startswith(f"The artifacts of 1 of {CELLS} runs are gone (file://")
