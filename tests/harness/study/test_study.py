@@ -14,6 +14,7 @@ from urllib.parse import unquote
 import numpy as np
 import pandas as pd
 import pytest
+from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from mlflow.tracking._tracking_service import utils as mlflow_utils
 
 import harness.train.loop
@@ -235,7 +236,7 @@ def test_the_same_announcement_is_stored_once(var, monkeypatch):
     tracker = tracker_of(var)
     files = {name: tracker.study_file(name) for name in (DATASETS_FILE, MATRIX_FILE, CODE_FILE)}
     stored = []
-    monkeypatch.setattr(tracker.client, "log_artifacts", lambda *given: stored.append(given))
+    monkeypatch.setattr(LocalArtifactRepository, "log_artifacts", lambda *given: stored.append(given))
     tracker.announce(files, tracker.description())
     assert stored == []
     tracker.announce({**files, MATRIX_FILE: "{}"}, tracker.description())

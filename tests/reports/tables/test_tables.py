@@ -65,7 +65,8 @@ GOLDEN_MARKDOWN = """\
 
 - Test split; mean ± standard deviation over n seeds; accuracies and F1 in percent.
 - ↑ higher is better, ↓ lower is better.
-- Bold: best, underlined: second-best mean of a group, among rows with all seeds; the difference may be chance.
+- Bold: best, underlined: second-best mean of a group, among rows with all seeds; the difference may be \
+chance.
 - With one seed no spread can be given: ± -.
 - †k/n: undefined for k of n seeds, left out of the mean and not ranked.
 - - alone: no complete cell.

@@ -69,7 +69,7 @@ def comparable_bytes(path):
     """An export's CSV without what may differ between two runs of the same cells."""
     rows = [line.split(b",") for line in path.read_bytes().splitlines()]
     # Settings are JSON, with commas of their own; the columns that matter are counted from the end.
-    kept = [row[:-1] for row in rows if row[-4].decode() not in TIMINGS]
+    kept = [row[:-1] for row in rows if row[-6].decode() not in TIMINGS]
     return b"\n".join(b",".join(row) for row in kept)
 
 
