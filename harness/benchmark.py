@@ -95,7 +95,7 @@ def _train(
     with importing():
         from harness.config.compose import var_path
         from harness.study.display import LiveDisplay
-        from harness.study.driver import Matrix
+        from harness.study.queue import Matrix
         from harness.study.session import Session
         from harness.tracking.tracker import Tracker
 

@@ -25,7 +25,8 @@ from harness.study.description import (
     matrix_text,
 )
 from harness.study.display import LiveDisplay
-from harness.study.driver import CellQueue, Driver, StudyOutcome
+from harness.study.driver import Driver, StudyOutcome
+from harness.study.queue import CellQueue
 from harness.study.unlogged import UnloggedResults
 from harness.study.writer import Writer
 from harness.tracking.provenance import provenance

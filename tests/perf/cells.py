@@ -13,7 +13,7 @@ from harness.launchers.base import Job
 from harness.launchers.choose import LOCAL, make_launcher
 from harness.launchers.job import run_job
 from harness.plan import make_plan
-from harness.study.driver import Matrix
+from harness.study.queue import Matrix
 from harness.study.session import Session
 from harness.tracking.tracker import Tracker
 from harness.train import loop

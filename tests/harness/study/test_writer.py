@@ -21,7 +21,8 @@ from harness.errors import StoreError
 from harness.interrupts import interrupts_held
 from harness.launchers.base import Job
 from harness.retry import LONGEST_WAIT_S, Retry
-from harness.study.driver import Driver, Matrix
+from harness.study.driver import Driver
+from harness.study.queue import Matrix
 from harness.study.unlogged import UnloggedResults, write_sums
 from harness.tracking.tracker import Run
 from harness.train.result import Predictions, Result
