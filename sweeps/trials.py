@@ -34,7 +34,7 @@ STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialSta
 
 
 class Trials:
-    """A driver's queue of cells (a `harness.study.driver.CellQueue`) that runs searches to their ends.
+    """A driver's queue of cells (a `harness.study.queue.CellQueue`) that runs searches to their ends.
 
     Args:
         sweep: name of the sweep. retries: how often a failed cell is retried. synthetic: names of datasets.
