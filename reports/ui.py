@@ -53,11 +53,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if port != int(default):
         print(f"The UI listens on port {port}; links in reports lead to port {default}.", flush=True)
     address = f"http://{host}:{port}"
-    # This process becomes the UI, so that a signal to it ends the UI.
+    # This process becomes the UI, so that a signal to it ends the UI. It waits here for its only child.
+    server = os.getpid()
     if os.fork() == 0:
-        if answers(f"{address}/health"):
+        if os.fork() == 0 and answers(f"{address}/health", server):
             print(f"Open {Links(address, tracker.experiment_id).study()}\nStop with Ctrl-C.", flush=True)
         os._exit(0)
+    os.wait()
     # Passed in the environment, because other users can read the arguments of a process.
     os.environ["MLFLOW_BACKEND_STORE_URI"] = tracker.uri
     command = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port)]
@@ -82,10 +84,11 @@ def free_port(host: str, first: int, wanted: int | None) -> int:
     raise UserError(f"port={wanted} cannot be used; another program may listen on it. Give another port.")
 
 
-def answers(url: str) -> bool:
-    """Wait until a server answers; False if the process that is to become the server has ended."""
-    parent = os.getppid()
-    while os.getppid() == parent:
+def answers(url: str, server: int) -> bool:
+    """Wait until a server answers; False if its process has ended."""
+    import psutil
+
+    while psutil.pid_exists(server):
         try:
             with urllib.request.urlopen(url, timeout=5):
                 return True

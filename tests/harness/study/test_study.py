@@ -471,6 +471,7 @@ def test_the_ui_prints_the_link_and_hides_the_address(stored, capsys, monkeypatc
     monkeypatch.setattr(ui.os, "execv", lambda *given: called.append(given))
     monkeypatch.setattr(ui.os, "environ", {})
     monkeypatch.setattr(ui.os, "fork", lambda: 1)
+    monkeypatch.setattr(ui.os, "wait", lambda: None)
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         monkeypatch.setattr("reports.mlflow_links.LOCAL", f"http://127.0.0.1:{port}")

@@ -143,13 +143,15 @@ def test_a_compiled_training(dataset):
 
 
 @pytest.mark.slow
-def test_without_a_compiler(monkeypatch):
+def test_without_a_compiler():
     from torch._inductor import config
 
     check_compiler("cpu")
     torch.compiler.reset()
-    monkeypatch.setattr(config.cpp, "cxx", ("/nonexistent/compiler",))
-    monkeypatch.setattr(config, "force_disable_caches", True)
-    with pytest.raises(UserError, match=r"^compile=true needs a C\+\+ compiler that PyTorch can use .*\.$"):
-        check_compiler("cpu")
+    # Not by monkeypatch, which would hide the setting from later tests when it restores it.
+    with config.patch({"cpp.cxx": ("/nonexistent/compiler",), "force_disable_caches": True}):
+        with pytest.raises(
+            UserError, match=r"^compile=true needs a C\+\+ compiler that PyTorch can use .*\.$"
+        ):
+            check_compiler("cpu")
     torch.compiler.reset()
