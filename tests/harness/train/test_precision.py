@@ -149,9 +149,8 @@ def test_without_a_compiler():
     check_compiler("cpu")
     torch.compiler.reset()
     # Not by monkeypatch, which would hide the setting from later tests when it restores it.
-    with config.patch({"cpp.cxx": ("/nonexistent/compiler",), "force_disable_caches": True}):
-        with pytest.raises(
-            UserError, match=r"^compile=true needs a C\+\+ compiler that PyTorch can use .*\.$"
-        ):
-            check_compiler("cpu")
+    refusal = r"^compile=true needs a C\+\+ compiler that PyTorch can use .*\.$"
+    absent = {"cpp.cxx": ("/nonexistent/compiler",), "force_disable_caches": True}
+    with config.patch(absent), pytest.raises(UserError, match=refusal):
+        check_compiler("cpu")
     torch.compiler.reset()
