@@ -38,6 +38,8 @@ def shrink(source, target):
 
 
 def main(report):
+    if not (report / "index.html").exists():
+        sys.exit(f"There is no report in {report}; run make benchmark first.")
     FOLDER.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         screen = Path(folder) / "screen.png"
