@@ -1,7 +1,8 @@
-"""The code that computes a cell, as hashes, so that numbers of an edited method are not taken for today's.
+"""Hashes of the code of methods and backbones, which tell results of edited code from current ones.
 
-A class is hashed with the module that defines it and the project's modules that this one imports, directly or
-not. Comments, docstrings and formatting do not count. The training loop is not in it: `RESULTS_VERSION` is.
+The hash of a class covers its module and all modules of `PACKAGES` that this module imports, directly or
+indirectly; comments, docstrings and formatting do not affect it. It does not cover the training loop, for
+which `RESULTS_VERSION` stands.
 """
 
 from __future__ import annotations
@@ -21,17 +22,17 @@ from methods import METHODS
 
 PACKAGES = ("backbones", "methods")
 METHOD_CODE, BACKBONE_CODE = "method_code", "backbone_code"
-"""Tags of a run: the hashes of the code of its method and its backbone."""
+"""Tags of a run with the code hashes of its method and its backbone."""
 
 
 def code_tags(cell: Cell) -> dict[str, str]:
-    """Hashes of the code that this program would compute a cell with, by the tags of its run."""
+    """Return the current code hashes of a cell's method and backbone, as tags of its run."""
     backbone, method = BACKBONES[cell.backbone], METHODS[cell.method]
     return {METHOD_CODE: code_hash(method), BACKBONE_CODE: code_hash(backbone)}
 
 
 def code_hash(cls: type) -> str:
-    """Hash of the code of a method or a backbone, 16 hex digits."""
+    """Return the code hash of a method or a backbone, 16 hex digits."""
     return _code_hash(cls.__module__)
 
 
@@ -42,7 +43,7 @@ def _code_hash(module: str) -> str:
 
 
 def modules(module: str) -> list[str]:
-    """Names of a module and of the project's modules that it needs, sorted."""
+    """Return the sorted names of a module and of the modules that its hash covers."""
     known: set[str] = set()
     names = [module]
     while names:
@@ -59,7 +60,7 @@ def sources(cls: type) -> dict[str, str]:
 
 
 def source(module: str) -> str:
-    """The text of a module's file."""
+    """Return the source text of an imported module."""
     return Path(str(sys.modules[module].__file__)).read_text(encoding="utf-8")
 
 
@@ -69,14 +70,14 @@ def _tree(module: str) -> ast.Module:
 
 
 def _imported(module: str, tree: ast.Module) -> Iterator[str]:
-    """The project's modules that a module's import statements name."""
+    """Yield the modules of `PACKAGES` in a module's import statements."""
     package = str(sys.modules[module].__package__)
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
-            # What is imported from a package is one of its modules, or a name in its __init__.
+            # `from package import name` imports a submodule or a name defined in the package's __init__.
             names = [full if (full := f"{base}.{a.name}") in sys.modules else base for a in node.names]
         else:
             continue
@@ -84,10 +85,8 @@ def _imported(module: str, tree: ast.Module) -> Iterator[str]:
 
 
 def _plain(node: Any) -> Any:
-    """A syntax tree as nested lists, without positions, docstrings and fields that are empty.
-
-    Not `ast.dump`, whose text differs between versions of Python.
-    """
+    """Return a syntax tree as nested lists, without positions, docstrings and empty fields."""
+    # The text of `ast.dump` differs between Python versions, which print different empty fields.
     if isinstance(node, ast.AST):
         fields = [(name, value) for name, value in ast.iter_fields(node) if value not in (None, [])]
         return [type(node).__name__, *([name, _plain(value)] for name, value in fields)]

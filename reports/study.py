@@ -92,7 +92,7 @@ class Study:
 
     @functools.cached_property
     def twins(self) -> dict[str, str]:
-        """The data sets of the frame that hold the same data as an earlier one -> that one."""
+        """Data set of the frame -> the earlier data set that holds the same data."""
         present = set(self.frame["dataset"])
         return twins({e["name"]: e["fingerprint"] for e in self.datasets if e["name"] in present})
 

@@ -9,7 +9,6 @@ import os
 import socket
 import sys
 import time
-import urllib.request
 from collections.abc import Sequence
 
 from harness.cli import asks_for_help, importing, leave
@@ -22,6 +21,8 @@ Serves the MLflow UI on 127.0.0.1 until Ctrl-C, and prints the link that opens t
   study=NAME                        name of the study, as passed to the benchmark
   port=N                            port of the UI (default: 5000, or the next one that is free)
   var_dir=DIR tracking.uri=URI      location of its results (default: var)"""
+
+MAX_PORT = 65535
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,9 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # This process becomes the UI, so that a signal to it ends the UI. It waits here for its only child.
     server = os.getpid()
     if os.fork() == 0:
-        if os.fork() == 0 and answers(f"{address}/health", server):
-            print(f"Open {Links(address, tracker.experiment_id).study()}\nStop with Ctrl-C.", flush=True)
-        os._exit(0)
+        try:
+            if os.fork() == 0 and answers(host, port, server):
+                print(f"Open {Links(address, tracker.experiment_id).study()}\nStop with Ctrl-C.", flush=True)
+        finally:
+            os._exit(0)
     os.wait()
     # Passed in the environment, because other users can read the arguments of a process.
     os.environ["MLFLOW_BACKEND_STORE_URI"] = tracker.uri
@@ -70,27 +73,30 @@ def free_port(host: str, first: int, wanted: int | None) -> int:
     """Return the wanted port, or else the first free one of a hundred; raises UserError if there is none."""
     from harness.errors import UserError
 
+    if wanted is not None and not 1 <= wanted <= MAX_PORT:
+        raise UserError(f"port must be between 1 and {MAX_PORT}, got {wanted}.")
     for port in range(first, first + 100) if wanted is None else [wanted]:
         try:
             with socket.socket() as probe:
-                # As servers do: a port that was closed a moment ago can be used again.
+                # Servers set this option too: it allows a port that was closed a moment ago.
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind((host, port))
                 return port
-        except (OSError, OverflowError):
+        except OSError:
             continue
     if wanted is None:
         raise UserError(f"The ports {first} to {first + 99} are all in use; give another one with port=N.")
     raise UserError(f"port={wanted} cannot be used; another program may listen on it. Give another port.")
 
 
-def answers(url: str, server: int) -> bool:
-    """Wait until a server answers; False if its process has ended."""
+def answers(host: str, port: int, server: int) -> bool:
+    """Wait until a process listens on a port; return False if it ends before."""
     import psutil
 
     while psutil.pid_exists(server):
         try:
-            with urllib.request.urlopen(url, timeout=5):
+            # A plain connection: an HTTP client would ask a proxy that the environment names.
+            with socket.create_connection((host, port), timeout=5):
                 return True
         except OSError:
             time.sleep(0.2)

@@ -117,7 +117,7 @@ def datasets_text(plan: Plan, known: str | None) -> str:
 
 
 def twins(fingerprints: Mapping[str, str]) -> dict[str, str]:
-    """Return the data sets that hold the same data as an earlier one -> that one.
+    """Return data set -> the earlier data set that holds the same data; distinct ones are absent.
 
     fingerprints: data set -> fingerprint of its file or generator.
     """

@@ -224,13 +224,12 @@ class Driver:
             self._deferred.append(cell)
             return
         result = self.writer.find(cell, elsewhere)
-        if result is not None and not (
-            self.retry_changed and changes({**cell_tags(cell), **result.environment})
-        ):
-            self.outcome.reused += self._log(cell, result)
-            return
-        # A result of other code would keep the place of the one that is trained now.
-        self.writer.unlogged.drop(cell.cell_id)
+        if result is not None:
+            if not (self.retry_changed and changes({**cell_tags(cell), **result.environment})):
+                self.outcome.reused += self._log(cell, result)
+                return
+            # Otherwise it would stay in the place of the new result, as one of the same cell.
+            self.writer.unlogged.drop(cell.cell_id)
         self._started[cell.cell_id] = time.time()
         self.display.started(cell)
         self.launcher.submit(replace(self.job_of(cell), pause_after=self.queue.pause_after(cell)))

@@ -65,11 +65,16 @@ class Session:
             ledger.retry = retry
             announce(tracker, self.plan, self.arguments if request else None)
             writer = Writer(tracker, ledger, unlogged, provenance(), checkpoints, labels)
-            driver = Driver(make_queue(writer), writer, self.launcher, self.display, job_of)
-            driver.retry_diverged = config.retry == "diverged"
-            # The seeds of a trial are averaged at once, so all of them need the same code.
-            driver.retry_changed = config.retry == "changed" or not request
-            return driver.run()
+            return Driver(
+                make_queue(writer),
+                writer,
+                self.launcher,
+                self.display,
+                job_of,
+                retry_diverged=config.retry == "diverged",
+                # A trial averages its seeds at once, so all of them need the same code.
+                retry_changed=config.retry == "changed" or not request,
+            ).run()
 
     def _jobs(self) -> Callable[[Cell], Job]:
         """Return the function that builds a cell's job."""

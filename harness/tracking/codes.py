@@ -1,4 +1,4 @@
-"""Results of other code than this program's: kept, and never in one mean with its own."""
+"""Selection of runs by code hash, so that no mean combines results of old and new code."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from harness.tracking.reader import Run
 from methods import METHODS
 
 Part = tuple[str, str]
-"""The tag that names a part of a cell's code, "method" or "backbone", and its name."""
+"""("method" | "backbone", its name), e.g. ("method", "ms_mix")."""
 
 
 def hashes(tags: Mapping[str, str]) -> dict[Part, str]:
-    """The code hash of a run's method and of its backbone; none for a run of a version without them."""
+    """Return the code hashes of a run's method and backbone; runs of earlier versions have none."""
     parts = {
         ("method", tags.get("method", "")): tags.get(METHOD_CODE),
         ("backbone", tags.get("backbone", "").partition("[")[0]): tags.get(BACKBONE_CODE),
@@ -24,40 +24,40 @@ def hashes(tags: Mapping[str, str]) -> dict[Part, str]:
 
 
 def current(part: Part) -> str | None:
-    """The hash of a part in this program; None where it has no such method or backbone."""
+    """Return the current code hash of a part; None if this program has no such method or backbone."""
     kind, name = part
     cls: type | None = METHODS.get(name) if kind == "method" else BACKBONES.get(name)
     return None if cls is None else code_hash(cls)
 
 
 def changes(tags: Mapping[str, str]) -> list[str]:
-    """Names of the method and the backbone of a run whose code in this program is another than the run's."""
+    """Return the names of a run's method and backbone whose code has changed since the run."""
     return [part[1] for part, value in hashes(tags).items() if current(part) not in (None, value)]
 
 
 def one_per_cell(runs: Iterable[Run]) -> dict[str, Run]:
-    """One run of each cell: of this program's code if there is one, else of the code that ran last.
+    """Choose one run per cell: one of the current code if possible, otherwise of the code that ran last.
 
-    runs: the earliest first. Of several runs of the same code, the earliest is taken.
+    runs: sorted by start time. Of several runs of one code, the earliest is chosen.
     """
     chosen: dict[str, Run] = {}
     for run in runs:
         known = chosen.setdefault(run.tags["cell_id"], run)
         if changes(known.tags) and hashes(run.tags) != hashes(known.tags):
-            # In its own place, as the order is that of the runs.
+            # Deleted first, so that the result is sorted by start time, too.
             del chosen[run.tags["cell_id"]]
             chosen[run.tags["cell_id"]] = run
     return chosen
 
 
 def of_one_code(runs: Iterable[Run]) -> list[Run]:
-    """The runs that one code of each method and backbone computed: this program's, else that of the last run.
+    """Return the runs of a single code per method and backbone: the current one, otherwise the last run's.
 
-    runs: the earliest first.
+    runs: sorted by start time.
     """
     runs = list(runs)
     kept = _kept(runs)
-    return [run for run in runs if not _others(run, kept)]
+    return [run for run in runs if not _differences(run, kept)]
 
 
 def _kept(runs: Iterable[Run]) -> dict[Part, str]:
@@ -69,13 +69,13 @@ def _kept(runs: Iterable[Run]) -> dict[Part, str]:
     return kept
 
 
-def _others(run: Run, kept: Mapping[Part, str]) -> list[str]:
-    """Names of the method and backbone that other code computed than what is kept."""
+def _differences(run: Run, kept: Mapping[Part, str]) -> list[str]:
+    """Return the names of a run's method and backbone whose code is not the kept one."""
     return [part[1] for part, value in hashes(run.tags).items() if kept[part] != value]
 
 
 def changed_sentence(runs: Iterable[Run]) -> str:
-    """The sentence for a study that goes on and holds cells of other code; empty for none."""
+    """Return the message for a resumed study with results of changed code; empty if there are none."""
     names = _counted(name for run in runs for name in changes(run.tags))
     if not names:
         return ""
@@ -86,17 +86,17 @@ def changed_sentence(runs: Iterable[Run]) -> str:
 
 
 def shown_sentences(runs: Iterable[Run]) -> list[str]:
-    """Sentences for a report of runs of which `of_one_code` leaves some out or keeps those of other code."""
+    """Return the messages for a report about runs that `of_one_code` drops, or keeps although outdated."""
     runs = list(runs)
     kept = _kept(runs)
-    left_out = _counted(name for run in runs for name in _others(run, kept))
-    aged = _counted(name for run in runs if not _others(run, kept) for name in changes(run.tags))
+    left_out = _counted(name for run in runs for name in _differences(run, kept))
+    outdated = _counted(name for run in runs if not _differences(run, kept) for name in changes(run.tags))
     return [
         f"Results of other code are left out: {left_out}. Numbers of different code never share a mean; "
         "retry=changed trains the cells anew."
     ] * bool(left_out) + [
-        f"The code changed since what is shown was trained: {aged}. retry=changed trains the cells anew."
-    ] * bool(aged)
+        f"The code changed since these results were trained: {outdated}. retry=changed trains the cells anew."
+    ] * bool(outdated)
 
 
 def _counted(names: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""Artifact addresses of a store whose folder was moved or copied: MLflow stores them as absolute ones."""
+"""Repair of MLflow's absolute artifact addresses after a var_dir was moved or copied."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ RUNS = sa.table("runs", sa.column("experiment_id"), sa.column("artifact_uri"))
 
 
 def adopt_artifacts(engine: sa.Engine, artifacts: Path) -> None:
-    """Let the artifact addresses of a store's experiments and runs point to the folder where it lies now.
+    """Rewrite the artifact addresses of a store's experiments and runs to its present folder.
 
-    artifacts: the folder ``artifacts`` of the store's var_dir, which need not exist. Only addresses of such a
-    folder elsewhere are changed.
+    artifacts: the folder ``artifacts`` of the store's var_dir, which need not exist. Addresses that do not
+    lie in a folder of this name stay as they are.
     """
     here = artifacts.absolute().as_uri()
     with engine.connect() as connection:
@@ -36,7 +36,7 @@ def adopt_artifacts(engine: sa.Engine, artifacts: Path) -> None:
 
 
 def _is_elsewhere(uri: str, artifacts: Path) -> bool:
-    """Whether an experiment's address lies in another folder ``artifacts`` than this one."""
+    """Return whether an experiment's address lies in a different folder named ``artifacts``."""
     folder = Path(unquote(urlparse(uri).path)).parent
     if not uri.startswith("file:") or folder.name != artifacts.name:
         return False
