@@ -1,8 +1,11 @@
 """Stores, launcher and display in memory, which fail, or lose their driver, at any call."""
 
+import dataclasses
 import itertools
 from collections import Counter
 from types import SimpleNamespace
+
+import numpy as np
 
 import harness.retry
 import harness.study.driver
@@ -15,6 +18,18 @@ from harness.study.unlogged import UnloggedResults
 from harness.study.writer import Writer
 from harness.tracking.tags import numbers
 from harness.tracking.tracker import Run
+from harness.train.result import Predictions, Result
+from tests.harness.test_matrix import CELL
+
+CELLS = tuple(dataclasses.replace(CELL, seed=seed) for seed in range(3))
+FIRST, SECOND, _ = (cell.cell_id for cell in CELLS)
+
+
+def result_of(number, status="complete"):
+    values = {0.0: np.array([number, 0.1], np.float32)}
+    predictions = Predictions(np.array(["a", "b"]), np.array([1.0, 2.0], np.float32), values)
+    reason = "" if status == "complete" else "a loss is not finite at epoch 1, step 2"
+    return Result(status, {"test": {"mae": float(number)}}, predictions=predictions, reason=reason)
 
 
 class Killed(BaseException):

@@ -1,0 +1,16 @@
+"""The stored study of `tests/reports/conftest.py`, opened."""
+
+from harness.tracking.tracker import Tracker
+from reports.study import load_study
+from reports.study_runs import StudyRuns
+
+FEW = ("methods=[none,mixup,ms_mix]", "backbones=[lmf]", "seeds=[1111,1112]")
+CELLS = 6
+
+
+def tracker_of(var):
+    return Tracker(None, var, "s", create=False)
+
+
+def load(var):
+    return load_study(StudyRuns(tracker_of(var), var / "cache"))
