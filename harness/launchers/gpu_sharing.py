@@ -26,8 +26,7 @@ from harness.data.dataset import Dataset
 from harness.data.store import load_dataset
 from harness.launchers.processes import usable_cores
 from harness.matrix import Cell
-from harness.train.memory import COPIES
-from harness.train.networks import build
+from harness.train.networks import COPIES, build
 from harness.train.step import step_losses
 from methods import METHODS
 from methods.base import Method

@@ -24,8 +24,7 @@ from harness.train.checkpoint import Checkpoint
 from harness.train.diagnostics import Diagnostics
 from harness.train.evaluate import final_result, predict, task_loss
 from harness.train.inspection import Inspection, inspect
-from harness.train.memory import require_memory
-from harness.train.networks import build, make_optimizer
+from harness.train.networks import build, make_optimizer, require_memory
 from harness.train.result import Diverged, Result
 from harness.train.schedule import learning_rate
 from harness.train.seeds import generator_for, seed_for

@@ -1,10 +1,11 @@
-"""A cell's backbone and method with their initial weights, and their optimizer."""
+"""The networks of a cell: the check of their memory, their initial weights, and their optimizer."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch import nn
 
@@ -12,12 +13,57 @@ from backbones import BACKBONES
 from backbones.base import Backbone, Sizes
 from backbones.text import FrozenText, TextEncoder, load_model
 from harness.data.dataset import Dataset
+from harness.errors import UserError
 from harness.matrix import Cell
 from harness.train.seeds import seed_for
 from methods import METHODS
 from methods.base import Method
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+COPIES = 5  # weights, gradients, Adam's two moments, and the weights of the best epoch
+GROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+_counts: dict[tuple[Any, ...], int] = {}
+
+
+def require_memory(cell: Cell, dataset: Dataset, device: torch.device) -> None:
+    """Check that the weights of a cell's backbone and their copies in training fit into memory.
+
+    Otherwise the system kills the process without a message. No text encoder is counted. The limit is total
+    memory, not free memory: other processes may release theirs, and a worker retains that of earlier cells.
+
+    Raises:
+        UserError: they do not fit.
+    """
+    widths = dataset.widths()
+    if cell.text.encoder == "bert":
+        layers = BACKBONES[cell.backbone].text_layers
+        widths["text"] = 1 if cell.text.finetune else widths["text"] // layers
+    sizes = Sizes(widths, dataset.steps(), cell.label_scale)
+    key = (cell.backbone, repr(cell.backbone_settings), *widths.values(), *sizes.steps.values())
+    if key not in _counts:
+        with torch.device("meta"):
+            backbone = BACKBONES[cell.backbone](cell.backbone_settings, sizes)
+        _counts[key] = sum(p.numel() for p in backbone.parameters())
+    count = _counts[key]
+    need, total = COPIES * 4 * count, memory_bytes(device)
+    if need > total:
+        listed = ", ".join(f"{modality} {width:,}" for modality, width in widths.items())
+        raise UserError(
+            f"{cell.backbone} has {count:,} weights for features of these widths ({listed}); training needs "
+            f"{need / 1e9:.1f} GB of memory, but there are only {total / 1e9:.1f} GB. "
+            "Use narrower features, or leave this backbone out."
+        )
+
+
+def memory_bytes(device: torch.device) -> int:
+    """Return the total memory of a GPU, or of this machine including swap, in bytes."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[1])
+    total = int(psutil.virtual_memory().total + psutil.swap_memory().total)
+    try:
+        return min(total, int(GROUP_LIMIT.read_text()))  # a container's limit, which psutil ignores
+    except (OSError, ValueError):
+        return total
 
 
 def build(

@@ -55,7 +55,7 @@ def assert_honest(result):
 @pytest.mark.parametrize("name", TRAINED)
 def test_it_is_trained_on(name, config, tmp_path, capsys, monkeypatch):
     """Without a warning: by every backbone, or by one where only the form is awkward; methods in turn."""
-    monkeypatch.setattr("harness.train.memory.memory_bytes", lambda device: 16e9)
+    monkeypatch.setattr("harness.train.networks.memory_bytes", lambda device: 16e9)
     path = write(TRAINED[name](), tmp_path)
     assert data(["check", str(path)]) == 0
     assert re.search(r"^train: \d+ clips", capsys.readouterr().out)

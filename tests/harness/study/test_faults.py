@@ -167,7 +167,7 @@ def test_a_report_that_is_interrupted_or_cannot_be_written(finished, sentence, c
 
 def test_an_allocation_that_fails(var_dir, undisturbed, capsys, monkeypatch):
     """Where nobody tells beforehand what memory there is."""
-    monkeypatch.setattr("harness.train.memory.memory_bytes", lambda device: 2**63)
+    monkeypatch.setattr("harness.train.networks.memory_bytes", lambda device: 2**63)
     huge = ["backbones=[lmf,tfn]", "backbone.tfn.text_hidden=3000000", "backbone.tfn.text_out=3000000"]
     assert run(var_dir, "methods=[none,mixup]", *huge) == 1
     shown = capsys.readouterr().out

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from backbones import BACKBONES
 from harness.data.dataset import Dataset
 from harness.errors import UserError
-from harness.train import memory
+from harness.train import networks
 from harness.train.loop import batches, train
 from harness.train.networks import build, make_optimizer
 from harness.train.step import step_losses
@@ -66,7 +66,7 @@ def test_a_backbone_too_large_for_the_memory_is_refused_before_it_is_made(backbo
     """Bytes of the weights counted by hand, five times: they, gradients, two moments, the best ones."""
     cell = small_cell(backbone_name, "none", rules={"max_epochs": 1})
     need = 5 * sum(p.nbytes for p in small_backbone(backbone_name, SIZES).parameters())
-    monkeypatch.setattr(memory, "memory_bytes", lambda device: need)
+    monkeypatch.setattr(networks, "memory_bytes", lambda device: need)
     train(cell, DATASET, CPU)
     # A text encoder's width is not that of the file's text: fine-tuned, it gives its own; frozen, its layers
     # lie side by side.
@@ -75,20 +75,20 @@ def test_a_backbone_too_large_for_the_memory_is_refused_before_it_is_made(backbo
     stacked = Dataset(dict.fromkeys(DATASET.splits, dataclasses.replace(split, features=wide)), 3.0)
     for finetune, dataset in ((True, DATASET), (False, stacked)):
         text = dataclasses.replace(cell.text, encoder="bert", finetune=finetune)
-        memory.require_memory(dataclasses.replace(cell, text=text), dataset, CPU)
-    monkeypatch.setattr(memory, "memory_bytes", lambda device: need - 1)
+        networks.require_memory(dataclasses.replace(cell, text=text), dataset, CPU)
+    monkeypatch.setattr(networks, "memory_bytes", lambda device: need - 1)
     monkeypatch.setattr("harness.train.loop.build", None)
     with pytest.raises(UserError, match=f"^{backbone_name} has .* narrower features"):
         train(cell, DATASET, CPU)
 
 
 def test_the_memory_is_what_the_system_tells(tmp_path, monkeypatch):
-    monkeypatch.setattr(memory, "GROUP_LIMIT", tmp_path / "memory.max")
-    total = memory.memory_bytes(CPU)
+    monkeypatch.setattr(networks, "GROUP_LIMIT", tmp_path / "memory.max")
+    total = networks.memory_bytes(CPU)
     assert 2**28 < total < 2**50
     for limit, wanted in (("max", total), ("4096", 4096), (f"{2**60}", total)):
         (tmp_path / "memory.max").write_text(f"{limit}\n")
-        assert memory.memory_bytes(CPU) == wanted
+        assert networks.memory_bytes(CPU) == wanted
 
 
 @over_pairs
