@@ -20,8 +20,8 @@ from tests.support.drivers.cluster_work import in_a_process
 from tests.support.drivers.clusters import Cluster, kill_marked, loopback_only, names_of
 from tests.support.drivers.driving import (
     CELLS,
-    MARK,
     assert_each_cell_once,
+    environment_of,
     finish,
     kill,
     run,
@@ -189,7 +189,7 @@ def test_the_readmes_way_to_a_cluster(var_dir, tmp_path, network):
     server, mark = Server(), f"readme-{os.getpid()}"
     places = {"HEAD": "127.0.0.1", "HERE": "127.0.0.1", "STORE": server.create(), "HOME": str(tmp_path)}
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = {**os.environ, **places, MARK: mark, "PATH": path}
+    environment = environment_of(mark, **places, PATH=path)
     small = [*SMALL, "backbones=[lmf]", "train.max_epochs=1", f"var_dir={var_dir}"]
     try:
         mark_of_blocks = "<!-- run by tests/harness/launchers/test_ray.py -->\n```sh\n(.*?)```"

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.support.drivers.driving import MARK, marked_processes
+from tests.support.drivers.driving import environment_of, marked_processes
 from tests.support.drivers.postgres import end_with_parent, free_port
 
 ADDRESS = "127.0.0.1"
@@ -76,7 +76,7 @@ class Cluster:
         place = [f"--address={self.address}"] if self.nodes else head
         command = [RAY, "start", *place, f"--node-ip-address={ADDRESS}", *self.size, "--block"]
         command += ["--object-store-memory=100000000", "--disable-usage-stats"]
-        environment = {**os.environ, **self.environment, MARK: mark, "XDG_CACHE_HOME": str(self.cache(mark))}
+        environment = environment_of(mark, **self.environment, XDG_CACHE_HOME=str(self.cache(mark)))
         environment.pop("PYTHONPATH", None)
         self.nodes[mark] = subprocess.Popen(
             command,

@@ -73,6 +73,12 @@ def comparable_bytes(path):
     return b"\n".join(b",".join(row) for row in kept)
 
 
+def environment_of(mark, **more):
+    """What a process is started with: its mark, and no token of a Ray cluster that this one runs."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH_")}
+    return {**own, MARK: mark, **more}
+
+
 def start(var, mark, *more, jobs=2, program=PROGRAM, matrix=MATRIX, output=subprocess.PIPE, **environment):
     """Start a driver in a process group of its own; it and its children carry the mark in their environment.
 
@@ -81,7 +87,7 @@ def start(var, mark, *more, jobs=2, program=PROGRAM, matrix=MATRIX, output=subpr
 
     return subprocess.Popen(
         [sys.executable, *program, f"var_dir={var}", "study=s", f"jobs={jobs}", *matrix, *more],
-        env={**os.environ, MARK: mark, **environment},
+        env=environment_of(mark, **environment),
         stdout=output,
         stderr=subprocess.STDOUT,
         text=True,
