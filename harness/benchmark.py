@@ -30,7 +30,9 @@ Trains methods x backbones x datasets x seeds, skips cells that have a result, a
 
   profile=quick|paper               a small study, or the full matrix
   datasets=[mosi] data_root=DIR     MMSA feature files below DIR
-  datasets=[mine] dataset.mine.path=FILE dataset.mine.label_scale=3 dataset.mine.metrics=mosi
+  datasets=[mine] dataset.mine.path=FILE dataset.mine.like=mosi|mosei|sims
+  dataset.mine.label_center=3 dataset.mine.label_scale=2 dataset.mine.standardize=true
+                                    labels in [1, 5], and features scaled to mean 0 and deviation 1
   backbones=[tfn] methods=[none,ms_mix] seeds=[1111,1112] study=NAME
   text=bert bert.model=DIR bert.finetune=true|false
                                     encode text with a pretrained BERT instead of stored features

@@ -19,6 +19,9 @@ from methods.base import MethodSettings
 RESULTS_VERSION = 2
 FEATURES = TextSettings()
 APART = ("seed", "ratios", "train_ratio")
+# Fields that came later, with the values that cells had before: they count only where they differ, so that
+# the ids of earlier cells stay.
+LATER = {"label_center": 0.0, "standardize": False}
 # A word that YAML reads as a string, not as a number, a boolean or null.
 PLAIN_WORD = re.compile(r"(?!(?:true|false|null|nan|inf)$)[a-z][a-z_]*")
 
@@ -27,7 +30,8 @@ PLAIN_WORD = re.compile(r"(?!(?:true|false|null|nan|inf)$)[a-z][a-z_]*")
 class Cell:
     """One training and its evaluations.
 
-    dataset, metrics ("mosi" | "mosei" | "sims"), label_scale, fingerprint: the data. *_settings: resolved, so
+    dataset, metrics (a key of `harness.metrics.METRICS`), label_scale, label_center, standardize (whether
+    features are scaled by their deviation), fingerprint: the data. *_settings: resolved, so
     no field is None. text: features or an encoder. ratios: occlusion ratios of the test split, ascending.
     train_ratio: occlusion ratio of the training split. max_batches: maximum number of batches per epoch and
     per evaluation, or None. threads: CPU threads. deterministic, precision, compile: see
@@ -54,16 +58,21 @@ class Cell:
     precision: str = "fp32"
     compile: bool = False
     results_version: int = RESULTS_VERSION
+    label_center: float = 0.0
+    standardize: bool = False
 
     @cached_property
     def cell_id(self) -> str:
         """Hash of all fields, 16 hex digits."""
-        return _digest(_fields(self))
+        return _digest(self._identity())
 
     @property
     def configuration(self) -> str:
         """Hash of all fields but seed and occlusion ratios, 16 hex digits; each mean covers one hash."""
-        return _digest({k: v for k, v in _fields(self).items() if k not in APART})
+        return _digest({k: v for k, v in self._identity().items() if k not in APART})
+
+    def _identity(self) -> dict[str, Any]:
+        return {k: v for k, v in _fields(self).items() if k not in LATER or v != LATER[k]}
 
     @property
     def protocol(self) -> str:

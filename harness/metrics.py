@@ -19,13 +19,14 @@ from harness.errors import unknown
 
 _MOSI = ("acc2_has0", "f1_has0", "acc2_non0", "f1_non0", "acc5", "acc7", "mae", "corr")
 _SIMS = ("acc2", "acc3", "acc5", "f1", "mae", "corr")
-_LOWER_IS_BETTER = ("mae", "loss")
+_SCORE = ("mae", "rmse", "corr", "spearman", "ccc", "r2")
+_LOWER_IS_BETTER = ("mae", "rmse", "loss")
 
-METRICS: dict[str, tuple[str, ...]] = {"mosi": _MOSI, "mosei": _MOSI, "sims": _SIMS}
-"""The scores of each kind of data set, in the order of the tables."""
+METRICS: dict[str, tuple[str, ...]] = {"mosi": _MOSI, "mosei": _MOSI, "sims": _SIMS, "score": _SCORE}
+"""The scores of each kind of data set, in the order of the tables; "score" is without classes."""
 
 DIRECTION: dict[str, int] = {
-    name: -1 if name in _LOWER_IS_BETTER else 1 for name in dict.fromkeys((*_MOSI, *_SIMS, "loss"))
+    name: -1 if name in _LOWER_IS_BETTER else 1 for name in dict.fromkeys((*_MOSI, *_SIMS, *_SCORE, "loss"))
 }
 """+1 where higher is better, -1 where lower is better."""
 
@@ -64,7 +65,8 @@ def score(kind: str, predictions: np.ndarray, labels: np.ndarray) -> Scores:
     labels = _checked("labels", labels)
     if predictions.shape != labels.shape:
         raise ValueError(f"{len(predictions)} predictions cannot be scored against {len(labels)} labels")
-    return _score_sims(predictions, labels) if kind == "sims" else _score_mosi(predictions, labels)
+    scores = {"sims": _score_sims, "score": _score_regression}.get(kind, _score_mosi)
+    return scores(predictions, labels)
 
 
 def _checked(name: str, values: np.ndarray) -> np.ndarray:
@@ -108,6 +110,45 @@ def _score_sims(predictions: np.ndarray, labels: np.ndarray) -> Scores:
     return _with_regression(values, {}, predictions, labels)
 
 
+def _score_regression(predictions: np.ndarray, labels: np.ndarray) -> Scores:
+    """Return errors and agreement in the labels' own units, without clipping or classes."""
+    errors = predictions - labels
+    values = {"rmse": float(np.sqrt(np.square(errors).mean()))}
+    reasons = {"spearman": _why_no_correlation(predictions, labels)}
+    # Constant predictions have no correlation, but an agreement and a share of explained variance.
+    reasons |= dict.fromkeys(("ccc", "r2"), _why_constant("labels", labels))
+    functions = {"spearman": _rank_correlation, "ccc": _concordance, "r2": _explained_variance}
+    for name, reason in reasons.items():
+        values[name] = math.nan if reason else functions[name](predictions, labels)
+    undefined = {name: reason for name, reason in reasons.items() if reason}
+    scores = _with_regression(values, undefined, predictions, labels)
+    return Scores({name: scores.values[name] for name in _SCORE}, scores.undefined)
+
+
+def _rank_correlation(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Return Spearman's coefficient: Pearson's r of the ranks."""
+    return _correlation(_ranks(predictions), _ranks(labels))
+
+
+def _explained_variance(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Return the coefficient of determination, below 0 where the labels' mean predicts better."""
+    return float(1 - np.square(predictions - labels).sum() / np.square(labels - labels.mean()).sum())
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Return ranks from 1, ties with the mean of theirs. Shape: (N,) -> (N,) float64."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return (last - (counts - 1) / 2)[place]
+
+
+def _concordance(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Return the concordance correlation coefficient (Lin, Biometrics 1989), with variances over N."""
+    covariance = ((predictions - predictions.mean()) * (labels - labels.mean())).mean()
+    gap = predictions.mean() - labels.mean()
+    return float(2 * covariance / (predictions.var() + labels.var() + gap**2))
+
+
 def _with_regression(
     values: dict[str, float], undefined: dict[str, str], predictions: np.ndarray, labels: np.ndarray
 ) -> Scores:
@@ -144,12 +185,16 @@ def _binned(values: np.ndarray, edges: tuple[float, ...]) -> np.ndarray:
 
 
 def _why_no_correlation(predictions: np.ndarray, labels: np.ndarray) -> str:
-    if len(labels) < 2:
+    return _why_constant("predictions", predictions) or _why_constant("labels", labels)
+
+
+def _why_constant(name: str, values: np.ndarray) -> str:
+    """Say why values have no variance; empty if they have one."""
+    if len(values) < 2:
         return "A correlation needs at least two clips."
-    for name, values in (("predictions", predictions), ("labels", labels)):
-        low, high = float(values.min()), float(values.max())
-        if high - low < _SPREAD_OF_NOISE * max(1.0, abs(low), abs(high)):
-            return f"All {name} are the same ({(low + high) / 2:.4g}), so there is nothing to correlate."
+    low, high = float(values.min()), float(values.max())
+    if high - low < _SPREAD_OF_NOISE * max(1.0, abs(low), abs(high)):
+        return f"All {name} are the same ({(low + high) / 2:.4g}), so there is nothing to correlate."
     return ""
 
 

@@ -164,6 +164,8 @@ def _cell(
         dataset=data.name,
         metrics=data.metrics,
         label_scale=data.label_scale,
+        label_center=data.label_center,
+        standardize=data.standardize,
         fingerprint=data.fingerprint,
         backbone=name,
         backbone_settings=settings,

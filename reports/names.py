@@ -13,7 +13,11 @@ METRIC_NAMES = {
     "acc7": "Acc-7",
     "f1": "F1",
     "mae": "MAE",
+    "rmse": "RMSE",
     "corr": "Corr",
+    "spearman": "Spearman",
+    "ccc": "CCC",
+    "r2": "R²",
     "loss": "loss",
 }
 """Metric -> its name on axes and in tables."""

@@ -15,13 +15,17 @@ class DatasetConfig:
 
     like: "mosi" | "mosei" | "sims", which sets metrics, label scale and backbone settings at once. path: an
     MMSA pickle; None: file_unaligned or file_aligned under data_root, or, if ``synthetic``, data generated
-    from ``seed`` at ``size`` ("quick" | "full") with ``clips`` clips in total.
+    from ``seed`` at ``size`` ("quick" | "full") with ``clips`` clips in total. Labels are in
+    ``[label_center - label_scale, label_center + label_scale]``, and label_center is neutral. standardize:
+    scale each feature by its mean and standard deviation over the training split.
     """
 
     like: str = "mosi"
     path: str | None = None
     label_scale: float | None = None
+    label_center: float | None = None
     metrics: str | None = None
+    standardize: bool = False
     aligned: bool = False
     file_unaligned: str | None = None
     file_aligned: str | None = None

@@ -28,7 +28,10 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="check|synth")
     check = commands.add_parser("check", help="print a file's splits, shapes, lengths, labels and defects")
     check.add_argument("file", metavar="FILE", help="a pickle in MMSA's format")
-    check.add_argument("--label-scale", type=float, default=3.0, help="labels are in [-S, S]", metavar="S")
+    check.add_argument(
+        "--label-scale", type=float, help="labels are in [C - S, C + S]; default 3", metavar="S"
+    )
+    check.add_argument("--label-center", type=float, help="the neutral label; default 0", metavar="C")
     check.set_defaults(run=_check)
     synth = commands.add_parser("synth", help="write a synthetic dataset as a pickle in MMSA's format")
     synth.add_argument("name", metavar="NAME", help="synthetic_mosi, synthetic_mosei or synthetic_sims")
@@ -43,9 +46,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check(options: argparse.Namespace) -> None:
+    from harness.data.labels import given_scale
     from harness.data.mmsa.reader import read_mmsa, summary_lines
 
-    print("\n".join(summary_lines(read_mmsa(options.file, options.label_scale))))
+    scale = given_scale(3.0, options.label_scale, options.label_center, "--label-{}")
+    print("\n".join(summary_lines(read_mmsa(options.file, scale))))
+    # The benchmark needs the same scale.
+    typed = [
+        f" dataset.mine.label_{key}={getattr(options, f'label_{key}'):g}" for key in sorted(scale.chosen)
+    ]
+    print(f"to train on it: datasets=[mine] dataset.mine.path={options.file}{''.join(typed)}")
 
 
 def _synth(options: argparse.Namespace) -> None:

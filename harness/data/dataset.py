@@ -1,7 +1,7 @@
 """A dataset in host memory: three splits, cleaned and padded.
 
 Sequences are left-aligned and zero-padded to a fixed length ``T_m`` per modality; ``lengths`` holds the
-number of valid leading steps of each clip (at least 1). Labels are in the dataset's own range ``[-s, s]``.
+number of valid leading steps of each clip (at least 1). Labels are the dataset's own.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Split:
 
     Shape:
         ids: (N,) unicode. features[m]: (N, T_m, D_m) float32, finite, zero in padded steps.
-        lengths[m]: (N,) int64, 1 <= length <= T_m. labels: (N,) float32 in [-s, s].
+        lengths[m]: (N,) int64, 1 <= length <= T_m. labels: (N,) float32, in the dataset's own units.
         tokens: (N, 3, T_text) int64 (ids, attention mask, segment ids), left-aligned, or None.
     """
 
@@ -48,11 +48,12 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Three splits with labels in ``[-label_scale, label_scale]``; notes: sentences on the cleaning."""
+    """Three splits with labels up to ``label_scale`` away from ``label_center``; notes: on the cleaning."""
 
     splits: Mapping[str, Split]
     label_scale: float
     notes: tuple[str, ...] = ()
+    label_center: float = 0.0
 
     def widths(self) -> dict[str, int]:
         """Return the feature width D_m of each modality."""

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from harness.config.compose import path_of
 from harness.config.schema import LABEL_SCALES, METRICS_OF, DatasetConfig
+from harness.data.dataset import Dataset
+from harness.data.labels import LabelScale, given_scale
 from harness.data.mmsa.reader import read_mmsa
+from harness.data.standardize import scale_notes, standardize
 from harness.data.store import file_fingerprint, load_dataset, save_dataset
 from harness.data.synthetic.clips import SyntheticSettings, synthetic_fingerprint
 from harness.data.synthetic.generate import generate
 from harness.errors import UserError, file_error, unknown
 from harness.files import replacing
 
-# Raise this version with any change to the arrays that the reader makes from the same bytes.
-READER_VERSION = 2
+# Raise this version with any change to the checks of a file, or to the arrays that are made from its bytes.
+READER_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -33,49 +36,66 @@ class CachedDataset:
     source: str
     synthetic: bool
     notes: tuple[str, ...]
+    label_center: float = 0.0
+    standardize: bool = False
 
 
 def prepare(name: str, config: DatasetConfig, size: str, data_root: str | None, cache: Path) -> CachedDataset:
     """Read or generate a dataset unless it is in the cache; raises UserError."""
-    metrics, scale = _scoring(name, config)
+    scale = _label_scale(name, config)
+    metrics, notes = scale.metrics(name, METRICS_OF[config.like], config.metrics)
     synthetic = config.synthetic and config.path is None
     if synthetic:
         settings = SyntheticSettings(name, config.size or size, config.clips, config.aligned, config.seed)
         source = f"synthetic stand-in data, size {settings.size}, generator seed {settings.seed}"
         fingerprint = synthetic_fingerprint(settings)
-        if scale != settings.statistics.label_scale:
+        if (scale.size, scale.center) != (settings.statistics.label_scale, 0):
+            own = LabelScale(settings.statistics.label_scale).range
             raise UserError(
-                f"dataset.{name}.label_scale must be {settings.statistics.label_scale:g}, the range of the "
-                f"synthetic labels, got {scale:g}."
+                f"Dataset {name!r}: synthetic labels are in {own}, got {scale.range}; leave out label_scale, "
+                "label_center and like."
             )
-        folder = _folder(cache, name, fingerprint)
+        folder = _folder(cache, name, fingerprint, config.standardize)
         if not folder.exists():
-            _generate(settings, folder)
+            _generate(settings, folder, config.standardize)
     else:
         path = _file(name, config, data_root)
         source, fingerprint = str(path), file_fingerprint(path, cache / "fingerprints.json")
-        folder = _folder(cache, name, f"{fingerprint}-{scale}-{READER_VERSION}")
+        # A label_center of 0 is left out, so that caches of earlier versions stay in use.
+        labels = f"{scale.size}" + (f"-{scale.center}" if scale.center else "")
+        folder = _folder(cache, name, f"{fingerprint}-{labels}-{READER_VERSION}", config.standardize)
         if not folder.exists():
-            save_dataset(read_mmsa(path, scale), folder)
-    dataset = load_dataset(folder)
-    notes = dataset.notes
-    return CachedDataset(name, config.like, metrics, scale, fingerprint, folder, source, synthetic, notes)
+            _save(read_mmsa(path, scale), folder, config.standardize)
+    return CachedDataset(
+        name=name,
+        like=config.like,
+        metrics=metrics,
+        label_scale=scale.size,
+        fingerprint=fingerprint,
+        folder=folder,
+        source=source,
+        synthetic=synthetic,
+        notes=(*load_dataset(folder).notes, *notes),
+        label_center=scale.center,
+        standardize=config.standardize,
+    )
 
 
-def _scoring(name: str, config: DatasetConfig) -> tuple[str, float]:
-    """Return the kind of metrics and the label range; raises UserError."""
+def _label_scale(name: str, config: DatasetConfig) -> LabelScale:
+    """Return the scale of a dataset's labels; raises UserError."""
     if config.like not in METRICS_OF:
         raise unknown(f"value of dataset.{name}.like", config.like, METRICS_OF)
-    metrics = METRICS_OF[config.like] if config.metrics is None else config.metrics
-    if metrics not in METRICS_OF.values():
-        raise unknown(f"value of dataset.{name}.metrics", metrics, METRICS_OF.values())
-    scale = LABEL_SCALES[config.like] if config.label_scale is None else config.label_scale
-    if not 0 < scale < float("inf"):
-        raise UserError(f"dataset.{name}.label_scale must be a positive number, got {scale}.")
-    return metrics, scale
+    usual, setting = LABEL_SCALES[config.like], f"dataset.{name}.label_{{}}"
+    return given_scale(usual, config.label_scale, config.label_center, setting)
 
 
-def _generate(settings: SyntheticSettings, folder: Path) -> None:
+def _save(dataset: Dataset, folder: Path, standardized: bool) -> None:
+    """Write a dataset to the cache, standardized or with notes on features that should be."""
+    notes = (*dataset.notes, *scale_notes(dataset))
+    save_dataset(standardize(dataset) if standardized else replace(dataset, notes=notes), folder)
+
+
+def _generate(settings: SyntheticSettings, folder: Path, standardized: bool) -> None:
     """Generate a dataset and its hidden truth into the cache; training never reads the truth."""
     try:
         # Created first, so that a missing write permission is noticed before the work.
@@ -87,12 +107,12 @@ def _generate(settings: SyntheticSettings, folder: Path) -> None:
             np.savez(file, allow_pickle=False, **arrays)
     except OSError as error:
         raise file_error(f"The data cache {str(folder.parent)!r}", "written", error) from error
-    save_dataset(dataset, folder)
+    _save(dataset, folder, standardized)
 
 
-def _folder(cache: Path, name: str, key: str) -> Path:
+def _folder(cache: Path, name: str, key: str, standardized: bool) -> Path:
     head, _, rest = key.partition("-")
-    return cache / "data" / "-".join(filter(None, (name, head[:16], rest)))
+    return cache / "data" / "-".join(filter(None, (name, head[:16], rest, "standardized" * standardized)))
 
 
 def _file(name: str, config: DatasetConfig, data_root: str | None) -> Path:

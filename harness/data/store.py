@@ -16,6 +16,7 @@ import numpy as np
 
 from backbones.batch import MODALITIES
 from harness.data.dataset import SPLITS, Dataset, Split
+from harness.data.labels import LabelScale
 from harness.data.npy import map_array
 from harness.errors import UserError, file_error, printable
 from harness.files import load_json, new_folder, replacing, sync
@@ -45,6 +46,7 @@ def _write(dataset: Dataset, folder: Path) -> None:
     meta = {
         "format": FORMAT,
         "label_scale": dataset.label_scale,
+        "label_center": dataset.label_center,
         "notes": list(dataset.notes),
         "files": files,
     }
@@ -81,7 +83,7 @@ def _load_array(folder: Path, name: str, expected: dict[str, Any]) -> np.ndarray
     return array
 
 
-def _load_split(folder: Path, split: str, files: dict[str, dict[str, Any]], label_scale: float) -> Split:
+def _load_split(folder: Path, split: str, files: dict[str, dict[str, Any]], scale: LabelScale) -> Split:
     def load(name: str) -> np.ndarray:
         return _load_array(folder, f"{split}_{name}.npy", files[f"{split}_{name}.npy"])
 
@@ -92,7 +94,7 @@ def _load_split(folder: Path, split: str, files: dict[str, dict[str, Any]], labe
         labels=load("labels"),
         tokens=load("tokens") if f"{split}_tokens.npy" in files else None,
     )
-    _check_split(loaded, split, label_scale)
+    _check_split(loaded, split, scale)
     return loaded
 
 
@@ -103,10 +105,10 @@ def _as_names(ids: np.ndarray) -> np.ndarray:
     return np.array(ids)
 
 
-def _check_split(split: Split, name: str, label_scale: float) -> None:
+def _check_split(split: Split, name: str, scale: LabelScale) -> None:
     """Check shapes, lengths and labels, without reading the features; raises ValueError."""
     clips = (len(split.ids),)
-    checks = [split.labels.shape == clips, bool((abs(split.labels) <= label_scale).all())]
+    checks = [split.labels.shape == clips, bool((split.labels == scale.clip(split.labels)).all())]
     for m in MODALITIES:
         values, lengths = split.features[m], split.lengths[m]
         checks += [values.ndim == 3, values.shape[:1] == clips, lengths.shape == clips]
@@ -122,11 +124,15 @@ def _load(folder: Path) -> Dataset:
     meta = load_json((folder / META).read_bytes())
     if meta["format"] != FORMAT:
         raise ValueError(f"the format must be {FORMAT}, got {meta['format']!r:.20}")
-    scale, notes = meta["label_scale"], meta["notes"]
-    if not (isinstance(notes, list) and isinstance(meta["files"], dict) and 0 < scale <= LARGEST_SCALE):
-        raise ValueError(f"{META} has an entry of the wrong type or range")
+    size, notes = meta["label_scale"], meta["notes"]
+    center = meta.get("label_center", 0.0)  # caches of earlier versions have none
+    if not (isinstance(notes, list) and isinstance(meta["files"], dict)):
+        raise ValueError(f"{META} has an entry of the wrong type")
+    if not (0 < size <= LARGEST_SCALE and abs(center) <= LARGEST_SCALE):
+        raise ValueError(f"{META} has an entry outside its range")
+    scale = LabelScale(float(size), float(center))
     splits = {split: _load_split(folder, split, meta["files"], scale) for split in SPLITS}
-    return Dataset(splits, float(scale), tuple(map(str, notes)))
+    return Dataset(splits, scale.size, tuple(map(str, notes)), scale.center)
 
 
 def load_dataset(folder: str | Path) -> Dataset:

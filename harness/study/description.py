@@ -138,15 +138,15 @@ def describe_dataset(data: CachedDataset) -> dict[str, Any]:
     """Return a dataset's source, feature widths D_m, padded lengths T_m, and statistics of each split.
 
     Per split: numbers of clips and videos (None if the ids do not name videos), mean and standard deviation
-    of the labels, shares of negative, neutral and positive labels, median and 95% quantile of the lengths.
+    of the labels, shares of labels below, at and above neutral, median and 95% quantile of the lengths.
     """
     dataset = load_dataset(data.folder)
     facts = {k: v for k, v in vars(data).items() if k != "folder"}
-    splits = {name: _describe_split(split) for name, split in dataset.splits.items()}
+    splits = {name: _describe_split(s, data.label_center) for name, s in dataset.splits.items()}
     return {**facts, "widths": dataset.widths(), "steps": dataset.steps(), "splits": splits}
 
 
-def _describe_split(split: Split) -> dict[str, Any]:
+def _describe_split(split: Split, center: float) -> dict[str, Any]:
     labels = split.labels.astype(float)
     lengths = {m: np.quantile(split.lengths[m], (0.5, 0.95)).tolist() for m in MODALITIES}
     return {
@@ -154,8 +154,8 @@ def _describe_split(split: Split) -> dict[str, Any]:
         "videos": split.videos(),
         "label_mean": float(labels.mean()),
         "label_std": float(labels.std()),
-        "negative": float((labels < 0).mean()),
-        "neutral": float((labels == 0).mean()),
-        "positive": float((labels > 0).mean()),
+        "negative": float((labels < center).mean()),
+        "neutral": float((labels == center).mean()),
+        "positive": float((labels > center).mean()),
         "lengths": {m: {"median": low, "p95": high} for m, (low, high) in lengths.items()},
     }

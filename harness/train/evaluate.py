@@ -48,7 +48,7 @@ def final_result(cell: Cell, training: TrainingState, splits: Splits) -> Result:
     scores: dict[str, dict[str, float]] = {}
     undefined: dict[str, str] = {}
     values: dict[float, np.ndarray] = {}
-    labels = torch.empty(0)
+    own_labels = np.empty(0)
     for name, ratio in [("valid", 0.0), *(("test", ratio) for ratio in cell.ratios)]:
         key = name if not ratio else f"{name}_r{ratio_text(ratio)}"
         predictions, labels = predict(cell, backbone, splits, name, ratio)
@@ -57,11 +57,15 @@ def final_result(cell: Cell, training: TrainingState, splits: Splits) -> Result:
                 f"a prediction of the {name} split at occlusion ratio {ratio} is not finite "
                 f"(weights of epoch {training.best_epoch})"
             )
-        scored = score(cell.metrics, predictions.cpu().numpy(), labels.cpu().numpy())
+        # Scores and stored predictions are in the labels' own units, in which the center need not be 0.
+        own = predictions.cpu().numpy()
+        own = own + np.float32(cell.label_center) if cell.label_center else own
+        own_labels = np.asarray(splits.resident[name].split.labels[: len(labels)])
+        scored = score(cell.metrics, own, own_labels)
         scores[key] = {**scored.values, "loss": task_loss(backbone, predictions, labels)}
         undefined.update({f"{key}/{metric}": reason for metric, reason in scored.undefined.items()})
         if name == "test":
-            values[ratio] = predictions.cpu().numpy()
-    ids = splits.resident["test"].split.ids[: len(labels)]
-    stored = Predictions(np.asarray(ids), labels.cpu().numpy(), values)
+            values[ratio] = own
+    ids = splits.resident["test"].split.ids[: len(own_labels)]
+    stored = Predictions(np.asarray(ids), own_labels, values)
     return Result("complete", scores, undefined, numbers, training.curves, {}, stored)

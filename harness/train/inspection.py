@@ -74,7 +74,7 @@ def _sampled_batch(
         inputs = backbone.embed(batch)
         latents = backbone.encode(inputs)
     yield from _rows("clean", latents, batch.labels)
-    draw = method.draw(generator_for(cell.seed, "sample", step), split.split.labels[index])
+    draw = method.draw(generator_for(cell.seed, "sample", step), split.labels_on_host[index])
     if draw is None:
         return
     if step == 0:
@@ -131,7 +131,7 @@ def mechanism(
         for m, values in method.intensities(latents).items():
             parts[m].append(values)
     scores = {}
-    label = np.abs(split.split.labels.astype(float))
+    label = np.abs(split.labels_on_host.astype(float))
     for m, tensors in parts.items():
         intensity = torch.cat(tensors).abs().double().cpu().numpy()
         a, u = (truth[key][:, MODALITIES.index(m)].astype(float) for key in ("a", "u"))

@@ -160,7 +160,7 @@ def run_steps(
         batch = split.take(index)
         if cell.train_ratio:
             batch = occlude(batch, cell.train_ratio, field.of(batch, index, cell.granularity, epoch))
-        draw = method.draw(generator_for(cell.seed, "mixing", epoch, step), split.split.labels[index])
+        draw = method.draw(generator_for(cell.seed, "mixing", epoch, step), split.labels_on_host[index])
         # Reseeded each step, so that dropout on the clean rows of encode is the same for every method.
         torch.manual_seed(seed_for(cell.seed, "dropout", epoch, step))
         with autocast(cell.precision, split.device):

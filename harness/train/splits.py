@@ -25,18 +25,22 @@ class ResidentSplit:
 
     resident: "device" keeps the split on the device, "host" in host memory (each batch is copied when it is
     taken), "auto" on the device if it fits into a third of the free memory. On the CPU all are the same, and
-    memory-mapped arrays stay mapped, so that workers share one copy.
+    memory-mapped arrays stay mapped, so that workers share one copy. center: neutral label, which batches
+    have as 0; ``labels_on_host`` (N,) are the batches' labels as a numpy array.
     """
 
-    def __init__(self, split: Split, device: torch.device, resident: str = "auto") -> None:
+    def __init__(
+        self, split: Split, device: torch.device, resident: str = "auto", center: float = 0.0
+    ) -> None:
         self.split = split
+        self.labels_on_host = split.labels - np.float32(center) if center else split.labels
         self.device = device
         home = device if _on_device(split, device, resident) else torch.device("cpu")
         self.features = {m: torch.from_numpy(split.features[m]).to(home) for m in MODALITIES}
         self.lengths = {
             m: torch.from_numpy(np.ascontiguousarray(split.lengths[m])).to(home) for m in MODALITIES
         }
-        self.labels = torch.from_numpy(np.ascontiguousarray(split.labels)).to(home)
+        self.labels = torch.from_numpy(np.ascontiguousarray(self.labels_on_host)).to(home)
         self.tokens = None if split.tokens is None else torch.from_numpy(split.tokens).to(home)
 
     def __len__(self) -> int:
@@ -78,7 +82,10 @@ def load_splits(cell: Cell, dataset: Dataset, device: torch.device, resident: st
     """Load the splits of a dataset as tensors, with the mask fields of a cell."""
     splits = {name: dataset.splits[name] for name in SPLITS}
     return Splits(
-        {name: ResidentSplit(split, device, resident) for name, split in splits.items()},
+        {
+            name: ResidentSplit(split, device, resident, dataset.label_center)
+            for name, split in splits.items()
+        },
         {name: MaskField(cell.dataset, name, cell.mask_seed, split.ids) for name, split in splits.items()},
     )
 

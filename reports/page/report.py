@@ -62,7 +62,7 @@ def all_tables(study: Study, comparison: pd.DataFrame) -> list[Table]:
     """Return the report's tables except those of sweeps. comparison: see `summary.compare_methods`."""
     frame, kinds, name = study.frame, study.kinds, f"study {study.name}"
     main = main_numbers(frame, kinds, ORDER)
-    sims = main["kind"] == "sims"
+    sims, other = main["kind"] == "sims", main["kind"] == "score"
     mosi_title = f"Table 2: results in the metrics of MOSI and MOSEI, {name}"
     sims_title = f"Table 3: results in the metrics of CH-SIMS, {name}"
     ablation = ablation_numbers(frame, kinds, ORDER)
@@ -72,8 +72,9 @@ def all_tables(study: Study, comparison: pd.DataFrame) -> list[Table]:
     tables = [
         summary.comparison_table(study, comparison, ORDER),
         dataset_table(study, ORDER),
-        score_table(_part(main, ~sims), "table2_mosi_mosei", mosi_title, study, "make benchmark"),
+        score_table(_part(main, ~sims & ~other), "table2_mosi_mosei", mosi_title, study, "make benchmark"),
         score_table(_part(main, sims), "table3_sims", sims_title, study, "make benchmark"),
+        *_without_classes(_part(main, other), study),
         score_table(
             ablation, "table4_ablation", ablation_title, study, "make benchmark ARGS=matrix=ablation"
         ),
@@ -87,6 +88,14 @@ def all_tables(study: Study, comparison: pd.DataFrame) -> list[Table]:
         ),
     ]
     return [replace(table, fill=study.command(table.fill)) if table.fill else table for table in tables]
+
+
+def _without_classes(numbers: pd.DataFrame, study: Study) -> list[Table]:
+    """Return the table of data sets on other label scales, if there are any."""
+    if numbers.empty:
+        return []
+    title = f"Results on other label scales, study {study.name}"
+    return [score_table(numbers, "other_scales", title, study)]
 
 
 def _occluded(numbers: pd.DataFrame) -> pd.DataFrame:

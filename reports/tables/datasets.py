@@ -10,6 +10,7 @@ import pandas as pd
 
 from backbones.batch import MODALITIES
 from harness.data.dataset import SPLITS
+from harness.data.labels import interval
 from harness.study.description import twins_sentence
 from reports.study import Study
 from reports.tables.seed_means import place
@@ -44,8 +45,8 @@ def dataset_table(study: Study, order: Sequence[str] = ()) -> Table:
         for _, part in splits.groupby("dataset", sort=False)
     ]
     sources = [
-        f"{entry['name']}: {entry['source']}; labels in [-{entry['label_scale']:g}, "
-        f"{entry['label_scale']:g}]; fingerprint {entry['fingerprint'][:16]}."
+        f"{entry['name']}: {entry['source']}; labels in {_label_range(entry)}; "
+        f"fingerprint {entry['fingerprint'][:16]}."
         for entry in study.datasets
     ]
     notes = [
@@ -57,6 +58,12 @@ def dataset_table(study: Study, order: Sequence[str] = ()) -> Table:
     ]
     csv = splits.to_csv(index=False, lineterminator="\n")
     return Table(NAME, title, [Part(columns, groups), _shapes(study)], notes, csv)
+
+
+def _label_range(entry: Mapping[str, Any]) -> str:
+    # Entries of earlier versions have no center, and stand for 0.
+    center, scale = entry.get("label_center", 0.0), entry["label_scale"]
+    return interval(center - scale, center + scale)
 
 
 def dataset_numbers(study: Study) -> pd.DataFrame:

@@ -23,7 +23,7 @@ from reports.tables.published import SOURCE, published_numbers
 from reports.tables.seed_means import CONDITIONS
 from reports.tables.table import DASH, OTHER, Column, Part, Table, Value
 
-RAW = ("mae", "corr", "loss")
+RAW = ("loss", *METRICS["score"])
 HEADS = {
     "dataset": "Dataset",
     "backbone": "Backbone",

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.data.labels import LabelScale
 from harness.data.memory_limit import SPARE, TIMES
 from harness.data.mmsa.reader import read_mmsa, summary_lines
 from harness.errors import UserError
@@ -51,7 +52,7 @@ class Case:
     stage: Callable[[BaseException], str] = lambda error: "refused"
 
 
-def mmsa(folder, read=lambda path: read_mmsa(path, 3.0)):
+def mmsa(folder, read=lambda path: read_mmsa(path, LabelScale(3.0))):
     """Return a maker of cases: a mutated MMSA file each, read by ``read``."""
     path = folder / "file.pkl"
 

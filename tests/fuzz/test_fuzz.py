@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 
+from harness.data.labels import LabelScale
 from harness.data.mmsa.reader import read_mmsa
 from tests.fuzz.__main__ import CASES, SUMMARY, summarize
 from tests.fuzz.corpus import corpus
@@ -21,7 +22,7 @@ def test_the_corpus_is_valid(tmp_path):
     for content in list(corpus().values())[::3]:
         path = tmp_path / "file.pkl"
         path.write_bytes(content)
-        check_contract(read_mmsa(path, 3.0))
+        check_contract(read_mmsa(path, LabelScale(3.0)))
 
 
 @pytest.fixture(scope="module")

@@ -60,8 +60,15 @@ def test_the_id_is_the_hash_of_all_fields_as_plain_json(registry):
     kind = "method_settings" if registry is METHODS else "backbone_settings"
     for entry in registry.values():
         cell = dataclasses.replace(CELL, **{kind: entry.Settings()}, text=TextSettings("bert", "m"))
-        text = json.dumps(dataclasses.asdict(cell), sort_keys=True)
-        assert cell.cell_id == hashlib.sha256(text.encode()).hexdigest()[:16]
+        fields = dataclasses.asdict(cell)
+        del fields["label_center"], fields["standardize"]  # cells of earlier versions have neither
+        assert cell.cell_id == _hash(fields)
+        changes = {"label_center": 3.0, "standardize": True}
+        assert dataclasses.replace(cell, **changes).cell_id == _hash({**fields, **changes})
+
+
+def _hash(fields):
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def test_unique_keeps_the_first_of_each_in_order():
@@ -114,7 +121,9 @@ def test_ids_do_not_depend_on_where_and_how_cells_run(ids, file, tmp_path):
      "compile=true",
      "method.none.xi1=0.1 methods=[none]", "method.ms_mix.xi2=0.1 methods=[ms_mix]",
      "backbone.tfn.text_out=3 backbones=[tfn]", "backbone.lmf.rank=7 backbones=[lmf]",
-     "dataset.mine.label_scale=4 datasets=[mine]", "dataset.mine.metrics=sims datasets=[mine]",
+     "dataset.mine.label_scale=4 datasets=[mine]", "dataset.mine.metrics=score datasets=[mine]",
+     "dataset.mine.label_scale=4 dataset.mine.label_center=1 datasets=[mine]",
+     "dataset.mine.standardize=true datasets=[mine]",
      "dataset.mine.like=mosei datasets=[mine]", "dataset.synthetic_mosi.clips=13 datasets=[synthetic_mosi]",
      "dataset.synthetic_mosi.seed=1 datasets=[synthetic_mosi]",
      "dataset.synthetic_mosi.aligned=true datasets=[synthetic_mosi]"],

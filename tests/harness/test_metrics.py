@@ -1,14 +1,15 @@
 """The scores against the definitions with scikit-learn and SciPy, and numbers worked out by hand."""
 
 import math
+import statistics
 
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from scipy.stats import pearsonr
-from sklearn.metrics import accuracy_score, f1_score
+from scipy.stats import pearsonr, spearmanr
+from sklearn.metrics import accuracy_score, f1_score, r2_score, root_mean_squared_error
 
 from harness.errors import UserError
 from harness.metrics import DIRECTION, METRICS, score
@@ -69,8 +70,24 @@ def plain_sims(predictions, labels):
     return values, predictions, labels
 
 
+def plain_regression(predictions, labels):
+    """Scores without classes; the concordance coefficient as 1 minus a ratio of squared distances."""
+    corr, varies = plain_corr(predictions, labels), plain_corr(labels, labels) == plain_corr(labels, labels)
+    values = {"rmse": root_mean_squared_error(labels, predictions)}
+    values["spearman"] = math.nan if math.isnan(corr) else spearmanr(predictions, labels).statistic
+    values["r2"] = r2_score(labels, predictions) if varies else math.nan
+    apart = statistics.mean((p - y) ** 2 for p, y in zip(predictions, labels, strict=True))
+    spread = statistics.pvariance(predictions) + statistics.pvariance(labels)
+    gap = (statistics.mean(predictions) - statistics.mean(labels)) ** 2
+    values["ccc"] = 1 - apart / (spread + gap) if varies else math.nan
+    return values, predictions, labels
+
+
+PLAIN = {"mosi": plain_mosi, "mosei": plain_mosi, "sims": plain_sims, "score": plain_regression}
+
+
 def plain_score(kind, predictions, labels):
-    plain = plain_sims if kind == "sims" else plain_mosi
+    plain = PLAIN[kind]
     values, predictions, labels = plain(predictions.tolist(), labels.tolist())
     errors = [abs(guess - label) for guess, label in zip(predictions, labels, strict=True)]
     return {**values, "mae": math.fsum(errors) / len(errors), "corr": plain_corr(predictions, labels)}
@@ -104,6 +121,21 @@ def test_mosi_by_hand():
     assert scores["mae"] == pytest.approx((0.8 + 0.2 + 0.2 + 0.5) / 4)
 
 
+def test_scores_without_classes_by_hand():
+    labels, predictions = np.array([1.0, 2, 3, 5]), np.array([2.0, 2, 4, 4])
+    scores = score("score", predictions, labels).values
+    assert scores["mae"] == 3 / 4
+    assert scores["rmse"] == pytest.approx(math.sqrt(3 / 4))
+    assert scores["r2"] == pytest.approx(1 - 3 / 8.75)
+    assert scores["corr"] == pytest.approx(5 / math.sqrt(8.75 * 4))
+    assert scores["spearman"] == pytest.approx(4 / math.sqrt(5 * 4))  # ranks 1.5 1.5 3.5 3.5 and 1 2 3 4
+    assert scores["ccc"] == pytest.approx(2 * 5 / (8.75 + 4 + 4 * 0.25**2))
+    constant = score("score", np.full(4, 2.75), labels).values
+    assert (constant["ccc"], constant["r2"]) == (0, 0), "the labels' mean"
+    shifted = score("score", predictions - 3, labels - 3).values
+    assert shifted == pytest.approx(scores), "no value depends on the neutral label"
+
+
 def test_sims_by_hand():
     labels = np.float32([-0.8, 0, 0.2, 1, 0.1])
     predictions = np.float32([-1.4, 0, 0.1, 0.8, -0.1])
@@ -128,8 +160,9 @@ def test_sims_by_hand():
 def test_correlation_without_spread_is_undefined(kind, predictions, labels, word):
     scores = score(kind, np.float32(predictions), np.float32(labels))
     assert math.isnan(scores.values["corr"])
-    assert list(scores.undefined) == ["corr"]
     assert word in scores.undefined["corr"]
+    also = {"spearman"} if word == "predictions" else {"spearman", "ccc", "r2"}
+    assert set(scores.undefined) == {"corr"} | (also & set(METRICS[kind]))
 
 
 def test_noise_is_relative_to_large_predictions_only():
@@ -171,4 +204,4 @@ def test_every_metric_has_a_direction_and_an_unknown_kind_names_the_nearest():
     with pytest.raises(UserError, match="'mosi'"):
         score("mossi", np.zeros(2), np.zeros(2))
     assert {name for names in METRICS.values() for name in names} | {"loss"} == set(DIRECTION)
-    assert {name for name, sign in DIRECTION.items() if sign == -1} == {"mae", "loss"}
+    assert {name for name, sign in DIRECTION.items() if sign == -1} == {"mae", "rmse", "loss"}

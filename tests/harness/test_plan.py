@@ -146,8 +146,9 @@ NUMBERS = {
         f"dataset.synthetic_mosi.label_scale={value}": f"label_scale must be a positive number, got {value}"
         for value in ("0.0", "-3.0", "inf", "nan")
     },
-    "dataset.synthetic_mosi.label_scale=1": "label_scale must be 3, the range of the synthetic labels, got 1",
-    "dataset.synthetic_mosi.like=sims": "label_scale must be 3, the range of the synthetic labels, got 1",
+    "dataset.synthetic_mosi.label_scale=1": "synthetic labels are in [-3, 3], got [-1, 1]",
+    "dataset.synthetic_mosi.label_center=1": "synthetic labels are in [-3, 3], got [-2, 4]",
+    "dataset.synthetic_mosi.like=sims": "synthetic labels are in [-3, 3], got [-1, 1]; leave out",
     "backbone.tfn.text_hidden=-4": "text_hidden must be at least 1, got -4",
     "backbone.tfn.batch_size=0": "batch_size must be at least 1, got 0",
     "backbone.tfn.learning_rate=-1": "learning_rate must be >= 0 and finite, got -1.0",
@@ -340,8 +341,8 @@ def test_like_chooses_metrics_scale_and_backbone_settings(plan, root, like, scal
     assert (cell.dataset, cell.metrics, cell.label_scale) == ("mine", like, scale)
     published = BACKBONES["tfn"].published[like]
     assert {k: getattr(cell.backbone_settings, k) for k in published} == dict(published)
-    other = plan(*SMALL, *given, "dataset.mine.label_scale=5", "dataset.mine.metrics=mosi").cells[0]
-    assert (other.metrics, other.label_scale) == ("mosi", 5.0)
+    other = plan(*SMALL, *given, "dataset.mine.label_scale=5").cells[0]
+    assert (other.metrics, other.label_scale) == ("score", 5.0)
     assert other.backbone_settings == cell.backbone_settings
     if like == "mosi":
         assert plan(*SMALL, *given[:2]).cells[0] == cell, "a new dataset is like MOSI"

@@ -22,7 +22,7 @@ from reports.tables.scores import score_table
 from reports.tables.table import Table, to_latex, to_markdown
 from reports.trials import COLUMNS as TRIAL_COLUMNS
 
-KINDS = {"synthetic_mosi": "mosi", "synthetic_mosei": "mosei", "synthetic_sims": "sims"}
+KINDS = {"synthetic_mosi": "mosi", "synthetic_mosei": "mosei", "synthetic_sims": "sims", "likert": "score"}
 METHODS = ("none", "mixup", "manifold_mixup", "powmix", "ms_mix")
 BACKBONES = ("tfn", "misa", "almt")
 ENVIRONMENT = "CPU, torch 2.13.0, results version 1"

@@ -7,7 +7,6 @@ attention mask, segment ids), audio_lengths and vision_lengths. Other keys are i
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,14 +16,16 @@ import numpy as np
 
 from backbones.batch import MODALITIES
 from harness.data.dataset import SPLITS, Dataset, Split
+from harness.data.labels import LabelScale
 from harness.data.memory_limit import MemoryLimit
 from harness.data.mmsa.align import align
 from harness.data.mmsa.split import MmsaSplit, Notes, list_names, printable_names
 from harness.data.mmsa.unpickle import load_pickle
+from harness.data.standardize import feature_scale, scale_notes
 from harness.errors import UserError, nearest
 
 LABELS, CLASSES = "regression_labels", "classification_labels"
-LABEL_TOLERANCE = 1e-4
+_ONLY_SCORES = "this tool predicts a sentiment score for every clip, not a class"
 _OTHER_SPLIT_NAMES = {"train": ("training",), "valid": ("val", "dev", "validation"), "test": ("testing",)}
 _MAX_INTEGER = 2**31 - 1  # largest token id or length
 _MAX_NAME_BYTES = 12  # memory per character of a clip id: in an array, and in its sorted copy
@@ -48,26 +49,24 @@ def _split_contents(content: object, file: str) -> dict[str, dict[Any, Any]]:
     return {split: dict(content[split]) for split in SPLITS}
 
 
-def _read_labels(raw: MmsaSplit, label_scale: float) -> np.ndarray:
-    """Read labels as (N,) float32; raises UserError if one is outside the range."""
+def _read_labels(raw: MmsaSplit) -> np.ndarray:
+    """Read labels as (N,) float64; raises UserError for labels that are no scores."""
     if LABELS not in raw.content and CLASSES in raw.content:
-        reason = f"has no {LABELS!r}, and {CLASSES!r} cannot replace it; every clip needs a score."
+        reason = f"has no {LABELS!r}, and {CLASSES!r} cannot replace it; {_ONLY_SCORES}."
         raise UserError(f"{raw.file}: split {raw.split!r} {reason}")
     array = raw.take(LABELS)
     if array.dtype.kind == "b":
-        raise raw.error(LABELS, "holds True and False; every clip needs a score")
+        raise raw.error(LABELS, f"holds True and False; {_ONLY_SCORES}")
     if array.ndim != 1 and array.shape[1:] != (1,):
-        raise raw.error(LABELS, f"has shape {array.shape}; it must be (clips,)")
+        if array.ndim == 2 and np.isin(array, (0, 1)).all() and (array.sum(1) == 1).all():
+            raise raw.error(LABELS, f"is one-hot, of shape {array.shape}, like classes; {_ONLY_SCORES}")
+        raise raw.error(LABELS, f"has shape {array.shape}; it must be (clips,), one sentiment score per clip")
     labels = array.reshape(-1).astype(np.float64)
     if len(labels) == 0:
         raise UserError(f"{raw.file}: split {raw.split!r} is empty; every split needs at least one clip.")
     if not np.isfinite(labels).all():
         raise raw.error(LABELS, f"holds {labels[~np.isfinite(labels)][0]}; labels must be finite")
-    worst = labels[np.abs(labels).argmax()]
-    if abs(worst) > label_scale + LABEL_TOLERANCE:
-        allowed = f"[-{label_scale:g}, {label_scale:g}]"
-        raise raw.error(LABELS, f"holds {worst:g}, outside {allowed}; set label_scale to the data's range")
-    return np.clip(labels, -label_scale, label_scale).astype(np.float32)
+    return labels
 
 
 def _read_ids(raw: MmsaSplit, clips: int) -> np.ndarray:
@@ -184,9 +183,8 @@ def _read_array(raw: MmsaSplit, modality: str, clips: int) -> np.ndarray:
     return np.array(array, dtype=np.float32, order="C")
 
 
-def _read_split(raw: MmsaSplit, label_scale: float) -> Split:
+def _read_split(raw: MmsaSplit, labels: np.ndarray) -> Split:
     """Read a split that is not yet aligned, with lengths only where the file has them."""
-    labels = _read_labels(raw, label_scale)
     ids = _read_ids(raw, len(labels))
     features = {m: _read_array(raw, m, len(labels)) for m in MODALITIES}
     tokens = _read_tokens(raw, len(labels), features["text"].shape[1])
@@ -243,8 +241,8 @@ def _equal_steps(splits: Mapping[str, Split], raw: Mapping[str, MmsaSplit]) -> d
     return padded
 
 
-def read_mmsa(path: str | Path, label_scale: float) -> Dataset:
-    """Read an MMSA pickle with labels in [-label_scale, label_scale]; its `notes` describe the cleaning.
+def read_mmsa(path: str | Path, scale: LabelScale) -> Dataset:
+    """Read an MMSA pickle with labels on a scale; its `notes` describe the cleaning.
 
     The attention mask gives the valid steps of text. For audio and vision, `*_lengths` give them, unless
     these only mark the first zero step and cut clips. Without lengths, a modality that is aligned with text
@@ -255,27 +253,27 @@ def read_mmsa(path: str | Path, label_scale: float) -> Dataset:
         UserError: The file is unusable; the message says where, what it contains and what is allowed.
     """
     file = repr(str(path))
-    if not (math.isfinite(label_scale) and label_scale > 0):
-        raise UserError(f"label_scale must be a positive number, got {label_scale}.")
     try:
         # Overflows and signalling NaNs are detected in the results, so numpy need not warn.
         with np.errstate(all="ignore"):
-            return _read(path, file, label_scale)
+            return _read(path, file, scale)
     except MemoryError:
         raise UserError(f"{file} needs more memory than is available.") from None
 
 
-def _read(path: str | Path, file: str, label_scale: float) -> Dataset:
+def _read(path: str | Path, file: str, scale: LabelScale) -> Dataset:
     contents = _split_contents(load_pickle(path), file)
     notes: Notes = {}
     memory = MemoryLimit(file, Path(path).stat().st_size)
     raw = {split: MmsaSplit(file, split, contents[split], notes, memory) for split in SPLITS}
-    splits = _name_rows({name: _read_split(split, label_scale) for name, split in raw.items()}, raw)
+    labels = {name: _read_labels(split) for name, split in raw.items()}
+    scale.check(labels, file, LABELS)
+    splits = _name_rows({n: _read_split(raw[n], scale.clip(values)) for n, values in labels.items()}, raw)
     _check_widths(splits, file)
     _check_leakage(splits, file)
     aligned = _equal_steps(align(splits, raw), raw)
     sentences = (f"{m} {what} ({unit}: {', '.join(counts)})." for (m, what, unit), counts in notes.items())
-    return Dataset(aligned, float(label_scale), tuple(sentences))
+    return Dataset(aligned, float(scale.size), tuple(sentences), float(scale.center))
 
 
 def summary_lines(dataset: Dataset) -> list[str]:
@@ -292,8 +290,11 @@ def summary_lines(dataset: Dataset) -> list[str]:
         for m in MODALITIES:
             values, lengths = split.features[m], split.lengths[m]
             filled = np.any(values, axis=(1, 2)).mean()
+            scale = feature_scale(split, m)
             lines.append(
                 f"  {m:<6} {values.shape[1]} x {values.shape[2]}; length min {lengths.min()}, "
-                f"median {np.median(lengths):g}, max {lengths.max()}; non-zero clips {filled:.1%}"
+                f"median {np.median(lengths):g}, max {lengths.max()}; non-zero clips {filled:.1%}; "
+                f"values {scale.low.min():.3g} to {scale.high.max():.3g}, features' magnitudes "
+                f"{scale.magnitude.min():.2g} to {scale.magnitude.max():.2g}"
             )
-    return lines + [f"note: {note}" for note in dataset.notes]
+    return lines + [f"note: {note}" for note in (*dataset.notes, *scale_notes(dataset))]

@@ -12,6 +12,7 @@ import pytest
 
 from backbones.batch import MODALITIES
 from harness.data import memory_limit
+from harness.data.labels import LabelScale
 from harness.data.mmsa.reader import read_mmsa
 from harness.data.mmsa.unpickle import load_pickle
 from harness.errors import UserError
@@ -159,7 +160,7 @@ CONTENTS = {
 def test_contents_that_would_take_too_much_or_break_something(case, folder):
     make, words = CONTENTS[case]
     content = pickle.dumps(make(), 4)
-    answer, grown, took = watched(content, lambda path: read_mmsa(path, 3.0))
+    answer, grown, took = watched(content, lambda path: read_mmsa(path, LabelScale(3.0)))
     assert words in answer
     assert answer.isprintable()
     assert len(answer) < 1500

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from backbones.batch import MODALITIES
 from harness.data.dataset import SPLITS
+from harness.data.labels import LabelScale
 from harness.data.mmsa.reader import LABELS, read_mmsa, summary_lines
 from harness.errors import UserError
 from tests.harness.data.test_store import assert_equal
@@ -73,7 +74,7 @@ def read(content, label_scale=3.0):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "file.pkl"
         path.write_bytes(pickle.dumps(content, 4))
-        dataset = read_mmsa(path, label_scale)
+        dataset = read_mmsa(path, LabelScale(label_scale))
     check_contract(dataset)
     return dataset
 
@@ -92,7 +93,7 @@ def check_contract(dataset):
     for split in dataset.splits.values():
         clips = len(split)
         assert (split.ids.shape, split.ids.dtype.kind, split.labels.dtype) == ((clips,), "U", np.float32)
-        assert np.abs(split.labels).max() <= dataset.label_scale
+        assert np.abs(split.labels - dataset.label_center).max() <= dataset.label_scale
         for m in MODALITIES:
             values, lengths = split.features[m], split.lengths[m]
             assert values.shape == (clips, dataset.steps()[m], dataset.widths()[m])
@@ -499,7 +500,7 @@ REFUSED = {
     "empty split": (change("valid", LABELS, []), "split 'valid' is empty"),
     "labels (N, 2)": (change("train", LABELS, np.zeros((5, 2))), "_labels has shape (5, 2)"),
     "labels NaN": (change("train", LABELS, put(1, np.nan)), "_labels holds nan"),
-    "labels out": (change("test", LABELS, put(1, -3.5)), "holds -3.5, outside [-3, 3]; set"),
+    "labels out": (change("test", LABELS, put(1, -3.5)), "holds -3.5, outside [-3, 3]; if"),
     "labels text": (change("train", LABELS, ["a"] * 5), "_labels must hold numbers"),
     "audio 4-d": (change("train", "audio", np.ones((5, 2, 2, 2))), "train/audio has shape (5, 2, 2, 2)"),
     "audio 1-d": (change("train", "audio", np.ones(5)), "train/audio has shape (5,)"),
@@ -560,8 +561,8 @@ def test_the_summary_describes_every_split():
     assert lines[0] == "train: 5 clips of 3 videos; labels -3 to 3, mean 0.000, std 1.897"
     audio = sorted(len(sequence) for sequence in truth["train"]["audio"])
     expected = f"9 x 2; length min {audio[0]}, median {audio[2]}, max {audio[-1]}; non-zero clips 100.0%"
-    assert lines[2] == f"  audio  {expected}"
-    assert lines[3].endswith("non-zero clips 60.0%")
+    assert lines[2].startswith(f"  audio  {expected}; values ")
+    assert "non-zero clips 60.0%; values " in lines[3]
     assert lines[-1] == "note: audio held NaN, set to 0 (values: train 1)."
     assert len(lines) == 3 * 4 + len(dataset.notes)
 
@@ -577,7 +578,7 @@ def test_the_summary_counts_no_videos_where_not_every_id_names_one():
 
 @pytest.mark.skipif(not DATA.exists(), reason="the real clips (../shared/data) are not here")
 def test_the_real_files():
-    dataset = read_mmsa(DATA / "mosi_text_audio.pkl", 3.0)
+    dataset = read_mmsa(DATA / "mosi_text_audio.pkl", LabelScale(3.0))
     check_contract(dataset)
     assert [len(split) for split in dataset.splits.values()] == [1284, 229, 686]
     assert dataset.steps() == {"text": 40, "audio": 1, "vision": 1}
@@ -587,7 +588,7 @@ def test_the_real_files():
     for split in dataset.splits.values():
         assert (split.tokens[:, 1].sum(axis=1) == split.lengths["text"]).all()
         assert (split.tokens[:, 0, 0] == 101).all()
-    dataset = read_mmsa(DATA / "mosi_752_trimodal.pkl", 3.0)
+    dataset = read_mmsa(DATA / "mosi_752_trimodal.pkl", LabelScale(3.0))
     check_contract(dataset)
     assert [len(split) for split in dataset.splits.values()] == [515, 84, 153]
     assert dataset.widths() == {"text": 128, "audio": 73, "vision": 67}

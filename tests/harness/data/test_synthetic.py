@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from backbones.batch import MODALITIES
 from harness.data.dataset import SPLITS
 from harness.data.export import export, raw_mmsa
+from harness.data.labels import LabelScale
 from harness.data.mmsa.reader import read_mmsa
 from harness.data.synthetic import SyntheticSettings, generate
 from harness.data.synthetic.clips import synthetic_fingerprint
@@ -135,7 +136,7 @@ def test_reading_the_export_gives_the_generated_data_bit_for_bit(name, aligned, 
     path = tmp_path / "data.pkl"
     export(wanted, path)
     made, _ = generate(wanted)
-    assert_equal(replace(read_mmsa(path, made.label_scale), notes=made.notes), made)
+    assert_equal(replace(read_mmsa(path, LabelScale(made.label_scale)), notes=made.notes), made)
     # A pickle that any tool can load.
     content, expected = path.read_bytes(), raw_mmsa(wanted)
     assert content[:2] == b"\x80\x04"

@@ -134,8 +134,21 @@ def test_the_baseline_is_ranked_whatever_is_missing():
     assert "none" in ranks(lost, "mae").methods
 
 
+def test_data_on_another_scale_have_a_table_of_their_own():
+    study = make_study(2, ("synthetic_mosi", "likert"), ("tfn",), samples=False, sweeps=False)
+    tables = {table.name: table for table in all_tables(study, summary.compare_methods(study))}
+    [part] = tables["other_scales"].parts
+    heads = [column.title for column in part.columns]
+    assert heads[4:] == ["MAE ↓", "RMSE ↓", "Corr ↑", "Spearman ↑", "CCC ↑", "R² ↑"]
+    for name, datasets in (("other_scales", {"likert"}), ("table2_mosi_mosei", {"synthetic_mosi"})):
+        rows = [row for part in tables[name].parts for group in part.groups for row in group]
+        assert {row[0].text for row in rows} == datasets
+    alone = make_study(2, ("synthetic_mosi",), ("tfn",), samples=False, sweeps=False)
+    assert not any(t.name == "other_scales" for t in all_tables(alone, summary.compare_methods(alone)))
+
+
 def test_latex_has_no_sign_that_it_cannot_set():
-    study = make_study(3, ("synthetic_mosi",), ("tfn", "misa"), samples=False, sweeps=False)
+    study = make_study(3, ("synthetic_mosi", "likert"), ("tfn", "misa"), samples=False, sweeps=False)
     study = gains(study, "mixup", 0.4)
     texts = [to_latex(table) for table in all_tables(study, summary.compare_methods(study))]
     assert any("$^{+}$" in text for text in texts)
