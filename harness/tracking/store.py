@@ -39,6 +39,7 @@ logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 PAGE = 1000
+DEFAULT_FOLDER = Path("var")
 COMPLETE = "tags.kind = 'cell' and tags.complete = 'true' and attributes.status = 'FINISHED'"
 
 S = TypeVar("S", bound="Store")
@@ -149,6 +150,13 @@ class Store:
         """Return a text that differs between studies of one name in different stores."""
         experiment = self.client.get_experiment(self.experiment_id)
         return f"{self.experiment_id}-{experiment.creation_time}"
+
+    def located(self) -> list[str]:
+        """Return the settings that tell a command where this store is, if it is not in the default place."""
+        default, uri = sqlite_uri(self.var_dir / "mlflow.db"), self.uri
+        folder = [] if self.var_dir == DEFAULT_FOLDER else [f"var_dir={self.var_dir}"]
+        shown = redact(uri) if "://" in uri else uri
+        return [*folder, *([] if uri == default else [f"tracking.uri={shown}"])]
 
     def folder(self, kind: str) -> Path:
         """Return this study's folder below ``var_dir``/kind."""
