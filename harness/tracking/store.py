@@ -30,6 +30,7 @@ from harness.databases import (
 from harness.errors import StoreError, UserError, nearest, one_line
 from harness.files import safe_name
 from harness.retry import Call, Retry, once, retried
+from harness.tracking.artifact_root import check_artifact_root
 from harness.tracking.moved import adopt_artifacts
 from harness.tracking.reader import Run
 from harness.tracking.schema_check import check_schema
@@ -74,7 +75,8 @@ class Store:
         create: create the study's experiment if it is missing; otherwise it must exist.
 
     Raises:
-        UserError: the store cannot be opened or has another schema, or the study is unknown or deleted.
+        UserError: the store cannot be opened or has another schema, the study is unknown or deleted, or, with
+            ``create``, its artifacts cannot be written.
     """
 
     retry: Call = staticmethod(once)
@@ -90,6 +92,9 @@ class Store:
                 self.client = mlflow.MlflowClient(server_uri(self.uri))
                 self._adopt_artifacts()
                 self.experiment_id = self._experiment(create)
+            if create:
+                location = self.client.get_experiment(self.experiment_id).artifact_location
+                check_artifact_root(location, self.uri)
         # ValueError: the address is malformed; ImportError: the database's driver is not installed.
         except (MlflowException, SQLAlchemyError, OSError, ValueError, ImportError) as error:
             reason = without_secrets(_line(error), self.uri)
