@@ -54,7 +54,7 @@ def run_command(action: Callable[[Sequence[str]], int], arguments: Sequence[str]
         if error.errno == errno.ENAMETOOLONG:  # a retry cannot help
             print(f"{sentence}.", file=sys.stderr)
             return 2
-        print(f"{sentence}; run the same command to resume.", file=sys.stderr)
+        print(f"{sentence}; once this is mended, run the same command to resume.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         ignore_interrupts()

@@ -173,7 +173,7 @@ def version_notes(source: RunSource, sweep: str | None = None) -> list[str]:
     """Return sentences about results of other versions and other code, left out or shown."""
     runs = list(_all_cells(source, sweep).values())
     sentences = shown_sentences((version_of(run.tags) for run in runs), sweep)
-    return sentences + codes.shown_sentences(of_one_version(runs))
+    return sentences + codes.shown_sentences(of_one_version(runs), sweep)
 
 
 def of_one_version(runs: Iterable[Run]) -> list[Run]:

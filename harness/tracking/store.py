@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import shlex
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -136,8 +137,11 @@ class Store:
                 if experiment is None:
                     raise
         if experiment.lifecycle_stage != "active":
+            address = shlex.quote(f"MLFLOW_TRACKING_URI={redact(server_uri(self.uri).partition('?')[0])}")
+            number = experiment.experiment_id
             raise UserError(
-                f"The study {self.study!r} was deleted in MLflow; restore it there or use another name."
+                f"The study {self.study!r} was deleted in MLflow; use another name, or restore it with: "
+                f"env {address} python -m mlflow experiments restore --experiment-id {number}"
             )
         return str(experiment.experiment_id)
 
