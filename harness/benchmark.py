@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from harness.cli import importing, leave, make_console, run_command, unused_address
+from harness.cli import importing, leave, make_console, run_command, shell_command, unused_address
 from harness.launchers.choose import open_launcher
 
 if TYPE_CHECKING:
@@ -86,7 +86,8 @@ def _drive(config: Any, plan: Plan, console: Console, arguments: Sequence[str]) 
     if config.report:
         write_report(tracker)
         console.print(f"Report: {tracker.folder('reports') / 'index.html'}", markup=False, soft_wrap=True)
-    console.print("Browse the runs with `make ui`.", markup=False, soft_wrap=True)
+    browse = shell_command("ui", "reports.ui", plan.study, tracker.located())
+    console.print(f"Browse the runs with `{browse}`.", markup=False, highlight=False, soft_wrap=True)
     return 0 if outcome.complete else 1
 
 

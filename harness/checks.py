@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable
 
@@ -18,6 +19,7 @@ from harness.launchers.choose import LAUNCHERS
 from harness.train.arithmetic import check_device, check_precision, resolve_device
 from methods import METHODS
 
+DATASET_NAME = re.compile(r"[\w-]+")
 PROTOCOLS = ("test", "train")
 MAX_STUDY_BYTES = 200  # a study's name is also a folder's, and file systems allow 255 bytes
 MAX_DATASET_BYTES = 100  # names of cache folders also contain a hash
@@ -59,10 +61,10 @@ def _check_datasets(config: Config) -> None:
     for name in config.datasets:
         if name not in config.dataset:
             choice = f"choose one of {', '.join(sorted(config.dataset))}"
-            raise UserError(
-                f"Unknown dataset {name!r}; give dataset.{name}.path=FILE or {choice}."
-                f"{nearest(name, config.dataset)}"
-            )
+            own = f"give dataset.{name}.path=FILE"
+            if not DATASET_NAME.fullmatch(name):  # no setting could name it
+                own = "name yours with letters, digits, _ and -, as in dataset.my_data.path=FILE,"
+            raise UserError(f"Unknown dataset {name!r}; {own} or {choice}.{nearest(name, config.dataset)}")
         check_name(name, "datasets", "dataset", MAX_DATASET_BYTES)
 
 

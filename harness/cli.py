@@ -11,6 +11,8 @@ import errno
 import gc
 import io
 import os
+import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NoReturn
@@ -19,6 +21,10 @@ from harness.interrupts import ignore_interrupts, raise_interrupts
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+PLAIN_NAME = re.compile(r"[\w .-]+")
+"""Names of studies that a make variable can hold."""
 
 
 def asks_for_help(arguments: Sequence[str]) -> bool:
@@ -48,12 +54,22 @@ def run_command(action: Callable[[Sequence[str]], int], arguments: Sequence[str]
         if error.errno == errno.ENAMETOOLONG:  # a retry cannot help
             print(f"{sentence}.", file=sys.stderr)
             return 2
-        print(f"{sentence}; run the same command to resume.", file=sys.stderr)
+        print(f"{sentence}; once this is mended, run the same command to resume.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         ignore_interrupts()
         print("Stopped; run the same command to resume.", file=sys.stderr)
         return 130
+
+
+def shell_command(target: str, module: str, study: str, located: Sequence[str]) -> str:
+    """Return a shell command for a study: a make target if that finds the study, else ``python -m ...``.
+
+    located: settings without which the command would not find the study, such as ``var_dir=DIR``.
+    """
+    if located or not PLAIN_NAME.fullmatch(study):
+        return f"python -m {module} {shlex.join([f'study={study}', *located])}"
+    return f"make {target}" + ("" if study == "quick" else f" STUDY={shlex.quote(study)}")
 
 
 def leave(status: int) -> NoReturn:

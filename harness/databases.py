@@ -156,8 +156,8 @@ def server_uri(uri: str) -> str:
     driver = url.drivername.partition("+")[2]
     if importlib.util.find_spec(driver) is None:
         raise UserError(
-            f"PostgreSQL needs the package {driver!r}, which is not installed; "
-            "psycopg comes with the extra 'postgres'."
+            f"PostgreSQL needs the package {driver!r}, which is not installed; write the address as "
+            "postgresql://... for psycopg, which pip install 'msa-mixup-bench[postgres]' installs."
         )
     if driver in ("psycopg", "psycopg2"):
         url = url.update_query_dict({k: v for k, v in CONNECTION.items() if k not in url.query})

@@ -1,12 +1,14 @@
 """``python -m reports.export study=NAME out=FILE.csv predictions=FILE.parquet``: export unrounded numbers.
 
-With sweep=NAME, the export has the cells of this sweep's trials, and ``settings`` includes the sweep's
-parameters. Otherwise cells that were trained only for sweeps are left out. All cells have the same results
+With sweep=NAME, the export has the cells of this sweep's trials, ``settings`` includes the sweep's
+parameters, and columns name sweep and trial; sweeps=true exports those of all sweeps. Otherwise cells that
+were trained only for sweeps are left out. All cells of the matrix, and of a sweep, have the same results
 version; the command prints how many cells of other versions are left out.
 """
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 from harness.cli import asks_for_help, importing, leave
 
 if TYPE_CHECKING:
+    import pandas as pd
     import pyarrow as pa
 
     from harness.config.schema import ReportConfig
@@ -31,6 +34,7 @@ Writes all numbers of a study, unrounded, and the predictions of all its cells; 
   study=NAME                        name of the study, as passed to the benchmark
   all=true                          export what the report leaves out, too, with a column "shown"
   sweep=NAME                        export the cells of this sweep's trials instead of the matrix
+  sweeps=true                       export the cells of the trials of all sweeps
   var_dir=DIR tracking.uri=URI      location of its results (default: var)"""
 EXPORTED = ("valid", "test", "cell")
 ROWS = 2**18  # predictions per write, and so the minimum size of a row group
@@ -66,32 +70,81 @@ def _export(config: ReportConfig, tracker: Tracker) -> Iterator[str]:
     from harness.config.compose import path_of
 
     with importing():
-        from reports.frame import EXPORT, complete_cells, load_frame, shown_cells, version_notes
-        from reports.selection import left_out_sentence, requests_of
+        from reports.frame import complete_cells, shown_cells, version_notes
+        from reports.selection import left_out_sentence
         from reports.study_runs import StudyRuns
 
-    runs, sweep = StudyRuns(tracker), config.sweep or None
-    yield from version_notes(runs, sweep)
-    hidden = len(complete_cells(runs, sweep)) - len(shown_cells(runs, sweep))
-    if hidden and not config.all:
-        yield f"{left_out_sentence(hidden)} all=true exports them, too."
+    runs = StudyRuns(tracker)
+    sweeps = _sweeps(config, runs)
+    for sweep in sweeps:
+        yield from version_notes(runs, sweep)
+    if sweeps == [None]:
+        hidden = len(complete_cells(runs)) - len(shown_cells(runs))
+        if hidden and not config.all:
+            yield f"{left_out_sentence(hidden)} all=true exports them, too."
+        yield from _only_sweeps(runs)
     if config.out is not None:
-        frame = load_frame(runs, sweep, requests_of(runs.matrix()))
-        frame = frame.assign(shown=~frame["superseded"].astype(bool))
-        frame = frame[frame["split"].isin(EXPORTED) & (frame["shown"] | config.all)]
-        frame = frame[[*(["shown"] if config.all else []), *EXPORT]]
+        frame = export_frame(runs, sweeps, config.all)
         _write(path_of(config.out), lambda path: frame.to_csv(path, index=False, na_rep="nan"))
         yield f"{config.out}: {len(frame)} numbers of {frame['cell_id'].nunique()} cells"
     if config.predictions is not None:
-        tables = prediction_tables(runs, sweep, config.all)
+        tables = prediction_tables(runs, sweeps, config.all)
         rows = _write(path_of(config.predictions), lambda path: write_predictions(tables, path))
         yield f"{config.predictions}: {rows} predictions"
 
 
-def prediction_tables(runs: StudyRuns, sweep: str | None = None, hidden: bool = False) -> Iterator[pa.Table]:
+def _sweeps(config: ReportConfig, runs: StudyRuns) -> list[str | None]:
+    """Return the names of the sweeps to export; [None]: the matrix. Raises UserError."""
+    from harness.errors import UserError
+    from reports.frame import sweep_names
+
+    if not config.sweeps:
+        return [config.sweep or None]
+    if config.sweep:
+        raise UserError(f"Give sweeps=true for all sweeps or sweep={config.sweep} for one, not both.")
+    names = sweep_names(runs)
+    if not names:
+        raise UserError(f"Study {runs.study!r} has no sweeps; leave out sweeps=true to export its matrix.")
+    return list(names)
+
+
+def _only_sweeps(runs: StudyRuns) -> Iterator[str]:
+    """Yield a sentence if the study has trials of sweeps, but no cell of a matrix."""
+    from reports.frame import complete_cells, sweep_names
+
+    names = sweep_names(runs)
+    if names and not complete_cells(runs):
+        one = f"{shlex.quote(f'sweep={names[0]}')} exports {'those of one' if names[1:] else 'them'}"
+        every = ", sweeps=true those of all" if names[1:] else ""
+        yield f"Study {runs.study!r} holds only trials of {', '.join(names)}: {one}{every}."
+
+
+def export_frame(
+    runs: StudyRuns, sweeps: Sequence[str | None] = (None,), hidden: bool = False
+) -> pd.DataFrame:
+    """Return the frame that is exported; parameters as those of `prediction_tables`."""
+    import pandas as pd
+
+    from reports.frame import EXPORT, TRIAL, load_frame
+    from reports.selection import requests_of
+
+    requests = requests_of(runs.matrix())
+    frame = pd.concat([load_frame(runs, sweep, requests) for sweep in sweeps], ignore_index=True)
+    frame = frame.assign(shown=~frame["superseded"].astype(bool))
+    frame = frame[frame["split"].isin(EXPORTED) & (frame["shown"] | hidden)]
+    used = set(frame["run_id"])
+    resolved = runs.resolved(run for run in runs.complete().values() if run.run_id in used)
+    frame = frame.assign(resolved=frame["run_id"].map(resolved))
+    columns = [*(["shown"] if hidden else []), *EXPORT, *(name for name in TRIAL if name in frame.columns)]
+    return frame[columns]
+
+
+def prediction_tables(
+    runs: StudyRuns, sweeps: Sequence[str | None] = (None,), hidden: bool = False
+) -> Iterator[pa.Table]:
     """Yield a table per cell, ordered by cell id, with a row per test clip and occlusion ratio.
 
-    sweep: see `reports.frame.load_frame`. hidden: include the cells that a report leaves out.
+    sweeps: names of sweeps; None: the matrix. hidden: include the cells that a report leaves out.
 
     Raises:
         StoreError: the predictions of a cell cannot be read.
@@ -101,7 +154,9 @@ def prediction_tables(runs: StudyRuns, sweep: str | None = None, hidden: bool = 
     from harness.tracking.artifacts import to_table
     from reports.frame import complete_cells, shown_cells
 
-    for cell_id, run in sorted((complete_cells if hidden else shown_cells)(runs, sweep).items()):
+    select = complete_cells if hidden else shown_cells
+    cells = {cell_id: run for sweep in sweeps for cell_id, run in select(runs, sweep).items()}
+    for cell_id, run in sorted(cells.items()):
         stored = to_table(runs.tracker.predictions(run))
         n, protocol = len(stored), run.tags["occlusion_protocol"]
         trained = pa.repeat(float(run.tags["train_ratio"]), n)

@@ -18,6 +18,7 @@ from harness.tracking.tags import label_of
 from harness.tracking.tracker import SWEEP, Run
 from harness.tracking.versions import chosen, shown_sentences, version_of
 from reports.selection import Requests, left_out, requests_of
+from reports.stats.settings import STATES
 from reports.study_runs import RunSource, StudyRuns
 
 COLUMNS = (
@@ -37,13 +38,15 @@ OCCLUDED = re.compile(r"test_r(\d.*)")
 WATCHED = {"epoch": "mix_", "mechanism": ""}
 IDENTITY = ("data_fingerprint", "configuration")
 """Columns that identify the data and all settings of a cell but its seed and occlusion ratios."""
-EXPORT = (*COLUMNS[:-2], *IDENTITY, *COLUMNS[-2:])
-"""Columns of the export, in order."""
+EXPORT = (*COLUMNS[:-2], *IDENTITY, *COLUMNS[-2:], "resolved")
+"""Columns of the export, in order; ``resolved``: see `reports.study_runs.StudyRuns.resolved`."""
+TRIAL = ("sweep", "trial")
+"""Columns that identify a trial, within a data set and backbone; the export of sweeps ends with them."""
 EXTRA = ("label", "variant", "tuned", "tuned_backbone", "outdated", "superseded", "environment", *IDENTITY)
-"""Columns of the frame that are not exported."""
+"""Columns of the frame that the tables need besides `COLUMNS`."""
 SCORES = (*COLUMNS, *EXTRA)
 MEASURED = ("occlusion_ratio", "split", "metric", "value", "superseded")
-FACTS = tuple(name for name in SCORES if name not in MEASURED)
+FACTS = tuple(name for name in (*SCORES, *TRIAL) if name not in MEASURED)
 
 
 def load_frame(source: RunSource, sweep: str | None = None, requests: Requests | None = None) -> pd.DataFrame:
@@ -58,22 +61,28 @@ def load_frame(source: RunSource, sweep: str | None = None, requests: Requests |
     ``attrs["sweeps"]`` is true if the frame is empty although the study has trials of sweeps.
 
     requests: see `reports.selection`; None: nothing is known of them.
-    sweep: load the cells of this sweep's trials; ``settings`` then includes the trial's parameters, and a
-    cell has rows for each distinct value of it. None: load all cells except those trained only for sweeps.
+    sweep: load the cells of this sweep's trials; ``settings`` then includes the trial's parameters, a cell
+    has rows for each distinct value of it, and the columns `TRIAL` follow (of equal trials: the first
+    complete, else pruned, else failed one). None: load all cells except those trained only for sweeps.
 
     Raises:
         UserError: the study has no trial of this sweep.
     """
     cells = complete_cells(source, sweep)
-    settings = {cell_id: {run.tags["settings"]} for cell_id, run in cells.items()}
+    trials: dict[str, dict[str, int | None]]  # cell_id -> settings -> trial
+    trials = {cell_id: {run.tags["settings"]: None} for cell_id, run in cells.items()}
     if sweep is not None:
-        settings = _settings_of_trials(_trials(source, sweep), settings)
+        trials = _trials_of_cells(_trials(source, sweep), cells)
     files = {_combination(run): run.tags["tuned"] for run in cells.values() if "tuned" in run.tags}
-    runs = [(run, text) for cell_id, run in cells.items() for text in settings[cell_id]]
-    rows = [(k, name, value) for k, (run, _) in enumerate(runs) for name, value in run.metrics.items()]
-    frame = _frame(source.study, runs, pd.DataFrame(rows, columns=["run", "name", "value"]), files)
+    runs = [(run, *pair) for cell_id, run in cells.items() for pair in trials[cell_id].items()]
+    rows = [(k, name, value) for k, (run, *_) in enumerate(runs) for name, value in run.metrics.items()]
+    facts = [
+        {**_facts(source.study, run, text, files), "sweep": sweep, "trial": trial}
+        for run, text, trial in runs
+    ]
+    frame = _frame(facts, pd.DataFrame(rows, columns=["run", "name", "value"]))
     frame["superseded"] = frame["cell_id"].isin(left_out(cells, requests or {}) if sweep is None else ())
-    frame = frame[list(SCORES)]
+    frame = frame[[*SCORES, *(TRIAL if sweep is not None else ())]]
     frame.attrs["sweeps"] = frame.empty and bool(source.trials())
     keys = [c for c in COLUMNS if c not in ("value", "run_id")]
     return frame.sort_values(keys, kind="stable", ignore_index=True)
@@ -95,14 +104,15 @@ def check_frame(frame: pd.DataFrame) -> None:
             raise ValueError(f"column {name!r} of the tidy frame must hold numbers, got {kind}")
 
 
-def _frame(
-    study: str, runs: Sequence[tuple[Run, str]], numbers: pd.DataFrame, files: Mapping[tuple[str, ...], str]
-) -> pd.DataFrame:
-    """Build the unsorted tidy frame. numbers: index of a run in ``runs``, name and value of a metric."""
+def _frame(runs: Sequence[Mapping[str, Any]], numbers: pd.DataFrame) -> pd.DataFrame:
+    """Build the unsorted tidy frame.
+
+    runs: facts of each run, see `_facts`. numbers: index in ``runs``, name and value of a metric.
+    """
     known = {str(name): part for name in numbers["name"].unique() if (part := _parsed(str(name)))}
     numbers = numbers[numbers["name"].isin(list(known))]
     parts = [known[name] for name in numbers["name"]]
-    facts = pd.DataFrame([_facts(study, *pair, files) for pair in runs], columns=[*FACTS, "train_ratio"])
+    facts = pd.DataFrame(list(runs), columns=[*FACTS, "train_ratio"])
     frame = facts.iloc[numbers["run"].to_numpy(int)].reset_index(drop=True)
     ratios = np.array([math.nan if part[1] is None else part[1] for part in parts], np.float64)
     frame["occlusion_ratio"] = np.where(np.isnan(ratios), frame["train_ratio"].to_numpy(float), ratios)
@@ -163,7 +173,7 @@ def version_notes(source: RunSource, sweep: str | None = None) -> list[str]:
     """Return sentences about results of other versions and other code, left out or shown."""
     runs = list(_all_cells(source, sweep).values())
     sentences = shown_sentences((version_of(run.tags) for run in runs), sweep)
-    return sentences + codes.shown_sentences(of_one_version(runs))
+    return sentences + codes.shown_sentences(of_one_version(runs), sweep)
 
 
 def of_one_version(runs: Iterable[Run]) -> list[Run]:
@@ -181,29 +191,39 @@ def _all_cells(source: RunSource, sweep: str | None) -> dict[str, Run]:
     return {cell_id: run for cell_id, run in runs.items() if cell_id in cell_ids}
 
 
+def sweep_names(source: RunSource) -> list[str]:
+    """Return the names of the study's sweeps, sorted."""
+    return sorted({trial.tags["sweep"] for trial in source.trials()})
+
+
 def _trials(source: RunSource, sweep: str) -> list[Run]:
-    trials = source.trials()
-    names = {trial.tags["sweep"] for trial in trials}
+    names = sweep_names(source)
     if not names:
         raise UserError(f"Study {source.study!r} has no sweeps, got sweep={sweep!r}.")
     if sweep not in names:
         raise unknown("sweep", sweep, names)
-    return [trial for trial in trials if trial.tags["sweep"] == sweep]
+    return [trial for trial in source.trials() if trial.tags["sweep"] == sweep]
 
 
 def _cell_ids(trial: Run) -> list[str]:
     return list(json.loads(trial.tags.get("cells", "{}")).values())
 
 
-def _settings_of_trials(trials: Iterable[Run], own: Mapping[str, set[str]]) -> dict[str, set[str]]:
-    """Return cell_id -> JSON of its settings (``own``) merged with the parameters of each of its trials."""
-    settings: dict[str, set[str]] = {}
-    for trial in trials:
+def _trials_of_cells(trials: Iterable[Run], cells: Mapping[str, Run]) -> dict[str, dict[str, int | None]]:
+    """Return cell_id -> JSON of its settings merged with a trial's parameters -> the trial's number."""
+    found: dict[str, dict[str, int | None]] = {}
+    for trial in sorted(trials, key=trial_order):
         params = json.loads(trial.tags["params"])
-        for cell_id in _cell_ids(trial):
-            merged = {json.dumps({**json.loads(s), **params}, sort_keys=True) for s in own.get(cell_id, ())}
-            settings.setdefault(cell_id, set()).update(merged)
-    return settings
+        for cell_id in cells.keys() & set(_cell_ids(trial)):
+            own = json.loads(cells[cell_id].tags["settings"])
+            merged = json.dumps({**own, **params}, sort_keys=True)
+            found.setdefault(cell_id, {}).setdefault(merged, int(trial.tags["trial"]))
+    return found
+
+
+def trial_order(trial: Run) -> tuple[int, int]:
+    """Return the key by which trials of equal parameters are sorted: the first one stands for them all."""
+    return STATES.index(trial.tags["state"]), int(trial.tags["trial"])
 
 
 def environment(tags: Mapping[str, str]) -> str:

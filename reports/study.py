@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import shlex
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,7 +36,6 @@ from reports.trials import load_trials
 
 SAMPLE_KEYS = ("dataset", "backbone", "method", "seed", "run_id", "cell_id")
 OUTCOMES = ("cell", "state", "reason", "run_id", "dataset", "backbone", "method", "seed", "requested")
-NOT_OF_SWEEPS = ("methods", "seeds", "matrix", "tuned", "retry", "occlusion.protocols")
 STATES = ("done", "failed", "diverged", "missing")
 PREFIX = "backbone_settings."
 
@@ -59,7 +57,8 @@ class Study:
     see `harness.train.inspection.sample_latents`. facts: name -> value of the page's footer (versions).
     settings: sentences about settings that differ from the published ones. warnings: sentences about results
     of other versions and about trainings that were still improving at their end. description: the study's
-    description in MLflow. request: arguments of the last call of the benchmark.
+    description in MLflow. request: arguments of the last call of the benchmark. located: settings that tell
+    commands where the study's store is.
     """
 
     name: str
@@ -77,6 +76,7 @@ class Study:
     warnings: Sequence[str] = ()
     description: str = ""
     request: Sequence[str] = ()
+    located: Sequence[str] = ()
 
     def scores(self) -> pd.DataFrame:
         """Return scores of the test split without ablations: columns ``SCORES``, methods as in tables.
@@ -105,29 +105,6 @@ class Study:
         """Count the cells in each state; "missing" cells are in the last request and have no run."""
         states = list(self.outcomes["state"])
         return {state: states.count(state) for state in STATES}
-
-    def command(self, fill: str) -> str:
-        """Return a shell command for this study: a make command if it suffices, else ``python -m ...``.
-
-        The command repeats the settings of the last request. fill: ``make benchmark``, possibly with
-        ``ARGS=...``, or ``make sweep PARAM=...``.
-        """
-        request = dict(argument.partition("=")[::2] for argument in self.request)
-        if set(request) <= {"profile", "study"} and request.get("profile", "quick") == "quick":
-            return fill if self.name == "quick" else f"{fill} STUDY={shlex.quote(self.name)}"
-        target, *rest = shlex.split(fill.removeprefix("make "))
-        more = [text for part in rest for text in shlex.split(part.removeprefix("ARGS="))]
-        if target == "sweep":
-            more = [text.replace("PARAM=", "param=") for text in more]
-            request = {key: value for key, value in request.items() if key not in NOT_OF_SWEEPS}
-        if "matrix=ablation" in more:
-            request.pop("methods", None)  # without methods=, the ablation is of ms_mix
-        request = {"study": self.name, **request}
-        others = [
-            f"{k}={v}" for k, v in request.items() if not any(text.startswith(f"{k}=") for text in more)
-        ]
-        module = {"benchmark": "harness.benchmark", "sweep": "sweeps.run"}[target]
-        return f"python -m {module} {shlex.join([*more, *others])}"
 
     def stand_in(self, datasets: Sequence[str]) -> str:
         """Return a title's suffix about synthetic data among these data sets, or an empty string.
@@ -171,6 +148,7 @@ def load_study(runs: StudyRuns) -> Study:
         ],
         description=tracker.description(),
         request=tuple(matrix.get("arguments", ())),
+        located=tuple(tracker.located()),
     )
 
 

@@ -19,11 +19,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from harness.files import replacing, safe_name
+from harness.matrix import APART
 from harness.study.description import MATRIX_FILE
 from harness.tracking.codes import one_per_cell
+from harness.tracking.tags import settings_tree
 from harness.tracking.tracker import Run, Tracker
 
 Numbers = dict[str, dict[str, float]]
+NAMED = (*APART, "dataset", "backbone", "method", "fingerprint")
+"""Settings of a cell that have columns of their own in the export."""
 
 
 class RunSource(Protocol):
@@ -72,6 +76,19 @@ class StudyRuns:
         """See `Tracker.failures`."""
         return self.tracker.failures()
 
+    def resolved(self, runs: Iterable[Run]) -> dict[str, str]:
+        """Return run_id -> JSON of its stored settings, but for seed, ratios and `NAMED`.
+
+        Equal for all runs of one configuration, so only the settings of the first one are read.
+        """
+        runs = list(runs)
+        first: dict[str, str] = {}
+        for run in runs:
+            first.setdefault(_configuration(run), run.run_id)
+        stored = self.tracker.parameters_of(list(first.values()))
+        texts = {key: _resolved(stored.get(run_id, {})) for key, run_id in first.items()}
+        return {run.run_id: texts[_configuration(run)] for run in runs}
+
     def _numbers(self, run_ids: list[str]) -> Numbers:
         """Return run_id -> metrics; reads runs that are not in the cache from the store."""
         assert self._cache is not None
@@ -82,6 +99,16 @@ class StudyRuns:
             known |= self.tracker.last_numbers(new)
             _write(path, known)
         return {run_id: known.get(run_id, {}) for run_id in run_ids}
+
+
+def _configuration(run: Run) -> str:
+    """Return what is equal for runs with equal settings; runs of earlier versions may lack the tag."""
+    return run.tags.get("configuration") or run.run_id
+
+
+def _resolved(stored: Mapping[str, str]) -> str:
+    settings = {name: value for name, value in settings_tree(stored).items() if name not in NAMED}
+    return json.dumps(settings, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def _read(path: Path, run_ids: Iterable[str]) -> Numbers:

@@ -15,8 +15,8 @@ from typing import Any
 import pandas as pd
 
 from harness.tracking.tracker import Run
-from reports.frame import of_one_version
-from reports.stats.settings import GROUP, STATES
+from reports.frame import of_one_version, trial_order
+from reports.stats.settings import GROUP
 from reports.study_runs import RunSource
 
 TRIAL = ("trial", "state", "reason", "params", "default", "objective", "objective_value", "synthetic")
@@ -43,7 +43,7 @@ def load_trials(source: RunSource) -> pd.DataFrame:
 def _once(runs: Iterable[Run]) -> list[Run]:
     """Return one run per sweep, data set, backbone, method and params."""
     first: dict[tuple[str, ...], Run] = {}
-    for run in sorted(runs, key=lambda run: (STATES.index(run.tags["state"]), int(run.tags["trial"]))):
+    for run in sorted(runs, key=trial_order):
         first.setdefault((*(run.tags[name] for name in GROUP), _canonical(run.tags["params"])), run)
     return list(first.values())
 

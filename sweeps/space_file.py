@@ -60,7 +60,10 @@ def _content(path: Path) -> Any:
         _check_keys_once(compose_yaml(text))
         return load_yaml(text)
     except FileNotFoundError:
-        raise UserError(f"There is no such file; give another path or one of: {', '.join(SPACES)}.") from None
+        remedy = f"give another path, or one of param={'|'.join(PARAMS)}"
+        if path.parent == FOLDER:  # of a method that has none yet
+            remedy = "write it like the others in this folder"
+        raise UserError(f"There is no such file; {remedy}.") from None
     except (OSError, ValueError, yaml.YAMLError) as error:
         mark = getattr(error, "problem_mark", None)
         reason = f"line {mark.line + 1}: {getattr(error, 'problem', '')}" if mark else str(error)

@@ -191,8 +191,17 @@ def _check_key(config: DictConfig, parts: list[str]) -> None:
         node = node[part]
     if isinstance(node, DictConfig):
         raise UserError(
-            f"{'.'.join(parts)} is a group of settings ({', '.join(node.keys())}); set one of them."
+            f"{'.'.join(parts)} is a group of settings ({', '.join(node.keys())}); set one of them, as in "
+            f"{_first_setting('.'.join(parts), node)}=VALUE."
         )
+
+
+def _first_setting(key: str, node: Any) -> str:
+    """Return the first single setting in a group."""
+    if not isinstance(node, DictConfig):
+        return key
+    name = str(next(iter(node)))
+    return _first_setting(f"{key}.{name}", node[name])
 
 
 def _unknown_key(config: DictConfig, key: str, prefix: str, allowed: list[str]) -> UserError:

@@ -186,7 +186,8 @@ class ReportConfig:
     """Configuration of `reports.build`, `reports.export` and `reports.ui`.
 
     out, predictions: files to write. sweep: export the cells of this sweep's trials, not the study's matrix.
-    all: export the cells that a report leaves out, too. port: of the UI; default: 5000, or the next free one.
+    sweeps: export those of all sweeps. all: export the cells that a report leaves out, too. port: of the UI;
+    default: 5000, or the next free one.
     """
 
     study: str | None = None
@@ -195,5 +196,6 @@ class ReportConfig:
     out: str | None = None
     predictions: str | None = None
     sweep: str | None = None
+    sweeps: bool = False
     port: int | None = None
     all: bool = False

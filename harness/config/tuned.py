@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import shlex
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -105,7 +106,7 @@ def read_tuned(folder: Path) -> dict[Key, Tuned]:
         UserError: There is no such file, or one of them is invalid; the message names it and says why.
     """
     if not folder.is_dir():
-        raise UserError(f"tuned={str(folder)!r} is not a folder; `make tune METHOD=NAME` writes one.")
+        raise UserError(f"tuned={str(folder)!r} is not a folder; {_writer(folder)} writes one.")
     walk = os.walk(folder, followlinks=True)
     paths = sorted(Path(parent, name).relative_to(folder) for parent, _, names in walk for name in names)
     files = {}
@@ -117,8 +118,12 @@ def read_tuned(folder: Path) -> dict[Key, Tuned]:
                 content = (folder / path).read_bytes()
                 files[key] = _parse(folder / path, content, key[0], key[1].partition("[")[0])
     if not files:
-        raise UserError(f"tuned={str(folder)!r} contains no settings; `make tune METHOD=NAME` writes some.")
+        raise UserError(f"tuned={str(folder)!r} contains no settings; {_writer(folder)} writes some.")
     return files
+
+
+def _writer(folder: Path) -> str:
+    return f"`python -m sweeps.run tune=METHOD {shlex.quote(f'sweep.tuned_dir={folder}')}`"
 
 
 def _key(path: Path) -> Key:

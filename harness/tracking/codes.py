@@ -85,18 +85,25 @@ def changed_sentence(runs: Iterable[Run]) -> str:
     )
 
 
-def shown_sentences(runs: Iterable[Run]) -> list[str]:
-    """Return the messages for a report about runs that `of_one_code` drops, or keeps although outdated."""
+def shown_sentences(runs: Iterable[Run], sweep: str | None = None) -> list[str]:
+    """Return the messages for a report about runs that `of_one_code` drops, or keeps although outdated.
+
+    sweep: the name of the sweep that is reported; None for the study's matrix.
+    """
     runs = list(runs)
     kept = _kept(runs)
     left_out = _counted(name for run in runs for name in _differences(run, kept))
     outdated = _counted(name for run in runs if not _differences(run, kept) for name in changes(run.tags))
-    return [
-        f"Results of other code are left out: {left_out}. Numbers of different code never share a mean; "
-        "retry=changed trains the cells anew."
-    ] * bool(left_out) + [
-        f"The code changed since these results were trained: {outdated}. retry=changed trains the cells anew."
-    ] * bool(outdated)
+    remedy = "the benchmark trains the cells anew with retry=changed."
+    if sweep is not None:
+        remedy = "the sweep runs anew with another sweep.name=NAME."
+    sentences = []
+    if left_out:
+        apart = "Numbers of different code never share a mean"
+        sentences.append(f"Results of other code are left out: {left_out}. {apart}; {remedy}")
+    if outdated:
+        sentences.append(f"The code changed since these results were trained: {outdated}; {remedy}")
+    return sentences
 
 
 def _counted(names: Iterable[str]) -> str:

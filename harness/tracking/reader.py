@@ -22,6 +22,7 @@ RUNS = sa.table(
     ),
 )
 TAGS = sa.table("tags", *(sa.column(name) for name in ("run_uuid", "key", "value")))
+PARAMETERS = sa.table("params", *(sa.column(name) for name in ("run_uuid", "key", "value")))
 LAST = sa.table("latest_metrics", *(sa.column(name) for name in ("run_uuid", "key", "value", "is_nan")))
 
 
@@ -71,3 +72,14 @@ def last_numbers(engine: sa.Engine, run_ids: Sequence[str]) -> dict[str, dict[st
             for run_id, key, value, undefined in connection.execute(query):
                 numbers[run_id][shared.setdefault(key, key)] = math.nan if undefined else value
     return numbers
+
+
+def parameters_of(engine: sa.Engine, run_ids: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Return the parameters of these runs, by run id and name."""
+    parameters: dict[str, dict[str, str]] = {run_id: {} for run_id in run_ids}
+    with engine.connect() as connection:
+        for start in range(0, len(run_ids), BATCH):
+            query = sa.select(PARAMETERS).where(PARAMETERS.c.run_uuid.in_(run_ids[start : start + BATCH]))
+            for run_id, key, value in connection.execute(query):
+                parameters[run_id][key] = value
+    return parameters

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import shlex
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,6 +31,7 @@ from harness.databases import (
 from harness.errors import StoreError, UserError, nearest, one_line
 from harness.files import safe_name
 from harness.retry import Call, Retry, once, retried
+from harness.tracking.artifact_root import check_artifact_root
 from harness.tracking.moved import adopt_artifacts
 from harness.tracking.reader import Run
 from harness.tracking.schema_check import check_schema
@@ -39,6 +41,7 @@ logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 PAGE = 1000
+DEFAULT_FOLDER = Path("var")
 COMPLETE = "tags.kind = 'cell' and tags.complete = 'true' and attributes.status = 'FINISHED'"
 
 S = TypeVar("S", bound="Store")
@@ -73,7 +76,8 @@ class Store:
         create: create the study's experiment if it is missing; otherwise it must exist.
 
     Raises:
-        UserError: the store cannot be opened or has another schema, or the study is unknown or deleted.
+        UserError: the store cannot be opened or has another schema, the study is unknown or deleted, or, with
+            ``create``, its artifacts cannot be written.
     """
 
     retry: Call = staticmethod(once)
@@ -89,6 +93,9 @@ class Store:
                 self.client = mlflow.MlflowClient(server_uri(self.uri))
                 self._adopt_artifacts()
                 self.experiment_id = self._experiment(create)
+            if create:
+                location = self.client.get_experiment(self.experiment_id).artifact_location
+                check_artifact_root(location, self.uri)
         # ValueError: the address is malformed; ImportError: the database's driver is not installed.
         except (MlflowException, SQLAlchemyError, OSError, ValueError, ImportError) as error:
             reason = without_secrets(_line(error), self.uri)
@@ -130,8 +137,11 @@ class Store:
                 if experiment is None:
                     raise
         if experiment.lifecycle_stage != "active":
+            address = shlex.quote(f"MLFLOW_TRACKING_URI={redact(server_uri(self.uri).partition('?')[0])}")
+            number = experiment.experiment_id
             raise UserError(
-                f"The study {self.study!r} was deleted in MLflow; restore it there or use another name."
+                f"The study {self.study!r} was deleted in MLflow; use another name, or restore it with: "
+                f"env {address} python -m mlflow experiments restore --experiment-id {number}"
             )
         return str(experiment.experiment_id)
 
@@ -149,6 +159,13 @@ class Store:
         """Return a text that differs between studies of one name in different stores."""
         experiment = self.client.get_experiment(self.experiment_id)
         return f"{self.experiment_id}-{experiment.creation_time}"
+
+    def located(self) -> list[str]:
+        """Return the settings that tell a command where this store is, if it is not in the default place."""
+        default, uri = sqlite_uri(self.var_dir / "mlflow.db"), self.uri
+        folder = [] if self.var_dir == DEFAULT_FOLDER else [f"var_dir={self.var_dir}"]
+        shown = redact(uri) if "://" in uri else uri
+        return [*folder, *([] if uri == default else [f"tracking.uri={shown}"])]
 
     def folder(self, kind: str) -> Path:
         """Return this study's folder below ``var_dir``/kind."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import json
 import math
@@ -180,3 +181,25 @@ def view_state() -> str:
 def parameters(tree: Mapping[str, Any]) -> dict[str, str]:
     """Return settings as a run's parameters: flat, and cut to the length that stores accept."""
     return {name: str(value)[:MAX_PARAM] for name, value in flatten(tree).items()}
+
+
+def settings_tree(stored: Mapping[str, str]) -> dict[str, Any]:
+    """Invert `parameters`: nested settings, with numbers, booleans and null instead of their texts."""
+    tree: dict[str, Any] = {}
+    for name, text in stored.items():
+        *groups, last = name.split(".")
+        node = tree
+        for group in groups:
+            node = node.setdefault(group, {})
+        node[last] = _value_of(text)
+    return tree
+
+
+def _value_of(text: str) -> Any:
+    """Return the value whose text a parameter holds; other texts stay texts."""
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return text
+    # A hash such as 12e4 must not become a number.
+    return value if str(value) == text else text

@@ -25,7 +25,7 @@ from harness.errors import StoreError, UserError, one_line
 from harness.matrix import Cell
 from harness.tracking.artifacts import PREDICTIONS_FILE, read_predictions, read_result, write_result
 from harness.tracking.codes import one_per_cell
-from harness.tracking.reader import Run, complete_cells, last_numbers
+from harness.tracking.reader import BATCH, Run, complete_cells, last_numbers, parameters_of
 from harness.tracking.store import Store, answers, request
 from harness.tracking.tags import (
     KEPT_TAGS,
@@ -228,6 +228,20 @@ class Tracker(Store):
     def parameters(self, run_id: str) -> dict[str, str]:
         """Return the settings of a run, see `harness.tracking.tags.parameters`."""
         return dict(self.client.get_run(run_id).data.params)
+
+    def parameters_of(self, run_ids: Sequence[str]) -> dict[str, dict[str, str]]:
+        """Return the settings of these runs of the study by run id, with one query per `BATCH` runs."""
+        parts = [run_ids[start : start + BATCH] for start in range(0, len(run_ids), BATCH)]
+        return {run_id: settings for part in parts for run_id, settings in self._parameters_of(part).items()}
+
+    @request
+    def _parameters_of(self, run_ids: Sequence[str]) -> dict[str, dict[str, str]]:
+        engine = self._engine()
+        if engine is not None:
+            return parameters_of(engine, run_ids)
+        wanted = ", ".join(f"'{run_id}'" for run_id in run_ids)
+        page = self._page([self.experiment_id], f"attributes.run_id IN ({wanted})", None)
+        return {run.info.run_id: dict(run.data.params) for run in page}
 
     @request
     def description(self) -> str:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure as Drawing
 from reports.study import Study
 
 Command = Callable[[str], str]
-"""Turns a make command into the shell command for a study, see `reports.study.Study.command`."""
+"""Returns the shell command of a sweep of the study, see `reports.commands.sweep`."""
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Figure:
     name: name of its files, ``figure5_occlusion``. title: ``Figure 5: ...``. caption: function of the data
     that returns plain text with the sample sizes n. data: function of a study that returns the rows to draw
     and to write as CSV, with a column ``dataset``; empty if there is nothing to show. draw: pure function of
-    data, title and `Study.command`; the same data give the same bytes. missing: sentence shown if there are
-    no data. fill: the make command that produces them.
+    data, title and a `Command`; the same data give the same bytes. missing: sentence shown if there are no
+    data. fill: function of the study that returns the command that produces them, see `reports.commands`.
     """
 
     name: str
@@ -31,4 +31,4 @@ class Figure:
     data: Callable[[Study], pd.DataFrame]
     draw: Callable[[pd.DataFrame, str, Command], Drawing]
     missing: str
-    fill: str
+    fill: Callable[[Study], str]

@@ -17,6 +17,7 @@ from matplotlib.path import Path
 
 from backbones.batch import MODALITIES
 from harness.train.inspection import correlation
+from reports import commands
 from reports.figures import style
 from reports.figures.base import Command, Figure
 from reports.figures.latents import load_samples, rounded, sampled_runs
@@ -265,5 +266,5 @@ FIGURE = Figure(
     data=batch,
     draw=draw,
     missing="No finished run of ms_mix stores a sampled batch.",
-    fill="make benchmark ARGS='methods=[none,ms_mix]'",
+    fill=lambda study: commands.sampled(study, _METHOD),
 )

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 from matplotlib.ticker import MaxNLocator
 
+from reports import commands
 from reports.figures import style
 from reports.figures.base import Command, Figure
 from reports.figures.blocks import count_range
@@ -189,5 +190,5 @@ FIGURE = Figure(
     data=data,
     draw=draw,
     missing="No method shares seed, backbone and data set with a run of none.",
-    fill="make benchmark",
+    fill=commands.compared,
 )

@@ -15,6 +15,7 @@ from matplotlib.legend_handler import HandlerTuple
 from matplotlib.lines import Line2D
 
 from harness.errors import StoreError
+from reports import commands
 from reports.figures import style
 from reports.figures.base import Command, Figure
 from reports.figures.projection import (
@@ -261,5 +262,5 @@ FIGURE = Figure(
     data=latents,
     draw=draw,
     missing="No finished run of the study has stored latents that can be read.",
-    fill="make benchmark",
+    fill=commands.sampled,
 )

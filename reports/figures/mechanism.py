@@ -14,6 +14,7 @@ from matplotlib.figure import Figure as Drawing
 from matplotlib.lines import Line2D
 
 from backbones.batch import MODALITIES
+from reports import commands
 from reports.figures import style
 from reports.figures.base import Command, Figure
 from reports.figures.blocks import SUMMARY, omissions, over_blocks, training_counts
@@ -183,5 +184,5 @@ FIGURE = Figure(
     data=data,
     draw=draw,
     missing="There is no run of a method that mixes.",
-    fill="make benchmark",
+    fill=commands.mixed,
 )

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure as Drawing
 from matplotlib.ticker import MaxNLocator
 
 from harness.metrics import DIRECTION
+from reports import commands
 from reports.figures import style
 from reports.figures.base import Command, Figure
 from reports.figures.blocks import SUMMARY, equal_lines, omissions, over_blocks, training_counts
@@ -100,5 +101,5 @@ FIGURE = Figure(
     data=data,
     draw=draw,
     missing="No run was evaluated on occluded input.",
-    fill="make benchmark ARGS='occlusion.ratios=[0,0.5]'",
+    fill=commands.occluded,
 )

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
 from harness.metrics import DIRECTION, METRICS
+from reports import commands
 from reports.figures import style
 from reports.figures.base import Command, Figure
 from reports.figures.blocks import SUMMARY, equal_lines, omissions, over_blocks, training_counts
@@ -138,5 +139,5 @@ FIGURE = Figure(
     data=data,
     draw=draw,
     missing="There are no two methods to compare in three metrics or more.",
-    fill="make benchmark",
+    fill=commands.compared,
 )

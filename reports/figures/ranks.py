@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from reports import commands
 from reports.figures import style
 from reports.figures.base import Command, Figure
 from reports.figures.blocks import count_range
@@ -234,5 +235,5 @@ FIGURE = Figure(
     data=data,
     draw=draw,
     missing="No two methods have runs with the same data set, backbone and seed.",
-    fill="make benchmark",
+    fill=commands.compared,
 )

@@ -20,6 +20,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
 
 from harness.metrics import DIRECTION
+from reports import commands
 from reports.figures import style
 from reports.figures.base import Command, Figure
 from reports.figures.blocks import count_range
@@ -33,7 +34,6 @@ COLUMNS = (
     *("sweep", "dataset", "backbone", "method", "shown", "x", "y", "line", "default", "state", "objective"),
     *("mean", "low", "high", "test_mae", "test_low", "test_high", "n", "p", "seed", "value", "test_value"),
 )
-FILL = "make sweep PARAM={}"
 _MOST = 12  # values of a setting that fit in a heat map
 _SEED: dict[str, Any] = dict(
     color=style.colour(METHOD), marker=".", markersize=2.5, linewidth=0.5, alpha=0.55
@@ -300,7 +300,7 @@ def draw(data: pd.DataFrame, title: str, command: Command) -> Drawing:
     for ax, (sweep, panel) in zip(axes.flat, PANELS.items(), strict=True):
         part = complete[complete["sweep"] == sweep]
         if part.empty:
-            style.say(ax, f"No setting is complete.\n\n{command(FILL.format(sweep))}")
+            style.say(ax, f"No setting is complete.\n\n{command(sweep)}")
         else:
             (heat_map if panel.y else lines)(part, ax, panel)
         place = f"\n{style.wrapped(_pairs(part)[0], 48)}" if len(pairs) > 1 and len(part) else ""
@@ -326,5 +326,5 @@ FIGURE = Figure(
     data=data,
     draw=draw,
     missing="No sweep of delta, xi, alpha or heads has a complete setting.",
-    fill=FILL.format("delta"),
+    fill=lambda study: commands.sweep(study, "delta"),
 )

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 from matplotlib.lines import Line2D
 
+from reports import commands
 from reports.figures import style
 from reports.figures.base import Command, Figure
 from reports.figures.latents import KINDS, PLACE, load_samples, rounded, sampled_runs
@@ -135,5 +136,5 @@ FIGURE = Figure(
     data=embedded,
     draw=draw,
     missing="No finished run of a mixing method has stored latents that can be read.",
-    fill="make benchmark ARGS='methods=[none,powmix,ms_mix]'",
+    fill=lambda study: commands.sampled(study, *PREFERRED),
 )

@@ -64,7 +64,8 @@ class Report:
 
     synthetic: suffix of the title, see `reports.study.Study.stand_in`. counts: state -> number of cells.
     requested_note: text below the counts. summary: sentences. notes: headings and their sentences.
-    runs_link: address of all runs of the study. table_files: name of a table -> ending -> relative address.
+    runs_link: address of all runs of the study. ui: command that starts MLflow's UI. table_files: name of a
+    table -> ending -> relative address.
     """
 
     title: str
@@ -79,6 +80,7 @@ class Report:
     notes: Sequence[tuple[str, Sequence[str]]] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
     runs_link: str = ""
+    ui: str = ""
     table_files: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from backbones import BACKBONES
+from harness.cli import shell_command
 from methods import METHODS
+from reports import commands
 from reports.figures import style
 from reports.figures.base import Figure
 from reports.figures.registry import FIGURES
@@ -69,25 +70,17 @@ def all_tables(study: Study, comparison: pd.DataFrame) -> list[Table]:
     ablation_title = f"Table 4: ablation of the components of a method, {name}"
     occlusion = _occluded(occlusion_numbers(frame, kinds, ORDER))
     occlusion_title = f"Results under occlusion, {name}"
-    tables = [
+    fill_mosi, fill_sims = commands.of_kinds(study, ("mosi", "mosei")), commands.of_kinds(study, ("sims",))
+    return [
         summary.comparison_table(study, comparison, ORDER),
         dataset_table(study, ORDER),
-        score_table(_part(main, ~sims & ~other), "table2_mosi_mosei", mosi_title, study, "make benchmark"),
-        score_table(_part(main, sims), "table3_sims", sims_title, study, "make benchmark"),
+        score_table(_part(main, ~sims & ~other), "table2_mosi_mosei", mosi_title, study, fill_mosi),
+        score_table(_part(main, sims), "table3_sims", sims_title, study, fill_sims),
         *_without_classes(_part(main, other), study),
-        score_table(
-            ablation, "table4_ablation", ablation_title, study, "make benchmark ARGS=matrix=ablation"
-        ),
+        score_table(ablation, "table4_ablation", ablation_title, study, commands.ablation(study)),
         cost_table(study, ORDER),
-        score_table(
-            occlusion,
-            "occlusion",
-            occlusion_title,
-            study,
-            "make benchmark ARGS='occlusion.ratios=[0,0.5]'",
-        ),
+        score_table(occlusion, "occlusion", occlusion_title, study, commands.occluded(study)),
     ]
-    return [replace(table, fill=study.command(table.fill)) if table.fill else table for table in tables]
 
 
 def _without_classes(numbers: pd.DataFrame, study: Study) -> list[Table]:
@@ -118,8 +111,7 @@ def _write_figure(figure: Figure, study: Study, folder: Path) -> tuple[PageFigur
     paths = _draw(figure, data, title, study, folder / "figures")
     files = {path.suffix[1:]: f"{path.parent.name}/{path.name}" for path in (*paths, csv)}
     svg = paths[style.ENDINGS.index("svg")].read_text(encoding="utf-8")
-    fill = study.command(figure.fill)
-    caption = f"{figure.missing} {fill}" if data.empty else figure.caption(data)
+    caption = f"{figure.missing} {figure.fill(study)}" if data.empty else figure.caption(data)
     return PageFigure(figure.name, title, caption, svg, files, data.empty), [*paths, csv]
 
 
@@ -134,9 +126,9 @@ def place(data: pd.DataFrame) -> str:
 def _draw(figure: Figure, data: pd.DataFrame, title: str, study: Study, folder: Path) -> list[Path]:
     with style.styled():
         if data.empty:
-            drawing = style.placeholder(title, figure.missing, study.command(figure.fill))
+            drawing = style.placeholder(title, figure.missing, figure.fill(study))
         else:
-            drawing = figure.draw(data, title, study.command)
+            drawing = figure.draw(data, title, lambda param: commands.sweep(study, param))
         return style.save(drawing, folder, figure.name)
 
 
@@ -164,6 +156,7 @@ def _report(
         notes=_notes(study),
         facts=study.facts,
         runs_link=study.links.study(),
+        ui=shell_command("ui", "reports.ui", study.name, study.located),
         table_files={**files, **sweeps.page_files(study, folder)},
     )
 

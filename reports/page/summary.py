@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from reports import commands
 from reports.names import METRIC_NAMES
 from reports.stats import comparison
 from reports.stats.comparison import BASELINE
@@ -55,7 +56,7 @@ def comparison_table(study: Study, gains: pd.DataFrame, order: Sequence[str] = (
     title = TITLE + study.stand_in(list(dict.fromkeys(gains["dataset"])))
     if gains.empty:
         notes = ["There is nothing to compare: this needs none and another method with a common seed."]
-        return Table(NAME, title, [], notes, fill="make benchmark")
+        return Table(NAME, title, [], notes, fill=commands.compared(study))
     columns = [Column(head, k > 2) for k, head in enumerate(HEADS)]
     rows = sorted(gains.to_dict("records"), key=lambda row: _place(row, order))
     groups: dict[tuple[str, str], list[list[Value]]] = {}

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from reports import commands
 from reports.frame import is_ablation, named
 from reports.stats.comparison import BASELINE
 from reports.stats.intervals import t_interval
 from reports.study import Study
+from reports.tables.scores import no_cells
 from reports.tables.seed_means import place
 from reports.tables.table import DASH, Column, Part, Table, Value
 
@@ -39,7 +41,7 @@ def cost_table(study: Study, order: Sequence[str] = ()) -> Table:
     numbers = cost_numbers(study.frame, order)
     title = TITLE + study.stand_in(list(dict.fromkeys(numbers["dataset"])))
     if numbers.empty:
-        return Table(NAME, title, [], ["There are no complete cells yet."], fill="make benchmark")
+        return Table(NAME, title, [], [no_cells(study)], fill=commands.again(study))
     columns = [Column(text, name not in KEYS) for name, text in HEADS.items()]
     parts = [
         Part(columns, [_rows(group, study) for _, group in part.groupby("backbone", sort=False)])

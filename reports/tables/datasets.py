@@ -12,6 +12,7 @@ from backbones.batch import MODALITIES
 from harness.data.dataset import SPLITS
 from harness.data.labels import interval
 from harness.study.description import twins_sentence
+from reports import commands
 from reports.study import Study
 from reports.tables.seed_means import place
 from reports.tables.table import DASH, Column, Part, Table, Value
@@ -38,7 +39,9 @@ def dataset_table(study: Study, order: Sequence[str] = ()) -> Table:
     title = TITLE + study.stand_in([entry["name"] for entry in study.datasets])
     splits = dataset_numbers(study)
     if splits.empty:
-        return Table(NAME, title, [], ["There are no statistics of the data yet."], fill="make benchmark")
+        return Table(
+            NAME, title, [], ["There are no statistics of the data yet."], fill=commands.again(study)
+        )
     columns = [Column(text, name not in ("dataset", "split")) for name, text in HEADS.items()]
     groups = [
         [[_value(name, row[name]) for name in HEADS] for row in part.to_dict("records")]

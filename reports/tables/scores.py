@@ -52,6 +52,13 @@ def score_table(numbers: pd.DataFrame, name: str, title: str, study: Study, fill
     return Table(name, full, parts, _notes(rows, study), csv, fill if numbers.empty else "")
 
 
+def no_cells(study: Study) -> str:
+    """Return the note of a table that has no rows."""
+    if study.frame.empty:
+        return "There are no complete cells yet."
+    return "No complete cell of the study belongs in this table."
+
+
 def heading(metric: str) -> str:
     """Return a metric's name with an arrow for its better direction: ``MAE ↓``."""
     return f"{METRIC_NAMES.get(metric, metric)} {'↑' if DIRECTION.get(metric, 1) > 0 else '↓'}"
@@ -147,7 +154,7 @@ def _notes(numbers: pd.DataFrame, study: Study) -> list[str]:
     if numbers.empty and numbers.attrs.get("sweeps"):
         return ["The only complete cells are those of sweeps; see sweep_*.md."]
     if numbers.empty:
-        return ["There are no complete cells yet."]
+        return [no_cells(study)]
     own = numbers[~numbers["published"]]
     return [*_reading(own), *_completeness(own), *_comparing(own), *_about_tuned(own), *_sources(numbers)]
 

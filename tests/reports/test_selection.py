@@ -14,13 +14,15 @@ from reports.study_runs import StudyRuns
 from tests.support.drivers.driving import Tracker, run
 
 STUDY = ("backbones=[lmf]", "occlusion.ratios=[0]")
+BEST = 2
 
 
 @pytest.fixture
 def ask(var_dir, monkeypatch):
-    """A function that runs a request without training."""
+    """A function that runs a request without training; each training's best epoch is `BEST`."""
     scores = {"valid": {"loss": 1.0}, "test": {"mae": 1.0}}
-    monkeypatch.setattr("harness.launchers.job.train", lambda *rest: Result("complete", scores))
+    result = Result("complete", scores, cell={"best_epoch": BEST})
+    monkeypatch.setattr("harness.launchers.job.train", lambda *rest: result)
 
     def ask(methods, seeds, *more):
         assert run(var_dir, *STUDY, f"methods=[{methods}]", f"seeds=[{seeds}]", *more) == 0
@@ -76,3 +78,40 @@ def test_requests_of_an_earlier_version(ask):
     then = json.loads(json.dumps({"arguments": [], "columns": columns, "cells": rows}))
     assert requests_of(then) == requests_of(now)
     assert {key[3] for key in requests_of(now)} == {0.0, 0.5}
+
+
+def test_warnings_count_only_the_trainings_that_the_report_shows(ask):
+    def improving(runs):
+        return [text for text in load_study(runs).warnings if "still improving" in text]
+
+    short, long = f"train.max_epochs={BEST}", f"train.max_epochs={BEST + 1}"
+    assert improving(ask("none,mixup", "1,2,3", long)) == []
+    [sentence] = improving(ask("none,mixup", "1,2", short))
+    assert sentence.startswith("lmf on synthetic_mosi: 4 of 4 trainings were still improving")
+    # The shown trainings of mixup have an epoch more.
+    assert improving(ask("mixup", "1,2,3,4", long)) == []
+
+
+@pytest.mark.parametrize("server", [False, True])
+def test_rows_have_the_settings_that_they_were_trained_with(ask, var_dir, monkeypatch, server):
+    ask("mixup", "1,2", "train.max_epochs=3")
+    monkeypatch.setattr("harness.tracking.tracker.BATCH", 2)
+    ask("mixup{alpha:1.0},mixup{alpha:0.5}", "1,2", "train.max_epochs=4", "train.max_batches=7")
+    if server:  # whose database cannot be read
+        monkeypatch.setattr(Tracker, "_engine", lambda self: None)
+    rows = exported(var_dir, "all=true")
+    assert rows.groupby("configuration")["resolved"].nunique().tolist() == [1, 1, 1]
+    settings = [json.loads(text) for text in rows["resolved"]]
+    of = [
+        (s["method_settings"]["alpha"], s["backbone_settings"]["max_epochs"], s["max_batches"])
+        for s in settings
+    ]
+    assert sorted(zip(of, rows["seed"], strict=True), key=str) == [
+        *(((0.5, 4, 7), 1), ((0.5, 4, 7), 2), ((1.0, 3, None), 1), ((1.0, 3, None), 2)),
+        *(((1.0, 4, 7), 1), ((1.0, 4, 7), 2)),
+    ]
+    # The default's changes do not tell its versions apart.
+    assert set(rows["settings"]) == {"{}", '{"alpha": 0.5}'}
+    [cell] = {s["precision"] for s in settings}
+    assert cell == "fp32"
+    assert not {"seed", "ratios", "train_ratio", "dataset", "backbone"} & set(settings[0])

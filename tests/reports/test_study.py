@@ -10,6 +10,7 @@ from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
 from harness.matrix import RESULTS_VERSION
 from harness.study.description import CODE_FILE, DATASETS_FILE, MATRIX_FILE
+from reports import commands
 from reports.figures import latents
 from reports.figures import ranks as rank_figure
 from reports.page import summary
@@ -187,17 +188,16 @@ def test_cells_with_other_settings_do_not_enter_a_mean(var):
 
 def test_a_command_that_fills_a_hole_repeats_the_last_request():
     study = make_study(1, ("synthetic_mosi",), ("tfn",), ("none",), sweeps=False, samples=False)
-    assert study.command("make sweep PARAM=delta") == "make sweep PARAM=delta"
+    assert commands.sweep(study, "delta") == "make sweep PARAM=delta"
     named = dataclasses.replace(study, name="my study", request=("profile=quick", "study=my study"))
-    more = "make benchmark ARGS=matrix=ablation"
-    assert named.command(more) == f"{more} STUDY='my study'"
+    assert commands.ablation(named) == "make benchmark ARGS=matrix=ablation STUDY='my study'"
     own = ("datasets=[mine]", "dataset.mine.path=a b.pkl", "methods=[none,mixup]", "seeds=[1]", "study=mine")
     mine = dataclasses.replace(study, name="mine", request=own)
     same = "study=mine 'datasets=[mine]' 'dataset.mine.path=a b.pkl'"
     ablation = f"python -m harness.benchmark matrix=ablation {same} 'seeds=[1]'"
-    assert mine.command(more) == ablation
-    assert mine.command("make sweep PARAM=delta") == f"python -m sweeps.run param=delta {same}"
-    assert mine.command("make benchmark ARGS='occlusion.ratios=[0,0.5]'").startswith(
+    assert commands.ablation(mine) == ablation
+    assert commands.sweep(mine, "delta") == f"python -m sweeps.run param=delta {same}"
+    assert commands.occluded(mine).startswith(
         "python -m harness.benchmark 'occlusion.ratios=[0,0.5]' study=mine "
     )
 

@@ -13,7 +13,7 @@ from harness.tracking.tags import Trial
 from harness.tracking.tracker import Tracker
 from harness.train.result import Predictions, Result
 from reports import export
-from reports.frame import EXPORT, SCORES, load_frame, metric_kinds
+from reports.frame import EXPORT, SCORES, TRIAL, load_frame, metric_kinds
 from reports.tables.seed_means import main_numbers, occlusion_numbers
 from tests.support.cells import make_cell, with_changes
 from tests.support.studies import as_latex, as_markdown, score_rows
@@ -97,26 +97,31 @@ def test_cells_of_sweeps_stay_out_unless_a_sweep_is_asked_for(logged, tmp_path, 
     assert "alpha" in mix.variant
     wanted = {
         "rate": {
-            (cells[0], '{"learning_rate": 0.5}'),
-            (cells[0], '{"learning_rate": 0.25}'),
-            (cells[1], '{"learning_rate": 0.5}'),
-            (cells[2], '{"learning_rate": 0.25}'),
-            (mix, json.dumps({**mix.variant, "sigma": 2.0}, sort_keys=True)),
+            # Of equal trials the complete one is named, if it has the cell.
+            (cells[0], '{"learning_rate": 0.5}', "rate", 0),
+            (cells[0], '{"learning_rate": 0.25}', "rate", 1),
+            (cells[1], '{"learning_rate": 0.5}', "rate", 0),
+            (cells[2], '{"learning_rate": 0.25}', "rate", 2),
+            (mix, json.dumps({**mix.variant, "sigma": 2.0}, sort_keys=True), "rate", 3),
         },
-        "copy": {(cells[2], '{"dropout": 0.0}')},
+        "copy": {(cells[2], '{"dropout": 0.0}', "copy", 0)},
     }
-    for sweep, pairs in wanted.items():
-        out, clips = tmp_path / "a.csv", tmp_path / "a.parquet"
-        asked = ["study=s", f"var_dir={tracker.var_dir}", f"out={out}", f"predictions={clips}"]
-        assert export.main([*asked, f"sweep={sweep}"]) == 0
+    asked = {f"sweep={sweep}": rows for sweep, rows in wanted.items()}
+    asked["sweeps=true"] = wanted["rate"] | wanted["copy"]
+    out, clips = tmp_path / "a.csv", tmp_path / "a.parquet"
+    given = ["study=s", f"var_dir={tracker.var_dir}", f"out={out}", f"predictions={clips}"]
+    for argument, pairs in asked.items():
+        assert export.main([*given, argument]) == 0
         numbers = pd.read_csv(out)
-        assert tuple(numbers.columns) == EXPORT
-        counts = numbers.groupby(["cell_id", "settings"]).size().to_dict()
-        assert counts == {(cell.cell_id, text): 18 for cell, text in pairs}
-        ids = sorted({cell.cell_id for cell, _ in pairs})
+        assert tuple(numbers.columns) == (*EXPORT, *TRIAL)
+        counts = numbers.groupby(["cell_id", "settings", "sweep", "trial"]).size().to_dict()
+        assert counts == {(cell.cell_id, *rest): 18 for cell, *rest in pairs}
+        ids = sorted({cell.cell_id for cell, *_ in pairs})
         assert pd.read_parquet(clips)["cell_id"].tolist() == ids
         assert f"of {len(ids)} cells" in capsys.readouterr().out
-    assert export.main([*asked, "sweep=raet"]) == 2
+    assert export.main([*given, "sweeps=true", "sweep=rate"]) == 2
+    assert "Give sweeps=true for all sweeps or sweep=rate for one" in capsys.readouterr().err
+    assert export.main([*given, "sweep=raet"]) == 2
     assert capsys.readouterr().err == (
         "Error: Unknown sweep 'raet'; allowed: copy, rate. Did you mean 'rate'?\n"
     )
@@ -143,6 +148,30 @@ def test_a_study_of_sweeps_alone_names_their_tables(logged):
     logged((make_cell("none", "lmf"), {}, 0.0))
     assert not load_frame(tracker).attrs["sweeps"]
     assert "sweep" not in as_markdown(main_numbers(load_frame(tracker), {"mosi": "mosi"}))
+
+
+def test_an_export_of_a_study_that_holds_only_sweeps_says_what_to_type(logged, tmp_path, capsys):
+    cell = make_cell("none")
+    tracker = logged((cell, {"sweep": "xi a"}, 0.0))
+    given = ["study=s", f"var_dir={tracker.var_dir}", f"out={tmp_path / 'a.csv'}"]
+    assert export.main([*given, "sweeps=true"]) == 2
+    assert "has no sweeps; leave out sweeps=true" in capsys.readouterr().err
+    for sweep, wanted in (
+        ("xi a", "holds only trials of xi a: 'sweep=xi a' exports them.\n"),
+        (
+            "delta",
+            "holds only trials of delta, xi a: sweep=delta exports those of one, sweeps=true those of all.\n",
+        ),
+    ):
+        log_trial(tracker, sweep, 0, {}, [cell])
+        assert export.main(given) == 0
+        assert capsys.readouterr().out.startswith(f"Study 's' {wanted}")
+    for advised in ("sweep=xi a", "sweep=delta", "sweeps=true"):
+        assert export.main([*given, advised]) == 0
+        assert "of 1 cells" in capsys.readouterr().out
+    logged((make_cell("none", "lmf"), {}, 0.0))
+    assert export.main(given) == 0
+    assert "only" not in capsys.readouterr().out
 
 
 # Of frames

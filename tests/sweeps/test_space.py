@@ -373,7 +373,7 @@ def test_a_wrong_file_is_told_what_is_wrong_in_one_sentence(tmp_path, text, word
     assert re.fullmatch(r"Search space \S+mine\.yaml: .*[.?]", str(error.value))
 
 
-def test_a_name_that_is_neither_known_nor_a_files_is_told_the_known_ones(tmp_path):
+def test_a_name_that_is_neither_known_nor_a_files_is_told_the_known_ones(tmp_path, monkeypatch):
     for name in ("", "../spaces/delta", "ALL", "detla"):
         with pytest.raises(UserError, match=r"^Unknown search space ") as error:
             load_space(name)
@@ -383,7 +383,13 @@ def test_a_name_that_is_neither_known_nor_a_files_is_told_the_known_ones(tmp_pat
         with pytest.raises(UserError) as error:
             load_space(name)
         assert str(error.value).startswith(f"Search space {Path(name).expanduser()}: There is no such file; ")
-        assert str(error.value).endswith(f": {', '.join(SPACES)}.")
+        assert str(error.value).endswith("; give another path, or one of param=delta|xi|alpha|heads|all.")
+    monkeypatch.setattr("sweeps.space_file.METHODS", {**METHODS, "new": METHODS["mixup"]})
+    monkeypatch.setattr("sweeps.space_file.SPACES", (*SPACES, "new"))
+    with pytest.raises(
+        UserError, match=r"new\.yaml: There is no such file; write it like the others in this folder"
+    ):
+        load_space("new")
     with pytest.raises(UserError, match="cannot be read"):
         read_space(tmp_path)
 

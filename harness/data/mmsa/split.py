@@ -49,6 +49,9 @@ class MmsaSplit:
     notes: Notes
     memory: MemoryLimit
 
+    def __post_init__(self) -> None:
+        self.keys = list(self.content)  # of the file, for errors: reading removes them from the content
+
     def error(self, key: str, what: str) -> UserError:
         """Build the error about a key; ``what`` is the predicate of its sentence."""
         return UserError(f"{self.file}: {self.split}/{key} {what}.")
@@ -62,8 +65,8 @@ class MmsaSplit:
         """Remove a key and return its numbers as an array of any real dtype; raises UserError."""
         if key not in self.content:
             raise UserError(
-                f"{self.file}: split {self.split!r} has no {key!r}; found: {list_names(self.content)}."
-                f"{nearest(key, [name for name in printable_names(self.content) if name not in _NAMES])}"
+                f"{self.file}: split {self.split!r} has no {key!r}; found: {list_names(self.keys)}."
+                f"{nearest(key, [name for name in printable_names(self.keys) if name not in _NAMES])}"
             )
         try:
             array = as_numbers(self.content.pop(key), self.memory)

@@ -458,7 +458,7 @@ def test_reports_know_their_own_settings_only():
         assert "study=NAME" in refusal(*arguments, load=load_report)
     for argument in ("datasets=[mosi]", "dataset.x.path=a", "launcher=inline", "profile=quick"):
         message = refusal("study=a", argument, load=load_report)
-        assert "allowed: all, out, port, predictions, study, sweep, tracking, var_dir" in message
+        assert "allowed: all, out, port, predictions, study, sweep, sweeps, tracking, var_dir" in message
     assert refusal("study=a", "ot=x", load=load_report).endswith("Did you mean 'out'?")
 
 

@@ -496,6 +496,11 @@ REFUSED = {
     "near": (rename("train", "traim"), "Did you mean 'traim'?"),
     "split is {}": (lambda c: c.__setitem__("test", {}), "split 'test' is empty"),
     "no text": (drop("train", "text"), "split 'train' has no 'text'"),
+    # What was read before is in the list, too.
+    "no vision": (
+        drop("train", "vision"),
+        f"found: {', '.join(n for n in make_content()['train'] if n != 'vision')}.",
+    ),
     "no labels": (drop("test", LABELS), "split 'test' has no 'regression_labels'"),
     "empty split": (change("valid", LABELS, []), "split 'valid' is empty"),
     "labels (N, 2)": (change("train", LABELS, np.zeros((5, 2))), "_labels has shape (5, 2)"),

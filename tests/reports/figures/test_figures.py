@@ -3,7 +3,7 @@
 import json
 import math
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import pandas as pd
@@ -12,6 +12,7 @@ from matplotlib import pyplot as plt
 from scipy.stats import t, ttest_1samp
 
 from harness.metrics import DIRECTION
+from reports import commands
 from reports.figures import forest, mechanism, occlusion, radar, style, sweeps
 from reports.figures import ranks as ranking
 from reports.page.report import place
@@ -81,7 +82,7 @@ def drawn(figure, study):
     if data.empty:
         return data, "", []
     with style.styled():
-        drawing = figure.draw(data, figure.title + place(data), study.command)
+        drawing = figure.draw(data, figure.title + place(data), partial(commands.sweep, study))
         drawing.draw_without_rendering()
     plt.close(drawing)
     assert plt.get_fignums() == []
@@ -116,7 +117,9 @@ def test_the_same_data_give_the_same_bytes(tmp_path):
     data = occlusion.data(study)
     for _ in range(2):
         with style.styled():
-            paths = style.save(occlusion.draw(data, "t", study.command), tmp_path, "occlusion")
+            paths = style.save(
+                occlusion.draw(data, "t", partial(commands.sweep, study)), tmp_path, "occlusion"
+            )
         written.append([path.read_bytes() for path in paths])
     assert written[0] == written[1]
     assert [path.suffix for path in paths] == [".pdf", ".svg", ".png"]

@@ -5,6 +5,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -16,6 +17,7 @@ from sklearn.decomposition import PCA
 
 from backbones.batch import MODALITIES
 from harness.errors import StoreError
+from reports import commands
 from reports.figures import batch, latents, style, tsne
 from reports.figures.projection import kl_estimate
 from tests.support.paths import ROOT
@@ -55,7 +57,7 @@ def drawn(figure, study):
     copy = data.copy(deep=True)
     assert figure.caption(data)
     with style.styled():
-        drawing = figure.draw(data, figure.title, study.command)
+        drawing = figure.draw(data, figure.title, partial(commands.sweep, study))
         drawing.canvas.draw()
         plt.close(drawing)
     assert plt.get_fignums() == []

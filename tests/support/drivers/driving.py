@@ -67,10 +67,9 @@ def comparable(frame):
 
 def comparable_bytes(path):
     """An export's CSV without what may differ between two runs of the same cells."""
-    rows = [line.split(b",") for line in path.read_bytes().splitlines()]
-    # Settings are JSON, with commas of their own; the columns that matter are counted from the end.
-    kept = [row[:-1] for row in rows if row[-6].decode() not in TIMINGS]
-    return b"\n".join(b",".join(row) for row in kept)
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    lines = zip(path.read_bytes().splitlines()[1:], table["metric"], table["run_id"], strict=True)
+    return [line.replace(run.encode(), b"") for line, metric, run in lines if metric not in TIMINGS]
 
 
 def environment_of(mark, **more):
