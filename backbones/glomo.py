@@ -37,7 +37,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from backbones.base import Backbone, BackboneSettings, Fused, Sizes, by_modality
+from backbones.base import KINDS, Backbone, BackboneSettings, Fused, Sizes, by_modality
 from backbones.batch import MODALITIES, Latents, valid_steps
 from backbones.cpu.dropout import Dropout
 from backbones.experts import WEIGHT_DEVIATION, SparseExperts
@@ -90,10 +90,8 @@ class GLoMo(Backbone):
     title = "GLoMo"
     citation = "Zhuang et al., GLoMo: Global-Local Modal Fusion for Multimodal Sentiment Analysis, MM 2024"
     Settings = GLoMoSettings
-    published = {
-        like: {"batch_size": 64, "learning_rate": 4e-5, "weight_decay": 1e-4}
-        for like in ("mosi", "mosei", "sims")
-    }
+    published = {like: {"batch_size": 64, "learning_rate": 4e-5, "weight_decay": 1e-4} for like in KINDS}
+    published_text = {"learning_rate": 4e-5, "weight_decay": 1e-4}
     text_layers = 2
 
     def __init__(self, settings: GLoMoSettings, sizes: Sizes):
