@@ -167,11 +167,12 @@ def mix(
     indices: Tensor,
     weights: Tensor | Mapping[str, Tensor],
     label_weights: Tensor | None = None,
+    convex: bool = True,
 ) -> Mixed:
     """Build mixed examples from members and weights (one tensor for all modalities, or one per modality).
 
-    A mixed sequence is as long as its longest member with positive weight. Its step counts as kept if any
-    such member kept the step.
+    A mixed sequence is as long as its longest member of nonzero weight. Its step counts as kept if any such
+    member kept the step. convex: assert that weights are in [0, 1] and sum to 1.
 
     Shape: indices (n, k); weights (n, k) or (n, k, ...); label_weights (n, k), by default the common weights.
     """
@@ -179,8 +180,9 @@ def mix(
         label_weights = weights if label_weights is None else label_weights
         weights = dict.fromkeys(latents.values, weights)
     assert label_weights is not None, "weights per modality need weights for the label"
-    for w in (*weights.values(), label_weights):
-        _assert_convex(w)
+    if convex:
+        for w in (*weights.values(), label_weights):
+            _assert_convex(w)
     mixed = Latents(
         {m: interpolate(values, indices, weights[m]) for m, values in latents.values.items()},
         {m: (x[indices] * _present(weights[m])).amax(1) for m, x in latents.lengths.items()},
@@ -191,8 +193,8 @@ def mix(
 
 
 def _present(weights: Tensor) -> Tensor:
-    """Mask the members that have any positive weight. Shape: (n, k, ...) -> (n, k) bool."""
-    return (weights > 0).flatten(2).any(2) if weights.ndim > 2 else weights > 0
+    """Mask the members that have any nonzero weight. Shape: (n, k, ...) -> (n, k) bool."""
+    return (weights != 0).flatten(2).any(2) if weights.ndim > 2 else weights != 0
 
 
 def _assert_convex(weights: Tensor) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from backbones import BACKBONES
-from backbones.base import resolve_settings
+from backbones.base import KINDS, resolve_settings
 from harness.databases import redact
 from harness.matrix import RESULTS_VERSION
 from harness.study.description import DATASETS_FILE, request_rows, twins
@@ -261,7 +261,9 @@ def _settings(tracker: Tracker, cells: Iterable[Run], datasets: Iterable[Mapping
     for (backbone, dataset), run in sorted(first.items()):
         base = backbone.partition("[")[0]
         if base in BACKBONES and dataset in like:
-            changes = _changes(tracker.parameters(run.run_id), base, like[dataset])
+            # Published results of a dataset have its own settings, whatever this study took it for.
+            kind = dataset if dataset in KINDS else like[dataset]
+            changes = _changes(tracker.parameters(run.run_id), base, kind)
             names.setdefault((backbone, ", ".join(changes)), []).append(dataset)
     return [
         f"{backbone} on {', '.join(on)}: {changes}." for (backbone, changes), on in names.items() if changes
@@ -271,6 +273,10 @@ def _settings(tracker: Tracker, cells: Iterable[Run], datasets: Iterable[Mapping
 def _changes(parameters: Mapping[str, str], backbone: str, like: str) -> list[str]:
     """List a run's settings that differ from the published ones: ``lr 0.1 (0.001)``."""
     entry = BACKBONES[backbone]
-    published = sorted(flatten(vars(resolve_settings(entry, entry.Settings(), like))).items())
-    ours = {name: parameters.get(f"{PREFIX}{name}", str(value)) for name, value in published}
-    return [f"{name} {ours[name]} ({value})" for name, value in published if ours[name] != str(value)]
+    published = dict(sorted(flatten(vars(resolve_settings(entry, entry.Settings(), like))).items()))
+    ours = {name: parameters.get(f"{PREFIX}{name}", str(value)) for name, value in published.items()}
+    if parameters.get("text.encoder") == "bert" and parameters.get("text.finetune") == "True":
+        published |= {f"text.{name}": value for name, value in entry.published_text.items()}
+        # Earlier versions had no weight decay of the encoder.
+        ours |= {f"text.{name}": parameters.get(f"text.{name}", "0.0") for name in entry.published_text}
+    return [f"{name} {ours[name]} ({value})" for name, value in published.items() if ours[name] != str(value)]

@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-METRICS_OF = {"mosi": "mosi", "mosei": "mosei", "sims": "sims"}
-LABEL_SCALES = {"mosi": 3.0, "mosei": 3.0, "sims": 1.0}
+METRICS_OF = {"mosi": "mosi", "mosei": "mosei", "sims": "sims", "simsv2": "sims"}
+LABEL_SCALES = {"mosi": 3.0, "mosei": 3.0, "sims": 1.0, "simsv2": 1.0}
 
 
 @dataclass
 class DatasetConfig:
     """One dataset: an MMSA pickle or a synthetic dataset.
 
-    like: "mosi" | "mosei" | "sims", which sets metrics, label scale and backbone settings at once. path: an
-    MMSA pickle; None: file_unaligned or file_aligned under data_root, or, if ``synthetic``, data generated
-    from ``seed`` at ``size`` ("quick" | "full") with ``clips`` clips in total. Labels are in
+    like: "mosi" | "mosei" | "sims" | "simsv2", which sets metrics, label scale and backbone settings at once.
+    path: an MMSA pickle; None: file_unaligned or file_aligned under data_root, or, if ``synthetic``, data
+    generated from ``seed`` at ``size`` ("quick" | "full") with ``clips`` clips in total. Labels are in
     ``[label_center - label_scale, label_center + label_scale]``, and label_center is neutral. standardize:
     scale each feature by its mean and standard deviation over the training split.
     """
@@ -72,11 +72,16 @@ class DataConfig:
 
 @dataclass
 class BertConfig:
-    """Pretrained text encoder for ``text=bert``; model: a directory or a name on the Hugging Face hub."""
+    """Pretrained text encoder for ``text=bert``.
+
+    model: a directory or a name on the Hugging Face hub. learning_rate, weight_decay: of a fine-tuned
+    encoder; None: the values for the backbone.
+    """
 
     model: str | None = None
     finetune: bool = True
-    learning_rate: float = 2e-5
+    learning_rate: float | None = None
+    weight_decay: float | None = None
 
 
 @dataclass

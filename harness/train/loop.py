@@ -62,6 +62,8 @@ def train(
             checkpoint.save(training.state_dict())
             return Result("paused", curves=training.curves)
         valid_loss = _next_epoch(cell, training, splits, epoch)
+        # NOTE[DIFF] this is the loss of the whole split, unrounded. MMSA averages the means of shuffled
+        # batches, so clips of a smaller last one weigh more, and rounds to four digits: small gains are none.
         if valid_loss < training.best_loss:
             training.keep_best(epoch, valid_loss)
         elif epoch - training.best_epoch >= rules.early_stop:
@@ -91,7 +93,7 @@ def start_or_resume(
     backbone, method = build(cell, dataset, device, text_model)
     if cell.compile:
         compile_steps(backbone)
-    training = TrainingState(backbone, method, make_optimizer(backbone, method, cell.text.learning_rate))
+    training = TrainingState(backbone, method, make_optimizer(backbone, method, cell.text))
     if checkpoint is None or stored is None:
         return training
     try:

@@ -220,7 +220,9 @@ def _sources(numbers: pd.DataFrame) -> Iterator[str]:
     if titles:
         yield f"{', '.join(titles)}: the authors released no code."
     if numbers["published"].any():
-        yield (
-            f"Published: {SOURCE}; its data, settings and choice of epochs differ from ours, "
-            "and MISA's text is read by a fine-tuned BERT."
-        )
+        yield f"Published: {SOURCE}; its data and choice of epochs differ from ours, as may its settings."
+        if "misa" in set(numbers[numbers["published"]]["backbone"]):
+            yield (
+                "MISA's published results are those of a fine-tuned BERT, but ours have fixed text features; "
+                "text=bert fine-tunes it with the published settings."
+            )

@@ -78,6 +78,8 @@ def test_the_catalogue_lists_everything(capsys):
             for key, value in catalog.defaults(entry).items():
                 assert f"{key}:" in block, (name, key)
                 assert value is None or readable_settings({key: value})[1:-1] in block
+            rates = readable_settings(getattr(entry, "published_text", {}))[1:-1].replace(",", ", ")
+            assert rates in block
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import harness
 from backbones import BACKBONES
-from backbones.base import resolve_settings
+from backbones.base import KINDS, resolve_settings
 from harness.config.compose import (
     GROUPS,
     apply,
@@ -475,7 +475,7 @@ def test_overrides_reach_the_settings_and_leave_the_defaults_alone():
     assert settings_of(DEFAULT, "method", "ms_mix", {}) == METHODS["ms_mix"].Settings()
 
 
-@pytest.mark.parametrize("like", ["mosi", "mosei", "sims"])
+@pytest.mark.parametrize("like", KINDS)
 @pytest.mark.parametrize("name", BACKBONES)
 def test_a_field_left_at_none_takes_the_published_value(name, like):
     backbone = BACKBONES[name]

@@ -41,7 +41,7 @@ def slow_values(steps):
         for row, members in enumerate(mixed.indices.tolist()):
             if mixed.counted is not None and not mixed.counted[row]:
                 continue
-            present = [i for i, w in zip(members, mixed.label_weights[row].tolist(), strict=True) if w > 0]
+            present = [i for i, w in zip(members, mixed.label_weights[row].tolist(), strict=True) if w != 0]
             pairs = list(itertools.combinations(present, 2))
             opposite.append(sum(float(labels[i] * labels[j]) < 0 for i, j in pairs) / max(len(pairs), 1))
             mixed_labels.append(float(mixed.labels[row]))

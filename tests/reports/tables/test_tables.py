@@ -236,3 +236,11 @@ def test_occlusion_has_a_group_per_protocol_and_ratio():
     clean = numbers[(numbers["occlusion_protocol"] == "test") & (numbers["occlusion_ratio"] == 0)]
     same = clean.drop(columns=conditions).reset_index(drop=True)
     pd.testing.assert_frame_equal(same, main_numbers(tidy, KINDS))
+
+
+@pytest.mark.parametrize(("backbone", "said"), [("misa", True), ("misa[bert]", False), ("tfn", False)])
+def test_the_text_of_misas_published_results_is_told_beside_ours_of_features(backbone, said):
+    tidy = frame(rows("none", all_metrics(0.5, kind="mosi"), dataset="mosi", backbone=backbone))
+    text = as_markdown(main_numbers(tidy, {"mosi": "mosi"}))
+    assert "none (published)" in text
+    assert ("fine-tuned BERT, but ours have fixed text features" in text) == said
