@@ -13,12 +13,15 @@ import pandas as pd
 
 from backbones import BACKBONES
 from backbones.base import KINDS, resolve_settings
+from harness.config.compose import report_settings
+from harness.config.schema import ReportSettings
 from harness.databases import redact
 from harness.matrix import RESULTS_VERSION
 from harness.study.description import DATASETS_FILE, request_rows, twins
 from harness.tracking.tags import flatten, label_of
 from harness.tracking.tracker import SWEEP, Run, Tracker
 from harness.tracking.versions import version_of
+from reports.clips import StudyClips
 from reports.frame import (
     complete_cells,
     is_ablation,
@@ -30,7 +33,7 @@ from reports.frame import (
 )
 from reports.mlflow_links import LOCAL, Links
 from reports.selection import left_out_sentence, requests_of
-from reports.stats.comparison import clean
+from reports.stats.comparison import BASELINE, Clips, clean
 from reports.study_runs import StudyRuns
 from reports.trials import load_trials
 
@@ -58,7 +61,8 @@ class Study:
     settings: sentences about settings that differ from the published ones. warnings: sentences about results
     of other versions and about trainings that were still improving at their end. description: the study's
     description in MLflow. request: arguments of the last call of the benchmark. located: settings that tell
-    commands where the study's store is.
+    commands where the study's store is. clips: what predictions say of the test clips, None: nothing is
+    known. baselines: the methods that all are compared with. margins: metric -> gains that count as equal.
     """
 
     name: str
@@ -77,6 +81,9 @@ class Study:
     description: str = ""
     request: Sequence[str] = ()
     located: Sequence[str] = ()
+    clips: Clips | None = None
+    baselines: Sequence[str] = (BASELINE,)
+    margins: Mapping[str, float] = field(default_factory=dict)
 
     def scores(self) -> pd.DataFrame:
         """Return scores of the test split without ablations: columns ``SCORES``, methods as in tables.
@@ -118,19 +125,26 @@ class Study:
         return " (synthetic stand-in data)" if kinds == {True} else " (includes synthetic stand-in data)"
 
 
-def load_study(runs: StudyRuns) -> Study:
-    """Read everything that a report shows; samples are read lazily."""
+def load_study(runs: StudyRuns, settings: ReportSettings | None = None) -> Study:
+    """Read everything that a report shows; samples and predictions are read lazily.
+
+    settings: of the report; None: those of the last request.
+    """
     tracker = runs.tracker
     cells, shown = complete_cells(runs), shown_cells(runs)
     stored = json.loads(tracker.study_file(DATASETS_FILE) or "[]")
     datasets = [entry for entry in stored if "splits" in entry]  # absent in studies of an older version
     matrix = runs.matrix()
     by_id = {run.run_id: run for run in shown.values()}
+    arguments = tuple(matrix.get("arguments", ()))
+    settings = report_settings(arguments) if settings is None else settings
+    kinds = metric_kinds(runs)
+    clips = StudyClips(shown.values(), kinds, runs.predictions)
     base = redact(tracker.uri).rstrip("/") if tracker.uri.startswith(("http://", "https://")) else LOCAL
     return Study(
         name=tracker.study,
         frame=load_frame(runs, requests=requests_of(matrix)),
-        kinds=metric_kinds(runs),
+        kinds=kinds,
         trials=load_trials(runs),
         outcomes=_outcomes(matrix, cells, _failures(runs, cells.values())),
         links=Links(base, tracker.experiment_id),
@@ -144,10 +158,14 @@ def load_study(runs: StudyRuns) -> Study:
             *_versions(runs),
             *filter(None, [left_out_sentence(len(cells) - len(shown))]),
             *_lost(tracker, shown.values()),
+            *_without_predictions(clips, len(shown)),
             *_cut_short(tracker, shown.values()),
         ],
         description=tracker.description(),
-        request=tuple(matrix.get("arguments", ())),
+        request=arguments,
+        clips=clips,
+        baselines=tuple(dict.fromkeys(filter(None, (BASELINE, settings.baseline)))),
+        margins=dict(settings.equal_within),
         located=tuple(tracker.located()),
     )
 
@@ -229,6 +247,17 @@ def _lost(tracker: Tracker, cells: Collection[Run]) -> list[str]:
         f"The artifacts of {len(lost)} of {len(cells)} runs are gone ({run.artifact_uri} does not exist); "
         "their predictions and latents cannot be shown."
         for run in lost[:1]
+    ]
+
+
+def _without_predictions(clips: StudyClips, runs: int) -> list[str]:
+    """Return a warning if some runs have no predictions of the usual clips."""
+    missing = clips.without_predictions()
+    if not missing:
+        return []
+    return [
+        f"{missing} of {runs} runs have no predictions of the clips that the others were tested on; their "
+        "comparisons are undecided, because intervals for other clips need them."
     ]
 
 

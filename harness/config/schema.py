@@ -117,6 +117,19 @@ class LauncherConfig:
 
 
 @dataclass
+class ReportSettings:
+    """What a report shows; build: whether a benchmark or sweep ends with one (``report=false`` is short).
+
+    baseline: a method with which all are compared, beside "none". equal_within: metric -> gains below which
+    two methods count as equal, in units of the metric; without one, nothing is called equal.
+    """
+
+    build: bool = True
+    baseline: str | None = None
+    equal_within: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
 class SweepConfig:
     """Sweeps and tuning.
 
@@ -163,7 +176,7 @@ class Config:
     precision: str = "fp32"
     compile: bool = False
     retry: str | None = None
-    report: bool = True
+    report: ReportSettings = field(default_factory=ReportSettings)
     tuned: str | None = None
     occlusion: OcclusionConfig = field(default_factory=OcclusionConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -188,11 +201,11 @@ class SweepCommand(Config):
 
 @dataclass
 class ReportConfig:
-    """Configuration of `reports.build`, `reports.export` and `reports.ui`.
+    """Configuration of `reports.build`, `reports.export`, `reports.plan` and `reports.ui`.
 
     out, predictions: files to write. sweep: export the cells of this sweep's trials, not the study's matrix.
     sweeps: export those of all sweeps. all: export the cells that a report leaves out, too. port: of the UI;
-    default: 5000, or the next free one.
+    default: 5000, or the next free one. gain, metric: what a planned study is to find.
     """
 
     study: str | None = None
@@ -204,3 +217,6 @@ class ReportConfig:
     sweeps: bool = False
     port: int | None = None
     all: bool = False
+    gain: float | None = None
+    metric: str = "mae"
+    report: ReportSettings = field(default_factory=ReportSettings)

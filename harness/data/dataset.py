@@ -40,10 +40,16 @@ class Split:
 
     def videos(self) -> int | None:
         """Count the videos that the clips are cut from; None if some id does not name its video."""
-        ids = self.ids.tolist()
-        if not all(_AFTER_VIDEO in name for name in ids):
-            return None
-        return len({name.partition(_AFTER_VIDEO)[0] for name in ids})
+        names = videos_of(self.ids)
+        return None if names is None else len(set(names.tolist()))
+
+
+def videos_of(ids: np.ndarray) -> np.ndarray | None:
+    """Return the name of each clip's video; None if some id does not name it. Shape: (N,) unicode."""
+    names = ids.tolist()
+    if not all(_AFTER_VIDEO in name for name in names):
+        return None
+    return np.array([name.partition(_AFTER_VIDEO)[0] for name in names])
 
 
 @dataclass(frozen=True)

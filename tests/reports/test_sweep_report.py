@@ -235,7 +235,8 @@ def test_with_pruned_trials_the_test_is_of_the_others_and_p_at_the_level_a_claim
 @pytest.mark.parametrize(
     ("default", "best", "first_seed", "said"),
     [
-        ([(0.9, 0.7), (0.8, 0.9)], [(0.5, 0.66), (0.5, 0.91)], 1111, ", n = 2), inside the noise."),
+        ([(0.9, 0.7), (0.8, 0.9)], [(0.5, 0.66), (0.5, 0.91)], 1111,
+         ", n = 2), inside the noise between seeds."),
         ([(0.9, 0.7), (0.8, 0.9)], [(0.5, 0.6), (0.5, 99.0)], 1110,
          "has MAE 99.000, the default 0.700 (difference +98.300, one seed)."),
         ([(0.9, NAN), (0.8, 0.9)], [(0.5, 0.6), (0.5, 0.8)], 1111,
@@ -346,8 +347,8 @@ GOLDEN = """\
 delta on misa, synthetic\\_mosi: the setting matters beyond the noise between seeds: some are better than \
 others (p = 0.0083; 5 settings, 2 seeds). On the validation split, the best setting is delta=0.2 (valid \
 loss 0.455); the default, delta=0, has valid loss 0.550. On the test split, the best setting (delta=0.2) has \
-MAE 0.555, the default 0.650 (difference -0.095, 95% interval -0.159 to -0.031, n = 2). Of 6 settings 1 \
-failed (first reason: no memory).
+MAE 0.555, the default 0.650 (difference -0.095, 95% interval over seeds -0.159 to -0.031, n = 2). Of 6 \
+settings 1 failed (first reason: no memory).
 
 | Rank | delta | Seeds | valid loss ↓ | Test MAE ↓ | Test Corr ↑ | Note |
 | ---: | ---: | ---: | ---: | ---: | ---: | --- |
