@@ -1,13 +1,8 @@
-"""What a sweep shows: frame, settings, verdicts and files, from trackers that are plain objects."""
+"""Settings of a sweep: their ranks, their table, and what a verdict says of them."""
 
-import dataclasses
-import io
 import json
 import math
-import re
 import statistics
-from dataclasses import dataclass, field
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -18,119 +13,16 @@ from scipy import stats as scipy_stats
 
 from reports.stats.permutation import permutation_p
 from reports.stats.settings import identical_columns, settings_table, verdicts
-from reports.tables.sweeps import file_name, sweep_tables
-from reports.tables.table import write_table
-from reports.trials import COLUMNS, load_trials
-from tests.support.studies import empty_study
+from reports.trials import load_trials
+from tests.support.sweeps import SMALL, Sweep, delta_sweep, sentence, table_of, verdict
 
 NAN = math.nan
 
 
-@dataclass
-class Sweep:
-    """A tracker: trials are added one by one, with (valid loss, test MAE) or a dict of metrics per seed."""
-
-    name: str = "delta"
-    study: str = "s"
-    objective: str = "valid/loss"
-    dataset: str = "synthetic_mosi"
-    backbone: str = "misa"
-    runs: list = field(default_factory=list)
-    cells: dict = field(default_factory=dict)
-
-    def trials(self):
-        return list(self.runs)
-
-    def complete(self):
-        return dict(self.cells)
-
-    def add(self, params, *scores, state="complete", first_seed=1111, **tags):
-        number, names = len(self.runs), {}
-        for seed, score in enumerate(scores, first_seed):
-            usual = {"test/corr": 0.5, "cell/train_s": number}
-            metrics = score if isinstance(score, dict) else {
-                "valid/loss": score[0], "test/mae": score[1], **usual}  # fmt: skip
-            names[str(seed)] = f"{self.name} {self.dataset} {self.backbone} {number} {seed}"
-            self.cells[names[str(seed)]] = SimpleNamespace(metrics=metrics)
-        means = [self.cells[cell_id].metrics[self.objective] for cell_id in names.values()]
-        metrics = {"objective": statistics.fmean(means)} if means and state == "complete" else {}
-        own = {"sweep": self.name, "dataset": self.dataset, "backbone": self.backbone, "method": "ms_mix"}
-        own |= {"objective": self.objective, "trial": str(number), "state": state, "synthetic": "true"}
-        own |= {"params": json.dumps(params), "cells": json.dumps(names)}
-        self.runs.append(SimpleNamespace(run_id=f"r{number}", tags=own | tags, metrics=metrics))
-        return self
-
-
-def delta_sweep(values, default=0, **options):
-    sweep = Sweep(**options)
-    for k in range(values.shape[1]):
-        tag = {"default": "true"} if k == default else {}
-        sweep.add({"delta": k / 10}, *((v, v + 0.1) for v in values[:, k]), **tag)
-    return sweep
-
-
-def verdict(sweep):
-    (found,) = verdicts(load_trials(sweep))
-    return found
-
-
-def sentence(sweep):
-    return verdict(sweep).sentence
-
-
-def table_of(sweep):
-    return settings_table(load_trials(sweep))
-
-
-def written(sweep, folder):
-    """The files of the sweep's tables: CSV, Markdown, LaTeX."""
-    folder.mkdir(exist_ok=True)
-    study = dataclasses.replace(empty_study(), name=sweep.study, trials=load_trials(sweep))
-    return [path for table in sweep_tables(study) for path in write_table(table, folder)]
-
-
-def texts(sweep, folder):
-    return [path.read_text(encoding="utf-8") for path in written(sweep, folder)]
-
-
-SMALL = np.array([[0.50, 0.46, 0.41, 0.44, 0.49], [0.60, 0.57, 0.50, 0.55, 0.58]])
-
-
-def test_frame_has_a_row_per_number_of_each_seed_and_none_without_a_sweep(tmp_path):
-    sweep = Sweep().add(
-        {"xi2": 0.1, "xi1": 0.5},
-        {"valid/loss": 0.5, "test/mae": 0.7, "test_r0.50/mae": 0.9, "cell/epoch_s": 3.0, "epoch/loss": 1.0},
-        {"valid/loss": 0.6, "test/mae": NAN},
-        default="true",
-    )
-    empty, frame = load_trials(Sweep()), load_trials(sweep)
-    assert list(frame.columns) == list(empty.columns) == list(COLUMNS)
-    assert verdicts(empty) == written(Sweep(), tmp_path) == []
+def test_no_trials_have_no_verdict_and_an_empty_table():
+    empty = load_trials(Sweep())
+    assert verdicts(empty) == []
     assert settings_table(empty).empty
-    assert set(frame["params"]) == {'{"xi1": 0.5, "xi2": 0.1}'}
-    values = frame.dropna(subset="value").set_index(["seed", "split", "metric"])["value"].to_dict()
-    assert values == {
-        (1111, "valid", "loss"): 0.5,
-        (1111, "test", "mae"): 0.7,
-        (1111, "test_r0.50", "mae"): 0.9,
-        (1112, "valid", "loss"): 0.6,
-    }
-    assert len(frame) == 5
-    assert frame[["default", "synthetic"]].all(axis=None)
-    assert (frame["objective_value"] == 0.55).all()
-
-
-@pytest.mark.parametrize("backwards", [False, True])
-def test_a_retried_trial_counts_once_and_the_complete_one_at_that(backwards):
-    sweep = Sweep().add({"a": 1, "b": 2}, (0.9, 0.9), state="failed", reason="killed")
-    sweep.add({"b": 2, "a": 1}, (0.5, 0.6)).add({"a": 1, "b": 2}, (0.7, 0.6), state="pruned")
-    sweep.add({"a": 1, "b": 3}, state="failed", reason="x").add({"a": 1, "b": 3}, (0.7, 0.6), state="pruned")
-    if backwards:
-        sweep.runs.reverse()
-    table = table_of(sweep)
-    assert list(table["state"]) == ["complete", "pruned"]
-    assert list(table["trial"]) == [1, 4]
-    assert table["objective_value"].iloc[0] == 0.5
 
 
 def test_equal_params_of_different_groups_stay_apart():
@@ -166,13 +58,12 @@ def test_settings_equal_a_table_written_as_a_loop(columns, seeds, seed):
             assert (row[f"{name}_low"], row[f"{name}_high"]) == pytest.approx(tuple(wanted))
 
 
-def test_ranks_follow_the_metric_and_equals_share_one_with_the_default_first_among_them(tmp_path):
+def test_ranks_follow_the_metric_and_equals_share_one_with_the_default_first_among_them():
     sweep = Sweep(objective="valid/corr")
     for delta, corr in ((0.1, 0.3), (0.2, 0.6), (0.3, 0.5)):
         sweep.add({"delta": delta}, {"valid/corr": corr, "test/mae": 1.0})
     assert verdict(sweep).best == '{"delta": 0.2}'
     assert list(table_of(sweep)["rank"]) == [1, 2, 3]
-    assert "valid corr ↑" in texts(sweep, tmp_path)[1]
     sweep = Sweep()
     for number, loss in ((1, 0.6), (8, 0.5), (10, 0.5), (2, 0.5), (4, 0.5)):
         sweep.add({"heads": number}, (loss, 0.1 * number), default=json.dumps(number == 4))
@@ -336,92 +227,3 @@ def test_a_missing_cell_costs_its_setting_and_a_rare_seed_only_itself():
     assert "no uncertainty can be given where so few settings have results for all seeds" in found.sentence
     sweep.cells = left
     assert not verdict(sweep).flat
-
-
-GOLDEN = """\
-### Study s: sweep delta (synthetic stand-in data)
-
-#### ms\\_mix with misa on synthetic\\_mosi
-
-delta on misa, synthetic\\_mosi: the setting matters beyond the noise between seeds: some are better than \
-others (p = 0.0083; 5 settings, 2 seeds). On the validation split, the best setting is delta=0.2 (valid \
-loss 0.455); the default, delta=0, has valid loss 0.550. On the test split, the best setting (delta=0.2) has \
-MAE 0.555, the default 0.650 (difference -0.095, 95% interval -0.159 to -0.031, n = 2). Of 6 settings 1 \
-failed (first reason: no memory).
-
-| Rank | delta | Seeds | valid loss ↓ | Test MAE ↓ | Test Corr ↑ | Note |
-| ---: | ---: | ---: | ---: | ---: | ---: | --- |
-"""
-
-
-def test_files_start_as_written_by_hand_and_hold_the_same_settings_in_any_order_of_trials(tmp_path):
-    sweep = delta_sweep(SMALL).add({"delta": 0.8}, state="failed", reason="no memory")
-    files = written(sweep, tmp_path)
-    assert [path.name for path in files] == ["sweep_delta.csv", "sweep_delta.md", "sweep_delta.tex"]
-    numbers, markdown, latex = (path.read_text(encoding="utf-8") for path in files)
-    assert markdown.startswith(GOLDEN)
-    rows = markdown.removeprefix(GOLDEN).split("\n\n")[0].split("\n")
-    assert rows[0] == "| 1 | 0.2 | 2 | 0.455 ± 0.064 | 0.555 ± 0.064 | 0.500 ± 0.000 |  |"
-    assert rows[4].endswith("| 0.500 ± 0.000 | default |")
-    assert rows[5:] == ["| – | 0.8 | 0 | – | – | – | failed |"]
-    caption = "Study s: sweep delta, ms\\_mix with misa on synthetic\\_mosi (synthetic stand-in data).\n"
-    said = "delta on misa, synthetic\\_mosi: the setting matters"
-    assert f"\\caption{{{caption}{said}" in latex
-    objectives = pd.read_csv(io.StringIO(numbers))["objective_value"]
-    assert objectives.tolist()[:5] == sorted(SMALL.mean(axis=0))
-    sweep.runs.reverse()
-    sweep.cells = dict(reversed(sweep.cells.items()))
-    assert texts(sweep, tmp_path) == [numbers, markdown, latex]
-    # Intervals stand where three seeds have the number. Student's t: 4.3027 * 0.1 / sqrt(3).
-    _, markdown, latex = texts(Sweep().add({"delta": 0.1}, (0.4, 0.5), (0.6, NAN), (0.5, 0.8)), tmp_path)
-    shown = "0.500 ± 0.100 \\[0.252, 0.748\\] | 0.650 ± 0.212 | 0.500 ± 0.000 \\[0.500, 0.500\\]"
-    assert f"| 1 | 0.1 | 3 | {shown} |" in markdown
-    assert "from 3 seeds on" in latex
-    # Only titles of synthetic data say so.
-    real = Sweep(dataset="mosi").add({"delta": 0.1}, (1, 1), synthetic="false")
-    assert not any("synthetic stand-in data" in text for text in texts(real, tmp_path))
-    mixed = Sweep(runs=[*real.runs], cells={**real.cells}).add({"delta": 0.1}, (1, 1))
-    _, markdown, latex = texts(mixed, tmp_path)
-    assert markdown.count("(includes synthetic stand-in data)") == markdown.count("stand-in") == 1
-    assert latex.count("(synthetic stand-in data)") == latex.count("stand-in") == 1
-
-
-def test_hostile_names_leave_neither_the_folder_nor_their_cell(tmp_path):
-    name = "../a b|c_d*e<f>&g\nr`s`"
-    texts(Sweep(name=name, study=name, dataset=name, backbone=name).add({name: name}, (1, 1)), tmp_path / "t")
-    files = sorted(path for path in tmp_path.rglob("*") if path.is_file())
-    assert {path.parent for path in files} == {tmp_path / "t"}
-    assert [path.suffix for path in files] == [".csv", ".md", ".tex"]
-    shown, markdown = r"../a b\|c\_d\*e&lt;f&gt;&amp;g r\`s\`", files[1].read_text()
-    assert f"### Study {shown}: sweep {shown} (" in markdown
-    assert f"#### ms\\_mix with {shown} on {shown}\n" in markdown
-    assert f"| Rank | {shown} | Seeds |" in markdown
-    assert f"| 1 | {shown} | 1 |" in markdown
-    escaped = r"../a b\textbar{}c\_d*e\textless{}f\textgreater{}\&g r`s`".replace("*", "{*}")
-    assert f"Rank & {escaped} & Seeds &" in files[2].read_text()
-    assert f"1 & {escaped} & 1 &" in files[2].read_text()
-
-
-@given(st.lists(st.text(), min_size=2, max_size=2, unique=True))
-@settings(deadline=None)
-def test_names_of_files_differ_and_are_safe(names):
-    first, second = map(file_name, names)
-    assert first != second
-    assert re.fullmatch(r"[A-Za-z0-9_.~%-]*", first)
-    assert len(file_name(names[0] * 100)) <= 150
-    # Long names with a common start.
-    assert file_name("x" * 200 + names[0]) != file_name("x" * 200 + names[1])
-
-
-def test_settings_have_a_column_each_with_a_dash_where_one_has_none(tmp_path):
-    sweep = Sweep().add({"alpha": 0.123456, "mode": "x"}, (1, 1)).add({"alpha": None}, (2, 1))
-    sweep.add({"alpha": True, "heads": 8}, (3, 1))
-    for text, start in zip(texts(sweep, tmp_path)[1:], ("| ", ""), strict=True):
-        lines = text.replace(" & ", " | ").replace("--", "–").split("\n")
-        rows = [line.removeprefix(start) for line in lines if re.match(r"(\| )?[123R]", line)]
-        assert [row.split(" | ")[:5] for row in rows] == [
-            ["Rank", "alpha", "heads", "mode", "Seeds"],
-            ["1", "0.1235", "–", "x", "1"],
-            ["2", "null", "–", "–", "1"],
-            ["3", "true", "8", "–", "1"],
-        ]
