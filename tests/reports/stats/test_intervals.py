@@ -2,6 +2,7 @@
 
 import math
 import statistics
+import warnings
 
 import numpy as np
 import pytest
@@ -31,8 +32,9 @@ def test_mean_and_std_equal_the_standard_library(defined, holes):
 
 def test_one_value_has_no_spread_and_none_has_no_mean():
     for values, mean, n in (([0.5, NAN], 0.5, 1), ([], NAN, 0), ([NAN, NAN], NAN, 0), ([math.inf], NAN, 0)):
-        assert mean_and_std(np.array(values)) == pytest.approx((mean, NAN, n), nan_ok=True)
-        assert np.isnan(t_interval(np.array(values))).all()
+        with warnings.catch_warnings(action="error"):
+            assert mean_and_std(np.array(values)) == pytest.approx((mean, NAN, n), nan_ok=True)
+            assert np.isnan(t_interval(np.array(values))).all()
     assert t_interval(np.array([0.5, 0.5, 0.5])) == (0.5, 0.5)
 
 
@@ -133,6 +135,8 @@ def test_improvement_equals_the_u_of_mann_and_whitney_also_with_little_to_go_on(
     assert probability_of_improvement(x, y)[0] == pytest.approx(wanted)
     one = probability_of_improvement(np.array([[1.0, 2.0]]), np.array([[0.0, 2.0], [0.0, 2.0]]))
     assert one == pytest.approx((0.75, NAN, NAN), nan_ok=True)
+    other = probability_of_improvement(np.array([[0.0, 2.0], [0.0, 2.0]]), np.array([[1.0, 2.0]]))
+    assert other == pytest.approx((0.25, NAN, NAN), nan_ok=True)
     for x, y in ((np.full((2, 3), NAN), np.ones((2, 3))), (np.ones((2, 0)), np.ones((2, 0)))):
         assert np.isnan(probability_of_improvement(x, y)).all()
     # The task without a run of y is no task.
@@ -199,6 +203,13 @@ def test_profile_falls_within_its_band_whatever_the_order(seed):
     assert ((low >= 0) & (low <= shares) & (shares <= high) & (high <= 1)).all()
     again = performance_profile(scores[rng.permutation(4)][:, rng.permutation(3)], taus, resamples=300)
     np.testing.assert_array_equal(again, (shares, low, high))
+
+
+def test_values_without_a_stratum_and_tasks_without_a_rival_are_refused():
+    with pytest.raises(ValueError, match="zip"):
+        stratified_interval(np.array([0.1, 0.2, 0.3]), "aa")
+    with pytest.raises(ValueError, match="zip"):
+        probability_of_improvement(np.ones((2, 3)), np.ones((2, 2)))
 
 
 def test_profile_with_little_to_go_on():

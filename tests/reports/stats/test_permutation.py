@@ -149,3 +149,9 @@ def test_holm_equals_that_of_statsmodels(p_values):
         with mock.patch("gc.collect"):  # it is called each time, and takes a second in a large process
             wanted = multipletests(raw[tested], method="holm")[1]
         np.testing.assert_allclose(adjusted[tested], wanted, atol=1e-12)
+
+
+def test_holm_in_single_precision_is_computed_in_double():
+    adjusted = holm(np.array([0.01, 0.02], np.float32))
+    assert adjusted.dtype == np.float64
+    assert adjusted.tolist() == [2 * float(np.float32(0.01))] * 2

@@ -1,4 +1,4 @@
-"""Settings of a sweep: their ranks, their table, and what a verdict says of them."""
+"""Settings of a sweep: their ranks and their table."""
 
 import json
 import math
@@ -11,10 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
-from reports.stats.permutation import permutation_p
-from reports.stats.settings import identical_columns, settings_table, verdicts
+from reports.stats.settings import Verdict, identical_columns, ranked, settings_table, value_text, verdicts
 from reports.trials import load_trials
-from tests.support.sweeps import SMALL, Sweep, delta_sweep, sentence, table_of, verdict
+from tests.support.sweeps import SMALL, Sweep, delta_sweep, table_of, verdict
 
 NAN = math.nan
 
@@ -23,6 +22,70 @@ def test_no_trials_have_no_verdict_and_an_empty_table():
     empty = load_trials(Sweep())
     assert verdicts(empty) == []
     assert settings_table(empty).empty
+
+
+COLUMNS = (
+    "sweep dataset backbone method rank params default state reason trial seeds objective "
+    "objective_value objective_value_std objective_value_low objective_value_high "
+    "test_mae test_mae_std test_mae_low test_mae_high test_corr test_corr_std test_corr_low test_corr_high"
+)
+
+
+def test_a_whole_table_and_verdict_by_hand():
+    """The deviation of two seeds is their difference over sqrt 2, and half the interval t / 2 times it."""
+    sweep = delta_sweep(SMALL[:, [0, 2]]).add({"delta": 0.8}, state="failed", reason="no memory")
+    table = table_of(sweep.add({"delta": 0.9}, (0.1, 0.2), state="pruned"))
+    assert list(table.columns) == COLUMNS.split()
+    assert table["rank"].dtype == "Int64"
+    group, t = ("delta", "synthetic_mosi", "misa", "ms_mix"), 12.7062047
+    low, high = SMALL[:, 2].mean(), SMALL[:, 0].mean()
+    best = [low, 0.045 * 2**0.5, low - 0.045 * t, low + 0.045 * t]
+    usual = [high, 0.05 * 2**0.5, high - 0.05 * t, high + 0.05 * t]
+    corr = [0.5, 0.0, 0.5, 0.5]
+    wanted = [
+        [1, '{"delta": 0.1}', False, "complete", "", 1, 2, "valid/loss",
+         *best, 0.555, best[1], best[2] + 0.1, best[3] + 0.1, *corr],
+        [2, '{"delta": 0.0}', True, "complete", "", 0, 2, "valid/loss",
+         *usual, 0.65, usual[1], usual[2] + 0.1, usual[3] + 0.1, *corr],
+        [pd.NA, '{"delta": 0.8}', False, "failed", "no memory", 2, 0, "valid/loss", *12 * [NAN]],
+        [pd.NA, '{"delta": 0.9}', False, "pruned", "", 3, 1, "valid/loss",
+         *4 * [NAN], 0.2, *3 * [NAN], 0.5, *3 * [NAN]],
+    ]  # fmt: skip
+    frame = pd.DataFrame([[*group, *row] for row in wanted], columns=COLUMNS.split())
+    pd.testing.assert_frame_equal(table, frame.astype({"rank": "Int64"}), rtol=1e-6)
+    found = [[row["cost"], row["objective_value_n"], row["test_mae_n"]] for row in ranked(load_trials(sweep))]
+    assert found == [[low, 2, 2], [high, 2, 2], [math.inf, 0, 0], [math.inf, 1, 1]]
+    assert verdict(sweep) == Verdict(
+        *group,
+        best='{"delta": 0.1}',
+        value=low,
+        default_value=high,
+        p=0.5,
+        seeds=2,
+        flat=False,
+        states={"complete": 2, "pruned": 1, "failed": 1},
+        sentence=(
+            "delta on misa, synthetic_mosi: 2 different settings over 2 seeds are too few to tell a "
+            "difference from noise: try more (seeds=[...]). The permutation test runs over the 2 settings "
+            "trained to their end. On the validation split, the best setting is delta=0.1 (valid loss "
+            "0.455); the default, delta=0, has valid loss 0.550. On the test split, the best setting "
+            "(delta=0.1) has MAE 0.555, the default 0.650 (difference -0.095, 95% interval -0.159 to "
+            "-0.031, n = 2). Of 4 settings 1 pruned and 1 failed (first reason: no memory)."
+        ),
+    )
+
+
+def test_equal_settings_stand_in_the_order_of_their_numbers_and_then_texts():
+    sweep = Sweep()
+    for value in ("b", 10, None, 3, "a"):
+        sweep.add({"a": value}, (0.5, 0.5))
+    assert [json.loads(params)["a"] for params in table_of(sweep)["params"]] == [3, 10, "a", "b", None]
+
+
+def test_values_as_people_read_them():
+    texts = {"a b": "a b", True: "true", 8: "8", 0.123456: "0.1235", 1e-7: "1e-07"}
+    assert [value_text(value) for value in texts] == list(texts.values())
+    assert value_text([0, None]) == "[0, null]"
 
 
 def test_equal_params_of_different_groups_stay_apart():
@@ -94,92 +157,6 @@ def test_what_did_not_complete_has_no_rank_however_good_it_was_and_is_counted():
     )
 
 
-@pytest.mark.parametrize("seeds", [2, 3])
-def test_noise_is_called_noise_and_two_seeds_of_it_few(seeds):
-    values = np.random.default_rng(7).normal(size=(seeds, 6))
-    found = verdict(delta_sweep(values))
-    assert found.p > 0.05
-    said = f"no setting is better than the others beyond the noise between seeds (p = {found.p:.2g}; 6"
-    assert f"{said} settings, {seeds} seeds), so nothing speaks against the default. " in found.sentence
-    hint = "Two seeds show only large effects: try more (seeds=[...])."
-    assert (hint in found.sentence) == (seeds == 2)
-    assert "nothing speaks" not in sentence(delta_sweep(values, default=None))
-    clear = np.linspace(1, 0.7, 10) + np.random.default_rng(1).normal(0, 0.02, (seeds, 10))
-    said = f"some are better than others (p < 0.001; 10 settings, {seeds} seeds)"
-    assert said in sentence(delta_sweep(clear))
-
-
-def test_with_pruned_trials_the_test_is_of_the_others_and_p_at_the_level_a_claim(monkeypatch):
-    said, sweep = "The permutation test runs over", delta_sweep(SMALL)
-    assert said not in sentence(sweep.add({"delta": 0.8}, state="failed"))
-    sweep.add({"delta": 0.9}, (0.1, 0.1), (0.1, 0.1), state="pruned")
-    assert f"{said} the 5 settings trained to their end." in sentence(sweep)
-    flat = delta_sweep(np.tile([[0.5], [0.7]], 4)).add({"delta": 0.9}, state="pruned")
-    assert said not in sentence(flat)
-    # p at the level is still a claim: 2 seeds and 4 settings have 24 arrangements.
-    sweep = delta_sweep(SMALL[:, :4])
-    for level, word in ((verdict(sweep).p, "matters"), (verdict(sweep).p - 1e-9, "tell a difference")):
-        monkeypatch.setattr("reports.stats.settings.LEVEL", level)
-        assert word in sentence(sweep)
-
-
-@pytest.mark.parametrize(
-    ("default", "best", "first_seed", "said"),
-    [
-        ([(0.9, 0.7), (0.8, 0.9)], [(0.5, 0.66), (0.5, 0.91)], 1111, ", n = 2), inside the noise."),
-        ([(0.9, 0.7), (0.8, 0.9)], [(0.5, 0.6), (0.5, 99.0)], 1110,
-         "has MAE 99.000, the default 0.700 (difference +98.300, one seed)."),
-        ([(0.9, NAN), (0.8, 0.9)], [(0.5, 0.6), (0.5, 0.8)], 1111,
-         "has MAE 0.800, the default 0.900 (difference -0.100, one seed)."),
-        ([(0.9, 0.7)], [(0.5, 0.6)], 1110, None),
-    ],
-)  # fmt: skip
-def test_only_seeds_with_a_score_of_both_are_pairs(default, best, first_seed, said):
-    sweep = Sweep().add({"delta": 0.3}, *default, default="true")
-    text = sentence(sweep.add({"delta": 0.4}, *best, first_seed=first_seed))
-    assert text.endswith(said) if said else "On the test split" not in text
-    assert "nan" not in text.lower()
-
-
-def test_a_default_that_is_best_failed_or_was_not_tried_is_said_and_not_compared():
-    found = verdict(delta_sweep(SMALL, default=2))
-    assert found.sentence.endswith(" the best setting is the default, delta=0.2 (valid loss 0.455).")
-    assert found.value == found.default_value == pytest.approx(0.455)
-    untried = verdict(delta_sweep(SMALL, default=None))
-    assert untried.sentence.endswith("The default was not tried.")
-    assert untried.default_value is None
-    failed = delta_sweep(SMALL, default=None).add({"delta": 0.9}, state="failed", default="true", reason="x.")
-    assert "The default has no complete trial. Of 6 settings 1 failed (first reason: x)." in sentence(failed)
-
-
-FLAT = np.tile([[0.5], [0.7]], 4)
-FEW = "are too few to tell a difference from noise: try more (seeds=[...])."
-ON, SAME = "On the validation", "every setting gives exactly the same result"
-
-
-@pytest.mark.parametrize(
-    ("values", "p", "said"),
-    [
-        (SMALL[:1], None, f"no uncertainty can be given with one seed (5 settings, 1 seed). {ON}"),
-        (SMALL[:, [0, 2, 3]], 1 / 6, f"3 different settings over 2 seeds {FEW}"),
-        (np.c_[FLAT, [0.4, 0.6]], 0.5, f"2 different settings over 2 seeds {FEW}"),
-        (
-            SMALL[:, :1],
-            None,
-            "only one setting is complete, the default, delta=0 (valid loss 0.550): nothing",
-        ),
-        (FLAT, 1.0, f"{SAME} (valid loss 0.600; 4 settings, 2 seeds)"),
-        (FLAT[:1], None, f"{SAME} (valid loss 0.500; 4 settings, 1 seed)"),
-    ],
-)
-def test_what_says_nothing_is_called_by_its_name(values, p, said):
-    found = verdict(delta_sweep(values))
-    assert said in found.sentence
-    assert found.p == (p and pytest.approx(p))
-    assert found.flat == ("exactly the same" in said)
-    assert "Of " not in found.sentence
-
-
 def test_columns_are_identical_to_the_last_bit_or_not_at_all():
     table = pd.DataFrame({"a": [0.3, NAN], "b": [0.1 + 0.2, NAN], "c": [0.3, NAN], "d": [NAN, 0.3]})
     assert identical_columns(table) == [["a", "c"], ["b"], ["d"]]
@@ -189,41 +166,3 @@ def test_columns_are_identical_to_the_last_bit_or_not_at_all():
     found = verdict(sweep)
     assert (found.flat, found.p) == (False, 1.0), "their test scores differ"
     assert "no setting is better than the others" in found.sentence
-
-
-def test_settings_that_give_the_same_numbers_count_as_one():
-    sweep = Sweep(name="heads")
-    for heads in (8, 1, 2, 4):
-        usual = json.dumps(heads == 4)
-        sweep.add({"heads": heads, "attention": "tokens"}, (0.5, 0.7), (0.6, 0.8), default=usual)
-    batch = {1: (0.47, 0.55), 2: (0.46, 0.57), 4: (0.44, 0.53), 8: (0.41, 0.52)}
-    for heads, losses in batch.items():
-        sweep.add({"heads": heads, "attention": "batch"}, *((loss, loss) for loss in losses))
-    found = verdict(sweep)
-    assert found.p == pytest.approx(permutation_p(np.array([[0.5, 0.6], *batch.values()]).T))
-    assert not found.flat
-    same = ", ".join(f"attention=tokens heads={n}" for n in (1, 2, 4, 8))
-    assert f"Exactly the same result: {same}." in found.sentence
-
-
-def test_a_missing_cell_costs_its_setting_and_a_rare_seed_only_itself():
-    values = np.random.default_rng(3).normal(size=(2, 6))
-    assert verdict(delta_sweep(values)).p == permutation_p(values)
-    hole = delta_sweep(values)
-    del hole.cells["delta synthetic_mosi misa 5 1112"]
-    assert verdict(hole).p == pytest.approx(permutation_p(values[:, :5]))
-    row = table_of(hole).set_index("params").loc['{"delta": 0.5}']
-    assert row["seeds"] == 1
-    assert row["objective_value"] == pytest.approx(values[:, 5].mean())
-    more = verdict(delta_sweep(values).add({"delta": 0.6}, (1.0, 1.0), (1.1, 1.1), (1.2, 1.2)))
-    assert (more.seeds, more.p) == (2, pytest.approx(permutation_p(np.c_[values, [1.0, 1.1]])))
-    # Trials whose cells are all gone are not called equal, nor those of which one setting is left.
-    sweep = delta_sweep(SMALL)
-    left = {name: run for name, run in sweep.cells.items() if " misa 0 " in name}
-    sweep.cells.clear()
-    found = verdict(sweep)
-    assert not found.flat
-    assert found.value == pytest.approx(0.455)
-    assert "no uncertainty can be given where so few settings have results for all seeds" in found.sentence
-    sweep.cells = left
-    assert not verdict(sweep).flat
