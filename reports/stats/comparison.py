@@ -97,7 +97,7 @@ def intervals(pairs: pd.DataFrame) -> pd.DataFrame:
     wide = half > 1e-9 * (table["gain"].abs() + half)
     table["low"], table["high"] = (table["gain"] + sign * np.where(wide, half, math.nan) for sign in (-1, 1))
     # With two seeds, an interval excludes 0 only if the two differences happen to agree within some 8%.
-    ends = table[["n", "low", "high"]].itertuples(index=False)
+    ends = zip(table["n"], table["low"], table["high"], strict=True)
     table["outside"] = [_outside(low, high) if n >= FEWEST else "" for n, low, high in ends]
     return _frame(table, (*TASK, *more, *INTERVALS[len(TASK) :]))
 
@@ -194,9 +194,9 @@ def _pairs(values: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     partners = values[values["method"].isin(known)].drop(columns="partner")
     partners = partners.rename(columns={"method": "partner", "value": "baseline"})
     partners = partners.astype({"partner": object})
+    shared = [name for name in (*keys, "environment", "partner") if name != "method"]
     alone = {BASELINE} if BASELINE in known else known
-    # On the columns that both have: the keys without the method, the environment and the partner.
-    both = values[~values["method"].isin(alone)].merge(partners, how="left")
+    both = values[~values["method"].isin(alone)].merge(partners, on=shared, how="left")
     both["difference"] = both["value"] - both["baseline"]
     return both.groupby(list(keys), observed=True)["difference"].mean().reset_index()
 
