@@ -14,8 +14,12 @@ from transformers import BertConfig, BertModel
 
 from backbones import BACKBONES
 from backbones.text import FrozenText, TextEncoder, load_model
+from harness.config.compose import load_benchmark
 from harness.data.dataset import Dataset
+from harness.data.store import load_dataset
+from harness.data.text_inputs import with_text
 from harness.errors import UserError
+from harness.plan import make_plan
 from harness.train import loop, networks
 from harness.train.checkpoint import Checkpoint
 from harness.train.loop import batches, train
@@ -153,6 +157,7 @@ def test_a_step_moves_every_weight(method_name, backbone_name):
 
 def test_a_memory_too_small_is_told_in_numbers(monkeypatch):
     """Settings, widths and lengths make different networks, each counted once."""
+    monkeypatch.setattr(networks, "_counts", {})
     cells = [small_cell("lmf", "none", rules={"rank": rank}) for rank in (2, 3)]
     for cell in [*cells, *cells]:
         count = sum(p.numel() for p in BACKBONES["lmf"](cell.backbone_settings, SIZES).parameters())
@@ -248,3 +253,17 @@ def test_a_training_is_built_with_its_text_model_and_compiled_if_asked(monkeypat
     loop.start_or_resume(cell, DATASET, CPU, Bad(folder, None, {}), folder)
     given = (DATASET, CPU, folder)
     assert calls == [given, given, "compiled", given, given]
+
+
+def test_a_fine_tuned_encoder_is_trained_at_its_own_rate(bert, tmp_path):
+    asked = [f"var_dir={tmp_path}", "datasets=[synthetic_mosi]", "dataset.synthetic_mosi.clips=12"]
+    asked += ["backbones=[lmf]", "methods=[ms_mix]", "seeds=[1]", "text=bert", f"bert.model={bert}"]
+    plan = make_plan(load_benchmark([*asked, "bert.learning_rate=0.0625"]))
+    [cell], stored = plan.cells, load_dataset(plan.datasets["synthetic_mosi"].folder)
+    training = loop.start_or_resume(cell, with_text(stored, cell.text, None), CPU, None, bert)
+    encoder = {id(p) for p in training.backbone.text_encoder.parameters()}
+    groups = training.optimizer.param_groups
+    own = [group for group in groups if encoder & {id(p) for p in group["params"]}]
+    assert [id(p) in encoder for group in own for p in group["params"]] == [True] * len(encoder)
+    assert {(group["lr"], group["weight_decay"]) for group in own} == {(0.0625, 0)}
+    assert all(group["lr"] != 0.0625 for group in groups if group not in own)

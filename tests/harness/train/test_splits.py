@@ -62,12 +62,14 @@ def test_a_split_that_fills_less_than_a_third_of_the_gpu_goes_there(monkeypatch)
     for free, place in ((3 * size, "cpu"), (3 * size + 3, "cuda")):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, n=free: asked.append(device) or (n, 0))
         with pytest.raises(Moved, match=place):
-            ResidentSplit(SPLIT, CUDA, "auto")
-    assert asked == [CUDA, CUDA]
+            ResidentSplit(SPLIT, CUDA)
+        with pytest.raises(Moved, match=place):
+            load_splits(small_cell(), DATASET, CUDA)
+    assert asked == [CUDA] * 4
     for resident, place in (("device", "cuda"), ("host", "cpu")):
         with pytest.raises(Moved, match=place):
             ResidentSplit(SPLIT, CUDA, resident)
-    assert len(asked) == 2
+    assert len(asked) == 4
 
 
 def test_all_splits_are_loaded_with_their_masks():
