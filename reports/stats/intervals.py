@@ -164,7 +164,7 @@ def _percentiles(resampled: np.ndarray, confidence: float = 0.95) -> np.ndarray:
 def _strata(values: np.ndarray, strata: Iterable[Hashable]) -> list[np.ndarray]:
     """Return the sorted finite values of each stratum, in an order that does not depend on names."""
     parts: dict[Hashable, list[float]] = {}
-    for name, value in zip(strata, np.asarray(values, dtype=np.float64).tolist(), strict=True):
+    for name, value in zip(strata, values.tolist(), strict=True):
         parts.setdefault(name, []).extend([value] * math.isfinite(value))
     return [np.array(part) for part in sorted(map(sorted, parts.values())) if part]
 

@@ -1,6 +1,5 @@
 """Samples for figures and mechanism checks: what is stored, from which weights, and that nothing changes."""
 
-import itertools
 import math
 
 import numpy as np
@@ -9,7 +8,6 @@ import torch
 
 from backbones.batch import MODALITIES
 from harness.benchmark import main
-from harness.matrix import first_seeds
 from harness.tracking.tracker import Tracker
 from harness.train.inspection import (
     Inspection,
@@ -217,9 +215,3 @@ def test_a_study_stores_samples_of_each_first_seed(var_dir):
     first, second = (exported(var_dir, name)[0] for name in ("a", "b"))
     assert comparable(first).equals(comparable(second))
     assert not set(first["split"]) & {"mechanism"}
-
-
-def test_the_first_seed_is_the_first_in_the_plan():
-    kinds = itertools.product(("tfn", "lmf"), ("none", "mixup"), (3, 1, 2), (0.5, 0.0))
-    cells = [small_cell(*kind, train_ratio=ratio) for *kind, ratio in kinds]
-    assert first_seeds(cells) == {cell.cell_id for cell in cells if (cell.seed, cell.train_ratio) == (3, 0.0)}

@@ -112,6 +112,20 @@ def test_nothing_depends_on_the_order_of_rows_or_changes_what_it_is_given(order)
     pd.testing.assert_frame_equal(scores, before)
 
 
+def test_categories_that_no_row_has_make_no_rows():
+    plain = pd.concat([world(seeds=3), world(("c",), seeds=1)], ignore_index=True)
+    names = ["dataset", "backbone", "method", "environment"]
+    scores = plain.assign(**{n: pd.Categorical(plain[n], [*plain[n].unique(), "another"]) for n in names})
+    pairs, wanted = (paired(frame, "acc2") for frame in (scores, plain))
+    results = [(pairs, wanted), (paired_everywhere(scores), paired_everywhere(plain))]
+    results += [(intervals(pairs), intervals(wanted)), (overall(pairs), overall(wanted))]
+    results += [(wins(intervals(pairs)), wins(intervals(wanted)))]
+    results += [(improvement(scores, "acc2"), improvement(plain, "acc2"))]
+    for found, frame in results:
+        assert found.astype(str).to_numpy().tolist() == frame.astype(str).to_numpy().tolist()
+    assert ranks(scores, "acc2") == ranks(plain, "acc2")
+
+
 def test_repetitions_of_a_seed_are_one_pair_and_their_mean_has_no_order():
     repeated = [score("a", 3.0), score("a", 4.0), score("none", 1.0), score("none", 2.0)]
     gpu = [score("a", 10.0, environment="gpu"), score("none", 2.0, environment="gpu")]

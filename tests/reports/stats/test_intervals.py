@@ -218,3 +218,26 @@ def test_profile_with_little_to_go_on():
     assert np.isnan(band).all()
     for shape in ((2, 2), (0, 2), (2, 0)):
         assert np.isnan(performance_profile(np.full(shape, NAN), np.array([0.5]))).all()
+
+
+def test_resamples_are_those_of_one_seed():
+    """So a report made again has the same bounds."""
+    values = np.array([0.1, 0.4, 0.2, 0.9, 1.2, 1.0])
+    bounds = (0.4862601629415681, 1.054632969318011)
+    assert stratified_interval(values, "aaaabb") == pytest.approx(bounds, rel=1e-9)
+    x, y = np.array([[1.0, 5.0], [3.0, 2.0], [2.5, 4.0]]), np.array([[2.0, 3.0], [0.0, 4.5]])
+    found = probability_of_improvement(x, y, resamples=99)
+    assert found == pytest.approx((2 / 3, 1 / 3, 0.9625), rel=1e-9)
+    shares, low, high = performance_profile(x, np.array([2.0, 3.0]), resamples=99)
+    np.testing.assert_allclose([shares, low, high], [[5 / 6, 1 / 2], [1 / 2, 1 / 6], [1, 1]])
+    assert performance_profile(x, np.array([2.0, 3.0]))[1].tolist() == [0.5, 1 / 6]
+
+
+def test_single_precision_is_computed_in_double():
+    single = np.array([0.1, 0.2, 0.7, 0.3], np.float32)
+    double = single.astype(np.float64)
+    assert mean_and_std(single) == mean_and_std(double)
+    assert t_interval(single) == t_interval(double)
+    assert stratified_interval(single, "aabb") == stratified_interval(double, "aabb")
+    _, *bounds = performance_profile(single[:, None], np.array([0.1, 0.7], np.float32))
+    np.testing.assert_array_equal(bounds, performance_profile(double[:, None], double[[0, 2]])[1:])
