@@ -131,7 +131,6 @@ def performance_profile(
         scores: (runs, tasks). taus: (t,). Output: three arrays (t,): fractions, lower and upper bounds. The
         fractions are NaN without tasks, the bounds unless some task has two runs.
     """
-    taus = np.asarray(taus, dtype=np.float64)
     tasks = sorted(sorted(_defined(column)) for column in scores.T)
     tasks = [task for task in tasks if task]
     undefined = np.full(len(taus), math.nan)

@@ -185,4 +185,7 @@ def test_single_precision_is_tested_in_double():
     for _ in range(20):
         values = rng.normal(size=(3, 4)).astype(np.float32)
         assert permutation_p(values) == permutation_p(values.astype(np.float64))
-        assert wilcoxon_p(values[0]) == wilcoxon_p(values[0].astype(np.float64))
+    # Divided by 2.9 in single precision, some of these neighbours would be equal.
+    neighbours = np.float32(1.5) + np.arange(6, dtype=np.float32) * np.float32(2.0**-23)
+    differences = np.append(neighbours * np.float32([1, -1, 1, 1, -1, 1]), np.float32(2.9))
+    assert wilcoxon_p(differences) == wilcoxon_p(np.float32([1, -2, 3, 4, -5, 6, 7]))
