@@ -140,6 +140,9 @@ def test_noise_is_relative_to_large_predictions_only():
     assert "corr" in score("mosi", np.array([100.0, 100.00005, 100.0]), labels).undefined
     assert "corr" not in score("mosi", np.array([1e-5, 2e-5, 4e-5]), labels).undefined
     assert "corr" not in score("mosi", np.array([0, 1e-6, 5e-7]), labels).undefined, "at the bound"
+    for sign in (-1, 1):
+        edge = np.array([2.0, 2.000002000001, 2.0])
+        assert "corr" in score("mosi", sign * edge, labels).undefined, "relative to the larger end"
     beyond = score("sims", np.array([1.2, 3, 1]), np.array([0.1, 0.5, -1]))
     assert "corr" in beyond.undefined, "constant after clipping"
     huge = score("mosi", np.array([1e200, -1e200, 0]), np.float32([1, -1, 0]))
