@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 
 import torch
@@ -63,7 +64,7 @@ class Diagnostics:
             numbers |= {f"mix_{name}_{key}": q for key, q in zip(QUANTILES, quantiles, strict=True)}
         spread = torch.cat(self._clean).float().cpu().std(correction=0)
         numbers["mix_opposite_rate"] = float(opposite.mean())
-        numbers["mix_label_spread"] = float(label.std(correction=0) / spread) if spread > 0 else float("nan")
+        numbers["mix_label_spread"] = float(label.std(correction=0) / spread) if spread > 0 else math.nan
         return numbers
 
 

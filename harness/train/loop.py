@@ -136,9 +136,8 @@ def train_epoch(
         step = int(finite.int().argmin()) + 1
         raise Diverged(f"a training loss is not finite at epoch {epoch}, step {step}")
     check_weights(backbone, method, epoch, len(steps))
-    means = table.mean(0).tolist()
-    losses_by_name = zip(Losses._fields, means, strict=True)
-    return {f"train_{name}_loss": mean for name, mean in losses_by_name} | diagnostics.values()
+    means = Losses(*table.mean(0).tolist())._asdict()
+    return {f"train_{name}_loss": mean for name, mean in means.items()} | diagnostics.values()
 
 
 def run_steps(

@@ -22,7 +22,7 @@ from harness.config.compose import load_benchmark, settings_of
 from harness.config.grammar import split_list, split_variant
 from harness.data.export import export
 from harness.data.synthetic import SyntheticSettings
-from harness.matrix import Cell, differences, ratio_text, readable_settings, unique
+from harness.matrix import Cell, differences, first_seeds, ratio_text, readable_settings, unique
 from harness.plan import make_plan
 from harness.train.seeds import generator_for, seed_for
 from methods import METHODS
@@ -74,6 +74,25 @@ def _hash(fields):
 def test_unique_keeps_the_first_of_each_in_order():
     cells = [dataclasses.replace(CELL, seed=seed) for seed in (3, 1, 3, 2, 1)]
     assert [cell.seed for cell in unique(cells)] == [3, 1, 2]
+
+
+def test_the_first_seed_of_each_place_is_the_first_in_the_plan():
+    kinds = itertools.product(("mosi", "mine"), ("tfn", "lmf"), (0.2, 0.4), (3, 1, 2), (0.5, 0.0))
+    cells = [
+        dataclasses.replace(
+            CELL,
+            dataset=dataset,
+            backbone=backbone,
+            method="ms_mix",
+            method_settings=METHODS["ms_mix"].Settings(delta=delta),
+            seed=seed,
+            train_ratio=ratio,
+        )
+        for dataset, backbone, delta, seed, ratio in kinds
+    ]
+    wanted = {cell.cell_id for cell in cells if (cell.seed, cell.train_ratio) == (3, 0.0)}
+    assert first_seeds(cells) == wanted
+    assert len(wanted) == 8
 
 
 @pytest.fixture(scope="module")

@@ -105,6 +105,8 @@ def test_a_training_in_bf16(dataset):
     precisions = ("fp32", "bf16", "bf16", "fp32")
     results = [train(make_cell(precision=precision), dataset, CPU) for precision in precisions]
     assert {result.predictions.values[0.0].dtype for result in results} == {np.dtype(np.float32)}
+    first = [result.curves["train_task_loss"][0] for result in results]
+    assert first[0] != first[1] == pytest.approx(first[0], rel=0.05), "the training too"
     exact, rough, again, after = (result.scores for result in results)
     assert exact["test"]["mae"] != rough["test"]["mae"]
     assert rough["test"]["mae"] == pytest.approx(exact["test"]["mae"], rel=0.05)

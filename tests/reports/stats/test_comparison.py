@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 import statistics
 
 import numpy as np
@@ -66,10 +67,15 @@ def test_clean_scores_are_of_the_whole_test_split_and_pairs_everywhere_of_each_m
     )
     groups = paired_everywhere(everything).groupby(["occlusion_protocol", "occlusion_ratio", "metric"])
     assert set(groups.groups) == set(parts)
+    table = intervals(paired_everywhere(everything))
+    conditions = ["occlusion_protocol", "occlusion_ratio", "metric"]
+    assert list(table.columns) == [*INTERVALS[:2], *conditions, *INTERVALS[2:]]
     for key, found in groups:
         wanted = paired(parts[key].assign(metric=key[-1]), key[-1])
         columns = [*PAIRS, "moves"]
         pd.testing.assert_frame_equal(found[columns].reset_index(drop=True), wanted)
+        rows = table[(table[conditions] == list(key)).all(axis=1)]
+        pd.testing.assert_frame_equal(rows[list(INTERVALS)].reset_index(drop=True), intervals(wanted))
 
 
 def test_environments_and_undefined_values_are_never_paired():
@@ -107,6 +113,20 @@ def test_nothing_depends_on_the_order_of_rows_or_changes_what_it_is_given(order)
     pd.testing.assert_frame_equal(*chances, check_exact=True)
     assert ranks(scores, "acc2") == ranks(shuffled, "acc2")
     pd.testing.assert_frame_equal(scores, before)
+
+
+def test_categories_that_no_row_has_make_no_rows():
+    plain = pd.concat([world(seeds=3), world(("c",), seeds=1)], ignore_index=True)
+    names = ["dataset", "backbone", "method", "environment"]
+    scores = plain.assign(**{n: pd.Categorical(plain[n], [*plain[n].unique(), "another"]) for n in names})
+    pairs, wanted = (paired(frame, "acc2") for frame in (scores, plain))
+    results = [(pairs, wanted), (paired_everywhere(scores), paired_everywhere(plain))]
+    results += [(intervals(pairs), intervals(wanted)), (overall(pairs), overall(wanted))]
+    results += [(wins(intervals(pairs)), wins(intervals(wanted)))]
+    results += [(improvement(scores, "acc2"), improvement(plain, "acc2"))]
+    for found, frame in results:
+        assert found.astype(str).to_numpy().tolist() == frame.astype(str).to_numpy().tolist()
+    assert ranks(scores, "acc2") == ranks(plain, "acc2")
 
 
 def test_repetitions_of_a_seed_are_one_pair_and_their_mean_has_no_order():
@@ -327,12 +347,20 @@ def test_no_scores_give_empty_frames_with_their_columns_and_no_baseline_no_pairs
 
 @pytest.mark.parametrize("call", [paired, ranks, improvement])
 def test_wrong_scores_are_refused(call):
-    with pytest.raises(UserError, match=r"Unknown metric 'acc22'.*Did you mean 'acc2'"):
-        call(world(), "acc22")
-    with pytest.raises(ValueError, match="scores lack environment; they have"):
-        call(world().drop(columns="environment"), "acc2")
-    mixed = scores_of([score("a", 1.0), score("a", 1.0, occlusion_ratio=0.3)])
-    with pytest.raises(ValueError, match=r"one occlusion protocol and ratio.*\['test', 0.3\]"):
-        call(mixed, "acc2")
-    with pytest.raises(ValueError, match=r"scores must name.*environment"):
-        call(scores_of([score("a", 1.0, environment=None)]), "acc2")
+    scores = world()
+    wrong = {
+        "scores lack value, environment; they have "
+        "['dataset', 'backbone', 'method', 'seed', 'occlusion_protocol', 'occlusion_ratio', 'metric']":
+            scores.drop(columns=["environment", "value"]),
+        "scores must have one occlusion protocol and ratio (see clean), got [['test', 0.0], ['test', 0.3]]":
+            scores_of([score("a", 1.0, occlusion_ratio=0.3), score("a", 1.0)]),
+        "scores must name dataset, backbone, method, seed, environment in every row":
+            scores_of([score("a", 1.0, environment=None)]),
+    }  # fmt: skip
+    for sentence, frame in wrong.items():
+        with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+            call(frame, "acc2")
+    allowed = ", ".join(sorted(DIRECTION))
+    with pytest.raises(UserError) as refused:
+        call(scores, "acc22")
+    assert str(refused.value) == f"Unknown metric 'acc22'; allowed: {allowed}. Did you mean 'acc2'?"
