@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t
 
+from reports.stats.comparison import verdict
 from reports.stats.noise import noise_of, other_clips
 
 TABLE = Path(__file__).with_name("coverage.csv")
@@ -61,6 +62,20 @@ def covered(world, seeds, videos, backbones, draws, generator):
         rows.append([(mean <= half, half) for half in halves(gains, moves, shares).values()])
     names = ("seeds", "satterthwaite", "recovery", "both")
     return dict(zip(names, np.mean(rows, axis=0).tolist(), strict=True))
+
+
+def wrong_verdicts(world, seeds, videos, backbones, draws, generator):
+    """Shares of draws with a wrong verdict: of a gain of 0, and "equal" for a gain at the margin."""
+    counts = np.zeros(2)
+    for _ in range(draws):
+        gains, moves, shares = draw(world, seeds, videos, backbones, generator)
+        half = halves(gains, moves, shares)["both"]
+        mean = gains.mean()
+        counts[0] += verdict(seeds, mean - half, mean + half) != "undecided"
+        margin = 2 * half
+        shifted = mean + margin
+        counts[1] += verdict(seeds, shifted - half, shifted + half, margin) == "equal"
+    return counts / draws
 
 
 def simulated():

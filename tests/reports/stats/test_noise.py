@@ -1,5 +1,6 @@
 """Two sources of noise: the estimator against a double loop, and its coverage in worlds of known noise."""
 
+import itertools
 import math
 
 import numpy as np
@@ -9,7 +10,7 @@ from scipy.stats import t
 
 from reports.stats.intervals import t_interval
 from reports.stats.noise import Noise, noise_of, other_clips
-from tests.reports.stats.coverage import LIMITS, covered, load, simulated
+from tests.reports.stats.coverage import GRID, LIMITS, WORLDS, covered, load, simulated, wrong_verdicts
 
 
 def slow_noise(gains, moves, shares):
@@ -111,6 +112,23 @@ def test_coverage_of_a_few_worlds(world):
     for seeds, videos, backbones in ((3, 31, 1), (5, 12, 2)):
         share, _ = covered(world, seeds, videos, backbones, 400, np.random.default_rng(0))["both"]
         assert 0.91 <= share <= 0.99
+
+
+@pytest.mark.parametrize(("world", "seeds", "videos", "backbones"), [("both", 5, 31, 1), ("seeds", 3, 12, 2)])
+def test_verdicts_are_wrong_as_seldom_as_they_say(world, seeds, videos, backbones):
+    """Of 400: 5% are 20, and more than 35 once in 1,000; 2.5% are 10, and more than 21 once in 1,000."""
+    claims, equal = wrong_verdicts(world, seeds, videos, backbones, 400, np.random.default_rng(1))
+    assert 0 < claims <= 35 / 400
+    assert equal <= 21 / 400
+
+
+@pytest.mark.soak
+def test_verdicts_are_wrong_as_seldom_as_they_say_everywhere():
+    """Of 1,000: 5% are 50, and more than 80 once in 50,000."""
+    for k, (world, place) in enumerate(itertools.product(WORLDS, GRID)):
+        claims, equal = wrong_verdicts(world, *place, 1000, np.random.default_rng(k))
+        assert claims <= 0.08, (world, place)
+        assert equal <= 0.06, (world, place)
 
 
 def test_the_committed_table_holds_the_bounds():
