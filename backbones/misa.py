@@ -42,6 +42,7 @@ from backbones.base import Backbone, BackboneSettings, Fused, Sizes, by_dataset,
 from backbones.batch import MODALITIES, Latents
 from backbones.blocks import at_last_step, time_mean
 from backbones.cpu.dropout import Dropout
+from backbones.cpu.lstm import all_states
 from backbones.settings import check
 
 MOMENTS = 5
@@ -95,8 +96,8 @@ class BidirectionalLSTM(nn.Module):
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Return states (B, T, 2 hidden), undefined in padded steps, and both final states (B, 2 hidden)."""
         index = reversal(lengths, x.shape[1])[..., None]
-        ahead = self.ahead(x)[0]
-        back = self.back(torch.take_along_dim(x, index, 1))[0]
+        ahead = all_states(self.ahead, x)
+        back = all_states(self.back, torch.take_along_dim(x, index, 1))
         final = [at_last_step(states, lengths, "valid") for states in (ahead, back)]
         return torch.cat([ahead, torch.take_along_dim(back, index, 1)], -1), torch.cat(final, -1)
 

@@ -37,7 +37,7 @@ from harness.data.synthetic import generate
 from harness.data.synthetic.clips import SyntheticSettings
 from harness.errors import UserError, line_with_type
 from harness.launchers.processes import usable_cores
-from harness.train.splits import peak_memory_mb, reset_peak_memory
+from harness.train.device import peak_memory_mb, reset_peak_memory
 from methods import METHODS
 from tests.perf.arguments import Parser, name_of, names_of, positive
 from tests.perf.child import Child, ChildError

@@ -17,9 +17,10 @@ from harness.data.occlusion import MaskField
 from harness.data.store import load_dataset
 from harness.train import loop, step
 from harness.train.arithmetic import compile_steps, set_arithmetic
+from harness.train.device import peak_memory_mb, reset_peak_memory
 from harness.train.diagnostics import Diagnostics
 from harness.train.seeds import generator_for
-from harness.train.splits import ResidentSplit, peak_memory_mb, reset_peak_memory
+from harness.train.splits import ResidentSplit
 from tests.perf.child import watched
 from tests.perf.reference import MODELS, MulT, plain_step
 from tests.support import cells
