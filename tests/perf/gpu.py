@@ -255,7 +255,20 @@ def table(report):
     yield from [f"- {sentence}" for sentence in report["failures"]] or ["No failures."]
     cells = report["cells"]
     good = sum(not cell["error"] for cell in cells)
-    yield f"\n{good} of {len(cells)} cells trained through the launcher and repeated their results.\n"
+    if cells:
+        yield f"\n{good} of {len(cells)} cells trained through the launcher and repeated their results."
+    for backbone, numbers in report["memory"].items():
+        assumed = f"packing assumes {numbers['estimate_mb']:.0f} MiB"
+        yield f"- {backbone}: {assumed}, cells took {_mib(numbers['peak_mb'])}."
+    if report["pairs"]:
+        yield from ("", *_pair_table(report))
+
+
+def _mib(number):
+    return "an unknown amount" if number is None else f"at most {number:.0f}"
+
+
+def _pair_table(report):
     yield "| backbone | method | CPU and GPU | steps/s | together | with MPS | busy | peak MiB |"
     yield "|---|---|---|---|---|---|---|---|"
     for pair in report["pairs"]:

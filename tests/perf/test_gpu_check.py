@@ -80,6 +80,7 @@ def test_the_check_on_the_cpu_writes_and_prints_all_pairs(tmp_path, capsys):
     assert printed.count("agrees") == 3
     assert "No failures." in printed
     assert "7 of 7 cells trained" in printed
+    assert "- lmf: packing assumes" in printed
     assert "| lmf | ms_mix |" in printed
 
 
@@ -242,7 +243,15 @@ def test_a_failure_is_an_error_in_the_table(options, monkeypatch):
         "tests.perf.gpu --device=cuda --backbones=lmf --methods=none --parts=agreement,speed`."
     )
     paper = {"trainings": 0, "hours": {}, "assumptions": []}
-    report = {"gpu": None, "torch": "2", "data": "d", "pairs": [found], "cells": [], "paper": paper}
+    report = {
+        "gpu": None,
+        "torch": "2",
+        "data": "d",
+        "pairs": [found],
+        "cells": [],
+        "memory": {},
+        "paper": paper,
+    }
     shown = list(gpu.table({**report, "failures": [sentence]}))
     assert f"- {sentence}" in shown
 

@@ -2,6 +2,8 @@
 
 import dataclasses
 import itertools
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import harness.checks
 from backbones import BACKBONES, cpu
+from backbones.text import TextEncoder, load_model
 from harness.config.compose import load_benchmark, load_sweep
 from harness.data.synthetic import SyntheticSettings, generate
 from harness.errors import UserError
@@ -33,6 +36,7 @@ from harness.train.step import step_losses
 from methods import METHODS
 from methods.base import interpolate
 from reports.frame import environment
+from tests.perf.gpu_cells import random_bert
 from tests.support.builders import PAIRS, make_batch, make_sizes, small_backbone, small_cell
 
 CPU = torch.device("cpu")
@@ -148,6 +152,15 @@ def test_no_operation_raises_under_deterministic_algorithms(method, backbone, mo
         step_losses(network, mixing, batch, draw, diagnostics.watch).total.backward()
         diagnostics.values()
     assert {"mm.default", "native_layer_norm_backward.default"} & operations.names
+    assert not forbidden(operations.names)
+
+
+def test_no_operation_of_a_fine_tuned_encoder_raises(tmp_path):
+    encoder = TextEncoder(load_model(Path(random_bert(tmp_path / "bert"))), 2).train()
+    tokens = torch.ones(3, 3, 7, dtype=torch.int64)
+    with Operations() as operations:
+        encoder(SimpleNamespace(tokens=tokens)).square().sum().backward()
+    assert "embedding_dense_backward.default" in operations.names
     assert not forbidden(operations.names)
 
 
