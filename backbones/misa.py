@@ -46,6 +46,7 @@ from backbones.base import Backbone, BackboneSettings, Fused, Sizes, by_dataset,
 from backbones.batch import MODALITIES, Latents
 from backbones.blocks import at_last_step, time_mean
 from backbones.cpu.dropout import Dropout
+from backbones.cpu.lstm import all_states
 from backbones.settings import check
 
 MOMENTS = 5
@@ -88,6 +89,31 @@ def reversal(lengths: Tensor, steps: int) -> Tensor:
     return torch.where(index >= 0, index, step)
 
 
+class _Reverse(torch.autograd.Function):
+    """Rows by an index that is its own inverse, so that the gradient needs no sum over equal rows.
+
+    On CUDA, `torch.take_along_dim` sorts for it. Shape: x (B, T, D), index (B, T, 1) -> as x.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, index: Tensor) -> Tensor:
+        """Select the rows."""
+        ctx.save_for_backward(index)
+        return torch.take_along_dim(x, index, 1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """Select the rows of the gradient."""
+        (index,) = ctx.saved_tensors
+        return reverse(gradient, index), None
+
+
+def reverse(x: Tensor, index: Tensor) -> Tensor:
+    """Reverse the valid steps, given the index of `reversal`. Shape: (B, T, D), (B, T, 1) -> (B, T, D)."""
+    reversed_steps: Tensor = _Reverse.apply(x, index)
+    return reversed_steps
+
+
 class BidirectionalLSTM(nn.Module):
     """Bidirectional LSTM over the valid steps. Shape: (B, T, width) -> states (B, T, 2 hidden)."""
 
@@ -99,10 +125,10 @@ class BidirectionalLSTM(nn.Module):
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Return states (B, T, 2 hidden), undefined in padded steps, and both final states (B, 2 hidden)."""
         index = reversal(lengths, x.shape[1])[..., None]
-        ahead = self.ahead(x)[0]
-        back = self.back(torch.take_along_dim(x, index, 1))[0]
+        ahead = all_states(self.ahead, x)
+        back = all_states(self.back, reverse(x, index))
         final = [at_last_step(states, lengths, "valid") for states in (ahead, back)]
-        return torch.cat([ahead, torch.take_along_dim(back, index, 1)], -1), torch.cat(final, -1)
+        return torch.cat([ahead, reverse(back, index)], -1), torch.cat(final, -1)
 
 
 class RecurrentSubnet(nn.Module):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from backbones.batch import Latents
@@ -152,6 +153,8 @@ def interpolate(values: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
     if weights.ndim == 2 and indices.shape[1] > 2:
         # Gathering (n, k, ...) would need k copies of the batch; a product with an (n, B) matrix does not.
         matrix = weights.new_zeros(len(indices), len(values)).scatter_add(1, indices, weights)
+        if values.ndim == 1:
+            return _product(matrix.to(values.dtype), values)
         rows = values.reshape(len(values), -1)
         return (matrix.to(values.dtype) @ rows).view(len(indices), *values.shape[1:])
     weights = weights.view(*weights.shape, *[1] * (values.ndim + 1 - weights.ndim)).to(values.dtype)
@@ -159,6 +162,13 @@ def interpolate(values: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
     for member in range(1, indices.shape[1]):
         mixed = mixed + weights[:, member] * values[indices[:, member]]
     return mixed
+
+
+def _product(matrix: Tensor, values: Tensor) -> Tensor:
+    """Multiply a matrix and a vector in their own precision, because labels must not be rounded."""
+    with torch.autocast(values.device.type, enabled=False):
+        # On CUDA, matrix products may use TensorFloat-32, but matrix-vector products never do.
+        return matrix.mv(values) if values.is_cuda else (matrix @ values[:, None])[:, 0]
 
 
 def mix(

@@ -21,6 +21,7 @@ from harness.data.occlusion import occlude
 from harness.matrix import Cell
 from harness.train.arithmetic import autocast, compile_steps, plain_steps
 from harness.train.checkpoint import Checkpoint
+from harness.train.device import set_seed
 from harness.train.diagnostics import Diagnostics
 from harness.train.evaluate import final_result, predict, task_loss
 from harness.train.inspection import Inspection, inspect
@@ -163,7 +164,7 @@ def run_steps(
             batch = occlude(batch, cell.train_ratio, field.of(batch, index, cell.granularity, epoch))
         draw = method.draw(generator_for(cell.seed, "mixing", epoch, step), split.labels_on_host[index])
         # Reseeded each step, so that dropout on the clean rows of encode is the same for every method.
-        torch.manual_seed(seed_for(cell.seed, "dropout", epoch, step))
+        set_seed(seed_for(cell.seed, "dropout", epoch, step), split.device)
         with autocast(cell.precision, split.device):
             losses = step_losses(backbone, method, batch, draw, watch)
         losses.total.backward()

@@ -14,6 +14,7 @@ from backbones.text import BertSettings, FrozenText, TextEncoder, TextSettings, 
 from harness.data.dataset import Dataset
 from harness.errors import UserError
 from harness.matrix import FEATURES, Cell
+from harness.train.device import total_bytes
 from harness.train.seeds import seed_for
 from methods import METHODS
 from methods.base import Method
@@ -57,7 +58,7 @@ def require_memory(cell: Cell, dataset: Dataset, device: torch.device) -> None:
 def memory_bytes(device: torch.device) -> int:
     """Return the total memory of a GPU, or of this machine including swap, in bytes."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[1])
+        return total_bytes(device)
     total = int(psutil.virtual_memory().total + psutil.swap_memory().total)
     try:
         return min(total, int(GROUP_LIMIT.read_text()))  # a container's limit, which psutil ignores

@@ -242,6 +242,7 @@ def worker(monkeypatch):
     left = []
     monkeypatch.setattr(ray_task, "_READY", [])
     monkeypatch.setattr(ray_task, "_BROKEN", [])
+    monkeypatch.setattr(ray_task, "_VISIBLE", [])
     monkeypatch.setattr(ray_task, "LEAVE_S", 0.0)
     monkeypatch.setattr(os, "_exit", left.append)
     return left
@@ -266,6 +267,39 @@ def test_a_worker_with_a_broken_device_refuses_jobs_and_leaves(worker):
         if isinstance(thread, threading.Timer):
             thread.join()
     assert worker == [1]
+
+
+def visible_gpus(job):
+    return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+def test_a_worker_stays_with_the_gpus_of_its_first_job(worker, monkeypatch):
+    """CUDA binds a process to them; with other GPUs the driver sends the job again, to another worker."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert do(visible_gpus, Job("x", "", "cuda"))[0].result is None
+    monkeypatch.setattr(ray_task, "_VISIBLE", [])
+    for _ in range(2):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+        assert do(visible_gpus, Job("x", "", "cuda"))[0].result == "0"
+    assert worker == []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert do(visible_gpus, Job("x", "", "cuda")) == (ray_task.REFUSED, None)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert do(visible_gpus, Job("x", "", "cuda")) == (ray_task.REFUSED, None), "it leaves"
+    for thread in threading.enumerate():
+        if isinstance(thread, threading.Timer):
+            thread.join()
+    assert worker == [1]
+
+
+def test_an_idle_worker_holds_no_unused_gpu_memory(worker, monkeypatch):
+    emptied = []
+    monkeypatch.setattr("torch.cuda.empty_cache", lambda: emptied.append(True))
+    do(visible_gpus, Job("x", "", "cpu"))
+    assert emptied == [], "CUDA has not started"
+    monkeypatch.setattr("torch.cuda.is_initialized", lambda: True)
+    do(visible_gpus, Job("x", "", "cuda"))
+    assert emptied == [True]
 
 
 def data_of(job):
