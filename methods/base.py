@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from backbones.batch import Latents
+from backbones.precision import full_precision
 from backbones.settings import check, check_not_negative
 
 MODES = ("append", "replace")
@@ -166,7 +166,7 @@ def interpolate(values: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
 
 def _product(matrix: Tensor, values: Tensor) -> Tensor:
     """Multiply a matrix and a vector in their own precision, because labels must not be rounded."""
-    with torch.autocast(values.device.type, enabled=False):
+    with full_precision(values):
         # On CUDA, matrix products may use TensorFloat-32, but matrix-vector products never do.
         return matrix.mv(values) if values.is_cuda else (matrix @ values[:, None])[:, 0]
 

@@ -180,6 +180,7 @@ def test_a_memory_too_small_is_told_in_numbers(monkeypatch):
 
 def test_the_memory_of_a_gpu_is_its_total(monkeypatch):
     cuda = torch.device("cuda", 1)
+    monkeypatch.setattr("harness.train.device.start_device", lambda device: None)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: {cuda: (1, 2**40)}[device])
     assert networks.memory_bytes(cuda) == 2**40
 

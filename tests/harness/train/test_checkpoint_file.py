@@ -177,7 +177,7 @@ def test_what_a_checkpoint_must_agree_with(monkeypatch):
     wanted = {"cell": cell.cell_id, "device": "x86 AVX9", "torch": "1.2", "numpy": "3.4", **code_tags(cell)}
     assert identity_of(cell, torch.device("cpu")) == wanted
     cuda = torch.device("cuda", 1)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: {cuda: "H100"}[device])
+    monkeypatch.setattr(module, "device_name", lambda device: {cuda: "H100"}[device])
     assert identity_of(cell, cuda) == wanted | {"device": "H100"}
     text = dataclasses.replace(cell, text=dataclasses.replace(cell.text, encoder="bert"))
     monkeypatch.setattr(module.metadata, "version", lambda name: {"transformers": "5.6"}[name])

@@ -10,7 +10,8 @@ import torch
 
 from backbones.batch import MODALITIES
 from harness.data.occlusion import occlude
-from harness.train.splits import ResidentSplit, load_splits, peak_memory_mb, reset_peak_memory
+from harness.train.device import peak_memory_mb, reset_peak_memory
+from harness.train.splits import ResidentSplit, load_splits
 from tests.support.builders import make_dataset, make_sizes, small_cell
 
 CPU, CUDA, META = (torch.device(name) for name in ("cpu", "cuda", "meta"))
@@ -60,7 +61,9 @@ def test_a_split_that_fills_less_than_a_third_of_the_gpu_goes_there(monkeypatch)
 
     monkeypatch.setattr(torch.Tensor, "to", to)
     for free, place in ((3 * size, "cpu"), (3 * size + 3, "cuda")):
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, n=free: asked.append(device) or (n, 0))
+        monkeypatch.setattr(
+            "harness.train.splits.free_bytes", lambda device, n=free: asked.append(device) or n
+        )
         with pytest.raises(Moved, match=place):
             ResidentSplit(SPLIT, CUDA)
         with pytest.raises(Moved, match=place):
@@ -94,6 +97,7 @@ def test_all_splits_are_loaded_with_their_masks():
 
 def test_the_peak_of_a_gpu_is_that_of_this_device(monkeypatch):
     reset = []
+    monkeypatch.setattr("harness.train.device.start_device", lambda device: None)
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset.append)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: {CUDA: 3 * 2**20}[device])
     monkeypatch.setattr(Path, "write_text", None)
