@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from backbones.text import TextSettings
+from backbones.text import BertSettings
 from harness.launchers.base import Job
 from harness.launchers.choose import make_launcher
 from harness.launchers.gpu_sharing import worker_bytes
@@ -35,8 +35,10 @@ OCCLUDED = {"ratios": (0.0, 0.3), "train_ratio": 0.3}
 SPECIAL = {
     "occluded": OCCLUDED,
     "occluded_entries": {**OCCLUDED, "granularity": "entry"},
-    "bert": {"text": TextSettings("bert", "random")},
-    "bert_frozen": {"text": TextSettings("bert", "random", finetune=False)},
+    "bert": {"text": BertSettings(model="random", learning_rate=2e-5, weight_decay=0.0)},
+    "bert_frozen": {
+        "text": BertSettings(model="random", finetune=False, learning_rate=0.0, weight_decay=0.0)
+    },
 }
 """Kinds of cells with one method only."""
 KINDS = {**PLAIN, **SPECIAL}
