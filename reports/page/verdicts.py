@@ -66,14 +66,21 @@ def _gain(row: Row) -> str:
 
 def _outlook(study: Study, rows: Sequence[Row]) -> Iterator[str]:
     """Yield why methods are undecided, and what would decide."""
-    seeds = min(int(row["seeds"]) for row in rows)
+    seeds = max(int(row["seeds"]) for row in rows)
+    few = [f"{row['method']} has {_count(row['seeds'], 'seed')}" for row in rows if row["seeds"] < FEWEST]
     if seeds < FEWEST:
         yield f"{_count(seeds, 'seed')} decide{'s' * (seeds == 1)} nothing: a verdict needs three."
+    elif few:
+        yield f"{' and '.join(few)}: a verdict needs three."
     elif any(math.isnan(row["low_seeds"]) for row in rows):
         yield "Where all seeds gain exactly the same, no uncertainty can be given."
     elif any(math.isnan(row["low"]) for row in rows):
         yield "A verdict needs the predictions of all runs, to judge other clips."
-    known = [row for row in rows if not math.isnan(row["smallest_gain"])]
+    known = [
+        row
+        for row in rows
+        if not math.isnan(row["smallest_gain"]) and (seeds < FEWEST or row["seeds"] >= FEWEST)
+    ]
     if not known:
         return
     if seeds >= FEWEST:

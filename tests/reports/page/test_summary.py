@@ -151,6 +151,10 @@ def test_noise_and_few_seeds_claim_nothing():
         said = said_of(study)
         assert f"{words}: a verdict needs three." in said
         assert " is better" not in said
+    study = gains(small(5, "none", "mixup", "powmix"), "powmix", 0.0, spread=0.05)
+    lost = (study.frame["method"] == "mixup") & (study.frame["seed"] > 1112)
+    said = said_of(dataclasses.replace(study, frame=study.frame[~lost]))
+    assert "mixup has 2 seeds: a verdict needs three. With 80% probability" in said
     study = small(1, "none", "mixup")
     rows = [row for group in comparison_table(study).parts[0].groups for row in group]
     assert all(value.text == "–" for row in rows for value in (row[4], row[5], *row[7:10]))
