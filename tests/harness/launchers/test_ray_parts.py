@@ -19,7 +19,7 @@ from harness.data.store import save_dataset
 from harness.errors import StoreError, UserError
 from harness.launchers import ray_task
 from harness.launchers.base import Job, Outcome
-from harness.launchers.cluster import Cluster, places
+from harness.launchers.cluster import Cluster, connect, places
 from harness.launchers.job import run_job
 from harness.launchers.ray import RayLauncher
 from harness.launchers.shipping import node_cache, read_parcel, write_parcel
@@ -176,6 +176,17 @@ def test_an_end_that_ray_decides_while_it_starts_is_an_interrupt(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=lambda **how: sys.exit(15)))
     with pytest.raises(KeyboardInterrupt):
         RayLauncher(1, run_job, Cluster())
+
+
+def test_ray_sets_the_mode_of_its_token_where_it_was_imported_before(monkeypatch):
+    """It read the mode as it was imported, and would refuse its own processes."""
+    seen = {}
+    fake = SimpleNamespace(init=lambda **how: seen.update(os.environ))
+    monkeypatch.setattr(os, "environ", {})
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    connect(1, Cluster(), run_job)
+    assert len(seen["RAY_AUTH_TOKEN"]) == 64
+    assert "RAY_AUTH_MODE" not in seen
 
 
 TEXTS = st.text("abé .", min_size=1, max_size=4).filter(lambda text: text.strip(" ."))
