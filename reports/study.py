@@ -33,7 +33,9 @@ from reports.frame import (
 )
 from reports.mlflow_links import LOCAL, Links
 from reports.selection import left_out_sentence, requests_of
-from reports.stats.comparison import BASELINE, Clips, clean
+from reports.stats.clips import ClipErrors
+from reports.stats.comparison import BASELINE, clean
+from reports.stats.kinds import ErrorSource, clip_pairs
 from reports.study_runs import StudyRuns
 from reports.trials import load_trials
 
@@ -81,7 +83,7 @@ class Study:
     description: str = ""
     request: Sequence[str] = ()
     located: Sequence[str] = ()
-    clips: Clips | None = None
+    clips: ErrorSource | None = None
     baselines: Sequence[str] = (BASELINE,)
     margins: Mapping[str, float] = field(default_factory=dict)
 
@@ -102,6 +104,22 @@ class Study:
         """Data set of the frame -> the earlier data set that holds the same data."""
         present = set(self.frame["dataset"])
         return twins({e["name"]: e["fingerprint"] for e in self.datasets if e["name"] in present})
+
+    @functools.cached_property
+    def clip_pairs(self) -> dict[str, tuple[ClipErrors, pd.DataFrame]]:
+        """Data set with predictions -> its test clips, and pairs with `none`, see `kinds.clip_pairs`."""
+        scores, found = clean(self.scores()), {}
+        for dataset in sorted(set(scores["dataset"])):
+            errors = self.clips.errors(dataset) if self.clips else None
+            if errors is not None:
+                found[dataset] = errors, clip_pairs(scores[scores["dataset"] == dataset], errors)
+        return found
+
+    def text_lengths(self, dataset: str, ids: Iterable[str]) -> np.ndarray | None:
+        """Return the steps of the text of test clips; None where an earlier version described the data."""
+        known = next((e for e in self.datasets if e["name"] == dataset), {}).get("test_lengths", {})
+        lengths = [known.get(name) for name in ids]
+        return None if None in lengths else np.array(lengths)
 
     def distinct_scores(self) -> pd.DataFrame:
         """Return `scores` on clean input, each set of data once."""
