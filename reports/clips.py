@@ -42,7 +42,7 @@ class SplitClips:
 class StudyClips:
     """The `reports.stats.kinds.ErrorSource` of a study.
 
-    runs: those with numbers in a report. kinds: data set -> kind of metrics. load: run_id -> predictions of a
+    runs: those that a report compares. kinds: data set -> kind of metrics. load: run_id -> predictions of a
     run, or nothing where a run has none. All runs of a data set must be tested on the same clips; those on
     other clips than most count as without predictions.
     """
@@ -87,9 +87,10 @@ class StudyClips:
         found = self._splits.get(dataset)
         return SplitClips.of(np.empty(0, str), np.empty(0)) if found is None else found[0]
 
-    def without_predictions(self) -> int:
-        """Count the runs whose predictions are missing, or of other clips than most of their data set."""
-        return len(self._runs) - sum(len(predictions) for _, predictions in self._splits.values())
+    def without_predictions(self, runs: Iterable[Run]) -> int:
+        """Count those of the runs whose predictions are missing, or of other clips than most."""
+        known = {run_id for _, predictions in self._splits.values() for run_id in predictions}
+        return sum(run.run_id not in known for run in runs)
 
     @functools.cached_property
     def _splits(self) -> dict[str, tuple[SplitClips, dict[str, Predictions]]]:

@@ -36,6 +36,7 @@ from reports.selection import left_out_sentence, requests_of
 from reports.stats.clips import ClipErrors
 from reports.stats.comparison import BASELINE, clean
 from reports.stats.kinds import ErrorSource, clip_pairs
+from reports.stats.settings import compared_runs
 from reports.study_runs import StudyRuns
 from reports.trials import load_trials
 
@@ -156,14 +157,14 @@ def load_study(runs: StudyRuns, settings: ReportSettings | None = None) -> Study
     by_id = {run.run_id: run for run in shown.values()}
     arguments = tuple(matrix.get("arguments", ()))
     settings = report_settings(arguments) if settings is None else settings
-    kinds = metric_kinds(runs)
-    clips = StudyClips(shown.values(), kinds, runs.predictions)
+    kinds, trials = metric_kinds(runs), load_trials(runs)
+    clips = _clips(runs, shown.values(), trials)
     base = redact(tracker.uri).rstrip("/") if tracker.uri.startswith(("http://", "https://")) else LOCAL
     return Study(
         name=tracker.study,
         frame=load_frame(runs, requests=requests_of(matrix)),
         kinds=kinds,
-        trials=load_trials(runs),
+        trials=trials,
         outcomes=_outcomes(matrix, cells, _failures(runs, cells.values())),
         links=Links(base, tracker.experiment_id),
         datasets=datasets,
@@ -176,7 +177,7 @@ def load_study(runs: StudyRuns, settings: ReportSettings | None = None) -> Study
             *_versions(runs),
             *filter(None, [left_out_sentence(len(cells) - len(shown))]),
             *_lost(tracker, shown.values()),
-            *_without_predictions(clips, len(shown)),
+            *_without_predictions(clips, shown.values()),
             *_cut_short(tracker, shown.values()),
         ],
         description=tracker.description(),
@@ -268,14 +269,23 @@ def _lost(tracker: Tracker, cells: Collection[Run]) -> list[str]:
     ]
 
 
-def _without_predictions(clips: StudyClips, runs: int) -> list[str]:
+def _clips(runs: StudyRuns, shown: Iterable[Run], trials: pd.DataFrame) -> StudyClips:
+    """Return the clips of the runs that are shown, and of those that verdicts on sweeps compare."""
+    compared = compared_runs(trials)
+    used = {run.run_id: run for run in runs.complete().values() if run.run_id in compared}
+    used |= {run.run_id: run for run in shown}
+    kinds = {run.tags["dataset"]: run.tags["metrics"] for run in used.values()}
+    return StudyClips(used.values(), kinds, runs.predictions)
+
+
+def _without_predictions(clips: StudyClips, runs: Collection[Run]) -> list[str]:
     """Return a warning if some runs have no predictions of the usual clips."""
-    missing = clips.without_predictions()
+    missing = clips.without_predictions(runs)
     if not missing:
         return []
     return [
-        f"{missing} of {runs} runs have no predictions of the clips that the others were tested on; their "
-        "comparisons are undecided, because intervals for other clips need them."
+        f"{missing} of {len(runs)} runs have no predictions of the clips that the others were tested on; "
+        "their comparisons are undecided, because intervals for other clips need them."
     ]
 
 

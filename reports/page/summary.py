@@ -10,7 +10,7 @@ import pandas as pd
 
 from harness.files import safe_name
 from reports import commands
-from reports.names import METRIC_NAMES
+from reports.names import METRIC_NAMES, signed
 from reports.page.verdicts import by_dataset, p_text
 from reports.stats import comparison
 from reports.stats.comparison import BASELINE, VERDICTS
@@ -18,7 +18,7 @@ from reports.stats.permutation import LEVEL
 from reports.stats.ranking import ranks
 from reports.study import Study
 from reports.tables.seed_means import place
-from reports.tables.table import BEST, OTHER, Column, Part, Table, Value, signed
+from reports.tables.table import BEST, OTHER, Column, Part, Table, Value
 
 METRICS = ("mae", "corr")
 PRIMARY = METRICS[0]

@@ -8,10 +8,10 @@ from typing import Any
 
 import pandas as pd
 
+from reports.names import signed
 from reports.stats.intervals import FEWEST
 from reports.study import Study
 from reports.tables.seed_means import place
-from reports.tables.table import signed
 
 Row = Mapping[Any, Any]
 

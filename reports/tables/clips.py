@@ -9,10 +9,11 @@ import pandas as pd
 
 from harness.data.dataset import videos_of
 from reports import commands
+from reports.names import signed
 from reports.stats.kinds import BY_CLIP, gains_by_clip
 from reports.study import Study
 from reports.tables.seed_means import place
-from reports.tables.table import DASH, Column, Part, Table, Value, signed
+from reports.tables.table import DASH, Column, Part, Table, Value
 
 NAME, TITLE = "clips", "Clips that each method improves"
 HEADS = ("Dataset", "Method", "Gain", "Clips better %", "Clips", "Videos better %", "Videos", "n")

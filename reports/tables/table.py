@@ -69,11 +69,6 @@ class Table:
         return sum(len(group) for part in self.parts for group in part.groups)
 
 
-def signed(value: float) -> str:
-    """Format a number with its sign; a value that rounds to zero is +0.000."""
-    return f"{round(value, 3) + 0.0:+.3f}"
-
-
 def write_table(table: Table, folder: Path) -> list[Path]:
     """Write a table as CSV, Markdown and LaTeX, and return the files."""
     texts = {"csv": table.csv, "md": to_markdown(table), "tex": to_latex(table)}

@@ -51,6 +51,19 @@ class StillClips:
         return None
 
 
+class SwingingClips(StillClips):
+    """Clips of which each video moves the scores of some runs by a constant times ``size``.
+
+    named: function of a run's id that says whether its scores move.
+    """
+
+    def __init__(self, size, named):
+        self.size, self.named = size, named
+
+    def moves(self, scores, metric):
+        return [np.linspace(-1, 1, VIDEOS) * self.size * self.named(name) for name in scores["run_id"]]
+
+
 class DrawnErrors(StillClips):
     """Two clips a video, on which each run has errors of its own."""
 

@@ -257,6 +257,7 @@ def make_trials(seeds=2) -> pd.DataFrame:
                 ):
                     split, metric = key.split("/")
                     own = {"seed": 1111 + s, "split": split, "metric": metric, "value": value}
+                    own["run_id"] = f"{sweep}-{number}-{s}"
                     rows.append({**common, **trial, **own})
     return pd.DataFrame(rows, columns=list(TRIAL_COLUMNS)).astype({"seed": "Int64"})
 
