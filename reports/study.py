@@ -296,8 +296,9 @@ def _cut_short(tracker: Tracker, cells: Iterable[Run]) -> list[str]:
         key = (run.tags["backbone"], run.tags["dataset"], run.tags.get("configuration", ""))
         groups.setdefault(key, []).append(run)
     last: dict[tuple[str, str], list[bool]] = {}
+    settings = tracker.parameters_of([runs[0].run_id for runs in groups.values()])
     for (backbone, dataset, _), runs in groups.items():
-        most = float(tracker.parameters(runs[0].run_id).get(f"{PREFIX}max_epochs", "inf"))
+        most = float(settings.get(runs[0].run_id, {}).get(f"{PREFIX}max_epochs", "inf"))
         at_end = [run.metrics.get("cell/best_epoch", 0.0) >= most for run in runs]
         last.setdefault((backbone, dataset), []).extend(at_end)
     return [
