@@ -52,9 +52,10 @@ def assert_honest(result):
         assert np.isfinite(values).all()
 
 
+@pytest.mark.parametrize("count", [2, pytest.param(len(BACKBONES), marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", TRAINED)
-def test_it_is_trained_on(name, config, tmp_path, capsys, monkeypatch):
-    """Without a warning: by every backbone, or by one where only the form is awkward; methods in turn."""
+def test_it_is_trained_on(name, count, config, tmp_path, capsys, monkeypatch):
+    """Without a warning, by backbones and methods in turn; by one where only the form is awkward."""
     monkeypatch.setattr("harness.train.networks.memory_bytes", lambda device: 16e9)
     path = write(TRAINED[name](), tmp_path)
     assert data(["check", str(path)]) == 0
@@ -62,7 +63,8 @@ def test_it_is_trained_on(name, config, tmp_path, capsys, monkeypatch):
     turn, backbones = list(TRAINED).index(name), list(BACKBONES)
     pairs = {b: list(METHODS)[(turn + i) % len(METHODS)] for i, b in enumerate(backbones)}
     config.dataset.mine.path, config.methods = str(path), list(set(pairs.values()))
-    config.backbones = [backbones[turn % len(backbones)]] if name in FORMS else backbones
+    count = 1 if name in FORMS else count
+    config.backbones = [backbones[(turn + i) % len(backbones)] for i in range(count)]
     plan = make_plan(config)
     dataset = load_dataset(plan.datasets["mine"].folder)
     cells = [cell for cell in plan.cells if cell.method == pairs[cell.backbone]]
@@ -93,7 +95,9 @@ def test_it_is_refused_in_one_sentence(name, config, tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["1 clip in each", "labels zero", "1e30"])
+@pytest.mark.parametrize(
+    "name", ["labels zero", *(pytest.param(n, marks=pytest.mark.soak) for n in ("1 clip in each", "1e30"))]
+)
 def test_it_is_reported(name, var_dir, tmp_path, capfd):
     """All methods, occluded in testing and training; what is undefined is no number in export or report."""
     path = write(TRAINED[name](), tmp_path)
