@@ -139,11 +139,15 @@ def describe_dataset(data: CachedDataset) -> dict[str, Any]:
 
     Per split: numbers of clips and videos (None if the ids do not name videos), mean and standard deviation
     of the labels, shares of labels below, at and above neutral, median and 95% quantile of the lengths.
+    ``test_lengths``: id of each test clip -> steps of its text, by which a report sorts clips.
     """
     dataset = load_dataset(data.folder)
+    test = dataset.splits["test"]
     facts = {k: v for k, v in vars(data).items() if k != "folder"}
     splits = {name: _describe_split(s, data.label_center) for name, s in dataset.splits.items()}
-    return {**facts, "widths": dataset.widths(), "steps": dataset.steps(), "splits": splits}
+    sizes = {"widths": dataset.widths(), "steps": dataset.steps()}
+    lengths = dict(zip(test.ids.tolist(), test.lengths["text"].tolist(), strict=True))
+    return {**facts, **sizes, "splits": splits, "test_lengths": lengths}
 
 
 def _describe_split(split: Split, center: float) -> dict[str, Any]:
