@@ -63,6 +63,7 @@ class Study:
     description in MLflow. request: arguments of the last call of the benchmark. located: settings that tell
     commands where the study's store is. clips: what predictions say of the test clips, None: nothing is
     known. baselines: the methods that all are compared with. margins: metric -> gains that count as equal.
+    claims: path of the user's claims, or None.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Study:
     clips: Clips | None = None
     baselines: Sequence[str] = (BASELINE,)
     margins: Mapping[str, float] = field(default_factory=dict)
+    claims: str | None = None
 
     def scores(self) -> pd.DataFrame:
         """Return scores of the test split without ablations: columns ``SCORES``, methods as in tables.
@@ -137,7 +139,7 @@ def load_study(runs: StudyRuns, settings: ReportSettings | None = None) -> Study
     matrix = runs.matrix()
     by_id = {run.run_id: run for run in shown.values()}
     arguments = tuple(matrix.get("arguments", ()))
-    settings = report_settings(arguments) if settings is None else settings
+    settings = settings_of(runs, settings)
     kinds = metric_kinds(runs)
     clips = StudyClips(shown.values(), kinds, runs.predictions)
     base = redact(tracker.uri).rstrip("/") if tracker.uri.startswith(("http://", "https://")) else LOCAL
@@ -166,8 +168,14 @@ def load_study(runs: StudyRuns, settings: ReportSettings | None = None) -> Study
         clips=clips,
         baselines=tuple(dict.fromkeys(filter(None, (BASELINE, settings.baseline)))),
         margins=dict(settings.equal_within),
+        claims=settings.claims,
         located=tuple(tracker.located()),
     )
+
+
+def settings_of(runs: StudyRuns, settings: ReportSettings | None) -> ReportSettings:
+    """Return the settings of a report, or those of the last request if there are none."""
+    return report_settings(tuple(runs.matrix().get("arguments", ()))) if settings is None else settings
 
 
 def _failures(runs: StudyRuns, cells: Iterable[Run]) -> list[Run]:

@@ -121,12 +121,14 @@ class ReportSettings:
     """What a report shows; build: whether a benchmark or sweep ends with one (``report=false`` is short).
 
     baseline: a method with which all are compared, beside "none". equal_within: metric -> gains below which
-    two methods count as equal, in units of the metric; without one, nothing is called equal.
+    two methods count as equal, in units of the metric; without one, nothing is called equal. claims: file of
+    further claims, see `reports.claims.reader`.
     """
 
     build: bool = True
     baseline: str | None = None
     equal_within: dict[str, float] = field(default_factory=dict)
+    claims: str | None = None
 
 
 @dataclass

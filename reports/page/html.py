@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import math
 import re
 from base64 import b64encode
@@ -18,6 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from harness.errors import visible
+from reports.page.claims import ClaimRow
 from reports.study import STATES
 from reports.tables.table import BEST, SECOND, Column, Part, Table, Value
 
@@ -64,8 +66,8 @@ class Report:
 
     synthetic: suffix of the title, see `reports.study.Study.stand_in`. counts: state -> number of cells.
     requested_note: text below the counts. summary: sentences. notes: headings and their sentences.
-    runs_link: address of all runs of the study. ui: command that starts MLflow's UI. table_files: name of a
-    table -> ending -> relative address.
+    claims: a row per claim. runs_link: address of all runs of the study. ui: command that starts MLflow's UI.
+    table_files: name of a table -> ending -> relative address.
     """
 
     title: str
@@ -81,6 +83,7 @@ class Report:
     facts: Mapping[str, str] = field(default_factory=dict)
     runs_link: str = ""
     ui: str = ""
+    claims: Sequence[ClaimRow] = ()
     table_files: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
@@ -142,9 +145,16 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.globals |= {"zip": zip, "BEST": BEST, "SECOND": SECOND, "STATES": STATES, "WIDE": WIDE}
+    environment.globals |= {
+        "dict": dict,
+        "zip": zip,
+        "BEST": BEST,
+        "SECOND": SECOND,
+        "STATES": STATES,
+        "WIDE": WIDE,
+    }
     environment.tests["linkable"] = linkable
-    for function in (choices, mean_and_spread, page_columns, screen_size, sha256, sort_key):
+    for function in (by_method, choices, mean_and_spread, page_columns, screen_size, sha256, sort_key):
         environment.filters[function.__name__] = function
     return environment
 
@@ -162,6 +172,11 @@ def linkable(address: str) -> bool:
 def sha256(text: str) -> str:
     """Return the base64 SHA-256 of a text, as a content security policy expects it."""
     return b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def by_method(rows: Iterable[ClaimRow]) -> list[tuple[str, list[ClaimRow]]]:
+    """Group claims that follow each other by the method that they are about."""
+    return [(about, list(group)) for about, group in itertools.groupby(rows, lambda row: row.about)]
 
 
 def choices(table: Table) -> dict[str, list[str]]:

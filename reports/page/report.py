@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -12,10 +13,13 @@ from backbones import BACKBONES
 from harness.cli import shell_command
 from methods import METHODS
 from reports import commands
+from reports.claims import answers as claims
+from reports.claims.reader import read_claims
 from reports.figures import style
 from reports.figures.base import Figure
 from reports.figures.registry import FIGURES
 from reports.page import summary
+from reports.page.claims import claim_rows, claims_table
 from reports.page.departures import departures
 from reports.page.html import Failure, PageFigure, Report, page
 from reports.study import OUTCOMES, Study
@@ -43,7 +47,8 @@ def write(study: Study, folder: Path) -> list[Path]:
     # With several threads, sums could differ in the last bits.
     with threadpool_limits(1):
         comparison = summary.compare_methods(study)
-        tables = all_tables(study, comparison)
+        answers = claims.answers(study, read_claims(study.claims))
+        tables = [*all_tables(study, comparison), claims_table(answers, study)]
         every = [*tables, *sweeps.sweep_tables(study)]
         paths = [path for table in every for path in write_table(table, folder / "tables")]
         figures = []
@@ -52,11 +57,13 @@ def write(study: Study, folder: Path) -> list[Path]:
             figures.append(page_figure)
             paths += figure_paths
     report = _report(study, summary.sentences(study, comparison, ORDER), tables, figures, folder)
+    report = replace(report, claims=claim_rows(answers, study))
+    (folder / claims.FILE).write_text(claims.answers_json(answers, study), encoding="utf-8")
     (folder / PAGE).write_text(page(report), encoding="utf-8")
     files = {path for name in FOLDERS for path in (folder / name).iterdir() if not path.is_dir()}
     for stale in files - set(paths):
         stale.unlink()
-    return [folder / PAGE, *paths]
+    return [folder / PAGE, folder / claims.FILE, *paths]
 
 
 def all_tables(study: Study, comparison: pd.DataFrame) -> list[Table]:
