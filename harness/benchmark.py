@@ -38,6 +38,7 @@ Trains methods x backbones x datasets x seeds, skips cells that have a result, a
                                     encode text with a pretrained BERT instead of stored features
   matrix=ablation                   ms_mix with every combination of SASS, SIG and SAL
   occlusion.ratios=[0,0.5] occlusion.protocols=[test,train]
+  evaluate.test_curve=true          score the test split after every epoch, to show what choosing by it adds
   tuned=DIR                         settings found by python -m sweeps.run tune=METHOD
   launcher=inline|processes|ray jobs=N device=auto|cpu|cuda var_dir=DIR
   launcher.address=HOST:PORT launcher.gpus_per_cell=0.25

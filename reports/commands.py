@@ -22,7 +22,7 @@ LOCATING = ("study", "var_dir", "tracking.uri")
 # Settings that a sweep does not accept, or that would give it cells of its own.
 NOT_OF_SWEEPS = (
     *("methods", "seeds", "matrix", "tuned", "retry"),
-    *("occlusion.protocols", "occlusion.train_ratios"),
+    *("occlusion.protocols", "occlusion.train_ratios", "evaluate.test_curve"),
 )
 
 

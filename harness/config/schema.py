@@ -56,6 +56,13 @@ class TrainConfig:
 
 
 @dataclass
+class EvaluateConfig:
+    """Evaluations beyond the usual ones; test_curve: score the test split after every epoch, to show only."""
+
+    test_curve: bool = False
+
+
+@dataclass
 class CellConfig:
     """Execution of one cell; checkpoint_s: minimum seconds between checkpoints, None: only to pause."""
 
@@ -182,6 +189,7 @@ class Config:
     tuned: str | None = None
     occlusion: OcclusionConfig = field(default_factory=OcclusionConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     cell: CellConfig = field(default_factory=CellConfig)
     data: DataConfig = field(default_factory=DataConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)

@@ -26,6 +26,7 @@ from reports.study import OUTCOMES, Study
 from reports.tables import sweeps
 from reports.tables.cost import cost_table
 from reports.tables.datasets import dataset_table
+from reports.tables.places import place_table
 from reports.tables.scores import score_table
 from reports.tables.seed_means import ablation_numbers, main_numbers, occlusion_numbers
 from reports.tables.table import Table, write_table
@@ -86,6 +87,7 @@ def all_tables(study: Study, comparison: pd.DataFrame) -> list[Table]:
         score_table(_part(main, sims), "table3_sims", sims_title, study, fill_sims),
         *_without_classes(_part(main, other), study),
         score_table(ablation, "table4_ablation", ablation_title, study, commands.ablation(study)),
+        *place_table(study, ORDER),
         cost_table(study, ORDER),
         score_table(occlusion, "occlusion", occlusion_title, study, commands.occluded(study)),
     ]
