@@ -73,6 +73,15 @@ def evidence_of(study: Study) -> Evidence:
     return Evidence(named(clean), study.clips, study.margins, lambda methods: _divergence(study, methods))
 
 
+def decisions(found: Sequence[Answer]) -> list[tuple[str, str, list[str]]]:
+    """Return what would decide the undecided: words, command and ids of claims, the most claims first."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for answer in found:
+        if answer.verdict == UNDECIDED:
+            groups.setdefault((answer.decide, answer.command), []).append(answer.claim.id)
+    return sorted(((*key, ids) for key, ids in groups.items()), key=lambda group: -len(group[2]))
+
+
 def places(answer: Answer) -> tuple[str, str]:
     """Return the names of the figure and the table on which an answer rests; empty without any."""
     if answer.verdict == NOT_TESTED:

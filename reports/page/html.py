@@ -20,6 +20,8 @@ from markupsafe import Markup
 
 from harness.errors import visible
 from reports.page.claims import ClaimRow
+from reports.page.picture import EDGE, NAMES, Picture
+from reports.page.picture import WIDTH as PICTURE
 from reports.study import STATES
 from reports.tables.table import BEST, SECOND, Column, Part, Table, Value
 
@@ -66,8 +68,9 @@ class Report:
 
     synthetic: suffix of the title, see `reports.study.Study.stand_in`. counts: state -> number of cells.
     requested_note: text below the counts. summary: sentences. notes: headings and their sentences.
-    claims: a row per claim. runs_link: address of all runs of the study. ui: command that starts MLflow's UI.
-    table_files: name of a table -> ending -> relative address.
+    claims: a row per claim. decisions: what would decide claims, in words, as a command, and the ids of these
+    claims. pictures: of the gains, one per metric. runs_link: address of all runs of the study. ui: command
+    that starts MLflow's UI. table_files: name of a table -> ending -> relative address.
     """
 
     title: str
@@ -84,6 +87,8 @@ class Report:
     runs_link: str = ""
     ui: str = ""
     claims: Sequence[ClaimRow] = ()
+    decisions: Sequence[tuple[str, str, Sequence[str]]] = ()
+    pictures: Sequence[Picture] = ()
     table_files: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
@@ -153,6 +158,7 @@ def _environment() -> Environment:
         "STATES": STATES,
         "WIDE": WIDE,
     }
+    environment.globals |= {"PICTURE": PICTURE, "NAMES": NAMES, "EDGE": EDGE}
     environment.tests["linkable"] = linkable
     for function in (by_method, choices, mean_and_spread, page_columns, screen_size, sha256, sort_key):
         environment.filters[function.__name__] = function

@@ -22,6 +22,7 @@ from reports.page import summary
 from reports.page.claims import claim_rows, claims_table
 from reports.page.departures import departures
 from reports.page.html import Failure, PageFigure, Report, page
+from reports.page.picture import pictures
 from reports.study import OUTCOMES, Study
 from reports.tables import sweeps
 from reports.tables.cost import cost_table
@@ -58,7 +59,12 @@ def write(study: Study, folder: Path) -> list[Path]:
             figures.append(page_figure)
             paths += figure_paths
     report = _report(study, summary.sentences(study, comparison, ORDER), tables, figures, folder)
-    report = replace(report, claims=claim_rows(answers, study))
+    report = replace(
+        report,
+        claims=claim_rows(answers, study),
+        decisions=claims.decisions(answers),
+        pictures=pictures(study, comparison, ORDER),
+    )
     (folder / claims.FILE).write_text(claims.answers_json(answers, study), encoding="utf-8")
     (folder / PAGE).write_text(page(report), encoding="utf-8")
     files = {path for name in FOLDERS for path in (folder / name).iterdir() if not path.is_dir()}
