@@ -44,6 +44,11 @@ def method_name(label: str) -> str:
     return METHODS[base].title.removesuffix(" (reconstruction)") + label[len(base) :]
 
 
+def proper_name(name: str) -> str:
+    """Return a method, backbone or data set as people know it; the registries share no name."""
+    return dataset_name(backbone_name(method_name(name)))
+
+
 def component_name(name: str) -> str:
     """Return a component as people know it: the acronyms of MS-Mix's in capitals, others in words."""
     return name.upper() if name in ("sass", "sig", "sal") else name.replace("_", " ")

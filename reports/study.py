@@ -32,6 +32,7 @@ from reports.frame import (
     version_notes,
 )
 from reports.mlflow_links import LOCAL, Links
+from reports.names import backbone_name, dataset_name
 from reports.selection import left_out_sentence, requests_of
 from reports.stats.comparison import BASELINE, Clips, clean
 from reports.study_runs import StudyRuns
@@ -281,8 +282,8 @@ def _cut_short(tracker: Tracker, cells: Iterable[Run]) -> list[str]:
         at_end = [run.metrics.get("cell/best_epoch", 0.0) >= most for run in runs]
         last.setdefault((backbone, dataset), []).extend(at_end)
     return [
-        f"{backbone} on {dataset}: {sum(at_end)} of {len(at_end)} trainings were still improving at the "
-        "limit of epochs; longer training may change the ranking of methods."
+        f"{backbone_name(backbone)} on {dataset_name(dataset)}: {sum(at_end)} of {len(at_end)} trainings "
+        "were still improving at the limit of epochs; longer training may change the ranking of methods."
         for (backbone, dataset), at_end in sorted(last.items())
         if 2 * sum(at_end) > len(at_end)
     ]
@@ -303,7 +304,9 @@ def _settings(tracker: Tracker, cells: Iterable[Run], datasets: Iterable[Mapping
             changes = _changes(tracker.parameters(run.run_id), base, kind)
             names.setdefault((backbone, ", ".join(changes)), []).append(dataset)
     return [
-        f"{backbone} on {', '.join(on)}: {changes}." for (backbone, changes), on in names.items() if changes
+        f"{backbone_name(backbone)} on {', '.join(map(dataset_name, on))}: {changes}."
+        for (backbone, changes), on in names.items()
+        if changes
     ]
 
 

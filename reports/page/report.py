@@ -18,6 +18,7 @@ from reports.claims.reader import read_claims
 from reports.figures import style
 from reports.figures.base import Figure
 from reports.figures.registry import FIGURES
+from reports.names import backbone_name, dataset_name
 from reports.page import summary
 from reports.page.claims import claim_rows, claims_table
 from reports.page.departures import departures
@@ -136,7 +137,9 @@ def place(data: pd.DataFrame) -> str:
     if not {"backbone", "dataset"} <= set(data.columns):
         return ""
     places = data[["backbone", "dataset"]].drop_duplicates()
-    return f", {places['backbone'].iloc[0]} on {places['dataset'].iloc[0]}" if len(places) == 1 else ""
+    if len(places) != 1:
+        return ""
+    return f", {backbone_name(places['backbone'].iloc[0])} on {dataset_name(places['dataset'].iloc[0])}"
 
 
 def _draw(figure: Figure, data: pd.DataFrame, title: str, study: Study, folder: Path) -> list[Path]:
@@ -208,7 +211,7 @@ def _requested(study: Study) -> str:
 
 def _real_data(study: Study) -> list[str]:
     real = [entry for entry in study.datasets if entry["name"] not in study.synthetic]
-    return [f"{entry['name']} is real data, read from {entry['source']}." for entry in real]
+    return [f"{dataset_name(entry['name'])} is real data, read from {entry['source']}." for entry in real]
 
 
 def _environments(study: Study) -> list[tuple[str, list[str]]]:

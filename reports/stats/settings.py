@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from harness.metrics import DIRECTION
+from reports.names import proper_name
 from reports.stats.intervals import mean_and_std, t_interval
 from reports.stats.permutation import LEVEL, permutation_p, smallest_p
 
@@ -119,6 +120,7 @@ def verdict(part: pd.DataFrame) -> Verdict:
     if p is not None and not flat and "pruned" in states:
         texts.insert(1, f"The permutation test runs over the {len(rows)} settings trained to their end.")
     texts += [_twins(same, flat), _on_test(part, rows, default), _lost(part, states)]
+    where = f"{proper_name(backbone)}, {proper_name(dataset)}"
     return Verdict(
         *(sweep, dataset, backbone, method),
         best=rows[0]["params"] if rows else None,
@@ -128,7 +130,7 @@ def verdict(part: pd.DataFrame) -> Verdict:
         seeds=len(values),
         flat=flat,
         states={state: states.count(state) for state in STATES},
-        sentence=f"{sweep} on {backbone}, {dataset}: {' '.join(filter(None, texts))}",
+        sentence=f"{sweep} on {where}: {' '.join(filter(None, texts))}",
     )
 
 

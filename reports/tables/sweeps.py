@@ -15,6 +15,7 @@ import pandas as pd
 
 from harness.files import safe_name
 from reports.mlflow_links import Links
+from reports.names import proper_name
 from reports.stats.intervals import FEWEST
 from reports.stats.settings import (
     ENDS,
@@ -94,7 +95,8 @@ def _part(trials: pd.DataFrame, title: str, links: Links) -> Part:
         texts = _texts(row, [value_text(settings[name]) if name in settings else DASH for name in names])
         cells = [Value(text, order=_sorted_by(text), link=link) for text in texts]
         values.append([replace(cells[0], link=""), *cells[1:]])
-    heading = f"{group['method']} with {group['backbone']} on {group['dataset']}"
+    method, backbone, dataset = (proper_name(group[name]) for name in ("method", "backbone", "dataset"))
+    heading = f"{method} with {backbone} on {dataset}"
     columns = [Column(text, number=text != "Note") for text in titles]
     return Part(columns, [values], _marked(f"{title}, {heading}", trials), heading, verdict(trials).sentence)
 

@@ -154,7 +154,6 @@ def test_axe_finds_nothing_serious(browser, scheme):
         pytest.skip("AXE_CORE does not name axe-core's axe.min.js (npm install axe-core)")
     media(browser, scheme=scheme)
     browser.execute_script(Path(os.environ["AXE_CORE"]).read_text(encoding="utf-8"))
-    found = browser.execute_async_script(
-        "axe.run().then((result) => arguments[0](result.violations.map((v) => [v.impact, v.id, v.nodes[0].html])))"
-    )
+    judged = "axe.run().then((result) => arguments[0](result.violations.map((v) => [v.impact, v.id])))"
+    found = browser.execute_async_script(judged)
     assert [violation for violation in found if violation[0] in ("serious", "critical")] == []
