@@ -205,7 +205,7 @@ def _outlook(parts: Sequence[Part]) -> Iterator[str]:
         yield f"{fewest} {many} nothing: a verdict needs three."
         return
     if not noises:
-        yield "No uncertainty can be given: a verdict needs predictions of all runs, and seeds that differ."
+        yield f"No uncertainty can be given: this needs predictions of all runs, and {unit}s that differ."
         return
     yield f"Found with 80% probability: {max(noise.smallest_gain() for noise in noises):.3f} or more."
     seeds = _halving(undecided)

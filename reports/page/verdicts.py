@@ -25,7 +25,7 @@ def by_dataset(study: Study, gains: pd.DataFrame, baseline: str, order: Sequence
         ranked = part.sort_values(["lacking", "gain", "method"], ascending=[True, False, True])
         text = " ".join(_sentences(study, ranked.to_dict("records"), baseline))
         first = text[0].lower() if text.startswith("Undecided") else text[0]
-        yield f"{dataset_name(dataset)}, test MAE: {first}{text[1:]}"
+        yield f"On {dataset_name(dataset)}, test MAE: {first}{text[1:]}"
 
 
 def signed(value: float) -> str:
