@@ -56,6 +56,13 @@ class TrainConfig:
 
 
 @dataclass
+class EvaluateConfig:
+    """Evaluations beyond the usual ones; test_curve: score the test split after every epoch, to show only."""
+
+    test_curve: bool = False
+
+
+@dataclass
 class CellConfig:
     """Execution of one cell; checkpoint_s: minimum seconds between checkpoints, None: only to pause."""
 
@@ -121,12 +128,14 @@ class ReportSettings:
     """What a report shows; build: whether a benchmark or sweep ends with one (``report=false`` is short).
 
     baseline: a method with which all are compared, beside "none". equal_within: metric -> gains below which
-    two methods count as equal, in units of the metric; without one, nothing is called equal.
+    two methods count as equal, in units of the metric; without one, nothing is called equal. claims: file of
+    further claims, see `reports.claims.reader`.
     """
 
     build: bool = True
     baseline: str | None = None
     equal_within: dict[str, float] = field(default_factory=dict)
+    claims: str | None = None
 
 
 @dataclass
@@ -180,6 +189,7 @@ class Config:
     tuned: str | None = None
     occlusion: OcclusionConfig = field(default_factory=OcclusionConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     cell: CellConfig = field(default_factory=CellConfig)
     data: DataConfig = field(default_factory=DataConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
