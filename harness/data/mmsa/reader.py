@@ -2,12 +2,13 @@
 
 The format (github.com/thuiar/MMSA): a pickled dict train/valid/test -> dict of text, audio, vision
 (clips, steps, width), regression_labels (clips,), and optionally id, text_bert (clips, 3, steps: token ids,
-attention mask, segment ids), audio_lengths and vision_lengths. Other keys are ignored.
+attention mask, segment ids), audio_lengths and vision_lengths. Other keys are ignored. Features may also be a
+list of clips (steps, width), each with its own number of steps, and a modality may be absent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,16 +20,16 @@ from harness.data.dataset import SPLITS, Dataset, Split
 from harness.data.labels import LabelScale
 from harness.data.memory_limit import MemoryLimit
 from harness.data.mmsa.align import align
-from harness.data.mmsa.split import MmsaSplit, Notes, list_names, printable_names
+from harness.data.mmsa.arrays import absent_array, absent_modalities, read_array, read_lengths, read_tokens
+from harness.data.mmsa.ids import name_rows, read_ids
+from harness.data.mmsa.split import LABELS, MmsaSplit, Notes, list_names, printable_names
 from harness.data.mmsa.unpickle import load_pickle
 from harness.data.standardize import feature_scale, scale_notes
 from harness.errors import UserError, nearest
 
-LABELS, CLASSES = "regression_labels", "classification_labels"
+CLASSES = "classification_labels"
 _ONLY_SCORES = "this tool predicts a sentiment score for every clip, not a class"
 _OTHER_SPLIT_NAMES = {"train": ("training",), "valid": ("val", "dev", "validation"), "test": ("testing",)}
-_MAX_INTEGER = 2**31 - 1  # largest token id or length
-_MAX_NAME_BYTES = 12  # memory per character of a clip id: in an array, and in its sorted copy
 
 
 def _split_contents(content: object, file: str) -> dict[str, dict[Any, Any]]:
@@ -69,128 +70,16 @@ def _read_labels(raw: MmsaSplit) -> np.ndarray:
     return labels
 
 
-def _read_ids(raw: MmsaSplit, clips: int) -> np.ndarray:
-    """Read unique clip ids as (N,) unicode; clips without ids are numbered."""
-    values = raw.content.pop("id", None)
-    if values is None:
-        raw.note("id", "is missing, so clips are numbered", clips)
-        return np.array([f"{raw.split}_{row}" for row in range(clips)])
-    values = values.reshape(-1).tolist() if isinstance(values, np.ndarray) else values
-    if not isinstance(values, (list, tuple)) or len(values) != clips:
-        count = len(values) if isinstance(values, (list, tuple)) else type(values).__name__
-        raise raw.error("id", f"must be a list of {clips} names, one per clip, got {count}")
-    ids = _name_array(raw, [_name(raw, value) for value in values])
-    names, counts = np.unique(ids, return_counts=True)
-    if len(names) < clips:
-        name = f"{str(names[counts.argmax()])!r:.60}"
-        raise raw.error("id", f"must be unique, but {name} occurs {counts.max()} times")
-    return ids
-
-
-def _name_rows(splits: Mapping[str, Split], raw: Mapping[str, MmsaSplit]) -> dict[str, Split]:
-    """Prefix ids with the split's name if the ids of every split are row numbers from 0 or 1."""
-    if not all(_are_row_numbers(split.ids) for split in splits.values()):
-        return dict(splits)
-    named = {}
-    for name, split in splits.items():
-        raw[name].note("id", "holds row numbers, so the split's name was put before them", len(split))
-        ids = _name_array(raw[name], [f"{name}_{row}" for row in split.ids.tolist()])
-        named[name] = replace(split, ids=ids)
-    return named
-
-
-def _are_row_numbers(ids: np.ndarray) -> bool:
-    names = set(ids.tolist())
-    return any(names == {str(first + row) for row in range(len(ids))} for first in (0, 1))
-
-
-def _name_array(raw: MmsaSplit, names: list[str]) -> np.ndarray:
-    raw.memory.take(_MAX_NAME_BYTES * len(names) * max(map(len, names)))
-    return np.array(names)
-
-
-def _name(raw: MmsaSplit, value: Any) -> str:
-    """Convert a clip id to text that every table and file can store; raises UserError."""
-    if isinstance(value, bytes):
-        value = value.decode("utf-8", "replace")
-    too_large = isinstance(value, int) and value.bit_length() > 64
-    if too_large or not isinstance(value, (str, int, float, np.generic)):
-        kind = "number of more than 64 bits" if too_large else type(value).__name__
-        raise raw.error("id", f"holds a {kind}; names must be text or numbers")
-    name = str(value)
-    if not name.strip():
-        raise raw.error("id", "holds an empty name")
-    if not _is_text(name):
-        raise raw.error("id", f"holds {ascii(name)[:60]}, which is not valid text")
-    return name
-
-
-def _is_text(name: str) -> bool:
-    """Check that a name has no surrogates, which UTF-8 cannot encode."""
-    return name.isascii() or not any("\ud800" <= c <= "\udfff" for c in name)
-
-
-def _as_integers(raw: MmsaSplit, key: str, array: np.ndarray, most: int = _MAX_INTEGER) -> np.ndarray:
-    """Convert an array of integers in 0 .. ``most`` to int64; raises UserError for other values."""
-    bad = ~((array >= 0) & (array <= most) & (array == np.floor(array)))
-    if bad.any():
-        raise raw.error(key, f"holds {array[bad][0]}; values must be integers in 0 .. {most}")
-    return array.astype(np.int64)
-
-
-def _read_lengths(raw: MmsaSplit, modality: str, clips: int, steps: int) -> np.ndarray | None:
-    """Read the file's number of valid steps per clip as (N,) int64 in 1 .. T; None if there are none."""
-    key = f"{modality}_lengths"
-    if raw.content.get(key) is None:
-        return None
-    array = raw.take(key)
-    if array.size != clips or array.shape[:1] != (clips,):
-        raise raw.error(key, f"has shape {array.shape} for {clips} clips")
-    lengths = _as_integers(raw, key, array.reshape(-1))
-    raw.note(modality, "had lengths of 0, taken as 1", (lengths == 0).sum())
-    # MMSA-FET truncates features to a number of steps but keeps the original lengths.
-    raw.note(modality, "had lengths beyond its steps, cut to these steps", (lengths > steps).sum())
-    return np.clip(lengths, 1, steps)
-
-
-def _read_tokens(raw: MmsaSplit, clips: int, steps: int) -> np.ndarray | None:
-    """Read token ids, attention mask, segment ids as (N, 3, T) int64, T <= steps; None if there are none."""
-    key = "text_bert"
-    if raw.content.get(key) is None:
-        return None
-    array = raw.take(key)
-    if array.ndim != 3 or array.shape[:2] != (clips, 3) or array.shape[2] == 0:
-        raise raw.error(key, f"has shape {array.shape}; it must be ({clips}, 3, steps)")
-    if array.shape[2] > steps:
-        raw.note(key, "has more steps than text, so it is left out", clips)
-        return None
-    raw.memory.take(8 * array.size)
-    _as_integers(raw, f"{key} attention mask", array[:, 1], 1)
-    return _as_integers(raw, key, array)
-
-
-def _read_array(raw: MmsaSplit, modality: str, clips: int) -> np.ndarray:
-    """Read uncleaned features as a new (N, T, D) float32 array; raises UserError."""
-    array = raw.take(modality)
-    if len(array.shape) == 2:
-        raw.note(modality, "had no time axis, taken as one step", len(array))
-        array = array[:, None, :]
-    if array.ndim != 3 or 0 in array.shape[1:]:
-        raise raw.error(modality, f"has shape {array.shape}; it must be (clips, steps, width)")
-    if len(array) != clips:
-        raise raw.error(modality, f"has {len(array)} clips, but {LABELS} has {clips}")
-    raw.memory.take(4 * array.size)
-    return np.array(array, dtype=np.float32, order="C")
-
-
-def _read_split(raw: MmsaSplit, labels: np.ndarray) -> Split:
+def _read_split(raw: MmsaSplit, labels: np.ndarray, absent: Container[str]) -> Split:
     """Read a split that is not yet aligned, with lengths only where the file has them."""
-    ids = _read_ids(raw, len(labels))
-    features = {m: _read_array(raw, m, len(labels)) for m in MODALITIES}
-    tokens = _read_tokens(raw, len(labels), features["text"].shape[1])
+    clips = len(labels)
+    ids = read_ids(raw, clips)
+    present = {m: read_array(raw, m, clips) for m in MODALITIES if m not in absent}
+    tokens = read_tokens(raw, clips, present["text"].shape[1] if "text" in present else None)
+    features = {m: present[m] if m in present else absent_array(raw, m, clips, tokens) for m in MODALITIES}
     lengths = {}
     for m in MODALITIES if tokens is None else MODALITIES[1:]:
-        stored = _read_lengths(raw, m, *features[m].shape[:2])
+        stored = read_lengths(raw, m, clips, features[m].shape[1])
         if stored is not None:
             lengths[m] = stored
     return Split(ids, features, lengths, labels, tokens)
@@ -268,7 +157,9 @@ def _read(path: str | Path, file: str, scale: LabelScale) -> Dataset:
     raw = {split: MmsaSplit(file, split, contents[split], notes, memory) for split in SPLITS}
     labels = {name: _read_labels(split) for name, split in raw.items()}
     scale.check(labels, file, LABELS)
-    splits = _name_rows({n: _read_split(raw[n], scale.clip(values)) for n, values in labels.items()}, raw)
+    absent = absent_modalities(raw)
+    splits = {n: _read_split(raw[n], scale.clip(values), absent) for n, values in labels.items()}
+    splits = name_rows(splits, raw)
     _check_widths(splits, file)
     _check_leakage(splits, file)
     aligned = _equal_steps(align(splits, raw), raw)

@@ -479,6 +479,23 @@ def drop(split, key):
     return lambda content: content[split].pop(key)
 
 
+def rename_key(old, new):
+    def apply(content):
+        for parts in content.values():
+            parts[new] = parts.pop(old)
+
+    return apply
+
+
+def drop_keys(*keys):
+    def apply(content):
+        for parts in content.values():
+            for key in keys:
+                del parts[key]
+
+    return apply
+
+
 def number_clips(others):
     """Row numbers as ids, but for some splits others."""
 
@@ -510,7 +527,9 @@ REFUSED = {
     "audio 4-d": (change("train", "audio", np.ones((5, 2, 2, 2))), "train/audio has shape (5, 2, 2, 2)"),
     "audio 1-d": (change("train", "audio", np.ones(5)), "train/audio has shape (5,)"),
     "audio no steps": (change("train", "audio", np.ones((5, 0, 2))), "train/audio has shape (5, 0, 2)"),
-    "audio ragged": (change("train", "audio", [[[1, 2]], [[1, 2], [3, 4]]]), "audio does not form an array"),
+    "audio ragged": (change("train", "audio", [[[1, 2]], [[1, 2], [3]]]), "audio does not form an array"),
+    "audio of widths": (change("train", "audio", [[[1, 2]], [[1], [3]]]), "audio does not form an array"),
+    "audio 2 clips": (change("train", "audio", [[[1, 2]], [[1, 2], [3, 4]]]), "train/audio has 2 clips, but"),
     "audio a dict": (change("train", "audio", {"a": 1}), "train/audio must hold numbers"),
     "audio complex": (change("train", "audio", np.ones((5, 9, 2), complex)), "train/audio must hold numbers"),
     "audio short": (change("train", "audio", lambda a: a[:4]), "train/audio has 4 clips, but"),
@@ -529,7 +548,10 @@ REFUSED = {
     "ids count": (change("train", "id", ["a"]), "train/id must be a list of 5 names, one per clip, got 1"),
     "ids a number": (change("train", "id", 5), "train/id must be a list of 5 names, one per clip, got int"),
     "ids of lists": (change("valid", "id", [["a"], ["b"], ["c"]]), "valid/id holds a list"),
-    "ids twice": (change("valid", "id", ["a", "b", "a"]), "valid/id must be unique, but 'a' occurs 2 times"),
+    "vision misspelt": (rename_key("vision", "vison"), "no 'vision'; found: text, audio, id, raw_text"),
+    "visual": (rename_key("vision", "visual"), "Did you mean 'visual'?"),
+    "no modality": (drop_keys(*MODALITIES, "text_bert"), "split 'train' has no 'text'; found: id, raw_text"),
+    "None in one split": (change("valid", "vision", None), "valid/vision must hold numbers, got NoneType"),
     "leak": (change("test", "id", ["a", "b", "c", "train0$_$1"]), "is in both 'train' and 'test'"),
     "leak of numbers": (number_clips({"train": [0, 1, 2, 3, 5]}), "clip '0' is in both 'train' and 'valid'"),
     "numbers and names": (number_clips({"train": list("abcde")}), "clip '0' is in both 'valid' and 'test'"),
