@@ -13,6 +13,7 @@ from harness.data.labels import LabelScale
 from harness.data.memory_limit import SPARE, TIMES
 from harness.data.mmsa.reader import read_mmsa, summary_lines
 from harness.errors import UserError
+from tests.fuzz.layouts import mutate_layout
 from tests.fuzz.mutations import mutate
 from tests.harness.data.test_mmsa import check_contract
 
@@ -26,6 +27,9 @@ PICKLE_STAGES = {
     "of memory": "too much memory",
 }
 CONTENT_STAGES = {
+    "nest_arrays": "archive",
+    "read_npz": "archive",
+    "read_examples": "examples",
     "_split_contents": "splits",
     "_read_labels": "labels",
     "read_ids": "ids",
@@ -52,8 +56,8 @@ class Case:
     stage: Callable[[BaseException], str] = lambda error: "refused"
 
 
-def mmsa(folder, read=lambda path: read_mmsa(path, LabelScale(3.0))):
-    """Return a maker of cases: a mutated MMSA file each, read by ``read``."""
+def mmsa(folder, read=lambda path: read_mmsa(path, LabelScale(3.0)), change=mutate):
+    """Return a maker of cases: a mutated feature file each, read by ``read``."""
     path = folder / "file.pkl"
 
     def run():
@@ -63,11 +67,16 @@ def mmsa(folder, read=lambda path: read_mmsa(path, LabelScale(3.0))):
         return "a dataset"
 
     def make(generator, _=0):
-        kind, content = mutate(generator)
+        kind, content = change(generator)
         path.write_bytes(content)
         return Case(kind, len(content), run, stage=stage)
 
     return make
+
+
+def layouts(folder):
+    """Return a maker of cases of files in the layouts that are not MMSA's own."""
+    return mmsa(folder, change=mutate_layout)
 
 
 def stage(error):
@@ -136,4 +145,4 @@ BROKEN = {
     "crash": (lambda path: os.kill(os.getpid(), signal.SIGSEGV), "crashed"),
     "hang": (lambda path: time.sleep(3600), "hung"),
 }
-READERS = {"mmsa": mmsa, "stored": stored, "both": both, "broken": broken}
+READERS = {"mmsa": mmsa, "layouts": layouts, "stored": stored, "both": both, "broken": broken}

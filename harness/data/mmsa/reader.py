@@ -18,12 +18,13 @@ import numpy as np
 from backbones.batch import MODALITIES
 from harness.data.dataset import SPLITS, Dataset, Split
 from harness.data.labels import LabelScale
+from harness.data.layouts import recognise
 from harness.data.memory_limit import MemoryLimit
 from harness.data.mmsa.align import align
 from harness.data.mmsa.arrays import absent_array, absent_modalities, read_array, read_lengths, read_tokens
+from harness.data.mmsa.contents import load_content
 from harness.data.mmsa.ids import name_rows, read_ids
 from harness.data.mmsa.split import LABELS, MmsaSplit, Notes, list_names, printable_names
-from harness.data.mmsa.unpickle import load_pickle
 from harness.data.standardize import feature_scale, scale_notes
 from harness.errors import UserError, nearest
 
@@ -58,7 +59,7 @@ def _read_labels(raw: MmsaSplit) -> np.ndarray:
     array = raw.take(LABELS)
     if array.dtype.kind == "b":
         raise raw.error(LABELS, f"holds True and False; {_ONLY_SCORES}")
-    if array.ndim != 1 and array.shape[1:] != (1,):
+    if array.ndim == 0 or set(array.shape[1:]) - {1}:
         if array.ndim == 2 and np.isin(array, (0, 1)).all() and (array.sum(1) == 1).all():
             raise raw.error(LABELS, f"is one-hot, of shape {array.shape}, like classes; {_ONLY_SCORES}")
         raise raw.error(LABELS, f"has shape {array.shape}; it must be (clips,), one sentiment score per clip")
@@ -151,9 +152,11 @@ def read_mmsa(path: str | Path, scale: LabelScale) -> Dataset:
 
 
 def _read(path: str | Path, file: str, scale: LabelScale) -> Dataset:
-    contents = _split_contents(load_pickle(path), file)
+    content = load_content(path)
     notes: Notes = {}
     memory = MemoryLimit(file, Path(path).stat().st_size)
+    content, layout = recognise(content, file, memory)
+    contents = _split_contents(content, file)
     raw = {split: MmsaSplit(file, split, contents[split], notes, memory) for split in SPLITS}
     labels = {name: _read_labels(split) for name, split in raw.items()}
     scale.check(labels, file, LABELS)
@@ -163,8 +166,9 @@ def _read(path: str | Path, file: str, scale: LabelScale) -> Dataset:
     _check_widths(splits, file)
     _check_leakage(splits, file)
     aligned = _equal_steps(align(splits, raw), raw)
+    known = [] if layout is None else [f"the file has {layout}."]
     sentences = (f"{m} {what} ({unit}: {', '.join(counts)})." for (m, what, unit), counts in notes.items())
-    return Dataset(aligned, float(scale.size), tuple(sentences), float(scale.center))
+    return Dataset(aligned, float(scale.size), (*known, *sentences), float(scale.center))
 
 
 def summary_lines(dataset: Dataset) -> list[str]:
