@@ -19,7 +19,7 @@ from tests.harness.data.test_mmsa import check_contract
 
 # How far the reading came, by the words of the refusal, and by the function that refused it.
 PICKLE_STAGES = {
-    "not a pickle file": "no pickle",
+    "not a pickle": "no pickle",
     "is empty": "no pickle",
     "ends too early": "truncated",
     "not a readable": "no program",

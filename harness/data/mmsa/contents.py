@@ -5,12 +5,11 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
+from harness.data.file_kinds import ZIP, describe_zip
 from harness.data.layouts.npz import nest_arrays
 from harness.data.mmsa.unpickle import load_pickle
 from harness.data.npy import read_npz
 from harness.errors import UserError, file_error, printable
-
-_ZIP = b"PK\x03\x04"
 
 
 def load_content(path: str | Path) -> object:
@@ -20,8 +19,12 @@ def load_content(path: str | Path) -> object:
         UserError: The file is missing, unreadable, damaged or of another kind.
     """
     path, name = Path(path), repr(str(path))
-    if not _is_npz(path):
+    members = _zip_members(path)
+    if members is None:
         return load_pickle(path)
+    if not members or not all(member.endswith(".npy") for member in members):
+        kind, advice = describe_zip(members)
+        raise UserError(f"{name} is not a pickle but {kind}; {advice}.")
     try:
         return nest_arrays(read_npz(path), name)
     except OSError as error:
@@ -31,17 +34,16 @@ def load_content(path: str | Path) -> object:
         raise UserError(f"{name} is not a readable npz archive: {printable(error)}; {advice}.") from error
 
 
-def _is_npz(path: Path) -> bool:
-    """Check whether a file is a zip archive of .npy files only; False if it cannot be read."""
+def _zip_members(path: Path) -> list[str] | None:
+    """Return the names in a zip archive; None for another or unreadable file."""
     try:
         if not path.is_file():
-            return False
+            return None
         with path.open("rb") as file:
-            if file.read(len(_ZIP)) != _ZIP:
-                return False
+            if file.read(len(ZIP)) != ZIP:
+                return None
         with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-        return bool(names) and all(name.endswith(".npy") for name in names)
+            return archive.namelist()
     # Damaged archives raise errors of many types.
     except (OSError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile):
-        return False
+        return None

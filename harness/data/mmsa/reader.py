@@ -24,6 +24,7 @@ from harness.data.mmsa.align import align
 from harness.data.mmsa.arrays import absent_array, absent_modalities, read_array, read_lengths, read_tokens
 from harness.data.mmsa.contents import load_content
 from harness.data.mmsa.ids import name_rows, read_ids
+from harness.data.mmsa.problems import Problems
 from harness.data.mmsa.split import LABELS, MmsaSplit, Notes, list_names, printable_names
 from harness.data.standardize import feature_scale, scale_notes
 from harness.errors import UserError, nearest
@@ -37,18 +38,23 @@ def _split_contents(content: object, file: str) -> dict[str, dict[Any, Any]]:
     """Return the dictionaries of the three splits; raises UserError."""
     if not isinstance(content, dict):
         raise UserError(f"{file} must be a dict of {', '.join(SPLITS)}, got a {type(content).__name__}.")
+    problems = Problems(file)
     for split in SPLITS:
-        if split not in content:
-            others = [name for name in _OTHER_SPLIT_NAMES[split] if name in content]
-            hint = f".{nearest(split, printable_names(content))}"
-            hint = f"; rename {others[0]!r} to {split!r}." if others else hint
-            raise UserError(f"{file} has no split {split!r}; found: {list_names(content)}{hint}")
-        if not isinstance(content[split], dict) or not content[split]:
-            kind = "empty" if isinstance(content[split], dict) else f"a {type(content[split]).__name__}"
-            raise UserError(
-                f"{file}: split {split!r} is {kind}; it must be a dict with {LABELS} and features."
-            )
+        with problems.collected():
+            _check_split(content, split, file)
+    problems.check()
     return {split: dict(content[split]) for split in SPLITS}
+
+
+def _check_split(content: dict[Any, Any], split: str, file: str) -> None:
+    if split not in content:
+        others = [name for name in _OTHER_SPLIT_NAMES[split] if name in content]
+        hint = f".{nearest(split, printable_names(content))}"
+        hint = f"; rename {others[0]!r} to {split!r}." if others else hint
+        raise UserError(f"{file} has no split {split!r}; found: {list_names(content)}{hint}")
+    if not isinstance(content[split], dict) or not content[split]:
+        kind = "empty" if isinstance(content[split], dict) else f"a {type(content[split]).__name__}"
+        raise UserError(f"{file}: split {split!r} is {kind}; it must be a dict with {LABELS} and features.")
 
 
 def _read_labels(raw: MmsaSplit) -> np.ndarray:
@@ -71,19 +77,58 @@ def _read_labels(raw: MmsaSplit) -> np.ndarray:
     return labels
 
 
-def _read_split(raw: MmsaSplit, labels: np.ndarray, absent: Container[str]) -> Split:
-    """Read a split that is not yet aligned, with lengths only where the file has them."""
+def _read_split(
+    raw: MmsaSplit, labels: np.ndarray, absent: Container[str], problems: Problems
+) -> Split | None:
+    """Read a split that is not yet aligned, with lengths only where the file has them; None if unusable."""
     clips = len(labels)
-    ids = read_ids(raw, clips)
-    present = {m: read_array(raw, m, clips) for m in MODALITIES if m not in absent}
-    tokens = read_tokens(raw, clips, present["text"].shape[1] if "text" in present else None)
+    ids, tokens, present = np.array([], str), None, {}
+    with problems.collected():
+        ids = read_ids(raw, clips)
+    for m in MODALITIES:
+        if m not in absent:
+            with problems.collected():
+                present[m] = read_array(raw, m, clips)
+    with problems.collected():
+        tokens = read_tokens(raw, clips, present["text"].shape[1] if "text" in present else None)
+    if problems:
+        return None
     features = {m: present[m] if m in present else absent_array(raw, m, clips, tokens) for m in MODALITIES}
     lengths = {}
     for m in MODALITIES if tokens is None else MODALITIES[1:]:
-        stored = read_lengths(raw, m, clips, features[m].shape[1])
-        if stored is not None:
-            lengths[m] = stored
+        with problems.collected():
+            stored = read_lengths(raw, m, clips, features[m].shape[1])
+            if stored is not None:
+                lengths[m] = stored
     return Split(ids, features, lengths, labels, tokens)
+
+
+def _read_splits(raw: Mapping[str, MmsaSplit], file: str, scale: LabelScale) -> dict[str, Split]:
+    """Read all splits; raises UserError with all that is wrong with them."""
+    problems = Problems(file)
+    labels: dict[str, np.ndarray] = {}
+    for name, split in raw.items():
+        with problems.collected():
+            labels[name] = _read_labels(split)
+    absent: Container[str] = ()
+    with problems.collected():
+        absent = absent_modalities(raw)
+    for split in raw.values():
+        for m in MODALITIES:
+            with problems.collected():
+                if m not in absent and m not in split.content:
+                    raise split.missing(m)
+    problems.check()
+    with problems.collected():
+        scale.check(labels, file, LABELS)
+    read = {n: _read_split(raw[n], scale.clip(values), absent, problems) for n, values in labels.items()}
+    problems.check()
+    splits = name_rows({n: split for n, split in read.items() if split is not None}, raw)
+    for check in (_check_widths, _check_leakage):
+        with problems.collected():
+            check(splits, file)
+    problems.check()
+    return splits
 
 
 def _check_widths(splits: Mapping[str, Split], file: str) -> None:
@@ -158,13 +203,7 @@ def _read(path: str | Path, file: str, scale: LabelScale) -> Dataset:
     content, layout = recognise(content, file, memory)
     contents = _split_contents(content, file)
     raw = {split: MmsaSplit(file, split, contents[split], notes, memory) for split in SPLITS}
-    labels = {name: _read_labels(split) for name, split in raw.items()}
-    scale.check(labels, file, LABELS)
-    absent = absent_modalities(raw)
-    splits = {n: _read_split(raw[n], scale.clip(values), absent) for n, values in labels.items()}
-    splits = name_rows(splits, raw)
-    _check_widths(splits, file)
-    _check_leakage(splits, file)
+    splits = _read_splits(raw, file, scale)
     aligned = _equal_steps(align(splits, raw), raw)
     known = [] if layout is None else [f"the file has {layout}."]
     sentences = (f"{m} {what} ({unit}: {', '.join(counts)})." for (m, what, unit), counts in notes.items())
