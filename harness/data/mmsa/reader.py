@@ -66,7 +66,8 @@ def _read_labels(raw: MmsaSplit) -> np.ndarray:
     if array.dtype.kind == "b":
         raise raw.error(LABELS, f"holds True and False; {_ONLY_SCORES}")
     if array.ndim == 0 or set(array.shape[1:]) - {1}:
-        if array.ndim == 2 and np.isin(array, (0, 1)).all() and (array.sum(1) == 1).all():
+        # Arrays of no columns may declare any number of rows.
+        if array.ndim == 2 and array.size and np.isin(array, (0, 1)).all() and (array.sum(1) == 1).all():
             raise raw.error(LABELS, f"is one-hot, of shape {array.shape}, like classes; {_ONLY_SCORES}")
         raise raw.error(LABELS, f"has shape {array.shape}; it must be (clips,), one sentiment score per clip")
     labels = array.reshape(-1).astype(np.float64)

@@ -521,6 +521,7 @@ REFUSED = {
     "no labels": (drop("test", LABELS), "split 'test' has no 'regression_labels'"),
     "empty split": (change("valid", LABELS, []), "split 'valid' is empty"),
     "labels (N, 2)": (change("train", LABELS, np.zeros((5, 2))), "_labels has shape (5, 2)"),
+    "labels (N, 0)": (change("train", LABELS, np.zeros((10**12, 0))), "_labels has shape (1000000000000, 0)"),
     "labels NaN": (change("train", LABELS, put(1, np.nan)), "_labels holds nan"),
     "labels out": (change("test", LABELS, put(1, -3.5)), "holds -3.5, outside [-3, 3]; if"),
     "labels text": (change("train", LABELS, ["a"] * 5), "_labels must hold numbers"),
