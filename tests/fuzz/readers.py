@@ -11,7 +11,8 @@ from pathlib import Path
 
 from harness.data.labels import LabelScale
 from harness.data.memory_limit import SPARE, TIMES
-from harness.data.mmsa.reader import read_mmsa, summary_lines
+from harness.data.mmsa.reader import read_mmsa
+from harness.data.summary import summary_lines
 from harness.errors import UserError
 from tests.fuzz.layouts import mutate_layout
 from tests.fuzz.mutations import mutate

@@ -26,7 +26,6 @@ from harness.data.mmsa.contents import load_content
 from harness.data.mmsa.ids import name_rows, read_ids
 from harness.data.mmsa.problems import Problems
 from harness.data.mmsa.split import LABELS, MmsaSplit, Notes, list_names, printable_names
-from harness.data.standardize import feature_scale, scale_notes
 from harness.errors import UserError, nearest
 
 CLASSES = "classification_labels"
@@ -37,7 +36,9 @@ _OTHER_SPLIT_NAMES = {"train": ("training",), "valid": ("val", "dev", "validatio
 def _split_contents(content: object, file: str) -> dict[str, dict[Any, Any]]:
     """Return the dictionaries of the three splits; raises UserError."""
     if not isinstance(content, dict):
-        raise UserError(f"{file} must be a dict of {', '.join(SPLITS)}, got a {type(content).__name__}.")
+        joined = "; MISA's and MMIM's three files must be joined in one dict" * isinstance(content, list)
+        got = f"got a {type(content).__name__}{joined}"
+        raise UserError(f"{file} must be a dict of {', '.join(SPLITS)}, {got}.")
     problems = Problems(file)
     for split in SPLITS:
         with problems.collected():
@@ -209,27 +210,3 @@ def _read(path: str | Path, file: str, scale: LabelScale) -> Dataset:
     known = [] if layout is None else [f"the file has {layout}."]
     sentences = (f"{m} {what} ({unit}: {', '.join(counts)})." for (m, what, unit), counts in notes.items())
     return Dataset(aligned, float(scale.size), (*known, *sentences), float(scale.center))
-
-
-def summary_lines(dataset: Dataset) -> list[str]:
-    """Describe a dataset: per split its clips, videos, labels and modalities, then the notes."""
-    lines = []
-    for name, split in dataset.splits.items():
-        videos = split.videos()
-        source = "" if videos is None else f" of {videos} videos"
-        y = split.labels.astype(np.float64)
-        lines.append(
-            f"{name}: {len(split)} clips{source}; labels {y.min():g} to {y.max():g}, "
-            f"mean {y.mean():.3f}, std {y.std():.3f}"
-        )
-        for m in MODALITIES:
-            values, lengths = split.features[m], split.lengths[m]
-            filled = np.any(values, axis=(1, 2)).mean()
-            scale = feature_scale(split, m)
-            lines.append(
-                f"  {m:<6} {values.shape[1]} x {values.shape[2]}; length min {lengths.min()}, "
-                f"median {np.median(lengths):g}, max {lengths.max()}; non-zero clips {filled:.1%}; "
-                f"values {scale.low.min():.3g} to {scale.high.max():.3g}, features' magnitudes "
-                f"{scale.magnitude.min():.2g} to {scale.magnitude.max():.2g}"
-            )
-    return lines + [f"note: {note}" for note in (*dataset.notes, *scale_notes(dataset))]

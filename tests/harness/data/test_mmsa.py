@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from backbones.batch import MODALITIES
 from harness.data.dataset import SPLITS
 from harness.data.labels import LabelScale
-from harness.data.mmsa.reader import LABELS, read_mmsa, summary_lines
+from harness.data.mmsa.reader import LABELS, read_mmsa
 from harness.errors import UserError
 from tests.harness.data.test_store import assert_equal
 from tests.support.paths import SHARED
@@ -577,31 +577,6 @@ def test_no_dict_and_a_strange_label_scale_are_refused():
     for label_scale in (0, float("nan"), float("inf")):
         with pytest.raises(UserError, match="label_scale must be"):
             read(make_content(), label_scale)
-
-
-def test_the_summary_describes_every_split():
-    content, truth = make_file()
-    content["train"]["regression_labels"][:] = [-3, 0, 0, 0, 3]
-    content["train"]["vision"][[0, 1]] = 0
-    content["train"]["audio"][0, 0, 0] = np.nan
-    dataset = read(content)
-    lines = summary_lines(dataset)
-    assert lines[0] == "train: 5 clips of 3 videos; labels -3 to 3, mean 0.000, std 1.897"
-    audio = sorted(len(sequence) for sequence in truth["train"]["audio"])
-    expected = f"9 x 2; length min {audio[0]}, median {audio[2]}, max {audio[-1]}; non-zero clips 100.0%"
-    assert lines[2].startswith(f"  audio  {expected}; values ")
-    assert "non-zero clips 60.0%; values " in lines[3]
-    assert lines[-1] == "note: audio held NaN, set to 0 (values: train 1)."
-    assert len(lines) == 3 * 4 + len(dataset.notes)
-
-
-def test_the_summary_counts_no_videos_where_not_every_id_names_one():
-    content = make_content()
-    content["train"]["id"][4] = "alone"
-    content["valid"]["id"] = [3, 4, 5]
-    content["test"]["id"] = ["a$_$b$_$1", "a$_$c", "$_$1", "b$_$"]
-    starts = [line.partition(";")[0] for line in summary_lines(read(content))[:12:4]]
-    assert starts == ["train: 5 clips", "valid: 3 clips", "test: 4 clips of 3 videos"]
 
 
 @pytest.mark.skipif(not DATA.exists(), reason="the real clips (../shared/data) are not here")
