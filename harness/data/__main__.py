@@ -8,12 +8,16 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import UserError
 
 if TYPE_CHECKING:
     from harness.data.dataset import Dataset
+
+_SCALE = ("label_center", "label_scale")
+_CHOICE = ("valid_share", "seed", "splits", "fold")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,6 +46,12 @@ def _parser() -> argparse.ArgumentParser:
             "--label-scale", type=float, help="labels are in [C - S, C + S]; default 3", metavar="S"
         )
         command.add_argument("--label-center", type=float, help="the neutral label; default 0", metavar="C")
+        command.add_argument(
+            "--valid-share", "--valid_share", type=float, help="draw valid from train", metavar="P"
+        )
+        command.add_argument("--splits", help="a CSV file with the columns id and split", metavar="FILE.csv")
+        command.add_argument("--fold", type=int, help="the number of the split that tests", metavar="K")
+        command.add_argument("--seed", type=int, default=0, help="seed of --valid-share", metavar="N")
     convert.add_argument("out", metavar="OUT", help="the file to write")
     convert.add_argument("--force", action="store_true", help="overwrite an existing file")
     synth = commands.add_parser("synth", help="write a synthetic dataset as a pickle in MMSA's format")
@@ -60,7 +70,7 @@ def _check(options: argparse.Namespace) -> None:
     from harness.data.summary import summary_lines
 
     print("\n".join(summary_lines(_read(options))))
-    print(f"to train on it: {_settings(options, options.file)}")
+    print(f"to train on it: {_settings(options, options.file, (*_SCALE, *_CHOICE))}")
 
 
 def _convert(options: argparse.Namespace) -> None:
@@ -71,21 +81,28 @@ def _convert(options: argparse.Namespace) -> None:
     clips = ", ".join(f"{len(split)} {name}" for name, split in dataset.splits.items())
     print(f"{options.out}: clips: {clips}")
     print("".join(f"note: {note}\n" for note in dataset.notes), end="")
-    print(f"to train on it: {_settings(options, options.out)}")
+    print(f"to train on it: {_settings(options, options.out, _SCALE)}")
 
 
 def _read(options: argparse.Namespace) -> Dataset:
     from harness.data.labels import given_scale
     from harness.data.mmsa.reader import read_mmsa
+    from harness.data.mmsa.resplit import SplitChoice
 
     scale = given_scale(3.0, options.label_scale, options.label_center, "--label-{}")
-    return read_mmsa(options.file, scale)
+    table = None if options.splits is None else Path(options.splits)
+    choice = SplitChoice(options.valid_share, table, options.fold, options.seed, "--{}")
+    return read_mmsa(options.file, scale, choice)
 
 
-def _settings(options: argparse.Namespace, path: str) -> str:
-    """Return the benchmark's settings for a file; it needs the same label scale."""
-    given = {key: getattr(options, f"label_{key}") for key in ("center", "scale")}
-    typed = [f" dataset.mine.label_{key}={value:g}" for key, value in given.items() if value is not None]
+def _settings(options: argparse.Namespace, path: str, keys: Sequence[str]) -> str:
+    """Return the benchmark's settings for a file; it needs the same label scale and splits."""
+    given = {key: getattr(options, key) for key in keys}
+    typed = [
+        f" dataset.mine.{key}={value:g}" if isinstance(value, float) else f" dataset.mine.{key}={value}"
+        for key, value in given.items()
+        if value is not None and (key != "seed" or options.valid_share is not None)
+    ]
     return f"datasets=[mine] dataset.mine.path={path}{''.join(typed)}"
 
 

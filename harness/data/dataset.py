@@ -16,7 +16,7 @@ from backbones.batch import MODALITIES
 SPLITS = ("train", "valid", "test")
 
 
-_AFTER_VIDEO = "$_$"  # MMSA's clip ids have the form "video$_$clip"
+AFTER_VIDEO = "$_$"  # MMSA's clip ids have the form "video$_$clip"
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Split:
     def videos(self) -> int | None:
         """Count the videos that the clips are cut from; None if some id does not name its video."""
         ids = self.ids.tolist()
-        if not all(_AFTER_VIDEO in name for name in ids):
+        if not all(AFTER_VIDEO in name for name in ids):
             return None
-        return len({name.partition(_AFTER_VIDEO)[0] for name in ids})
+        return len({name.partition(AFTER_VIDEO)[0] for name in ids})
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from harness.data.dataset import SPLITS
-from harness.data.layouts.names import AFTER_VIDEO, as_text, name_clips
+from harness.data.dataset import AFTER_VIDEO, SPLITS
+from harness.data.layouts.names import as_text, name_clips
 from harness.data.memory_limit import MemoryLimit
 
 LABELS = "regression_labels"

@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-AFTER_VIDEO = "$_$"
+from harness.data.dataset import AFTER_VIDEO
+
 _CLIP_OF_VIDEO = re.compile(r"(.+)_(\d{1,6})")
 _SEGMENT = re.compile(r"(.+)\[(\d{1,6})\]")
 

@@ -25,6 +25,7 @@ from harness.data.mmsa.arrays import absent_array, absent_modalities, read_array
 from harness.data.mmsa.contents import load_content
 from harness.data.mmsa.ids import name_rows, read_ids
 from harness.data.mmsa.problems import Problems
+from harness.data.mmsa.resplit import OWN_SPLITS, SplitChoice
 from harness.data.mmsa.split import LABELS, MmsaSplit, Notes, list_names, printable_names
 from harness.errors import UserError, nearest
 
@@ -33,24 +34,28 @@ _ONLY_SCORES = "this tool predicts a sentiment score for every clip, not a class
 _OTHER_SPLIT_NAMES = {"train": ("training",), "valid": ("val", "dev", "validation"), "test": ("testing",)}
 
 
-def _split_contents(content: object, file: str) -> dict[str, dict[Any, Any]]:
+def _split_contents(content: object, file: str, choice: SplitChoice) -> dict[str, dict[Any, Any]]:
     """Return the dictionaries of the three splits; raises UserError."""
     if not isinstance(content, dict):
         joined = "; MISA's and MMIM's three files must be joined in one dict" * isinstance(content, list)
         got = f"got a {type(content).__name__}{joined}"
         raise UserError(f"{file} must be a dict of {', '.join(SPLITS)}, {got}.")
     problems = Problems(file)
+    advice = choice.advice(content)
+    if advice and not any(split in content for split in SPLITS):
+        raise UserError(f"{file} has no splits; found: {list_names(content)}.{advice}")
     for split in SPLITS:
         with problems.collected():
-            _check_split(content, split, file)
+            _check_split(content, split, file, advice)
     problems.check()
     return {split: dict(content[split]) for split in SPLITS}
 
 
-def _check_split(content: dict[Any, Any], split: str, file: str) -> None:
+def _check_split(content: dict[Any, Any], split: str, file: str, advice: str) -> None:
     if split not in content:
         others = [name for name in _OTHER_SPLIT_NAMES[split] if name in content]
-        hint = f".{nearest(split, printable_names(content))}"
+        close = nearest(split, printable_names(content))
+        hint = f".{close or advice * (split == 'valid')}"
         hint = f"; rename {others[0]!r} to {split!r}." if others else hint
         raise UserError(f"{file} has no split {split!r}; found: {list_names(content)}{hint}")
     if not isinstance(content[split], dict) or not content[split]:
@@ -178,8 +183,8 @@ def _equal_steps(splits: Mapping[str, Split], raw: Mapping[str, MmsaSplit]) -> d
     return padded
 
 
-def read_mmsa(path: str | Path, scale: LabelScale) -> Dataset:
-    """Read an MMSA pickle with labels on a scale; its `notes` describe the cleaning.
+def read_mmsa(path: str | Path, scale: LabelScale, choice: SplitChoice = OWN_SPLITS) -> Dataset:
+    """Read a feature file with labels on a scale; its `notes` describe the cleaning. choice: its splits.
 
     The attention mask gives the valid steps of text. For audio and vision, `*_lengths` give them, unless
     these only mark the first zero step and cut clips. Without lengths, a modality that is aligned with text
@@ -193,20 +198,21 @@ def read_mmsa(path: str | Path, scale: LabelScale) -> Dataset:
     try:
         # Overflows and signalling NaNs are detected in the results, so numpy need not warn.
         with np.errstate(all="ignore"):
-            return _read(path, file, scale)
+            return _read(path, file, scale, choice)
     except MemoryError:
         raise UserError(f"{file} needs more memory than is available.") from None
 
 
-def _read(path: str | Path, file: str, scale: LabelScale) -> Dataset:
+def _read(path: str | Path, file: str, scale: LabelScale, choice: SplitChoice) -> Dataset:
     content = load_content(path)
     notes: Notes = {}
     memory = MemoryLimit(file, Path(path).stat().st_size)
     content, layout = recognise(content, file, memory)
-    contents = _split_contents(content, file)
+    content, drawn = choice.apply(content, file)
+    contents = _split_contents(content, file, choice)
     raw = {split: MmsaSplit(file, split, contents[split], notes, memory) for split in SPLITS}
     splits = _read_splits(raw, file, scale)
     aligned = _equal_steps(align(splits, raw), raw)
     known = [] if layout is None else [f"the file has {layout}."]
     sentences = (f"{m} {what} ({unit}: {', '.join(counts)})." for (m, what, unit), counts in notes.items())
-    return Dataset(aligned, float(scale.size), (*known, *sentences), float(scale.center))
+    return Dataset(aligned, float(scale.size), (*known, *drawn, *sentences), float(scale.center))
