@@ -12,6 +12,7 @@ from pathlib import Path
 from harness.data.labels import LabelScale
 from harness.data.memory_limit import SPARE, TIMES
 from harness.data.mmsa.reader import read_mmsa
+from harness.data.mmsa.resplit import SplitChoice
 from harness.data.summary import summary_lines
 from harness.errors import UserError
 from tests.fuzz.layouts import mutate_layout
@@ -76,8 +77,10 @@ def mmsa(folder, read=lambda path: read_mmsa(path, LabelScale(3.0)), change=muta
 
 
 def layouts(folder):
-    """Return a maker of cases of files in the layouts that are not MMSA's own."""
-    return mmsa(folder, change=mutate_layout)
+    """Return a maker of cases of files in the layouts that are not MMSA's own; every fourth one as folds."""
+    own = mmsa(folder, change=mutate_layout)
+    folds = mmsa(folder, lambda path: read_mmsa(path, LabelScale(3.0), SplitChoice(fold=1)), mutate_layout)
+    return in_turn([own, own, own, folds])
 
 
 def stage(error):

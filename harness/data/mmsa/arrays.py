@@ -79,6 +79,8 @@ def absent_array(raw: MmsaSplit, modality: str, clips: int, tokens: np.ndarray |
         )
     else:
         raw.content[f"{modality}_lengths"] = np.ones(clips, np.int64)
+        if modality == "text" and raw.content.get("raw_text") is not None:
+            what = "is in the file as raw_text only, which is not read, so it is zeros of width 1"
     raw.note(modality, what, clips)
     raw.memory.take(4 * clips * steps)
     return np.zeros((clips, steps, 1), np.float32)

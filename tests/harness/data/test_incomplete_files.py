@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from backbones.batch import MODALITIES
+from backbones.text import TextSettings
 from harness.data.dataset import SPLITS
+from harness.data.text_inputs import with_text
 from tests.harness.data.test_mmsa import (
     CLIPS,
     change_splits,
@@ -87,6 +89,7 @@ def test_an_absent_modality_is_zeros_of_width_1(m, remove):
     content, truth = make_file(with_tokens=False)
     for parts in content.values():
         remove(parts, m)
+        del parts["raw_text"]
     dataset = read(content)
     for name, split in dataset.splits.items():
         assert split.features[m].shape == (CLIPS[name], 1, 1)
@@ -97,6 +100,12 @@ def test_an_absent_modality_is_zeros_of_width_1(m, remove):
     assert f"{m} is not in the file, taken as zeros of width 1 (clips: train 5, valid 3, test 4)." in (
         dataset.notes
     )
+
+
+def test_text_without_features_and_token_ids_is_said_to_be_unread():
+    content = make_content(with_tokens=False)
+    drop_keys("text")(content)
+    assert read(content).notes[0].startswith("text is in the file as raw_text only, which is not read")
 
 
 def test_a_modality_set_to_none_is_absent_whatever_the_other_keys_are_called():
@@ -121,6 +130,14 @@ def test_token_ids_stand_for_text_without_features(kind):
         assert not split.features["text"].any()
     check_sequences(whole, truth)
     assert any(note.startswith("text is there as token ids only, for text=bert") for note in dataset.notes)
+
+
+def test_text_bert_gets_the_same_inputs_without_features():
+    content = make_content()
+    drop_keys("text")(content)
+    settings = TextSettings("bert", "a model")
+    tokens, whole = (with_text(read(one), settings, None) for one in (content, make_content()))
+    assert_equal(replace(tokens, notes=()), replace(whole, notes=()))
 
 
 def test_repeated_ids_are_numbered():
