@@ -11,6 +11,7 @@ ARGS ?=
 PART ?=
 LATEST ?=
 MINUTES ?= 15
+GAIN ?= 0.02
 
 PYTHON := .venv/bin/python
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -20,13 +21,13 @@ SETTINGS = profile=$(PROFILE) 'study=$(STUDY)' \
 	$(if $(DATA_ROOT),'data_root=$(DATA_ROOT)') $(if $(JOBS),jobs=$(JOBS)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup constraints benchmark sweep tune report ui pictures perf gpu-check lint test test-slow soak mutants
+.PHONY: help setup constraints benchmark sweep tune report plan ui pictures perf gpu-check lint test test-slow soak mutants
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 	@echo "Variables: PROFILE=quick|paper STUDY=name DATA_ROOT=dir JOBS=n ARGS='KEY=VALUE ...'"
 	@echo "           PARAM=delta|xi|alpha|heads|all (sweep) METHOD=name (tune) BASE=rev (perf)"
-	@echo "           PART=folder (test) LATEST=1 (setup)"
+	@echo "           PART=folder (test) LATEST=1 (setup) GAIN=0.02 (plan)"
 
 setup: .venv/.ready ## create .venv (the other targets do so when needed); LATEST=1: the newest versions
 
@@ -50,6 +51,9 @@ tune: .venv/.ready ## tune METHOD=name on the validation split; the benchmark us
 
 report: .venv/.ready ## rebuild figures, tables and page from the runs in MLflow, without training
 	@$(PYTHON) -m reports.build 'study=$(STUDY)' $(ARGS)
+
+plan: .venv/.ready ## say how many seeds a study needs to find GAIN=0.02 in test MAE, from the runs so far
+	@$(PYTHON) -m reports.plan 'study=$(STUDY)' 'gain=$(GAIN)' $(ARGS)
 
 ui: .venv/.ready ## serve the MLflow UI on 127.0.0.1:5000 and print the link to the study
 	@$(PYTHON) -m reports.ui 'study=$(STUDY)' $(ARGS)

@@ -13,8 +13,8 @@ Mix point (layer 1): the n tokens of each modality, (B, n, D), without lengths. 
 token (B, D).
 Losses: MSE on the label. Optimizer: AdamW; linear warm-up over a tenth of max_epochs, then cosine decay;
 early stopping after 32 epochs. `max_grad_norm` is off; the reference lists 2 but does not use it.
-Defaults per dataset: MMSA's config_regression.json (thuiar/MMSA, commit a94e65d); only the fusion's depth
-differs between datasets. The position tables take T_m from the dataset.
+Defaults per dataset: MMSA's config_regression.json (thuiar/MMSA, commit a94e65d), for SIMS v2, which it
+lacks, those of SIMS. Only the fusion's depth differs. The position tables take T_m from the dataset.
 
 Tokens start at 0 and the hyper-modality at 1, for which LayerNorm returns its bias. At first, the updated
 hyper-modality thus depends on the attention alone, and gradients to it are scaled by 1 / sqrt(1e-5).
@@ -23,9 +23,14 @@ first n of the embedding layers, and the first one of the fusion. The reference 
 the fusion with the last text state, which cannot change the prediction. Their n positions get zero gradients
 and are kept because they count in the model's size.
 
+NOTE[DIFF] text consists of fixed features by default. The reference always trains BERT in the same optimizer,
+as `text=bert` does: learning rate and weight decay 1e-4. Published results are with BERT.
 NOTE[DIFF] the embedding layers mask padded steps. The reference masks nothing, so padding is read like signal
-(`padding: reference` restores it).
-NOTE[DIFF] the first epoch uses the first learning rate of the warm-up; in the reference it is 0.
+(`padding: reference` restores it; but BERT's states at padded tokens are 0 here, not in the reference).
+NOTE[DIFF] the first epoch uses the first learning rate of the warm-up. In the reference, the first rate is 0
+and the others follow one epoch later. max_epochs ends the training; the reference only stops early.
+NOTE[DIFF] the reference's validation loss is the mean over the batches of a shuffled split, rounded to four
+digits; ours is that of the split, unrounded.
 """
 
 from __future__ import annotations
@@ -190,12 +195,13 @@ class ALMT(Backbone):
     Settings = ALMTSettings
     published = by_dataset(
         {
-            "batch_size": (64, 64, 64),
-            "learning_rate": (1e-4, 1e-4, 1e-4),
-            "weight_decay": (1e-4, 1e-4, 1e-4),
-            "fusion_layers": (2, 4, 4),
+            "batch_size": (64, 64, 64, 64),
+            "learning_rate": (1e-4, 1e-4, 1e-4, 1e-4),
+            "weight_decay": (1e-4, 1e-4, 1e-4, 1e-4),
+            "fusion_layers": (2, 4, 4, 4),
         }
     )
+    published_text = {"learning_rate": 1e-4, "weight_decay": 1e-4}
 
     def __init__(self, settings: ALMTSettings, sizes: Sizes):
         super().__init__(settings, sizes)

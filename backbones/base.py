@@ -11,11 +11,13 @@ from torch import Tensor, nn
 
 from backbones.batch import MODALITIES, Batch, Latents, valid_steps
 from backbones.settings import check
+from backbones.text import TextSettings
 
 CRITERIA = ("l1", "mse")
 OPTIMIZERS = ("adam", "adamw")
 SCHEDULES = ("constant", "plateau", "warmup_cosine")
 PADDINGS = ("valid", "reference")
+KINDS = ("mosi", "mosei", "sims", "simsv2")  # kinds of datasets, for each of which settings are published
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,8 @@ class Backbone(nn.Module):
     Class attributes:
         name, title, citation: registry key, name in tables, paper.
         Settings: the frozen dataclass of its settings.
-        published: values of fields that are None, per kind of dataset ("mosi", "mosei", "sims").
+        published: values of fields that are None, per kind of dataset (`KINDS`).
+        published_text: learning rate and weight decay of a fine-tuned text encoder, where they are None.
         text_layers: number of a text encoder's last layers that `encode` takes, concatenated, first to last.
     """
 
@@ -96,6 +99,9 @@ class Backbone(nn.Module):
     citation: ClassVar[str]
     Settings: ClassVar[type[BackboneSettings]] = BackboneSettings
     published: ClassVar[Mapping[str, Mapping[str, Any]]]
+    # This project's choice for backbones whose reference trains no encoder: a rate of Devlin et al. (NAACL
+    # 2019), and no decay, because LMF's L2 term would shrink embeddings of words absent from training.
+    published_text: ClassVar[Mapping[str, float]] = {"learning_rate": 2e-5, "weight_decay": 0.0}
     text_layers: ClassVar[int] = 1
 
     def __init__(self, settings: Any, sizes: Sizes):
@@ -150,6 +156,12 @@ class Backbone(nn.Module):
         """Return the optimizer's parameter groups; a method's own parameters join the first group."""
         return [{"params": [p for _, p in self.own_parameters() if p.requires_grad]}]
 
+    def text_parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the optimizer's parameter groups of a fine-tuned text encoder; empty without one."""
+        if not isinstance(self.text_encoder, nn.Module):
+            return []
+        return [{"params": list(self.text_encoder.parameters())}]
+
     def own_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """Return all parameters by name, except those of the text encoder."""
         return [(name, p) for name, p in self.named_parameters() if not name.startswith("text_encoder.")]
@@ -158,10 +170,21 @@ class Backbone(nn.Module):
 S = TypeVar("S", bound=BackboneSettings)
 
 
+T = TypeVar("T", bound=BackboneSettings | TextSettings)
+
+
 def resolve_settings(backbone: type[Backbone], settings: S, like: str) -> S:
-    """Replace None fields by the published values for a kind of dataset ("mosi", "mosei" or "sims")."""
-    published = backbone.published[like]
-    missing = {f.name: published[f.name] for f in fields(settings) if getattr(settings, f.name) is None}
+    """Replace None fields by the published values for a kind of dataset, one of `KINDS`."""
+    return _filled(settings, backbone.published[like])
+
+
+def resolve_text(backbone: type[Backbone], settings: TextSettings) -> TextSettings:
+    """Replace None fields by the values for a backbone (`Backbone.published_text`)."""
+    return _filled(settings, backbone.published_text)
+
+
+def _filled(settings: T, values: Mapping[str, Any]) -> T:
+    missing = {f.name: values[f.name] for f in fields(settings) if getattr(settings, f.name) is None}
     return replace(settings, **missing)
 
 
@@ -170,7 +193,8 @@ def by_modality(text: Any, audio: Any, vision: Any) -> dict[str, Any]:
     return dict(zip(MODALITIES, (text, audio, vision), strict=True))
 
 
-def by_dataset(columns: Mapping[str, tuple[Any, Any, Any]]) -> dict[str, dict[str, Any]]:
-    """Convert setting -> values for (mosi, mosei, sims) to kind of dataset -> setting -> value."""
-    kinds = enumerate(("mosi", "mosei", "sims"))
-    return {kind: {name: values[column] for name, values in columns.items()} for column, kind in kinds}
+def by_dataset(columns: Mapping[str, tuple[Any, Any, Any, Any]]) -> dict[str, dict[str, Any]]:
+    """Convert setting -> values in the order of `KINDS` to kind of dataset -> setting -> value."""
+    return {
+        kind: {name: values[column] for name, values in columns.items()} for column, kind in enumerate(KINDS)
+    }

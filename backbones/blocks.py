@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from backbones.batch import Latents
 from backbones.cpu.dropout import Dropout
-from backbones.cpu.lstm import last_state
+from backbones.cpu.lstm import all_states, last_state
 
 POOLS = ("padded_mean", "masked_mean", "kept_mean")
 
@@ -84,7 +84,7 @@ class TextSubnet(nn.Module):
         """Encode sequences. Shape: (B, T, width) -> (B, out)."""
         # NOTE[DIFF] the reference reads the padded end of the sequence; `padding: reference` restores it.
         if self.padding == "reference":
-            return self.linear(self.lstm(x)[0][:, -1])
+            return self.linear(all_states(self.lstm, x)[:, -1])
         return self.linear(last_state(self.lstm, x, lengths))
 
 

@@ -23,6 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from backbones.precision import full_precision
+
 LEAST_DEVIATION = 1e-2
 WEIGHT_DEVIATION = 0.02  # as in BERT; the reference derives from a BERT class
 
@@ -57,7 +59,7 @@ class SparseExperts(nn.Module):
         """Return outputs and gates. Shape: (B, width) -> (B, out), at least float32."""
         outputs = self.output(F.relu(self.hidden(x.expand(len(self.hidden.bias), -1, -1))))  # (E, B, out)
         # In half precision, rounding would create ties between gates.
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x):
             gates = self.gates(at_least_float32(x))
             return combine(gates.log, outputs), gates
 

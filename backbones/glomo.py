@@ -14,30 +14,37 @@ f_m = linear layer on the two vectors of modality m. Layer 2: f_all and the sum 
 weights, concatenated (B, 2d); the head is linear.
 
 Losses: L1 on the label + balance_weight * (importance and load losses of the three mixtures, in training, on
-clean rows). Optimizer: AdamW without weight decay on biases and LayerNorms; early stopping after 8 epochs.
+clean rows). Optimizer: AdamW; biases and BERT's LayerNorms have no weight decay, the other LayerNorms do.
 Linear layers are initialised as in BERT, weights from N(0, 0.02^2) and biases 0, except for the joint
 projections of queries, keys and values (Xavier-uniform).
 Defaults, the same for every dataset: the command line of MS-Mix's released trainer (commit 1746664).
 Text features replace the states of both layers; their first step replaces the first token. With fewer steps
 than G, the bins of the adaptive pool overlap; with one step, all bins hold that step.
 
-NOTE[DIFF] attention and pooling ignore padded steps. With `padding: reference` nothing is masked, as in the
-reference, and only valid steps get positions.
+NOTE[DIFF] text consists of fixed features by default. The reference always trains BERT in the same
+optimizer, as `text=bert` does: learning rate 4e-5, weight decay 1e-4. Published results are with BERT.
+NOTE[DIFF] audio and vision have their own steps. The reference's are word by word, repeated for each of at
+most 60 BERT tokens, and zero at [CLS] and [SEP]; its features are others (audio 74 wide, vision 47 or 35).
+NOTE[DIFF] attention and pooling ignore padded steps. With `padding: reference` nothing is masked and, as in
+the reference, a step gets a position if the convolution's first channel is not 0, up to one step beyond the
+clip; but BERT's states at padded tokens are 0 here, not in the reference.
 NOTE[DIFF] the learning rate is constant and one optimizer is used for the whole run. The reference creates a
-new optimizer, without moments, in every epoch, and divides the rate by 10 from epoch 80 on.
-NOTE[DIFF] early_stop = 8 is this project's choice; the reference does not stop early.
+new optimizer, without moments, in every epoch, and divides the rate by 10 from the 81st epoch on.
+NOTE[DIFF] training stops after 8 epochs without a lower validation loss, and the best epoch counts. The
+reference trains 100 epochs and reports the one with the best mean of six test metrics.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from backbones.base import Backbone, BackboneSettings, Fused, Sizes, by_modality
+from backbones.base import KINDS, Backbone, BackboneSettings, Fused, Sizes, by_modality
 from backbones.batch import MODALITIES, Latents, valid_steps
 from backbones.cpu.dropout import Dropout
 from backbones.experts import WEIGHT_DEVIATION, SparseExperts
@@ -90,10 +97,8 @@ class GLoMo(Backbone):
     title = "GLoMo"
     citation = "Zhuang et al., GLoMo: Global-Local Modal Fusion for Multimodal Sentiment Analysis, MM 2024"
     Settings = GLoMoSettings
-    published = {
-        like: {"batch_size": 64, "learning_rate": 4e-5, "weight_decay": 1e-4}
-        for like in ("mosi", "mosei", "sims")
-    }
+    published = {like: {"batch_size": 64, "learning_rate": 4e-5, "weight_decay": 1e-4} for like in KINDS}
+    published_text = {"learning_rate": 4e-5, "weight_decay": 1e-4}
     text_layers = 2
 
     def __init__(self, settings: GLoMoSettings, sizes: Sizes):
@@ -153,13 +158,22 @@ class GLoMo(Backbone):
         return self.output(representation)[:, 0]
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return groups with weight decay, and without it for biases and LayerNorms."""
-        norms = {module.weight for module in self.modules() if isinstance(module, nn.LayerNorm)}
-        decay: list[nn.Parameter] = []
-        no_decay: list[nn.Parameter] = []
-        for name, p in self.own_parameters():
-            (no_decay if name.endswith("bias") or p in norms else decay).append(p)
-        return [{"params": decay}, {"params": no_decay, "weight_decay": 0.0}]
+        """Return groups with and without weight decay."""
+        return _decay_groups(self.own_parameters())
+
+    def text_parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the same two groups of a fine-tuned text encoder."""
+        if not isinstance(self.text_encoder, nn.Module):
+            return []
+        return _decay_groups(self.text_encoder.named_parameters())
+
+
+def _decay_groups(parameters: Iterable[tuple[str, nn.Parameter]]) -> list[dict[str, Any]]:
+    """Return groups with and without weight decay, chosen by name as in the reference."""
+    groups: dict[bool, list[nn.Parameter]] = {False: [], True: []}
+    for name, p in parameters:
+        groups["bias" in name or "LayerNorm.weight" in name].append(p)
+    return [{"params": groups[False]}, {"params": groups[True], "weight_decay": 0.0}]
 
 
 class TextBranch(nn.Module):
@@ -197,10 +211,13 @@ class SequenceBranch(nn.Module):
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Convolve, add positions to the valid steps, encode, pool."""
         x = self.convolution(x.transpose(1, 2)).transpose(1, 2)
-        # Without lengths, the encoder would add positions to padding. It scales its input by sqrt(d).
+        # As in fairseq, the reference takes a first channel of 0 for padding.
+        reference = self.padding == "reference"
+        placed = x[..., 0] != 0 if reference else valid_steps(lengths, x.shape[1])
+        # Without lengths, the encoder would add positions to all steps. It scales its input by sqrt(d).
         positions = sinusoids(x.shape[1], x.shape[2], x.device) / math.sqrt(x.shape[2])
-        x = x + positions * valid_steps(lengths, x.shape[1])[..., None]
-        if self.padding == "reference":
+        x = x + positions * placed[..., None]
+        if reference:
             states, lengths = self.encoder(x), torch.full_like(lengths, x.shape[1])
         else:
             states = self.encoder(x, lengths)

@@ -11,18 +11,22 @@ residual block, 6d -> 6d -> 6d; the head is linear.
 Mix point (layer 1): the convolutions' outputs, sequences (B, T_m', d) with max(1, length - kernel + 1) valid
 steps, zero in padded steps. Layer 2: the output of the residual block (B, 6d).
 Losses: L1 on the label. Optimizer: Adam, learning rate divided by 10 on plateaus of the validation loss;
-gradients summed over 8 batches, each entry clipped to 0.6 after every batch; early stopping after 8 epochs.
+gradients summed over 8 batches, each entry clipped after every batch; early stopping after 8 epochs.
 Defaults per dataset: MMSA's config_regression.json (thuiar/MMSA, commit a94e65d). Cross-modal encoders use
 the attention dropout of their source, memory encoders that of text.
 
-NOTE[DIFF] encoders add no positions, as in MMSA's release; those of the paper do (`positions: true`).
+NOTE[DIFF] encoders add no positions, as in MMSA's release; those of the paper do (`positions: true`; with
+`padding: reference`, padded steps get positions, too, but not in the authors' code).
 NOTE[DIFF] padded keys are masked, and the summary is the state at the last valid step. The reference masks
 nothing and reads the padded end; `padding: reference` restores both and mixes padded steps like valid ones.
 NOTE[DIFF] keys and values of an encoder share one dropout of the source (backbones/transformer.py).
 NOTE[DIFF] sequences shorter than the kernel are padded to its size; the reference fails on them.
 NOTE[DIFF] features of width d are convolved too; the reference passes them on unchanged.
+NOTE[DIFF] an epoch's last batches count even if they are fewer than 8; the reference drops their gradients.
 NOTE[DIFF] weight_decay is 0; the reference lists one per dataset but does not pass it to its optimizer.
-NOTE[DIFF] max_epochs = 200 limits the training; the reference has early stopping only.
+NOTE[DIFF] max_epochs = 200 limits the training; the reference only stops early. Its validation loss is the
+mean over the batches of a shuffled split, rounded to four digits; ours is that of the split, unrounded.
+NOTE[DIFF] the reference trains no text encoder; with `text=bert`, its rates are this project's choice.
 """
 
 from __future__ import annotations
@@ -52,7 +56,7 @@ class MulTSettings(BackboneSettings):
     positions: add sinusoidal positions.
     """
 
-    grad_clip: float | None = 0.6
+    grad_clip: float | None = None
     gradient_accumulation: int | None = 8
     schedule: str = "plateau"
     plateau_patience: int | None = None
@@ -79,25 +83,26 @@ class MulTSettings(BackboneSettings):
             check(self, "latent_dim", divisible, f"divisible by n_heads = {self.n_heads}")
 
 
-_PUBLISHED = {  # mosi, mosei, sims
-    "batch_size": (16, 4, 16),
-    "learning_rate": (0.002, 0.0005, 0.002),
-    "weight_decay": (0.0, 0.0, 0.0),
-    "plateau_patience": (5, 20, 10),
-    "latent_dim": (50, 30, 50),
-    "n_heads": (10, 6, 10),
-    "n_layers": (4, 4, 2),
-    "text_kernel": (5, 5, 5),
-    "audio_kernel": (5, 1, 1),
-    "vision_kernel": (5, 3, 1),
-    "text_dropout": (0.5, 0.3, 0.3),
-    "text_attn_dropout": (0.3, 0.4, 0.2),
-    "audio_attn_dropout": (0.2, 0.0, 0.1),
-    "vision_attn_dropout": (0.0, 0.0, 0.0),
-    "relu_dropout": (0.0, 0.0, 0.0),
-    "residual_dropout": (0.0, 0.0, 0.2),
-    "embed_dropout": (0.2, 0.0, 0.1),
-    "output_dropout": (0.5, 0.5, 0.1),
+_PUBLISHED = {  # mosi, mosei, sims, simsv2
+    "batch_size": (16, 4, 16, 16),
+    "learning_rate": (0.002, 0.0005, 0.002, 0.0005),
+    "weight_decay": (0.0, 0.0, 0.0, 0.0),
+    "plateau_patience": (5, 20, 10, 10),
+    "grad_clip": (0.6, 0.6, 0.6, 1.0),
+    "latent_dim": (50, 30, 50, 30),
+    "n_heads": (10, 6, 10, 6),
+    "n_layers": (4, 4, 2, 4),
+    "text_kernel": (5, 5, 5, 5),
+    "audio_kernel": (5, 1, 1, 3),
+    "vision_kernel": (5, 3, 1, 1),
+    "text_dropout": (0.5, 0.3, 0.3, 0.5),
+    "text_attn_dropout": (0.3, 0.4, 0.2, 0.1),
+    "audio_attn_dropout": (0.2, 0.0, 0.1, 0.2),
+    "vision_attn_dropout": (0.0, 0.0, 0.0, 0.0),
+    "relu_dropout": (0.0, 0.0, 0.0, 0.1),
+    "residual_dropout": (0.0, 0.0, 0.2, 0.0),
+    "embed_dropout": (0.2, 0.0, 0.1, 0.2),
+    "output_dropout": (0.5, 0.5, 0.1, 0.3),
 }
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 from dataclasses import dataclass
 from functools import cached_property
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -17,27 +18,31 @@ import torch
 from torch import Tensor, nn
 
 from backbones.batch import Batch
-from backbones.settings import check, check_not_negative
+from backbones.settings import check
 
 ENCODERS = ("features", "bert")
 
 
 @dataclass(frozen=True)
 class TextSettings:
-    """Settings of the text input.
+    """Settings of the text input; with text features, only ``encoder`` has an effect.
 
     encoder: "features" | "bert". model: fingerprint of the pretrained model's files. finetune: train the
-    encoder with learning_rate; otherwise it is frozen.
+    encoder; otherwise it is frozen. learning_rate: of a fine-tuned encoder.
     """
 
     encoder: str = "features"
     model: str = ""
     finetune: bool = True
-    learning_rate: float = 2e-5
+    learning_rate: float | None = 2e-5
 
     def __post_init__(self) -> None:
         check(self, "encoder", self.encoder in ENCODERS, f"one of {', '.join(ENCODERS)}")
-        check_not_negative(self, "learning_rate")
+        self._check_rate("learning_rate")
+
+    def _check_rate(self, name: str) -> None:
+        value = getattr(self, name)
+        check(self, name, value is None or 0 <= value < inf, ">= 0 and finite, or null")
 
     @property
     def label(self) -> str:
@@ -45,6 +50,23 @@ class TextSettings:
         if self.encoder == "features":
             return ""
         return "[bert]" if self.finetune else "[bert,frozen]"
+
+
+# A class of its own: a new field of `TextSettings` would change the ids of cells with text features.
+@dataclass(frozen=True)
+class BertSettings(TextSettings):
+    """Settings of a pretrained encoder; None: the value for the backbone (`Backbone.published_text`).
+
+    learning_rate, weight_decay: of a fine-tuned encoder, in the backbone's optimizer.
+    """
+
+    encoder: str = "bert"
+    learning_rate: float | None = None
+    weight_decay: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_rate("weight_decay")
 
 
 class TextEncoder(nn.Module):

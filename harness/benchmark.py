@@ -44,6 +44,8 @@ Trains methods x backbones x datasets x seeds, skips cells that have a result, a
                                     with launcher=ray: an existing cluster (default: start one here)
   jobs_per_gpu=N precision=fp32|tf32|bf16 compile=true|false
   method.NAME.KEY=VALUE backbone.NAME.KEY=VALUE
+  report.baseline=mixup report.equal_within.mae=0.02
+                                    compare with mixup, too; gains within 0.02 count as equal
 
 Settings and defaults: harness/conf/config.yaml; for methods and backbones: python -m harness.catalog"""
 
@@ -83,8 +85,8 @@ def _drive(config: Any, plan: Plan, console: Console, arguments: Sequence[str]) 
     if outcome.failed:
         console.print(failure_table(outcome))
     # An earlier driver may have trained all cells but died before it finished the report.
-    if config.report:
-        write_report(tracker)
+    if config.report.build:
+        write_report(tracker, config.report)
         console.print(f"Report: {tracker.folder('reports') / 'index.html'}", markup=False, soft_wrap=True)
     browse = shell_command("ui", "reports.ui", plan.study, tracker.located())
     console.print(f"Browse the runs with `{browse}`.", markup=False, highlight=False, soft_wrap=True)

@@ -54,6 +54,8 @@ def text() -> Iterator[str]:
             )
             for like, values in published.items():
                 yield from _wrapped(like, values)
+            if rates := getattr(entry, "published_text", None):
+                yield from _wrapped("text=bert", rates)
             yield ""
 
 

@@ -80,6 +80,7 @@ def _check_names(config: Config) -> None:
         "value of text": ([config.text], ENCODERS),
         "size": ([config.size], SIZES),
         "launcher": ([config.launcher.name], LAUNCHERS),
+        "method for report.baseline": ([split_variant(config.report.baseline or "none")[0]], METHODS),
     }
     for kind, (names, allowed) in names_by_kind.items():
         for name in names:

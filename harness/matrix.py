@@ -16,7 +16,7 @@ from backbones.text import TextSettings
 from methods.base import MethodSettings
 
 # Bumped by hand whenever the arithmetic changes, so that old and new numbers never mix.
-RESULTS_VERSION = 2
+RESULTS_VERSION = 3
 FEATURES = TextSettings()
 APART = ("seed", "ratios", "train_ratio")
 # Fields that came later, with the values that cells had before: they count only where they differ, so that
@@ -64,14 +64,15 @@ class Cell:
     @cached_property
     def cell_id(self) -> str:
         """Hash of all fields, 16 hex digits."""
-        return _digest(self._identity())
+        return _digest(self.identity())
 
     @property
     def configuration(self) -> str:
         """Hash of all fields but seed and occlusion ratios, 16 hex digits; each mean covers one hash."""
-        return _digest({k: v for k, v in self._identity().items() if k not in APART})
+        return _digest({k: v for k, v in self.identity().items() if k not in APART})
 
-    def _identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
+        """Return the fields that identify the cell, without those that came later and have no effect."""
         return {k: v for k, v in _fields(self).items() if k not in LATER or v != LATER[k]}
 
     @property

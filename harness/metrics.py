@@ -30,12 +30,12 @@ DIRECTION: dict[str, int] = {
 }
 """+1 where higher is better, -1 where lower is better."""
 
-# Upper bounds of all classes but the last; a value on a bound belongs to the class below it.
-_SIMS_EDGES: dict[str, tuple[float, ...]] = {
+SIMS_EDGES: dict[str, tuple[float, ...]] = {
     "acc2": (0.0,),
     "acc3": (-0.1, 0.1),
     "acc5": (-0.7, -0.1, 0.1, 0.7),
 }
+"""Upper bounds of all classes but the last; a value on a bound belongs to the class below it."""
 
 # Relative difference between float32 predictions of one clip in batches of different composition.
 _SPREAD_OF_NOISE = 1e-6
@@ -94,19 +94,19 @@ def _score_mosi(predictions: np.ndarray, labels: np.ndarray) -> Scores:
         for name in ("acc2_non0", "f1_non0"):
             values[name] = math.nan
             undefined[name] = "No label differs from 0, so no clip is left to classify."
-    values["acc5"] = _accuracy(_rounded(labels, 2), _rounded(predictions, 2))
-    values["acc7"] = _accuracy(_rounded(labels, 3), _rounded(predictions, 3))
+    values["acc5"] = _accuracy(rounded(labels, 2), rounded(predictions, 2))
+    values["acc7"] = _accuracy(rounded(labels, 3), rounded(predictions, 3))
     return _with_regression(values, undefined, predictions, labels)
 
 
 def _score_sims(predictions: np.ndarray, labels: np.ndarray) -> Scores:
     predictions, labels = np.clip(predictions, -1, 1), np.clip(labels, -1, 1)
     values = {
-        name: _accuracy(_binned(labels, edges), _binned(predictions, edges))
-        for name, edges in _SIMS_EDGES.items()
+        name: _accuracy(binned(labels, edges), binned(predictions, edges))
+        for name, edges in SIMS_EDGES.items()
     }
-    edges = _SIMS_EDGES["acc2"]
-    values["f1"] = _weighted_f1(_binned(labels, edges) == 1, _binned(predictions, edges) == 1)
+    edges = SIMS_EDGES["acc2"]
+    values["f1"] = _weighted_f1(binned(labels, edges) == 1, binned(predictions, edges) == 1)
     return _with_regression(values, {}, predictions, labels)
 
 
@@ -173,12 +173,12 @@ def _weighted_f1(truth: np.ndarray, guess: np.ndarray) -> float:
     return total / len(truth)
 
 
-def _rounded(values: np.ndarray, limit: int) -> np.ndarray:
+def rounded(values: np.ndarray, limit: int) -> np.ndarray:
     """Return integer classes after clipping to [-limit, limit]; halves round to the even integer."""
     return np.round(np.clip(values, -limit, limit))
 
 
-def _binned(values: np.ndarray, edges: tuple[float, ...]) -> np.ndarray:
+def binned(values: np.ndarray, edges: tuple[float, ...]) -> np.ndarray:
     """Return class indices for right-closed bins."""
     # Labels are stored as float32, in which 0.1 is not the 0.1 of float64: both sides must be float32.
     return np.searchsorted(np.array(edges, dtype=np.float32), values.astype(np.float32), side="left")

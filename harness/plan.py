@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from backbones import BACKBONES
-from backbones.base import resolve_settings
-from backbones.text import TextSettings
+from backbones.base import resolve_settings, resolve_text
+from backbones.text import BertSettings, TextSettings
 from harness.checks import check_request
 from harness.config.compose import path_of, settings_of, var_path
 from harness.config.grammar import split_variant
@@ -104,15 +104,16 @@ def _text(
     if config.text == "features":
         return TextSettings(), None
     bert = config.bert
+    rates = (bert.learning_rate, bert.weight_decay)
     try:
-        TextSettings(config.text, "", bert.finetune, bert.learning_rate)
+        BertSettings(config.text, "", bert.finetune, *rates)
     except ValueError as error:
         raise UserError(f"bert.{error}.") from None
     model = find_model(bert.model, cache)
     for data in datasets:
         check_tokens(data, model, any(ratios != (0.0,) or trained for ratios, trained in occlusions))
-    rate = bert.learning_rate if bert.finetune else 0.0
-    return TextSettings(config.text, model.fingerprint, bert.finetune, rate), model
+    rates = rates if bert.finetune else (0.0, 0.0)
+    return BertSettings(config.text, model.fingerprint, bert.finetune, *rates), model
 
 
 def _tuned(config: Any, backbone: str, method: str, file: Tuned) -> tuple[tuple[str, Any], tuple[str, Any]]:
@@ -172,7 +173,7 @@ def _cell(
         method=method[0],
         method_settings=method[1],
         seed=0,
-        text=text,
+        text=resolve_text(BACKBONES[name], text),
         granularity=config.occlusion.granularity,
         mask_seed=config.occlusion.mask_seed,
         max_batches=config.train.max_batches,

@@ -15,6 +15,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from backbones.batch import Latents
+from backbones.precision import full_precision
 from backbones.settings import check, check_not_negative
 
 MODES = ("append", "replace")
@@ -152,6 +153,8 @@ def interpolate(values: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
     if weights.ndim == 2 and indices.shape[1] > 2:
         # Gathering (n, k, ...) would need k copies of the batch; a product with an (n, B) matrix does not.
         matrix = weights.new_zeros(len(indices), len(values)).scatter_add(1, indices, weights)
+        if values.ndim == 1:
+            return _product(matrix.to(values.dtype), values)
         rows = values.reshape(len(values), -1)
         return (matrix.to(values.dtype) @ rows).view(len(indices), *values.shape[1:])
     weights = weights.view(*weights.shape, *[1] * (values.ndim + 1 - weights.ndim)).to(values.dtype)
@@ -161,17 +164,25 @@ def interpolate(values: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
     return mixed
 
 
+def _product(matrix: Tensor, values: Tensor) -> Tensor:
+    """Multiply a matrix and a vector in their own precision, because labels must not be rounded."""
+    with full_precision(values):
+        # On CUDA, matrix products may use TensorFloat-32, but matrix-vector products never do.
+        return matrix.mv(values) if values.is_cuda else (matrix @ values[:, None])[:, 0]
+
+
 def mix(
     latents: Latents,
     labels: Tensor,
     indices: Tensor,
     weights: Tensor | Mapping[str, Tensor],
     label_weights: Tensor | None = None,
+    convex: bool = True,
 ) -> Mixed:
     """Build mixed examples from members and weights (one tensor for all modalities, or one per modality).
 
-    A mixed sequence is as long as its longest member with positive weight. Its step counts as kept if any
-    such member kept the step.
+    A mixed sequence is as long as its longest member of nonzero weight. Its step counts as kept if any such
+    member kept the step. convex: assert that weights are in [0, 1] and sum to 1.
 
     Shape: indices (n, k); weights (n, k) or (n, k, ...); label_weights (n, k), by default the common weights.
     """
@@ -179,8 +190,9 @@ def mix(
         label_weights = weights if label_weights is None else label_weights
         weights = dict.fromkeys(latents.values, weights)
     assert label_weights is not None, "weights per modality need weights for the label"
-    for w in (*weights.values(), label_weights):
-        _assert_convex(w)
+    if convex:
+        for w in (*weights.values(), label_weights):
+            _assert_convex(w)
     mixed = Latents(
         {m: interpolate(values, indices, weights[m]) for m, values in latents.values.items()},
         {m: (x[indices] * _present(weights[m])).amax(1) for m, x in latents.lengths.items()},
@@ -191,8 +203,8 @@ def mix(
 
 
 def _present(weights: Tensor) -> Tensor:
-    """Mask the members that have any positive weight. Shape: (n, k, ...) -> (n, k) bool."""
-    return (weights > 0).flatten(2).any(2) if weights.ndim > 2 else weights > 0
+    """Mask the members that have any nonzero weight. Shape: (n, k, ...) -> (n, k) bool."""
+    return (weights != 0).flatten(2).any(2) if weights.ndim > 2 else weights != 0
 
 
 def _assert_convex(weights: Tensor) -> None:

@@ -12,11 +12,12 @@ Suggested settings: alpha = 2, xi1 = 0.7, xi2 = 0.5, 4 heads (released code); de
 When it hurts: SASS prefers similar examples, so mixtures add little variety. With one token per modality, the
 query and key weights get no gradient and `heads` has no effect (`attention: batch` follows the paper's
 equation literally and treats the batch as the sequence). The method adds parameters.
-Attribution: the paper; the released 2-D function was read for its constants; no code was copied.
+Attribution: the paper; the released code was read for its constants; no code was copied.
 
-NOTE[DIFF] delta = 0.2 is from a secondary source (the release has 0.4); the paper's text was not available.
+NOTE[DIFF] delta = 0.2 is from a secondary source (the release has 0.4, and one commit 0 for vectors); the
+paper's text was not available.
 NOTE[DIFF] lambda^L is detached in the target; otherwise a predictor could lower the loss by changing it.
-NOTE[DIFF] beta = 16 equals the release's 1000 / B at B = 64, but does not depend on B.
+NOTE[DIFF] beta = 16 is nearly the release's 1000 / B at B = 64 (15.6), but does not depend on B.
 NOTE[DIFF] the mixed loss is the backbone's by default, as for every method; the paper uses MSE (`mix_loss`).
 NOTE[DIFF] the penalty is KL(p_m || p_Y) as in the paper's figure; the release exchanges the arguments.
 NOTE[DIFF] corrections of the release: pairs are unordered. Fewer candidates than B are drawn with replacement

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from harness.cli import asks_for_help, importing, leave
 
 if TYPE_CHECKING:
+    from harness.config.schema import ReportSettings
     from harness.tracking.tracker import Tracker
     from reports.study_runs import StudyRuns
 
@@ -27,14 +28,19 @@ usage: python -m reports.build study=NAME [KEY=VALUE ...]
 Writes figures, tables and the page of a study below var/reports, from its runs in MLflow. Trains nothing.
 
   study=NAME                        name of the study, as passed to the benchmark
-  var_dir=DIR tracking.uri=URI      location of its results (default: var)"""
+  var_dir=DIR tracking.uri=URI      location of its results (default: var)
+  report.baseline=mixup             compare with this method, too
+  report.equal_within.mae=0.02      gains that count as equal (default of both: the last request's)"""
 PACKAGES = ("reports", "harness", "methods", "backbones")
 CODE = (".py", ".csv", ".css", ".js", ".html")
 LIBRARIES = ("matplotlib", "numpy", "pandas", "scikit-learn", "scipy")
 
 
-def write_report(tracker: Tracker) -> list[Path]:
-    """Write the report unless it is up to date, attach it to the study's run, and return its files."""
+def write_report(tracker: Tracker, settings: ReportSettings | None = None) -> list[Path]:
+    """Write the report unless it is up to date, attach it to the study's run, and return its files.
+
+    settings: None: those of the last request.
+    """
     from harness.files import locked
     from harness.study.session import lock_of
     from reports.study_runs import StudyRuns
@@ -43,29 +49,29 @@ def write_report(tracker: Tracker) -> list[Path]:
     # If several drivers end together, one writes the report while the others wait for the lock.
     with locked(lock_of(tracker)):
         runs = StudyRuns(tracker, tracker.var_dir / "cache")
-        files = current_files(runs, folder)
+        state = state_hash(runs, settings)
+        files = current_files(runs, folder, state)
         if files is None:
-            state = state_hash(runs)
-            files = build(runs, folder)
+            files = build(runs, folder, settings)
             tracker.attach(folder)
             remember(runs, folder, files, state)
         return files
 
 
-def build(runs: StudyRuns, folder: Path) -> list[Path]:
+def build(runs: StudyRuns, folder: Path, settings: ReportSettings | None = None) -> list[Path]:
     """Write a study's report into a folder, created if missing, and return its files."""
     from reports.page.report import write
     from reports.study import load_study
 
-    return write(load_study(runs), folder)
+    return write(load_study(runs, settings), folder)
 
 
-def current_files(runs: StudyRuns, folder: Path) -> list[Path] | None:
+def current_files(runs: StudyRuns, folder: Path, state: str) -> list[Path] | None:
     """Return the report's files, or None if files, runs or code differ from what `remember` stored."""
     try:
         known = json.loads(_memory(runs).read_text(encoding="utf-8"))
         hashes = {name: _hash(folder / name) for name in known["files"]}
-        same = known == {"made_of": state_hash(runs), "files": hashes}
+        same = known == {"made_of": state, "files": hashes}
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return [folder / name for name in known["files"]] if same else None
@@ -87,8 +93,8 @@ def _memory(runs: StudyRuns) -> Path:
     return runs.tracker.var_dir / "cache" / "reports" / f"{safe_name(runs.study)}.json"
 
 
-def state_hash(runs: StudyRuns) -> str:
-    """Hash everything a report depends on: runs, tags, the study's description, code, package versions."""
+def state_hash(runs: StudyRuns, settings: ReportSettings | None = None) -> str:
+    """Hash all that a report depends on: runs, tags, description, settings, code, package versions."""
     every = [*runs.complete().values(), *runs.trials(), *runs.failures()]
     root = Path(__file__).parent.parent
     sources = sorted(
@@ -100,6 +106,7 @@ def state_hash(runs: StudyRuns) -> str:
         sorted((run.run_id, sorted(run.tags.items())) for run in every),
         [(path.relative_to(root).as_posix(), _hash(path)) for path in sources],
         [metadata.version(name) for name in LIBRARIES],
+        None if settings is None else [settings.baseline, sorted(settings.equal_within.items())],
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -114,16 +121,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if asks_for_help(arguments):
         print(HELP)
         return 0
-    from harness.config.compose import load_report, path_of
+    from harness.config.compose import given_keys, load_report, path_of
     from harness.errors import StoreError, UserError
 
     try:
         config = load_report(arguments)
+        chosen = any(key.startswith("report.") for key in given_keys(arguments))
         with importing():
             from harness.tracking.tracker import Tracker
 
         tracker = Tracker(config.tracking.uri, path_of(config.var_dir), str(config.study), create=False)
-        for path in write_report(tracker):
+        for path in write_report(tracker, config.report if chosen else None):
             print(path)
     except (UserError, StoreError) as error:
         print(f"Error: {error}", file=sys.stderr)

@@ -45,10 +45,10 @@ def sweep(study: Study, param: str) -> str:
     return _command(study, "sweep", "sweeps.run", {"param": param, **request}, ("param",))
 
 
-def compared(study: Study) -> str:
-    """Return the command that trains `none` and other methods."""
-    others = [name for name in _methods(study) if name != BASELINE]
-    return again(study, _with_methods(study, (BASELINE, *([] if others else [STUDIED]))))
+def compared(study: Study, baseline: str = BASELINE) -> str:
+    """Return the command that trains a baseline and other methods."""
+    others = [name for name in _methods(study) if name != baseline]
+    return again(study, _with_methods(study, (baseline, *([] if others else [STUDIED]))))
 
 
 def mixed(study: Study) -> str:

@@ -53,6 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = load_report(arguments)
         if config.out is None and config.predictions is None:
             raise UserError("Nothing to export; give out=FILE.csv, predictions=FILE.parquet or both.")
+        if str(config.predictions).lower().endswith((".csv", ".tsv", ".txt")):
+            raise UserError(
+                f"Predictions are written as Parquet, got predictions={config.predictions}; give a name like "
+                "predictions=clips.parquet."
+            )
         with importing():
             from harness.tracking.tracker import Tracker
 
@@ -167,6 +172,8 @@ def prediction_tables(
             "occlusion_ratio": trained if protocol == "train" else stored["occlusion_ratio"],
             "label": stored["label"],
             "prediction": stored["prediction"],
+            **{name: pa.repeat(run.tags[name], n) for name in ("dataset", "backbone", "method", "settings")},
+            "seed": pa.repeat(int(run.tags["seed"]), n),
         }
         yield pa.table(columns, prediction_schema())
 
@@ -177,7 +184,8 @@ def prediction_schema() -> pa.Schema:
 
     texts = dict.fromkeys(("cell_id", "id", "occlusion_protocol"), pa.string())
     numbers = {"occlusion_ratio": pa.float64(), "label": pa.float32(), "prediction": pa.float32()}
-    return pa.schema(texts | numbers)
+    cell = dict.fromkeys(("dataset", "backbone", "method", "settings"), pa.string()) | {"seed": pa.int64()}
+    return pa.schema(texts | numbers | cell)
 
 
 def write_predictions(tables: Iterable[pa.Table], path: Path) -> int:

@@ -12,13 +12,16 @@ import numpy as np
 import pandas as pd
 
 from backbones import BACKBONES
-from backbones.base import resolve_settings
+from backbones.base import KINDS, resolve_settings
+from harness.config.compose import report_settings
+from harness.config.schema import ReportSettings
 from harness.databases import redact
 from harness.matrix import RESULTS_VERSION
 from harness.study.description import DATASETS_FILE, request_rows, twins
 from harness.tracking.tags import flatten, label_of
 from harness.tracking.tracker import SWEEP, Run, Tracker
 from harness.tracking.versions import version_of
+from reports.clips import StudyClips
 from reports.frame import (
     complete_cells,
     is_ablation,
@@ -30,7 +33,7 @@ from reports.frame import (
 )
 from reports.mlflow_links import LOCAL, Links
 from reports.selection import left_out_sentence, requests_of
-from reports.stats.comparison import clean
+from reports.stats.comparison import BASELINE, Clips, clean
 from reports.study_runs import StudyRuns
 from reports.trials import load_trials
 
@@ -58,7 +61,8 @@ class Study:
     settings: sentences about settings that differ from the published ones. warnings: sentences about results
     of other versions and about trainings that were still improving at their end. description: the study's
     description in MLflow. request: arguments of the last call of the benchmark. located: settings that tell
-    commands where the study's store is.
+    commands where the study's store is. clips: what predictions say of the test clips, None: nothing is
+    known. baselines: the methods that all are compared with. margins: metric -> gains that count as equal.
     """
 
     name: str
@@ -77,6 +81,9 @@ class Study:
     description: str = ""
     request: Sequence[str] = ()
     located: Sequence[str] = ()
+    clips: Clips | None = None
+    baselines: Sequence[str] = (BASELINE,)
+    margins: Mapping[str, float] = field(default_factory=dict)
 
     def scores(self) -> pd.DataFrame:
         """Return scores of the test split without ablations: columns ``SCORES``, methods as in tables.
@@ -118,19 +125,26 @@ class Study:
         return " (synthetic stand-in data)" if kinds == {True} else " (includes synthetic stand-in data)"
 
 
-def load_study(runs: StudyRuns) -> Study:
-    """Read everything that a report shows; samples are read lazily."""
+def load_study(runs: StudyRuns, settings: ReportSettings | None = None) -> Study:
+    """Read everything that a report shows; samples and predictions are read lazily.
+
+    settings: of the report; None: those of the last request.
+    """
     tracker = runs.tracker
     cells, shown = complete_cells(runs), shown_cells(runs)
     stored = json.loads(tracker.study_file(DATASETS_FILE) or "[]")
     datasets = [entry for entry in stored if "splits" in entry]  # absent in studies of an older version
     matrix = runs.matrix()
     by_id = {run.run_id: run for run in shown.values()}
+    arguments = tuple(matrix.get("arguments", ()))
+    settings = report_settings(arguments) if settings is None else settings
+    kinds = metric_kinds(runs)
+    clips = StudyClips(shown.values(), kinds, runs.predictions)
     base = redact(tracker.uri).rstrip("/") if tracker.uri.startswith(("http://", "https://")) else LOCAL
     return Study(
         name=tracker.study,
         frame=load_frame(runs, requests=requests_of(matrix)),
-        kinds=metric_kinds(runs),
+        kinds=kinds,
         trials=load_trials(runs),
         outcomes=_outcomes(matrix, cells, _failures(runs, cells.values())),
         links=Links(base, tracker.experiment_id),
@@ -144,10 +158,14 @@ def load_study(runs: StudyRuns) -> Study:
             *_versions(runs),
             *filter(None, [left_out_sentence(len(cells) - len(shown))]),
             *_lost(tracker, shown.values()),
+            *_without_predictions(clips, len(shown)),
             *_cut_short(tracker, shown.values()),
         ],
         description=tracker.description(),
-        request=tuple(matrix.get("arguments", ())),
+        request=arguments,
+        clips=clips,
+        baselines=tuple(dict.fromkeys(filter(None, (BASELINE, settings.baseline)))),
+        margins=dict(settings.equal_within),
         located=tuple(tracker.located()),
     )
 
@@ -232,6 +250,17 @@ def _lost(tracker: Tracker, cells: Collection[Run]) -> list[str]:
     ]
 
 
+def _without_predictions(clips: StudyClips, runs: int) -> list[str]:
+    """Return a warning if some runs have no predictions of the usual clips."""
+    missing = clips.without_predictions()
+    if not missing:
+        return []
+    return [
+        f"{missing} of {runs} runs have no predictions of the clips that the others were tested on; their "
+        "comparisons are undecided, because intervals for other clips need them."
+    ]
+
+
 def _cut_short(tracker: Tracker, cells: Iterable[Run]) -> list[str]:
     """Return warnings for backbones of which most trainings had their best epoch at the epoch limit."""
     groups: dict[tuple[str, str, str], list[Run]] = {}
@@ -261,7 +290,9 @@ def _settings(tracker: Tracker, cells: Iterable[Run], datasets: Iterable[Mapping
     for (backbone, dataset), run in sorted(first.items()):
         base = backbone.partition("[")[0]
         if base in BACKBONES and dataset in like:
-            changes = _changes(tracker.parameters(run.run_id), base, like[dataset])
+            # Published results of a dataset have its own settings, whatever this study took it for.
+            kind = dataset if dataset in KINDS else like[dataset]
+            changes = _changes(tracker.parameters(run.run_id), base, kind)
             names.setdefault((backbone, ", ".join(changes)), []).append(dataset)
     return [
         f"{backbone} on {', '.join(on)}: {changes}." for (backbone, changes), on in names.items() if changes
@@ -271,6 +302,10 @@ def _settings(tracker: Tracker, cells: Iterable[Run], datasets: Iterable[Mapping
 def _changes(parameters: Mapping[str, str], backbone: str, like: str) -> list[str]:
     """List a run's settings that differ from the published ones: ``lr 0.1 (0.001)``."""
     entry = BACKBONES[backbone]
-    published = sorted(flatten(vars(resolve_settings(entry, entry.Settings(), like))).items())
-    ours = {name: parameters.get(f"{PREFIX}{name}", str(value)) for name, value in published}
-    return [f"{name} {ours[name]} ({value})" for name, value in published if ours[name] != str(value)]
+    published = dict(sorted(flatten(vars(resolve_settings(entry, entry.Settings(), like))).items()))
+    ours = {name: parameters.get(f"{PREFIX}{name}", str(value)) for name, value in published.items()}
+    if parameters.get("text.encoder") == "bert" and parameters.get("text.finetune") == "True":
+        published |= {f"text.{name}": value for name, value in entry.published_text.items()}
+        # Earlier versions had no weight decay of the encoder.
+        ours |= {f"text.{name}": parameters.get(f"text.{name}", "0.0") for name in entry.published_text}
+    return [f"{name} {ours[name]} ({value})" for name, value in published.items() if ours[name] != str(value)]

@@ -24,6 +24,8 @@ from harness.study.description import MATRIX_FILE
 from harness.tracking.codes import one_per_cell
 from harness.tracking.tags import settings_tree
 from harness.tracking.tracker import Run, Tracker
+from harness.train.result import Predictions
+from reports.predictions import load_predictions
 
 Numbers = dict[str, dict[str, float]]
 NAMED = (*APART, "dataset", "backbone", "method", "fingerprint")
@@ -88,6 +90,10 @@ class StudyRuns:
         stored = self.tracker.parameters_of(list(first.values()))
         texts = {key: _resolved(stored.get(run_id, {})) for key, run_id in first.items()}
         return {run.run_id: texts[_configuration(run)] for run in runs}
+
+    def predictions(self, runs: Iterable[Run]) -> dict[str, Predictions]:
+        """Return run_id -> predictions of those runs that have some."""
+        return load_predictions(self.tracker, self._cache, runs)
 
     def _numbers(self, run_ids: list[str]) -> Numbers:
         """Return run_id -> metrics; reads runs that are not in the cache from the store."""

@@ -30,9 +30,9 @@ def conclude(config: Any, plan: Plan, tracker: Tracker, trials: Trials) -> Itera
     if config.sweep.tune is not None:
         for search in trials.searches:
             yield _tune(config, plan, tracker, trials.sweep, search)
-    if config.report:
+    if config.report.build:
         _plot(tracker, trials)
-        write_report(tracker)
+        write_report(tracker, config.report)
         yield f"Report: {tracker.folder('reports') / 'index.html'}"
 
 

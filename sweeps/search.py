@@ -218,7 +218,8 @@ class Search:
             )
 
     def _request(self) -> dict[str, Any]:
-        cell = {k: v for k, v in asdict(self.bases[0]).items() if k != "seed"}
+        counted = self.bases[0].identity()
+        cell = {k: v for k, v in asdict(self.bases[0]).items() if k != "seed" and k in counted}
         epochs = self.bases[0].backbone_settings.max_epochs
         budget = {**asdict(self.budget), "trials": self.total, "epochs": epochs}
         if self.space.sampler == "grid":

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 from collections import Counter
 from pathlib import Path
 
@@ -14,6 +15,10 @@ import pytest
 from tests.support.browser import NO_BROWSER, browser_programs
 
 ALLOWED_SKIPS = Path(__file__).with_name("allowed_skips.txt")
+
+# Variables by which a person changes what these programs do; a home has such settings too.
+OWN_SETTINGS = ("FORCE_COLOR", "NO_COLOR", "LANGUAGE", "PYTHONWARNINGS", "MLFLOW_TRACKING_", "RAY_AUTH_")
+OWN_SETTINGS += ("RAY_ADDRESS", "HF_", "SLURM_", "XDG_")
 
 # Every run draws the same examples, whatever the machine; `make soak` asks for the profile "random".
 hypothesis.settings.register_profile("random", deadline=None, print_blob=True)
@@ -36,9 +41,12 @@ def pytest_configure(config):
     """Make the tests and the processes that they start independent of the shell they run in."""
     # A shell starts background jobs with SIGINT ignored, and every process they start inherits that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    os.environ.update(LC_ALL="C.UTF-8", TZ="UTC", COLUMNS="80", LINES="24")
-    for name in ("FORCE_COLOR", "NO_COLOR", "LANGUAGE", "PYTHONWARNINGS"):
-        os.environ.pop(name, None)
+    home = tempfile.TemporaryDirectory(prefix="home-", ignore_cleanup_errors=True)
+    config.add_cleanup(home.cleanup)
+    os.environ.update(LC_ALL="C.UTF-8", TZ="UTC", COLUMNS="80", LINES="24", HOME=home.name)
+    for name in list(os.environ):
+        if name.startswith(OWN_SETTINGS):
+            del os.environ[name]
 
 
 def pytest_sessionstart(session):

@@ -7,6 +7,7 @@ dataclasses of methods and backbones.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from harness.config.grammar import parse, parse_value, split_variant
-from harness.config.schema import Config, DatasetConfig, ReportConfig, SweepCommand
+from harness.config.schema import Config, DatasetConfig, ReportConfig, ReportSettings, SweepCommand
 from harness.databases import redact, without_secrets
 from harness.errors import UserError, one_line, unknown
+from harness.metrics import DIRECTION
 
 GROUPS = {"profile": ("quick", "paper"), "launcher": ("inline", "processes", "ray")}
 MATRICES = ("full", "ablation")
@@ -55,9 +57,18 @@ def load_report(arguments: Sequence[str]) -> ReportConfig:
     """Compose the configuration of a report command; raises UserError."""
     config = OmegaConf.structured(ReportConfig)
     apply(config, parse(arguments))
+    _check_report(config.report)
     if not config.study:
         raise UserError("The study is missing; give study=NAME.")
     return config
+
+
+def report_settings(arguments: Sequence[str]) -> ReportSettings:
+    """Return the settings of a report among the arguments of a benchmark; raises UserError."""
+    config = OmegaConf.create({"report": OmegaConf.structured(ReportSettings)})
+    apply(config, [(key, value) for key, value in _pairs(arguments) if key.startswith("report.")])
+    _check_report(config.report)
+    return config.report
 
 
 def given_keys(arguments: Sequence[str]) -> set[str]:
@@ -72,10 +83,11 @@ def apply(config: DictConfig, pairs: Iterable[tuple[str, str]]) -> None:
         if parts[0] == "dataset" and len(parts) > 2 and "dataset" in config:
             with open_dict(config.dataset):
                 config.dataset.setdefault(parts[1], DatasetConfig())
-        _check_key(config, parts)
+        margin = parts[:2] == ["report", "equal_within"] and len(parts) == 3
+        _check_key(config, parts[: 2 if margin else None], group=margin)
         value = parse_value(key, text)
         try:
-            OmegaConf.update(config, key, value, merge=True)
+            OmegaConf.update(config, key, value, merge=True, force_add=margin)
         except (OmegaConfBaseException, ValueError) as error:
             reason = without_secrets(one_line(error), text)
             raise UserError(f"{key}={redact(text)!r} is not allowed: {reason}.") from None
@@ -120,7 +132,7 @@ def writable(settings: Any) -> DictConfig:
 
 def _compose(schema_of: type[Config], arguments: Sequence[str]) -> Any:
     """Compose the configuration of a command that trains cells; raises UserError."""
-    pairs = parse(arguments)
+    pairs = _pairs(arguments)
     groups = {key: value for key, value in pairs if key in GROUPS}
     for key, value in groups.items():
         if value not in GROUPS[key]:
@@ -130,10 +142,24 @@ def _compose(schema_of: type[Config], arguments: Sequence[str]) -> Any:
         composed = compose("config", [f"{key}={value}" for key, value in groups.items()])
     config = OmegaConf.merge(_schema(schema_of, composed.dataset), composed)
     apply(config, [(key, value) for key, value in pairs if key not in GROUPS])
+    _check_report(config.report)
     config.study = config.study or groups.get("profile", "benchmark")
     if config.matrix not in MATRICES:
         raise unknown("matrix", config.matrix, MATRICES)
     return config
+
+
+def _pairs(arguments: Sequence[str]) -> list[tuple[str, str]]:
+    """Parse arguments; ``report=false`` is short for ``report.build=false``."""
+    return [("report.build" if key == "report" else key, value) for key, value in parse(arguments)]
+
+
+def _check_report(settings: ReportSettings) -> None:
+    for metric, margin in settings.equal_within.items():
+        if metric not in DIRECTION:
+            raise unknown("metric of report.equal_within", str(metric), DIRECTION)
+        if not 0 < margin < math.inf:
+            raise UserError(f"report.equal_within.{metric} must be a positive number, got {margin}.")
 
 
 def _schema(schema_of: type[Config], datasets: Iterable[str]) -> DictConfig:
@@ -176,11 +202,11 @@ def _check_keys(schema_of: type[Config], pairs: Iterable[tuple[str, str]]) -> No
     schema = OmegaConf.structured(schema_of)
     for key, _ in pairs:
         parts = key.split(".")
-        if key not in GROUPS and parts[0] not in OPEN_GROUPS:
+        if key not in GROUPS and parts[0] not in OPEN_GROUPS and parts[:2] != ["report", "equal_within"]:
             _check_key(schema, parts)
 
 
-def _check_key(config: DictConfig, parts: list[str]) -> None:
+def _check_key(config: DictConfig, parts: list[str], group: bool = False) -> None:
     node: Any = config
     for depth, part in enumerate(parts):
         prefix = ".".join(parts[:depth])
@@ -189,7 +215,7 @@ def _check_key(config: DictConfig, parts: list[str]) -> None:
         if part not in node:
             raise _unknown_key(config, ".".join(parts[: depth + 1]), prefix, [str(key) for key in node])
         node = node[part]
-    if isinstance(node, DictConfig):
+    if isinstance(node, DictConfig) and not group:
         raise UserError(
             f"{'.'.join(parts)} is a group of settings ({', '.join(node.keys())}); set one of them, as in "
             f"{_first_setting('.'.join(parts), node)}=VALUE."

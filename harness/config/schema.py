@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-METRICS_OF = {"mosi": "mosi", "mosei": "mosei", "sims": "sims"}
-LABEL_SCALES = {"mosi": 3.0, "mosei": 3.0, "sims": 1.0}
+METRICS_OF = {"mosi": "mosi", "mosei": "mosei", "sims": "sims", "simsv2": "sims"}
+LABEL_SCALES = {"mosi": 3.0, "mosei": 3.0, "sims": 1.0, "simsv2": 1.0}
 
 
 @dataclass
 class DatasetConfig:
     """One dataset: an MMSA pickle or a synthetic dataset.
 
-    like: "mosi" | "mosei" | "sims", which sets metrics, label scale and backbone settings at once. path: an
-    MMSA pickle; None: file_unaligned or file_aligned under data_root, or, if ``synthetic``, data generated
-    from ``seed`` at ``size`` ("quick" | "full") with ``clips`` clips in total. Labels are in
+    like: "mosi" | "mosei" | "sims" | "simsv2", which sets metrics, label scale and backbone settings at once.
+    path: an MMSA pickle; None: file_unaligned or file_aligned under data_root, or, if ``synthetic``, data
+    generated from ``seed`` at ``size`` ("quick" | "full") with ``clips`` clips in total. Labels are in
     ``[label_center - label_scale, label_center + label_scale]``, and label_center is neutral. standardize:
     scale each feature by its mean and standard deviation over the training split. A file's own splits are
     replaced by one of: valid_share, the share of the training videos that validates, drawn with ``seed``;
@@ -78,11 +78,16 @@ class DataConfig:
 
 @dataclass
 class BertConfig:
-    """Pretrained text encoder for ``text=bert``; model: a directory or a name on the Hugging Face hub."""
+    """Pretrained text encoder for ``text=bert``.
+
+    model: a directory or a name on the Hugging Face hub. learning_rate, weight_decay: of a fine-tuned
+    encoder; None: the values for the backbone.
+    """
 
     model: str | None = None
     finetune: bool = True
-    learning_rate: float = 2e-5
+    learning_rate: float | None = None
+    weight_decay: float | None = None
 
 
 @dataclass
@@ -115,6 +120,19 @@ class LauncherConfig:
     address: str | None = None
     gpus_per_cell: float | None = None
     max_retries: int = 3
+
+
+@dataclass
+class ReportSettings:
+    """What a report shows; build: whether a benchmark or sweep ends with one (``report=false`` is short).
+
+    baseline: a method with which all are compared, beside "none". equal_within: metric -> gains below which
+    two methods count as equal, in units of the metric; without one, nothing is called equal.
+    """
+
+    build: bool = True
+    baseline: str | None = None
+    equal_within: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -164,7 +182,7 @@ class Config:
     precision: str = "fp32"
     compile: bool = False
     retry: str | None = None
-    report: bool = True
+    report: ReportSettings = field(default_factory=ReportSettings)
     tuned: str | None = None
     occlusion: OcclusionConfig = field(default_factory=OcclusionConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -189,11 +207,11 @@ class SweepCommand(Config):
 
 @dataclass
 class ReportConfig:
-    """Configuration of `reports.build`, `reports.export` and `reports.ui`.
+    """Configuration of `reports.build`, `reports.export`, `reports.plan` and `reports.ui`.
 
     out, predictions: files to write. sweep: export the cells of this sweep's trials, not the study's matrix.
     sweeps: export those of all sweeps. all: export the cells that a report leaves out, too. port: of the UI;
-    default: 5000, or the next free one.
+    default: 5000, or the next free one. gain, metric: what a planned study is to find.
     """
 
     study: str | None = None
@@ -205,3 +223,6 @@ class ReportConfig:
     sweeps: bool = False
     port: int | None = None
     all: bool = False
+    gain: float | None = None
+    metric: str = "mae"
+    report: ReportSettings = field(default_factory=ReportSettings)

@@ -14,8 +14,6 @@ import numpy as np
 from backbones.batch import MODALITIES
 
 SPLITS = ("train", "valid", "test")
-
-
 AFTER_VIDEO = "$_$"  # MMSA's clip ids have the form "video$_$clip"
 
 
@@ -40,10 +38,16 @@ class Split:
 
     def videos(self) -> int | None:
         """Count the videos that the clips are cut from; None if some id does not name its video."""
-        ids = self.ids.tolist()
-        if not all(AFTER_VIDEO in name for name in ids):
-            return None
-        return len({name.partition(AFTER_VIDEO)[0] for name in ids})
+        names = videos_of(self.ids)
+        return None if names is None else len(set(names.tolist()))
+
+
+def videos_of(ids: np.ndarray) -> np.ndarray | None:
+    """Return the name of each clip's video; None if some id does not name it. Shape: (N,) unicode."""
+    names = ids.tolist()
+    if not all(AFTER_VIDEO in name for name in names):
+        return None
+    return np.array([name.partition(AFTER_VIDEO)[0] for name in names])
 
 
 @dataclass(frozen=True)

@@ -54,8 +54,8 @@ class LabelScale:
         high = max(float(values.max()) for values in labels.values())
         holds = f"{file}: {key} holds {{}}{low:g} to {high:g},"
         typed = self._typed(*_usual_scale(low, high))
-        # Labels that are all the same say nothing of their scale.
-        if "center" not in self.chosen and low < high and (low >= 0 or high <= 0):
+        varied = low < high  # labels that are all the same say nothing of their scale
+        if "center" not in self.chosen and varied and (low >= 0 or high <= 0):
             zero = f"{self.setting.format('center')}=0"
             if low >= 0 and not any((values % 1).any() for values in labels.values()):
                 raise UserError(
@@ -72,7 +72,7 @@ class LabelScale:
                 outside = f"{split}/{key} holds {worst:g}, outside {self.range}"
                 raise UserError(f"{file}: {outside}; if it is no error, give {typed}.")
         largest = max(high - self.center, self.center - low)
-        if "scale" not in self.chosen and 0 < largest <= self.size / 2:
+        if "scale" not in self.chosen and varied and largest <= self.size / 2:
             scale = f"{self.setting.format('scale')}={self.size:g}"
             raise UserError(
                 f"{holds.format('')} at most half of {self.range}; give {typed}, or {scale} if that is right."

@@ -139,7 +139,10 @@ def _states_key(
     """Return a cache key that covers everything that can change the bits of the states."""
     import transformers
 
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    name: Any = "cpu"
+    if device.type == "cuda":
+        gpu = torch.cuda.get_device_properties(device)
+        name = gpu.name, gpu.multi_processor_count  # MPS can reduce their number, which kernels depend on
     versions = [RESULTS_VERSION, torch.__version__, transformers.__version__]
     parts = [data.folder.name, model.fingerprint, n_layers, name, threads, *versions]
     return f"{data.name}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:32]}"
@@ -158,6 +161,10 @@ def _write_states(
                 _write_split(temporary / f"{name}.npy", encoder, splits[name], n_layers, device)
     finally:
         torch.set_num_threads(before)
+        if device.type == "cuda":
+            # This process lives as long as the study, whose workers need the memory.
+            encoder = None
+            torch.cuda.empty_cache()
 
 
 @torch.inference_mode()

@@ -78,7 +78,9 @@ def connect(jobs: int | None, cluster: Cluster, work: Work) -> Any:
         os.environ.setdefault(name, value)
     if cluster.address is None and "RAY_AUTH_MODE" not in os.environ:
         # A random token keeps other users of this machine out of the cluster.
-        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+        token = {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        # Where Ray is imported already, it would not see its mode; it then sets the mode itself.
+        os.environ.update(token if "ray" in sys.modules else {**token, "RAY_AUTH_MODE": "token"})
     try:
         import ray
     except ImportError:

@@ -2,7 +2,8 @@
 
 The memory of a worker is estimated: each network runs a step on the CPU with a few clips, and the bytes saved
 for the backward pass are extrapolated to the batch size. If the estimate is too low, cells fail with CUDA's
-"out of memory"; run the command again with a smaller `jobs_per_gpu=N`.
+"out of memory"; run the command again with a smaller `jobs_per_gpu=N`. Evaluation is not counted: it keeps a
+few tensors of 256 clips, where training keeps those of all layers.
 
 NOTE several workers per GPU are the only way here to use a GPU fully with small networks. CUDA graphs of the
 step, and several seeds stacked in one network, are not implemented; whether they would be faster is unknown.
@@ -11,19 +12,23 @@ step, and several seeds stacked in one network, are not implemented; whether the
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 from backbones.base import Backbone
 from backbones.batch import MODALITIES, Batch
 from harness.data.dataset import Dataset
 from harness.data.store import load_dataset
+from harness.errors import UserError
 from harness.launchers.processes import usable_cores
 from harness.matrix import Cell
 from harness.train.networks import COPIES, build
@@ -34,6 +39,8 @@ from methods.base import Method
 CONTEXT_BYTES = 2**30  # per process: CUDA's context, the workspaces of cuBLAS and cuDNN
 TEXT_BYTES = {True: 8 * 2**30, False: 2 * 2**30}  # assumed for a text encoder, fine-tuned or frozen
 MARGIN = 1.5  # for temporaries of the backward pass, and fragmentation in the allocator
+USABLE = 0.9  # share of the free memory; with less, cuDNN may choose other algorithms, with other bits
+ASK = "import torch; print(*(torch.cuda.mem_get_info(i)[0] for i in range(torch.cuda.device_count())))"
 CLIPS = 2, 4  # batch sizes of the two steps that are measured
 
 
@@ -57,7 +64,7 @@ def allocate(
     if jobs is None and jobs_per_gpu is not None:
         jobs = jobs_per_gpu * len(free)
     if jobs is None:
-        jobs = max(1, min(cores, min(free) // max(need, 1) * len(free)))
+        jobs = max(1, min(cores, int(USABLE * min(free)) // max(need, 1) * len(free)))
     return Allocation(jobs, tuple(f"cuda:{index}" for index in range(len(free)))[:jobs])
 
 
@@ -65,11 +72,21 @@ def allocation_of(config: Any, cells: Iterable[Cell], folders: Mapping[str, Path
     """Return the workers of a request; on the CPU, ``jobs`` unchanged. folders: stored datasets, by name."""
     if device != "cuda":
         return Allocation(config.jobs)
-    free = [torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count())]
-    need = 0
+    free, need = [0] * torch.cuda.device_count(), 0
     if config.jobs is None and config.jobs_per_gpu is None:
+        free = free_memory()
         need = worker_bytes(cells, folders, config.data.resident != "host")
     return allocate(config.jobs, config.jobs_per_gpu, free, need, usable_cores() // config.cell.threads)
+
+
+def free_memory() -> list[int]:
+    """Return the free bytes of each GPU; raises UserError."""
+    # In another process, because a CUDA context of this one would hold memory until the study ends.
+    asked = subprocess.run([sys.executable, "-c", ASK], capture_output=True, text=True, check=False)
+    if asked.returncode:
+        reason = asked.stderr.strip().splitlines()[-1:] or [f"exit status {asked.returncode}"]
+        raise UserError(f"The memory of the GPUs cannot be read ({reason[0]}); give jobs_per_gpu=N.")
+    return [int(word) for word in asked.stdout.split()]
 
 
 def worker_bytes(cells: Iterable[Cell], folders: Mapping[str, Path], resident: bool) -> int:
@@ -117,11 +134,27 @@ def saved_bytes(backbone: Backbone, method: Method, batch: Batch) -> int:
 
     backbone.train()
     hooks = torch.autograd.graph.saved_tensors_hooks(save, _unused)
-    # Under autocast, attention takes the same path as on CUDA; the math kernel saves the attention weights,
-    # as CUDA's deterministic kernel does.
-    with hooks, sdpa_kernel(SDPBackend.MATH), torch.autocast("cpu", torch.bfloat16):
+    # Under autocast, attention takes the same path as on CUDA.
+    with hooks, FusedAttention(), torch.autocast("cpu", torch.bfloat16):
         step_losses(backbone, method, batch, None)
     return sum(size for _, size in storages.values())
+
+
+class FusedAttention(TorchFunctionMode):
+    """Within it, attention saves no attention weights, like CUDA's fused kernels.
+
+    The CPU's fused kernel has no dropout, so dropout is left out; CUDA's kernels draw their masks again.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call the function; attention without its dropout."""
+        kwargs = dict(kwargs or {})
+        if func is F.scaled_dot_product_attention:
+            args = (*args[:4], 0.0, *args[5:]) if len(args) > 4 else args
+            kwargs = {name: value for name, value in kwargs.items() if name != "dropout_p"}
+        return func(*args, **kwargs)
 
 
 def _unused(_: None) -> Tensor:

@@ -17,10 +17,10 @@ from harness.errors import UserError, printable
 from harness.launchers.base import Job
 from harness.train.arithmetic import set_arithmetic
 from harness.train.checkpoint import Checkpoint, identity_of
+from harness.train.device import device_name, peak_memory_mb, reset_peak_memory, start_device
 from harness.train.inspection import Inspection
 from harness.train.loop import train
 from harness.train.result import Diverged, Result
-from harness.train.splits import peak_memory_mb, reset_peak_memory
 
 
 def preload() -> None:
@@ -33,6 +33,7 @@ def run_job(job: Job) -> Result:
     cell = job.cell
     device = torch.device(job.device)
     torch.set_num_threads(cell.threads)
+    start_device(device)
     set_arithmetic(cell.precision, cell.deterministic, device)
     started, cpu_started = time.perf_counter(), time.process_time()
     reset_peak_memory(device)
@@ -48,7 +49,7 @@ def run_job(job: Job) -> Result:
         "cpu_s": time.process_time() - cpu_started,
         "peak_memory_mb": peak_memory_mb(device),
     }
-    environment = {**result.environment, "device": _device_name(device), "torch": torch.__version__}
+    environment = {**result.environment, "device": device_name(device), "torch": torch.__version__}
     environment |= code_tags(cell)
     return replace(result, cell={**result.cell, **numbers}, environment=environment)
 
@@ -76,7 +77,3 @@ def _truth(file: str | None) -> dict[str, np.ndarray] | None:
 
 def _path(text: str | None) -> Path | None:
     return None if text is None else Path(text)
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

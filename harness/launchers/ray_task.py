@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
@@ -16,8 +17,9 @@ from harness.launchers.base import Job, attempt
 from harness.launchers.worker import breaks_worker, preload, read_job, resolve, to_bytes
 
 _READY: list[str] = []  # the work that this worker has preloaded
-_BROKEN: list[str] = []  # the device error after which this worker can run no job
-LEAVE_S = 0.5  # seconds between such an error and the worker's exit, in which the answer is sent
+_BROKEN: list[str] = []  # why this worker can run no more jobs
+_VISIBLE: list[str | None] = []  # the GPUs of this worker's first job, to which CUDA binds the process
+LEAVE_S = 0.5  # seconds between such a reason and the worker's exit, in which the answer is sent
 REFUSED = b""  # the answer of a worker that can run no job
 
 
@@ -36,7 +38,7 @@ def run(
     work: str, payload: bytes, checkpoint: bytes | None, names: tuple[str, ...], *parcels: Any
 ) -> tuple[bytes, bytes | None]:
     """Run a job; return the pickled outcome and, if it paused away from the driver's disk, its checkpoint."""
-    if _BROKEN:
+    if _BROKEN or _bound_elsewhere():
         return REFUSED, None
     get_ready(work)
     checkpoints: list[bytes | None] = [None]
@@ -51,10 +53,37 @@ def run(
 
     outcome = attempt(do)
     if breaks_worker(outcome):
-        _BROKEN.append(str(outcome.error))
-        # Until its exit the worker refuses jobs, so that none is lost.
-        threading.Timer(LEAVE_S, os._exit, (1,)).start()
+        _leave(str(outcome.error))
+    _release_memory()
     return to_bytes(outcome), checkpoints[0]
+
+
+def _bound_elsewhere() -> bool:
+    """Return whether Ray assigned other GPUs than this worker's first job had; if so, the worker leaves."""
+    # Ray sets this variable for each task, but CUDA reads it only once:
+    # https://github.com/ray-project/ray/issues/3245
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if not _VISIBLE:
+        _VISIBLE.append(visible)
+    if _VISIBLE[0] == visible:
+        return False
+    _leave(f"the worker is bound to the GPUs {_VISIBLE[0]}, not {visible}")
+    return True
+
+
+def _leave(reason: str) -> None:
+    """End the worker soon; until then it refuses jobs, so that none is lost."""
+    _BROKEN.append(reason)
+    threading.Timer(LEAVE_S, os._exit, (1,)).start()
+
+
+def _release_memory() -> None:
+    """Free unused GPU memory: Ray may give the GPU to another worker while this one is idle."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        # After a fatal error, each call fails, and the worker leaves anyway.
+        with contextlib.suppress(RuntimeError):
+            torch.cuda.empty_cache()
 
 
 def _with_local_paths(job: Job, parcels: Mapping[str, Any]) -> Job:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import pickle
+import re
 import sys
 from dataclasses import replace
 from typing import Any
@@ -22,6 +23,8 @@ ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": str(2**31),
     "MALLOC_TRIM_THRESHOLD_": str(2**32),
 }
+# As PyTorch words errors of CUDA and its libraries, for example "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED".
+CUDA_ERROR = re.compile(r"CUDA|cuDNN error|CU(DNN|BLAS|SOLVER|SPARSE|FFT)_|NVRTC")
 
 
 def name_of(work: Work) -> str:
@@ -76,4 +79,4 @@ def from_bytes(payload: bytes, job: Job) -> Outcome:
 
 def breaks_worker(outcome: Outcome) -> bool:
     """Return whether a CUDA error broke the worker: all later jobs in its CUDA context would fail, too."""
-    return outcome.error is not None and "CUDA" in outcome.error
+    return outcome.error is not None and CUDA_ERROR.search(outcome.error) is not None

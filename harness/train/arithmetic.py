@@ -38,10 +38,12 @@ def set_arithmetic(precision: str, deterministic: bool, device: torch.device) ->
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
     if device.type == "cuda":
         # CPU operations are always deterministic, and there the call would import the compiler (seconds).
-        torch.use_deterministic_algorithms(deterministic, warn_only=True)
+        # With warn_only=True, the backward passes of fused attention keep their non-deterministic algorithms
+        # (PyTorch, aten/src/ATen/native/transformers/cuda/attention_backward.cu).
+        torch.use_deterministic_algorithms(deterministic, warn_only=False)
+        # Otherwise each new tensor would be filled first; nothing here reads uninitialised memory.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.backends.cudnn.benchmark = False
-        # Only this kernel's backward pass is never deterministic; flash attention's can be, and math's is.
-        torch.backends.cuda.enable_mem_efficient_sdp(not deterministic)
 
 
 def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:

@@ -25,6 +25,7 @@ from harness.code import code_tags
 from harness.data.npy import check_npz
 from harness.files import UNFINISHED, load_json, remove_files_of, replacing
 from harness.matrix import Cell
+from harness.train.device import device_name
 
 FORMAT = 1
 TEXT = "text"
@@ -100,10 +101,10 @@ class Checkpoint:
 def identity_of(cell: Cell, device: torch.device) -> dict[str, str]:
     """Return what a training's numbers depend on: cell (with results version), code, versions, device kind.
 
-    The device is the GPU's model, or the CPU's architecture and vector instructions.
+    The device is the GPU's model with its multiprocessors, or the CPU's architecture and vector instructions.
     """
     if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
+        name = device_name(device)
     else:
         name = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
     versions = {"torch": torch.__version__, "numpy": np.__version__}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 
 import torch
@@ -16,7 +17,7 @@ QUANTILES = {"q10": 0.1, "q50": 0.5, "q90": 0.9}
 class Diagnostics:
     """Statistics of the mixed examples of one epoch, from its steps (`watch`) to one number each (`values`).
 
-    - ``mix_opposite_rate``: share of the pairs of members (of positive weight) with labels of opposite signs.
+    - ``mix_opposite_rate``: share of the pairs of members (of nonzero weight) with labels of opposite signs.
     - ``mix_lambda_{modality|label}_{q10|q50|q90}``: quantiles of the weight of a mixture's first member (its
       mean over features, if each feature has a weight).
     - ``mix_label_spread``: standard deviation of the mixed labels, divided by that of the clean labels.
@@ -37,7 +38,7 @@ class Diagnostics:
                 for m, w in mixed.weights.items()}  # fmt: skip
         rows["lambda_label"] = mixed.label_weights[:, 0]
         rows["label"] = mixed.labels
-        rows["opposite"] = opposite_share(labels[mixed.indices], mixed.label_weights > 0)
+        rows["opposite"] = opposite_share(labels[mixed.indices], mixed.label_weights != 0)
         counted = torch.ones_like(mixed.labels, dtype=torch.bool)
         rows["counted"] = counted if mixed.counted is None else mixed.counted
         for name, row in rows.items():
@@ -63,7 +64,7 @@ class Diagnostics:
             numbers |= {f"mix_{name}_{key}": q for key, q in zip(QUANTILES, quantiles, strict=True)}
         spread = torch.cat(self._clean).float().cpu().std(correction=0)
         numbers["mix_opposite_rate"] = float(opposite.mean())
-        numbers["mix_label_spread"] = float(label.std(correction=0) / spread) if spread > 0 else float("nan")
+        numbers["mix_label_spread"] = float(label.std(correction=0) / spread) if spread > 0 else math.nan
         return numbers
 
 

@@ -5,6 +5,7 @@ Both read the best weights after training and change nothing, so that no metric 
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -145,7 +146,7 @@ def correlation(x: np.ndarray, y: np.ndarray) -> float:
     """Return Pearson's correlation; NaN if either array is constant. Shape: (N,), (N,) -> scalar."""
     x, y = x - x.mean(), y - y.mean()
     scale = float(np.sqrt((x @ x) * (y @ y)))
-    return float(x @ y) / scale if scale > 1e-12 * len(x) else float("nan")
+    return float(x @ y) / scale if scale > 1e-12 * len(x) else math.nan
 
 
 def without(x: np.ndarray, other: np.ndarray) -> np.ndarray:

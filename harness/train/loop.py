@@ -21,6 +21,7 @@ from harness.data.occlusion import occlude
 from harness.matrix import Cell
 from harness.train.arithmetic import autocast, compile_steps, plain_steps
 from harness.train.checkpoint import Checkpoint
+from harness.train.device import set_seed
 from harness.train.diagnostics import Diagnostics
 from harness.train.evaluate import final_result, predict, task_loss
 from harness.train.inspection import Inspection, inspect
@@ -62,6 +63,8 @@ def train(
             checkpoint.save(training.state_dict())
             return Result("paused", curves=training.curves)
         valid_loss = _next_epoch(cell, training, splits, epoch)
+        # NOTE[DIFF] this is the loss of the whole split, unrounded. MMSA averages the means of shuffled
+        # batches, so clips of a smaller last one weigh more, and rounds to four digits: small gains are none.
         if valid_loss < training.best_loss:
             training.keep_best(epoch, valid_loss)
         elif epoch - training.best_epoch >= rules.early_stop:
@@ -91,7 +94,7 @@ def start_or_resume(
     backbone, method = build(cell, dataset, device, text_model)
     if cell.compile:
         compile_steps(backbone)
-    training = TrainingState(backbone, method, make_optimizer(backbone, method, cell.text.learning_rate))
+    training = TrainingState(backbone, method, make_optimizer(backbone, method, cell.text))
     if checkpoint is None or stored is None:
         return training
     try:
@@ -134,9 +137,8 @@ def train_epoch(
         step = int(finite.int().argmin()) + 1
         raise Diverged(f"a training loss is not finite at epoch {epoch}, step {step}")
     check_weights(backbone, method, epoch, len(steps))
-    means = table.mean(0).tolist()
-    losses_by_name = zip(Losses._fields, means, strict=True)
-    return {f"train_{name}_loss": mean for name, mean in losses_by_name} | diagnostics.values()
+    means = Losses(*table.mean(0).tolist())._asdict()
+    return {f"train_{name}_loss": mean for name, mean in means.items()} | diagnostics.values()
 
 
 def run_steps(
@@ -162,7 +164,7 @@ def run_steps(
             batch = occlude(batch, cell.train_ratio, field.of(batch, index, cell.granularity, epoch))
         draw = method.draw(generator_for(cell.seed, "mixing", epoch, step), split.labels_on_host[index])
         # Reseeded each step, so that dropout on the clean rows of encode is the same for every method.
-        torch.manual_seed(seed_for(cell.seed, "dropout", epoch, step))
+        set_seed(seed_for(cell.seed, "dropout", epoch, step), split.device)
         with autocast(cell.precision, split.device):
             losses = step_losses(backbone, method, batch, draw, watch)
         losses.total.backward()

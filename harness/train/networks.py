@@ -7,14 +7,14 @@ from typing import Any
 
 import psutil
 import torch
-from torch import nn
 
 from backbones import BACKBONES
 from backbones.base import Backbone, Sizes
-from backbones.text import FrozenText, TextEncoder, load_model
+from backbones.text import BertSettings, FrozenText, TextEncoder, TextSettings, load_model
 from harness.data.dataset import Dataset
 from harness.errors import UserError
-from harness.matrix import Cell
+from harness.matrix import FEATURES, Cell
+from harness.train.device import total_bytes
 from harness.train.seeds import seed_for
 from methods import METHODS
 from methods.base import Method
@@ -58,7 +58,7 @@ def require_memory(cell: Cell, dataset: Dataset, device: torch.device) -> None:
 def memory_bytes(device: torch.device) -> int:
     """Return the total memory of a GPU, or of this machine including swap, in bytes."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[1])
+        return total_bytes(device)
     total = int(psutil.virtual_memory().total + psutil.swap_memory().total)
     try:
         return min(total, int(GROUP_LIMIT.read_text()))  # a container's limit, which psutil ignores
@@ -89,16 +89,15 @@ def build(
 
 
 def make_optimizer(
-    backbone: Backbone, method: Method, text_learning_rate: float = 0.0
+    backbone: Backbone, method: Method, text: TextSettings = FEATURES
 ) -> torch.optim.Optimizer:
     """Build the backbone's optimizer; method parameters join its main group, a text encoder gets its own."""
     rules = backbone.settings
     groups = backbone.parameter_groups()
     groups[0]["params"] = [*groups[0]["params"], *method.parameters()]
-    if isinstance(backbone.text_encoder, nn.Module):
-        # NOTE[DIFF] no weight decay: LMF's L2 term would shrink embeddings of words absent from training.
-        text = list(backbone.text_encoder.parameters())
-        groups.append({"params": text, "lr": text_learning_rate, "weight_decay": 0.0})
+    for group in backbone.text_parameter_groups():
+        assert isinstance(text, BertSettings), "a fine-tuned encoder has rates"
+        groups.append({"lr": text.learning_rate, "weight_decay": text.weight_decay, **group})
     kind: Any = OPTIMIZERS[rules.optimizer]
     optimizer: torch.optim.Optimizer = kind(
         groups, lr=rules.learning_rate, weight_decay=rules.weight_decay, fused=True

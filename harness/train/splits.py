@@ -1,11 +1,7 @@
-"""Splits as tensors on the device, batches by index, and peak memory."""
+"""Splits as tensors on the device, and batches by index."""
 
 from __future__ import annotations
 
-import contextlib
-import re
-import resource
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +12,7 @@ from backbones.batch import MODALITIES, Batch
 from harness.data.dataset import SPLITS, Dataset, Split
 from harness.data.occlusion import MaskField
 from harness.matrix import Cell
+from harness.train.device import free_bytes
 
 EVALUATION_BATCH = 256
 
@@ -68,7 +65,7 @@ def _on_device(split: Split, device: torch.device, resident: str) -> bool:
     if device.type != "cuda" or resident != "auto":
         return resident != "host"
     size = sum(x.nbytes for x in split.features.values())
-    return size < torch.cuda.mem_get_info(device)[0] / 3
+    return size < free_bytes(device) / 3
 
 
 class Splits(NamedTuple):
@@ -88,23 +85,3 @@ def load_splits(cell: Cell, dataset: Dataset, device: torch.device, resident: st
         },
         {name: MaskField(cell.dataset, name, cell.mask_seed, split.ids) for name, split in splits.items()},
     )
-
-
-def reset_peak_memory(device: torch.device) -> None:
-    """Reset the measurement of peak memory."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        return
-    # psutil cannot reset this peak. On systems other than Linux it stays the peak of the whole process.
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_memory_mb(device: torch.device) -> float:
-    """Return the peak memory since the reset in MiB: allocated on CUDA, resident set size on the CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    # Unlike `ru_maxrss`, VmHWM can be reset.
-    with contextlib.suppress(OSError, IndexError):
-        return int(re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[0]) / 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -53,8 +54,8 @@ class TrainingState:
     def record(self, epoch: int, numbers: dict[str, float]) -> None:
         """Append an epoch to the curves; a number that is missing in an epoch is NaN there."""
         for name in dict.fromkeys([*self.curves, *numbers]):
-            curve = self.curves.setdefault(name, [float("nan")] * (epoch - 1))
-            curve.append(numbers.get(name, float("nan")))
+            curve = self.curves.setdefault(name, [math.nan] * (epoch - 1))
+            curve.append(numbers.get(name, math.nan))
 
     def numbers(self) -> dict[str, float]:
         """Return durations and parameter counts of the training, by the names under which they are logged."""

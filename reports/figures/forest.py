@@ -17,14 +17,14 @@ from reports.figures import style
 from reports.figures.base import Command, Figure
 from reports.figures.blocks import count_range
 from reports.names import METRIC_NAMES
-from reports.stats.comparison import clean, intervals, overall, paired
+from reports.stats.comparison import BOUNDS, clean, intervals, overall, paired
 from reports.stats.intervals import FEWEST
 from reports.study import Study
 
 METRICS = ("mae", "corr")
 UNITS = {"mae": "label units; ", "corr": ""}
 ALL = "all backbones"
-COLUMNS = ("metric", "dataset", "row", "method", "gain", "low", "high", "outside", "n", "strata", "unpaired")
+COLUMNS = ("metric", "dataset", "row", "method", "gain", *BOUNDS, "verdict", "n", "strata", "unpaired")
 _HEADER, _GAP = 1.2, 1.5
 _WIDEST = 3
 """Maximum length of an axis in multiples of the largest gain; intervals of two seeds are far wider."""
@@ -33,15 +33,16 @@ _WIDEST = 3
 def data(study: Study) -> pd.DataFrame:
     """Return a row per metric, data set, backbone (``ALL`` last) and method.
 
-    ``row`` is the backbone or ``ALL``; ``outside`` is as in `reports.stats.comparison`; ``unpaired`` is the
-    metric's number of runs without a partner.
+    ``row`` is the backbone or ``ALL``; bounds and ``verdict`` are as in `reports.stats.comparison`;
+    ``unpaired`` is the metric's number of runs without a partner.
     """
     scores = clean(study.scores())
     parts = []
     for metric in METRICS:
-        pairs = paired(scores, metric)
-        single = intervals(pairs).rename(columns={"backbone": "row"}).assign(strata=1)
-        pooled = overall(pairs).assign(row=ALL)
+        pairs = paired(scores, metric, clips=study.clips)
+        judged = study.clips, study.margins
+        single = intervals(pairs, *judged).rename(columns={"backbone": "row"}).assign(strata=1)
+        pooled = overall(pairs, *judged).assign(row=ALL)
         for part in (single, pooled):
             parts.append(part.assign(metric=metric, unpaired=pairs.attrs["unpaired"]))
     rows = pd.concat([part for part in parts if len(part)] or [pd.DataFrame(columns=list(COLUMNS))])
@@ -63,19 +64,21 @@ def caption(data: pd.DataFrame) -> str:
         f"(n = {count_range(single['n'], 'seed')}); further right is better in both panels."
     ]
     tested = single[(single["n"] >= FEWEST) & single["low"].notna()]
-    if single["low"].isna().all():
+    if single["low_seeds"].isna().all():
         texts.append("No uncertainty can be given without two seeds that differ: only points are shown.")
     else:
+        wider = "" if single["low"].isna().all() else "; thin bars: 95% intervals for other seeds and clips"
         texts.append(
-            f"Bars: 95% paired t intervals; for {ALL}, 95% bootstrap intervals over seeds within backbones "
-            f"({count_range(pooled['n'], 'pair')}). Arrowheads: the bar or mark extends beyond the axis. "
-            "Filled marks: the interval excludes 0. Hollow marks: inside the noise, or fewer than three "
-            "seeds."
+            f"Thick bars: 95% intervals over seeds for these clips (paired t; for {ALL} a bootstrap over "
+            f"{count_range(pooled['n'], 'pair')}){wider}. Arrowheads: the bar or mark extends beyond the "
+            "axis. "
+            "Filled marks: better or worse, as the thin bar excludes 0 and there are three seeds. Hollow "
+            "marks: undecided or equal."
         )
     if len(tested):
-        outside = (tested["outside"] != "").sum()
+        outside = tested["verdict"].isin(["better", "worse"]).sum()
         texts.append(
-            f"{outside} of {len(tested)} intervals of single backbones exclude 0; about "
+            f"{outside} of {len(tested)} gains on single backbones are better or worse; about "
             f"{0.05 * len(tested):.0f} would if no method had any effect."
         )
     lost = data.groupby("metric", sort=False)["unpaired"].first()
@@ -111,7 +114,7 @@ def axis_limits(data: pd.DataFrame) -> tuple[float, float]:
     gains = data["gain"].abs()
     usual = gains.quantile(0.9)
     most = min(gains.max(), 5 * usual) if usual > 0 else gains.max()
-    ends = data[["gain", "low", "high"]].clip(-_WIDEST * most, _WIDEST * most)
+    ends = data[["gain", *BOUNDS]].clip(-_WIDEST * most, _WIDEST * most)
     low, high = min(ends.min().min(), -0.1 * most), max(ends.max().max(), 0.1 * most)
     margin = 0.04 * (high - low) or 1.0
     return float(low - margin), float(high + margin)
@@ -120,16 +123,17 @@ def axis_limits(data: pd.DataFrame) -> tuple[float, float]:
 def _mark(
     ax: Axes, row: dict[Any, Any], y: float, limits: tuple[float, float], labels: Sequence[str]
 ) -> None:
-    """Draw one gain with its interval, with arrowheads where they extend beyond the axis."""
+    """Draw one gain with its two intervals, with arrowheads where they extend beyond the axis."""
     shade, whole = style.colour(row["method"], labels), row["row"] == ALL
-    strong = row["outside"] != ""
+    strong = row["verdict"] in ("better", "worse")
     edge = 0.01 * (limits[1] - limits[0])
     ends = limits[0] + edge, limits[1] - edge
-    bar = np.clip([row["low"], row["high"]], *ends)
-    ax.plot(bar, [y, y], color=shade, linewidth=1.3 if whole else 0.9, alpha=1 if strong else 0.55)
-    if row["low"] < ends[0]:
+    for low, high, width in (("low", "high", 0.5), ("low_seeds", "high_seeds", 1.8 if whole else 1.3)):
+        bar = np.clip([row[low], row[high]], *ends)
+        ax.plot(bar, [y, y], color=shade, linewidth=width, alpha=1 if strong else 0.6, solid_capstyle="butt")
+    if row["low"] < ends[0] or row["low_seeds"] < ends[0]:
         ax.plot(ends[0], y, marker="<", color=shade, markersize=2.5, linestyle="none")
-    if row["high"] > ends[1]:
+    if row["high"] > ends[1] or row["high_seeds"] > ends[1]:
         ax.plot(ends[1], y, marker=">", color=shade, markersize=2.5, linestyle="none")
     if not ends[0] <= row["gain"] <= ends[1]:
         ax.plot(np.clip(row["gain"], *ends), y, marker="<>"[int(row["gain"] > 0)], color=shade, markersize=5)

@@ -120,7 +120,6 @@ def weights(data: pd.DataFrame, ax: Axes, labels: Sequence[str]) -> None:
         ax.plot(x, middle, markersize=3, **(look | {"linestyle": "none"}))
     ax.set_xticks(range(len(PARTS)), PARTS)
     ax.set_xlim(-0.5, len(PARTS) - 0.5)
-    ax.set_ylim(0, 1)
 
 
 def _in_order(data: pd.DataFrame, labels: Sequence[str]) -> list[dict[Any, Any]]:
@@ -167,6 +166,10 @@ def draw(data: pd.DataFrame, title: str, command: Command) -> Drawing:
         if panel == "opposite":
             rates = data.loc[(data["panel"] == panel) & data["dataset"].isin([*axes]), ["mean", "high"]]
             first.set_ylim(0, 1.15 * max(rates.max().max(), 0.01) if len(rates) else 1)
+        if panel == "lambda":
+            # The released MS-Mix extrapolates.
+            shown = data.loc[(data["panel"] == panel) & data["dataset"].isin([*axes]), "mean"]
+            first.set_ylim(min(0, shown.min()), max(1, shown.max()))
     handles = style.method_handles(labels)
     if "intensity" in set(data["panel"]):
         handles += [

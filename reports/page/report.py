@@ -62,17 +62,18 @@ def write(study: Study, folder: Path) -> list[Path]:
 def all_tables(study: Study, comparison: pd.DataFrame) -> list[Table]:
     """Return the report's tables except those of sweeps. comparison: see `summary.compare_methods`."""
     frame, kinds, name = study.frame, study.kinds, f"study {study.name}"
-    main = main_numbers(frame, kinds, ORDER)
+    judged = study.clips, study.margins
+    main = main_numbers(frame, kinds, ORDER, *judged)
     sims, other = main["kind"] == "sims", main["kind"] == "score"
     mosi_title = f"Table 2: results in the metrics of MOSI and MOSEI, {name}"
     sims_title = f"Table 3: results in the metrics of CH-SIMS, {name}"
-    ablation = ablation_numbers(frame, kinds, ORDER)
+    ablation = ablation_numbers(frame, kinds, ORDER, *judged)
     ablation_title = f"Table 4: ablation of the components of a method, {name}"
-    occlusion = _occluded(occlusion_numbers(frame, kinds, ORDER))
+    occlusion = _occluded(occlusion_numbers(frame, kinds, ORDER, *judged))
     occlusion_title = f"Results under occlusion, {name}"
     fill_mosi, fill_sims = commands.of_kinds(study, ("mosi", "mosei")), commands.of_kinds(study, ("sims",))
     return [
-        summary.comparison_table(study, comparison, ORDER),
+        *summary.comparison_tables(study, comparison, ORDER),
         dataset_table(study, ORDER),
         score_table(_part(main, ~sims & ~other), "table2_mosi_mosei", mosi_title, study, fill_mosi),
         score_table(_part(main, sims), "table3_sims", sims_title, study, fill_sims),

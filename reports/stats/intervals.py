@@ -131,7 +131,6 @@ def performance_profile(
         scores: (runs, tasks). taus: (t,). Output: three arrays (t,): fractions, lower and upper bounds. The
         fractions are NaN without tasks, the bounds unless some task has two runs.
     """
-    taus = np.asarray(taus, dtype=np.float64)
     tasks = sorted(sorted(_defined(column)) for column in scores.T)
     tasks = [task for task in tasks if task]
     undefined = np.full(len(taus), math.nan)
@@ -164,7 +163,7 @@ def _percentiles(resampled: np.ndarray, confidence: float = 0.95) -> np.ndarray:
 def _strata(values: np.ndarray, strata: Iterable[Hashable]) -> list[np.ndarray]:
     """Return the sorted finite values of each stratum, in an order that does not depend on names."""
     parts: dict[Hashable, list[float]] = {}
-    for name, value in zip(strata, np.asarray(values, dtype=np.float64).tolist(), strict=True):
+    for name, value in zip(strata, values.tolist(), strict=True):
         parts.setdefault(name, []).extend([value] * math.isfinite(value))
     return [np.array(part) for part in sorted(map(sorted, parts.values())) if part]
 

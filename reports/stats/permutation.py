@@ -77,7 +77,7 @@ def holm(p_values: np.ndarray) -> np.ndarray:
     """
     # scipy lacks Holm's method, and these lines do not justify a dependency on statsmodels.
     adjusted = np.array(p_values, dtype=np.float64)
-    order = np.argsort(adjusted, kind="stable")[: np.count_nonzero(~np.isnan(adjusted))]
+    order = np.argsort(adjusted)[: np.count_nonzero(~np.isnan(adjusted))]
     raised = adjusted[order] * np.arange(len(order), 0, -1)
     adjusted[order] = np.minimum(np.maximum.accumulate(raised), 1.0)
     return adjusted

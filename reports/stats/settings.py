@@ -199,8 +199,13 @@ def _on_test(part: pd.DataFrame, rows: list[dict[Any, Any]], default: dict[Any, 
     if not len(pairs):
         return ""
     (best, usual), (low, high) = pairs.mean(axis=0), t_interval(pairs[:, 0] - pairs[:, 1])
-    spread = f"95% interval {low:+.3f} to {high:+.3f}, n = {len(pairs)}" if len(pairs) > 1 else "one seed"
-    noise = ", inside the noise" if low <= 0 <= high else ""
+    spread = (
+        f"95% interval over seeds {low:+.3f} to {high:+.3f}, n = {len(pairs)}"
+        if len(pairs) > 1
+        else "one seed"
+    )
+    # Only differences for these clips: a sweep chooses by the validation split, and claims nothing here.
+    noise = ", inside the noise between seeds" if low <= 0 <= high else ""
     scores = f"MAE {best:.3f}, the default {usual:.3f} (difference {best - usual:+.3f}, {spread}){noise}"
     return f"On the test split, the best setting ({_label(rows[0]['params'])}) has {scores}."
 

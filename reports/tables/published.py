@@ -32,5 +32,5 @@ def published_numbers(numbers: pd.DataFrame, study: Study) -> pd.DataFrame:
     known["backbone"] = known["backbone"].where(~fine_tuned, "misa[bert]")
     rows = ours.merge(known, on=["dataset", "backbone", "metric"])
     counts = dict.fromkeys(("n", "undefined", "seeds"), 0)
-    rows = rows.assign(mean=rows["percent"] / 100, std=math.nan, method=LABEL, outside="", **counts)
+    rows = rows.assign(mean=rows["percent"] / 100, std=math.nan, method=LABEL, verdict="", **counts)
     return rows.assign(published=True)[[*numbers.columns, "published"]]

@@ -21,7 +21,7 @@ from reports.stats.comparison import BASELINE
 from reports.study import Study
 from reports.tables.published import SOURCE, published_numbers
 from reports.tables.seed_means import CONDITIONS
-from reports.tables.table import DASH, OTHER, Column, Part, Table, Value
+from reports.tables.table import BEST, DASH, OTHER, SECOND, Column, Part, Table, Value
 
 RAW = ("loss", *METRICS["score"])
 HEADS = {
@@ -31,7 +31,7 @@ HEADS = {
     "occlusion_ratio": "Ratio",
     "method": "Method",
 }
-SIGNS = {"better": " ⁺", "worse": " ⁻"}
+SIGNS = {"better": " ⁺", "worse": " ⁻", "equal": " ⁼"}
 Row = dict[Any, Any]
 
 
@@ -130,22 +130,29 @@ def _name(name: Any) -> Value:
 
 
 def _ranks(figures: Sequence[Row], metric: str) -> dict[str, int]:
-    """Return method -> BEST or SECOND, by the displayed value, so that equal texts have equal marks."""
+    """Return method -> BEST or SECOND, by the displayed value, so that equal texts have equal marks.
+
+    The best is BEST where it is better than `none` beyond noise, else SECOND like the second-best.
+    """
     # Rank only complete means: without its failed seeds, a method's mean could be too good.
     most = max(row["n"] for row in figures)
     ranked = [row for row in figures if row["n"] == most > 0 and not row["undefined"]]
     if len(ranked) < 2:
         return {}
     values = [DIRECTION[metric] * float(format_score(row["mean"], metric)) for row in ranked]
-    places = {value: place for place, value in enumerate(sorted(set(values), reverse=True)[:2])}
-    return {row["method"]: places[v] for row, v in zip(ranked, values, strict=True) if v in places}
+    first, *_ = shown = sorted(set(values), reverse=True)[:2]
+    return {
+        row["method"]: BEST if value == first and row["verdict"] == "better" else SECOND
+        for row, value in zip(ranked, values, strict=True)
+        if value in shown
+    }
 
 
 def _cell(row: Row) -> str:
     """Format mean ± std of one row with its mark against `none`; a dash if there is no result."""
     mean, std = (format_score(row[name], row["metric"]) for name in ("mean", "std"))
     text = mean if row["published"] else f"{mean} ± {std}" if row["n"] else DASH
-    text += SIGNS.get(row["outside"], "")
+    text += SIGNS.get(row["verdict"], "")
     return f"{text} †{row['undefined']}/{row['n'] + row['undefined']}" if row["undefined"] else text
 
 
@@ -163,8 +170,10 @@ def _reading(numbers: pd.DataFrame) -> Iterator[str]:
     yield "Test split; mean ± standard deviation over n seeds; accuracies and F1 in percent."
     yield "↑ higher is better, ↓ lower is better."
     if numbers["method"].nunique() > 1:
-        best = "Bold: best, underlined: second-best mean of a group"
-        yield f"{best}, among rows with all seeds; the difference may be chance."
+        yield (
+            "Underlined: best and second-best mean of a group, among rows with all seeds; the difference may "
+            "be chance. Bold: the best mean, where it is also better than none beyond noise."
+        )
 
 
 def _completeness(numbers: pd.DataFrame) -> Iterator[str]:
@@ -189,10 +198,13 @@ def _comparing(numbers: pd.DataFrame) -> list[str]:
         return []
     if numbers["n"].max() < 3:
         return ["There are no marks against none, because they need at least three seeds."]
-    return [
-        "⁺ better, ⁻ worse than none: the 95% interval (t) of the paired difference over seeds excludes 0. "
-        "If no method has an effect, one comparison in twenty is still marked."
+    texts = [
+        "⁺ better, ⁻ worse than none: the 95% interval of the paired difference for other seeds and other "
+        "clips excludes 0. If no method has an effect, one comparison in twenty is still marked."
     ]
+    if (others["verdict"] == "equal").any():
+        texts.append("⁼ equal to none: the interval lies within the margin of report.equal_within.")
+    return texts
 
 
 def _about_tuned(numbers: pd.DataFrame) -> Iterator[str]:
@@ -220,7 +232,9 @@ def _sources(numbers: pd.DataFrame) -> Iterator[str]:
     if titles:
         yield f"{', '.join(titles)}: the authors released no code."
     if numbers["published"].any():
-        yield (
-            f"Published: {SOURCE}; its data, settings and choice of epochs differ from ours, "
-            "and MISA's text is read by a fine-tuned BERT."
-        )
+        yield f"Published: {SOURCE}; its data and choice of epochs differ from ours, as may its settings."
+        if "misa" in set(numbers[numbers["published"]]["backbone"]):
+            yield (
+                "MISA's published results are those of a fine-tuned BERT, but ours have fixed text features; "
+                "text=bert fine-tunes it with the published settings."
+            )

@@ -10,12 +10,18 @@ import pandas as pd
 
 from harness.metrics import METRICS
 from reports.frame import check_frame, is_ablation, named
-from reports.stats.comparison import BASELINE, intervals, paired_everywhere
+from reports.stats.comparison import BASELINE, Clips, intervals, paired_everywhere
 
 CONDITIONS = ("occlusion_protocol", "occlusion_ratio")
 
 
-def main_numbers(frame: pd.DataFrame, kind_of: Mapping[str, str], order: Sequence[str] = ()) -> pd.DataFrame:
+def main_numbers(
+    frame: pd.DataFrame,
+    kind_of: Mapping[str, str],
+    order: Sequence[str] = (),
+    clips: Clips | None = None,
+    margins: Mapping[str, float] | None = None,
+) -> pd.DataFrame:
     """Average the test scores of clean input over seeds.
 
     Args:
@@ -23,31 +29,41 @@ def main_numbers(frame: pd.DataFrame, kind_of: Mapping[str, str], order: Sequenc
         kind_of: data set -> kind of metrics, a key of ``harness.metrics.METRICS``.
         order: names of data sets, backbones and methods that come first, in this order; other names follow
             alphabetically, ``none`` before other methods and variants after their method.
+        clips: what predictions say of the test clips, see `reports.stats.comparison`. margins: metric ->
+            gains that count as equal.
 
     Returns:
         One row per (data set, backbone, method, metric) in the order of the table, with the columns
-        ``dataset, backbone, method, kind, metric, mean, std, n, undefined, seeds, outside``. Methods have the
+        ``dataset, backbone, method, kind, metric, mean, std, n, undefined, seeds, verdict``. Methods have the
         names of `reports.frame.named`; ``attrs["outdated"]`` and ``attrs["superseded"]`` count cells that it
         leaves out. Ablations are left out, see `ablation_numbers`. The mean is over ``n`` defined values;
         ``undefined`` values are NaN; ``seeds`` counts distinct seeds. A combination without results has 0 in
-        all three. ``outside``: "better" or "worse" if the paired interval against `none` excludes 0, else "".
+        all three. ``verdict``: that of the comparison with `none`, "" for `none` itself.
 
     Raises:
         ValueError: if columns are missing, or ``kind_of`` lacks a data set or names an unknown kind.
     """
-    return _numbers(_clean(frame), (), kind_of, order, ablation=False)
+    return _numbers(_clean(frame), (), kind_of, order, clips, margins)
 
 
 def occlusion_numbers(
-    frame: pd.DataFrame, kind_of: Mapping[str, str], order: Sequence[str] = ()
+    frame: pd.DataFrame,
+    kind_of: Mapping[str, str],
+    order: Sequence[str] = (),
+    clips: Clips | None = None,
+    margins: Mapping[str, float] | None = None,
 ) -> pd.DataFrame:
     """Compute `main_numbers` for every occlusion protocol and ratio, which become two more columns."""
     check_frame(frame)
-    return _numbers(frame, CONDITIONS, kind_of, order, ablation=False)
+    return _numbers(frame, CONDITIONS, kind_of, order, clips, margins)
 
 
 def ablation_numbers(
-    frame: pd.DataFrame, kind_of: Mapping[str, str], order: Sequence[str] = ()
+    frame: pd.DataFrame,
+    kind_of: Mapping[str, str],
+    order: Sequence[str] = (),
+    clips: Clips | None = None,
+    margins: Mapping[str, float] | None = None,
 ) -> pd.DataFrame:
     """Compute `main_numbers` for ablations, their complete methods and `none`, where there are ablations."""
     clean = _clean(frame)
@@ -55,7 +71,7 @@ def ablation_numbers(
     variants = tests[np.array([is_ablation(name) for name in tests["method"]], bool)]
     wholes = {BASELINE, *(name.partition("[")[0] for name in variants["method"])}
     pairs = set(zip(variants["dataset"], variants["backbone"], strict=True))
-    numbers = _numbers(clean, (), kind_of, order, ablation=True)
+    numbers = _numbers(clean, (), kind_of, order, clips, margins, ablation=True)
     rows = zip(numbers["dataset"], numbers["backbone"], numbers["method"], strict=True)
     keep = [(d, b) in pairs and (m in wholes or is_ablation(m)) for d, b, m in rows]
     return numbers[np.array(keep, bool)].reset_index(drop=True)
@@ -71,7 +87,10 @@ def _numbers(
     conditions: tuple[str, ...],
     kind_of: Mapping[str, str],
     order: Sequence[str],
-    ablation: bool,
+    clips: Clips | None,
+    margins: Mapping[str, float] | None,
+    *,
+    ablation: bool = False,
 ) -> pd.DataFrame:
     tests = frame[frame["split"] == "test"]
     outdated, replaced = (
@@ -90,9 +109,9 @@ def _numbers(
     ]
     grid = pd.DataFrame(rows, columns=[*keys, "kind", "metric"])
     numbers = _joined(grid, _figures(tests, [*keys, "metric"]), [*keys, "metric"])
-    numbers = _joined(numbers, _outside(tests, conditions), [*keys, "metric"])
+    numbers = _joined(numbers, _verdicts(tests, conditions, clips, margins), [*keys, "metric"])
     numbers[["n", "undefined", "seeds"]] = numbers[["n", "undefined", "seeds"]].fillna(0).astype(int)
-    numbers["outside"] = ["" if pd.isna(mark) else str(mark) for mark in numbers["outside"]]
+    numbers["verdict"] = ["" if pd.isna(word) else str(word) for word in numbers["verdict"]]
     numbers = numbers.astype({name: str for name in ("dataset", "backbone", "method", "metric")})
     numbers.attrs = {
         "sweeps": frame.attrs.get("sweeps", False),
@@ -118,10 +137,15 @@ def _figures(tests: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     return figures.assign(undefined=figures["undefined"] - figures["n"]).reset_index()
 
 
-def _outside(tests: pd.DataFrame, conditions: tuple[str, ...]) -> pd.DataFrame:
-    """Return which groups differ from `none` by more than the noise between seeds."""
-    columns = ["dataset", "backbone", *conditions, "metric", "method", "outside"]
-    return intervals(paired_everywhere(tests))[columns]
+def _verdicts(
+    tests: pd.DataFrame,
+    conditions: tuple[str, ...],
+    clips: Clips | None,
+    margins: Mapping[str, float] | None,
+) -> pd.DataFrame:
+    """Return the verdict of each group in the comparison with `none`."""
+    columns = ["dataset", "backbone", *conditions, "metric", "method", "verdict"]
+    return intervals(paired_everywhere(tests, clips=clips), clips, margins)[columns]
 
 
 def _grid(tests: pd.DataFrame, conditions: tuple[str, ...], order: Sequence[str]) -> Iterator[tuple]:

@@ -65,7 +65,10 @@ def slow_modality(backbone, m, steps, length):
         states = slow_convolution(p["convolution.weight"], last + before)
     else:
         convolved = slow_convolution(p["convolution.weight"], steps)
-        states = slow_encoder(below(p, "encoder"), convolved, None, s.n_heads, math.inf, length)
+        # The reference gives a position to each step whose first channel is not 0, and the kernel reaches one
+        # step beyond the clip.
+        placed = length + (s.padding == "reference")
+        states = slow_encoder(below(p, "encoder"), convolved, None, s.n_heads, math.inf, placed)
         coarse = np.max(states, 0)
     fine = [np.max(states[a:b], 0) for a, b in bins(len(states), s.granularity)]
     own = below(parameters_of(backbone), f"experts.{m}")
@@ -303,12 +306,33 @@ def test_settings_that_do_not_fit_are_refused(field, value):
         GLoMoSettings(**{field: value})
 
 
-def test_biases_and_layer_norms_do_not_decay():
-    backbone = make_backbone("glomo", make_sizes(), **SMALL)
-    main, free = backbone.parameter_groups()
+def decaying(groups, named):
+    """The names with and without weight decay."""
+    main, free = groups
     assert "weight_decay" not in main
     assert free["weight_decay"] == 0
-    names = {id(p): name for name, p in backbone.named_parameters()}
-    kept, decayed = ([names[id(p)] for p in group["params"]] for group in (free, main))
-    assert all(name.endswith("bias") or ".norm" in name for name in kept)
-    assert not any("norm" in name or "bias" in name for name in decayed)
+    names = {id(p): name for name, p in named}
+    return [[names[id(p)] for p in group["params"]] for group in (main, free)]
+
+
+def test_biases_do_not_decay_but_the_norms_weights_do():
+    """The reference exempts names with "bias" or "LayerNorm.weight", which only BERT's norms have."""
+    backbone = make_backbone("glomo", make_sizes(), **SMALL)
+    decayed, kept = decaying(backbone.parameter_groups(), backbone.named_parameters())
+    assert all(name.endswith("bias") for name in kept)
+    assert not any("bias" in name for name in decayed)
+    norms = [name for name in decayed if "norm" in name]
+    assert len(norms) == 14
+    assert len(decayed) + len(kept) == len(list(backbone.parameters()))
+
+
+def test_norms_of_a_fine_tuned_encoder_do_not_decay():
+    backbone, encoder = make_backbone("glomo", make_sizes(), **SMALL), nn.Module()
+    encoder.dense, encoder.LayerNorm = nn.Linear(2, 2), nn.LayerNorm(2)
+    assert backbone.text_parameter_groups() == []
+    backbone.text_encoder = encoder
+    decayed, kept = decaying(backbone.text_parameter_groups(), encoder.named_parameters())
+    assert decayed == ["dense.weight"]
+    assert kept == ["dense.bias", "LayerNorm.weight", "LayerNorm.bias"]
+    own = {id(p) for group in backbone.parameter_groups() for p in group["params"]}
+    assert own.isdisjoint(map(id, encoder.parameters()))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from backbones.batch import MODALITIES, Batch, Latents, concatenate
-from backbones.misa import MISA, Discriminator, MISASettings, soft_orthogonality
+from backbones.misa import MISA, Discriminator, MISASettings, reversal, reverse, soft_orthogonality
 from tests.support.builders import array, make_backbone, make_batch, make_sizes
 from tests.support.slow_layers import (
     below,
@@ -245,3 +245,15 @@ def test_the_width_is_divided_among_the_heads():
     with pytest.raises(ValueError, match="latent_dim must be a multiple of transformer_heads=2, got 7"):
         MISASettings(latent_dim=7)
     assert MISASettings(latent_dim=9, transformer_heads=3).latent_dim == 9
+
+
+def test_a_reversal_is_its_own_inverse_and_so_is_its_gradient():
+    lengths = torch.tensor([1, 3, 5, 2])
+    index = reversal(lengths, 5)[..., None]
+    x = torch.randn(4, 5, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.equal(reverse(reverse(x, index), index), x)
+    weights = torch.randn(4, 5, 3, dtype=torch.float64)
+    [found] = torch.autograd.grad((weights * reverse(x, index)).sum(), x)
+    [wanted] = torch.autograd.grad((weights * torch.take_along_dim(x, index, 1)).sum(), x)
+    assert torch.equal(found, wanted)
+    assert torch.autograd.gradgradcheck(lambda y: reverse(y, index).square(), x)

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from backbones import BACKBONES
-from backbones.base import resolve_settings
+from backbones.base import KINDS, resolve_settings, resolve_text
 from backbones.batch import MODALITIES
+from backbones.text import BertSettings, TextSettings
 from harness.train.networks import make_optimizer
 from methods import METHODS
 from tests.backbones.test_backbones import COUNTS
@@ -97,7 +98,7 @@ RULES = {
     "glomo": {"optimizer": "adamw", "feedforward_dim": 2048, "fusion_dropout": 0.1},
 }
 COMMON = {"schedule": "constant", "padding": "valid", "max_grad_norm": 0}
-over_kinds = pytest.mark.parametrize("like", ["mosi", "mosei", "sims"])
+over_kinds = pytest.mark.parametrize("like", KINDS)
 
 
 @pytest.mark.parametrize("name", BACKBONES)
@@ -111,7 +112,7 @@ def test_published_settings_leave_nothing_open(name, like):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@over_kinds
+@pytest.mark.parametrize("like", ["mosi", "mosei", "sims"])
 def test_published_settings_are_the_collected_ones(name, like):
     if not FACTS.exists():
         pytest.skip("the collected facts (../shared/facts) are not here")
@@ -142,3 +143,73 @@ def test_training_rules(name):
     wanted = torch.optim.AdamW if name in ("almt", "glomo") else torch.optim.Adam
     assert type(make_optimizer(backbone, method)) is wanted
     assert BACKBONES[name].text_layers == (2 if name == "glomo" else 1)
+
+
+# MMSA's config_regression.json, commit a94e65d, which lacks ALMT for SIMS v2.
+SIMSV2 = {
+    "tfn": {
+        "batch_size": 128,
+        "learning_rate": 0.002,
+        "text_out": 128,
+        "post_fusion_dim": 32,
+        **dict.fromkeys(("audio_dropout", "vision_dropout"), 0.3),
+        "fusion_dropout": 0.5,
+    },
+    "lmf": {
+        "batch_size": 32,
+        "audio_hidden": 32,
+        "weight_decay": 0.0001,
+        **dict.fromkeys(("audio_dropout", "vision_dropout"), 0.3),
+    },
+    "mult": {
+        "learning_rate": 0.0005,
+        "grad_clip": 1.0,
+        "latent_dim": 30,
+        "n_heads": 6,
+        "n_layers": 4,
+        "audio_kernel": 3,
+        "text_dropout": 0.5,
+        "text_attn_dropout": 0.1,
+        "audio_attn_dropout": 0.2,
+        "relu_dropout": 0.1,
+        "residual_dropout": 0.0,
+        "embed_dropout": 0.2,
+        "output_dropout": 0.3,
+    },
+    "misa": {
+        "batch_size": 16,
+        "latent_dim": 64,
+        "fusion_dropout": 0.5,
+        "diff_weight": 0.5,
+        "recon_weight": 0.5,
+        "grad_clip": 0.8,
+    },
+    "almt": {},
+    "glomo": {},
+}
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_simsv2_differs_from_sims_as_in_mmsa(name):
+    sims, simsv2 = (BACKBONES[name].published[like] for like in ("sims", "simsv2"))
+    same_anyway = {"post_fusion_dim": 32}.items() if name == "tfn" else ()
+    assert simsv2 == {**sims, **SIMSV2[name]}
+    assert dict(simsv2.items() - sims.items()) == dict(SIMSV2[name].items() - set(same_anyway))
+
+
+# MMSA trains MISA's and ALMT's BERT with all other weights, and GLoMo's release does so, too.
+RATES = {"misa": (1e-4, 0), "almt": (1e-4, 1e-4), "glomo": (4e-5, 1e-4)}
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_a_fine_tuned_encoder_has_the_published_rates(name):
+    backbone, asked = BACKBONES[name], BertSettings(model="m")
+    made = resolve_text(backbone, asked)
+    rates = RATES.get(name, (2e-5, 0))
+    assert made == BertSettings("bert", "m", True, *rates)
+    if name in RATES:
+        own = resolve_settings(backbone, backbone.Settings(), "mosi")
+        assert rates == (own.learning_rate, own.weight_decay)
+    given = dataclasses.replace(asked, learning_rate=0.0, weight_decay=0.5)
+    assert resolve_text(backbone, given) == given
+    assert resolve_text(backbone, TextSettings()) == TextSettings()

@@ -89,7 +89,7 @@ def test_it_is_refused_in_one_sentence(name, config, tmp_path, capsys):
     assert out == ""
     with pytest.raises(UserError) as caught:
         make_plan(config)
-    assert f"{caught.value}\n" == said
+    assert f"{caught.value}\n" == said.replace("--label-", "dataset.mine.label_")
 
 
 @pytest.mark.slow

@@ -78,11 +78,14 @@ def test_the_catalogue_lists_everything(capsys):
             for key, value in catalog.defaults(entry).items():
                 assert f"{key}:" in block, (name, key)
                 assert value is None or readable_settings({key: value})[1:-1] in block
+            rates = readable_settings(getattr(entry, "published_text", {}))[1:-1].replace(",", ", ")
+            assert rates in block
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page):
     text, folder = (ROOT / page).read_text(), (ROOT / page).parent
+    text = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
     links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
     assert [link for link in links if not (folder / link).exists()] == []
     assert links or page != "README.md"

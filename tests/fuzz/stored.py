@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import torch
 import yaml
 
-from backbones.text import TextSettings
+from backbones.text import BertSettings
 from harness.config.tuned import read_tuned
 from harness.data.npy import read_npz
 from harness.data.store import file_fingerprint, load_dataset, save_dataset
@@ -129,7 +129,8 @@ TARGETS = {
     ),
     "fingerprints": Target(fingerprint, fingerprint, check=is_digest, form="json"),
     "text states": Target(
-        write_states, lambda folder: with_text(make_dataset(), TextSettings("bert", "x", False, 0.0), folder)
+        write_states,
+        lambda folder: with_text(make_dataset(), BertSettings("bert", "x", False, 0.0, 0.0), folder),
     ),
     "checkpoint": Target(
         lambda folder: Checkpoint(folder / "c.npz", 0, {}).save(STATE),

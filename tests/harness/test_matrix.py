@@ -16,13 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backbones import BACKBONES
-from backbones.base import BackboneSettings, resolve_settings
-from backbones.text import TextSettings
+from backbones.base import KINDS, BackboneSettings, resolve_settings
+from backbones.text import BertSettings
 from harness.config.compose import load_benchmark, settings_of
 from harness.config.grammar import split_list, split_variant
 from harness.data.export import export
 from harness.data.synthetic import SyntheticSettings
-from harness.matrix import Cell, differences, ratio_text, readable_settings, unique
+from harness.matrix import Cell, differences, first_seeds, ratio_text, readable_settings, unique
 from harness.plan import make_plan
 from harness.train.seeds import generator_for, seed_for
 from methods import METHODS
@@ -59,7 +59,7 @@ def test_known_ids_and_seeds_stay():
 def test_the_id_is_the_hash_of_all_fields_as_plain_json(registry):
     kind = "method_settings" if registry is METHODS else "backbone_settings"
     for entry in registry.values():
-        cell = dataclasses.replace(CELL, **{kind: entry.Settings()}, text=TextSettings("bert", "m"))
+        cell = dataclasses.replace(CELL, **{kind: entry.Settings()}, text=BertSettings(model="m"))
         fields = dataclasses.asdict(cell)
         del fields["label_center"], fields["standardize"]  # cells of earlier versions have neither
         assert cell.cell_id == _hash(fields)
@@ -74,6 +74,25 @@ def _hash(fields):
 def test_unique_keeps_the_first_of_each_in_order():
     cells = [dataclasses.replace(CELL, seed=seed) for seed in (3, 1, 3, 2, 1)]
     assert [cell.seed for cell in unique(cells)] == [3, 1, 2]
+
+
+def test_the_first_seed_of_each_place_is_the_first_in_the_plan():
+    kinds = itertools.product(("mosi", "mine"), ("tfn", "lmf"), (0.2, 0.4), (3, 1, 2), (0.5, 0.0))
+    cells = [
+        dataclasses.replace(
+            CELL,
+            dataset=dataset,
+            backbone=backbone,
+            method="ms_mix",
+            method_settings=METHODS["ms_mix"].Settings(delta=delta),
+            seed=seed,
+            train_ratio=ratio,
+        )
+        for dataset, backbone, delta, seed, ratio in kinds
+    ]
+    wanted = {cell.cell_id for cell in cells if (cell.seed, cell.train_ratio) == (3, 0.0)}
+    assert first_seeds(cells) == wanted
+    assert len(wanted) == 8
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +247,7 @@ def test_generators_are_streams_of_their_own():
 
 
 def test_resolved_settings_hold_no_none():
-    for backbone, like in itertools.product(BACKBONES.values(), ("mosi", "mosei", "sims")):
+    for backbone, like in itertools.product(BACKBONES.values(), KINDS):
         settings = resolve_settings(backbone, backbone.Settings(), like)
         assert isinstance(settings, BackboneSettings)
         assert None not in dataclasses.asdict(settings).values()

@@ -1,6 +1,7 @@
 """The scores against the definitions with scikit-learn and SciPy, and numbers worked out by hand."""
 
 import math
+import re
 import statistics
 
 import numpy as np
@@ -147,21 +148,24 @@ def test_sims_by_hand():
     assert scores["mae"] == pytest.approx((0.2 + 0 + 0.1 + 0.2 + 0.2) / 5)  # -1.4 counts as -1
 
 
+CONSTANT = "All {} are the same ({}), so there is nothing to correlate."
+
+
 @pytest.mark.parametrize("kind", METRICS)
 @pytest.mark.parametrize(
-    ("predictions", "labels", "word"),
+    ("predictions", "labels", "reason"),
     [
-        ([0.3, 0.3, 0.3], [0.1, -0.5, 0.2], "predictions"),
-        ([0.3, 0.3 + 3e-7, 0.3 - 3e-7], [0.1, -0.5, 0.2], "predictions"),
-        ([0.1, -0.5, 0.2], [0.4, 0.4, 0.4], "labels"),
-        ([0.1], [0.4], "two"),
+        ([0.3, 0.3, 0.3], [0.1, -0.5, 0.2], CONSTANT.format("predictions", "0.3")),
+        ([0.3, 0.3 + 3e-7, 0.3 - 3e-7], [0.1, -0.5, 0.2], CONSTANT.format("predictions", "0.3")),
+        ([0.1, -0.5, 0.2], [0.41234567] * 3, CONSTANT.format("labels", "0.4123")),
+        ([0.1], [0.4], "A correlation needs at least two clips."),
     ],
 )
-def test_correlation_without_spread_is_undefined(kind, predictions, labels, word):
+def test_correlation_without_spread_is_undefined(kind, predictions, labels, reason):
     scores = score(kind, np.float32(predictions), np.float32(labels))
     assert math.isnan(scores.values["corr"])
-    assert word in scores.undefined["corr"]
-    also = {"spearman"} if word == "predictions" else {"spearman", "ccc", "r2"}
+    assert scores.undefined["corr"] == reason
+    also = {"spearman"} if "predictions" in reason else {"spearman", "ccc", "r2"}
     assert set(scores.undefined) == {"corr"} | (also & set(METRICS[kind]))
 
 
@@ -169,6 +173,10 @@ def test_noise_is_relative_to_large_predictions_only():
     labels = np.array([0.1, -0.5, 0.2])
     assert "corr" in score("mosi", np.array([100.0, 100.00005, 100.0]), labels).undefined
     assert "corr" not in score("mosi", np.array([1e-5, 2e-5, 4e-5]), labels).undefined
+    assert "corr" not in score("mosi", np.array([0, 1e-6, 5e-7]), labels).undefined, "at the bound"
+    for sign in (-1, 1):
+        edge = np.array([2.0, 2.000002000001, 2.0])
+        assert "corr" in score("mosi", sign * edge, labels).undefined, "relative to the larger end"
     beyond = score("sims", np.array([1.2, 3, 1]), np.array([0.1, 0.5, -1]))
     assert "corr" in beyond.undefined, "constant after clipping"
     huge = score("mosi", np.array([1e200, -1e200, 0]), np.float32([1, -1, 0]))
@@ -176,11 +184,18 @@ def test_noise_is_relative_to_large_predictions_only():
     assert math.isfinite(huge.values["mae"])
 
 
+def test_a_correlation_never_exceeds_one_by_rounding():
+    rows = np.random.default_rng(0).normal(size=(200, 7))
+    for factor in (-3, 3):
+        assert all(abs(score("mosi", factor * row, row).values["corr"]) <= 1 for row in rows)
+
+
 def test_labels_that_are_all_zero_leave_the_non_zero_scores_undefined():
     scores = score("mosi", np.array([0.1, -0.2]), np.array([0.0, -0.0]))
-    assert set(scores.undefined) == {"acc2_non0", "f1_non0", "corr"}
+    rated = "No label differs from 0, so no clip is left to classify."
+    assert scores.undefined.pop("corr").startswith("All labels are the same (")
+    assert scores.undefined == {"acc2_non0": rated, "f1_non0": rated}
     assert scores.values["acc2_has0"] == 1 / 2
-    assert all(reason.endswith(".") for reason in scores.undefined.values())
 
 
 def test_half_precision_is_accumulated_in_double():
@@ -192,16 +207,26 @@ def test_half_precision_is_accumulated_in_double():
 
 
 @pytest.mark.parametrize(
-    ("predictions", "labels"),
-    [([0.1, math.inf], [0, 1]), ([0.1, 0.2], [0, math.nan]), ([], []), ([0.1, 0.2], [0]), ([[0.1]], [1])],
+    ("predictions", "labels", "sentence"),
+    [
+        ([0.1, math.inf, 1], [0, 1, 2], "predictions must be finite, got 1 non-finite values"),
+        ([0.1, 0.2, 0], [0, math.nan, -math.inf], "labels must be finite, got 2 non-finite values"),
+        ([], [], "predictions must have the shape (N,) with N >= 1, got (0,)"),
+        ([[0.1]], [1], "predictions must have the shape (N,) with N >= 1, got (1, 1)"),
+        ([0.1], [[1], [2]], "labels must have the shape (N,) with N >= 1, got (2, 1)"),
+        ([0.1, 0.2], [0], "2 predictions cannot be scored against 1 labels"),
+    ],
 )
-def test_unusable_arrays_are_refused(predictions, labels):
-    with pytest.raises(ValueError, match=r"predictions|labels"):
+def test_unusable_arrays_are_refused(predictions, labels, sentence):
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
         score("mosi", np.array(predictions, dtype=float), np.array(labels, dtype=float))
 
 
 def test_every_metric_has_a_direction_and_an_unknown_kind_names_the_nearest():
-    with pytest.raises(UserError, match="'mosi'"):
+    with pytest.raises(UserError) as refused:
         score("mossi", np.zeros(2), np.zeros(2))
+    allowed = ", ".join(sorted(METRICS))
+    sentence = f"Unknown kind of metrics 'mossi'; allowed: {allowed}. Did you mean 'mosi'?"
+    assert str(refused.value) == sentence
     assert {name for names in METRICS.values() for name in names} | {"loss"} == set(DIRECTION)
     assert {name for name, sign in DIRECTION.items() if sign == -1} == {"mae", "rmse", "loss"}

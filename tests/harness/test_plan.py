@@ -333,12 +333,15 @@ def test_bounds_reach_the_cells(plan):
     assert dataclasses.replace(cell, **changes) == default
 
 
-@pytest.mark.parametrize(("like", "scale"), [("mosi", 3), ("mosei", 3), ("sims", 1)])
-def test_like_chooses_metrics_scale_and_backbone_settings(plan, root, like, scale):
-    [path] = (root / like.upper() / "Processed").glob("unaligned*")
+@pytest.mark.parametrize(
+    ("like", "metrics", "scale"),
+    [("mosi", "mosi", 3), ("mosei", "mosei", 3), ("sims", "sims", 1), ("simsv2", "sims", 1)],
+)
+def test_like_chooses_metrics_scale_and_backbone_settings(plan, root, like, metrics, scale):
+    [path] = (root / metrics.upper() / "Processed").glob("unaligned*")
     given = ["datasets=[mine]", f"dataset.mine.path={path}", f"dataset.mine.like={like}"]
     cell = plan(*SMALL, *given).cells[0]
-    assert (cell.dataset, cell.metrics, cell.label_scale) == ("mine", like, scale)
+    assert (cell.dataset, cell.metrics, cell.label_scale) == ("mine", metrics, scale)
     published = BACKBONES["tfn"].published[like]
     assert {k: getattr(cell.backbone_settings, k) for k in published} == dict(published)
     other = plan(*SMALL, *given, "dataset.mine.label_scale=5").cells[0]
@@ -348,10 +351,13 @@ def test_like_chooses_metrics_scale_and_backbone_settings(plan, root, like, scal
         assert plan(*SMALL, *given[:2]).cells[0] == cell, "a new dataset is like MOSI"
 
 
-def test_simsv2_is_like_sims_and_aligned_is_unlike_unaligned(plan):
+def test_simsv2_has_its_own_backbone_settings_and_aligned_is_unlike_unaligned(plan):
     sims, simsv2 = plan(*SMALL, "datasets=[sims,simsv2]").cells
-    assert dataclasses.replace(sims, dataset="simsv2") == simsv2, "their files are equal here"
-    assert simsv2.metrics == "sims"
+    own = {"dataset": "simsv2", "backbone_settings": simsv2.backbone_settings}
+    assert dataclasses.replace(sims, **own) == simsv2, "their files are equal here"
+    assert (simsv2.backbone_settings.batch_size, simsv2.backbone_settings.learning_rate) == (128, 0.002)
+    like_sims = plan(*SMALL, "datasets=[simsv2]", "dataset.simsv2.like=sims").cells[0]
+    assert like_sims == dataclasses.replace(sims, dataset="simsv2"), "as in earlier versions"
     for name in ("mosi", "synthetic_mosi"):
         keys = (f"dataset.{name}.aligned=false", f"dataset.{name}.aligned=true")
         apart, aligned = (plan(*SMALL, f"datasets=[{name}]", key).cells[0] for key in keys)

@@ -85,3 +85,9 @@ def test_a_partner_is_never_impossible(labels, sigma, value):
     probabilities = partner_probabilities(np.array(labels, np.float32), sigma)
     partners = draw_partners(Extreme(value), probabilities)
     assert (probabilities[np.arange(len(labels)), partners] > 0).all()
+
+
+@pytest.mark.parametrize("sigma", [0.0, 5e-324, 1e-200, 1e-9, 0.1])
+def test_overflow_and_underflow_are_expected(sigma):
+    with np.errstate(all="raise"):
+        partner_probabilities(np.array([-3.0, 0.0, 0.5, 3.0], np.float32), sigma)

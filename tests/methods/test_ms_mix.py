@@ -300,3 +300,22 @@ def test_the_eight_variants(switches, n):
     assert bool(list(method.parameters())) == (sig or sal)
     same = [torch.equal(mixed.weights[m], mixed.weights["text"]) for m in MODALITIES]
     assert all(same) != sig
+
+
+@pytest.mark.parametrize("kind", MAKES)
+@pytest.mark.parametrize("similarity", ["minmax", "cosine"])
+def test_an_explanation_has_what_was_mixed(kind, similarity):
+    latents, labels = make_latents(kind, 5, dtype=torch.float64), make_labels(5, 3.0)
+    method = make_method("ms_mix", kind, similarity=similarity).double()
+    draw = arrays_of(method.draw(np.random.default_rng(0), labels.numpy()))
+    mixed, explained = method(latents, labels, draw), method.explain(latents, labels, draw)
+    wanted = np.eye(5)
+    for (i, j), s in scaled(slow_similarities(latents), similarity).items():
+        wanted[i, j] = wanted[j, i] = s
+    np.testing.assert_allclose(array(explained.pop("similarity")), wanted, atol=1e-9)
+    parts = {"indices": mixed.indices, "labels": labels, "lambda_label": mixed.label_weights[:, 0]}
+    for m in MODALITIES:
+        parts[f"lambda_{m}"] = mixed.weights[m][:, 0]
+        parts[f"intensity_{m}"] = method.predictors[m](latents.values[m], latents.valid(m))
+    assert explained.keys() == parts.keys()
+    assert all(torch.equal(explained[name], part) for name, part in parts.items())

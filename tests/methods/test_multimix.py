@@ -91,3 +91,10 @@ def test_alpha_is_uniform_and_of_each_row(options, low, high, monkeypatch):
     if low < high:
         assert len(set(alpha)) == 900
         assert kstest((alpha - low) / (high - low), "uniform").pvalue > 1e-3
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1e-300, 1e-5, 0.01, 1e300])
+def test_overflow_and_underflow_are_expected(alpha):
+    present = np.ones((200, 5), bool)
+    with np.errstate(all="raise"):
+        draw_dirichlet(np.random.default_rng(0), np.full(200, alpha), present)

@@ -145,6 +145,7 @@ def test_mixed_examples_equal_a_loop(kind, n, switches, scale, dtype, seed):
         if switches["reweight"]:
             weights[m] = slow_weights(weights[m], draw.arrays["indices"], slow_agreement(latents, m))
         np.testing.assert_allclose(array(mixed.weights[m]), weights[m], atol=1e-5)
+        assert mixed.weights[m].dtype == torch.float32
     wanted = sum(weights.values()) / 3 if switches["cross_modal_labels"] else weights["text"]
     np.testing.assert_allclose(array(mixed.label_weights), wanted, atol=1e-5)
     made = slow_mix(array(labels), draw.arrays["indices"], wanted)

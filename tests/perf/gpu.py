@@ -1,62 +1,53 @@
 """``python -m tests.perf.gpu``: is training on CUDA right, repeatable and fast? All backbones, all methods.
 
-Needs PyTorch and NumPy only. The data are synthetic, at the sizes of MOSI, the settings the published ones.
-Of each pair it finds
+Needs PyTorch and NumPy, for cells with a text encoder transformers too. The data are synthetic, at the sizes
+of MOSI, the settings the published ones. It has three parts (``--parts``):
 
-- agreement: the largest difference between the losses on the CPU and on the GPU in the first step and in all,
-  by the total loss. Dropout is off, random numbers are drawn on the CPU, and Adam's epsilon is EPSILON: at
-  1e-8 it makes whole steps of the rounding errors of gradients that are 0, after which two runs on one CPU
-  differ by 1e-2.
-- deterministic: whether two runs with ``deterministic=true`` give the same losses and weights, bit for bit.
-- steps_per_s: training steps per second in each kind of arithmetic; evaluated_clips_per_s: in "fp32".
-- peak_memory_mb: most memory that PyTorch allocated while it trained in "fp32", MiB.
-- packed: steps per second of 1, 2 and 4 processes together on the GPU, and ``busy``, the share of time in
-  which it runs a kernel or copies: the time of one step's kernels, from PyTorch's profiler of one process
-  alone, times all steps per second. Kernels of two processes do not run at the same time.
+- cells: short trainings through the launcher, in every kind of arithmetic, see `gpu_cells`.
+- agreement: how far single steps on the GPU differ from the CPU's, see `gpu_agreement`.
+- speed: steps_per_s, training steps per second with their diagnostics, as in a training, in "fp32", and for
+  TIMED methods in each kind of arithmetic; evaluated_clips_per_s; peak_memory_mb; packed: for TIMED methods,
+  steps per second of 1, 2 and 4 processes together on the GPU, with MPS too where it is installed, and
+  ``busy``, the share of time in which it runs a kernel or copies: the time of one step's kernels, from
+  PyTorch's profiler of one process alone, times all steps per second.
 
-Writes all of it as JSON (``--out``, by default ``tests/perf/gpu_check.json`` on CUDA), and the hours that the
-paper profile's matrix takes there (`hours`). Exit status: 0; 1 where a pair disagrees, is not repeatable or
-fails; 2 the request is wrong; 3 there is no CUDA device, and nothing was checked.
+Writes all of it as JSON (``--out``, by default ``tests/perf/gpu_check.json`` on CUDA) and as a page beside
+it, with the hours that the paper profile's matrix takes there (`hours`). Each failure is a sentence with the
+command that repeats it alone. Exit status: 0; 1 there is a failure; 2 the request is wrong; 3 there is no
+CUDA device, and nothing was checked.
 """
 
+import contextlib
 import json
 import os
+import shutil
+import subprocess
 import sys
 import tempfile
-from dataclasses import fields, replace
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
 import torch
-from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from backbones import BACKBONES
 from harness.data.store import save_dataset
 from harness.data.synthetic import generate
 from harness.data.synthetic.clips import SyntheticSettings
 from harness.errors import UserError, line_with_type
-from harness.launchers.processes import usable_cores
-from harness.train.splits import peak_memory_mb, reset_peak_memory
+from harness.train.device import device_name, peak_memory_mb, reset_peak_memory
 from methods import METHODS
 from tests.perf.arguments import Parser, name_of, names_of, positive
 from tests.perf.child import Child, ChildError
+from tests.perf.gpu_agreement import TOLERANCE, UPDATE_TOLERANCE, agreement, without_dropout
+from tests.perf.gpu_cells import KINDS, PLAIN, check_cells, failures, memory_check
 from tests.perf.hours import estimated_hours
 from tests.perf.steps import WARM_UP, kernel_seconds, make_cell, rate, steps_per_s, training
 
-FIRST_TOLERANCE, TOLERANCE = 1e-4, 1e-3
-"""Of the first step's losses, before any training, and of all steps'. On the CPU, weights moved by 1e-7 move
-losses by about 1e-6 in 20 steps; by up to 3e-4 where AdvMixUp chooses features by the sign of a gradient."""
-MODES = {
-    "fp32": {},
-    "fp32_any_order": {"deterministic": False},
-    "tf32": {"precision": "tf32"},
-    "bf16": {"precision": "bf16"},
-    "compile": {"compile": True},
-}
+PARTS = ("cells", "agreement", "speed")
+TIMED = ("none", "ms_mix")  # methods that are timed in all modes, and packed
+MODES = {**PLAIN, "compile": {"compile": True}}
 """Kinds of arithmetic, and how a cell says so; the first is the benchmark's default."""
-EPSILON = 1e-4  # of Adam, well above rounding errors
-DRAWS = (torch.randn_like, torch.rand_like, torch.randn, torch.rand)
 FILE = Path(__file__).with_name("gpu_check.json")
 
 
@@ -73,18 +64,22 @@ def main(arguments=None):
     out = options.out or (FILE if on_cuda else Path("var/perf/gpu_check_cpu.json"))
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    print(*table(report), "", f"Written to {out}.", sep="\n")
-    return 0 if all(holds(pair) for pair in report["pairs"]) else 1
+    page = list(table(report))
+    out.with_suffix(".md").write_text("\n".join(page) + "\n", encoding="utf-8")
+    print(*page, "", f"Written to {out} and {out.with_suffix('.md')}.", sep="\n")
+    return 1 if report["failures"] else 0
 
 
 def _parser():
     parser = Parser("python -m tests.perf.gpu", __doc__)
     parser.option("--backbones", ",".join(BACKBONES), "names", names_of("backbone", BACKBONES))
     parser.option("--methods", ",".join(METHODS), "names", names_of("method", METHODS))
+    parser.option("--parts", ",".join(PARTS), "of the check", names_of("part", PARTS))
+    parser.option("--kinds", ",".join(KINDS), "of cells", names_of("kind", KINDS))
     modes = "kinds of arithmetic to be timed; also: compile"
     parser.option("--modes", "fp32,fp32_any_order,tf32,bf16", modes, names_of("mode", MODES))
-    parser.option("--steps", "20", "to be compared", positive)
-    parser.option("--seconds", "2.0", "that each speed is measured for", float)
+    parser.option("--steps", "5", "to be compared", positive)
+    parser.option("--seconds", "0.5", "that each speed is measured for", float)
     parser.option("--packed", "2,4", "numbers of processes on one GPU, beside 1", _counts)
     parser.option("--size", "full", "of the data: full or quick", name_of("size", ("full", "quick")))
     device = "the CPU stands in for a GPU where the check itself is tested"
@@ -100,113 +95,113 @@ def _counts(text):
 def check_all(options):
     """Check all pairs of backbone and method; ``options.data`` is the folder where the data are put."""
     save_dataset(generate(SyntheticSettings("synthetic_mosi", size=options.size))[0], Path(options.data))
-    pairs, checks, crew = list(product(options.backbones, options.methods)), [], []
-    torch.set_num_threads(1)  # as in workers
-    try:
-        for number, pair in enumerate(pairs, 1):
-            checks.append(check_pair(*pair, options, crew))
-            print(f"{number}/{len(pairs)} {' '.join(pair)}: {_verdict(checks[-1])}", file=sys.stderr)
-    finally:
-        dismiss(crew)
+    cells = check_cells(options, _say) if "cells" in options.parts else []
+    memory = memory_check(cells, options) if cells else {}
+    pairs = check_pairs(options) if {"agreement", "speed"} & set(options.parts) else []
     report = {
-        "gpu": torch.cuda.get_device_name() if options.device == "cuda" else None,
+        "gpu": device_name(torch.device("cuda")) if options.device == "cuda" else None,
         "device": options.device,
         "torch": torch.__version__,
         "steps": options.steps,
-        "tolerances": {"first": FIRST_TOLERANCE, "difference": TOLERANCE},
+        "tolerances": {"difference": TOLERANCE, "update": UPDATE_TOLERANCE},
         "data": f"synthetic_mosi, size {options.size}",
         "busy": "kernel time per step (PyTorch's profiler, one process alone) times steps per second of all",
-        "pairs": checks,
+        "failures": [*failures(cells, memory, options.device), *pair_failures(pairs, options.device)],
+        "cells": cells,
+        "memory": memory,
+        "pairs": pairs,
     }
     return {**report, "paper": estimated_hours(report)}
 
 
-def check_pair(backbone, method, options, crew):
-    """Measure a pair; the reason of a failure is its "error". crew: processes, for this pair and others."""
+def _say(text):
+    print(text, file=sys.stderr)
+
+
+def check_pairs(options):
+    """Check the agreement and the speed of all pairs."""
+    pairs, checks, crews = list(product(options.backbones, options.methods)), [], {"": [], "mps": []}
+    torch.set_num_threads(1)  # as in workers
+    with mps() as found:
+        crews = crews if found else {"": []}
+        try:
+            for number, pair in enumerate(pairs, 1):
+                checks.append(check_pair(*pair, options, crews, found))
+                _say(f"pair {number}/{len(pairs)} {' '.join(pair)}: {_verdict(checks[-1])}")
+        finally:
+            for crew in crews.values():
+                dismiss(crew)
+    return checks
+
+
+def check_pair(backbone, method, options, crews, mps_variables=None):
+    """Measure a pair; the reason of a failure is its "error". crews: processes, for this pair and others."""
     cell = make_cell(backbone, method)
     check = {"backbone": backbone, "method": method, "error": None}
     try:
-        check["agreement"] = agreement(without_dropout(cell), options)
-        check["deterministic"] = same_bits(cell, options)
-        check |= speeds(cell, options)
-        check["packed"] = {}
-        for n in options.packed:
-            pace = together(crew, n, options, backbone=backbone, method=method)
-            check["packed"][str(n)] = {"steps_per_s": pace, "busy": check["kernel_ms"] / 1e3 * pace}
+        if "agreement" in options.parts:
+            check["agreement"] = agreement(without_dropout(cell), options)
+        if "speed" in options.parts:
+            check |= speeds(cell, options)
+            for name, crew in crews.items() if method in TIMED else ():
+                paces = {}
+                for n in options.packed:
+                    with variables((name and mps_variables) or {}):
+                        paces[str(n)] = together(crew, n, options, backbone=backbone, method=method)
+                check[f"packed_{name}" if name else "packed"] = paces
+            # Last, because a process that was profiled once may stay slower.
+            check["kernel_ms"] = 1e3 * kernel_seconds(training(cell, options.data, options.device), WARM_UP)
+            for packed in [check[key] for key in ("packed", "packed_mps") if key in check]:
+                for n, pace in packed.items():
+                    packed[n] = {"steps_per_s": pace, "busy": check["kernel_ms"] / 1e3 * pace}
     # A GPU's memory may be too small for one of them.
     except (RuntimeError, UserError) as error:
         check["error"] = line_with_type(error)
     return check
 
 
-def agreement(cell, options, change=lambda steps: None):
-    """Compare the losses on the device and on the CPU; change: made to the device's training before it."""
-    threads, losses = torch.get_num_threads(), []
-    torch.set_num_threads(usable_cores())
+@contextlib.contextmanager
+def mps():
+    """Start a daemon of NVIDIA's MPS; yields the variables by which processes find it, or None without it."""
+    control = shutil.which("nvidia-cuda-mps-control")
+    if control is None:
+        yield None
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        found = {"CUDA_MPS_PIPE_DIRECTORY": f"{folder}/pipe", "CUDA_MPS_LOG_DIRECTORY": f"{folder}/log"}
+        for path in found.values():
+            os.mkdir(path)
+        environment = {**os.environ, **found}
+        started = subprocess.run([control, "-d"], env=environment, capture_output=True, check=False)
+        try:
+            yield found if started.returncode == 0 else None
+        finally:
+            subprocess.run([control], input=b"quit\n", env=environment, capture_output=True, check=False)
+
+
+@contextlib.contextmanager
+def variables(values):
+    """Set variables of the environment, which new processes inherit."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
     try:
-        for device, prepare in (("cpu", lambda steps: None), (options.device, change)):
-            with HostDraws():
-                steps = training(cell, options.data, device)
-                for group in steps.optimizer.param_groups:
-                    group["eps"] = EPSILON
-                prepare(steps)
-                losses.append(steps.run(options.steps))
+        yield
     finally:
-        torch.set_num_threads(threads)
-    expected, actual = losses
-    first, difference = relative_difference(expected[:1], actual[:1]), relative_difference(expected, actual)
-    within = first <= FIRST_TOLERANCE and difference <= TOLERANCE
-    return {"first": first, "difference": difference, "holds": within}
-
-
-def without_dropout(cell):
-    """Set all probabilities of dropout to 0: devices draw different masks from one seed."""
-    names = [f.name for f in fields(cell.backbone_settings) if f.name.endswith("_dropout")]
-    return replace(cell, backbone_settings=replace(cell.backbone_settings, **dict.fromkeys(names, 0.0)))
-
-
-class HostDraws(TorchFunctionMode):
-    """Within it random tensors are drawn on the CPU and copied, so that all devices get the same ones."""
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if func not in DRAWS:
-            return func(*args, **kwargs)
-        device = kwargs.get("device")
-        if isinstance(args[0], Tensor):
-            device, args = args[0].device, (args[0].cpu(), *args[1:])
-        return func(*args, **{**kwargs, "device": "cpu"}).to(device)
-
-
-def relative_difference(expected, actual):
-    """Return the largest difference of losses, (n, 5) each, by the total loss (first column).
-
-    That of the step, or of the first one where it is larger: losses that go to 0 have no digits to compare.
-    """
-    total = expected[:, :1].abs().maximum(expected[0, 0].abs())
-    return float(((expected - actual).abs() / total).nan_to_num(torch.inf).max())
-
-
-def same_bits(cell, options):
-    """Return whether two trainings give the same losses and weights, bit for bit."""
-    runs = [training(cell, options.data, options.device) for _ in range(2)]
-    first, second = (run.run(options.steps) for run in runs)
-    pairs = zip(*(run.weights() for run in runs), strict=True)
-    return torch.equal(first, second) and all(torch.equal(a, b) for a, b in pairs)
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def speeds(cell, options):
-    """Measure steps per second in each mode; in "fp32" also evaluation, peak memory and kernels' time."""
+    """Measure steps per second in each mode; in "fp32" also evaluation and peak memory."""
     steps = training(cell, options.data, options.device)
     reset_peak_memory(steps.device)
-    steps.run(WARM_UP)
+    steps.train(WARM_UP)
     measured = {"steps_per_s": {}, "peak_memory_mb": peak_memory_mb(steps.device)}
     steps.evaluate()
     measured["evaluated_clips_per_s"] = rate(steps.evaluate, steps.device, options.seconds)
-    measured["kernel_ms"] = 1e3 * kernel_seconds(steps, WARM_UP)
-    for mode in dict.fromkeys(["fp32", *options.modes]):
+    for mode in dict.fromkeys(["fp32", *(options.modes if cell.method in TIMED else ())]):
         steps = training(replace(cell, **MODES[mode]), options.data, options.device)
-        steps.run(WARM_UP)
+        steps.train(WARM_UP)
         measured["steps_per_s"][mode] = steps_per_s(steps, options.seconds)
     return measured
 
@@ -231,30 +226,62 @@ def dismiss(crew):
         crew.pop().__exit__()
 
 
-def holds(pair):
-    return not pair["error"] and pair["agreement"]["holds"] and pair["deterministic"]
+def pair_failures(pairs, device):
+    """Yield a sentence for each failure, with the command that repeats it alone."""
+    for pair in pairs:
+        alone = f"--backbones={pair['backbone']} --methods={pair['method']} --parts=agreement,speed"
+        repeat = f"Repeat it with `python -m tests.perf.gpu --device={device} {alone}`."
+        if pair["error"]:
+            yield f"{pair['backbone']} with {pair['method']}: {pair['error']}. {repeat}"
+        elif "agreement" in pair and not pair["agreement"]["holds"]:
+            numbers = "losses differ by {difference:.1e}, weights by {update:.1e} of a step".format(
+                **pair["agreement"]
+            )
+            yield f"{pair['backbone']} with {pair['method']} disagrees with the CPU: {numbers}. {repeat}"
 
 
 def _verdict(pair):
     if pair["error"]:
         return pair["error"]
+    if "agreement" not in pair:
+        return "timed"
     verdict = "agrees" if pair["agreement"]["holds"] else "DISAGREES"
-    repeatable = "repeatable" if pair["deterministic"] else "NOT REPEATABLE"
-    return f"{verdict} ({pair['agreement']['difference']:.1e}), {repeatable}"
+    return f"{verdict} ({pair['agreement']['difference']:.1e}, {pair['agreement']['update']:.1e})"
 
 
 def table(report):
     """Yield lines of Markdown."""
     yield f"{report['gpu'] or 'The CPU in place of a GPU'}, torch {report['torch']}; {report['data']}.\n"
-    yield "| backbone | method | CPU and GPU | steps/s | together | busy | peak MiB |"
-    yield "|---|---|---|---|---|---|---|"
+    yield from [f"- {sentence}" for sentence in report["failures"]] or ["No failures."]
+    cells = report["cells"]
+    good = sum(not cell["error"] for cell in cells)
+    if cells:
+        yield f"\n{good} of {len(cells)} cells trained through the launcher and repeated their results."
+    for backbone, numbers in report["memory"].items():
+        assumed = f"packing assumes {numbers['estimate_mb']:.0f} MiB"
+        yield f"- {backbone}: {assumed}, cells took {_mib(numbers['peak_mb'])}."
+    if report["pairs"]:
+        yield from ("", *_pair_table(report))
+
+
+def _mib(number):
+    return "an unknown amount" if number is None else f"at most {number:.0f}"
+
+
+def _pair_table(report):
+    yield "| backbone | method | CPU and GPU | steps/s | together | with MPS | busy | peak MiB |"
+    yield "|---|---|---|---|---|---|---|---|"
     for pair in report["pairs"]:
-        numbers = ["", "", "", ""]
-        if not pair["error"]:
+        numbers = [""] * 5
+        if not pair["error"] and "steps_per_s" in pair:
             rates = ", ".join(f"{mode} {value:.1f}" for mode, value in pair["steps_per_s"].items())
-            pace = ", ".join(f"{n}: {p['steps_per_s']:.1f}" for n, p in pair["packed"].items())
-            busy = ", ".join(f"{n}: {p['busy']:.0%}" for n, p in pair["packed"].items())
-            numbers = [rates, pace, busy, f"{pair['peak_memory_mb']:.0f}"]
+            packed, with_mps = pair.get("packed", {}), pair.get("packed_mps", {})
+            paces = [
+                ", ".join(f"{n}: {p['steps_per_s']:.1f}" for n, p in measured.items())
+                for measured in (packed, with_mps)
+            ]
+            busy = ", ".join(f"{n}: {p['busy']:.0%}" for n, p in packed.items())
+            numbers = [rates, *paces, busy, f"{pair['peak_memory_mb']:.0f}"]
         yield f"| {' | '.join([pair['backbone'], pair['method'], _verdict(pair), *numbers])} |"
     paper = report["paper"]
     hours = ", ".join(f"{n} at once {value:.1f} h" for n, value in paper["hours"].items())

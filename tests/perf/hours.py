@@ -28,15 +28,17 @@ def estimated_hours(measured, epochs=EPOCHS, methods=METHODS):
         pairs of backbone and method that were not measured, which the hours leave out; trainings: how many
         the hours stand for; assumptions: sentences.
     """
-    pairs = {(pair["backbone"], pair["method"]): pair for pair in measured["pairs"] if not pair.get("error")}
+    usable = [pair for pair in measured["pairs"] if not pair.get("error") and "steps_per_s" in pair]
+    pairs = {(pair["backbone"], pair["method"]): pair for pair in usable}
     matrix = list(product(epochs, methods))
     missing = ["/".join(names) for names in matrix if names not in pairs]
     backbones, total = {backbone: {} for backbone in epochs}, {}
     for backbone, method in matrix:
         if pair := pairs.get((backbone, method)):
             alone_s = sum(_dataset_s(backbone, name, pair, epochs[backbone]) for name in DATASETS)
-            for workers, together in pair["packed"].items():
-                gain = together["steps_per_s"] / pair["packed"]["1"]["steps_per_s"]
+            packed = pair.get("packed") or _packed(measured, backbone)
+            for workers, together in packed.items():
+                gain = together["steps_per_s"] / packed["1"]["steps_per_s"]
                 for hours in (backbones[backbone], total):
                     hours[workers] = hours.get(workers, 0.0) + alone_s / 3600 / gain
     assumed = ", ".join(f"{name} {count}" for name, count in epochs.items())
@@ -55,6 +57,14 @@ def estimated_hours(measured, epochs=EPOCHS, methods=METHODS):
             "and starting workers is left out.",
         ],
     }
+
+
+def _packed(measured, backbone):
+    """Return what processes do together with another method of the backbone; of one alone without any."""
+    found = [
+        pair["packed"] for pair in measured["pairs"] if pair["backbone"] == backbone and "packed" in pair
+    ]
+    return found[-1] if found else {"1": {"steps_per_s": 1.0}}
 
 
 def _dataset_s(backbone, dataset, pair, epochs):

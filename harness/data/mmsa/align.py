@@ -177,6 +177,8 @@ def _clean(raw: MmsaSplit, modality: str, values: np.ndarray, inside: np.ndarray
     if not finite.all():
         if not (finite.any(axis=2) & inside).any():
             raise raw.error(modality, "holds no finite value in any valid step")
+        # NOTE[DIFF] MMSA sets -inf in audio to 0, too. If a feature has NaN, it sets the clip's whole time
+        # mean (TFN, LMF) to 0, not the NaN alone; it leaves NaN and +inf to the other models.
         for name, test in (("-inf", np.isneginf), ("+inf", np.isposinf), ("NaN", np.isnan)):
             raw.note(modality, f"held {name}, set to 0", np.count_nonzero(test(values)), "values")
         np.copyto(values, 0, where=~finite)

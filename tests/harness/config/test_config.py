@@ -16,13 +16,14 @@ from omegaconf import DictConfig, OmegaConf
 
 import harness
 from backbones import BACKBONES
-from backbones.base import resolve_settings
+from backbones.base import KINDS, resolve_settings
 from harness.config.compose import (
     GROUPS,
     apply,
     load_benchmark,
     load_report,
     load_sweep,
+    report_settings,
     settings_of,
 )
 from harness.config.grammar import (
@@ -412,7 +413,8 @@ def test_a_setting_without_its_group_and_a_group_without_its_value():
 
 WRONG_TYPES = {
     "jobs": ["two", "2.5", "true", "", "[1]", "{a:1}", "a=b", "'", "(", "1\n2"],
-    "report": ["maybe", "", "null"],
+    "report.build": ["maybe", "", "null"],
+    "report.equal_within.mae": ["much", "null"],
     "seeds": ["[a]", "[1.5]", "[true]", "[[1]]", "[{a:1}]", "null", "[null]", "range(1,3)"],
     "occlusion.ratios": ["[0.1,a]", "null"],
     "methods": ["null"],
@@ -453,12 +455,30 @@ def test_no_text_breaks_the_reader(key, text):
         one_line(error)
 
 
+def test_settings_of_the_report():
+    """``report=false`` is short; margins are of known metrics and positive."""
+    config = load_benchmark(["report=false", "report.baseline=mixup", "report.equal_within.mae=0.02"])
+    assert (config.report.build, config.report.baseline) == (False, "mixup")
+    assert dict(config.report.equal_within) == {"mae": 0.02}
+    own = report_settings(["profile=quick", "report=true", "report.equal_within.corr=0.1", "seeds=[1]"])
+    assert (own.build, own.baseline, dict(own.equal_within)) == (True, None, {"corr": 0.1})
+    given = load_report(["study=a", "report.equal_within.acc2=0.01"])
+    assert dict(given.report.equal_within) == {"acc2": 0.01}
+    for load, more in ((load_benchmark, ()), (load_report, ("study=a",))):
+        assert "Did you mean 'mae'" in refusal("report.equal_within.maee=1", *more, load=load)
+        for value in ("0", "-1", "nan", "inf"):
+            said = refusal(f"report.equal_within.mae={value}", *more, load=load)
+            assert said.startswith("report.equal_within.mae must be a positive number, got")
+    assert refusal("report=maybe", load=load_benchmark).startswith("report.build='maybe' is not allowed")
+
+
 def test_reports_know_their_own_settings_only():
     for arguments in ([], ["out=a.csv"], ["study="]):
         assert "study=NAME" in refusal(*arguments, load=load_report)
     for argument in ("datasets=[mosi]", "dataset.x.path=a", "launcher=inline", "profile=quick"):
         message = refusal("study=a", argument, load=load_report)
-        assert "allowed: all, out, port, predictions, study, sweep, sweeps, tracking, var_dir" in message
+        allowed = "all, gain, metric, out, port, predictions, report, study, sweep, sweeps, tracking"
+        assert f"allowed: {allowed}, var_dir" in message
     assert refusal("study=a", "ot=x", load=load_report).endswith("Did you mean 'out'?")
 
 
@@ -475,7 +495,7 @@ def test_overrides_reach_the_settings_and_leave_the_defaults_alone():
     assert settings_of(DEFAULT, "method", "ms_mix", {}) == METHODS["ms_mix"].Settings()
 
 
-@pytest.mark.parametrize("like", ["mosi", "mosei", "sims"])
+@pytest.mark.parametrize("like", KINDS)
 @pytest.mark.parametrize("name", BACKBONES)
 def test_a_field_left_at_none_takes_the_published_value(name, like):
     backbone = BACKBONES[name]

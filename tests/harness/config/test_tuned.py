@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from backbones import BACKBONES
-from backbones.text import TextSettings
+from backbones.text import BertSettings
 from harness.config.compose import given_keys, load_benchmark
 from harness.config.tuned import HEAD, read_tuned, tuned_label, write_tuned
 from harness.errors import UserError
@@ -33,7 +33,7 @@ from methods import METHODS
 from tests.support.cells import make_cell, with_changes
 from tests.support.composing import compose_once
 
-BERT = TextSettings("bert", "abc", False, 0.0)
+BERT = BertSettings("bert", "abc", False, 0.0, 0.0)
 GIVEN_HEAD = {
     "study": "paper",
     "sweep": "tune-powmix: 'é'",

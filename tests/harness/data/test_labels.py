@@ -66,6 +66,7 @@ def test_labels_that_are_meant_otherwise_are_refused_with_what_to_type(labels):
         ([-2.4, 0, 3], {}),
         ([-1.6, 0, 1], {}),
         ([0, 0, 0], {}),  # of no scale
+        ([1.5, 1.5, 1.5], {}),
         ([-0.5, 0.5, 0], {"label_scale": 3.0}),
         ([0, 1, 3], {"label_center": 0.0}),
         ([1, 5, 2], {"label_center": 3.0, "label_scale": 2.0}),

@@ -1,6 +1,7 @@
 """Text through a pretrained encoder: fine-tuned, frozen, occluded, and what is refused."""
 
 import copy
+import dataclasses
 import importlib
 import pickle
 import shutil
@@ -14,7 +15,7 @@ import torch
 from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertModel, T5Config
 
 from backbones import BACKBONES
-from backbones.text import FrozenText, TextEncoder, TextSettings, encode_tokens, load_model
+from backbones.text import BertSettings, FrozenText, TextEncoder, TextSettings, encode_tokens, load_model
 from harness.benchmark import main
 from harness.config.compose import load_benchmark
 from harness.data.occlusion import UNK_ID, MaskField, occlude
@@ -100,8 +101,8 @@ def make_cell(backbone, text, **changes):
 
 CPU = torch.device("cpu")
 DATA = ("datasets=[synthetic_mosi]", "dataset.synthetic_mosi.clips=40")
-FINETUNED = TextSettings("bert", "x", True, 1e-3)
-FROZEN = TextSettings("bert", "x", False, 0.0)
+FINETUNED = BertSettings("bert", "x", True, 1e-3, 0.0)
+FROZEN = BertSettings("bert", "x", False, 0.0, 0.0)
 
 
 @pytest.mark.parametrize("n_layers", [1, 2])
@@ -151,24 +152,26 @@ def test_every_backbone_trains_with_either(backbone, bert, tmp_path):
 def test_fine_tuning_moves_the_encoder_at_its_own_rate(backbone, bert):
     dataset = with_text(make_dataset(), FINETUNED, None)
     made, method = build(make_cell(backbone, FINETUNED), dataset, CPU, bert)
-    optimizer = make_optimizer(made, method, 1e-3)
+    rates = dataclasses.replace(FINETUNED, weight_decay=0.25)
+    optimizer = make_optimizer(made, method, rates)
     assert isinstance(made.text_encoder, TextEncoder)
     assert made.sizes.widths["text"] == WIDTH
     assert copy.deepcopy(made).state_dict().keys() == made.state_dict().keys()
     encoder = {id(p) for p in made.text_encoder.parameters()}
     assert encoder
     assert encoder.isdisjoint(id(p) for _, p in made.own_parameters())
-    groups = [{id(p) for p in group["params"]} for group in optimizer.param_groups]
-    last = optimizer.param_groups[-1]
-    assert (groups[-1], last["lr"], last["weight_decay"]) == (encoder, 1e-3, 0)
-    assert not any(encoder & group for group in groups[:-1])
+    ours = [group for group in optimizer.param_groups if encoder & {id(p) for p in group["params"]}]
+    members = [id(p) for group in ours for p in group["params"]]
+    assert (set(members), len(members)) == (encoder, len(encoder))
+    assert [group["lr"] for group in ours] == [1e-3] * len(ours)
+    assert [group["weight_decay"] for group in ours] == ([0.25, 0] if backbone == "glomo" else [0.25])
 
 
 def test_words_that_training_lacks_stay_as_pretrained(bert):
     """LMF's weight decay, an L2 term under Adam, would move every row of the embedding at each step."""
     dataset = with_text(make_dataset(), FINETUNED, None)
     made, method = build(make_cell("lmf", FINETUNED), dataset, CPU, bert)
-    optimizer, batch = make_optimizer(made, method, 1e-3), take(dataset, "train")
+    optimizer, batch = make_optimizer(made, method, FINETUNED), take(dataset, "train")
     words = made.text_encoder.model.embeddings.word_embeddings.weight
     before, seen = words.detach().clone(), set(batch.tokens[:, 0].flatten().tolist())
     for _ in range(3):
@@ -286,12 +289,27 @@ def test_the_model_is_part_of_a_cells_identity(tmp_path, bert):
         cells("text=bert", f"bert.model={other}"),
         cells(*bert_cells, "bert.finetune=false"),
         cells(*bert_cells, "bert.learning_rate=1e-4"),
+        cells(*bert_cells, "bert.weight_decay=1e-4"),
     ]
     assert len({tuple(ids) for ids in found}) == len(found)
-    assert cells("bert.learning_rate=1e-4") == found[0]
-    assert cells(*bert_cells, "bert.finetune=false", "bert.learning_rate=1e-4") == found[3]
+    rates = ("bert.learning_rate=1e-4", "bert.weight_decay=1e-4")
+    assert cells(*rates) == found[0]
+    assert cells(*bert_cells, "bert.finetune=false", *rates) == found[3]
     moved = shutil.copytree(bert, tmp_path / "moved")
     assert cells("text=bert", f"bert.model={moved}") == found[1]
+
+
+def test_each_backbone_has_its_own_rates_unless_they_are_given(tmp_path, bert):
+    matrix = [*DATA, "backbones=[lmf,misa,almt]", "methods=[none]", "seeds=[1]", "text=bert"]
+
+    def rates(*more):
+        given = [*matrix, f"bert.model={bert}", f"var_dir={tmp_path / 'var'}", *more]
+        cells = make_plan(load_benchmark(given)).cells
+        return {c.backbone: (c.text.learning_rate, c.text.weight_decay) for c in cells}
+
+    assert rates() == {"lmf": (2e-5, 0), "misa": (1e-4, 0), "almt": (1e-4, 1e-4)}
+    assert set(rates("bert.learning_rate=3e-5", "bert.weight_decay=0").values()) == {(3e-5, 0)}
+    assert set(rates("bert.finetune=false").values()) == {(0, 0)}
 
 
 def test_cached_states_are_those_of_this_code_and_these_versions(tmp_path, bert, monkeypatch):
@@ -359,6 +377,7 @@ def test_what_cannot_be_used_is_refused(tmp_path, bert):
         (tiny, "occlusion.ratios=[0,0.5]"): "Occlusion uses token id 100",
         (tiny, "occlusion.protocols=[train]", "occlusion.train_ratios=[0.5]"): "token id 100",
         (bert, "bert.learning_rate=-1"): "bert.learning_rate must be >= 0",
+        (bert, "bert.weight_decay=inf"): "bert.weight_decay must be >= 0 and finite, or null, got inf",
         (bert, "text=brt"): "Did you mean 'bert'",
     }
     for (model, *more), sentence in cases.items():

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,6 +12,7 @@ from backbones import BACKBONES
 from backbones.base import resolve_settings
 from harness.data.store import save_dataset
 from harness.data.synthetic import SyntheticSettings, generate
+from harness.errors import UserError
 from harness.launchers import gpu_sharing
 from harness.launchers.gpu_sharing import Allocation, allocate, allocation_of, cell_bytes, worker_bytes
 from tests.support.builders import small_cell
@@ -23,6 +25,7 @@ GIB = 2**30
     [
         (None, None, [80 * GIB], 3 * GIB, 16, 16),  # the cores decide
         (None, None, [80 * GIB], 9 * GIB, 16, 8),  # the memory decides
+        (None, None, [81 * GIB], 9 * GIB, 16, 8),  # not all of it
         (None, None, [80 * GIB, 20 * GIB], 9 * GIB, 16, 4),  # that of the fullest GPU
         (None, None, [80 * GIB, 80 * GIB], 9 * GIB, 32, 16),
         (None, None, [2 * GIB], 9 * GIB, 16, 1),  # one is tried all the same
@@ -63,14 +66,39 @@ def test_what_a_worker_takes(backbone, dataset):
     assert cell_bytes(plain, dataset) == need, "16 clean clips are as many as 8 with 8 mixed ones"
 
 
-def test_attention_counts_as_on_cuda():
-    """There its weights are kept, (B, heads, T, T) in float32, twice or more with dropout."""
+@pytest.mark.parametrize(
+    ("backbone", "weights"),
+    [
+        ("glomo", lambda s: (375**2 + 500**2) * s.encoder_layers),
+        # Encoders from each modality to each other one, then three layers or more on each.
+        ("mult", lambda s: 2 * (50 * 875 + 375 * 500) * s.n_layers + 3 * (50**2 + 375**2 + 500**2)),
+    ],
+)
+def test_attention_counts_as_on_cuda(backbone, weights):
+    """Fused kernels keep no attention weights, (B, heads, T, S), with dropout or without."""
     dataset = generate(SyntheticSettings("synthetic_mosi", size="full", clips=12))[0]
-    kind = BACKBONES["glomo"]
-    cell = small_cell("glomo", rules=resolve_settings(kind, kind.Settings(), "mosi"))
+    kind = BACKBONES[backbone]
+    cell = small_cell(backbone, rules=resolve_settings(kind, kind.Settings(), "mosi"))
     s = cell.backbone_settings
-    weights = sum(2 * s.batch_size * s.n_heads * steps**2 * 4 for steps in (375, 500)) * s.encoder_layers
-    assert 1.5 * weights < cell_bytes(cell, dataset) < 8 * weights
+    width = s.model_dim if backbone == "glomo" else s.latent_dim
+    clips = 2 * s.batch_size
+    need = cell_bytes(cell, dataset)
+    assert need < clips * s.n_heads * weights(s) * 4
+    assert need > clips * (375 + 500) * width * 4 * 10, "ten sequences or more in each layer's backward pass"
+
+
+def test_fused_attention_leaves_out_dropout_alone():
+    q, k, v = torch.rand(3, 2, 4, 5, 8)
+    mask = torch.ones(5, 5, dtype=torch.bool).tril()
+    wanted = F.scaled_dot_product_attention(q, k, v, mask, scale=0.5)
+    for arguments in ((mask, 0.9), (mask,)):
+        with gpu_sharing.FusedAttention():
+            found = F.scaled_dot_product_attention(q, k, v, *arguments, scale=0.5)
+        assert torch.equal(found, wanted)
+    with gpu_sharing.FusedAttention():
+        found = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=0.9, scale=0.5)
+        assert torch.equal(found, wanted)
+        assert torch.equal(torch.relu(q), q), "other functions are as they were"
 
 
 def test_the_largest_cell_decides(dataset, tmp_path):
@@ -101,9 +129,20 @@ def test_requests(dataset, tmp_path, monkeypatch):
     assert requested("cpu") == Allocation(None)
     assert requested("cpu", 3, 9) == Allocation(3)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    monkeypatch.setattr("torch.cuda.mem_get_info", lambda index: (80 * GIB, 80 * GIB))
+    monkeypatch.setattr(gpu_sharing, "free_memory", lambda: [80 * GIB, 80 * GIB])
     monkeypatch.setattr(gpu_sharing, "usable_cores", lambda: 12)
     gpus = ("cuda:0", "cuda:1")
     assert requested("cuda") == Allocation(6, gpus), "two threads each"
     assert requested("cuda", jobs_per_gpu=5) == Allocation(10, gpus)
     assert requested("cuda", jobs=1) == Allocation(1, gpus[:1])
+
+
+def test_the_driver_asks_for_memory_in_another_process(monkeypatch):
+    """A CUDA context of the driver would hold memory on every GPU."""
+    monkeypatch.setattr("torch.cuda.init", lambda: pytest.fail("the driver started CUDA"))
+    monkeypatch.setattr(gpu_sharing, "ASK", "print(3, 2**36)")
+    assert gpu_sharing.free_memory() == [3, 2**36]
+    monkeypatch.setattr(gpu_sharing, "ASK", "raise RuntimeError('no driver')")
+    message = r"^The memory of the GPUs cannot be read [(]RuntimeError: no driver[)]; give jobs_per_gpu=N[.]$"
+    with pytest.raises(UserError, match=message):
+        gpu_sharing.free_memory()

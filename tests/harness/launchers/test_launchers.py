@@ -11,8 +11,9 @@ import pytest
 
 from harness.errors import UserError
 from harness.launchers import processes
-from harness.launchers.base import Job
+from harness.launchers.base import Job, Outcome
 from harness.launchers.choose import make_launcher
+from harness.launchers.worker import breaks_worker
 from tests.support.drivers.clusters import kill_marked
 from tests.support.drivers.driving import marked_processes, start, wait_until_gone
 from tests.support.drivers.jobs import (
@@ -118,6 +119,24 @@ def test_an_idle_worker_that_dies_costs_nothing(launch):
     eventually(lambda: not pool._workers[0].process.is_alive())
     [(second, *_)] = results_of(pool, job("surroundings"))
     assert second != first
+
+
+@pytest.mark.parametrize(
+    ("error", "broken"),
+    [
+        (None, False),
+        ("ValueError: plain", False),
+        ("UserError: device=cuda needs a GPU", False),
+        ("AcceleratorError: CUDA error: an illegal memory access was encountered", True),
+        ("OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.", True),
+        ("RuntimeError: cuDNN error: CUDNN_STATUS_EXECUTION_FAILED", True),
+        ("RuntimeError: cusolver error: CUSOLVER_STATUS_EXECUTION_FAILED", True),
+        ("RuntimeError: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`", True),
+        ("RuntimeError: cuFFT error: CUFFT_EXEC_FAILED", True),
+    ],
+)
+def test_errors_of_cuda_and_its_libraries_break_a_worker(error, broken):
+    assert breaks_worker(Outcome(None, None, error)) is broken
 
 
 @pytest.mark.parametrize(("text", "same"), [("plain", True), ("CUDA error: device-side assert", False)])

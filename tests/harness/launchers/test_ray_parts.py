@@ -19,7 +19,7 @@ from harness.data.store import save_dataset
 from harness.errors import StoreError, UserError
 from harness.launchers import ray_task
 from harness.launchers.base import Job, Outcome
-from harness.launchers.cluster import Cluster, places
+from harness.launchers.cluster import Cluster, connect, places
 from harness.launchers.job import run_job
 from harness.launchers.ray import RayLauncher
 from harness.launchers.shipping import node_cache, read_parcel, write_parcel
@@ -178,6 +178,17 @@ def test_an_end_that_ray_decides_while_it_starts_is_an_interrupt(monkeypatch):
         RayLauncher(1, run_job, Cluster())
 
 
+def test_ray_sets_the_mode_of_its_token_where_it_was_imported_before(monkeypatch):
+    """It read the mode as it was imported, and would refuse its own processes."""
+    seen = {}
+    fake = SimpleNamespace(init=lambda **how: seen.update(os.environ))
+    monkeypatch.setattr(os, "environ", {})
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    connect(1, Cluster(), run_job)
+    assert len(seen["RAY_AUTH_TOKEN"]) == 64
+    assert "RAY_AUTH_MODE" not in seen
+
+
 TEXTS = st.text("abé .", min_size=1, max_size=4).filter(lambda text: text.strip(" ."))
 NAMES = st.lists(TEXTS, min_size=1, max_size=3).map(lambda parts: f"{'/'.join(parts)}.f")
 FOLDERS = st.dictionaries(NAMES, st.binary(max_size=50), min_size=1, max_size=5)
@@ -242,6 +253,7 @@ def worker(monkeypatch):
     left = []
     monkeypatch.setattr(ray_task, "_READY", [])
     monkeypatch.setattr(ray_task, "_BROKEN", [])
+    monkeypatch.setattr(ray_task, "_VISIBLE", [])
     monkeypatch.setattr(ray_task, "LEAVE_S", 0.0)
     monkeypatch.setattr(os, "_exit", left.append)
     return left
@@ -266,6 +278,39 @@ def test_a_worker_with_a_broken_device_refuses_jobs_and_leaves(worker):
         if isinstance(thread, threading.Timer):
             thread.join()
     assert worker == [1]
+
+
+def visible_gpus(job):
+    return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+def test_a_worker_stays_with_the_gpus_of_its_first_job(worker, monkeypatch):
+    """CUDA binds a process to them; with other GPUs the driver sends the job again, to another worker."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert do(visible_gpus, Job("x", "", "cuda"))[0].result is None
+    monkeypatch.setattr(ray_task, "_VISIBLE", [])
+    for _ in range(2):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+        assert do(visible_gpus, Job("x", "", "cuda"))[0].result == "0"
+    assert worker == []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert do(visible_gpus, Job("x", "", "cuda")) == (ray_task.REFUSED, None)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert do(visible_gpus, Job("x", "", "cuda")) == (ray_task.REFUSED, None), "it leaves"
+    for thread in threading.enumerate():
+        if isinstance(thread, threading.Timer):
+            thread.join()
+    assert worker == [1]
+
+
+def test_an_idle_worker_holds_no_unused_gpu_memory(worker, monkeypatch):
+    emptied = []
+    monkeypatch.setattr("torch.cuda.empty_cache", lambda: emptied.append(True))
+    do(visible_gpus, Job("x", "", "cpu"))
+    assert emptied == [], "CUDA has not started"
+    monkeypatch.setattr("torch.cuda.is_initialized", lambda: True)
+    do(visible_gpus, Job("x", "", "cuda"))
+    assert emptied == [True]
 
 
 def data_of(job):

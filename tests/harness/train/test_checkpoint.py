@@ -163,6 +163,20 @@ def test_a_state_is_taken_up_with_its_time_even_where_none_is_written_any_more(c
     assert_same(resumed, whole)
 
 
+def test_a_training_pauses_after_an_epoch_and_ends_with_the_same_bits(tmp_path, whole):
+    cell, path = make_cell(), tmp_path / "c.npz"
+    paused = train(
+        cell, DATASET, CPU, checkpoint=Checkpoint(path, None, identity_of(cell, CPU), pause_after=1)
+    )
+    assert (paused.status, paused.scores, paused.predictions) == ("paused", {}, None)
+    for name, curve in whole.curves.items():
+        assert name == "epoch_s" or paused.curves[name] == curve[:1]
+    checkpoint = Checkpoint(path, None, identity_of(cell, CPU), pause_after=EPOCHS)
+    resumed = train(cell, DATASET, CPU, checkpoint=checkpoint)
+    assert resumed.environment == {"resumed_after_epoch": "1"}
+    assert_same(resumed, whole)
+
+
 def test_a_divergence_is_found_again(tmp_path):
     cell = make_cell(rules={"learning_rate": 1e30}, method="none")
     job = Job(cell, str(tmp_path / "data"), "cpu", checkpoint=str(tmp_path / "c.npz"), checkpoint_s=0)

@@ -1,5 +1,6 @@
 """The checkpoint's file: states survive bit for bit, and a damaged file is no state."""
 
+import dataclasses
 import errno
 import functools
 import logging
@@ -12,10 +13,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from harness.code import code_tags
 from harness.files import remove_files_of
 from harness.train import checkpoint as module
-from harness.train.checkpoint import Checkpoint, serialize
-from tests.support.builders import same_bits
+from harness.train.checkpoint import Checkpoint, identity_of, serialize
+from tests.support.builders import same_bits, small_cell
 from tests.support.forking import forked
 
 
@@ -117,7 +119,9 @@ def test_a_write_that_fails_leaves_the_file_before(broken, tmp_path, caplog, mon
         patched.setattr(owner, broken, fail)
         for _ in range(3):
             checkpoint.save({"w": torch.zeros(2)})
-    assert caplog.text.count("training continues without one: [Errno 28] No space left on device") == 1
+    why = "[Errno 28] No space left on device"
+    sentence = f"cannot write a checkpoint; training continues without one: {why}"
+    assert [record.getMessage() for record in caplog.records] == [sentence]
     assert [p.name for p in tmp_path.iterdir()] == ["c.npz"]
     assert same_bits(checkpoint.load(), SMALL)
     checkpoint.save({"w": torch.zeros(2)})
@@ -161,3 +165,80 @@ def test_discard_removes_all_of_a_cell_and_nothing_else(tmp_path):
     remove_files_of({"a", "c"}, tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["ab.npz", "b.npz"]
     remove_files_of({"a"}, tmp_path / "nowhere")
+
+
+def test_what_a_checkpoint_must_agree_with(monkeypatch):
+    """A file of an earlier version has the same names."""
+    cell = small_cell()
+    monkeypatch.setattr(torch, "__version__", "1.2")
+    monkeypatch.setattr(np, "__version__", "3.4")
+    monkeypatch.setattr(module.platform, "machine", lambda: "x86")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX9")
+    wanted = {"cell": cell.cell_id, "device": "x86 AVX9", "torch": "1.2", "numpy": "3.4", **code_tags(cell)}
+    assert identity_of(cell, torch.device("cpu")) == wanted
+    cuda = torch.device("cuda", 1)
+    monkeypatch.setattr(module, "device_name", lambda device: {cuda: "H100"}[device])
+    assert identity_of(cell, cuda) == wanted | {"device": "H100"}
+    text = dataclasses.replace(cell, text=dataclasses.replace(cell.text, encoder="bert"))
+    monkeypatch.setattr(module.metadata, "version", lambda name: {"transformers": "5.6"}[name])
+    own = {"cell": text.cell_id, "transformers": "5.6"}
+    assert identity_of(text, torch.device("cpu")) == wanted | own
+    assert Checkpoint("c.npz", None, own).identity == {"format": "1", **own}
+
+
+def rewritten(path, change):
+    """The file with its text changed."""
+    with np.load(path) as stored:
+        arrays = dict(stored)
+    text = arrays.pop("text").tobytes().decode()
+    assert change(text) != text
+    np.savez(path.open("wb"), text=np.frombuffer(change(text).encode(), np.uint8), **arrays)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda text: text.replace('"cell": "a"', '"cell": "b"'), "its cell is 'b', not 'a'"),
+        (lambda text: text.replace('"cell": "a"', '"sell": "a"'), "its cell is None, not 'a'"),
+        (lambda text: text.replace('"format": "1"', '"format": "2"'), "its format is '2', not '1'"),
+        (lambda text: text.replace('"float32", [5]', '"load", [5]'), "load is not a dtype"),
+        (lambda text: text.replace('"float32", [5]', '"float32", [6]'),
+         "the array tensor0 does not match the size of its tensor"),
+        (lambda text: text.replace('"float32", [5]', '"float64", [5]'),
+         "the array tensor0 does not match the size of its tensor"),
+        (lambda text: text.replace('"float32", [5]', '"float16", [5, 3]'),
+         "the array tensor0 does not match the size of its tensor"),
+    ],
+)  # fmt: skip
+def test_why_a_file_is_ignored(tmp_path, caplog, change, reason):
+    path = tmp_path / "c.npz"
+    checkpoint = saved(path, SMALL, cell="a")
+    rewritten(path, change)
+    assert checkpoint.load() is None
+    sentence = f"the checkpoint {path} is ignored, and the cell starts over: {reason}"
+    assert [record.getMessage() for record in caplog.records] == [sentence]
+
+
+def test_an_array_of_other_numbers_is_no_tensor(tmp_path, caplog):
+    path = tmp_path / "c.npz"
+    checkpoint = saved(path, {"w": torch.zeros(4, dtype=torch.uint8)})
+    with np.load(path) as stored:
+        arrays = dict(stored)
+    np.savez(path.open("wb"), **(arrays | {"tensor0": np.zeros(4, np.int8)}))
+    assert checkpoint.load() is None
+    assert caplog.text.count("the array tensor0 does not match the size of its tensor") == 1
+
+
+def test_a_missing_file_is_no_state_and_says_nothing_and_its_folder_is_made(tmp_path, caplog):
+    path = tmp_path / "a" / "b" / "c.npz"
+    assert Checkpoint(path, 0, {}).load() is None
+    assert not caplog.records
+    assert same_bits(saved(path, SMALL).load(), SMALL)
+    assert not saved(path, SMALL).pauses(9)
+    for epoch, pauses in ((1, False), (2, True), (3, True)):
+        assert Checkpoint(path, 0, {}, pause_after=2).pauses(epoch) == pauses
+
+
+def test_a_refused_value_is_named_by_its_type():
+    with pytest.raises(TypeError, match=r"^a checkpoint cannot hold a ndarray$"):
+        serialize({"x": [np.zeros(3)]}, {})

@@ -41,7 +41,7 @@ def slow_values(steps):
         for row, members in enumerate(mixed.indices.tolist()):
             if mixed.counted is not None and not mixed.counted[row]:
                 continue
-            present = [i for i, w in zip(members, mixed.label_weights[row].tolist(), strict=True) if w > 0]
+            present = [i for i, w in zip(members, mixed.label_weights[row].tolist(), strict=True) if w != 0]
             pairs = list(itertools.combinations(present, 2))
             opposite.append(sum(float(labels[i] * labels[j]) < 0 for i, j in pairs) / max(len(pairs), 1))
             mixed_labels.append(float(mixed.labels[row]))
@@ -128,3 +128,18 @@ def test_equal_or_single_clips_give_no_distance(clips):
 def test_copies_far_from_zero_are_at_no_distance():
     clean = Latents({"text": torch.randn(64, 16, generator=torch.Generator().manual_seed(0)) + 100})
     assert float(relative_distance(clean, clean, torch.ones(64, dtype=torch.bool))) == 0
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 3.0])
+def test_labels_of_any_scale_have_a_spread_and_equal_ones_none(scale):
+    method, latents, labels = make_method("mixup"), make_latents("vectors", 7), make_labels(7, scale)
+    draw = arrays_of(method.draw(np.random.default_rng(0), labels.numpy()))
+    for given in (labels, torch.full((7,), scale)):
+        diagnostics = Diagnostics()
+        mixed = method(latents, given, draw)
+        diagnostics.watch(mixed, latents, given)
+        spread = diagnostics.values()["mix_label_spread"]
+        if given is labels:
+            assert spread == pytest.approx(float(mixed.labels.std(correction=0) / given.std(correction=0)))
+        else:
+            assert math.isnan(spread)

@@ -1,6 +1,6 @@
 """Samples for figures and mechanism checks: what is stored, from which weights, and that nothing changes."""
 
-import itertools
+import math
 
 import numpy as np
 import pytest
@@ -8,13 +8,21 @@ import torch
 
 from backbones.batch import MODALITIES
 from harness.benchmark import main
-from harness.matrix import first_seeds
 from harness.tracking.tracker import Tracker
-from harness.train.inspection import Inspection, mechanism, sample_latents
+from harness.train.inspection import (
+    Inspection,
+    _explained,
+    _small,
+    correlation,
+    mechanism,
+    sample_latents,
+    without,
+)
 from harness.train.loop import train
+from harness.train.seeds import generator_for
 from harness.train.splits import ResidentSplit
 from methods import METHODS
-from tests.support.builders import PAIRS, make_dataset, make_sizes, small_backbone, small_cell
+from tests.support.builders import PAIRS, changed, make_dataset, make_sizes, small_backbone, small_cell
 from tests.support.drivers.driving import comparable, exported
 
 CPU = torch.device("cpu")
@@ -60,6 +68,57 @@ def test_copies_are_sampled_as_copies():
     mixed = {(*row, y) for row, y in zip(samples["mixed_text"], samples["mixed_labels"], strict=True)}
     assert mixed
     assert mixed <= clean
+
+
+def test_a_sample_has_its_own_streams_and_batches_as_in_training():
+    """The same as a loop over batches, each with the draw of its number."""
+    cell, network, made, split = make_parts("lmf", "mixup")
+    samples = sample_latents(cell, network, made, split)
+    order = generator_for(1, "sample").permutation(N)
+    np.testing.assert_array_equal(samples["clean_labels"], split.split.labels[order].astype(np.float16))
+    labels = []
+    for step, index in enumerate([order[:4], order[4:8], order[8:12], order[12:]]):
+        clips = split.split.labels[index]
+        arrays = made.draw(generator_for(1, "sample", step), clips).arrays
+        labels += (arrays["weights"] * clips[arrays["indices"]]).sum(1).tolist()
+    np.testing.assert_allclose(samples["mixed_labels"].astype(float), labels, atol=2e-3)
+
+
+def test_stored_arrays_are_small():
+    given = np.array([1e9, -1e9, 1.5, np.inf])
+    for kind in (np.float32, np.float64):
+        small = _small(given.astype(kind))
+        assert (small.dtype, small.tolist()) == (np.float16, [65504, -65504, 1.5, 65504])
+    whole = np.array([70000])
+    assert _small(whole) is whole
+
+
+def test_an_explanation_is_asked_for_on_the_device_and_once():
+    """A device without numbers: nothing is read back from a method that explains nothing."""
+    cell, network, _, split = make_parts("lmf", "mixup")
+    seen = []
+
+    class Explained(METHODS["mixup"]):
+        def explain(self, latents, labels, draw):
+            seen.append({x.device.type for x in (*latents.values.values(), labels, *draw.values())})
+            return {}
+
+    method = Explained(cell.method_settings, network.latent_widths, 3.0)
+    batch = changed(split.take(np.arange(4)), lambda x: x.to("meta"))
+    latents = network.to("meta").encode(network.embed(batch))
+    draw = method.draw(np.random.default_rng(0), np.zeros(4, np.float32))
+    assert list(_explained(network, method, batch, latents, draw)) == []
+    assert seen == [{"meta"}]
+
+
+def test_correlations_by_hand():
+    x = np.array([1.0, 2.0, 4.0])
+    assert correlation(x, -3 * x) == pytest.approx(-1)
+    assert correlation(x, np.array([1.0, 0.0, 1.0])) == pytest.approx(np.corrcoef(x, [1, 0, 1])[0, 1])
+    assert correlation(1e-3 * x, 1e-3 * x) == pytest.approx(1)
+    assert math.isnan(correlation(x, np.ones(3)))
+    assert math.isnan(correlation(np.full(3, 0.1), x))
+    np.testing.assert_allclose(without(3 * x + 2, x), 0, atol=1e-12)
 
 
 def test_at_most_512_are_sampled():
@@ -156,9 +215,3 @@ def test_a_study_stores_samples_of_each_first_seed(var_dir):
     first, second = (exported(var_dir, name)[0] for name in ("a", "b"))
     assert comparable(first).equals(comparable(second))
     assert not set(first["split"]) & {"mechanism"}
-
-
-def test_the_first_seed_is_the_first_in_the_plan():
-    kinds = itertools.product(("tfn", "lmf"), ("none", "mixup"), (3, 1, 2), (0.5, 0.0))
-    cells = [small_cell(*kind, train_ratio=ratio) for *kind, ratio in kinds]
-    assert first_seeds(cells) == {cell.cell_id for cell in cells if (cell.seed, cell.train_ratio) == (3, 0.0)}

@@ -68,3 +68,9 @@ def test_warm_up_and_cosine(epochs, warmup, base):
 
 def test_a_constant_rate():
     assert rates(rules(), 0.25, [1.0, 2.0, 3.0]) == [0.25] * 4
+
+
+def test_a_plateau_needs_its_patience():
+    with pytest.raises(AssertionError) as caught:
+        learning_rate(rules(schedule="plateau", plateau_patience=None), 1.0, [1.0])
+    assert str(caught.value).split("\n")[0] == "settings are resolved before a training"

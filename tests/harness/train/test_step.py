@@ -246,5 +246,6 @@ def test_a_cap_is_named_once(monkeypatch, caplog):
         for n in (2, 4, 5, 9, 4):
             batch = make_batch(SIZES, n)
             step_losses(toy, method, batch, drawn(method, batch))
-        warnings.append([record.args for record in caplog.records])
-    assert warnings == [[("toy", 2)], [("toy", 3)], [("other", 2)], [], []]
+        warnings.append([record.getMessage() for record in caplog.records])
+    said = "{} fuses at most {} mixed examples per batch; the others are left out"
+    assert warnings == [[said.format(*place)] for place in (("toy", 2), ("toy", 3), ("other", 2))] + [[], []]

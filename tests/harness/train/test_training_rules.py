@@ -119,6 +119,30 @@ def test_each_rule_changes_the_training(rule):
     assert (plain - other).abs().max() > 1e-4
 
 
+def test_clips_are_occluded_anew_in_every_epoch(monkeypatch):
+    cell, dataset = make_cell(rules(), train_ratio=0.5, granularity="entry"), make_dataset(SIZES, (8, 5, 5))
+    splits, seen, occlude = load_splits(cell, dataset, CPU), [], loop.occlude
+    monkeypatch.setattr(loop, "occlude", lambda *given: seen.append(occlude(*given)) or seen[-1])
+    trained_by_the_loop(cell, dataset, 2)
+    wanted = []
+    for epoch in (1, 2):
+        order = generator_for(cell.seed, "order", epoch).permutation(8)
+        for index in (order[:4], order[4:]):
+            batch = splits.resident["train"].take(index)
+            wanted.append(occlude(batch, 0.5, splits.fields["train"].of(batch, index, "entry", epoch)))
+    for mine, theirs in zip(seen, wanted, strict=True):
+        assert all(torch.equal(x, theirs.features[m]) for m, x in mine.features.items())
+
+
+def test_a_training_takes_its_splits_where_they_fit(monkeypatch):
+    asked = []
+    monkeypatch.setattr(loop, "load_splits", lambda *given: asked.append(given) or load_splits(*given))
+    cell, dataset = make_cell(rules(max_epochs=1)), make_dataset(SIZES, (8, 5, 5))
+    loop.train(cell, dataset, CPU)
+    loop.train(cell, dataset, CPU, "host")
+    assert asked == [(cell, dataset, CPU, "auto"), (cell, dataset, CPU, "host")]
+
+
 class RecordingAdam(torch.optim.Adam):
     """Remembers rates and gradients at each step."""
 

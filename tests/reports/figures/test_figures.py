@@ -304,6 +304,22 @@ def test_mechanism_means_are_those_of_a_loop():
     assert said in mechanism.caption(mechanism.data(real))
 
 
+def test_weights_outside_0_to_1_are_drawn_within_the_axes():
+    study = small(datasets=TWO[:1])
+    far = study.frame["metric"].str.fullmatch("mix_lambda_label_q(10|90)")
+    values = study.frame["value"].where(
+        ~far, study.frame["metric"].map(lambda name: 9.5 if "90" in name else -2)
+    )
+    data = mechanism.data(replace(study, frame=study.frame.assign(value=values)))
+    drawing = mechanism.FIGURE.draw(data, "", lambda text: text)
+    try:
+        limits = [ax.get_ylim() for ax in drawing.axes if ax.get_ylabel() == mechanism.LABELS["lambda"]]
+    finally:
+        plt.close(drawing)
+    [(low, high)] = limits
+    assert (low, high) == (-2, 9.5)
+
+
 def test_sweeps_hold_means_and_intervals_of_each_setting():
     study = small()
     data = sweeps.data(study)

@@ -2,6 +2,7 @@
 
 import math
 import statistics
+import warnings
 
 import numpy as np
 import pytest
@@ -31,8 +32,9 @@ def test_mean_and_std_equal_the_standard_library(defined, holes):
 
 def test_one_value_has_no_spread_and_none_has_no_mean():
     for values, mean, n in (([0.5, NAN], 0.5, 1), ([], NAN, 0), ([NAN, NAN], NAN, 0), ([math.inf], NAN, 0)):
-        assert mean_and_std(np.array(values)) == pytest.approx((mean, NAN, n), nan_ok=True)
-        assert np.isnan(t_interval(np.array(values))).all()
+        with warnings.catch_warnings(action="error"):
+            assert mean_and_std(np.array(values)) == pytest.approx((mean, NAN, n), nan_ok=True)
+            assert np.isnan(t_interval(np.array(values))).all()
     assert t_interval(np.array([0.5, 0.5, 0.5])) == (0.5, 0.5)
 
 
@@ -133,6 +135,8 @@ def test_improvement_equals_the_u_of_mann_and_whitney_also_with_little_to_go_on(
     assert probability_of_improvement(x, y)[0] == pytest.approx(wanted)
     one = probability_of_improvement(np.array([[1.0, 2.0]]), np.array([[0.0, 2.0], [0.0, 2.0]]))
     assert one == pytest.approx((0.75, NAN, NAN), nan_ok=True)
+    other = probability_of_improvement(np.array([[0.0, 2.0], [0.0, 2.0]]), np.array([[1.0, 2.0]]))
+    assert other == pytest.approx((0.25, NAN, NAN), nan_ok=True)
     for x, y in ((np.full((2, 3), NAN), np.ones((2, 3))), (np.ones((2, 0)), np.ones((2, 0)))):
         assert np.isnan(probability_of_improvement(x, y)).all()
     # The task without a run of y is no task.
@@ -201,9 +205,39 @@ def test_profile_falls_within_its_band_whatever_the_order(seed):
     np.testing.assert_array_equal(again, (shares, low, high))
 
 
+def test_values_without_a_stratum_and_tasks_without_a_rival_are_refused():
+    with pytest.raises(ValueError, match="zip"):
+        stratified_interval(np.array([0.1, 0.2, 0.3]), "aa")
+    with pytest.raises(ValueError, match="zip"):
+        probability_of_improvement(np.ones((2, 3)), np.ones((2, 2)))
+
+
 def test_profile_with_little_to_go_on():
     shares, *band = performance_profile(np.array([[0.2, 0.4]]), np.array([0.3, 0.4]))
     assert shares.tolist() == [0.5, 0.5]
     assert np.isnan(band).all()
     for shape in ((2, 2), (0, 2), (2, 0)):
         assert np.isnan(performance_profile(np.full(shape, NAN), np.array([0.5]))).all()
+
+
+def test_resamples_are_those_of_one_seed():
+    """So a report made again has the same bounds."""
+    values = np.array([0.1, 0.4, 0.2, 0.9, 1.2, 1.0])
+    bounds = (0.4862601629415681, 1.054632969318011)
+    assert stratified_interval(values, "aaaabb") == pytest.approx(bounds, rel=1e-9)
+    x, y = np.array([[1.0, 5.0], [3.0, 2.0], [2.5, 4.0]]), np.array([[2.0, 3.0], [0.0, 4.5]])
+    found = probability_of_improvement(x, y, resamples=99)
+    assert found == pytest.approx((2 / 3, 1 / 3, 0.9625), rel=1e-9)
+    shares, low, high = performance_profile(x, np.array([2.0, 3.0]), resamples=99)
+    np.testing.assert_allclose([shares, low, high], [[5 / 6, 1 / 2], [1 / 2, 1 / 6], [1, 1]])
+    assert performance_profile(x, np.array([2.0, 3.0]))[1].tolist() == [0.5, 1 / 6]
+
+
+def test_single_precision_is_computed_in_double():
+    single = np.array([0.1, 0.2, 0.7, 0.3], np.float32)
+    double = single.astype(np.float64)
+    assert mean_and_std(single) == mean_and_std(double)
+    assert t_interval(single) == t_interval(double)
+    assert stratified_interval(single, "aabb") == stratified_interval(double, "aabb")
+    _, *bounds = performance_profile(single[:, None], np.array([0.1, 0.7], np.float32))
+    np.testing.assert_array_equal(bounds, performance_profile(double[:, None], double[[0, 2]])[1:])

@@ -149,3 +149,43 @@ def test_holm_equals_that_of_statsmodels(p_values):
         with mock.patch("gc.collect"):  # it is called each time, and takes a second in a large process
             wanted = multipletests(raw[tested], method="holm")[1]
         np.testing.assert_allclose(adjusted[tested], wanted, atol=1e-12)
+
+
+def test_holm_in_single_precision_is_computed_in_double():
+    adjusted = holm(np.array([0.01, 0.02], np.float32))
+    assert adjusted.dtype == np.float64
+    assert adjusted.tolist() == [2 * float(np.float32(0.01))] * 2
+
+
+def test_a_level_far_above_the_differences_changes_nothing():
+    rng = np.random.default_rng(4)
+    for _ in range(20):
+        # Steps of a 1024th, so that adding the level does not round.
+        values = np.round(rng.normal(size=(3, 3)) * 1024) / 1024
+        assert permutation_p(values + 2.0**30) == permutation_p(values)
+
+
+def test_as_many_draws_as_arrangements_are_all_arrangements():
+    values = np.random.default_rng(5).normal(size=(2, 4))
+    assert permutation_p(values, draws=24) == permutation_p(values)
+    drawn = permutation_p(values, draws=23)
+    assert drawn * 24 == pytest.approx(round(drawn * 24)), "(1 + reached) / (1 + draws)"
+    assert {permutation_p(values, draws=23, seed=seed) for seed in range(9)} != {permutation_p(values)}
+
+
+def test_random_arrangements_are_those_of_the_seed():
+    values = np.add.outer(np.arange(3.0), [0.0, 0.3, 0.1, 0.5])
+    values += [[0, 0, 0.3, 0], [0, 0.2, 0, 0], [0.4, 0, 0, 0]]
+    assert permutation_p(values, draws=199) == permutation_p(values, draws=199, seed=0) == 0.165
+    assert permutation_p(values, draws=199, seed=1) == 0.17
+
+
+def test_single_precision_is_tested_in_double():
+    rng = np.random.default_rng(6)
+    for _ in range(20):
+        values = rng.normal(size=(3, 4)).astype(np.float32)
+        assert permutation_p(values) == permutation_p(values.astype(np.float64))
+    # Divided by 2.9 in single precision, some of these neighbours would be equal.
+    neighbours = np.float32(1.5) + np.arange(6, dtype=np.float32) * np.float32(2.0**-23)
+    differences = np.append(neighbours * np.float32([1, -1, 1, 1, -1, 1]), np.float32(2.9))
+    assert wilcoxon_p(differences) == wilcoxon_p(np.float32([1, -2, 3, 4, -5, 6, 7]))

@@ -130,6 +130,16 @@ def test_without_a_rejection_all_methods_are_one_clique_and_without_a_test_there
     assert np.isnan([found.statistic, found.p, found.critical_difference]).all()
 
 
+def test_two_blocks_are_tested_and_many_equal_methods_stand_in_the_order_of_names():
+    found = ranks(world(datasets=("mosi",)), "acc2")
+    assert found.blocks == 2
+    assert 0 < found.p < 1
+    assert found.critical_difference == pytest.approx(nemenyi_difference(3, 2))
+    names = tuple(f"m{k:03}" for k in range(120))
+    rows = [score(name, 0.5 + (k % 2), seed=seed) for k, name in enumerate(names) for seed in range(2)]
+    assert ranks(scores_of(rows), "acc2").methods == names[1::2] + names[::2]
+
+
 def of_mosi(methods, backbones, *gone):
     """A world of one data set; ``gone``: (method, backbones) without a defined value."""
     scores = world(methods, backbones, datasets=("mosi",))

@@ -17,6 +17,7 @@ from reports.stats.settings import verdicts
 from reports.study import Study
 from reports.tables.table import to_latex, to_markdown
 from tests.support.paths import GOLDEN
+from tests.support.scores import STILL
 from tests.support.studies import labels
 
 EXPECTED = GOLDEN / "tables"
@@ -37,6 +38,7 @@ def golden_study() -> Study:
         links=Links(LOCAL, "1"),
         datasets=datasets,
         synthetic=frozenset({"synthetic_sims", "synthetic_mosi"}),
+        clips=STILL,
     )
 
 

@@ -10,6 +10,7 @@ import pytest
 from harness.metrics import METRICS
 from reports.frame import SCORES
 from reports.tables.seed_means import main_numbers, occlusion_numbers
+from tests.support.scores import STILL
 from tests.support.studies import as_latex, as_markdown, as_table
 from tests.support.studies import score_rows as rows
 
@@ -22,7 +23,7 @@ def frame(*parts):
 
 def of(*parts, numbers_of=main_numbers):
     """The numbers of these parts of a frame."""
-    return numbers_of(frame(*parts), KINDS)
+    return numbers_of(frame(*parts), KINDS, clips=STILL)
 
 
 def all_metrics(*values, kind="sims"):
@@ -45,7 +46,7 @@ SMALL = frame(
 )
 
 GOLDEN_CSV = """\
-dataset,backbone,method,kind,metric,mean,std,n,undefined,seeds,outside,published
+dataset,backbone,method,kind,metric,mean,std,n,undefined,seeds,verdict,published
 mine,tfn,none,sims,acc2,0.6,0.14142135623730948,2,0,2,,False
 mine,tfn,none,sims,acc3,0.6,0.14142135623730948,2,0,2,,False
 mine,tfn,none,sims,acc5,0.6,0.14142135623730948,2,0,2,,False
@@ -59,19 +60,19 @@ GOLDEN_MARKDOWN = """\
 
 | Dataset | Backbone | Method | n | Acc-2 ↑ | Acc-3 ↑ | Acc-5 ↑ | F1 ↑ | MAE ↓ | Corr ↑ |
 | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
-| mine | tfn | none | 2 | A | A | A | A | **0.450 ± 0.071** | 0.250 ± - †1/2 |
+| mine | tfn | none | 2 | A | A | A | A | <u>0.450 ± 0.071</u> | 0.250 ± - †1/2 |
 | mine | tfn | ms\\_mix | 2 | B | B | B | B | <u>0.550 ± 0.071</u> | 0.500 ± 0.000 |
 | mine | tfn | ms\\_mix{delta:0.4} | 2 | A | A | A | A | 0.800 ± 0.000 | - |
 
 - Test split; mean ± standard deviation over n seeds; accuracies and F1 in percent.
 - ↑ higher is better, ↓ lower is better.
-- Bold: best, underlined: second-best mean of a group, among rows with all seeds; the difference may be \
-chance.
+- Underlined: best and second-best mean of a group, among rows with all seeds; the difference may be chance. \
+Bold: the best mean, where it is also better than none beyond noise.
 - With one seed no spread can be given: ± -.
 - †k/n: undefined for k of n seeds, left out of the mean and not ranked.
 - - alone: no complete cell.
 - There are no marks against none, because they need at least three seeds.
-""".replace("A |", "<u>60.00 ± 14.14</u> |").replace("B |", "**70.00 ± 14.14** |")
+""".replace("A |", "<u>60.00 ± 14.14</u> |").replace("B |", "<u>70.00 ± 14.14</u> |")
 
 
 def test_the_files_are_those_worked_out_by_hand():
@@ -84,7 +85,7 @@ def test_the_files_are_those_worked_out_by_hand():
         latex = as_latex(numbers, "Main results")
         assert latex.startswith("% needs \\usepackage{booktabs}\n")
         none, own = r"\underline{60.00 $\pm$ 14.14}", r"0.800 $\pm$ 0.000"
-        best = rf"{none} & \textbf{{0.450 $\pm$ 0.071}} & 0.250 $\pm$ -- \dag{{}}1/2 \\"
+        best = rf"{none} & \underline{{0.450 $\pm$ 0.071}} & 0.250 $\pm$ -- \dag{{}}1/2 \\"
         assert f"mine & tfn & none & 2 & {none} & {none} & {none} & {best}\n" in latex
         assert (
             f"ms\\_mix\\{{delta:0.4\\}} & 2 & {none} & {none} & {none} & {none} & {own} & -- \\\\\n" in latex
@@ -127,7 +128,7 @@ def test_undefined_values_are_counted_and_never_win():
     shown = {
         "none": ((0.9, math.nan), "0.900 ± \u2013 †1/2"),
         "mixup": ((math.nan, math.nan), "\u2013 †2/2"),
-        "duplicate": ((0.2, 0.2), "**0.200 ± 0.000**"),
+        "duplicate": ((0.2, 0.2), "<u>0.200 ± 0.000</u>"),
         "powmix": ((0.1, 0.1), "<u>0.100 ± 0.000</u>"),
     }
     parts = [rows(m, {**all_metrics(0.5, 0.6), "corr": corr}) for m, (corr, _) in shown.items()]
@@ -141,8 +142,14 @@ def test_marks_say_where_three_seeds_are_better_or_worse_than_none():
     parts = [rows(method, all_metrics(*three)) for method, three in values.items()]
     found = table(as_markdown(of(*parts)))
     # Student's t of two degrees of freedom: differences of mixup are 1.1, of powmix -1.1 ± 4.3 * 0.1 / √3.
-    marks = {row[2]: "".join(sign for sign in row[4] + row[8] if sign in "⁺⁻") for row in found}
+    marks = {row[2]: "".join(sign for sign in row[4] + row[8] if sign in "⁺⁻⁼") for row in found}
     assert marks == {"none": "", "mixup": "⁺⁻", "powmix": "⁻⁺", "x": ""}
+    bold = {row[2]: [k for k, cell in enumerate(row) if "**" in cell] for row in found}
+    assert bold == {"none": [], "mixup": [4, 5, 6, 7, 9], "powmix": [8], "x": []}, "the best that are better"
+    unknown = as_markdown(main_numbers(frame(*parts), KINDS))
+    assert not any(sign in unknown for sign in (" ⁺ |", " ⁻ |", "**")), "without predictions there are none"
+    wide = main_numbers(frame(*parts), KINDS, clips=STILL, margins={"acc2": 2.0})
+    assert {row[2]: row[4][-1] for row in table(as_markdown(wide))}["powmix"] == "⁼"
 
 
 def test_what_reads_equal_is_marked_equal_and_two_results_for_one_seed_are_pointed_out():
@@ -150,7 +157,7 @@ def test_what_reads_equal_is_marked_equal_and_two_results_for_one_seed_are_point
     parts = [rows(method, all_metrics(value, value)) for method, value in values.items()]
     text = as_markdown(of(*parts))
     assert "‡" not in text
-    shown = ["**50.00 ± 0.00**", "**50.00 ± 0.00**", "<u>40.00 ± 0.00</u>"]
+    shown = ["<u>50.00 ± 0.00</u>", "<u>50.00 ± 0.00</u>", "<u>40.00 ± 0.00</u>"]
     assert [row[4] for row in table(text)] == shown
     repeated = as_markdown(of(*parts, rows("none", all_metrics(0.7), cell_id="other")))
     assert table(repeated)[0][3] == "3‡"
@@ -226,9 +233,9 @@ def test_occlusion_has_a_group_per_protocol_and_ratio():
     conditions = ["occlusion_protocol", "occlusion_ratio"]
     assert list(numbers.columns[:5]) == ["dataset", "backbone", *conditions, "method"]
     assert [row[2:7] for row in table(as_markdown(numbers))] == [
-        ["test", "0", "none", "2", "**55.00 ± 7.07**"],
+        ["test", "0", "none", "2", "<u>55.00 ± 7.07</u>"],
         ["test", "0", "mixup", "2", "<u>45.00 ± 7.07</u>"],
-        ["test", "0.3", "none", "2", "**25.00 ± 7.07**"],
+        ["test", "0.3", "none", "2", "<u>25.00 ± 7.07</u>"],
         ["test", "0.3", "mixup", "2", "<u>15.00 ± 7.07</u>"],
         ["train", "0.3", "none", "1", "45.00 ± \u2013"],
         ["train", "0.3", "mixup", "0", "\u2013"],
@@ -236,3 +243,11 @@ def test_occlusion_has_a_group_per_protocol_and_ratio():
     clean = numbers[(numbers["occlusion_protocol"] == "test") & (numbers["occlusion_ratio"] == 0)]
     same = clean.drop(columns=conditions).reset_index(drop=True)
     pd.testing.assert_frame_equal(same, main_numbers(tidy, KINDS))
+
+
+@pytest.mark.parametrize(("backbone", "said"), [("misa", True), ("misa[bert]", False), ("tfn", False)])
+def test_the_text_of_misas_published_results_is_told_beside_ours_of_features(backbone, said):
+    tidy = frame(rows("none", all_metrics(0.5, kind="mosi"), dataset="mosi", backbone=backbone))
+    text = as_markdown(main_numbers(tidy, {"mosi": "mosi"}))
+    assert "none (published)" in text
+    assert ("fine-tuned BERT, but ours have fixed text features" in text) == said

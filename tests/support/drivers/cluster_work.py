@@ -53,10 +53,13 @@ def drive(address, work, jobs=None, gpus_per_cell=None, **paths):
 
 def in_a_process(function, *given, **named):
     """Call a function of this module in a process that may join a cluster."""
+    from tests.support.drivers.driving import environment_of
+
     call = json.dumps([function, given, named])
     # Elsewhere, for Ray also has workers look for modules where the driver stands.
     options = {"capture_output": True, "text": True, "timeout": 120, "cwd": tempfile.gettempdir()}
-    done = subprocess.run([sys.executable, __file__, call], **options)
+    # With the token of a cluster that another test runs, the nodes could not call the driver back.
+    done = subprocess.run([sys.executable, __file__, call], env=environment_of("driver"), **options)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 

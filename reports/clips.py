@@ -1,0 +1,103 @@
+"""How far each video of a test split moves the scores of a study's cells, from their predictions."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from harness.data.dataset import videos_of
+from harness.metrics import METRICS
+from harness.tracking.tracker import Run
+from harness.train.result import Predictions
+from reports.predictions import split_key
+from reports.stats.clips import video_moves
+
+
+@dataclass(frozen=True)
+class SplitClips:
+    """The clips that a data set's cells were tested on. Shape: labels, videos (clips,), shares (videos,)."""
+
+    labels: np.ndarray
+    videos: np.ndarray
+    shares: np.ndarray
+    by_video: bool
+
+    @classmethod
+    def of(cls, ids: np.ndarray, labels: np.ndarray) -> SplitClips:
+        """Group clips by their video, or take each clip by itself if some id does not name its video."""
+        names = videos_of(ids)
+        _, videos = np.unique(ids if names is None else names, return_inverse=True)
+        shares = np.bincount(videos) / max(1, len(videos))
+        return cls(labels, videos, shares, names is not None)
+
+
+class StudyClips:
+    """The `reports.stats.comparison.Clips` of a study.
+
+    runs: those with numbers in a report. kinds: data set -> kind of metrics. load: run_id -> predictions of a
+    run, or nothing where a run has none. All runs of a data set must be tested on the same clips; those on
+    other clips than most count as without predictions.
+    """
+
+    def __init__(
+        self,
+        runs: Iterable[Run],
+        kinds: Mapping[str, str],
+        load: Callable[[Iterable[Run]], Mapping[str, Predictions]],
+    ) -> None:
+        self._runs, self._kinds, self._load = list(runs), kinds, load
+
+    def moves(self, scores: pd.DataFrame, metric: str) -> list[np.ndarray | None]:
+        """See `reports.stats.comparison.Clips`; the scores need the column ``run_id``, too."""
+        columns = ("dataset", "run_id", "occlusion_protocol", "occlusion_ratio")
+        rows = zip(*(scores[name] for name in columns), strict=True)
+        # Cells that were trained on occluded input are evaluated on clean input.
+        return [
+            self._moves(dataset, metric).get((run_id, 0.0 if protocol == "train" else ratio))
+            for dataset, run_id, protocol, ratio in rows
+        ]
+
+    def shares(self, dataset: str) -> np.ndarray:
+        """See `reports.stats.comparison.Clips`."""
+        return self.split(dataset).shares
+
+    def split(self, dataset: str) -> SplitClips:
+        """Return the clips that most runs of a data set were tested on."""
+        found = self._splits.get(dataset)
+        return SplitClips.of(np.empty(0, str), np.empty(0)) if found is None else found[0]
+
+    def without_predictions(self) -> int:
+        """Count the runs whose predictions are missing, or of other clips than most of their data set."""
+        return len(self._runs) - sum(len(predictions) for _, predictions in self._splits.values())
+
+    @functools.cached_property
+    def _splits(self) -> dict[str, tuple[SplitClips, dict[str, Predictions]]]:
+        """Data set -> its clips, and the predictions of its runs."""
+        predictions = self._load(self._runs)
+        by_split: dict[str, dict[str, dict[str, Predictions]]] = {}
+        for run in self._runs:
+            if run.run_id in predictions:
+                own = predictions[run.run_id]
+                part = by_split.setdefault(run.tags["dataset"], {})
+                part.setdefault(split_key(own), {})[run.run_id] = own
+        splits = {}
+        for dataset, parts in by_split.items():
+            usual = max(parts.values(), key=len)
+            one = next(iter(usual.values()))
+            splits[dataset] = SplitClips.of(one.ids, one.labels), usual
+        return splits
+
+    @functools.cache  # noqa: B019 (the instance lives as long as the command)
+    def _moves(self, dataset: str, metric: str) -> dict[tuple[str, float], np.ndarray]:
+        """(run_id, occlusion ratio) -> moves (videos,) of one metric."""
+        if dataset not in self._splits or metric not in METRICS[self._kinds[dataset]]:
+            return {}
+        split, runs = self._splits[dataset]
+        keys = [(run_id, ratio) for run_id, own in runs.items() for ratio in own.values]
+        values = np.stack([runs[run_id].values[ratio] for run_id, ratio in keys])
+        moves = video_moves(self._kinds[dataset], metric, values, split.labels, split.videos)[1]
+        return dict(zip(keys, moves, strict=True))
