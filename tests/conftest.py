@@ -18,7 +18,7 @@ ALLOWED_SKIPS = Path(__file__).with_name("allowed_skips.txt")
 
 # Variables by which a person changes what these programs do; a home has such settings too.
 OWN_SETTINGS = ("FORCE_COLOR", "NO_COLOR", "LANGUAGE", "PYTHONWARNINGS", "MLFLOW_TRACKING_", "RAY_AUTH_")
-OWN_SETTINGS += ("RAY_ADDRESS", "HF_", "SLURM_", "XDG_")
+OWN_SETTINGS += ("PYTHONDONTWRITEBYTECODE", "RAY_ADDRESS", "HF_", "SLURM_", "XDG_")
 
 # Every run draws the same examples, whatever the machine; `make soak` asks for the profile "random".
 hypothesis.settings.register_profile("random", deadline=None, print_blob=True)
@@ -44,6 +44,8 @@ def pytest_configure(config):
     home = tempfile.TemporaryDirectory(prefix="home-", ignore_cleanup_errors=True)
     config.add_cleanup(home.cleanup)
     os.environ.update(LC_ALL="C.UTF-8", TZ="UTC", COLUMNS="80", LINES="24", HOME=home.name)
+    # Modules that are compiled once save each process of a test a second.
+    sys.dont_write_bytecode = False
     for name in list(os.environ):
         if name.startswith(OWN_SETTINGS):
             del os.environ[name]

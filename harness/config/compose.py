@@ -6,6 +6,8 @@ dataclasses of methods and backbones.
 
 from __future__ import annotations
 
+import copy
+import functools
 import itertools
 import math
 from collections.abc import Iterable, Sequence
@@ -138,14 +140,22 @@ def _compose(schema_of: type[Config], arguments: Sequence[str]) -> Any:
         if value not in GROUPS[key]:
             raise unknown(key, value, GROUPS[key])
     _check_keys(schema_of, pairs)
-    with initialize_config_module("harness.conf", version_base="1.3"):
-        composed = compose("config", [f"{key}={value}" for key, value in groups.items()])
-    config = OmegaConf.merge(_schema(schema_of, composed.dataset), composed)
+    config = copy.deepcopy(_defaults(schema_of, tuple(groups.items())))  # type: ignore[arg-type]
     apply(config, [(key, value) for key, value in pairs if key not in GROUPS])
     _check_report(config.report)
     config.study = config.study or groups.get("profile", "benchmark")
     if config.matrix not in MATRICES:
         raise unknown("matrix", config.matrix, MATRICES)
+    return config
+
+
+@functools.cache
+def _defaults(schema_of: type[Config], groups: tuple[tuple[str, str], ...]) -> DictConfig:
+    """Compose the YAML files of the given groups, with the types of all settings."""
+    with initialize_config_module("harness.conf", version_base="1.3"):
+        composed = compose("config", [f"{key}={value}" for key, value in groups])
+    config = OmegaConf.merge(_schema(schema_of, composed.dataset), composed)
+    assert isinstance(config, DictConfig)
     return config
 
 

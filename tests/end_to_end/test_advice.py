@@ -116,6 +116,7 @@ def test_tuned_settings_are_where_the_sentence_says(var_dir, capsys):
     assert list(read_tuned(folder)) == [("duplicate", "tfn", "synthetic_mosi")]
 
 
+@pytest.mark.slow
 def test_a_deleted_study_is_restored(var_dir):
     tracker = Tracker(None, var_dir, "s")
     tracker.client.delete_experiment(tracker.experiment_id)

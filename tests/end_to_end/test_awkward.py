@@ -52,9 +52,10 @@ def assert_honest(result):
         assert np.isfinite(values).all()
 
 
+@pytest.mark.parametrize("count", [2, pytest.param(len(BACKBONES), marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", TRAINED)
-def test_it_is_trained_on(name, config, tmp_path, capsys, monkeypatch):
-    """Without a warning: by every backbone, or by one where only the form is awkward; methods in turn."""
+def test_it_is_trained_on(name, count, config, tmp_path, capsys, monkeypatch):
+    """Without a warning, by backbones and methods in turn; by one where only the form is awkward."""
     monkeypatch.setattr("harness.train.networks.memory_bytes", lambda device: 16e9)
     path = write(TRAINED[name](), tmp_path)
     assert data(["check", str(path)]) == 0
@@ -62,7 +63,8 @@ def test_it_is_trained_on(name, config, tmp_path, capsys, monkeypatch):
     turn, backbones = list(TRAINED).index(name), list(BACKBONES)
     pairs = {b: list(METHODS)[(turn + i) % len(METHODS)] for i, b in enumerate(backbones)}
     config.dataset.mine.path, config.methods = str(path), list(set(pairs.values()))
-    config.backbones = [backbones[turn % len(backbones)]] if name in FORMS else backbones
+    count = 1 if name in FORMS else count
+    config.backbones = [backbones[(turn + i) % len(backbones)] for i in range(count)]
     plan = make_plan(config)
     dataset = load_dataset(plan.datasets["mine"].folder)
     cells = [cell for cell in plan.cells if cell.method == pairs[cell.backbone]]

@@ -26,9 +26,7 @@ from reports import build, export, ui
 from reports.mlflow_links import Links
 from sweeps.run import main as sweep
 from sweeps.storage import open_storage
-from tests.support.composing import compose_once
 
-composed_once = pytest.fixture(scope="module", autouse=True)(compose_once)
 SECRET = "S3CRET"
 PASSWORDS = st.tuples(st.text(max_size=5), st.text(max_size=5)).map(SECRET.join)
 AWKWARD = [SECRET, f"a@{SECRET}", f"{SECRET}@b", f"/{SECRET}?#", f"a:{SECRET}:b", f"'{SECRET}\""]
@@ -181,6 +179,7 @@ assert get_telemetry_client() is None
 """
 
 
+@pytest.mark.slow
 def test_mlflow_sends_nothing_home():
     others = ("MLFLOW", "CI", "PYTEST", "DO_NOT_TRACK", "GITHUB")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(others)}

@@ -212,6 +212,7 @@ def test_nothing_left_gives_an_undefined_correlation_with_its_reason(var_dir, tm
     assert "are the same" in json.loads(stored.tags["undefined"])["test_r1.00/corr"]
 
 
+@pytest.mark.slow
 def test_a_killed_driver_resumes(finished_study, var_dir):
     """Killed in mid-matrix: what was done stays, the rest is trained, nothing twice."""
     driver = start(var_dir, "resume", jobs=1)
@@ -233,6 +234,7 @@ def test_a_driver_killed_in_its_first_seconds_resumes(finished_study, tmp_path):
     assert_each_cell_once(tmp_path / "var", finished_study)
 
 
+@pytest.mark.slow
 def test_two_drivers_share_a_study(finished_study, var_dir):
     """One of them is this process, and both train inline, so that they begin at once."""
     driver = start(var_dir, "driver", "launcher=inline")

@@ -22,7 +22,14 @@ from tests.support.cells import make_cell
 from tests.support.drivers.driving import run
 
 FIRST = "from __future__ import annotations"
+CLASSES = {**METHODS, **BACKBONES}
 STUDY = ("backbones=[lmf]", "methods=[none,mixup]", "occlusion.ratios=[0]")
+
+
+@pytest.fixture(scope="module")
+def hashes():
+    """Hashes of every class as its code is."""
+    return {name: code_hash(cls) for name, cls in CLASSES.items()}
 
 
 @pytest.fixture
@@ -72,11 +79,9 @@ def test_the_hash_follows_what_is_computed(edit, old, new, same):
         ("backbones.base", set(BACKBONES)),
     ],
 )
-def test_the_hash_follows_imports(edit, module, changed):
-    classes = {**METHODS, **BACKBONES}
-    before = {name: code_hash(cls) for name, cls in classes.items()}
+def test_the_hash_follows_imports(hashes, edit, module, changed):
     edit(module, FIRST, f"{FIRST}\n\nX = 1")
-    assert {name for name, cls in classes.items() if code_hash(cls) != before[name]} == changed
+    assert {name for name, cls in CLASSES.items() if code_hash(cls) != hashes[name]} == changed
 
 
 def test_every_class_is_hashed_with_its_base():

@@ -27,7 +27,6 @@ from harness.plan import make_plan
 from harness.train.seeds import generator_for, seed_for
 from methods import METHODS
 from methods.base import MethodSettings
-from tests.support.composing import compose_once
 
 CELL = Cell(
     dataset="mosi",
@@ -42,8 +41,6 @@ CELL = Cell(
     ratios=(0.0, 0.5),
     results_version=1,
 )
-
-composed_once = pytest.fixture(scope="module", autouse=True)(compose_once)
 
 
 # Identity

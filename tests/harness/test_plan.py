@@ -27,7 +27,6 @@ from harness.study.description import MOST_NAMES, describe
 from harness.train.arithmetic import resolve_device
 from methods import METHODS
 from tests.harness.data.test_unpickle import Call
-from tests.support.composing import compose_once
 
 FILES = {
     "MOSI/Processed/unaligned_50.pkl": ("synthetic_mosi", False),
@@ -39,9 +38,6 @@ FILES = {
 }
 QUICK = [f"dataset.synthetic_{name}.clips=12" for name in ("mosi", "mosei", "sims")]
 SMALL = ["datasets=[synthetic_mosi]", "backbones=[tfn]", "methods=[none]", "seeds=[1]", *QUICK]
-
-
-composed_once = pytest.fixture(scope="module", autouse=True)(compose_once)
 
 
 @pytest.fixture(scope="module")

@@ -51,6 +51,7 @@ def options(data):
     return Namespace(data=data, device="cpu", **how)
 
 
+@pytest.mark.slow
 def test_the_check_on_the_cpu_writes_and_prints_all_pairs(tmp_path, capsys):
     out = tmp_path / "gpu.json"
     asked = ["--backbones=lmf", "--methods=none,c_mixup,ms_mix", "--packed=2", f"--out={out}", "--size=quick"]

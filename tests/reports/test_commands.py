@@ -56,10 +56,18 @@ def type_in(command):
     return {"harness.benchmark": benchmark, "sweeps.run": sweep}[module](arguments)
 
 
+def test_commands_of_empty_parts_are_accepted(bare):
+    empty = empty_parts(load(bare))
+    assert len(empty) == 14
+    for command in set(empty.values()):
+        _, _, module, *arguments = shlex.split(command)
+        compose = {"harness.benchmark": load_benchmark, "sweeps.run": load_sweep}[module]
+        assert (compose(arguments).study, compose(arguments).var_dir) == (STUDY, str(bare))
+
+
+@pytest.mark.slow
 def test_commands_fill_what_is_empty(bare, tmp_path, capsys):
     var = copy_study(bare, tmp_path / "moved")
-    first = empty_parts(load(var))
-    assert len(first) == 14
     steps = 0
     while holes := {n: c for n, c in empty_parts(load(var)).items() if "sweeps.run" not in c}:
         command = next(iter(holes.values()))

@@ -38,7 +38,7 @@ def wait_for_trials(driver, count):
     return wait_for(driver, lambda line: line.startswith(f"{count}/10 "))
 
 
-@pytest.mark.parametrize("stores", ["files", "postgres"])
+@pytest.mark.parametrize("stores", ["files", pytest.param("postgres", marks=pytest.mark.soak)])
 def test_a_killed_driver_repeats_and_loses_nothing(var_dir, reference, postgres, stores):
     """With Optuna, ledger and MLflow in files, and in one database."""
     uri = postgres() if stores == "postgres" else None

@@ -144,6 +144,10 @@ def test_a_grid_is_exhausted_in_its_order_and_never_pruned(tmp_path, slots):
 THREE = Space("delta", "ms_mix", "grid", {"delta": DELTAS[:3]}, {})
 
 
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 def failing_sweeps(folder, space, when, error_of):
     """Sweeps of which one store call each fails, before or after it did its work, with a list for its name.
 
@@ -169,7 +173,9 @@ def failing_sweeps(folder, space, when, error_of):
             return
 
 
-@pytest.mark.parametrize(("space", "when"), [(THREE, "after_call"), (TPE, "before_call")])
+@pytest.mark.parametrize(
+    ("space", "when"), [(THREE, "after_call"), pytest.param(TPE, "before_call", marks=pytest.mark.slow)]
+)
 def test_killed_at_every_store_call(tmp_path, space, when):
     """Every setting of a grid ends exactly once, a budget is spent exactly, and no cell is trained twice."""
     kills = 0
@@ -364,7 +370,9 @@ def test_two_drivers_share_a_search(tmp_path):
     assert len({tuple(sorted(params.items())) for params in asked}) == 9
 
 
-@pytest.mark.parametrize(("space", "when"), [(THREE, "before_call"), (TPE, "after_call")])
+@pytest.mark.parametrize(
+    ("space", "when"), [pytest.param(THREE, "before_call", marks=pytest.mark.slow), (TPE, "after_call")]
+)
 def test_an_error_at_any_call_is_waited_out(tmp_path, space, when):
     names, gone = set(), {name: optuna.exceptions.StorageInternalError for name in WRITES}
     errors = failing_sweeps(tmp_path, space, when, lambda name: gone.get(name, StoreError)("gone"))

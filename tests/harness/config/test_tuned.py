@@ -31,7 +31,6 @@ from harness.study.description import describe
 from harness.study.display import closing_table
 from methods import METHODS
 from tests.support.cells import make_cell, with_changes
-from tests.support.composing import compose_once
 
 BERT = BertSettings("bert", "abc", False, 0.0, 0.0)
 GIVEN_HEAD = {
@@ -86,9 +85,6 @@ def refusal(function, *arguments) -> str:
     assert message.splitlines() == [message]
     assert message.endswith((".", "?"))
     return message
-
-
-composed_once = pytest.fixture(scope="module", autouse=True)(compose_once)
 
 
 # Files

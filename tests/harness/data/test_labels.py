@@ -131,7 +131,7 @@ def trained(var, path, *typed):
     return train(cell, load_dataset(plan.datasets["mine"].folder), torch.device("cpu"))
 
 
-@pytest.mark.parametrize("method", ["c_mixup", "ms_mix"])
+@pytest.mark.parametrize("method", ["c_mixup", pytest.param("ms_mix", marks=pytest.mark.slow)])
 def test_a_shifted_scale_trains_the_same_network_and_gives_back_its_own_units(method, content, tmp_path):
     """The labels are multiples of 1/16, which no shift rounds."""
     typed = [f"methods=[{method}]", "dataset.mine.metrics=score", "dataset.mine.label_scale=3"]

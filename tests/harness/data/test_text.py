@@ -257,6 +257,7 @@ def asked(var, bert, *more):
     return [*matrix, "text=bert", f"bert.model={bert}", f"var_dir={var}", *more]
 
 
+@pytest.mark.slow
 def test_a_study_in_processes_equals_one_inline(var_dir, new_var, bert, capsys):
     more = ("bert.finetune=false", "occlusion.ratios=[0,0.5]")
     assert main(asked(var_dir, bert, "study=fine-tuned", "launcher=inline")) == 0

@@ -180,6 +180,7 @@ def test_an_allocation_that_fails(var_dir, undisturbed, capsys, monkeypatch):
     assert_each_cell_once(var_dir, undisturbed, CELLS)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_its_cell(var_dir, undisturbed, capsys, monkeypatch):
     """Killed on its first job; the cell fails with the reason, the others end, the next start finishes."""
     submit, killed = ProcessLauncher.submit, []

@@ -15,7 +15,6 @@ import psutil
 from harness.benchmark import main
 from harness.tracking.tracker import Tracker
 from reports import export
-from tests.support.composing import composed_once
 
 TIMINGS = {"epoch_s", "train_s", "peak_memory_mb"}
 MATRIX = [
@@ -39,8 +38,7 @@ PROGRAM = ("-m", "harness.benchmark")
 
 def run(var, *more, study="s", launcher="inline"):
     """Run the matrix in this process; returns the exit status."""
-    with composed_once():
-        return main([f"var_dir={var}", f"study={study}", f"launcher={launcher}", *MATRIX, *more])
+    return main([f"var_dir={var}", f"study={study}", f"launcher={launcher}", *MATRIX, *more])
 
 
 def exported(var, study="s", *more):
