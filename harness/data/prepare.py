@@ -21,7 +21,7 @@ from harness.errors import UserError, file_error, unknown
 from harness.files import replacing
 
 # Raise this version with any change to the checks of a file, or to the arrays that are made from its bytes.
-READER_VERSION = 3
+READER_VERSION = 4
 
 
 @dataclass(frozen=True)

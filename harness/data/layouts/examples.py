@@ -29,7 +29,9 @@ def read_examples(content: dict[Any, Any], file: str, memory: MemoryLimit) -> di
         splits["valid"] = splits.pop("dev")
     if not all(isinstance(splits.get(split), (list, tuple)) and splits[split] for split in SPLITS):
         return None
-    return {split: _clips(splits[split], f"{file}: {split}", memory) for split in SPLITS}
+    clips = {split: _clips(splits[split], f"{file}: {split}", memory) for split in SPLITS}
+    _name_clips(list(clips.values()), memory)
+    return clips
 
 
 def _clips(examples: list[Any] | tuple[Any, ...], where: str, memory: MemoryLimit) -> dict[str, Any]:
@@ -39,7 +41,7 @@ def _clips(examples: list[Any] | tuple[Any, ...], where: str, memory: MemoryLimi
             raise UserError(f"{where}[{number}] must be an example {_FORM}, got a {type(example).__name__}.")
     clips: dict[str, Any] = {
         "regression_labels": [_label(e[1], f"{where}[{number}]") for number, e in enumerate(examples)],
-        "id": _ids([example[2] for example in examples], memory),
+        "id": [example[2] for example in examples],
     }
     for modality, place in (("vision", 1), ("audio", 2)):
         clips[modality] = [example[0][place] for example in examples]
@@ -61,8 +63,16 @@ def _label(value: Any, where: str) -> Any:
     return value.reshape(-1)[0]
 
 
-def _ids(values: list[Any], memory: MemoryLimit) -> list[Any]:
-    """Return ids as ``video$_$clip`` where they have such a form, and else as they are."""
+def _name_clips(splits: list[dict[str, Any]], memory: MemoryLimit) -> None:
+    """Name the clips ``video$_$clip`` if the ids of all splits have such a form.
+
+    Splits that are named apart could hide a clip that is in two of them.
+    """
+    values = [value for clips in splits for value in clips["id"]]
     names = [name for name in map(as_text, values) if name is not None]
     memory.take(12 * sum(map(len, names)))
-    return (name_clips(names) or values) if len(names) == len(values) else values
+    named = name_clips(names) if len(names) == len(values) else None
+    if named is not None:
+        given = iter(named)
+        for clips in splits:
+            clips["id"] = [next(given) for _ in clips["id"]]

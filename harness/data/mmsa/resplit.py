@@ -119,6 +119,9 @@ def _assign(parts: dict[str, dict[Any, Any]], file: str, table: Path) -> tuple[d
         split: _take(whole, np.array([row for row, n in enumerate(names) if split_of.get(n) == split], int))
         for split in SPLITS
     }
+    if not any(name in split_of for name in names):
+        ids = f"{printable(next(iter(split_of)), 60)!r}, and the file ids like {printable(names[0], 60)!r}"
+        raise UserError(f"{file} has no id of {str(table)!r}, which has ids like {ids}.")
     unnamed, unknown = sum(name not in split_of for name in names), len(split_of.keys() - set(names))
     notes = {
         f"clips that are not in {str(table)!r} are left out (clips: {unnamed}).": unnamed,

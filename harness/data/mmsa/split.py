@@ -96,8 +96,9 @@ class MmsaSplit:
             return self.take(key)
         del self.content[key]
         array, lengths = ragged
-        self.content.setdefault(f"{key}_lengths", lengths)
-        self.note(key, f"had clips of different lengths, padded to {array.shape[1]} steps", len(array))
+        if self.content.get(f"{key}_lengths") is None:
+            self.content[f"{key}_lengths"] = lengths
+        self.note(key, "had clips of different lengths, which were padded", len(array))
         return array
 
     def missing(self, key: str) -> UserError:

@@ -46,9 +46,19 @@ def test_ragged_clips_are_padded(kind, with_tokens):
             assert split.lengths[m].tolist() == [len(clip) for clip in truth[name][m]]
             for row, clip in enumerate(truth[name][m]):
                 np.testing.assert_array_equal(split.features[m][row, : len(clip)], clip)
-    assert "audio had clips of different lengths, padded to 9 steps (clips: train 5, valid 3, test 4)." in (
+    assert "audio had clips of different lengths, which were padded (clips: train 5, valid 3, test 4)." in (
         dataset.notes
     )
+
+
+def test_lengths_of_ragged_clips_stand_in_for_lengths_that_are_none():
+    """The last step of each clip is zero, so that only the clip itself tells its length."""
+    content = make_content()
+    for parts in content.values():
+        steps = [2 + row for row in range(len(parts["audio"]))]
+        parts["audio"] = [np.eye(length, 2, dtype=np.float32) * (length > 2) for length in steps]
+        parts["audio_lengths"] = None
+    assert read(content).splits["test"].lengths["audio"].tolist() == [2, 3, 4, 5]
 
 
 def test_ragged_and_padded_clips_give_the_same():

@@ -72,6 +72,15 @@ def test_keys_that_a_user_renamed_half_way_are_read(tmp_path):
     assert read_bytes(pickle.dumps(content, 2), tmp_path).notes == whole.notes
 
 
+def test_a_clip_in_two_lists_of_examples_is_found_whatever_the_other_ids(tmp_path):
+    content = PICKLED["examples"](*make_clips())
+    for split, rows in content.items():
+        content[split] = [(*row[:2], f"{split}_{place}") for place, row in enumerate(rows)]
+    content["test"][:2] = [(*content["test"][0][:2], "train_1"), (*content["test"][1][:2], "other")]
+    with pytest.raises(UserError, match="clip 'train_1' is in both 'train' and 'test'"):
+        read_bytes(pickle.dumps(content, 4), tmp_path)
+
+
 def test_segments_are_ids(tmp_path):
     content = PICKLED["mult_mosi"](*make_clips())
     for parts in content.values():
