@@ -8,13 +8,13 @@ from collections.abc import Sequence
 
 HEAD_BYTES = 512  # of a file, for `describe`
 ZIP = b"PK\x03\x04"
+HDF5 = b"\x89HDF\r\n\x1a\n"
 _AGAIN = "download it again"
 _UNPACK = "unpack it and give the file in it"
 _SAVE = "save its arrays with numpy.savez under names like train/text"
 _TORCH = f"load it with torch.load(FILE, weights_only=True), convert each tensor with numpy(), and {_SAVE}"
 # First bytes -> (what it is, what to do)
 _KINDS: tuple[tuple[bytes, str, str], ...] = (
-    (b"\x89HDF\r\n\x1a\n", "an HDF5 file, as of h5py or CMU-SDK (.csd)", f"open it with h5py and {_SAVE}"),
     (b"\x93NUMPY", "a single numpy array", "save all arrays with numpy.savez under names like train/text"),
     (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", "a file of torch.save in its old format", _TORCH),
     (ZIP, "a damaged zip archive", _AGAIN),

@@ -4,12 +4,13 @@ import functools
 import io
 import pickle
 
+import h5py
 import numpy as np
 
 from tests.fuzz.contents import change_content, strange
 from tests.fuzz.corpus import PROTOCOLS
 from tests.fuzz.mutations import MUTATIONS, cut, flip_bits, move_blocks, mutate, replace_bytes, write_number
-from tests.harness.data.layout_files import LAYOUT_NAMES, PICKLED, layout_bytes, make_clips
+from tests.harness.data.layout_files import ARCHIVES, LAYOUT_NAMES, PICKLED, layout_bytes, make_clips
 from tests.harness.data.test_unpickle import with_old_numpy_names
 
 OTHERS = [name for name in LAYOUT_NAMES if name != "mmsa"]
@@ -63,8 +64,8 @@ def _as_array(value):
     return np.array(items) if items and numbers else np.ones(2)
 
 
-def changed_npz(generator):
-    """An archive with something wrong in it, which numpy itself writes."""
+def changed_archive(generator, name):
+    """An archive with something wrong in it, which its own library writes."""
     content = {split: dict(parts) for split, parts in make_clips(1)[0].items()}
     change_content(generator, content)
     arrays = {}
@@ -73,10 +74,15 @@ def changed_npz(generator):
             arrays[f"{split!s:.40}/{key!s:.40}"] = _as_array(value)
     file = io.BytesIO()
     try:
-        np.savez(file, **arrays)
+        if name == "npz":
+            np.savez(file, **arrays)
+        else:
+            with h5py.File(file, "w") as made:
+                for key, array in arrays.items():
+                    made[key] = array.tolist() if array.dtype.kind == "U" else array
     # Some names are none of a file, and some objects cannot be pickled.
-    except (ValueError, TypeError, UnicodeError, RecursionError):
-        return layout_bytes("npz")[: generator.randrange(4, 2000)]
+    except (ValueError, TypeError, RecursionError, SystemError, OSError):
+        return layout_bytes(name)[: generator.randrange(4, 2000)]
     return file.getvalue()
 
 
@@ -92,9 +98,9 @@ def mutate_layout(generator):
     """Return one mutated file: its layout with the kind of its change, and its bytes."""
     name = generator.choice(OTHERS)
     if generator.random() < 0.4:
-        content = changed_npz(generator) if name == "npz" else changed_pickle(generator, name)
+        content = (changed_archive if name in ARCHIVES else changed_pickle)(generator, name)
         return f"{name}: content changed", content
-    if name == "npz":
+    if name in ARCHIVES:
         change = generator.choice(_BYTES)
         kind = next(kind for kind, function in MUTATIONS.items() if function is change)
         return f"{name}: {kind}", change(generator, layout_bytes(name, 1))

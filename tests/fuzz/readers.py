@@ -31,6 +31,7 @@ PICKLE_STAGES = {
 CONTENT_STAGES = {
     "nest_arrays": "archive",
     "read_npz": "archive",
+    "read_hdf5": "archive",
     "read_examples": "examples",
     "_split_contents": "splits",
     "_read_labels": "labels",

@@ -3,6 +3,7 @@
 import io
 import pickle
 
+import h5py
 import numpy as np
 
 from backbones.batch import MODALITIES
@@ -89,10 +90,24 @@ def npz(content, _):
     return file.getvalue()
 
 
+def hdf5(content, _):
+    """The same names in an HDF5 file, compressed, with text of variable width."""
+    file = io.BytesIO()
+    with h5py.File(file, "w") as made:
+        for split, parts in content.items():
+            for key, value in parts.items():
+                numbers = np.asarray(value).dtype.kind != "U"
+                made.create_dataset(f"{split}/{key}", data=value, compression="gzip" if numbers else None)
+    return file.getvalue()
+
+
 def layout_bytes(name, seed=0):
     """The bytes of the file of a layout."""
     content, truth = make_clips(seed)
-    return npz(content, truth) if name == "npz" else pickle.dumps(PICKLED[name](content, truth), 4)
+    if name in ARCHIVES:
+        return ARCHIVES[name](content, truth)
+    return pickle.dumps(PICKLED[name](content, truth), 4)
 
 
-LAYOUT_NAMES = (*PICKLED, "npz")
+ARCHIVES = {"npz": npz, "hdf5": hdf5}
+LAYOUT_NAMES = (*PICKLED, *ARCHIVES)

@@ -48,10 +48,6 @@ def tarred(file):
 
 TENSORS = {"train": torch.ones(3)}
 KINDS = {
-    "hdf5": (
-        b"\x89HDF\r\n\x1a\n" + bytes(90),
-        "an HDF5 file, as of h5py or CMU-SDK (.csd); open it with h5py",
-    ),
     "torch": (
         in_memory(lambda f: torch.save(TENSORS, f)),
         "a PyTorch archive, as of torch.save; load it with",

@@ -95,7 +95,8 @@ def test_a_table_gives_each_clip_its_split(tmp_path):
 def test_a_table_of_other_ids_is_refused_with_an_id_of_each(tmp_path):
     table = tmp_path / "splits.csv"
     table.write_text("id,split\nv0_0,train\n")
-    with pytest.raises(UserError, match=r"has no id of .* ids like 'v0_0', and the file ids like 'train0\$_\$0'"):
+    message = r"has no id of .* ids like 'v0_0', and the file ids like 'train0\$_\$0'"
+    with pytest.raises(UserError, match=message):
         read(make_content(), tmp_path, table=table)
 
 
