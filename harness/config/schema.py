@@ -20,7 +20,7 @@ class DatasetConfig:
     scale each feature by its mean and standard deviation over the training split. A file's own splits are
     replaced by one of: valid_share, the share of the training videos that validates, drawn with ``seed``;
     splits, a CSV file with the columns id and split; fold, the number of the split that tests, while the next
-    one validates.
+    one validates. embeddings: a .npy or .npz matrix (words, width) for files whose text is word ids.
     """
 
     like: str = "mosi"
@@ -32,6 +32,7 @@ class DatasetConfig:
     valid_share: float | None = None
     splits: str | None = None
     fold: int | None = None
+    embeddings: str | None = None
     aligned: bool = False
     file_unaligned: str | None = None
     file_aligned: str | None = None

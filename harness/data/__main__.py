@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from harness.data.dataset import Dataset
 
 _SCALE = ("label_center", "label_scale")
-_CHOICE = ("valid_share", "seed", "splits", "fold")
+_CHOICE = ("valid_share", "seed", "splits", "fold", "embeddings")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,6 +51,9 @@ def _parser() -> argparse.ArgumentParser:
         )
         command.add_argument("--splits", help="a CSV file with the columns id and split", metavar="FILE.csv")
         command.add_argument("--fold", type=int, help="the number of the split that tests", metavar="K")
+        command.add_argument(
+            "--embeddings", help="a .npy or .npz matrix for files whose text is word ids", metavar="FILE"
+        )
         command.add_argument("--seed", type=int, default=0, help="seed of --valid-share", metavar="N")
     convert.add_argument("out", metavar="OUT", help="the file to write")
     convert.add_argument("--force", action="store_true", help="overwrite an existing file")
@@ -92,7 +95,8 @@ def _read(options: argparse.Namespace) -> Dataset:
     scale = given_scale(3.0, options.label_scale, options.label_center, "--label-{}")
     table = None if options.splits is None else Path(options.splits)
     choice = SplitChoice(options.valid_share, table, options.fold, options.seed, "--{}")
-    return read_mmsa(options.file, scale, choice)
+    embeddings = None if options.embeddings is None else Path(options.embeddings)
+    return read_mmsa(options.file, scale, choice, embeddings)
 
 
 def _settings(options: argparse.Namespace, path: str, keys: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -64,12 +65,13 @@ def prepare(name: str, config: DatasetConfig, size: str, data_root: str | None, 
         path = _file(name, config, data_root)
         choice = _choice(name, config)
         source = str(path)
-        fingerprint = choice.identity(file_fingerprint(path, cache / "fingerprints.json"))
+        embeddings = None if config.embeddings is None else path_of(config.embeddings)
+        fingerprint = choice.identity(_fingerprint(path, embeddings, cache))
         # A label_center of 0 is left out, so that caches of earlier versions stay in use.
         labels = f"{scale.size}" + (f"-{scale.center}" if scale.center else "")
         folder = _folder(cache, name, f"{fingerprint}-{labels}-{READER_VERSION}", config.standardize)
         if not folder.exists():
-            _save(read_mmsa(path, scale, choice), folder, config.standardize)
+            _save(read_mmsa(path, scale, choice, embeddings), folder, config.standardize)
     return CachedDataset(
         name=name,
         like=config.like,
@@ -83,6 +85,13 @@ def prepare(name: str, config: DatasetConfig, size: str, data_root: str | None, 
         label_center=scale.center,
         standardize=config.standardize,
     )
+
+
+def _fingerprint(path: Path, embeddings: Path | None, cache: Path) -> str:
+    """Return the fingerprint of a file, or of it and the embeddings of its words."""
+    files = [path, *([] if embeddings is None else [embeddings])]
+    hashes = [file_fingerprint(file, cache / "fingerprints.json") for file in files]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def _choice(name: str, config: DatasetConfig) -> SplitChoice:
@@ -100,7 +109,7 @@ def _label_scale(name: str, config: DatasetConfig) -> LabelScale:
 
 
 def _refuse_splits(name: str, config: DatasetConfig) -> None:
-    for key in ("valid_share", "splits", "fold"):
+    for key in ("valid_share", "splits", "fold", "embeddings"):
         if getattr(config, key) is not None:
             raise UserError(f"dataset.{name}.{key} is for files only, and {name!r} is synthetic data.")
 

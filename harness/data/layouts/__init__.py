@@ -17,7 +17,7 @@ from harness.data.memory_limit import MemoryLimit
 # key -> arrays or lists, unchecked) or None for another layout, and raises UserError for a damaged one.
 Layout = Callable[[dict[Any, Any], str, MemoryLimit], dict[Any, Any] | None]
 LAYOUTS: dict[str, Layout] = {
-    "the lists of examples of MAG-BERT, MISA and MMIM, whose words are left out": read_examples,
+    "the lists of examples of MAG-BERT, MISA and MMIM": read_examples,
     "the layout of MulT and MultiBench": read_mult,
 }
 

@@ -2,9 +2,10 @@
 
 An example is ((words, visual, acoustic, ...), label, id). MAG-BERT has one file with the lists train, dev and
 test; MISA and MMIM have a file for each. A label is a number, or (1, 1) or (1, 7) with the sentiment before
-six emotions; an id is ``video[clip]``. Words are ids of an embedding matrix in another file, so they are left
-out. Sources: multimodal_driver.py of github.com/WasifurRahman/BERT_multimodal_transformer,
-src/create_dataset.py of github.com/declare-lab/Multimodal-Infomax.
+six emotions; an id is ``video[clip]``. Words are ids of an embedding matrix in another file (MISA, MMIM) or
+text (MAG-BERT); ids become text features only with that matrix. Sources: multimodal_driver.py of
+github.com/WasifurRahman/BERT_multimodal_transformer, src/create_dataset.py of
+github.com/declare-lab/Multimodal-Infomax.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from harness.data.dataset import SPLITS
+from harness.data.layouts.embeddings import WORD_IDS
 from harness.data.layouts.names import as_text, name_clips
 from harness.data.memory_limit import MemoryLimit
 from harness.errors import UserError
@@ -43,6 +45,7 @@ def _clips(examples: list[Any] | tuple[Any, ...], where: str, memory: MemoryLimi
         "regression_labels": [_label(e[1], f"{where}[{number}]") for number, e in enumerate(examples)],
         "id": [example[2] for example in examples],
     }
+    clips[WORD_IDS] = [example[0][0] for example in examples]
     for modality, place in (("vision", 1), ("audio", 2)):
         clips[modality] = [example[0][place] for example in examples]
         if all(isinstance(clip, np.ndarray) and clip.ndim == 2 for clip in clips[modality]):

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from backbones.batch import MODALITIES
+from harness.data.layouts.embeddings import WORD_IDS
 from harness.data.mmsa.split import LABELS, MmsaSplit
 
 TOKENS = "text_bert"
@@ -81,6 +82,8 @@ def absent_array(raw: MmsaSplit, modality: str, clips: int, tokens: np.ndarray |
         raw.content[f"{modality}_lengths"] = np.ones(clips, np.int64)
         if modality == "text" and raw.content.get("raw_text") is not None:
             what = "is in the file as raw_text only, which is not read, so it is zeros of width 1"
+        elif modality == "text" and WORD_IDS in raw.content:
+            what = "is in the file as words without embeddings only, so it is zeros of width 1"
     raw.note(modality, what, clips)
     raw.memory.take(4 * clips * steps)
     return np.zeros((clips, steps, 1), np.float32)

@@ -19,6 +19,7 @@ from backbones.batch import MODALITIES
 from harness.data.dataset import SPLITS, Dataset, Split
 from harness.data.labels import LabelScale
 from harness.data.layouts import recognise
+from harness.data.layouts.embeddings import embed_words
 from harness.data.memory_limit import MemoryLimit
 from harness.data.mmsa.align import align
 from harness.data.mmsa.arrays import absent_array, absent_modalities, read_array, read_lengths, read_tokens
@@ -183,8 +184,12 @@ def _equal_steps(splits: Mapping[str, Split], raw: Mapping[str, MmsaSplit]) -> d
     return padded
 
 
-def read_mmsa(path: str | Path, scale: LabelScale, choice: SplitChoice = OWN_SPLITS) -> Dataset:
+def read_mmsa(
+    path: str | Path, scale: LabelScale, choice: SplitChoice = OWN_SPLITS, embeddings: Path | None = None
+) -> Dataset:
     """Read a feature file with labels on a scale; its `notes` describe the cleaning. choice: its splits.
+
+    embeddings: a .npy or .npz file whose rows are the text features of word ids (`embed_words`).
 
     The attention mask gives the valid steps of text. For audio and vision, `*_lengths` give them, unless
     these only mark the first zero step and cut clips. Without lengths, a modality that is aligned with text
@@ -198,21 +203,29 @@ def read_mmsa(path: str | Path, scale: LabelScale, choice: SplitChoice = OWN_SPL
     try:
         # Overflows and signalling NaNs are detected in the results, so numpy need not warn.
         with np.errstate(all="ignore"):
-            return _read(path, file, scale, choice)
+            return _read(path, file, scale, choice, embeddings)
     except MemoryError:
         raise UserError(f"{file} needs more memory than is available.") from None
 
 
-def _read(path: str | Path, file: str, scale: LabelScale, choice: SplitChoice) -> Dataset:
+def _read(
+    path: str | Path, file: str, scale: LabelScale, choice: SplitChoice, embeddings: Path | None
+) -> Dataset:
     content = load_content(path)
     notes: Notes = {}
-    memory = MemoryLimit(file, Path(path).stat().st_size)
+    size = Path(path).stat().st_size + (
+        embeddings.stat().st_size if embeddings and embeddings.is_file() else 0
+    )
+    memory = MemoryLimit(file, size)
     content, layout = recognise(content, file, memory)
+    known = [] if layout is None else [f"the file has {layout}."]
+    if embeddings is not None:
+        content, note = embed_words(content, embeddings, file, memory)
+        known.append(note)
     content, drawn = choice.apply(content, file)
     contents = _split_contents(content, file, choice)
     raw = {split: MmsaSplit(file, split, contents[split], notes, memory) for split in SPLITS}
     splits = _read_splits(raw, file, scale)
     aligned = _equal_steps(align(splits, raw), raw)
-    known = [] if layout is None else [f"the file has {layout}."]
     sentences = (f"{m} {what} ({unit}: {', '.join(counts)})." for (m, what, unit), counts in notes.items())
     return Dataset(aligned, float(scale.size), (*known, *drawn, *sentences), float(scale.center))

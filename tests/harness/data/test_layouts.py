@@ -47,7 +47,7 @@ def test_the_same_clips_in_each_layout_give_the_same_tensors(name, tmp_path):
         ("mult_mosei", "the file has the layout of MulT and MultiBench."),
         (
             "examples",
-            "the file has the lists of examples of MAG-BERT, MISA and MMIM, whose words are left out.",
+            "the file has the lists of examples of MAG-BERT, MISA and MMIM.",
         ),
     ],
 )
