@@ -1,4 +1,4 @@
-"""How far each video of a test split moves the scores of a study's cells, from their predictions."""
+"""What the predictions of a study's cells say: moves of scores by videos, and errors of clips."""
 
 from __future__ import annotations
 
@@ -14,13 +14,17 @@ from harness.metrics import METRICS
 from harness.tracking.tracker import Run
 from harness.train.result import Predictions
 from reports.predictions import split_key
-from reports.stats.clips import video_moves
+from reports.stats.clips import ClipErrors, absolute_errors, video_moves
 
 
 @dataclass(frozen=True)
 class SplitClips:
-    """The clips that a data set's cells were tested on. Shape: labels, videos (clips,), shares (videos,)."""
+    """The clips that a data set's cells were tested on.
 
+    Shape: ids, labels, videos (clips,), shares (videos,).
+    """
+
+    ids: np.ndarray
     labels: np.ndarray
     videos: np.ndarray
     shares: np.ndarray
@@ -32,13 +36,13 @@ class SplitClips:
         names = videos_of(ids)
         _, videos = np.unique(ids if names is None else names, return_inverse=True)
         shares = np.bincount(videos) / max(1, len(videos))
-        return cls(labels, videos, shares, names is not None)
+        return cls(ids, labels, videos, shares, names is not None)
 
 
 class StudyClips:
-    """The `reports.stats.comparison.Clips` of a study.
+    """The `reports.stats.kinds.ErrorSource` of a study.
 
-    runs: those with numbers in a report. kinds: data set -> kind of metrics. load: run_id -> predictions of a
+    runs: those that a report compares. kinds: data set -> kind of metrics. load: run_id -> predictions of a
     run, or nothing where a run has none. All runs of a data set must be tested on the same clips; those on
     other clips than most count as without predictions.
     """
@@ -65,14 +69,28 @@ class StudyClips:
         """See `reports.stats.comparison.Clips`."""
         return self.split(dataset).shares
 
+    @functools.cache  # noqa: B019 (the instance lives as long as the command)
+    def errors(self, dataset: str) -> ClipErrors | None:
+        """See `reports.stats.kinds.ErrorSource`."""
+        if dataset not in self._splits:
+            return None
+        split, runs = self._splits[dataset]
+        errors = {
+            run_id: absolute_errors(self._kinds[dataset], own.values[0.0], split.labels)
+            for run_id, own in runs.items()
+            if 0.0 in own.values
+        }
+        return ClipErrors(split.ids, split.labels, split.videos, split.by_video, errors)
+
     def split(self, dataset: str) -> SplitClips:
         """Return the clips that most runs of a data set were tested on."""
         found = self._splits.get(dataset)
         return SplitClips.of(np.empty(0, str), np.empty(0)) if found is None else found[0]
 
-    def without_predictions(self) -> int:
-        """Count the runs whose predictions are missing, or of other clips than most of their data set."""
-        return len(self._runs) - sum(len(predictions) for _, predictions in self._splits.values())
+    def without_predictions(self, runs: Iterable[Run]) -> int:
+        """Count those of the runs whose predictions are missing, or of other clips than most."""
+        known = {run_id for _, predictions in self._splits.values() for run_id in predictions}
+        return sum(run.run_id not in known for run in runs)
 
     @functools.cached_property
     def _splits(self) -> dict[str, tuple[SplitClips, dict[str, Predictions]]]:
@@ -91,7 +109,7 @@ class StudyClips:
             splits[dataset] = SplitClips.of(one.ids, one.labels), usual
         return splits
 
-    @functools.cache  # noqa: B019 (the instance lives as long as the command)
+    @functools.cache  # noqa: B019
     def _moves(self, dataset: str, metric: str) -> dict[tuple[str, float], np.ndarray]:
         """(run_id, occlusion ratio) -> moves (videos,) of one metric."""
         if dataset not in self._splits or metric not in METRICS[self._kinds[dataset]]:

@@ -1,4 +1,4 @@
-"""Names of metrics and methods in figures, tables and text."""
+"""Names of metrics and methods, and signed numbers, in figures, tables and text."""
 
 from __future__ import annotations
 
@@ -26,3 +26,8 @@ METRIC_NAMES = {
 def base_method(label: str) -> str:
     """Return the method of a variant: ``ms_mix`` for ``ms_mix[sass]{delta:0.4}``."""
     return label.partition("{")[0].partition("[")[0]
+
+
+def signed(value: float) -> str:
+    """Format a number with its sign; a value that rounds to zero is +0.000."""
+    return f"{round(value, 3) + 0.0:+.3f}"

@@ -33,7 +33,10 @@ from reports.frame import (
 )
 from reports.mlflow_links import LOCAL, Links
 from reports.selection import left_out_sentence, requests_of
-from reports.stats.comparison import BASELINE, Clips, clean
+from reports.stats.clips import ClipErrors
+from reports.stats.comparison import BASELINE, clean
+from reports.stats.kinds import ErrorSource, clip_pairs
+from reports.stats.settings import compared_runs
 from reports.study_runs import StudyRuns
 from reports.trials import load_trials
 
@@ -81,7 +84,7 @@ class Study:
     description: str = ""
     request: Sequence[str] = ()
     located: Sequence[str] = ()
-    clips: Clips | None = None
+    clips: ErrorSource | None = None
     baselines: Sequence[str] = (BASELINE,)
     margins: Mapping[str, float] = field(default_factory=dict)
 
@@ -102,6 +105,22 @@ class Study:
         """Data set of the frame -> the earlier data set that holds the same data."""
         present = set(self.frame["dataset"])
         return twins({e["name"]: e["fingerprint"] for e in self.datasets if e["name"] in present})
+
+    @functools.cached_property
+    def clip_pairs(self) -> dict[str, tuple[ClipErrors, pd.DataFrame]]:
+        """Data set with predictions -> its test clips, and pairs with `none`, see `kinds.clip_pairs`."""
+        scores, found = clean(self.scores()), {}
+        for dataset in sorted(set(scores["dataset"])):
+            errors = self.clips.errors(dataset) if self.clips else None
+            if errors is not None:
+                found[dataset] = errors, clip_pairs(scores[scores["dataset"] == dataset], errors)
+        return found
+
+    def text_lengths(self, dataset: str, ids: Iterable[str]) -> np.ndarray | None:
+        """Return the steps of the text of test clips; None where an earlier version described the data."""
+        known = next((e for e in self.datasets if e["name"] == dataset), {}).get("test_lengths", {})
+        lengths = [known.get(name) for name in ids]
+        return None if None in lengths else np.array(lengths)
 
     def distinct_scores(self) -> pd.DataFrame:
         """Return `scores` on clean input, each set of data once."""
@@ -144,14 +163,14 @@ def load_study(runs: StudyRuns, settings: ReportSettings | None = None) -> Study
     by_id = {run.run_id: run for run in shown.values()}
     arguments = tuple(matrix.get("arguments", ()))
     settings = report_settings(arguments) if settings is None else settings
-    kinds = metric_kinds(runs)
-    clips = StudyClips(shown.values(), kinds, runs.predictions)
+    kinds, trials = metric_kinds(runs), load_trials(runs)
+    clips = _clips(runs, shown.values(), trials)
     base = redact(tracker.uri).rstrip("/") if tracker.uri.startswith(("http://", "https://")) else LOCAL
     return Study(
         name=tracker.study,
         frame=load_frame(runs, requests=requests_of(matrix)),
         kinds=kinds,
-        trials=load_trials(runs),
+        trials=trials,
         outcomes=_outcomes(matrix, cells, _failures(runs, cells.values())),
         links=Links(base, tracker.experiment_id),
         datasets=datasets,
@@ -164,7 +183,7 @@ def load_study(runs: StudyRuns, settings: ReportSettings | None = None) -> Study
             *_versions(runs),
             *filter(None, [left_out_sentence(len(cells) - len(shown))]),
             *_lost(tracker, shown.values()),
-            *_without_predictions(clips, len(shown)),
+            *_without_predictions(clips, shown.values()),
             *_cut_short(tracker, shown.values()),
         ],
         description=tracker.description(),
@@ -256,14 +275,23 @@ def _lost(tracker: Tracker, cells: Collection[Run]) -> list[str]:
     ]
 
 
-def _without_predictions(clips: StudyClips, runs: int) -> list[str]:
+def _clips(runs: StudyRuns, shown: Iterable[Run], trials: pd.DataFrame) -> StudyClips:
+    """Return the clips of the runs that are shown, and of those that verdicts on sweeps compare."""
+    compared = compared_runs(trials)
+    used = {run.run_id: run for run in runs.complete().values() if run.run_id in compared}
+    used |= {run.run_id: run for run in shown}
+    kinds = {run.tags["dataset"]: run.tags["metrics"] for run in used.values()}
+    return StudyClips(used.values(), kinds, runs.predictions)
+
+
+def _without_predictions(clips: StudyClips, runs: Collection[Run]) -> list[str]:
     """Return a warning if some runs have no predictions of the usual clips."""
-    missing = clips.without_predictions()
+    missing = clips.without_predictions(runs)
     if not missing:
         return []
     return [
-        f"{missing} of {runs} runs have no predictions of the clips that the others were tested on; their "
-        "comparisons are undecided, because intervals for other clips need them."
+        f"{missing} of {len(runs)} runs have no predictions of the clips that the others were tested on; "
+        "their comparisons are undecided, because intervals for other clips need them."
     ]
 
 
@@ -274,8 +302,9 @@ def _cut_short(tracker: Tracker, cells: Iterable[Run]) -> list[str]:
         key = (run.tags["backbone"], run.tags["dataset"], run.tags.get("configuration", ""))
         groups.setdefault(key, []).append(run)
     last: dict[tuple[str, str], list[bool]] = {}
+    settings = tracker.parameters_of([runs[0].run_id for runs in groups.values()])
     for (backbone, dataset, _), runs in groups.items():
-        most = float(tracker.parameters(runs[0].run_id).get(f"{PREFIX}max_epochs", "inf"))
+        most = float(settings.get(runs[0].run_id, {}).get(f"{PREFIX}max_epochs", "inf"))
         at_end = [run.metrics.get("cell/best_epoch", 0.0) >= most for run in runs]
         last.setdefault((backbone, dataset), []).extend(at_end)
     return [

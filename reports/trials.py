@@ -20,13 +20,13 @@ from reports.stats.settings import GROUP
 from reports.study_runs import RunSource
 
 TRIAL = ("trial", "state", "reason", "params", "default", "objective", "objective_value", "synthetic")
-COLUMNS = (*GROUP, *TRIAL, "seed", "split", "metric", "value")
+COLUMNS = (*GROUP, *TRIAL, "seed", "split", "metric", "value", "run_id")
 
 
 def load_trials(source: RunSource) -> pd.DataFrame:
     """Load one row per metric and seed of each trial that ended, sorted by group, trial and metric.
 
-    A trial without metrics has one row, whose seed, split, metric and value are empty. Among trials of a
+    A trial without metrics has one row with empty seed, split, metric, value and run id. Among trials of a
     sweep with equal params, the frame has the first complete one, else the first pruned one, else the first.
     All trials of a sweep have the same results version, see `harness.tracking.versions.chosen`.
     """
@@ -59,11 +59,19 @@ def _rows(run: Run, cells: Mapping[str, Run]) -> Iterator[dict[str, Any]]:
     common |= {"trial": int(tags["trial"]), "reason": tags.get("reason", "")}
     common |= dict(params=_canonical(tags["params"]), objective_value=run.metrics.get("objective", math.nan))
     rows = [
-        {**common, "seed": int(seed), "split": split, "metric": metric, "value": value}
+        {
+            **common,
+            "seed": int(seed),
+            "split": split,
+            "metric": metric,
+            "value": value,
+            "run_id": cells[cell_id].run_id,
+        }
         for seed, cell_id in json.loads(tags.get("cells", "{}")).items()
         if cell_id in cells
         for key, value in cells[cell_id].metrics.items()
         for split, _, metric in [key.partition("/")]
+        for own in [{"split": split, "metric": metric, "value": value}]
         if split in ("valid", "test") or split.startswith("test_r")
     ]
-    yield from rows or [{**common, "seed": pd.NA, "split": "", "metric": "", "value": math.nan}]
+    yield from rows or [{**common, "seed": pd.NA, "split": "", "metric": "", "value": math.nan, "run_id": ""}]

@@ -22,10 +22,12 @@ from sweeps.trials import Trials
 def conclude(config: Any, plan: Plan, tracker: Tracker, trials: Trials) -> Iterator[str]:
     """Write tuned settings, plots and the report, and yield sentences for the user."""
     from reports.stats.settings import verdicts
-    from reports.trials import load_trials
+    from reports.study import load_study
+    from reports.study_runs import StudyRuns
 
-    frame = load_trials(tracker)
-    for verdict in verdicts(frame[frame["sweep"] == trials.sweep]):
+    study = load_study(StudyRuns(tracker, tracker.var_dir / "cache"), config.report)
+    own = study.trials[study.trials["sweep"] == trials.sweep]
+    for verdict in verdicts(own, study.clips, study.margins):
         yield verdict.sentence
     if config.sweep.tune is not None:
         for search in trials.searches:

@@ -138,15 +138,19 @@ def describe_dataset(data: CachedDataset) -> dict[str, Any]:
     """Return a dataset's source, feature widths D_m, padded lengths T_m, and statistics of each split.
 
     Per split: numbers of clips and videos (None if the ids do not name videos), mean and standard deviation
-    of the labels, shares of labels below, at and above neutral, median and 95% quantile of the lengths. The
-    list ``absent`` is there only for a data set that lacks modalities.
+    of the labels, shares of labels below, at and above neutral, median and 95% quantile of the lengths.
+    ``test_lengths``: id of each test clip -> steps of its text, by which a report sorts clips. ``absent``: the
+    modalities that the data set lacks; there only if it lacks one.
     """
     dataset = load_dataset(data.folder)
+    test = dataset.splits["test"]
     facts = {k: v for k, v in vars(data).items() if k != "folder"}
     splits = {name: _describe_split(s, data.label_center) for name, s in dataset.splits.items()}
     sizes = {"widths": dataset.widths(), "steps": dataset.steps()}
     absent = absent_modalities(dataset)
-    return {**facts, **sizes, **({"absent": absent} if absent else {}), "splits": splits}
+    lengths = dict(zip(test.ids.tolist(), test.lengths["text"].tolist(), strict=True))
+    facts |= {**sizes, **({"absent": absent} if absent else {})}
+    return {**facts, "splits": splits, "test_lengths": lengths}
 
 
 def absent_modalities(dataset: Dataset) -> list[str]:

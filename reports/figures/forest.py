@@ -98,7 +98,7 @@ def panel(data: pd.DataFrame, ax: Axes, places: dict[tuple[str, str], float], st
     ax.axvline(0, color="black", linewidth=0.6, zorder=0)
     for mark in data.to_dict("records"):
         y = places[mark["dataset"], mark["row"]] + step * labels.index(mark["method"])
-        _mark(ax, mark, y, limits, labels)
+        draw_gain(ax, mark, y, limits, labels)
     ax.set_xlim(*limits)
     ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     ax.set_xlabel(f"gain in {METRIC_NAMES[metric]} over none ({UNITS[metric]}better →)")
@@ -120,7 +120,7 @@ def axis_limits(data: pd.DataFrame) -> tuple[float, float]:
     return float(low - margin), float(high + margin)
 
 
-def _mark(
+def draw_gain(
     ax: Axes, row: dict[Any, Any], y: float, limits: tuple[float, float], labels: Sequence[str]
 ) -> None:
     """Draw one gain with its two intervals, with arrowheads where they extend beyond the axis."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reports.figures import batch, forest, latents, mechanism, occlusion, radar, ranks, sweeps, tsne
+from reports.figures import batch, forest, kinds, latents, mechanism, occlusion, radar, ranks, sweeps, tsne
 from reports.figures.base import Figure
 
 FIGURES: tuple[Figure, ...] = (
@@ -15,4 +15,5 @@ FIGURES: tuple[Figure, ...] = (
     ranks.FIGURE,
     forest.FIGURE,
     mechanism.FIGURE,
+    kinds.FIGURE,
 )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 from matplotlib.lines import Line2D
+from threadpoolctl import threadpool_limits
 
 from reports import commands
 from reports.figures import style
@@ -36,14 +38,26 @@ def embedded(study: Study) -> pd.DataFrame:
     for place in preferred.sum().sort_values(ascending=False, kind="stable").index:
         here = runs[(runs[PLACE] == list(place)).all(axis=1)]
         ranks = [PREFERRED.index(m) if m in PREFERRED else len(PREFERRED) for m in here["method"]]
+        rows = here.iloc[np.argsort(ranks, kind="stable")].to_dict("records")
         parts: list[pd.DataFrame] = []
-        for row in here.iloc[np.argsort(ranks, kind="stable")].to_dict("records"):
-            points = _embed(load_samples(study, row["run_id"])) if len(parts) < 2 else pd.DataFrame()
-            if len(points):
-                parts.append(points.assign(**{name: row[name] for name in COLUMNS[:4]}))
+        for start in range(0, len(rows), 2):
+            parts += _embed_together(study, rows[start : start + 2]) if len(parts) < 2 else []
         if parts:
-            return pd.concat(parts, ignore_index=True)[list(COLUMNS)]
+            return pd.concat(parts[:2], ignore_index=True)[list(COLUMNS)]
     return pd.DataFrame(columns=list(COLUMNS))
+
+
+def _embed_together(study: Study, rows: Sequence[dict[Any, Any]]) -> list[pd.DataFrame]:
+    """Return the points of those of the runs that have some, each embedded in a thread of its own."""
+    samples = [load_samples(study, row["run_id"]) for row in rows]
+    # The limit holds for the whole process, so it must not end while another thread computes.
+    with threadpool_limits(1), ThreadPoolExecutor() as threads:
+        points = list(threads.map(_embed, samples))
+    return [
+        part.assign(**{name: row[name] for name in COLUMNS[:4]})
+        for row, part in zip(rows, points, strict=True)
+        if len(part)
+    ]
 
 
 def _embed(samples: Mapping[str, np.ndarray]) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from harness.errors import visible
 from reports.study import STATES
@@ -29,6 +29,7 @@ WIDE = 620
 """Width in pixels above which a figure spans the page."""
 
 _ADDRESS = re.compile(r"https?://[^\s\\]+|(?!/)[^:/?#\s\\]*([/?#][^\s\\]*)?", re.IGNORECASE)
+_MARKS = {BEST: "<b>{}</b>", SECOND: "<u>{}</u>"}
 _SPREAD = re.compile(r"(.*\S) (± \S.*)")
 _SVG = re.compile(r"<svg\b[^>]*>")
 _LENGTH = re.compile(r'\s(width|height)="(\d+\.?\d*)(pt|px|)"')
@@ -110,8 +111,10 @@ def page(report: Report) -> str:
     svgs = [f.svg.encode("utf-8", "replace") if isinstance(f.svg, str) else f.svg for f in report.figures]
     images = {i: f"data:image/svg+xml;base64,{b64encode(svg).decode()}" for i, svg in enumerate(svgs)}
     text = _render(report, images)
-    while images and len(text.encode()) > LIMIT:
-        del images[max(images, key=lambda i: len(images[i]))]
+    while images and (excess := len(text.encode()) - LIMIT) > 0:
+        # Rendering takes seconds, so all images that are too much are removed before the next one.
+        while images and excess > 0:
+            excess -= len(images.pop(max(images, key=lambda i: len(images[i]))))
         text = _render(report, images)
     return text
 
@@ -142,9 +145,9 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.globals |= {"zip": zip, "BEST": BEST, "SECOND": SECOND, "STATES": STATES, "WIDE": WIDE}
+    environment.globals |= {"zip": zip, "cell": cell, "STATES": STATES, "WIDE": WIDE}
     environment.tests["linkable"] = linkable
-    for function in (choices, mean_and_spread, page_columns, screen_size, sha256, sort_key):
+    for function in (choices, page_columns, screen_size, sha256):
         environment.filters[function.__name__] = function
     return environment
 
@@ -191,6 +194,32 @@ def page_columns(part: Part, menus: Iterable[str]) -> list[PageColumn]:
         )
         for index, column in enumerate(part.columns)
     ]
+
+
+def cell(value: Value, column: PageColumn) -> Markup:
+    """Return a table's cell; a macro of the template would take most of the time of a large page."""
+    mean, spread = mean_and_spread(value, column)
+    kind, key = sort_key(value, column)
+    mark = _MARKS.get(value.rank, "{}")
+    text = mark.format(escape(mean))
+    # A separate element for the spread aligns the means of a column.
+    text += f' <span class="sd">{escape(spread)}</span>' if spread else ""
+    start = _anchor(value.link) if mean else ""
+    text = f"{start}{text}</a>" if start else text
+    head, tail = ('th scope="row"', "th") if column.head else ("td", "td")
+    classes = f' class="{column.classes}"' if column.classes else ""
+    order = f' data-{kind}="{escape(printable(key))}"' if kind else ""
+    return Markup(f"<{head}{classes}{order}>{text}</{tail}>")
+
+
+@functools.lru_cache(maxsize=1024)  # the cells of a row share an address
+def _anchor(address: str) -> str:
+    """Return the start tag of a link, or an empty text for an address that is not `linkable`."""
+    if not linkable(address):
+        return ""
+    web = address.lower().startswith("http")
+    more = ' target="_blank" rel="noopener noreferrer"' if web else ""
+    return f'<a href="{escape(printable(address))}"{more}>'
 
 
 def sort_key(value: Value, column: PageColumn) -> tuple[str, str]:

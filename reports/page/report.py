@@ -20,6 +20,7 @@ from reports.page.departures import departures
 from reports.page.html import Failure, PageFigure, Report, page
 from reports.study import OUTCOMES, Study
 from reports.tables import sweeps
+from reports.tables.clips import clip_table
 from reports.tables.cost import cost_table
 from reports.tables.datasets import dataset_table
 from reports.tables.scores import score_table
@@ -81,6 +82,7 @@ def all_tables(study: Study, comparison: pd.DataFrame) -> list[Table]:
         score_table(ablation, "table4_ablation", ablation_title, study, commands.ablation(study)),
         cost_table(study, ORDER),
         score_table(occlusion, "occlusion", occlusion_title, study, commands.occluded(study)),
+        clip_table(study, ORDER),
     ]
 
 

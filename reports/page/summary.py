@@ -10,8 +10,8 @@ import pandas as pd
 
 from harness.files import safe_name
 from reports import commands
-from reports.names import METRIC_NAMES
-from reports.page.verdicts import by_dataset, p_text, signed
+from reports.names import METRIC_NAMES, signed
+from reports.page.verdicts import by_dataset, p_text
 from reports.stats import comparison
 from reports.stats.comparison import BASELINE, VERDICTS
 from reports.stats.permutation import LEVEL

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from reports.names import signed
 from reports.stats.intervals import FEWEST
 from reports.study import Study
 from reports.tables.seed_means import place
@@ -24,11 +25,6 @@ def by_dataset(study: Study, gains: pd.DataFrame, baseline: str, order: Sequence
         ranked = part.sort_values(["lacking", "gain", "method"], ascending=[True, False, True])
         text = " ".join(_sentences(study, ranked.to_dict("records"), baseline))
         yield f"{dataset}, test MAE: {text[0].lower() if text.startswith('Undecided') else text[0]}{text[1:]}"
-
-
-def signed(value: float) -> str:
-    """Format a number with its sign; a value that rounds to zero is +0.000."""
-    return f"{round(value, 3) + 0.0:+.3f}"
 
 
 def p_text(value: float) -> str:

@@ -6,7 +6,8 @@ sums. `video_moves` thus equals `harness.metrics.score` on the other clips, with
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,6 +17,24 @@ from harness.metrics import METRICS, SIMS_EDGES, binned, rounded
 Scores = np.ndarray
 _CELLS_AT_ONCE = 256
 _SPREAD_OF_NOISE = 1e-12
+
+
+@dataclass(frozen=True)
+class ClipErrors:
+    """Absolute errors of runs on the clean clips of a test split.
+
+    by_video: whether ids name videos; else each clip counts as a video.
+
+    Shape:
+        ids: (clips,) unicode. labels: (clips,). videos: (clips,), the video of each clip: 0, 1, ...
+        errors[run_id]: (clips,).
+    """
+
+    ids: np.ndarray
+    labels: np.ndarray
+    videos: np.ndarray
+    by_video: bool
+    errors: Mapping[str, np.ndarray]
 
 
 class _Sums:
@@ -52,23 +71,48 @@ def video_moves(
     if metric not in METRICS[kind]:
         raise ValueError(f"{metric} is not among the metrics of {kind}")
     sums, labels = _Sums(groups), labels.astype(np.float64)
-    count = sums(np.ones(len(labels)))
-    shares = 1 - count[0, 1:] / count[0, 0]
     parts = []
     for start in range(0, len(predictions), _CELLS_AT_ONCE):
         block = predictions[start : start + _CELLS_AT_ONCE].astype(np.float64)
         # A video may hold all clips, and scores of the others are undefined then.
         with np.errstate(invalid="ignore", divide="ignore"):
             parts.append(_scores(kind, metric, block, labels, groups, sums))
-    scores = np.concatenate(parts) if parts else np.empty((0, count.shape[1]))
-    return scores[:, 0], (1 - shares) * (scores[:, :1] - scores[:, 1:])
+    count = sums(np.ones(len(labels)))
+    return _with_moves(np.concatenate(parts) if parts else np.empty((0, count.shape[1])), count)
+
+
+def mean_moves(values: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return means over clips, and each video's move of them, see `video_moves`.
+
+    Shape:
+        values: (rows, clips). groups: (clips,). Output: means (rows,), moves (rows, videos).
+    """
+    sums = _Sums(groups)
+    count = sums(np.ones(len(groups)))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return _with_moves(sums(values) / count, count)
+
+
+def absolute_errors(kind: str, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return the errors of which the MAE of this kind of metrics is the mean. Shape: (..., clips)."""
+    predictions, labels = (_on_scale(kind, values.astype(np.float64)) for values in (predictions, labels))
+    return np.abs(predictions - labels)
+
+
+def _with_moves(scores: Scores, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return scores of all clips, and moves. count: clips of all, and of all but each video."""
+    others = count[0, 1:] / count[0, 0]
+    return scores[:, 0], others * (scores[:, :1] - scores[:, 1:])
+
+
+def _on_scale(kind: str, values: np.ndarray) -> np.ndarray:
+    return np.clip(values, -1, 1) if kind == "sims" else values
 
 
 def _scores(
     kind: str, metric: str, predictions: np.ndarray, labels: np.ndarray, groups: np.ndarray, sums: _Sums
 ) -> Scores:
-    if kind == "sims":
-        predictions, labels = np.clip(predictions, -1, 1), np.clip(labels, -1, 1)
+    predictions, labels = _on_scale(kind, predictions), _on_scale(kind, labels)
     if metric in _ERRORS:
         return _ERRORS[metric](predictions, labels, sums)
     if metric == "spearman":

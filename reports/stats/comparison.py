@@ -7,7 +7,8 @@ direction of the metric. Frames are sorted by name and do not depend on the orde
 
 ``low_seeds`` and ``high_seeds`` bound the 95% interval over seeds, for these test clips; ``low`` and ``high``
 bound that for other clips, see `reports.stats.noise`, and stay NaN without the predictions of the cells.
-``verdict`` is one of `VERDICTS`, see `verdict`. With one seed, intervals and p-values stay empty.
+``verdict`` is one of `VERDICTS`, see `verdict` of `reports.stats.noise`. With one seed, intervals and
+p-values stay empty.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ import pandas as pd
 from harness.config.tuned import tuned_label
 from harness.errors import unknown
 from harness.metrics import DIRECTION
-from reports.stats.intervals import FEWEST, probability_of_improvement, stratified_interval, t_half_width
-from reports.stats.noise import Noise, noise_of, other_clips
+from reports.stats.intervals import probability_of_improvement, stratified_interval, t_half_width
+from reports.stats.noise import Noise, noise_of, other_clips, verdict
 from reports.stats.permutation import holm, wilcoxon_p
 
 TASK = ("dataset", "backbone")
@@ -112,21 +113,6 @@ def paired_everywhere(
     return _frame(pairs, (*keys, "difference", "gain", "moves"))
 
 
-def verdict(seeds: int, low: float, high: float, margin: float | None = None) -> str:
-    """Return one of `VERDICTS` for a gain whose interval for other clips is [low, high].
-
-    "equal" needs a margin that the user states, and an interval within it, whatever its side of 0; "better"
-    and "worse" need an interval that excludes 0. All three need three seeds: with two, an interval excludes 0
-    only if both differences happen to agree. Not corrected for multiple comparisons: if no method has an
-    effect, one verdict in twenty is a false positive.
-    """
-    if seeds < FEWEST or math.isnan(low):
-        return "undecided"
-    if margin is not None and -margin < low and high < margin:
-        return "equal"
-    return "better" if low > 0 else "worse" if high < 0 else "undecided"
-
-
 def intervals(
     pairs: pd.DataFrame, clips: Clips | None = None, margins: Mapping[str, float] | None = None
 ) -> pd.DataFrame:
@@ -139,7 +125,8 @@ def intervals(
     more = [name for name in (*RATIO, "metric") if name in pairs.columns]
     keys = [*TASK, *more, "method"]
     # Fix the order, because the last bits of a sum depend on it.
-    groups = pairs.sort_values([*keys, "gain"]).groupby(keys, observed=True)
+    pairs = pairs.sort_values([*keys, "gain"])
+    groups = pairs.groupby(keys, observed=True)
     table = groups["gain"].agg(n="count", gain="mean", std="std").reset_index()
     # Equal differences do not measure noise (accuracy on a small split is discrete, and seeds may train
     # alike); an interval of zero width would claim certainty.
@@ -147,7 +134,13 @@ def intervals(
     wide = half > 1e-9 * (table["gain"].abs() + half)
     half = np.where(wide, half, math.nan)
     table["low_seeds"], table["high_seeds"] = table["gain"] - half, table["gain"] + half
-    noises = [_noise([part], clips) for _, part in groups]
+    # Iterating over the groups themselves would take most of the time of a table.
+    starts = groups.size().cumsum().to_numpy()[:-1]
+    parts = (np.split(pairs[name].to_numpy(), starts) for name in ("gain", "moves"))
+    noises = [
+        _noise(name, [gains], [moves], clips)
+        for name, gains, moves in zip(table["dataset"], *parts, strict=False)
+    ]
     ends = zip(table["gain"], table["low_seeds"], table["high_seeds"], noises, strict=True)
     table[["low", "high"]] = [_wider(*row) for row in ends] or np.empty((0, 2))
     metrics = table["metric"] if "metric" in more else [pairs.attrs.get("metric", "")] * len(table)
@@ -181,7 +174,7 @@ def noises(pairs: pd.DataFrame, clips: Clips | None) -> dict[tuple[str, str], tu
     found = {}
     for (dataset, method), part in pairs.groupby(["dataset", "method"], observed=True):
         strata = [stratum for _, stratum in part.groupby("backbone", observed=True)]
-        noise = _noise(strata, clips)
+        noise = _noise_of_frames(strata, clips)
         if noise is not None:
             found[str(dataset), str(method)] = noise, len(part) / len(strata)
     return found
@@ -289,13 +282,23 @@ def _pairs(values: pd.DataFrame, keys: Sequence[str], baseline: str) -> pd.DataF
     return groups["difference"].mean().reset_index().assign(moves=_mean_moves(moves, groups.ngroup()))
 
 
-def _noise(strata: Sequence[pd.DataFrame], clips: Clips | None) -> Noise | None:
-    """Return the noise of the mean gain over strata; None if the predictions of a cell are missing."""
-    if clips is None or not strata or any(move is None for part in strata for move in part["moves"]):
+def _noise_of_frames(strata: Sequence[pd.DataFrame], clips: Clips | None) -> Noise | None:
+    """Compute `_noise` of the pairs of each stratum."""
+    gains, moves = ([part[name].to_numpy() for part in strata] for name in ("gain", "moves"))
+    return _noise(strata[0]["dataset"].iloc[0], gains, moves, clips)
+
+
+def _noise(
+    dataset: str, gains: Sequence[np.ndarray], moves: Sequence[np.ndarray], clips: Clips | None
+) -> Noise | None:
+    """Return the noise of the mean gain over strata; None if the predictions of a cell are missing.
+
+    Shape:
+        gains: per stratum (seeds,). moves: per stratum (seeds,) arrays of (videos,), or None.
+    """
+    if clips is None or any(move is None for part in moves for move in part):
         return None
-    gains = [part["gain"].to_numpy(float) for part in strata]
-    shares = clips.shares(strata[0]["dataset"].iloc[0])
-    return noise_of(gains, [np.stack(part["moves"].tolist()) for part in strata], shares)
+    return noise_of(gains, [np.stack(part.tolist()) for part in moves], clips.shares(dataset))
 
 
 def _wider(gain: float, low: float, high: float, noise: Noise | None) -> tuple[float, float]:
@@ -315,7 +318,7 @@ def _pooled(part: pd.DataFrame, clips: Clips | None, margin: float | None) -> tu
     strata = [stratum for _, stratum in groups]
     means, sizes = np.array([s["gain"].mean() for s in strata]), [len(s) for s in strata]
     these = _with_width(stratified_interval(part["gain"].to_numpy(), part["backbone"]))
-    noise = None if math.isnan(these[0]) else _noise(strata, clips)
+    noise = None if math.isnan(these[0]) else _noise_of_frames(strata, clips)
     other = _wider(means.mean(), *these, noise)
     mark = verdict(min(sizes), *other, margin)
     p = math.nan if math.isnan(these[0]) else wilcoxon_p(means)

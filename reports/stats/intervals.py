@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Hashable, Iterable
 
@@ -71,11 +72,11 @@ def stratified_interval(
     freedom = sum(len(part) - 1 for part in parts)
     if not freedom:
         return math.nan, math.nan
-    generator = np.random.default_rng(0)
     moves = np.zeros(resamples)
+    drawn = iter(_all_counts(tuple(len(part) for part in parts if len(part) > 1), resamples))
     for part in parts:
         if len(part) > 1:
-            means = (_counts(generator, len(part), resamples) * part).sum(axis=1) / len(part)
+            means = (next(drawn) * part).sum(axis=1) / len(part)
             moves += (means - part.mean()) * math.sqrt(len(part) / (len(part) - 1))
     tail = (1 - confidence) / 2
     scale = float(t.isf(tail, freedom) / norm.isf(tail)) / len(parts)
@@ -166,6 +167,13 @@ def _strata(values: np.ndarray, strata: Iterable[Hashable]) -> list[np.ndarray]:
     for name, value in zip(strata, values.tolist(), strict=True):
         parts.setdefault(name, []).extend([value] * math.isfinite(value))
     return [np.array(part) for part in sorted(map(sorted, parts.values())) if part]
+
+
+@functools.lru_cache(maxsize=2)  # most intervals of a study have equally many values
+def _all_counts(sizes: tuple[int, ...], resamples: int) -> list[np.ndarray]:
+    """Return `_counts` of strata of these sizes, always the same ones."""
+    generator = np.random.default_rng(0)
+    return [_counts(generator, n, resamples) for n in sizes]
 
 
 def _counts(generator: np.random.Generator, n: int, resamples: int) -> np.ndarray:

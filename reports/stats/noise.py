@@ -17,6 +17,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from reports.stats.intervals import FEWEST
+
 LEVEL, POWER = 0.05, 0.8
 
 
@@ -106,6 +108,21 @@ def other_clips(gain: float, these: tuple[float, float], noise: Noise) -> tuple[
     """Return the interval for other clips, which covers the interval ``these`` for these clips."""
     half = noise.half_width()
     return min(these[0], gain - half), max(these[1], gain + half)
+
+
+def verdict(seeds: int, low: float, high: float, margin: float | None = None) -> str:
+    """Return one of `VERDICTS` for a gain whose interval for other clips is [low, high].
+
+    "equal" needs a margin that the user states, and an interval within it, whatever its side of 0; "better"
+    and "worse" need an interval that excludes 0. All three need three seeds: with two, an interval excludes 0
+    only if both differences happen to agree. Not corrected for multiple comparisons: if no method has an
+    effect, one verdict in twenty is a false positive.
+    """
+    if seeds < FEWEST or math.isnan(low):
+        return "undecided"
+    if margin is not None and -margin < low and high < margin:
+        return "equal"
+    return "better" if low > 0 else "worse" if high < 0 else "undecided"
 
 
 def _correction(shares: np.ndarray) -> tuple[float, float]:

@@ -1,18 +1,22 @@
 """Statistics of a sweep: settings ranked by their objective, a permutation test, and verdicts in words.
 
-All functions are pure; their input is the tidy frame of trials, see `reports.trials`.
+All functions are pure; their input is the tidy frame of trials, see `reports.trials`. Verdicts on the test
+split need ``clips``, the predictions of the runs, and ``margins``, see `reports.stats.comparison`.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from harness.metrics import DIRECTION
+from reports.names import signed
+from reports.stats.comparison import BASELINE, Clips, intervals, paired
 from reports.stats.intervals import mean_and_std, t_interval
 from reports.stats.permutation import LEVEL, permutation_p, smallest_p
 
@@ -56,9 +60,21 @@ def settings_table(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).astype({"rank": "Int64"})
 
 
-def verdicts(frame: pd.DataFrame) -> list[Verdict]:
+def verdicts(
+    frame: pd.DataFrame, clips: Clips | None = None, margins: Mapping[str, float] | None = None
+) -> list[Verdict]:
     """Return a verdict per group of the tidy frame, sorted by name."""
-    return [verdict(part) for _, part in frame.groupby(list(GROUP))]
+    return [verdict(part, clips, margins) for _, part in frame.groupby(list(GROUP))]
+
+
+def compared_runs(frame: pd.DataFrame) -> set[str]:
+    """Return the ids of the runs whose predictions the verdicts need: of best settings and defaults."""
+    return {
+        run_id
+        for _, part in frame.groupby(list(GROUP))
+        for row in _best_and_default(_complete(part))
+        for run_id in part.loc[part["params"] == row["params"], "run_id"]
+    }
 
 
 def _wide(part: pd.DataFrame) -> pd.DataFrame:
@@ -102,9 +118,21 @@ def _natural(params: str) -> list[tuple[float, str]]:
     return [(v, "") if isinstance(v, (int, float)) else (math.inf, json.dumps(v)) for v in values]
 
 
-def verdict(part: pd.DataFrame) -> Verdict:
+def _complete(part: pd.DataFrame) -> list[dict[Any, Any]]:
+    """Return the rows of `ranked` that have a rank."""
+    return [row for row in ranked(part) if row["cost"] < math.inf]
+
+
+def _best_and_default(rows: list[dict[Any, Any]]) -> list[dict[Any, Any]]:
+    """Return the best setting and, if it is another one, the default; rows: best first."""
+    return rows[:1] + [row for row in rows[1:] if row["default"]]
+
+
+def verdict(
+    part: pd.DataFrame, clips: Clips | None = None, margins: Mapping[str, float] | None = None
+) -> Verdict:
     """Compute the verdict of one group of the tidy frame."""
-    rows = [row for row in ranked(part) if row["cost"] < math.inf]
+    rows = _complete(part)
     states = list(part.drop_duplicates("params")["state"])
     wide = _wide(part)[[row["params"] for row in rows]].dropna(axis=1, how="all")
     same = identical_columns(wide)
@@ -118,7 +146,7 @@ def verdict(part: pd.DataFrame) -> Verdict:
     texts = [_finding(rows, flat, values.shape, p), "" if flat else _on_valid(rows, default)]
     if p is not None and not flat and "pruned" in states:
         texts.insert(1, f"The permutation test runs over the {len(rows)} settings trained to their end.")
-    texts += [_twins(same, flat), _on_test(part, rows, default), _lost(part, states)]
+    texts += [_twins(same, flat), _on_test(part, rows, clips, margins), _lost(part, states)]
     return Verdict(
         *(sweep, dataset, backbone, method),
         best=rows[0]["params"] if rows else None,
@@ -189,25 +217,44 @@ def _twins(same: list[list[str]], flat: bool) -> str:
     return text if groups and not flat else ""
 
 
-def _on_test(part: pd.DataFrame, rows: list[dict[Any, Any]], default: dict[Any, Any] | None) -> str:
+def _on_test(
+    part: pd.DataFrame,
+    rows: list[dict[Any, Any]],
+    clips: Clips | None,
+    margins: Mapping[str, float] | None,
+) -> str:
     """Compare the best setting with the default on the test split, paired by seed."""
     if not rows or rows[0]["default"]:
         return ""
-    if default is None:
+    best, *others = [row["params"] for row in _best_and_default(rows)]
+    if not others:
         return f"The default {'has no complete trial' if part['default'].any() else 'was not tried'}."
-    pairs = _of(_wide(part), "test/mae")[[rows[0]["params"], default["params"]]].dropna().to_numpy()
-    if not len(pairs):
+    tests = part[(part["split"] == "test") & (part["metric"] == "mae") & part["params"].isin([best, *others])]
+    names = tests["params"].map({best: "best", others[0]: BASELINE})
+    cells = tests.assign(method=names, occlusion_protocol="test", occlusion_ratio=0.0, environment="")
+    pairs = paired(cells, "mae", clips=clips)
+    if pairs.empty:
         return ""
-    (best, usual), (low, high) = pairs.mean(axis=0), t_interval(pairs[:, 0] - pairs[:, 1])
-    spread = (
-        f"95% interval over seeds {low:+.3f} to {high:+.3f}, n = {len(pairs)}"
-        if len(pairs) > 1
-        else "one seed"
-    )
-    # Only differences for these clips: a sweep chooses by the validation split, and claims nothing here.
-    noise = ", inside the noise between seeds" if low <= 0 <= high else ""
-    scores = f"MAE {best:.3f}, the default {usual:.3f} (difference {best - usual:+.3f}, {spread}){noise}"
-    return f"On the test split, the best setting ({_label(rows[0]['params'])}) has {scores}."
+    both = cells[cells["seed"].isin(pairs["seed"])].groupby("method")["value"].mean()
+    [row] = intervals(pairs, clips, margins).to_dict("records")
+    spread = ", ".join(_spread(row))
+    scores = f"MAE {both['best']:.3f}, the default {both[BASELINE]:.3f}"
+    judged = f": {row['verdict']}" if row["n"] > 1 else ""
+    text = f"{scores} (difference {signed(-row['gain'])}, {spread}){judged}"
+    return f"On the test split, the best setting ({_label(best)}) has {text}."
+
+
+def _spread(row: Mapping[Any, Any]) -> Iterator[str]:
+    """Yield what is known of the uncertainty of a row of `intervals`, as intervals of the difference."""
+    if row["n"] == 1:
+        yield "one seed"
+        return
+    for end, words in (("_seeds", "95% interval over seeds"), ("", "for other seeds and clips")):
+        # A gain is a lower MAE.
+        low, high = -row[f"high{end}"], -row[f"low{end}"]
+        if not math.isnan(low):
+            yield f"{words} {signed(low)} to {signed(high)}"
+    yield f"n = {row['n']}"
 
 
 def _lost(part: pd.DataFrame, states: list[str]) -> str:

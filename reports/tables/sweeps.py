@@ -14,7 +14,6 @@ from urllib.parse import quote
 import pandas as pd
 
 from harness.files import safe_name
-from reports.mlflow_links import Links
 from reports.stats.intervals import FEWEST
 from reports.stats.settings import (
     ENDS,
@@ -46,7 +45,7 @@ def sweep_tables(study: Study) -> list[Table]:
     tables = []
     for sweep, trials in study.trials.groupby("sweep"):
         title = f"Study {study.name}: sweep {sweep}"
-        parts = [_part(part, title, study.links) for _, part in trials.groupby(list(GROUP))]
+        parts = [_part(part, title, study) for _, part in trials.groupby(list(GROUP))]
         csv = settings_table(trials).to_csv(index=False, lineterminator="\n")
         tables.append(Table(f"sweep_{file_name(str(sweep))}", _marked(title, trials), parts, NOTES, csv))
     return tables
@@ -80,7 +79,7 @@ def file_name(sweep: str) -> str:
     return safe if len(safe) <= 150 else f"{safe[:120]}_{hashlib.sha256(safe.encode()).hexdigest()[:16]}"
 
 
-def _part(trials: pd.DataFrame, title: str, links: Links) -> Part:
+def _part(trials: pd.DataFrame, title: str, study: Study) -> Part:
     """Build a part from the settings of one group, best first, with the verdict as its text."""
     group = {name: str(trials[name].iloc[0]) for name in GROUP}
     rows, objective = ranked(trials), trials["objective"].iloc[0]
@@ -90,13 +89,14 @@ def _part(trials: pd.DataFrame, title: str, links: Links) -> Part:
     titles = ["Rank", *names, "Seeds", goal, "Test MAE ↓", "Test Corr ↑", "Note"]
     values = []
     for settings, row in zip(params, rows, strict=True):
-        link = links.runs({"kind": "trial", **group, "trial": str(row["trial"])})
+        link = study.links.runs({"kind": "trial", **group, "trial": str(row["trial"])})
         texts = _texts(row, [value_text(settings[name]) if name in settings else DASH for name in names])
         cells = [Value(text, order=_sorted_by(text), link=link) for text in texts]
         values.append([replace(cells[0], link=""), *cells[1:]])
     heading = f"{group['method']} with {group['backbone']} on {group['dataset']}"
     columns = [Column(text, number=text != "Note") for text in titles]
-    return Part(columns, [values], _marked(f"{title}, {heading}", trials), heading, verdict(trials).sentence)
+    text = verdict(trials, study.clips, study.margins).sentence
+    return Part(columns, [values], _marked(f"{title}, {heading}", trials), heading, text)
 
 
 def _texts(row: Mapping[Any, Any], settings: list[str]) -> list[str]:

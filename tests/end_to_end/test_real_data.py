@@ -37,8 +37,8 @@ def numbers(var_dir, file, *settings):
 
 @pytest.mark.slow
 def test_lmf_without_mixing_on_2199_clips(var_dir):
-    """A missing modality (vision is all zeros), no NaN anywhere, and the floor of the two seeds' mean."""
-    frame = numbers(var_dir, "mosi_text_audio.pkl", "backbones=[lmf]", "methods=[none]", "seeds=[1111,1112]")
+    """A missing modality (vision is all zeros), no NaN anywhere, and the floor."""
+    frame = numbers(var_dir, "mosi_text_audio.pkl", "backbones=[lmf]", "methods=[none]", "seeds=[1111]")
     assert frame["value"].notna().all()
     test = frame[frame["split"] == "test"].groupby("metric")["value"].mean()
     assert test["corr"] >= 0.65

@@ -50,7 +50,7 @@ def test_moves_are_those_of_each_runs_predictions_by_video():
             np.testing.assert_array_equal(moves, expected[0])
     assert clips.moves(rows("x"), "loss") == [None], "not a function of predictions alone"
     assert clips.moves(rows("x", ratio=0.7), "mae") == [None]
-    assert clips.without_predictions() == 0
+    assert clips.without_predictions([run("x"), run("y")]) == 0
 
 
 def test_runs_without_predictions_or_on_other_clips_are_counted_and_have_no_moves():
@@ -58,7 +58,8 @@ def test_runs_without_predictions_or_on_other_clips_are_counted_and_have_no_move
     clips = StudyClips([run(name) for name in (*stored, "gone")], {"mosi": "mosi"}, lambda _: stored)
     moves = clips.moves(rows("x", "other", "gone"), "mae")
     assert [move is None for move in moves] == [False, True, True]
-    assert clips.without_predictions() == 2
+    assert clips.without_predictions([run(name) for name in (*stored, "gone")]) == 2
+    assert clips.without_predictions([run("x"), run("gone")]) == 1
     assert clips.moves(rows("x", dataset="sims"), "mae") == [None]
     assert clips.shares("sims").size == 0
 

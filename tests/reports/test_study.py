@@ -82,7 +82,15 @@ def test_data_sets_are_described_and_those_of_earlier_requests_stay(var):
         assert split["negative"] + split["neutral"] + split["positive"] == pytest.approx(1)
         assert 1 < split["videos"] < split["clips"]
         assert all(0 < x["median"] <= x["p95"] <= entry["steps"][m] for m, x in split["lengths"].items())
-    numbers = dataset_numbers(load(var))
+    study = load(var)
+    errors, pairs = study.clip_pairs["synthetic_mosi"]
+    assert len(pairs), "each run has predictions"
+    lengths = study.text_lengths("synthetic_mosi", errors.ids)
+    assert len(lengths) == entry["splits"]["test"]["clips"]
+    assert np.median(lengths) == entry["splits"]["test"]["lengths"]["text"]["median"]
+    assert study.text_lengths("synthetic_mosi", ["unknown"]) is None
+    assert study.text_lengths("mosei", errors.ids) is None
+    numbers = dataset_numbers(study)
     assert list(zip(numbers["dataset"], numbers["split"], strict=True)) == [
         (name, split) for name in sorted(described) for split in ("train", "valid", "test")
     ]

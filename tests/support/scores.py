@@ -1,13 +1,16 @@
 """Frames of scores and of pairs for the tests of comparisons, small enough to follow by hand."""
 
 import itertools
+import zlib
 
 import numpy as np
 import pandas as pd
 
+from reports.stats.clips import ClipErrors
 from reports.stats.comparison import PAIRS, SCORES
 
 VIDEOS = 10
+CLIPS = np.array([f"{k // 2}$_${k % 2}" for k in range(2 * VIDEOS)])
 
 
 def score(method, value, dataset="mosi", backbone="misa", seed=0, metric="acc2", **others):
@@ -43,6 +46,36 @@ class StillClips:
 
     def shares(self, dataset):
         return np.full(VIDEOS, 1 / VIDEOS)
+
+    def errors(self, dataset):
+        return None
+
+
+class SwingingClips(StillClips):
+    """Clips of which each video moves the scores of some runs by a constant times ``size``.
+
+    named: function of a run's id that says whether its scores move.
+    """
+
+    def __init__(self, size, named):
+        self.size, self.named = size, named
+
+    def moves(self, scores, metric):
+        return [np.linspace(-1, 1, VIDEOS) * self.size * self.named(name) for name in scores["run_id"]]
+
+
+class DrawnErrors(StillClips):
+    """Two clips a video, on which each run has errors of its own."""
+
+    def errors(self, dataset):
+        return ClipErrors(CLIPS, np.linspace(-3, 3, len(CLIPS)), np.repeat(range(VIDEOS), 2), True, Drawn())
+
+
+class Drawn:
+    """Errors of any run, which its id determines."""
+
+    def get(self, run_id):
+        return np.random.default_rng(zlib.crc32(run_id.encode())).random(len(CLIPS))
 
 
 STILL = StillClips()

@@ -21,7 +21,7 @@ from reports.study import OUTCOMES, SAMPLE_KEYS, Study
 from reports.tables.scores import score_table
 from reports.tables.table import Table, to_latex, to_markdown
 from reports.trials import COLUMNS as TRIAL_COLUMNS
-from tests.support.scores import STILL
+from tests.support.scores import CLIPS, DrawnErrors
 
 KINDS = {"synthetic_mosi": "mosi", "synthetic_mosei": "mosei", "synthetic_sims": "sims", "likert": "score"}
 SYNTHETIC = tuple(name for name in KINDS if name.startswith("synthetic"))
@@ -83,7 +83,7 @@ def make_study(
         sampled.reset_index(drop=True),
         arrays.__getitem__,
         {"PyTorch": "2.13.0", "commit": "0" * 40},
-        clips=STILL,
+        clips=DrawnErrors(),
     )
 
 
@@ -257,6 +257,7 @@ def make_trials(seeds=2) -> pd.DataFrame:
                 ):
                     split, metric = key.split("/")
                     own = {"seed": 1111 + s, "split": split, "metric": metric, "value": value}
+                    own["run_id"] = f"{sweep}-{number}-{s}"
                     rows.append({**common, **trial, **own})
     return pd.DataFrame(rows, columns=list(TRIAL_COLUMNS)).astype({"seed": "Int64"})
 
@@ -278,4 +279,5 @@ def describe(dataset: str) -> dict:
         "widths": dict(zip(MODALITIES, (32, 8, 12), strict=True)),
         "steps": dict(zip(MODALITIES, (16, 20, 20), strict=True)),
         "splits": {name: {"clips": n, "videos": n // 6, **shares, "lengths": lengths} for name, n in sizes},
+        "test_lengths": {name: 5 + k for k, name in enumerate(CLIPS)},
     }

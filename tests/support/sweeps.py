@@ -38,7 +38,7 @@ class Sweep:
             metrics = score if isinstance(score, dict) else {
                 "valid/loss": score[0], "test/mae": score[1], **usual}  # fmt: skip
             names[str(seed)] = f"{self.name} {self.dataset} {self.backbone} {number} {seed}"
-            self.cells[names[str(seed)]] = SimpleNamespace(metrics=metrics)
+            self.cells[names[str(seed)]] = SimpleNamespace(metrics=metrics, run_id=names[str(seed)])
         means = [self.cells[cell_id].metrics[self.objective] for cell_id in names.values()]
         metrics = {"objective": statistics.fmean(means)} if means and state == "complete" else {}
         own = {"sweep": self.name, "dataset": self.dataset, "backbone": self.backbone, "method": "ms_mix"}

@@ -7,7 +7,8 @@ import pytest
 
 from harness.tracking.tracker import Tracker
 from reports.stats.settings import verdicts
-from reports.trials import load_trials
+from reports.study import load_study
+from reports.study_runs import StudyRuns
 from sweeps.run import main
 from tests.support.delta_worlds import SETTINGS, islands, noise, plain
 from tests.support.drivers.sweeping import trials_of
@@ -26,7 +27,8 @@ def sweep(var, world, *more):
 
 
 def verdict_of(var):
-    [verdict] = verdicts(load_trials(Tracker(None, var, "s", create=False)))
+    study = load_study(StudyRuns(Tracker(None, var, "s", create=False)))
+    [verdict] = verdicts(study.trials, study.clips)
     return verdict
 
 

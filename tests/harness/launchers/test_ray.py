@@ -167,6 +167,7 @@ def test_only_who_has_the_token_may_use_a_cluster(var_dir, tmp_path):
     assert_once(var_dir)
 
 
+@pytest.mark.soak
 def test_a_sweep_with_everything_in_postgres_and_its_driver_killed(var_dir, tmp_path, new_var, cluster):
     """Optuna, ledger and MLflow; the server is in the same network."""
     undisturbed = new_var(tmp_path / "undisturbed")

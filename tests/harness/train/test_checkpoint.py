@@ -314,7 +314,7 @@ def test_a_study_resumes_a_failed_cell_and_leaves_no_checkpoint(var_dir, train_s
 
 @pytest.mark.slow
 def test_killed_workers_and_drivers_cost_no_bit(var_dir, train_study):
-    more = [*ONE, "train.max_epochs=300", "train.patience=300"]
+    more = [*ONE, "train.max_epochs=120", "train.patience=120"]
     reference = train_study(*more)
     folder = var_dir / "checkpoints" / "s"
     for victim in ("worker", "driver"):

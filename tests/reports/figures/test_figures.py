@@ -1,4 +1,4 @@
-"""Figures 4 to 9: their numbers against slow loops, and that no study breaks or changes a drawing."""
+"""Figures 4 to 10: their numbers against slow loops, and that no study breaks or changes a drawing."""
 
 import json
 import math
@@ -13,13 +13,13 @@ from scipy.stats import t, ttest_1samp
 
 from harness.metrics import DIRECTION
 from reports import commands
-from reports.figures import forest, mechanism, occlusion, radar, style, sweeps
+from reports.figures import forest, kinds, mechanism, occlusion, radar, style, sweeps
 from reports.figures import ranks as ranking
 from reports.page.report import place
 from reports.stats.comparison import clean
 from tests.support.studies import empty_study, make_study
 
-FIGURES = [module.FIGURE for module in (sweeps, occlusion, radar, ranking, forest, mechanism)]
+FIGURES = [module.FIGURE for module in (sweeps, occlusion, radar, ranking, forest, mechanism, kinds)]
 each_figure = pytest.mark.parametrize("figure", FIGURES, ids=lambda figure: figure.name)
 TWO = ("synthetic_mosi", "synthetic_sims")
 

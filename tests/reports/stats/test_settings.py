@@ -70,7 +70,8 @@ def test_a_whole_table_and_verdict_by_hand():
             "trained to their end. On the validation split, the best setting is delta=0.1 (valid loss "
             "0.455); the default, delta=0, has valid loss 0.550. On the test split, the best setting "
             "(delta=0.1) has MAE 0.555, the default 0.650 (difference -0.095, 95% interval over seeds "
-            "-0.159 to -0.031, n = 2). Of 4 settings 1 pruned and 1 failed (first reason: no memory)."
+            "-0.159 to -0.031, n = 2): undecided. Of 4 settings 1 pruned and 1 failed (first reason: no "
+            "memory)."
         ),
     )
 

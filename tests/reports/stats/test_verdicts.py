@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 
 from reports.stats.permutation import permutation_p
+from reports.stats.settings import compared_runs, verdicts
+from reports.trials import load_trials
+from tests.support.scores import STILL, SwingingClips
 from tests.support.sweeps import SMALL, Sweep, delta_sweep, sentence, table_of, verdict
 
 NAN = math.nan
@@ -37,11 +40,11 @@ def two_settings(usual, best, **params):
     ("usual", "best", "scores", "spread"),
     [
         ([0.7, 0.8], [0.8, 0.9], ("0.850", "0.750", "+0.100"),
-         "95% interval over seeds +0.100 to +0.100, n = 2)."),
+         "n = 2): undecided."),
         ([0.7, 0.8], [0.6, 0.9], ("0.750", "0.750", "+0.000"),
-         "95% interval over seeds -1.271 to +1.271, n = 2), inside the noise between seeds."),
+         "95% interval over seeds -1.271 to +1.271, n = 2): undecided."),
         ([0.7, 0.8], [0.7, 0.8], ("0.750", "0.750", "+0.000"),
-         "95% interval over seeds +0.000 to +0.000, n = 2), inside the noise between seeds."),
+         "n = 2): undecided."),
         ([0.7], [0.6], ("0.600", "0.700", "-0.100"), "one seed)."),
     ],
 )  # fmt: skip
@@ -53,16 +56,39 @@ def test_the_whole_sentence_of_the_test_split(usual, best, scores, spread):
     assert text.endswith(f" On the test split, the best setting (a=0.1235 mode=x) has {said}")
 
 
-def test_scores_that_only_touch_zero_are_inside_the_noise(monkeypatch):
-    sweep = two_settings([0.7, 0.8], [0.6, 0.9])
-    for bounds, inside in (
-        ((0.0, 1.0), True),
-        ((-1.0, 0.0), True),
-        ((0.1, 1.0), False),
-        ((-1.0, -0.1), False),
-    ):
-        monkeypatch.setattr("reports.stats.settings.t_interval", lambda values, bounds=bounds: bounds)
-        assert sentence(sweep).endswith(", inside the noise between seeds.") == inside
+def of_best(run_id):
+    return " misa 1 " in run_id
+
+
+THREE = [0.7, 0.8, 0.9], [0.6, 0.69, 0.8]
+
+
+@pytest.mark.parametrize(
+    ("clips", "margins", "wide", "word"),
+    [
+        (STILL, {}, "-0.118 to -0.089", "better"),
+        (SwingingClips(0.001, of_best), {}, "-0.118 to -0.089", "better"),
+        (SwingingClips(0.1, of_best), {}, "-0.585 to +0.378", "undecided"),
+        (STILL, {"mae": 0.12}, "-0.118 to -0.089", "equal"),
+        (None, {}, None, "undecided"),
+    ],
+)
+def test_a_setting_is_better_only_where_it_is_on_other_clips_too(clips, margins, wide, word):
+    frame = load_trials(two_settings(*THREE))
+    assert compared_runs(frame) == set(frame["run_id"])
+    [found] = verdicts(frame, clips, margins)
+    said = found.sentence.partition("the default 0.800 (")[2]
+    other = f"for other seeds and clips {wide}, " * (wide is not None)
+    assert said == f"difference -0.103, 95% interval over seeds -0.118 to -0.089, {other}n = 3): {word}."
+
+
+def test_a_setting_may_be_worse_and_predictions_of_others_are_not_needed():
+    sweep = two_settings(*reversed(THREE)).add({"a": 3}, (0.9, 0.1), (0.9, 0.1), (0.9, 0.1))
+    frame = load_trials(sweep)
+    [found] = verdicts(frame, STILL)
+    assert found.sentence.endswith("+0.089 to +0.118, n = 3): worse.")
+    assert compared_runs(frame) == set(frame.loc[frame["params"] != '{"a": 3}', "run_id"])
+    assert compared_runs(frame[:0]) == set()
 
 
 @pytest.mark.parametrize(
@@ -158,7 +184,7 @@ def test_with_pruned_trials_the_test_is_of_the_others_and_p_at_the_level_a_claim
     ("default", "best", "first_seed", "said"),
     [
         ([(0.9, 0.7), (0.8, 0.9)], [(0.5, 0.66), (0.5, 0.91)], 1111,
-         ", n = 2), inside the noise between seeds."),
+         ", n = 2): undecided."),
         ([(0.9, 0.7), (0.8, 0.9)], [(0.5, 0.6), (0.5, 99.0)], 1110,
          "has MAE 99.000, the default 0.700 (difference +98.300, one seed)."),
         ([(0.9, NAN), (0.8, 0.9)], [(0.5, 0.6), (0.5, 0.8)], 1111,

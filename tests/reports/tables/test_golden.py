@@ -28,12 +28,13 @@ def golden_study() -> Study:
     frame = pd.read_csv(GOLDEN / "frame.csv")
     names = [labels(*pair) for pair in zip(frame["method"], frame["settings"], strict=True)]
     frame = frame.join(pd.DataFrame(names))
+    trials = pd.read_csv(GOLDEN / "trials.csv", keep_default_na=False).astype({"seed": "Int64"})
     datasets = json.loads((GOLDEN / "datasets.json").read_text())
     return Study(
         name="golden",
         frame=frame,
         kinds={entry["name"]: entry["metrics"] for entry in datasets},
-        trials=pd.read_csv(GOLDEN / "trials.csv", keep_default_na=False).astype({"seed": "Int64"}),
+        trials=trials.assign(run_id=""),
         outcomes=pd.read_csv(GOLDEN / "outcomes.csv", keep_default_na=False),
         links=Links(LOCAL, "1"),
         datasets=datasets,

@@ -43,8 +43,8 @@ GOLDEN = """\
 delta on misa, synthetic\\_mosi: the setting matters beyond the noise between seeds: some are better than \
 others (p = 0.0083; 5 settings, 2 seeds). On the validation split, the best setting is delta=0.2 (valid \
 loss 0.455); the default, delta=0, has valid loss 0.550. On the test split, the best setting (delta=0.2) has \
-MAE 0.555, the default 0.650 (difference -0.095, 95% interval over seeds -0.159 to -0.031, n = 2). Of 6 \
-settings 1 failed (first reason: no memory).
+MAE 0.555, the default 0.650 (difference -0.095, 95% interval over seeds -0.159 to -0.031, for other \
+seeds and clips -0.159 to -0.031, n = 2): undecided. Of 6 settings 1 failed (first reason: no memory).
 
 | Rank | delta | Seeds | valid loss ↓ | Test MAE ↓ | Test Corr ↑ | Note |
 | ---: | ---: | ---: | ---: | ---: | ---: | --- |

@@ -9,8 +9,8 @@ import pytest
 
 from harness.metrics import METRICS
 from reports.frame import SCORES
-from reports.tables.seed_means import main_numbers, occlusion_numbers
-from tests.support.scores import STILL
+from reports.tables.seed_means import ablation_numbers, main_numbers, occlusion_numbers
+from tests.support.scores import STILL, SwingingClips
 from tests.support.studies import as_latex, as_markdown, as_table
 from tests.support.studies import score_rows as rows
 
@@ -251,3 +251,30 @@ def test_the_text_of_misas_published_results_is_told_beside_ours_of_features(bac
     text = as_markdown(main_numbers(tidy, {"mosi": "mosi"}))
     assert "none (published)" in text
     assert ("fine-tuned BERT, but ours have fixed text features" in text) == said
+
+
+@pytest.mark.parametrize("size", [0.0, 0.5])
+def test_rows_of_every_table_are_marked_only_if_they_hold_on_other_clips(size):
+    """Seeds alone call all of them better; where videos swing the scores of all but none, nothing is."""
+    low, high = {"mae": (0.5, 0.51, 0.52)}, {"mae": (0.8, 0.82, 0.81)}
+    parts = [rows("none", high, dataset="synthetic_mosi", run_id="r-none")]
+    variants = [("ms_mix", "{}", False), ("ms_mix", '{"sal": false}', False), ("ms_mix", "{}", True)]
+    for method, settings, tuned in variants:
+        for ratio in (0.0, 0.5):
+            given = {
+                "settings": settings,
+                "tuned": tuned,
+                "occlusion_ratio": ratio,
+                "dataset": "synthetic_mosi",
+            }
+            parts.append(rows(method, low, run_id="r-other", **given))
+    parts.append(rows("none", high, dataset="synthetic_mosi", run_id="r-none", occlusion_ratio=0.5))
+    clips = SwingingClips(size, lambda name: name == "r-other")
+    seen = set()
+    for numbers_of in (main_numbers, ablation_numbers, occlusion_numbers):
+        numbers = numbers_of(frame(*parts), KINDS, clips=clips)
+        found = numbers[(numbers["metric"] == "mae") & (numbers["method"] != "none") & (numbers["n"] > 0)]
+        assert len(found)
+        assert set(found["verdict"]) == {"undecided" if size else "better"}
+        seen |= set(found["method"])
+    assert seen == {"ms_mix", "ms_mix[sass,sig]", "ms_mix{tuned}"}
