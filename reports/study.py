@@ -136,15 +136,21 @@ class Study:
         return {state: states.count(state) for state in STATES}
 
     def stand_in(self, datasets: Sequence[str]) -> str:
-        """Return a title's suffix about synthetic data among these data sets, or an empty string.
+        """Return a title's suffix about synthetic data and absent modalities, or an empty string.
 
         Without data sets, the suffix describes all data sets of the study.
         """
         known = [*self.frame["dataset"].unique(), *self.trials["dataset"].unique()]
-        kinds = {name in self.synthetic for name in datasets or known}
-        if True not in kinds:
-            return ""
-        return " (synthetic stand-in data)" if kinds == {True} else " (includes synthetic stand-in data)"
+        names = list(datasets) or known
+        kinds = {name in self.synthetic for name in names}
+        parts = []
+        if True in kinds:
+            parts.append("synthetic stand-in data" if kinds == {True} else "includes synthetic stand-in data")
+        # Entries of earlier versions do not say which modalities are absent.
+        absent = {entry["name"]: entry.get("absent", ()) for entry in self.datasets}
+        lacking = [name for name in dict.fromkeys(names) if absent.get(name)]
+        parts += [f"{name} without {' and '.join(absent[name])}" for name in lacking]
+        return f" ({'; '.join(parts)})" if parts else ""
 
 
 def load_study(runs: StudyRuns, settings: ReportSettings | None = None) -> Study:

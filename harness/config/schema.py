@@ -17,7 +17,10 @@ class DatasetConfig:
     path: an MMSA pickle; None: file_unaligned or file_aligned under data_root, or, if ``synthetic``, data
     generated from ``seed`` at ``size`` ("quick" | "full") with ``clips`` clips in total. Labels are in
     ``[label_center - label_scale, label_center + label_scale]``, and label_center is neutral. standardize:
-    scale each feature by its mean and standard deviation over the training split.
+    scale each feature by its mean and standard deviation over the training split. A file's own splits are
+    replaced by one of: valid_share, the share of the training videos that validates, drawn with ``seed``;
+    splits, a CSV file with the columns id and split; fold, the number of the split that tests, while the next
+    one validates. embeddings: a .npy or .npz matrix (words, width) for files whose text is word ids.
     """
 
     like: str = "mosi"
@@ -26,6 +29,10 @@ class DatasetConfig:
     label_center: float | None = None
     metrics: str | None = None
     standardize: bool = False
+    valid_share: float | None = None
+    splits: str | None = None
+    fold: int | None = None
+    embeddings: str | None = None
     aligned: bool = False
     file_unaligned: str | None = None
     file_aligned: str | None = None

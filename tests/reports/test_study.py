@@ -166,6 +166,21 @@ def test_what_results_were_made_with(stored):
     assert study.stand_in([]) == " (synthetic stand-in data)", "of a place where nothing is shown yet"
 
 
+def test_titles_name_absent_modalities():
+    study = make_study(1, ("mosi", "sims"), ("tfn",), ("none",), sweeps=False, samples=False)
+    assert study.stand_in(["mosi"]) == ""
+    lacking = [
+        {**e, **({"absent": ["text", "vision"]} if e["name"] == "mosi" else {})} for e in study.datasets
+    ]
+    study = dataclasses.replace(study, datasets=lacking)
+    assert study.stand_in(["mosi"]) == " (mosi without text and vision)"
+    assert study.stand_in(["sims", "mosi"]) == " (mosi without text and vision)"
+    assert study.stand_in(["sims"]) == ""
+    titles = [table.title for table in all_tables(study, summary.compare_methods(study))]
+    told = [title.split(":")[0].split(" (")[0] for title in titles if "mosi without text and vision" in title]
+    assert {"Each method against none", "Table 1", "Table 2", "Table 5"} <= set(told)
+
+
 def test_what_is_stored_of_data_sets_tells_stand_ins(var):
     tracker = tracker_of(var)
     [entry] = json.loads(tracker.study_file(DATASETS_FILE))
