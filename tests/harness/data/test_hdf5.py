@@ -121,3 +121,18 @@ def test_a_damaged_file_is_refused(content, tmp_path):
     with pytest.raises(UserError, match=r"is not a readable HDF5 file \(OSError: ") as caught:
         read(content, tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("program", "reason"),
+    [
+        ("import os; os.abort()", "the HDF5 library ended with status -6"),
+        ("import time; time.sleep(60)", "took longer than 3 s to read"),
+        ("import sys; sys.exit(3)", "needs more than 128 MiB of memory"),
+    ],
+)
+def test_whatever_the_library_does_to_its_process_is_a_refusal(program, reason, tmp_path, monkeypatch):
+    monkeypatch.setattr("harness.data.layouts.hdf5.PROGRAM", ("-c", program))
+    monkeypatch.setattr("harness.data.layouts.hdf5.TIMEOUT_S", 3.0)
+    with pytest.raises(UserError, match=reason):
+        read(layout_bytes("hdf5"), tmp_path)
