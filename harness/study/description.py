@@ -139,8 +139,8 @@ def describe_dataset(data: CachedDataset) -> dict[str, Any]:
 
     Per split: numbers of clips and videos (None if the ids do not name videos), mean and standard deviation
     of the labels, shares of labels below, at and above neutral, median and 95% quantile of the lengths.
-    ``test_lengths``: id of each test clip -> steps of its text, by which a report sorts clips. ``absent``: the
-    modalities that the data set lacks; there only if it lacks one.
+    ``test_lengths``: id of each test clip -> steps of its text, by which a report sorts clips. ``absent``:
+    the modalities that the data set lacks; there only if it lacks one.
     """
     dataset = load_dataset(data.folder)
     test = dataset.splits["test"]
