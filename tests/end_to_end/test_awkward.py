@@ -91,7 +91,8 @@ def test_it_is_refused_in_one_sentence(name, config, tmp_path, capsys):
     assert out == ""
     with pytest.raises(UserError) as caught:
         make_plan(config)
-    assert f"{caught.value}\n" == said.replace("--label-", "dataset.mine.label_")
+    typed = said.replace("--label-", "dataset.mine.label_").replace("--valid_", "dataset.mine.valid_")
+    assert f"{caught.value}\n" == typed
 
 
 @pytest.mark.slow

@@ -84,6 +84,9 @@ TRAINED = {
     "no time axis": lambda: changed(lambda x: x[:, 0], *MODALITIES),
     "width 1": lambda: content(widths=dict.fromkeys(MODALITIES, 1)),
     "vision 10,000 wide": lambda: content(widths=WIDTHS | {"vision": 10_000}),
+    "text missing": lambda: without("text"),
+    "ragged": lambda: changed(lambda x: [clip[: 1 + i % 3] for i, clip in enumerate(x)], "audio"),
+    "a name twice": lambda: changed(lambda ids: [ids[1], *ids[1:]], "id", splits=["test"]),
     "text zero": lambda: changed(np.zeros_like, "text"),
     "all zero": lambda: changed(np.zeros_like, *MODALITIES),
     "audio lengths zero": lambda: changed(lambda _: [0] * 6, "audio_lengths", splits=["valid", "test"]),
@@ -107,7 +110,6 @@ TRAINED = {
 }
 REFUSED = {  # with a word of the sentence that says why
     "no clip in training": (lambda: content(train=0), "empty"),
-    "text missing": (lambda: without("text"), "has no 'text'"),
     "classes alone": (lambda: without(LABELS, classification_labels=[0]), f"has no '{LABELS}', and"),
     "labels misspelt": (lambda: without(LABELS, regresion_labels=[0]), "Did you mean 'regresion_labels'?"),
     "labels True and False": (lambda: changed(lambda y: y > 0, LABELS), "True and False"),
@@ -115,7 +117,6 @@ REFUSED = {  # with a word of the sentence that says why
     "a split missing": (lambda: {"train": content()["train"]}, "no split 'valid'"),
     "a list": (lambda: [1, 2], "list"),
     "lengths negative": (lambda: changed(lambda _: [-9] * 6, "audio_lengths", splits=["test"]), "-9"),
-    "a name twice": (lambda: changed(lambda ids: [ids[1], *ids[1:]], "id", splits=["test"]), "2 times"),
     "a name in two splits": (lambda: changed(lambda ids: list(range(2, 2 + len(ids))), "id"), "in both"),
     "a name empty": (lambda: changed(lambda ids: ["", *ids[1:]], "id", splits=["test"]), "empty name"),
     "names None": (lambda: changed(lambda ids: [None] * len(ids), "id"), "NoneType"),
@@ -127,7 +128,10 @@ REFUSED = {  # with a word of the sentence that says why
     "width 0": (lambda: content(widths=WIDTHS | {"vision": 0}), "width"),
     "0 steps": (lambda: content(steps=STEPS | {"vision": 0}), "steps"),
     "four axes": (lambda: changed(lambda x: x[..., None], "audio"), "shape"),
-    "ragged": (lambda: changed(lambda x: [x[i][: 1 + i % 3] for i in range(len(x))], "audio"), "shapes"),
+    "ragged widths": (
+        lambda: changed(lambda x: [c[:, : 1 + i % 3] for i, c in enumerate(x)], "audio"),
+        "shapes",
+    ),
     "all NaN": (lambda: changed(lambda x: x * np.nan, "audio"), "finite"),
     "1e200": (lambda: changed(lambda x: x.astype(float) * 1e200, "audio"), "finite"),
 }

@@ -1,4 +1,4 @@
-"""Text features from word ids and an embedding matrix, as MISA's and MMIM's files need them."""
+"""Text features from word ids and an embedding matrix, as MISA's files need them."""
 
 from __future__ import annotations
 
@@ -46,6 +46,8 @@ def _embed(parts: dict[Any, Any], matrix: np.ndarray, where: str, memory: Memory
             raise UserError(f"{where}/{WORD_IDS} must be in 0 .. {len(matrix) - 1}, got {ids[bad][0]}.")
         memory.take(4 * len(ids) * matrix.shape[1])
         text.append(matrix[ids.astype(np.int64)].astype(np.float32))
+    if not any(map(len, text)):
+        raise UserError(f"{where}/{WORD_IDS} is empty for every clip; leave out embeddings.")
     return {**parts, "text": text, "text_lengths": [len(clip) for clip in text]}
 
 

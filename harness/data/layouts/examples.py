@@ -2,8 +2,8 @@
 
 An example is ((words, visual, acoustic, ...), label, id). MAG-BERT has one file with the lists train, dev and
 test; MISA and MMIM have a file for each. A label is a number, or (1, 1) or (1, 7) with the sentiment before
-six emotions; an id is ``video[clip]``. Words are ids of an embedding matrix in another file (MISA, MMIM) or
-text (MAG-BERT); ids become text features only with that matrix. Sources: multimodal_driver.py of
+six emotions; an id is ``video[clip]``. Words are ids of an embedding matrix in another file, or text, or,
+with MMIM, empty; ids become text features only with that matrix. Sources: multimodal_driver.py of
 github.com/WasifurRahman/BERT_multimodal_transformer, src/create_dataset.py of
 github.com/declare-lab/Multimodal-Infomax.
 """

@@ -1,10 +1,10 @@
 """The layout of MulT's files, such as mosi_data_noalign.pkl, which MultiBench and MMIM use, too.
 
 Each split has text, audio and vision, padded in front; labels (clips, 1, 1), or (clips, 1, 7) with the
-sentiment before six emotions; and id (clips, 3): video or clip, start and end, as text or bytes. Some files
-have ``segments`` in place of id. Sources: src/dataset.py of github.com/yaohungt/Multimodal-Transformer,
-datasets/affect/get_data.py of github.com/pliang279/MultiBench, src/create_dataset.py of
-github.com/declare-lab/Multimodal-Infomax.
+sentiment before six emotions; and id (clips, 3): video or clip, start and end, as text or bytes; or id
+(clips,) or (clips, 1) like ``video[clip]``. Some files have ``segments`` in place of id. Sources:
+src/dataset.py of github.com/yaohungt/Multimodal-Transformer, datasets/affect/get_data.py of
+github.com/pliang279/MultiBench, src/create_dataset.py of github.com/declare-lab/Multimodal-Infomax.
 """
 
 from __future__ import annotations
@@ -62,14 +62,15 @@ def _rename(parts: Any) -> Any:
 def _rows(ids: Any, memory: MemoryLimit) -> list[list[str]] | None:
     """Return the columns of each clip's id as text; None if they are not of this layout."""
     # Arrays of no columns may declare any number of rows.
-    rows = ids.tolist() if isinstance(ids, np.ndarray) and ids.shape[1:] == (3,) else ids
+    rows = ids.tolist() if isinstance(ids, np.ndarray) and ids.shape[1:] in ((), (1,), (3,)) else ids
     if not isinstance(rows, list) or not rows:
         return None
     named = []
     for row in rows:
-        if not isinstance(row, (list, tuple)) or len(row) != 3:
+        columns = row if isinstance(row, (list, tuple)) else [row]
+        if len(columns) not in (1, 3):
             return None
-        names = [as_text(value) for value in row]
+        names = [as_text(value) for value in columns]
         if any(name is None for name in names):
             return None
         named.append([name for name in names if name is not None])
@@ -80,6 +81,6 @@ def _rows(ids: Any, memory: MemoryLimit) -> list[list[str]] | None:
 def _name(splits: list[list[list[str]]]) -> list[list[str]]:
     """Name the clips of all splits by their first column if it is distinct, and else by video and start."""
     flat = [row for rows in splits for row in rows]
-    names = name_clips([row[0] for row in flat]) or [f"{row[0]}{AFTER_VIDEO}{row[1]}" for row in flat]
+    names = name_clips([row[0] for row in flat]) or [AFTER_VIDEO.join(row[:2]) for row in flat]
     given = iter(names)
     return [[next(given) for _ in rows] for rows in splits]

@@ -97,3 +97,8 @@ def test_files_without_word_ids_take_no_matrix(made):
     (made / "words.pkl").write_bytes(pickle.dumps(lists, 4))
     with pytest.raises(UserError, match="train/word_ids must hold ids, got other objects, such as words"):
         read(made, "matrix.npy")
+    # MMIM leaves these lists empty.
+    lists["train"] = [(([], *features[1:]), *others) for features, *others in lists["train"]]
+    (made / "words.pkl").write_bytes(pickle.dumps(lists, 4))
+    with pytest.raises(UserError, match="train/word_ids is empty for every clip; leave out embeddings"):
+        read(made, "matrix.npy")

@@ -81,11 +81,15 @@ def test_a_clip_in_two_lists_of_examples_is_found_whatever_the_other_ids(tmp_pat
         read_bytes(pickle.dumps(content, 4), tmp_path)
 
 
-def test_segments_are_ids(tmp_path):
+@pytest.mark.parametrize("key", ["segments", "id"])
+@pytest.mark.parametrize("form", [list, np.array, lambda names: np.array(names, "S")[:, None]])
+def test_segments_are_ids(key, form, tmp_path):
+    """As MultiBench's ids, they name the video before the clip."""
     content = PICKLED["mult_mosi"](*make_clips())
     for parts in content.values():
-        parts["segments"] = [f"{row[0].decode()}" for row in parts.pop("id")]
-    assert read_bytes(pickle.dumps(content, 4), tmp_path).splits["train"].ids[0] == "train0_0"
+        rows = [row[0].decode().split("_") for row in parts.pop("id")]
+        parts[key] = form([f"{video}[{clip}]" for video, clip in rows])
+    assert read_bytes(pickle.dumps(content, 4), tmp_path).splits["train"].ids[0] == "train0$_$0"
 
 
 @pytest.mark.parametrize(
