@@ -117,7 +117,7 @@ def _rows_of(tracker, cell, result, more, number):
 
 
 def store_claims(uri, study, cells):
-    """Let the ledger call cells done, as the driver that trained them would; uri: of the ledger."""
+    """Mark cells as done in the ledger at ``uri``, as the driver that trained them would."""
     engine = open_engine(uri)
     owner = {"study": study, "owner": uuid.uuid4().hex, "state": DONE, **vars(this_process())}
     with engine.begin() as connection:

@@ -1,4 +1,4 @@
-"""TFN, LMF and MulT in plain, unoptimised PyTorch, to measure this project's training steps against.
+"""TFN, LMF and MulT in plain, unoptimised PyTorch, as the baseline for this project's training speed.
 
 The same models as `backbones`, at the sizes published for MOSI, as a paper's code has them: padded
 sequences throughout, attention as two products with a mask, a softmax and a dropout on the whole matrix of

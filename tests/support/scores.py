@@ -25,7 +25,7 @@ def scores_of(rows):
 
 
 def world(methods=("a", "b", "none"), backbones=("misa", "mult"), seeds=3, datasets=("mosi", "sims"), seed=0):
-    """Noise, and method a better by 1 everywhere."""
+    """Return noise, with method a better by 1 everywhere."""
     rng = np.random.default_rng(seed)
     grid = itertools.product(datasets, backbones, methods, range(seeds))
     return scores_of([score(m, rng.normal(0, 0.1) + (m == "a"), d, b, s) for d, b, m, s in grid])

@@ -1,4 +1,4 @@
-"""How many workers share a GPU, from made up memory and cores; the memory of a worker."""
+"""How many workers share a GPU, from made-up memory and cores; the memory of a worker."""
 
 from types import SimpleNamespace
 
