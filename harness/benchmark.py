@@ -38,6 +38,7 @@ Trains methods x backbones x datasets x seeds, skips cells that have a result, a
                                     encode text with a pretrained BERT instead of stored features
   matrix=ablation                   ms_mix with every combination of SASS, SIG and SAL
   occlusion.ratios=[0,0.5] occlusion.protocols=[test,train]
+  evaluate.test_curve=true          score the test split after every epoch, to show what choosing by it adds
   tuned=DIR                         settings found by python -m sweeps.run tune=METHOD
   launcher=inline|processes|ray jobs=N device=auto|cpu|cuda var_dir=DIR
   launcher.address=HOST:PORT launcher.gpus_per_cell=0.25
@@ -46,6 +47,7 @@ Trains methods x backbones x datasets x seeds, skips cells that have a result, a
   method.NAME.KEY=VALUE backbone.NAME.KEY=VALUE
   report.baseline=mixup report.equal_within.mae=0.02
                                     compare with mixup, too; gains within 0.02 count as equal
+  report.claims=FILE                test claims of your own, see reports/claims/reader.py
 
 Settings and defaults: harness/conf/config.yaml; for methods and backbones: python -m harness.catalog"""
 
@@ -62,11 +64,14 @@ def _run(arguments: Sequence[str]) -> int:
         config = load_benchmark(arguments)
         from harness.plan import make_plan
         from harness.study.display import show_datasets
+        from reports.build import check_claims
 
     console = make_console()
     if unused := unused_address(config.tracking.uri):
         console.print(unused, markup=False, soft_wrap=True)
     plan = make_plan(config, given_keys(arguments))
+    # Training takes hours, and an invalid file of claims would end it without a report.
+    check_claims(config.report)
     show_datasets(console, plan)
     return _drive(config, plan, console, arguments)
 

@@ -21,7 +21,7 @@ FEATURES = TextSettings()
 APART = ("seed", "ratios", "train_ratio")
 # Fields that came later, with the values that cells had before: they count only where they differ, so that
 # the ids of earlier cells stay.
-LATER = {"label_center": 0.0, "standardize": False}
+LATER = {"label_center": 0.0, "standardize": False, "test_curve": False}
 # A word that YAML reads as a string, not as a number, a boolean or null.
 PLAIN_WORD = re.compile(r"(?!(?:true|false|null|nan|inf)$)[a-z][a-z_]*")
 
@@ -35,7 +35,7 @@ class Cell:
     no field is None. text: features or an encoder. ratios: occlusion ratios of the test split, ascending.
     train_ratio: occlusion ratio of the training split. max_batches: maximum number of batches per epoch and
     per evaluation, or None. threads: CPU threads. deterministic, precision, compile: see
-    `harness.train.arithmetic`.
+    `harness.train.arithmetic`. test_curve: whether the test split is scored after every epoch, too.
     """
 
     dataset: str
@@ -60,6 +60,7 @@ class Cell:
     results_version: int = RESULTS_VERSION
     label_center: float = 0.0
     standardize: bool = False
+    test_curve: bool = False
 
     @cached_property
     def cell_id(self) -> str:

@@ -177,6 +177,7 @@ def _cell(
         granularity=config.occlusion.granularity,
         mask_seed=config.occlusion.mask_seed,
         max_batches=config.train.max_batches,
+        test_curve=config.evaluate.test_curve,
         threads=config.cell.threads,
         deterministic=config.deterministic,
         precision=config.precision,

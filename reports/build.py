@@ -30,9 +30,12 @@ Writes figures, tables and the page of a study below var/reports, from its runs 
   study=NAME                        name of the study, as passed to the benchmark
   var_dir=DIR tracking.uri=URI      location of its results (default: var)
   report.baseline=mixup             compare with this method, too
-  report.equal_within.mae=0.02      gains that count as equal (default of both: the last request's)"""
+  report.equal_within.mae=0.02      gains that count as equal
+  report.claims=FILE                claims of your own, see reports/claims/reader.py
+
+Without report.KEY=VALUE, these settings are those of the last request."""
 PACKAGES = ("reports", "harness", "methods", "backbones")
-CODE = (".py", ".csv", ".css", ".js", ".html")
+CODE = (".py", ".csv", ".css", ".js", ".html", ".yaml")
 LIBRARIES = ("matplotlib", "numpy", "pandas", "scikit-learn", "scipy")
 
 
@@ -45,6 +48,7 @@ def write_report(tracker: Tracker, settings: ReportSettings | None = None) -> li
     from harness.study.session import lock_of
     from reports.study_runs import StudyRuns
 
+    check_claims(settings)
     folder = tracker.folder("reports")
     # If several drivers end together, one writes the report while the others wait for the lock.
     with locked(lock_of(tracker)):
@@ -56,6 +60,14 @@ def write_report(tracker: Tracker, settings: ReportSettings | None = None) -> li
             tracker.attach(folder)
             remember(runs, folder, files, state)
         return files
+
+
+def check_claims(settings: ReportSettings | None) -> None:
+    """Read the user's claims, so that an invalid file is refused before anything else; raises UserError."""
+    if settings is not None and settings.claims is not None:
+        from reports.claims.reader import read_claims
+
+        read_claims(settings.claims)
 
 
 def build(runs: StudyRuns, folder: Path, settings: ReportSettings | None = None) -> list[Path]:
@@ -107,8 +119,21 @@ def state_hash(runs: StudyRuns, settings: ReportSettings | None = None) -> str:
         [(path.relative_to(root).as_posix(), _hash(path)) for path in sources],
         [metadata.version(name) for name in LIBRARIES],
         None if settings is None else [settings.baseline, sorted(settings.equal_within.items())],
+        _claims_text(runs, settings),
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _claims_text(runs: StudyRuns, settings: ReportSettings | None) -> str:
+    """Return the user's claims; empty without a file, or if it cannot be read."""
+    from harness.config.compose import path_of
+    from reports.study import settings_of
+
+    claims = settings_of(runs, settings).claims
+    try:
+        return "" if claims is None else path_of(claims).read_bytes().hex()
+    except OSError:
+        return ""
 
 
 def _hash(path: Path) -> str:

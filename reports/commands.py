@@ -22,7 +22,7 @@ LOCATING = ("study", "var_dir", "tracking.uri")
 # Settings that a sweep does not accept, or that would give it cells of its own.
 NOT_OF_SWEEPS = (
     *("methods", "seeds", "matrix", "tuned", "retry"),
-    *("occlusion.protocols", "occlusion.train_ratios"),
+    *("occlusion.protocols", "occlusion.train_ratios", "evaluate.test_curve"),
 )
 
 
@@ -61,9 +61,30 @@ def ablation(study: Study) -> str:
     return again(study, {"matrix": "ablation"})
 
 
-def occluded(study: Study) -> str:
-    """Return the command that evaluates on occluded inputs, too."""
-    return again(study, {"occlusion.ratios": "[0,0.5]"})
+def occluded(study: Study, ratio: float = 0.5, *methods: str) -> str:
+    """Return the command that evaluates on occluded inputs, too, and trains these methods."""
+    return again(study, {"occlusion.ratios": f"[0,{ratio:g}]", **_with_labels(study, methods)})
+
+
+def trained(study: Study, *methods: str) -> str:
+    """Return the command that trains these methods, too. methods: labels, which may name variants."""
+    return again(study, _with_labels(study, methods))
+
+
+def on_synthetic(study: Study, *methods: str) -> str:
+    """Return the command that trains these methods, too, on synthetic data."""
+    changes = _with_labels(study, methods)
+    if not any(name in study.synthetic for name in _asked(study, "dataset")):
+        changes["datasets"] = "[synthetic_mosi]"
+    return again(study, changes)
+
+
+def seeded(study: Study, count: int) -> str:
+    """Return the command that trains so many seeds of the last request, or more if it has more."""
+    seeds = sorted(map(int, _asked(study, "seed")))
+    while len(seeds) < count:
+        seeds.append(seeds[-1] + 1 if seeds else 1111)
+    return again(study, {"seeds": f"[{','.join(map(str, seeds))}]"})
 
 
 def of_kinds(study: Study, kinds: Collection[str]) -> str:
@@ -93,6 +114,13 @@ def _with_methods(study: Study, needed: Collection[str]) -> dict[str, str]:
     if not lacking or not (known or study.request):
         return {}
     return {"methods": f"[{','.join(sorted([*lacking, *known], key=lambda name: name != BASELINE))}]"}
+
+
+def _with_labels(study: Study, needed: Collection[str]) -> dict[str, str]:
+    """Return the setting that adds the labels that the last request lacks; empty if it lacks none."""
+    known = _methods(study)
+    lacking = [label for label in dict.fromkeys(needed) if label not in known]
+    return {"methods": f"[{','.join([*known, *lacking])}]"} if lacking else {}
 
 
 def _methods(study: Study) -> list[str]:

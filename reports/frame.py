@@ -52,9 +52,10 @@ FACTS = tuple(name for name in (*SCORES, *TRIAL) if name not in MEASURED)
 def load_frame(source: RunSource, sweep: str | None = None, requests: Requests | None = None) -> pd.DataFrame:
     """Load one row per number of each complete cell (its earliest run), sorted by `COLUMNS`.
 
-    ``split`` is "valid", "test", "cell", "mechanism" (see `harness.train.inspection`) or "epoch" (statistics
-    of mixing in the last epoch, see `harness.train.diagnostics`). Columns beyond `COLUMNS`: ``label``, the
-    method as tables name it; ``variant``, the method with its settings, tuned or not; ``tuned``, whether the
+    ``split`` is "valid", "test", "cell", "mechanism" (see `harness.train.inspection`), "epoch" (statistics
+    of mixing in the last epoch, see `harness.train.diagnostics`) or "test_best_epoch" (scores of the best
+    epoch of the test split, of cells with a test curve). Columns beyond `COLUMNS`: ``label``, the method as
+    tables name it; ``variant``, the method with its settings, tuned or not; ``tuned``, whether the
     cell has settings of a tuned file; ``tuned_backbone``, whether that file changes backbone settings;
     ``outdated``, whether a later cell of the same method, backbone and dataset has settings of another file;
     ``superseded``, see `left_out`; ``environment``: device, torch, results version, precision; `IDENTITY`.
@@ -140,7 +141,7 @@ def _parsed(name: str) -> tuple[str, float | None, str] | None:
     occluded = OCCLUDED.fullmatch(group)
     if occluded:
         return "test", float(occluded[1]), metric
-    if group in ("valid", "test") or (group == "cell" and metric in CELL_NUMBERS):
+    if group in ("valid", "test", "test_best_epoch") or (group == "cell" and metric in CELL_NUMBERS):
         return group, None, metric
     watched = group in WATCHED and metric.startswith(WATCHED[group])
     return (group, None, metric) if watched else None

@@ -32,6 +32,7 @@ from reports.frame import (
     version_notes,
 )
 from reports.mlflow_links import LOCAL, Links
+from reports.names import backbone_name, dataset_name
 from reports.selection import left_out_sentence, requests_of
 from reports.stats.clips import ClipErrors
 from reports.stats.comparison import BASELINE, clean
@@ -66,6 +67,7 @@ class Study:
     description in MLflow. request: arguments of the last call of the benchmark. located: settings that tell
     commands where the study's store is. clips: what predictions say of the test clips, None: nothing is
     known. baselines: the methods that all are compared with. margins: metric -> gains that count as equal.
+    claims: path of the user's claims, or None.
     """
 
     name: str
@@ -87,6 +89,7 @@ class Study:
     clips: ErrorSource | None = None
     baselines: Sequence[str] = (BASELINE,)
     margins: Mapping[str, float] = field(default_factory=dict)
+    claims: str | None = None
 
     def scores(self) -> pd.DataFrame:
         """Return scores of the test split without ablations: columns ``SCORES``, methods as in tables.
@@ -133,15 +136,21 @@ class Study:
         return {state: states.count(state) for state in STATES}
 
     def stand_in(self, datasets: Sequence[str]) -> str:
-        """Return a title's suffix about synthetic data among these data sets, or an empty string.
+        """Return a title's suffix about synthetic data and absent modalities, or an empty string.
 
         Without data sets, the suffix describes all data sets of the study.
         """
         known = [*self.frame["dataset"].unique(), *self.trials["dataset"].unique()]
-        kinds = {name in self.synthetic for name in datasets or known}
-        if True not in kinds:
-            return ""
-        return " (synthetic stand-in data)" if kinds == {True} else " (includes synthetic stand-in data)"
+        names = list(datasets) or known
+        kinds = {name in self.synthetic for name in names}
+        parts = []
+        if True in kinds:
+            parts.append("synthetic stand-in data" if kinds == {True} else "includes synthetic stand-in data")
+        # Entries of earlier versions do not say which modalities are absent.
+        absent = {entry["name"]: entry.get("absent", ()) for entry in self.datasets}
+        lacking = [name for name in dict.fromkeys(names) if absent.get(name)]
+        parts += [f"{name} without {' and '.join(absent[name])}" for name in lacking]
+        return f" ({'; '.join(parts)})" if parts else ""
 
 
 def load_study(runs: StudyRuns, settings: ReportSettings | None = None) -> Study:
@@ -156,7 +165,7 @@ def load_study(runs: StudyRuns, settings: ReportSettings | None = None) -> Study
     matrix = runs.matrix()
     by_id = {run.run_id: run for run in shown.values()}
     arguments = tuple(matrix.get("arguments", ()))
-    settings = report_settings(arguments) if settings is None else settings
+    settings = settings_of(runs, settings)
     kinds, trials = metric_kinds(runs), load_trials(runs)
     clips = _clips(runs, shown.values(), trials)
     base = redact(tracker.uri).rstrip("/") if tracker.uri.startswith(("http://", "https://")) else LOCAL
@@ -185,8 +194,14 @@ def load_study(runs: StudyRuns, settings: ReportSettings | None = None) -> Study
         clips=clips,
         baselines=tuple(dict.fromkeys(filter(None, (BASELINE, settings.baseline)))),
         margins=dict(settings.equal_within),
+        claims=settings.claims,
         located=tuple(tracker.located()),
     )
+
+
+def settings_of(runs: StudyRuns, settings: ReportSettings | None) -> ReportSettings:
+    """Return the settings of a report, or those of the last request if there are none."""
+    return report_settings(tuple(runs.matrix().get("arguments", ()))) if settings is None else settings
 
 
 def _failures(runs: StudyRuns, cells: Iterable[Run]) -> list[Run]:
@@ -302,8 +317,8 @@ def _cut_short(tracker: Tracker, cells: Iterable[Run]) -> list[str]:
         at_end = [run.metrics.get("cell/best_epoch", 0.0) >= most for run in runs]
         last.setdefault((backbone, dataset), []).extend(at_end)
     return [
-        f"{backbone} on {dataset}: {sum(at_end)} of {len(at_end)} trainings were still improving at the "
-        "limit of epochs; longer training may change the ranking of methods."
+        f"{backbone_name(backbone)} on {dataset_name(dataset)}: {sum(at_end)} of {len(at_end)} trainings "
+        "were still improving at the limit of epochs; longer training may change the ranking of methods."
         for (backbone, dataset), at_end in sorted(last.items())
         if 2 * sum(at_end) > len(at_end)
     ]
@@ -324,7 +339,9 @@ def _settings(tracker: Tracker, cells: Iterable[Run], datasets: Iterable[Mapping
             changes = _changes(tracker.parameters(run.run_id), base, kind)
             names.setdefault((backbone, ", ".join(changes)), []).append(dataset)
     return [
-        f"{backbone} on {', '.join(on)}: {changes}." for (backbone, changes), on in names.items() if changes
+        f"{backbone_name(backbone)} on {', '.join(map(dataset_name, on))}: {changes}."
+        for (backbone, changes), on in names.items()
+        if changes
     ]
 
 

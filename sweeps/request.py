@@ -34,6 +34,8 @@ def check_request(config: Any, space: Space, keys: Collection[str]) -> None:
     for key in without_effect:
         if key in keys:
             raise UserError(f"{key} has no effect on the sweep {sweep_name(config)!r}; remove it.")
+    if config.evaluate.test_curve:
+        raise UserError("A sweep chooses by the validation split alone; remove evaluate.test_curve=true.")
     allowed = sorted({"loss", *(name for names in METRICS.values() for name in names)})
     if sweep.objective not in allowed:
         raise unknown("sweep.objective", sweep.objective, allowed)

@@ -58,6 +58,7 @@ def _run(arguments: Sequence[str]) -> int:
 
         config = load_sweep(arguments)
         from harness.plan import make_plan
+        from reports.build import check_claims
         from sweeps.request import check_request, left_out, space_of
 
     space = space_of(config)
@@ -69,6 +70,7 @@ def _run(arguments: Sequence[str]) -> int:
     if unused := unused_address(config.tracking.uri):
         console.print(unused, markup=False, soft_wrap=True)
     plan = make_plan(config, given_keys(arguments))
+    check_claims(config.report)
     show_datasets(console, plan)
     for sentence in left_out(config, arguments):
         console.print(sentence, markup=False, highlight=False, soft_wrap=True)

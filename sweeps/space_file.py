@@ -24,7 +24,7 @@ from typing import Any
 import yaml
 
 from harness.config.compose import path_of
-from harness.config.safe_yaml import compose_yaml, load_yaml
+from harness.config.safe_yaml import check_keys_once, compose_yaml, load_yaml, reason_of
 from harness.errors import UserError, unknown
 from methods import METHODS
 from sweeps.space import FACTORS, Choices, Range, Space, field_types, is_number, sampler_value, typed
@@ -57,7 +57,7 @@ def read_space(path: Path) -> Space:
 def _content(path: Path) -> Any:
     try:
         text = path.read_text(encoding="utf-8")
-        _check_keys_once(compose_yaml(text))
+        check_keys_once(compose_yaml(text))
         return load_yaml(text)
     except FileNotFoundError:
         remedy = f"give another path, or one of param={'|'.join(PARAMS)}"
@@ -65,20 +65,7 @@ def _content(path: Path) -> Any:
             remedy = "write it like the others in this folder"
         raise UserError(f"There is no such file; {remedy}.") from None
     except (OSError, ValueError, yaml.YAMLError) as error:
-        mark = getattr(error, "problem_mark", None)
-        reason = f"line {mark.line + 1}: {getattr(error, 'problem', '')}" if mark else str(error)
-        raise UserError(f"the file cannot be read as YAML ({reason.splitlines()[0]}).") from None
-
-
-def _check_keys_once(node: yaml.Node | None) -> None:
-    """Raise UserError for a duplicate key in a mapping; YAML would silently use the last one."""
-    if isinstance(node, yaml.MappingNode):
-        keys: set[str] = set()
-        for key, value in node.value:
-            if str(key.value) in keys:
-                raise UserError(f"duplicate key {key.value!r} in line {key.start_mark.line + 1}.")
-            keys.add(str(key.value))
-            _check_keys_once(value)
+        raise UserError(f"the file cannot be read as YAML ({reason_of(error)}).") from None
 
 
 def _space(name: str, content: Any) -> Space:

@@ -7,6 +7,8 @@ from typing import Any
 
 import yaml
 
+from harness.errors import UserError
+
 MOST_YAML = 2**16
 
 
@@ -41,6 +43,27 @@ def load_yaml(text: str | bytes) -> Any:
         ValueError: The text is too long or too deeply nested, or contains an invalid number or date.
     """
     return _read(text, _Loader.get_single_data)
+
+
+def check_keys_once(node: yaml.Node | None) -> None:
+    """Raise UserError for a duplicate key in a mapping; YAML would silently use the last one."""
+    if isinstance(node, yaml.MappingNode):
+        keys: set[str] = set()
+        for key, value in node.value:
+            if str(key.value) in keys:
+                raise UserError(f"duplicate key {key.value!r} in line {key.start_mark.line + 1}.")
+            keys.add(str(key.value))
+            check_keys_once(value)
+    if isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            check_keys_once(value)
+
+
+def reason_of(error: Exception) -> str:
+    """Return why a text is not YAML, with the line if it is known. error: of `load_yaml`."""
+    mark = getattr(error, "problem_mark", None)
+    reason = f"line {mark.line + 1}: {getattr(error, 'problem', '')}" if mark else str(error)
+    return reason.splitlines()[0]
 
 
 def _read(text: str | bytes, read: Callable[[_Loader], Any]) -> Any:

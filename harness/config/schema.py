@@ -17,7 +17,10 @@ class DatasetConfig:
     path: an MMSA pickle; None: file_unaligned or file_aligned under data_root, or, if ``synthetic``, data
     generated from ``seed`` at ``size`` ("quick" | "full") with ``clips`` clips in total. Labels are in
     ``[label_center - label_scale, label_center + label_scale]``, and label_center is neutral. standardize:
-    scale each feature by its mean and standard deviation over the training split.
+    scale each feature by its mean and standard deviation over the training split. A file's own splits are
+    replaced by one of: valid_share, the share of the training videos that validates, drawn with ``seed``;
+    splits, a CSV file with the columns id and split; fold, the number of the split that tests, while the next
+    one validates. embeddings: a .npy or .npz matrix (words, width) for files whose text is word ids.
     """
 
     like: str = "mosi"
@@ -26,6 +29,10 @@ class DatasetConfig:
     label_center: float | None = None
     metrics: str | None = None
     standardize: bool = False
+    valid_share: float | None = None
+    splits: str | None = None
+    fold: int | None = None
+    embeddings: str | None = None
     aligned: bool = False
     file_unaligned: str | None = None
     file_aligned: str | None = None
@@ -53,6 +60,13 @@ class TrainConfig:
     max_epochs: int | None = None
     patience: int | None = None
     max_batches: int | None = None
+
+
+@dataclass
+class EvaluateConfig:
+    """Evaluations beyond the usual ones; test_curve: score the test split after every epoch, to show only."""
+
+    test_curve: bool = False
 
 
 @dataclass
@@ -121,12 +135,14 @@ class ReportSettings:
     """What a report shows; build: whether a benchmark or sweep ends with one (``report=false`` is short).
 
     baseline: a method with which all are compared, beside "none". equal_within: metric -> gains below which
-    two methods count as equal, in units of the metric; without one, nothing is called equal.
+    two methods count as equal, in units of the metric; without one, nothing is called equal. claims: file of
+    further claims, see `reports.claims.reader`.
     """
 
     build: bool = True
     baseline: str | None = None
     equal_within: dict[str, float] = field(default_factory=dict)
+    claims: str | None = None
 
 
 @dataclass
@@ -180,6 +196,7 @@ class Config:
     tuned: str | None = None
     occlusion: OcclusionConfig = field(default_factory=OcclusionConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     cell: CellConfig = field(default_factory=CellConfig)
     data: DataConfig = field(default_factory=DataConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)

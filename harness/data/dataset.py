@@ -14,9 +14,7 @@ import numpy as np
 from backbones.batch import MODALITIES
 
 SPLITS = ("train", "valid", "test")
-
-
-_AFTER_VIDEO = "$_$"  # MMSA's clip ids have the form "video$_$clip"
+AFTER_VIDEO = "$_$"  # MMSA's clip ids have the form "video$_$clip"
 
 
 @dataclass(frozen=True)
@@ -47,9 +45,9 @@ class Split:
 def videos_of(ids: np.ndarray) -> np.ndarray | None:
     """Return the name of each clip's video; None if some id does not name it. Shape: (N,) unicode."""
     names = ids.tolist()
-    if not all(_AFTER_VIDEO in name for name in names):
+    if not all(AFTER_VIDEO in name for name in names):
         return None
-    return np.array([name.partition(_AFTER_VIDEO)[0] for name in names])
+    return np.array([name.partition(AFTER_VIDEO)[0] for name in names])
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
-"""Export of synthetic datasets as pickles in MMSA's format."""
+"""Export of datasets as pickles in MMSA's format."""
 
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,14 @@ def raw_mmsa(settings: SyntheticSettings) -> dict[str, dict[str, Any]]:
 
 
 def export(settings: SyntheticSettings, path: str | Path, force: bool = False) -> None:
-    """Write `raw_mmsa` atomically as a pickle (protocol 4); missing parent folders are created.
+    """Write `raw_mmsa` as `write_pickle` does, which raises UserError."""
+    write_pickle(lambda: raw_mmsa(settings), path, force)
+
+
+def write_pickle(make: Callable[[], object], path: str | Path, force: bool) -> None:
+    """Write an object atomically as a pickle (protocol 4); missing parent folders are created.
+
+    make: returns the object, once the path is known to be free.
 
     Raises UserError if the file exists (unless ``force``), is a folder, or cannot be written.
     """
@@ -43,7 +51,7 @@ def export(settings: SyntheticSettings, path: str | Path, force: bool = False) -
             pickler = pickle.Pickler(file, protocol=PROTOCOL)
             # The memo would keep a second copy of every array in memory until the end.
             pickler.fast = True
-            pickler.dump(raw_mmsa(settings))
+            pickler.dump(make())
     except OSError as error:
         raise file_error(repr(str(path)), "written", error) from error
 

@@ -12,6 +12,10 @@ TIMES = 8  # multiple of the file size
 SPARE = 2**27  # additional bytes
 
 
+class TooLargeError(UserError):
+    """The content of a file needs more memory than its limit."""
+
+
 class MemoryLimit:
     """Budget of bytes for reading one file.
 
@@ -25,10 +29,10 @@ class MemoryLimit:
         self.limit = self.left = TIMES * size + SPARE
 
     def take(self, amount: int) -> None:
-        """Charge ``amount`` bytes; raises UserError if the limit is exceeded."""
+        """Charge ``amount`` bytes; raises TooLargeError if the limit is exceeded."""
         self.left -= amount
         if self.left < 0:
-            raise UserError(
+            raise TooLargeError(
                 f"{self.name} was refused: its content needs more than {self.limit // 2**20} MiB of memory, "
                 "far more than the size of the file."
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from harness.config.schema import LABEL_SCALES, METRICS_OF, DatasetConfig
 from harness.data.dataset import Dataset
 from harness.data.labels import LabelScale, given_scale
 from harness.data.mmsa.reader import read_mmsa
+from harness.data.mmsa.resplit import SplitChoice
 from harness.data.standardize import scale_notes, standardize
 from harness.data.store import file_fingerprint, load_dataset, save_dataset
 from harness.data.synthetic.clips import SyntheticSettings, synthetic_fingerprint
@@ -20,7 +22,7 @@ from harness.errors import UserError, file_error, unknown
 from harness.files import replacing
 
 # Raise this version with any change to the checks of a file, or to the arrays that are made from its bytes.
-READER_VERSION = 3
+READER_VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ def prepare(name: str, config: DatasetConfig, size: str, data_root: str | None, 
     metrics, notes = scale.metrics(name, METRICS_OF[config.like], config.metrics)
     synthetic = config.synthetic and config.path is None
     if synthetic:
+        _refuse_splits(name, config)
         settings = SyntheticSettings(name, config.size or size, config.clips, config.aligned, config.seed)
         source = f"synthetic stand-in data, size {settings.size}, generator seed {settings.seed}"
         fingerprint = synthetic_fingerprint(settings)
@@ -60,12 +63,15 @@ def prepare(name: str, config: DatasetConfig, size: str, data_root: str | None, 
             _generate(settings, folder, config.standardize)
     else:
         path = _file(name, config, data_root)
-        source, fingerprint = str(path), file_fingerprint(path, cache / "fingerprints.json")
+        choice = _choice(name, config)
+        source = str(path)
+        embeddings = None if config.embeddings is None else path_of(config.embeddings)
+        fingerprint = choice.identity(_fingerprint(path, embeddings, cache))
         # A label_center of 0 is left out, so that caches of earlier versions stay in use.
         labels = f"{scale.size}" + (f"-{scale.center}" if scale.center else "")
         folder = _folder(cache, name, f"{fingerprint}-{labels}-{READER_VERSION}", config.standardize)
         if not folder.exists():
-            _save(read_mmsa(path, scale), folder, config.standardize)
+            _save(read_mmsa(path, scale, choice, embeddings), folder, config.standardize)
     return CachedDataset(
         name=name,
         like=config.like,
@@ -81,12 +87,31 @@ def prepare(name: str, config: DatasetConfig, size: str, data_root: str | None, 
     )
 
 
+def _fingerprint(path: Path, embeddings: Path | None, cache: Path) -> str:
+    """Return the fingerprint of a file, or of it and the embeddings of its words."""
+    files = [path, *([] if embeddings is None else [embeddings])]
+    hashes = [file_fingerprint(file, cache / "fingerprints.json") for file in files]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def _choice(name: str, config: DatasetConfig) -> SplitChoice:
+    """Return the splits to make of a file; raises UserError."""
+    table = None if config.splits is None else path_of(config.splits)
+    return SplitChoice(config.valid_share, table, config.fold, config.seed, f"dataset.{name}.{{}}")
+
+
 def _label_scale(name: str, config: DatasetConfig) -> LabelScale:
     """Return the scale of a dataset's labels; raises UserError."""
     if config.like not in METRICS_OF:
         raise unknown(f"value of dataset.{name}.like", config.like, METRICS_OF)
     usual, setting = LABEL_SCALES[config.like], f"dataset.{name}.label_{{}}"
     return given_scale(usual, config.label_scale, config.label_center, setting)
+
+
+def _refuse_splits(name: str, config: DatasetConfig) -> None:
+    for key in ("valid_share", "splits", "fold", "embeddings"):
+        if getattr(config, key) is not None:
+            raise UserError(f"dataset.{name}.{key} is for files only, and {name!r} is synthetic data.")
 
 
 def _save(dataset: Dataset, folder: Path, standardized: bool) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from backbones import BACKBONES
 from backbones.batch import MODALITIES
 from harness.code import code_hash, sources
-from harness.data.dataset import Split
+from harness.data.dataset import Dataset, Split
 from harness.data.prepare import CachedDataset
 from harness.data.store import load_dataset
 from harness.matrix import Cell
@@ -139,15 +139,29 @@ def describe_dataset(data: CachedDataset) -> dict[str, Any]:
 
     Per split: numbers of clips and videos (None if the ids do not name videos), mean and standard deviation
     of the labels, shares of labels below, at and above neutral, median and 95% quantile of the lengths.
-    ``test_lengths``: id of each test clip -> steps of its text, by which a report sorts clips.
+    ``test_lengths``: id of each test clip -> steps of its text, by which a report sorts clips. ``absent``: the
+    modalities that the data set lacks; there only if it lacks one.
     """
     dataset = load_dataset(data.folder)
     test = dataset.splits["test"]
     facts = {k: v for k, v in vars(data).items() if k != "folder"}
     splits = {name: _describe_split(s, data.label_center) for name, s in dataset.splits.items()}
     sizes = {"widths": dataset.widths(), "steps": dataset.steps()}
+    absent = absent_modalities(dataset)
     lengths = dict(zip(test.ids.tolist(), test.lengths["text"].tolist(), strict=True))
-    return {**facts, **sizes, "splits": splits, "test_lengths": lengths}
+    facts |= {**sizes, **({"absent": absent} if absent else {})}
+    return {**facts, "splits": splits, "test_lengths": lengths}
+
+
+def absent_modalities(dataset: Dataset) -> list[str]:
+    """Return the modalities that are all zeros; text is not absent where there are token ids."""
+    splits = dataset.splits.values()
+    return [
+        m
+        for m in MODALITIES
+        if not any(split.features[m].any() for split in splits)
+        and not (m == "text" and all(split.tokens is not None for split in splits))
+    ]
 
 
 def _describe_split(split: Split, center: float) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from harness.train.arithmetic import autocast, compile_steps, plain_steps
 from harness.train.checkpoint import Checkpoint
 from harness.train.device import set_seed
 from harness.train.diagnostics import Diagnostics
-from harness.train.evaluate import final_result, predict, task_loss
+from harness.train.evaluate import final_result, predict, score_test_curve, task_loss
 from harness.train.inspection import Inspection, inspect
 from harness.train.networks import build, make_optimizer, require_memory
 from harness.train.result import Diverged, Result
@@ -114,7 +114,10 @@ def _next_epoch(cell: Cell, training: TrainingState, splits: Splits, epoch: int)
         group["lr"] = learning_rate(backbone.settings, group["initial_lr"], valid_losses)
     losses = train_epoch(cell, backbone, training.method, training.optimizer, splits, epoch)
     valid_loss = task_loss(backbone, *predict(cell, backbone, splits, "valid"))
-    training.record(epoch, {**losses, "valid_loss": valid_loss, "epoch_s": time.perf_counter() - started})
+    numbers = {**losses, "valid_loss": valid_loss, "epoch_s": time.perf_counter() - started}
+    if cell.test_curve:
+        numbers |= score_test_curve(cell, backbone, splits)
+    training.record(epoch, numbers)
     if not np.isfinite(valid_loss):
         raise Diverged(f"the validation loss is {valid_loss} after epoch {epoch}")
     return valid_loss

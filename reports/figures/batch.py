@@ -21,7 +21,7 @@ from reports import commands
 from reports.figures import style
 from reports.figures.base import Command, Figure
 from reports.figures.latents import load_samples, rounded, sampled_runs
-from reports.names import base_method
+from reports.names import base_method, proper_name
 from reports.study import Study
 
 COLUMNS = ("dataset", "backbone", "seed", "method", "kind", "name", "i", "j", "value")
@@ -103,7 +103,8 @@ def caption(data: pd.DataFrame) -> str:
     clips = _kind(data, "clip")["value"].to_numpy(float)
     distinct = len({tuple(sorted(pair)) for pair in pairs[["i", "j"]].to_numpy(int).tolist()})
     text = (
-        f"{first.method} ({first.dataset}, {first.backbone}, seed {first.seed}) on one batch of {len(clips)} "
+        f"{proper_name(first.method)} ({proper_name(first.dataset)}, {proper_name(first.backbone)}, seed "
+        f"{first.seed}) on one batch of {len(clips)} "
         "training clips, with the best weights after training. (a) Diagram of the method; shaded: its three "
         "components. (b) Similarity of latents, to which SASS applies its threshold; clips are sorted by "
         f"label, and the diagonal is blank. Marks: the {len(pairs)} mixed pairs ({distinct} of them "
@@ -265,6 +266,6 @@ FIGURE = Figure(
     caption=caption,
     data=batch,
     draw=draw,
-    missing="No finished run of ms_mix stores a sampled batch.",
+    missing="No finished run of MS-Mix stores a sampled batch.",
     fill=lambda study: commands.sampled(study, _METHOD),
 )

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from reports.figures import style
+from reports.names import proper_name
 from reports.stats.intervals import stratified_interval
 
 SUMMARY = ("mean", "low", "high", "n", "blocks", "backbones")
@@ -57,8 +58,10 @@ def omissions(data: pd.DataFrame, keys: Sequence[str]) -> list[str]:
     texts = []
     most = data.groupby(["method", "dataset"])["n"].max().reset_index()
     for dataset, part in most[most["n"] == 0].groupby("dataset"):
-        names = ", ".join(style.ordered(part["method"]))
-        texts.append(f"Not shown on {dataset}, because most of their trainings are missing: {names}.")
+        names = ", ".join(map(proper_name, style.ordered(part["method"])))
+        texts.append(
+            f"Not shown on {proper_name(str(dataset))}, because most of their trainings are missing: {names}."
+        )
     points = data[data["n"] > 0].drop_duplicates(list(keys))
     lost = points["blocks"] - points["n"]
     if lost.any():
@@ -91,7 +94,8 @@ def equal_lines(data: pd.DataFrame, keys: Sequence[str]) -> list[str]:
         for method in style.ordered(wide.columns):
             groups.setdefault(tuple(wide[method].fillna(math.inf)), []).append(method)
         texts += [
-            f"Exactly equal on {dataset}, so that their lines coincide: {', '.join(names)}."
+            f"Exactly equal on {proper_name(str(dataset))}, so that their lines coincide: "
+            f"{', '.join(map(proper_name, names))}."
             for names in groups.values()
             if len(names) > 1
         ]

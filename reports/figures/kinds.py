@@ -14,6 +14,7 @@ from reports.figures import style
 from reports.figures.base import Command, Figure
 from reports.figures.blocks import count_range
 from reports.figures.forest import ALL, axis_limits, draw_gain
+from reports.names import dataset_name
 from reports.stats.intervals import FEWEST
 from reports.stats.kinds import BY_KIND, gains_by_kind, kinds_of_clips
 from reports.study import Study
@@ -58,7 +59,7 @@ def caption(data: pd.DataFrame) -> str:
     texts.append("Predictions closer to 0 gain on labels around 0 and lose on strong ones.")
     unknown = set(data["dataset"]) - set(data.loc[data["group"] == "length", "dataset"])
     if unknown:
-        names = ", ".join(sorted(unknown))
+        names = ", ".join(sorted(map(dataset_name, unknown)))
         texts.append(f"Lengths of texts are unknown on {names}: the next call of the benchmark stores them.")
     return " ".join(texts)
 
@@ -101,7 +102,7 @@ def draw(data: pd.DataFrame, title: str, command: Command) -> Drawing:
         spare.set_axis_off()
     for ax, dataset in zip(axes.flat, datasets, strict=False):
         panel(data[data["dataset"] == dataset], ax, labels)
-        ax.set_title(style.wrapped(dataset, 40))
+        ax.set_title(style.wrapped(dataset_name(dataset), 40))
     handles = style.method_handles(labels)
     for handle in handles:
         handle.set_linestyle("-")

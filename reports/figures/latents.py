@@ -30,6 +30,7 @@ from reports.figures.projection import (
     standardised,
 )
 from reports.frame import is_ablation
+from reports.names import proper_name
 from reports.study import SAMPLE_KEYS, Study
 
 KEYS = ("dataset", "backbone", "seed", "method", "kind")
@@ -148,13 +149,13 @@ def caption(data: pd.DataFrame) -> str:
     if methods["n_clean"].isna().all():
         return ""
     first = methods.dropna(subset="n_clean").iloc[0]
-    without = [row["method"] + (f" ({row['note']})" if row["note"] else "")
+    without = [proper_name(row["method"]) + (f" ({row['note']})" if row["note"] else "")
                for row in methods[methods["kl"].isna()].to_dict("records")]  # fmt: skip
     return (
-        f"Latents of up to {methods['n_clean'].max()} training clips of {first.dataset} under "
-        f"{first.backbone}, one trained network for each method (seed {first.seed}). The vectors of text, "
-        "audio and vision are concatenated, standardised by the clean latents of the same network, and "
-        "projected onto the first two principal components "
+        f"Latents of up to {methods['n_clean'].max()} training clips of {proper_name(first.dataset)} under "
+        f"{proper_name(first.backbone)}, one trained network for each method (seed {first.seed}). The "
+        "vectors of text, audio and vision are concatenated, standardised by the clean latents of the same "
+        "network, and projected onto the first two principal components "
         f"({first.share_x:.0%} and {first.share_y:.0%} of the variance) of the pooled clean latents of all "
         "methods, so all panels share one space. Contours enclose the densest regions with "
         f"{HELD[1]:.0%} and {HELD[0]:.0%} of the points. KL: KL(mixed || clean) within one network, in nats, "

@@ -17,7 +17,7 @@ from reports import commands
 from reports.figures import style
 from reports.figures.base import Command, Figure
 from reports.figures.blocks import SUMMARY, equal_lines, omissions, over_blocks, training_counts
-from reports.names import METRIC_NAMES
+from reports.names import METRIC_NAMES, proper_name
 from reports.study import Study
 
 COLUMNS = ("dataset", "metric", "method", "scaled", *SUMMARY)
@@ -73,7 +73,9 @@ def caption(data: pd.DataFrame) -> str:
         texts.append("No uncertainty can be given without two seeds that differ.")
     equal = data.groupby(["dataset", "metric"])["mean"].agg(lambda means: means.nunique() == 1)
     if equal.any():
-        names = (f"{METRIC_NAMES[metric]} on {dataset}" for dataset, metric in equal[equal].index)
+        names = (
+            f"{METRIC_NAMES[metric]} on {proper_name(dataset)}" for dataset, metric in equal[equal].index
+        )
         texts.append(f"All methods are equal and drawn at the outer ring in {', '.join(names)}.")
     return " ".join([*texts, *omissions(data, ["dataset", "metric"]), *equal_lines(data, ["metric"])])
 

@@ -17,6 +17,7 @@ from reports import commands
 from reports.figures import style
 from reports.figures.base import Command, Figure
 from reports.figures.blocks import count_range
+from reports.names import proper_name
 from reports.stats.intervals import performance_profile
 from reports.stats.permutation import LEVEL
 from reports.stats.ranking import Ranks, ranks
@@ -117,7 +118,7 @@ def caption(data: pd.DataFrame) -> str:
         lost = count_range(ranked["blocks_left_out"].astype(int), "block")
         texts.append(f"Left out: {lost} without a seed that all methods have.")
     if dropped:
-        texts.append(f"Not ranked, because absent from most blocks: {', '.join(dropped)}.")
+        texts.append(f"Not ranked, because absent from most blocks: {', '.join(map(proper_name, dropped))}.")
     return " ".join([*texts, _profile_caption(data[data["panel"] == "profile"])])
 
 

@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from reports.names import base_method
+from reports.names import base_method, proper_name
 
 COLUMN, PAGE = 3.4, 7.0
 """Widths in inches of a column and of a page of a two-column paper."""
@@ -104,8 +104,8 @@ def ordered(labels: Iterable[str]) -> list[str]:
 
 
 def wrapped(text: object, width: int = 40) -> str:
-    """Wrap a name to lines of at most ``width`` characters, without mathtext."""
-    return plain("\n".join(textwrap.wrap(str(text), width)))
+    """Wrap a name, as people know it, to lines of at most ``width`` characters, without mathtext."""
+    return plain("\n".join(textwrap.wrap(proper_name(str(text)), width)))
 
 
 def look(label: str, labels: Sequence[str]) -> dict[str, Any]:

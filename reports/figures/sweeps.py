@@ -24,7 +24,7 @@ from reports import commands
 from reports.figures import style
 from reports.figures.base import Command, Figure
 from reports.figures.blocks import count_range
-from reports.names import METRIC_NAMES
+from reports.names import METRIC_NAMES, proper_name
 from reports.stats.intervals import FEWEST
 from reports.stats.settings import GROUP, LEVEL, settings_table, verdicts
 from reports.study import Study
@@ -171,7 +171,10 @@ def caption(data: pd.DataFrame) -> str:
 def _pairs(data: pd.DataFrame) -> list[str]:
     """Return pairs of backbone and data set in words."""
     pairs = data[["backbone", "dataset"]].drop_duplicates().sort_values(["dataset", "backbone"])
-    return [f"{backbone} on {dataset}" for backbone, dataset in pairs.itertuples(index=False)]
+    return [
+        f"{proper_name(backbone)} on {proper_name(dataset)}"
+        for backbone, dataset in pairs.itertuples(index=False)
+    ]
 
 
 def _tests(data: pd.DataFrame) -> list[str]:

@@ -19,6 +19,7 @@ from reports.figures import style
 from reports.figures.base import Command, Figure
 from reports.figures.latents import KINDS, PLACE, load_samples, rounded, sampled_runs
 from reports.figures.projection import bounded_perplexity, scaling, stacked, standardised, tsne
+from reports.names import proper_name
 from reports.study import Study
 
 COLUMNS = ("dataset", "backbone", "seed", "method", "kind", "x", "y", "label", "perplexity")
@@ -84,12 +85,13 @@ def caption(data: pd.DataFrame) -> str:
         return ""
     first = data.iloc[0]
     counts = [
-        f"{method}: n = {(rows['kind'] == 'clean').sum()} clean, {(rows['kind'] == 'mixed').sum()} mixed, "
-        f"perplexity {rows['perplexity'].iloc[0]:.3g}"
+        f"{proper_name(str(method))}: n = {(rows['kind'] == 'clean').sum()} clean, "
+        f"{(rows['kind'] == 'mixed').sum()} mixed, perplexity {rows['perplexity'].iloc[0]:.3g}"
         for method, rows in data.groupby("method", sort=False)
     ]
     return (
-        f"Clean and mixed latents of training clips of {first.dataset} under {first.backbone}, seed "
+        f"Clean and mixed latents of training clips of {proper_name(first.dataset)} under "
+        f"{proper_name(first.backbone)}, seed "
         f"{first.seed} ({'; '.join(counts)}). Each method has one t-SNE of its clean and mixed latents "
         "together: the vectors of text, audio and vision are concatenated and standardised by the clean "
         "latents. It is initialised with the first two principal components and uses a fixed seed. Colour: "

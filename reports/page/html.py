@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import math
 import re
 from base64 import b64encode
@@ -18,6 +19,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from harness.errors import visible
+from reports.page.claims import ClaimRow
+from reports.page.picture import EDGE, NAMES, Picture
+from reports.page.picture import WIDTH as PICTURE
 from reports.study import STATES
 from reports.tables.table import BEST, SECOND, Column, Part, Table, Value
 
@@ -65,8 +69,9 @@ class Report:
 
     synthetic: suffix of the title, see `reports.study.Study.stand_in`. counts: state -> number of cells.
     requested_note: text below the counts. summary: sentences. notes: headings and their sentences.
-    runs_link: address of all runs of the study. ui: command that starts MLflow's UI. table_files: name of a
-    table -> ending -> relative address.
+    claims: a row per claim. decisions: what would decide claims, in words, as a command, and the ids of these
+    claims. pictures: of the gains, one per metric. runs_link: address of all runs of the study. ui: command
+    that starts MLflow's UI. table_files: name of a table -> ending -> relative address.
     """
 
     title: str
@@ -82,6 +87,9 @@ class Report:
     facts: Mapping[str, str] = field(default_factory=dict)
     runs_link: str = ""
     ui: str = ""
+    claims: Sequence[ClaimRow] = ()
+    decisions: Sequence[tuple[str, str, Sequence[str]]] = ()
+    pictures: Sequence[Picture] = ()
     table_files: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
@@ -145,9 +153,10 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.globals |= {"zip": zip, "cell": cell, "STATES": STATES, "WIDE": WIDE}
+    environment.globals |= {"dict": dict, "zip": zip, "cell": cell, "STATES": STATES, "WIDE": WIDE}
+    environment.globals |= {"PICTURE": PICTURE, "NAMES": NAMES, "EDGE": EDGE}
     environment.tests["linkable"] = linkable
-    for function in (choices, page_columns, screen_size, sha256):
+    for function in (by_method, choices, page_columns, screen_size, sha256):
         environment.filters[function.__name__] = function
     return environment
 
@@ -165,6 +174,11 @@ def linkable(address: str) -> bool:
 def sha256(text: str) -> str:
     """Return the base64 SHA-256 of a text, as a content security policy expects it."""
     return b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def by_method(rows: Iterable[ClaimRow]) -> list[tuple[str, list[ClaimRow]]]:
+    """Group claims that follow each other by the method that they are about."""
+    return [(about, list(group)) for about, group in itertools.groupby(rows, lambda row: row.about)]
 
 
 def choices(table: Table) -> dict[str, list[str]]:

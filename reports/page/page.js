@@ -137,6 +137,36 @@
     apply();
   }
 
+  function startGains(select, readout) {
+    const pictures = all("svg.gains");
+    const usual = readout.textContent;
+    const show = (text) => (readout.textContent = text || usual);
+    const focused = () => document.activeElement?.closest(".mark")?.getAttribute("aria-label");
+    for (const mark of all(".mark")) {
+      const said = mark.getAttribute("aria-label");
+      // A tooltip of the browser would cover the row that it is about.
+      mark.querySelector("title").remove();
+      mark.addEventListener("pointerenter", () => show(said));
+      mark.addEventListener("pointerleave", () => show(focused()));
+      mark.addEventListener("focus", () => show(said));
+      mark.addEventListener("blur", () => show());
+    }
+    if (!select) return;
+    select.addEventListener("change", () =>
+      pictures.forEach((picture) => picture.toggleAttribute("hidden", picture.dataset.metric !== select.value)),
+    );
+    select.closest(".switch").hidden = false;
+  }
+
+  // A link may point into a folded section, or to a claim whose numbers are folded.
+  function unfold() {
+    const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    if (!target) return;
+    for (let part = target; part; part = part.parentElement) if (part.matches("details")) part.open = true;
+    if (target.matches(".claim")) target.querySelector("details").open = true;
+    target.scrollIntoView();
+  }
+
   function startZoom(dialog) {
     const view = dialog.querySelector(".view");
     const image = new Image();
@@ -198,6 +228,10 @@
     startTheme(document.getElementById("theme"));
     all("table").forEach(startSorting);
     all(".tools").forEach(startFilter);
+    const readout = document.getElementById("readout");
+    if (readout) startGains(document.getElementById("metric"), readout);
+    addEventListener("hashchange", unfold);
+    unfold();
     startZoom(document.getElementById("zoom"));
     root.classList.add("live");
   });

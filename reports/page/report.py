@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -12,17 +13,23 @@ from backbones import BACKBONES
 from harness.cli import shell_command
 from methods import METHODS
 from reports import commands
+from reports.claims import answers as claims
+from reports.claims.reader import read_claims
 from reports.figures import style
 from reports.figures.base import Figure
 from reports.figures.registry import FIGURES
+from reports.names import backbone_name, dataset_name
 from reports.page import summary
+from reports.page.claims import claim_rows, claims_table
 from reports.page.departures import departures
 from reports.page.html import Failure, PageFigure, Report, page
+from reports.page.picture import pictures
 from reports.study import OUTCOMES, Study
 from reports.tables import sweeps
 from reports.tables.clips import clip_table
 from reports.tables.cost import cost_table
 from reports.tables.datasets import dataset_table
+from reports.tables.places import place_table
 from reports.tables.scores import score_table
 from reports.tables.seed_means import ablation_numbers, main_numbers, occlusion_numbers
 from reports.tables.table import Table, write_table
@@ -44,7 +51,8 @@ def write(study: Study, folder: Path) -> list[Path]:
     # With several threads, sums could differ in the last bits.
     with threadpool_limits(1):
         comparison = summary.compare_methods(study)
-        tables = all_tables(study, comparison)
+        answers = claims.answers(study, read_claims(study.claims))
+        tables = [*all_tables(study, comparison), claims_table(answers, study)]
         every = [*tables, *sweeps.sweep_tables(study)]
         paths = [path for table in every for path in write_table(table, folder / "tables")]
         figures = []
@@ -53,11 +61,18 @@ def write(study: Study, folder: Path) -> list[Path]:
             figures.append(page_figure)
             paths += figure_paths
     report = _report(study, summary.sentences(study, comparison, ORDER), tables, figures, folder)
+    report = replace(
+        report,
+        claims=claim_rows(answers, study),
+        decisions=claims.decisions(answers),
+        pictures=pictures(study, comparison, ORDER),
+    )
+    (folder / claims.FILE).write_text(claims.answers_json(answers, study), encoding="utf-8")
     (folder / PAGE).write_text(page(report), encoding="utf-8")
     files = {path for name in FOLDERS for path in (folder / name).iterdir() if not path.is_dir()}
     for stale in files - set(paths):
         stale.unlink()
-    return [folder / PAGE, *paths]
+    return [folder / PAGE, folder / claims.FILE, *paths]
 
 
 def all_tables(study: Study, comparison: pd.DataFrame) -> list[Table]:
@@ -80,6 +95,7 @@ def all_tables(study: Study, comparison: pd.DataFrame) -> list[Table]:
         score_table(_part(main, sims), "table3_sims", sims_title, study, fill_sims),
         *_without_classes(_part(main, other), study),
         score_table(ablation, "table4_ablation", ablation_title, study, commands.ablation(study)),
+        *place_table(study, ORDER),
         cost_table(study, ORDER),
         score_table(occlusion, "occlusion", occlusion_title, study, commands.occluded(study)),
         clip_table(study, ORDER),
@@ -123,7 +139,9 @@ def place(data: pd.DataFrame) -> str:
     if not {"backbone", "dataset"} <= set(data.columns):
         return ""
     places = data[["backbone", "dataset"]].drop_duplicates()
-    return f", {places['backbone'].iloc[0]} on {places['dataset'].iloc[0]}" if len(places) == 1 else ""
+    if len(places) != 1:
+        return ""
+    return f", {backbone_name(places['backbone'].iloc[0])} on {dataset_name(places['dataset'].iloc[0])}"
 
 
 def _draw(figure: Figure, data: pd.DataFrame, title: str, study: Study, folder: Path) -> list[Path]:
@@ -195,7 +213,7 @@ def _requested(study: Study) -> str:
 
 def _real_data(study: Study) -> list[str]:
     real = [entry for entry in study.datasets if entry["name"] not in study.synthetic]
-    return [f"{entry['name']} is real data, read from {entry['source']}." for entry in real]
+    return [f"{dataset_name(entry['name'])} is real data, read from {entry['source']}." for entry in real]
 
 
 def _environments(study: Study) -> list[tuple[str, list[str]]]:

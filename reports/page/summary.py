@@ -10,7 +10,7 @@ import pandas as pd
 
 from harness.files import safe_name
 from reports import commands
-from reports.names import METRIC_NAMES, signed
+from reports.names import METRIC_NAMES, method_name, proper_name, signed
 from reports.page.verdicts import by_dataset, p_text
 from reports.stats import comparison
 from reports.stats.comparison import BASELINE, VERDICTS
@@ -68,9 +68,10 @@ def comparison_tables(study: Study, gains: pd.DataFrame, order: Sequence[str] = 
 
 def _comparison_table(study: Study, gains: pd.DataFrame, baseline: str, order: Sequence[str]) -> Table:
     name = "comparison" if baseline == BASELINE else f"comparison_{safe_name(baseline)}"
-    title = f"Each method against {baseline}" + study.stand_in(list(dict.fromkeys(gains["dataset"])))
+    other = method_name(baseline)
+    title = f"Each method against {other}" + study.stand_in(list(dict.fromkeys(gains["dataset"])))
     if gains.empty:
-        notes = [f"There is nothing to compare: this needs {baseline} and another method with a common seed."]
+        notes = [f"There is nothing to compare: this needs {other} and another method with a common seed."]
         return Table(name, title, [], notes, fill=commands.compared(study, baseline))
     columns = [Column(head, k >= TEXTS and head != "Verdict") for k, head in enumerate(HEADS)]
     rows = sorted(gains.to_dict("records"), key=lambda row: _place(row, order))
@@ -82,7 +83,7 @@ def _comparison_table(study: Study, gains: pd.DataFrame, baseline: str, order: S
     csv = pd.DataFrame(rows).drop(columns="baseline")
     csv = csv[[*keys, *(column for column in csv.columns if column not in keys)]]
     text = csv.to_csv(index=False, lineterminator="\n")
-    notes = [note.format(baseline=baseline) for note in NOTES]
+    notes = [note.format(baseline=other) for note in NOTES]
     return Table(name, title, [Part(columns, list(groups.values()))], notes, text)
 
 
@@ -111,7 +112,7 @@ def _place(row: Mapping[Any, Any], order: Sequence[str]) -> tuple:
 def _row(row: Mapping[Any, Any], link: str) -> list[Value]:
     decided = row["verdict"] != "undecided"
     return [
-        *(Value(str(text), order=str(text)) for text in (row["dataset"], row["method"])),
+        *(Value(name, order=name) for name in map(proper_name, (row["dataset"], row["method"]))),
         Value(METRIC_NAMES[row["metric"]], order=row["metric"]),
         Value(signed(row["gain"]), BEST if decided else OTHER, row["gain"], link),
         _interval(row["low"], row["high"]),
@@ -138,7 +139,9 @@ def _ranking(study: Study) -> Iterator[str]:
     if len(ranking.methods) < 2 or not ranking.blocks:
         return
     blocks = f"{ranking.blocks} combination{'s' * (ranking.blocks != 1)} of data set and backbone"
-    order = ", ".join(f"{m} {r:.2f}" for m, r in zip(ranking.methods, ranking.average, strict=True))
+    order = ", ".join(
+        f"{method_name(m)} {r:.2f}" for m, r in zip(ranking.methods, ranking.average, strict=True)
+    )
     if math.isnan(ranking.p):
         yield f"Average ranks in test MAE over {blocks}: {order}; there are too few results for a test."
         return
@@ -146,14 +149,15 @@ def _ranking(study: Study) -> Iterator[str]:
     if ranking.p > LEVEL:
         verdict = "the ranks do not differ beyond chance"
     else:
-        others = [m for m in same if m != ranking.methods[0]]
-        apart = [m for m in ranking.methods[1:] if m not in others] or ["no other"]
+        others = [method_name(m) for m in same if m != ranking.methods[0]]
+        apart = [method_name(m) for m in ranking.methods[1:] if m not in same] or ["no other"]
         verdict = f"Nemenyi's test distinguishes the first from {', '.join(apart)}"
         verdict += f", not from {', '.join(others)}" if others else ""
     test = f"Friedman's test: p = {p_text(ranking.p)}; {verdict}."
     test += " The test holds the test clips fixed, and assumes independent backbones, which share them."
     lost = [f"{ranking.left_out} combinations lack some method"] if ranking.left_out else []
-    lost += [f"absent from most and not ranked: {', '.join(ranking.dropped)}"] if ranking.dropped else []
+    dropped = ", ".join(map(method_name, ranking.dropped))
+    lost += [f"absent from most and not ranked: {dropped}"] if dropped else []
     left = f" ({'; '.join(lost)})" if lost else ""
     yield f"Average ranks in test MAE over {blocks} (1 is best): {order}{left}. {test}"
 
@@ -164,7 +168,10 @@ def _improvement(study: Study) -> Iterator[str]:
     if chances.empty:
         return
     ranked = chances.sort_values(["probability", "method"], ascending=[False, True]).to_dict("records")
-    texts = (f"{r['method']} {r['probability']:.2f} ({r['low']:.2f} to {r['high']:.2f})" for r in ranked)
+    texts = (
+        f"{method_name(r['method'])} {r['probability']:.2f} ({r['low']:.2f} to {r['high']:.2f})"
+        for r in ranked
+    )
     yield (
         f"Probability that a run has a lower test MAE than a run of {BASELINE} (0.5 means no difference; 95% "
         "intervals in parentheses hold the test clips fixed, and are too narrow for few seeds): "

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from reports.names import signed
+from reports.names import dataset_name, method_name, signed
 from reports.stats.intervals import FEWEST
 from reports.study import Study
 from reports.tables.seed_means import place
@@ -24,7 +24,8 @@ def by_dataset(study: Study, gains: pd.DataFrame, baseline: str, order: Sequence
         part = part.assign(lacking=part["strata"].max() - part["strata"])
         ranked = part.sort_values(["lacking", "gain", "method"], ascending=[True, False, True])
         text = " ".join(_sentences(study, ranked.to_dict("records"), baseline))
-        yield f"{dataset}, test MAE: {text[0].lower() if text.startswith('Undecided') else text[0]}{text[1:]}"
+        first = text[0].lower() if text.startswith("Undecided") else text[0]
+        yield f"On {dataset_name(dataset)}, test MAE: {first}{text[1:]}"
 
 
 def p_text(value: float) -> str:
@@ -33,6 +34,7 @@ def p_text(value: float) -> str:
 
 
 def _sentences(study: Study, rows: Sequence[Row], baseline: str) -> Iterator[str]:
+    baseline = method_name(baseline)
     for row in rows:
         if row["verdict"] in ("better", "worse"):
             yield f"{_named(row)} is {row['verdict']} than {baseline}: {_gain(row)}."
@@ -52,7 +54,7 @@ def _sentences(study: Study, rows: Sequence[Row], baseline: str) -> Iterator[str
 def _named(row: Row) -> str:
     """Return a method's name, with its number of backbones if other methods have more."""
     few = f" (on only {_count(row['strata'], 'backbone')})" if row["lacking"] else ""
-    return f"{row['method']}{few}"
+    return f"{method_name(row['method'])}{few}"
 
 
 def _gain(row: Row) -> str:
@@ -63,7 +65,11 @@ def _gain(row: Row) -> str:
 def _outlook(study: Study, rows: Sequence[Row]) -> Iterator[str]:
     """Yield why methods are undecided, and what would decide."""
     seeds = max(int(row["seeds"]) for row in rows)
-    few = [f"{row['method']} has {_count(row['seeds'], 'seed')}" for row in rows if row["seeds"] < FEWEST]
+    few = [
+        f"{method_name(row['method'])} has {_count(row['seeds'], 'seed')}"
+        for row in rows
+        if row["seeds"] < FEWEST
+    ]
     if seeds < FEWEST:
         yield f"{_count(seeds, 'seed')} decide{'s' * (seeds == 1)} nothing: a verdict needs three."
     elif few:

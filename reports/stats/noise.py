@@ -46,9 +46,9 @@ class Noise:
         spread = sum(variance**2 / freedom for variance, freedom in parts if variance)
         return self.variance**2 / spread if spread else math.nan
 
-    def half_width(self) -> float:
-        """Return half the width of the t interval for other seeds and videos."""
-        return _quantile(1 - LEVEL / 2, self.freedom) * math.sqrt(self.variance)
+    def half_width(self, level: float = LEVEL) -> float:
+        """Return half the width of the t interval for other seeds and videos, of confidence 1 - level."""
+        return _quantile(1 - level / 2, self.freedom) * math.sqrt(self.variance)
 
     def with_seeds(self, now: float, seeds: int) -> Noise:
         """Return the noise with another number of seeds per backbone. now: their number so far."""

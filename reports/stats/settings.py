@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from harness.metrics import DIRECTION
-from reports.names import signed
+from reports.names import proper_name, signed
 from reports.stats.comparison import BASELINE, Clips, intervals, paired
 from reports.stats.intervals import mean_and_std, t_interval
 from reports.stats.permutation import LEVEL, permutation_p, smallest_p
@@ -147,6 +147,7 @@ def verdict(
     if p is not None and not flat and "pruned" in states:
         texts.insert(1, f"The permutation test runs over the {len(rows)} settings trained to their end.")
     texts += [_twins(same, flat), _on_test(part, rows, clips, margins), _lost(part, states)]
+    where = f"{proper_name(backbone)}, {proper_name(dataset)}"
     return Verdict(
         *(sweep, dataset, backbone, method),
         best=rows[0]["params"] if rows else None,
@@ -156,7 +157,7 @@ def verdict(
         seeds=len(values),
         flat=flat,
         states={state: states.count(state) for state in STATES},
-        sentence=f"{sweep} on {backbone}, {dataset}: {' '.join(filter(None, texts))}",
+        sentence=f"{sweep} on {where}: {' '.join(filter(None, texts))}",
     )
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from harness.data.dataset import videos_of
 from reports import commands
-from reports.names import signed
+from reports.names import dataset_name, method_name, signed
 from reports.stats.kinds import BY_CLIP, gains_by_clip
 from reports.study import Study
 from reports.tables.seed_means import place
@@ -33,10 +33,7 @@ def clip_table(study: Study, order: Sequence[str] = ()) -> Table:
     """Build the table with a row per data set and method, and the CSV with one per clip."""
     numbers, title = clip_numbers(study, order), TITLE + study.stand_in(list(study.clip_pairs))
     if numbers.empty:
-        missing = (
-            "No method shares seed, backbone and data set with a run of none where both have predictions."
-        )
-        return Table(NAME, title, [], [missing], fill=commands.compared(study))
+        return Table(NAME, title, [], [MISSING], fill=commands.compared(study))
     columns = [Column(head, k >= TEXTS) for k, head in enumerate(HEADS)]
     groups: dict[str, list[list[Value]]] = {}
     for (dataset, method), rows in numbers.groupby(["dataset", "method"], sort=False):
@@ -69,8 +66,8 @@ def _row(dataset: str, method: str, rows: pd.DataFrame, link: str) -> list[Value
     videos = rows.groupby("video")["gain"].mean() if rows["video"].iloc[0] else rows["gain"][:0]
     gain, count = float(rows["gain"].mean()), int(rows["n"].iloc[0])
     return [
-        Value(dataset, order=dataset),
-        Value(method, order=method),
+        Value(dataset_name(dataset), order=dataset_name(dataset)),
+        Value(method_name(method), order=method_name(method)),
         Value(signed(gain), order=gain, link=link),
         *_share(rows["gain"]),
         *_share(videos),

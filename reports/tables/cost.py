@@ -11,6 +11,7 @@ import pandas as pd
 
 from reports import commands
 from reports.frame import is_ablation, named
+from reports.names import proper_name
 from reports.stats.comparison import BASELINE
 from reports.stats.intervals import t_interval
 from reports.study import Study
@@ -97,7 +98,7 @@ def _rows(group: pd.DataFrame, study: Study) -> list[list[Value]]:
 def _value(name: str, row: Mapping[Any, Any], link: str) -> Value:
     value = row[name]
     if name in KEYS:
-        return Value(str(value), order=str(value))
+        return Value(proper_name(value), order=proper_name(value))
     if math.isnan(value):
         return Value(DASH)
     return Value(_text(name, row), order=float(value), link=link)

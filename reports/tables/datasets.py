@@ -13,6 +13,7 @@ from harness.data.dataset import SPLITS
 from harness.data.labels import interval
 from harness.study.description import twins_sentence
 from reports import commands
+from reports.names import dataset_name
 from reports.study import Study
 from reports.tables.seed_means import place
 from reports.tables.table import DASH, Column, Part, Table, Value
@@ -48,7 +49,7 @@ def dataset_table(study: Study, order: Sequence[str] = ()) -> Table:
         for _, part in splits.groupby("dataset", sort=False)
     ]
     sources = [
-        f"{entry['name']}: {entry['source']}; labels in {_label_range(entry)}; "
+        f"{dataset_name(entry['name'])}: {entry['source']}; labels in {_label_range(entry)}; "
         f"fingerprint {entry['fingerprint'][:16]}."
         for entry in study.datasets
     ]
@@ -56,7 +57,12 @@ def dataset_table(study: Study, order: Sequence[str] = ()) -> Table:
         "Lengths: time steps in the training split; shorter sequences are zero-padded to the padded length.",
         "Videos: counted from the clips' ids; a dash: the ids do not name videos.",
         *sources,
-        *(f"{e['name']}: {note}" for e in study.datasets if not e["synthetic"] for note in e["notes"]),
+        *(
+            f"{dataset_name(e['name'])}: {note}"
+            for e in study.datasets
+            if not e["synthetic"]
+            for note in e["notes"]
+        ),
         *(twins_sentence(*pair) for pair in study.twins.items()),
     ]
     csv = splits.to_csv(index=False, lineterminator="\n")
@@ -87,7 +93,7 @@ def _row(entry: Mapping[str, Any], split: str) -> dict[str, Any]:
 
 def _value(name: str, value: Any) -> Value:
     if isinstance(value, str):
-        return Value(value, order=value)
+        return Value(dataset_name(value), order=dataset_name(value))
     if value is None or pd.isna(value):
         return Value(DASH)
     share = name in ("negative", "neutral", "positive")
@@ -104,5 +110,5 @@ def _shapes(study: Study) -> Part:
 def _shape(entry: Mapping[str, Any], modality: str) -> list[Value]:
     lengths = entry["splits"]["train"]["lengths"][modality]
     sizes = (entry["widths"][modality], entry["steps"][modality], lengths["median"], lengths["p95"])
-    names = [Value(text, order=text) for text in (entry["name"], modality)]
+    names = [Value(text, order=text) for text in (dataset_name(entry["name"]), modality)]
     return [*names, *(Value(f"{x:g}", order=float(x)) for x in sizes)]

@@ -16,7 +16,7 @@ from harness.config.tuned import tuned_label
 from harness.metrics import DIRECTION, METRICS
 from methods import METHODS
 from reports.frame import is_ablation
-from reports.names import METRIC_NAMES, base_method
+from reports.names import METRIC_NAMES, base_method, proper_name
 from reports.stats.comparison import BASELINE
 from reports.study import Study
 from reports.tables.published import SOURCE, published_numbers
@@ -126,7 +126,9 @@ def _rows(group: Sequence[Row], keys: list[str], study: Study) -> list[list[Valu
 
 
 def _name(name: Any) -> Value:
-    return Value(f"{name:g}", order=name) if isinstance(name, float) else Value(str(name), order=str(name))
+    if isinstance(name, float):
+        return Value(f"{name:g}", order=name)
+    return Value(proper_name(str(name)), order=proper_name(str(name)))
 
 
 def _ranks(figures: Sequence[Row], metric: str) -> dict[str, int]:

@@ -14,6 +14,7 @@ from urllib.parse import quote
 import pandas as pd
 
 from harness.files import safe_name
+from reports.names import proper_name
 from reports.stats.intervals import FEWEST
 from reports.stats.settings import (
     ENDS,
@@ -93,7 +94,8 @@ def _part(trials: pd.DataFrame, title: str, study: Study) -> Part:
         texts = _texts(row, [value_text(settings[name]) if name in settings else DASH for name in names])
         cells = [Value(text, order=_sorted_by(text), link=link) for text in texts]
         values.append([replace(cells[0], link=""), *cells[1:]])
-    heading = f"{group['method']} with {group['backbone']} on {group['dataset']}"
+    method, backbone, dataset = (proper_name(group[name]) for name in ("method", "backbone", "dataset"))
+    heading = f"{method} with {backbone} on {dataset}"
     columns = [Column(text, number=text != "Note") for text in titles]
     text = verdict(trials, study.clips, study.margins).sentence
     return Part(columns, [values], _marked(f"{title}, {heading}", trials), heading, text)

@@ -113,8 +113,8 @@ def test_its_results_are_not_those_of_this_version(earlier, capsys):
 def test_it_is_reported(earlier):
     assert build([f"var_dir={earlier}", "study=s"]) == 0
     folder = earlier / "reports" / "s"
-    assert "ms_mix[sass,sig]{delta:0.4}" in (folder / "index.html").read_text(encoding="utf-8")
+    assert "MS-Mix[sass,sig]{delta:0.4}" in (folder / "index.html").read_text(encoding="utf-8")
     for name in ("comparison", "occlusion", "sweep_delta"):
         for suffix in ("csv", "md", "tex"):
             text = (folder / "tables" / f"{name}.{suffix}").read_text(encoding="utf-8")
-            assert ("0.4" if name == "sweep_delta" else "mixup") in text
+            assert ("0.4" if name == "sweep_delta" else "mixup" if suffix == "csv" else "Mixup") in text

@@ -1,6 +1,6 @@
 """The long run of the fuzzer, a part of ``make soak``: thousands of cases, counted in summary.json.
 
-python -m tests.fuzz [--cases 10000] [--stored 2200] [--seed 20261122] [--no-summary]
+python -m tests.fuzz [--cases 10000] [--layouts 2000] [--stored 2200] [--seed 20261122] [--no-summary]
 """
 
 import argparse
@@ -16,6 +16,7 @@ from tests.fuzz.runner import BAD, CASE_S, GOOD, run_cases
 from tests.fuzz.stored import TARGETS
 
 CASES = 10_000
+LAYOUTS = 2_000
 SUMMARY = Path(__file__).with_name("summary.json")
 
 
@@ -54,12 +55,14 @@ def main():
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
     parser.add_argument("--cases", type=int, default=CASES, help="MMSA files")
+    parser.add_argument("--layouts", type=int, default=LAYOUTS, help="files in other layouts than MMSA's")
     parser.add_argument("--stored", type=int, default=2_200, help="the project's own stored files")
     parser.add_argument("--seed", type=int, default=20261122)
     parser.add_argument("--no-summary", action="store_true", help="write nothing")
     given = parser.parse_args()
     files, others = fuzz("mmsa", given.seed, given.cases), fuzz("stored", given.seed, given.stored)
-    if any(result["ending"] in BAD for result in files + others):
+    layouts = fuzz("layouts", given.seed, given.layouts)
+    if any(result["ending"] in BAD for result in files + layouts + others):
         print("FAILED", file=sys.stderr)
         return 1
     kinds = {name: [one for one in others if one["kind"].startswith(f"{name}: ")] for name in TARGETS}
@@ -67,6 +70,7 @@ def main():
         "seed": given.seed,
         "allowance_bytes": f"{SPARE} + {TIMES} x file",
         "mmsa": summarize(files),
+        "layouts": summarize(layouts),
         "stored": {name: summarize(cases, of_kinds=False) for name, cases in kinds.items()},
         "versions": {"python": platform.python_version(), "numpy": metadata.version("numpy")},
     }

@@ -8,7 +8,7 @@ from backbones.batch import MODALITIES
 from harness.data.dataset import SPLITS
 
 ARRAYS = (*MODALITIES, "regression_labels", "text_bert")
-KEYS = (*ARRAYS, "audio_lengths", "vision_lengths", "id")
+KEYS = (*ARRAYS, "audio_lengths", "vision_lengths", "id", "labels")
 
 
 def endless():

@@ -213,11 +213,13 @@ MUTATIONS = {
 }
 
 
-def mutate(generator):
-    """Return one mutated file: the kind of its change, and its bytes."""
+def mutate(generator, files=None):
+    """Return one mutated file: the kind of its change, and its bytes. files: those to change."""
     # Changes of the content reach the parts of the reader behind the unpickler, so there are more of them.
-    kind = generator.choices(list(MUTATIONS), [1] * (len(MUTATIONS) - 1) + [4])[0]
-    content = generator.choice(list(corpus().values()))
+    kinds = list(MUTATIONS) if files is None else [kind for kind in MUTATIONS if kind != "content changed"]
+    weights = [4 if kind == "content changed" else 1 for kind in kinds]
+    kind = generator.choices(kinds, weights)[0]
+    content = generator.choice(list((corpus() if files is None else files).values()))
     if kind not in INSTRUCTIONS:
         return kind, MUTATIONS[kind](generator, content)
     pieces = programs.split(content)

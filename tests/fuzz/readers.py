@@ -11,14 +11,17 @@ from pathlib import Path
 
 from harness.data.labels import LabelScale
 from harness.data.memory_limit import SPARE, TIMES
-from harness.data.mmsa.reader import read_mmsa, summary_lines
+from harness.data.mmsa.reader import read_mmsa
+from harness.data.mmsa.resplit import SplitChoice
+from harness.data.summary import summary_lines
 from harness.errors import UserError
+from tests.fuzz.layouts import mutate_layout
 from tests.fuzz.mutations import mutate
 from tests.harness.data.test_mmsa import check_contract
 
 # Stages of reading, by the words of the error message and by the function that raised it.
 PICKLE_STAGES = {
-    "not a pickle file": "no pickle",
+    "not a pickle": "no pickle",
     "is empty": "no pickle",
     "ends too early": "truncated",
     "not a readable": "no program",
@@ -26,12 +29,16 @@ PICKLE_STAGES = {
     "of memory": "too much memory",
 }
 CONTENT_STAGES = {
+    "nest_arrays": "archive",
+    "read_npz": "archive",
+    "read_hdf5": "archive",
+    "read_examples": "examples",
     "_split_contents": "splits",
     "_read_labels": "labels",
-    "_read_ids": "ids",
-    "_read_tokens": "tokens",
-    "_read_array": "features",
-    "_read_lengths": "lengths",
+    "read_ids": "ids",
+    "read_tokens": "tokens",
+    "read_array": "features",
+    "read_lengths": "lengths",
     "_clean": "features",
     "_check_widths": "widths",
     "_check_leakage": "leakage",
@@ -52,8 +59,8 @@ class Case:
     stage: Callable[[BaseException], str] = lambda error: "refused"
 
 
-def mmsa(folder, read=lambda path: read_mmsa(path, LabelScale(3.0))):
-    """Return a maker of cases: a mutated MMSA file each, read by ``read``."""
+def mmsa(folder, read=lambda path: read_mmsa(path, LabelScale(3.0)), change=mutate):
+    """Return a maker of cases: a mutated feature file each, read by ``read``."""
     path = folder / "file.pkl"
 
     def run():
@@ -63,11 +70,18 @@ def mmsa(folder, read=lambda path: read_mmsa(path, LabelScale(3.0))):
         return "a dataset"
 
     def make(generator, _=0):
-        kind, content = mutate(generator)
+        kind, content = change(generator)
         path.write_bytes(content)
         return Case(kind, len(content), run, stage=stage)
 
     return make
+
+
+def layouts(folder):
+    """Return a maker of cases of files in the layouts that are not MMSA's own; every fourth one as folds."""
+    own = mmsa(folder, change=mutate_layout)
+    folds = mmsa(folder, lambda path: read_mmsa(path, LabelScale(3.0), SplitChoice(fold=1)), mutate_layout)
+    return in_turn([own, own, own, folds])
 
 
 def stage(error):
@@ -136,4 +150,4 @@ BROKEN = {
     "crash": (lambda path: os.kill(os.getpid(), signal.SIGSEGV), "crashed"),
     "hang": (lambda path: time.sleep(3600), "hung"),
 }
-READERS = {"mmsa": mmsa, "stored": stored, "both": both, "broken": broken}
+READERS = {"mmsa": mmsa, "layouts": layouts, "stored": stored, "both": both, "broken": broken}

@@ -8,8 +8,9 @@ import pytest
 
 from harness.data.labels import LabelScale
 from harness.data.mmsa.reader import read_mmsa
-from tests.fuzz.__main__ import CASES, SUMMARY, summarize
+from tests.fuzz.__main__ import CASES, LAYOUTS, SUMMARY, summarize
 from tests.fuzz.corpus import corpus
+from tests.fuzz.layouts import OTHERS
 from tests.fuzz.mutations import MUTATIONS, mutate
 from tests.fuzz.readers import BROKEN
 from tests.fuzz.runner import BAD, GOOD, run_cases
@@ -45,6 +46,17 @@ def test_some_cases_end_well_and_reach_every_part_of_the_reader(cases):
     assert reached <= set(found["by_stage"])
 
 
+def test_some_cases_of_other_layouts_end_well():
+    found = list(run_cases("layouts", 3, range(200)))
+    assert [said for said in found if said["ending"] in BAD] == []
+    counted = summarize(found)
+    assert {kind.partition(":")[0] for kind in counted["by_change"]} == set(OTHERS)
+    assert counted["accepted"] >= 0.05 * counted["cases"]
+    assert {"content: archive", "content: examples", "content: labels", "a dataset"} <= set(
+        counted["by_stage"]
+    )
+
+
 def test_a_case_follows_from_its_number(cases):
     for said in cases[0]:
         kind, content = mutate(random.Random(f"3 {said['case']}"))
@@ -69,8 +81,9 @@ def test_broken_readers_are_found_out():
 def test_the_long_run_found_nothing():
     summary = json.loads(SUMMARY.read_text())
     assert summary["mmsa"]["cases"] >= CASES
+    assert summary["layouts"]["cases"] >= LAYOUTS
     assert set(summary["stored"]) == set(TARGETS)
-    for found in (summary["mmsa"], *summary["stored"].values()):
+    for found in (summary["mmsa"], summary["layouts"], *summary["stored"].values()):
         assert {name: found[name] for name in BAD} == dict.fromkeys(BAD, 0)
         assert sum(found[name] for name in GOOD) == found["cases"]
         assert found["peak_memory_over_allowance"] < 1.5

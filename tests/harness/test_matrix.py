@@ -58,10 +58,11 @@ def test_the_id_is_the_hash_of_all_fields_as_plain_json(registry):
     for entry in registry.values():
         cell = dataclasses.replace(CELL, **{kind: entry.Settings()}, text=BertSettings(model="m"))
         fields = dataclasses.asdict(cell)
-        del fields["label_center"], fields["standardize"]  # cells of earlier versions have neither
+        later = {"label_center": 3.0, "standardize": True, "test_curve": True}
+        for name in later:  # which cells of earlier versions have not
+            del fields[name]
         assert cell.cell_id == _hash(fields)
-        changes = {"label_center": 3.0, "standardize": True}
-        assert dataclasses.replace(cell, **changes).cell_id == _hash({**fields, **changes})
+        assert dataclasses.replace(cell, **later).cell_id == _hash({**fields, **later})
 
 
 def _hash(fields):
@@ -139,7 +140,7 @@ def test_ids_do_not_depend_on_where_and_how_cells_run(ids, file, tmp_path):
      "backbone.tfn.text_out=3 backbones=[tfn]", "backbone.lmf.rank=7 backbones=[lmf]",
      "dataset.mine.label_scale=4 datasets=[mine]", "dataset.mine.metrics=score datasets=[mine]",
      "dataset.mine.label_scale=4 dataset.mine.label_center=1 datasets=[mine]",
-     "dataset.mine.standardize=true datasets=[mine]",
+     "dataset.mine.standardize=true datasets=[mine]", "evaluate.test_curve=true",
      "dataset.mine.like=mosei datasets=[mine]", "dataset.synthetic_mosi.clips=13 datasets=[synthetic_mosi]",
      "dataset.synthetic_mosi.seed=1 datasets=[synthetic_mosi]",
      "dataset.synthetic_mosi.aligned=true datasets=[synthetic_mosi]"],

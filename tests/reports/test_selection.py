@@ -87,7 +87,7 @@ def test_warnings_count_only_the_trainings_that_the_report_shows(ask):
     short, long = f"train.max_epochs={BEST}", f"train.max_epochs={BEST + 1}"
     assert improving(ask("none,mixup", "1,2,3", long)) == []
     [sentence] = improving(ask("none,mixup", "1,2", short))
-    assert sentence.startswith("lmf on synthetic_mosi: 4 of 4 trainings were still improving")
+    assert sentence.startswith("LMF on synthetic MOSI: 4 of 4 trainings were still improving")
     # The shown trainings of mixup have an epoch more.
     assert improving(ask("mixup", "1,2,3,4", long)) == []
 

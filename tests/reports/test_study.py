@@ -119,9 +119,9 @@ def test_samples_are_those_of_the_first_seeds(stored):
 
 
 def test_settings_that_differ_from_the_published_ones_are_told(stored, var):
-    assert load(stored).settings == ["lmf on synthetic_mosi: max_epochs 2 (200)."]
+    assert load(stored).settings == ["LMF on synthetic MOSI: max_epochs 2 (200)."]
     assert run(var, "methods=[none]", "backbones=[tfn]", "seeds=[1]") == 0
-    [tfn] = [text for text in load(var).settings if text.startswith("tfn")]
+    [tfn] = [text for text in load(var).settings if text.startswith("TFN")]
     assert "text_out 4 (" in tfn
     assert "audio_hidden 4 (" in tfn
 
@@ -139,7 +139,7 @@ def changes_of(backbone, dataset, like, **text):
 def test_settings_of_sims_are_told_where_they_are_not_those_of_sims_v2():
     assert changes_of("lmf", "simsv2", "simsv2") == changes_of("lmf", "mine", "sims") == []
     assert changes_of("lmf", "simsv2", "sims") == [
-        "lmf on simsv2: audio_dropout 0.2 (0.3), audio_hidden 16 (32), batch_size 64 (32), "
+        "LMF on CH-SIMS v2: audio_dropout 0.2 (0.3), audio_hidden 16 (32), batch_size 64 (32), "
         "vision_dropout 0.2 (0.3), weight_decay 0.005 (0.0001)."
     ]
 
@@ -147,7 +147,7 @@ def test_settings_of_sims_are_told_where_they_are_not_those_of_sims_v2():
 def test_rates_of_a_fine_tuned_encoder_are_told_where_they_are_not_the_published_ones():
     earlier = {"encoder": "bert", "finetune": True, "learning_rate": 2e-5}
     assert changes_of("almt[bert]", "mosi", "mosi", **earlier) == [
-        "almt[bert] on mosi: text.learning_rate 2e-05 (0.0001), text.weight_decay 0.0 (0.0001)."
+        "ALMT[bert] on CMU-MOSI: text.learning_rate 2e-05 (0.0001), text.weight_decay 0.0 (0.0001)."
     ]
     assert changes_of("almt[bert]", "mosi", "mosi", **earlier | {"finetune": False}) == []
     assert changes_of("almt", "mosi", "mosi", encoder="features", finetune=True, learning_rate=2e-5) == []
@@ -164,6 +164,21 @@ def test_what_results_were_made_with(stored):
     assert study.stand_in(["synthetic_mosi", "mine"]) == " (includes synthetic stand-in data)"
     assert study.stand_in(["mine"]) == ""
     assert study.stand_in([]) == " (synthetic stand-in data)", "of a place where nothing is shown yet"
+
+
+def test_titles_name_absent_modalities():
+    study = make_study(1, ("mosi", "sims"), ("tfn",), ("none",), sweeps=False, samples=False)
+    assert study.stand_in(["mosi"]) == ""
+    lacking = [
+        {**e, **({"absent": ["text", "vision"]} if e["name"] == "mosi" else {})} for e in study.datasets
+    ]
+    study = dataclasses.replace(study, datasets=lacking)
+    assert study.stand_in(["mosi"]) == " (mosi without text and vision)"
+    assert study.stand_in(["sims", "mosi"]) == " (mosi without text and vision)"
+    assert study.stand_in(["sims"]) == ""
+    titles = [table.title for table in all_tables(study, summary.compare_methods(study))]
+    told = [title.split(":")[0].split(" (")[0] for title in titles if "mosi without text and vision" in title]
+    assert {"Each method against none", "Table 1", "Table 2", "Table 5"} <= set(told)
 
 
 def test_what_is_stored_of_data_sets_tells_stand_ins(var):
@@ -215,7 +230,7 @@ def test_cells_with_other_settings_do_not_enter_a_mean(var):
     assert row[3].text == "2"
     assert any("2 cells with other backbone" in note for note in table.notes)
     assert study.warnings[0].startswith("2 cells are left out: the latest request")
-    assert study.warnings[1].startswith("lmf on synthetic_mosi: ")
+    assert study.warnings[1].startswith("LMF on synthetic MOSI: ")
     # The first request again: its own cells count, and nothing is trained.
     assert run(var, "methods=[none]", "backbones=[lmf]", "seeds=[1111,1112]") == 0
     kept = load(var).frame.query("method == 'none' and not superseded")["cell_id"]

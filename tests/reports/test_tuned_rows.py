@@ -248,9 +248,9 @@ def test_tables_say_what_tuned_means_where_it_stands():
             assert ("files under tuned=DIR list the budgets" in text) == wanted[0]
             assert ("(for none: learning rate and dropout); its seeds" in text) == wanted[0]
     latex = as_latex(numbers_of(TUNED))
-    assert r"& powmix\{tuned\} & 2 &" in latex
+    assert r"& PowMix\{tuned\} & 2 &" in latex
     assert r"\{tuned\}: settings chosen" in latex
     # A method tuned twice is pointed out.
     assert "‡" not in as_markdown(numbers_of(TUNED))
     twice = numbers_of(TUNED, rows("powmix", (0.9, 0.9), '{"alpha": 0.9}', tuned=True))
-    assert "| powmix{tuned} | 4‡ |" in as_markdown(twice)
+    assert "| PowMix{tuned} | 4‡ |" in as_markdown(twice)

@@ -116,6 +116,8 @@ def test_another_request_is_refused_but_under_a_name_of_its_own(copy, capsys):
         (["param=delta", "occlusion.protocols=[train]"], "occlusion.protocols has no effect"),
         (["tune=none", "tuned=var/tuned"], "remove tuned=DIR"),
         (["param=mine.yaml"], "mine.yaml"),
+        (["param=delta", "evaluate.test_curve=true"], "remove evaluate.test_curve=true"),
+        (["param=delta", "report.claims=/none.yaml"], "Claims /none.yaml: the file cannot be read"),
     ],
 )
 def test_bad_requests_get_one_sentence(tmp_path, capsys, arguments, said):

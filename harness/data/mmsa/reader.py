@@ -2,12 +2,13 @@
 
 The format (github.com/thuiar/MMSA): a pickled dict train/valid/test -> dict of text, audio, vision
 (clips, steps, width), regression_labels (clips,), and optionally id, text_bert (clips, 3, steps: token ids,
-attention mask, segment ids), audio_lengths and vision_lengths. Other keys are ignored.
+attention mask, segment ids), audio_lengths and vision_lengths. Other keys are ignored. Features may also be a
+list of clips (steps, width), each with its own number of steps, and a modality may be absent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,36 +18,50 @@ import numpy as np
 from backbones.batch import MODALITIES
 from harness.data.dataset import SPLITS, Dataset, Split
 from harness.data.labels import LabelScale
+from harness.data.layouts import recognise
+from harness.data.layouts.embeddings import embed_words
 from harness.data.memory_limit import MemoryLimit
 from harness.data.mmsa.align import align
-from harness.data.mmsa.split import MmsaSplit, Notes, list_names, printable_names
-from harness.data.mmsa.unpickle import load_pickle
-from harness.data.standardize import feature_scale, scale_notes
+from harness.data.mmsa.arrays import absent_array, absent_modalities, read_array, read_lengths, read_tokens
+from harness.data.mmsa.contents import load_content
+from harness.data.mmsa.ids import name_rows, read_ids
+from harness.data.mmsa.problems import Problems
+from harness.data.mmsa.resplit import OWN_SPLITS, SplitChoice
+from harness.data.mmsa.split import LABELS, MmsaSplit, Notes, list_names, printable_names
 from harness.errors import UserError, nearest
 
-LABELS, CLASSES = "regression_labels", "classification_labels"
+CLASSES = "classification_labels"
 _ONLY_SCORES = "this tool predicts a sentiment score for every clip, not a class"
 _OTHER_SPLIT_NAMES = {"train": ("training",), "valid": ("val", "dev", "validation"), "test": ("testing",)}
-_MAX_INTEGER = 2**31 - 1  # largest token id or length
-_MAX_NAME_BYTES = 12  # memory per character of a clip id: in an array, and in its sorted copy
 
 
-def _split_contents(content: object, file: str) -> dict[str, dict[Any, Any]]:
+def _split_contents(content: object, file: str, choice: SplitChoice) -> dict[str, dict[Any, Any]]:
     """Return the dictionaries of the three splits; raises UserError."""
     if not isinstance(content, dict):
-        raise UserError(f"{file} must be a dict of {', '.join(SPLITS)}, got a {type(content).__name__}.")
+        joined = "; MISA's and MMIM's three files must be joined in one dict" * isinstance(content, list)
+        got = f"got a {type(content).__name__}{joined}"
+        raise UserError(f"{file} must be a dict of {', '.join(SPLITS)}, {got}.")
+    problems = Problems(file)
+    advice = choice.advice(content)
+    if advice and not any(split in content for split in SPLITS):
+        raise UserError(f"{file} has no splits; found: {list_names(content)}.{advice}")
     for split in SPLITS:
-        if split not in content:
-            others = [name for name in _OTHER_SPLIT_NAMES[split] if name in content]
-            hint = f".{nearest(split, printable_names(content))}"
-            hint = f"; rename {others[0]!r} to {split!r}." if others else hint
-            raise UserError(f"{file} has no split {split!r}; found: {list_names(content)}{hint}")
-        if not isinstance(content[split], dict) or not content[split]:
-            kind = "empty" if isinstance(content[split], dict) else f"a {type(content[split]).__name__}"
-            raise UserError(
-                f"{file}: split {split!r} is {kind}; it must be a dict with {LABELS} and features."
-            )
+        with problems.collected():
+            _check_split(content, split, file, advice)
+    problems.check()
     return {split: dict(content[split]) for split in SPLITS}
+
+
+def _check_split(content: dict[Any, Any], split: str, file: str, advice: str) -> None:
+    if split not in content:
+        others = [name for name in _OTHER_SPLIT_NAMES[split] if name in content]
+        close = nearest(split, printable_names(content))
+        hint = f".{close or advice * (split == 'valid')}"
+        hint = f"; rename {others[0]!r} to {split!r}." if others else hint
+        raise UserError(f"{file} has no split {split!r}; found: {list_names(content)}{hint}")
+    if not isinstance(content[split], dict) or not content[split]:
+        kind = "empty" if isinstance(content[split], dict) else f"a {type(content[split]).__name__}"
+        raise UserError(f"{file}: split {split!r} is {kind}; it must be a dict with {LABELS} and features.")
 
 
 def _read_labels(raw: MmsaSplit) -> np.ndarray:
@@ -57,8 +72,9 @@ def _read_labels(raw: MmsaSplit) -> np.ndarray:
     array = raw.take(LABELS)
     if array.dtype.kind == "b":
         raise raw.error(LABELS, f"holds True and False; {_ONLY_SCORES}")
-    if array.ndim != 1 and array.shape[1:] != (1,):
-        if array.ndim == 2 and np.isin(array, (0, 1)).all() and (array.sum(1) == 1).all():
+    if array.ndim == 0 or set(array.shape[1:]) - {1}:
+        # Arrays of no columns may declare any number of rows.
+        if array.ndim == 2 and array.size and np.isin(array, (0, 1)).all() and (array.sum(1) == 1).all():
             raise raw.error(LABELS, f"is one-hot, of shape {array.shape}, like classes; {_ONLY_SCORES}")
         raise raw.error(LABELS, f"has shape {array.shape}; it must be (clips,), one sentiment score per clip")
     labels = array.reshape(-1).astype(np.float64)
@@ -69,131 +85,58 @@ def _read_labels(raw: MmsaSplit) -> np.ndarray:
     return labels
 
 
-def _read_ids(raw: MmsaSplit, clips: int) -> np.ndarray:
-    """Read unique clip ids as (N,) unicode; clips without ids are numbered."""
-    values = raw.content.pop("id", None)
-    if values is None:
-        raw.note("id", "is missing, so clips are numbered", clips)
-        return np.array([f"{raw.split}_{row}" for row in range(clips)])
-    values = values.reshape(-1).tolist() if isinstance(values, np.ndarray) else values
-    if not isinstance(values, (list, tuple)) or len(values) != clips:
-        count = len(values) if isinstance(values, (list, tuple)) else type(values).__name__
-        raise raw.error("id", f"must be a list of {clips} names, one per clip, got {count}")
-    ids = _name_array(raw, [_name(raw, value) for value in values])
-    names, counts = np.unique(ids, return_counts=True)
-    if len(names) < clips:
-        name = f"{str(names[counts.argmax()])!r:.60}"
-        raise raw.error("id", f"must be unique, but {name} occurs {counts.max()} times")
-    return ids
-
-
-def _name_rows(splits: Mapping[str, Split], raw: Mapping[str, MmsaSplit]) -> dict[str, Split]:
-    """Prefix ids with the split's name if the ids of every split are row numbers from 0 or 1."""
-    if not all(_are_row_numbers(split.ids) for split in splits.values()):
-        return dict(splits)
-    named = {}
-    for name, split in splits.items():
-        raw[name].note("id", "holds row numbers, so the split's name was put before them", len(split))
-        ids = _name_array(raw[name], [f"{name}_{row}" for row in split.ids.tolist()])
-        named[name] = replace(split, ids=ids)
-    return named
-
-
-def _are_row_numbers(ids: np.ndarray) -> bool:
-    names = set(ids.tolist())
-    return any(names == {str(first + row) for row in range(len(ids))} for first in (0, 1))
-
-
-def _name_array(raw: MmsaSplit, names: list[str]) -> np.ndarray:
-    raw.memory.take(_MAX_NAME_BYTES * len(names) * max(map(len, names)))
-    return np.array(names)
-
-
-def _name(raw: MmsaSplit, value: Any) -> str:
-    """Convert a clip id to text that every table and file can store; raises UserError."""
-    if isinstance(value, bytes):
-        value = value.decode("utf-8", "replace")
-    too_large = isinstance(value, int) and value.bit_length() > 64
-    if too_large or not isinstance(value, (str, int, float, np.generic)):
-        kind = "number of more than 64 bits" if too_large else type(value).__name__
-        raise raw.error("id", f"holds a {kind}; names must be text or numbers")
-    name = str(value)
-    if not name.strip():
-        raise raw.error("id", "holds an empty name")
-    if not _is_text(name):
-        raise raw.error("id", f"holds {ascii(name)[:60]}, which is not valid text")
-    return name
-
-
-def _is_text(name: str) -> bool:
-    """Check that a name has no surrogates, which UTF-8 cannot encode."""
-    return name.isascii() or not any("\ud800" <= c <= "\udfff" for c in name)
-
-
-def _as_integers(raw: MmsaSplit, key: str, array: np.ndarray, most: int = _MAX_INTEGER) -> np.ndarray:
-    """Convert an array of integers in 0 .. ``most`` to int64; raises UserError for other values."""
-    bad = ~((array >= 0) & (array <= most) & (array == np.floor(array)))
-    if bad.any():
-        raise raw.error(key, f"holds {array[bad][0]}; values must be integers in 0 .. {most}")
-    return array.astype(np.int64)
-
-
-def _read_lengths(raw: MmsaSplit, modality: str, clips: int, steps: int) -> np.ndarray | None:
-    """Read the file's number of valid steps per clip as (N,) int64 in 1 .. T; None if there are none."""
-    key = f"{modality}_lengths"
-    if raw.content.get(key) is None:
+def _read_split(
+    raw: MmsaSplit, labels: np.ndarray, absent: Container[str], problems: Problems
+) -> Split | None:
+    """Read a split that is not yet aligned, with lengths only where the file has them; None if unusable."""
+    clips = len(labels)
+    ids, tokens, present = np.array([], str), None, {}
+    with problems.collected():
+        ids = read_ids(raw, clips)
+    for m in MODALITIES:
+        if m not in absent:
+            with problems.collected():
+                present[m] = read_array(raw, m, clips)
+    with problems.collected():
+        tokens = read_tokens(raw, clips, present["text"].shape[1] if "text" in present else None)
+    if problems:
         return None
-    array = raw.take(key)
-    if array.size != clips or array.shape[:1] != (clips,):
-        raise raw.error(key, f"has shape {array.shape} for {clips} clips")
-    lengths = _as_integers(raw, key, array.reshape(-1))
-    raw.note(modality, "had lengths of 0, taken as 1", (lengths == 0).sum())
-    # MMSA-FET truncates features to a number of steps but keeps the original lengths.
-    raw.note(modality, "had lengths beyond its steps, cut to these steps", (lengths > steps).sum())
-    return np.clip(lengths, 1, steps)
-
-
-def _read_tokens(raw: MmsaSplit, clips: int, steps: int) -> np.ndarray | None:
-    """Read token ids, attention mask, segment ids as (N, 3, T) int64, T <= steps; None if there are none."""
-    key = "text_bert"
-    if raw.content.get(key) is None:
-        return None
-    array = raw.take(key)
-    if array.ndim != 3 or array.shape[:2] != (clips, 3) or array.shape[2] == 0:
-        raise raw.error(key, f"has shape {array.shape}; it must be ({clips}, 3, steps)")
-    if array.shape[2] > steps:
-        raw.note(key, "has more steps than text, so it is left out", clips)
-        return None
-    raw.memory.take(8 * array.size)
-    _as_integers(raw, f"{key} attention mask", array[:, 1], 1)
-    return _as_integers(raw, key, array)
-
-
-def _read_array(raw: MmsaSplit, modality: str, clips: int) -> np.ndarray:
-    """Read uncleaned features as a new (N, T, D) float32 array; raises UserError."""
-    array = raw.take(modality)
-    if len(array.shape) == 2:
-        raw.note(modality, "had no time axis, taken as one step", len(array))
-        array = array[:, None, :]
-    if array.ndim != 3 or 0 in array.shape[1:]:
-        raise raw.error(modality, f"has shape {array.shape}; it must be (clips, steps, width)")
-    if len(array) != clips:
-        raise raw.error(modality, f"has {len(array)} clips, but {LABELS} has {clips}")
-    raw.memory.take(4 * array.size)
-    return np.array(array, dtype=np.float32, order="C")
-
-
-def _read_split(raw: MmsaSplit, labels: np.ndarray) -> Split:
-    """Read a split that is not yet aligned, with lengths only where the file has them."""
-    ids = _read_ids(raw, len(labels))
-    features = {m: _read_array(raw, m, len(labels)) for m in MODALITIES}
-    tokens = _read_tokens(raw, len(labels), features["text"].shape[1])
+    features = {m: present[m] if m in present else absent_array(raw, m, clips, tokens) for m in MODALITIES}
     lengths = {}
     for m in MODALITIES if tokens is None else MODALITIES[1:]:
-        stored = _read_lengths(raw, m, *features[m].shape[:2])
-        if stored is not None:
-            lengths[m] = stored
+        with problems.collected():
+            stored = read_lengths(raw, m, clips, features[m].shape[1])
+            if stored is not None:
+                lengths[m] = stored
     return Split(ids, features, lengths, labels, tokens)
+
+
+def _read_splits(raw: Mapping[str, MmsaSplit], file: str, scale: LabelScale) -> dict[str, Split]:
+    """Read all splits; raises UserError with all that is wrong with them."""
+    problems = Problems(file)
+    labels: dict[str, np.ndarray] = {}
+    for name, split in raw.items():
+        with problems.collected():
+            labels[name] = _read_labels(split)
+    absent: Container[str] = ()
+    with problems.collected():
+        absent = absent_modalities(raw)
+    for split in raw.values():
+        for m in MODALITIES:
+            with problems.collected():
+                if m not in absent and m not in split.content:
+                    raise split.missing(m)
+    problems.check()
+    with problems.collected():
+        scale.check(labels, file, LABELS)
+    read = {n: _read_split(raw[n], scale.clip(values), absent, problems) for n, values in labels.items()}
+    problems.check()
+    splits = name_rows({n: split for n, split in read.items() if split is not None}, raw)
+    for check in (_check_widths, _check_leakage):
+        with problems.collected():
+            check(splits, file)
+    problems.check()
+    return splits
 
 
 def _check_widths(splits: Mapping[str, Split], file: str) -> None:
@@ -241,8 +184,12 @@ def _equal_steps(splits: Mapping[str, Split], raw: Mapping[str, MmsaSplit]) -> d
     return padded
 
 
-def read_mmsa(path: str | Path, scale: LabelScale) -> Dataset:
-    """Read an MMSA pickle with labels on a scale; its `notes` describe the cleaning.
+def read_mmsa(
+    path: str | Path, scale: LabelScale, choice: SplitChoice = OWN_SPLITS, embeddings: Path | None = None
+) -> Dataset:
+    """Read a feature file with labels on a scale; its `notes` describe the cleaning. choice: its splits.
+
+    embeddings: a .npy or .npz file whose rows are the text features of word ids (`embed_words`).
 
     The attention mask gives the valid steps of text. For audio and vision, `*_lengths` give them, unless
     these only mark the first zero step and cut clips. Without lengths, a modality that is aligned with text
@@ -256,45 +203,29 @@ def read_mmsa(path: str | Path, scale: LabelScale) -> Dataset:
     try:
         # Overflows and signalling NaNs are detected in the results, so numpy need not warn.
         with np.errstate(all="ignore"):
-            return _read(path, file, scale)
+            return _read(path, file, scale, choice, embeddings)
     except MemoryError:
         raise UserError(f"{file} needs more memory than is available.") from None
 
 
-def _read(path: str | Path, file: str, scale: LabelScale) -> Dataset:
-    contents = _split_contents(load_pickle(path), file)
+def _read(
+    path: str | Path, file: str, scale: LabelScale, choice: SplitChoice, embeddings: Path | None
+) -> Dataset:
+    content = load_content(path)
     notes: Notes = {}
-    memory = MemoryLimit(file, Path(path).stat().st_size)
+    size = Path(path).stat().st_size + (
+        embeddings.stat().st_size if embeddings and embeddings.is_file() else 0
+    )
+    memory = MemoryLimit(file, size)
+    content, layout = recognise(content, file, memory)
+    known = [] if layout is None else [f"the file has {layout}."]
+    if embeddings is not None:
+        content, note = embed_words(content, embeddings, file, memory)
+        known.append(note)
+    content, drawn = choice.apply(content, file)
+    contents = _split_contents(content, file, choice)
     raw = {split: MmsaSplit(file, split, contents[split], notes, memory) for split in SPLITS}
-    labels = {name: _read_labels(split) for name, split in raw.items()}
-    scale.check(labels, file, LABELS)
-    splits = _name_rows({n: _read_split(raw[n], scale.clip(values)) for n, values in labels.items()}, raw)
-    _check_widths(splits, file)
-    _check_leakage(splits, file)
+    splits = _read_splits(raw, file, scale)
     aligned = _equal_steps(align(splits, raw), raw)
     sentences = (f"{m} {what} ({unit}: {', '.join(counts)})." for (m, what, unit), counts in notes.items())
-    return Dataset(aligned, float(scale.size), tuple(sentences), float(scale.center))
-
-
-def summary_lines(dataset: Dataset) -> list[str]:
-    """Describe a dataset: per split its clips, videos, labels and modalities, then the notes."""
-    lines = []
-    for name, split in dataset.splits.items():
-        videos = split.videos()
-        source = "" if videos is None else f" of {videos} videos"
-        y = split.labels.astype(np.float64)
-        lines.append(
-            f"{name}: {len(split)} clips{source}; labels {y.min():g} to {y.max():g}, "
-            f"mean {y.mean():.3f}, std {y.std():.3f}"
-        )
-        for m in MODALITIES:
-            values, lengths = split.features[m], split.lengths[m]
-            filled = np.any(values, axis=(1, 2)).mean()
-            scale = feature_scale(split, m)
-            lines.append(
-                f"  {m:<6} {values.shape[1]} x {values.shape[2]}; length min {lengths.min()}, "
-                f"median {np.median(lengths):g}, max {lengths.max()}; non-zero clips {filled:.1%}; "
-                f"values {scale.low.min():.3g} to {scale.high.max():.3g}, features' magnitudes "
-                f"{scale.magnitude.min():.2g} to {scale.magnitude.max():.2g}"
-            )
-    return lines + [f"note: {note}" for note in (*dataset.notes, *scale_notes(dataset))]
+    return Dataset(aligned, float(scale.size), (*known, *drawn, *sentences), float(scale.center))

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from harness.data.file_kinds import HEAD_BYTES, describe, describe_objects
 from harness.data.memory_limit import MemoryLimit
 from harness.data.mmsa.safe_globals import (
     SAFE_GLOBALS,
@@ -212,10 +213,13 @@ class _Machine(pickle._Unpickler):
 
 def _run(file: BinaryIO, name: str) -> object:
     """Load the pickle in a file; raises UserError if it is empty or has another protocol."""
-    head = file.read(2)
+    head = file.read(HEAD_BYTES)
     if not head:
         raise UserError(f"{name} is empty.")
-    if head[0] != pickle.PROTO[0] or head[-1] not in PROTOCOLS:
+    known = describe(head)
+    if known is not None:
+        raise UserError(f"{name} is not a pickle but {known[0]}; {known[1]}.")
+    if head[0] != pickle.PROTO[0] or head[:2][-1] not in PROTOCOLS:
         raise UserError(
             f"{name} is not a pickle file of protocol {PROTOCOLS[0]} to {PROTOCOLS[-1]}; use one of these."
         )
@@ -242,14 +246,15 @@ def load_pickle(path: str | Path) -> object:
     except UserError:
         raise
     except RefusedError as error:
+        advice = describe_objects(str(error))
         raise UserError(
             f"{name} was refused: its pickle asks for {str(error)[:200]!r};"
-            " only numpy arrays and plain containers are allowed."
+            f" only numpy arrays and plain containers are allowed{advice and f', and {advice}'}."
         ) from None
     except OSError as error:
         raise file_error(name, "read", error) from error
     except EOFError:
-        raise UserError(f"{name} ends too early: the pickle is truncated.") from None
+        raise UserError(f"{name} ends too early: the pickle is truncated; download it again.") from None
     except MemoryError:
         raise UserError(f"{name} needs more memory than is available.") from None
     except Exception as error:

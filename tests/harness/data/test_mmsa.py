@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from backbones.batch import MODALITIES
 from harness.data.dataset import SPLITS
 from harness.data.labels import LabelScale
-from harness.data.mmsa.reader import LABELS, read_mmsa, summary_lines
+from harness.data.mmsa.reader import LABELS, read_mmsa
 from harness.errors import UserError
 from tests.harness.data.test_store import assert_equal
 from tests.support.paths import SHARED
@@ -479,6 +479,23 @@ def drop(split, key):
     return lambda content: content[split].pop(key)
 
 
+def rename_key(old, new):
+    def apply(content):
+        for parts in content.values():
+            parts[new] = parts.pop(old)
+
+    return apply
+
+
+def drop_keys(*keys):
+    def apply(content):
+        for parts in content.values():
+            for key in keys:
+                del parts[key]
+
+    return apply
+
+
 def number_clips(others):
     """Row numbers as ids, but for some splits others."""
 
@@ -504,13 +521,16 @@ REFUSED = {
     "no labels": (drop("test", LABELS), "split 'test' has no 'regression_labels'"),
     "empty split": (change("valid", LABELS, []), "split 'valid' is empty"),
     "labels (N, 2)": (change("train", LABELS, np.zeros((5, 2))), "_labels has shape (5, 2)"),
+    "labels (N, 0)": (change("train", LABELS, np.zeros((10**12, 0))), "_labels has shape (1000000000000, 0)"),
     "labels NaN": (change("train", LABELS, put(1, np.nan)), "_labels holds nan"),
     "labels out": (change("test", LABELS, put(1, -3.5)), "holds -3.5, outside [-3, 3]; if"),
     "labels text": (change("train", LABELS, ["a"] * 5), "_labels must hold numbers"),
     "audio 4-d": (change("train", "audio", np.ones((5, 2, 2, 2))), "train/audio has shape (5, 2, 2, 2)"),
     "audio 1-d": (change("train", "audio", np.ones(5)), "train/audio has shape (5,)"),
     "audio no steps": (change("train", "audio", np.ones((5, 0, 2))), "train/audio has shape (5, 0, 2)"),
-    "audio ragged": (change("train", "audio", [[[1, 2]], [[1, 2], [3, 4]]]), "audio does not form an array"),
+    "audio ragged": (change("train", "audio", [[[1, 2]], [[1, 2], [3]]]), "audio does not form an array"),
+    "audio of widths": (change("train", "audio", [[[1, 2]], [[1], [3]]]), "audio does not form an array"),
+    "audio 2 clips": (change("train", "audio", [[[1, 2]], [[1, 2], [3, 4]]]), "train/audio has 2 clips, but"),
     "audio a dict": (change("train", "audio", {"a": 1}), "train/audio must hold numbers"),
     "audio complex": (change("train", "audio", np.ones((5, 9, 2), complex)), "train/audio must hold numbers"),
     "audio short": (change("train", "audio", lambda a: a[:4]), "train/audio has 4 clips, but"),
@@ -529,7 +549,10 @@ REFUSED = {
     "ids count": (change("train", "id", ["a"]), "train/id must be a list of 5 names, one per clip, got 1"),
     "ids a number": (change("train", "id", 5), "train/id must be a list of 5 names, one per clip, got int"),
     "ids of lists": (change("valid", "id", [["a"], ["b"], ["c"]]), "valid/id holds a list"),
-    "ids twice": (change("valid", "id", ["a", "b", "a"]), "valid/id must be unique, but 'a' occurs 2 times"),
+    "vision misspelt": (rename_key("vision", "vison"), "no 'vision'; found: text, audio, id, raw_text"),
+    "visual": (rename_key("vision", "visual"), "Did you mean 'visual'?"),
+    "no modality": (drop_keys(*MODALITIES, "text_bert"), "split 'train' has no 'text'; found: id, raw_text"),
+    "None in one split": (change("valid", "vision", None), "valid/vision must hold numbers, got NoneType"),
     "leak": (change("test", "id", ["a", "b", "c", "train0$_$1"]), "is in both 'train' and 'test'"),
     "leak of numbers": (number_clips({"train": [0, 1, 2, 3, 5]}), "clip '0' is in both 'train' and 'valid'"),
     "numbers and names": (number_clips({"train": list("abcde")}), "clip '0' is in both 'valid' and 'test'"),
@@ -554,31 +577,6 @@ def test_no_dict_and_a_strange_label_scale_are_refused():
     for label_scale in (0, float("nan"), float("inf")):
         with pytest.raises(UserError, match="label_scale must be"):
             read(make_content(), label_scale)
-
-
-def test_the_summary_describes_every_split():
-    content, truth = make_file()
-    content["train"]["regression_labels"][:] = [-3, 0, 0, 0, 3]
-    content["train"]["vision"][[0, 1]] = 0
-    content["train"]["audio"][0, 0, 0] = np.nan
-    dataset = read(content)
-    lines = summary_lines(dataset)
-    assert lines[0] == "train: 5 clips of 3 videos; labels -3 to 3, mean 0.000, std 1.897"
-    audio = sorted(len(sequence) for sequence in truth["train"]["audio"])
-    expected = f"9 x 2; length min {audio[0]}, median {audio[2]}, max {audio[-1]}; non-zero clips 100.0%"
-    assert lines[2].startswith(f"  audio  {expected}; values ")
-    assert "non-zero clips 60.0%; values " in lines[3]
-    assert lines[-1] == "note: audio held NaN, set to 0 (values: train 1)."
-    assert len(lines) == 3 * 4 + len(dataset.notes)
-
-
-def test_the_summary_counts_no_videos_where_not_every_id_names_one():
-    content = make_content()
-    content["train"]["id"][4] = "alone"
-    content["valid"]["id"] = [3, 4, 5]
-    content["test"]["id"] = ["a$_$b$_$1", "a$_$c", "$_$1", "b$_$"]
-    starts = [line.partition(";")[0] for line in summary_lines(read(content))[:12:4]]
-    assert starts == ["train: 5 clips", "valid: 3 clips", "test: 4 clips of 3 videos"]
 
 
 @pytest.mark.skipif(not DATA.exists(), reason="the real clips (../shared/data) are not here")

@@ -29,7 +29,7 @@ from harness.train.checkpoint import Checkpoint
 from harness.train.loop import build, make_optimizer, train
 from harness.train.splits import ResidentSplit
 from methods.base import MethodSettings
-from tests.harness.data.test_mmsa import make_content
+from tests.harness.data.test_mmsa import drop_keys, make_content, read
 from tests.support.builders import make_dataset as make_plain
 from tests.support.builders import make_sizes, small_backbone
 from tests.support.drivers.driving import comparable, exported
@@ -146,6 +146,17 @@ def test_every_backbone_trains_with_either(backbone, bert, tmp_path):
         assert result.status == "complete"
         assert np.isfinite(result.scores["test_r0.50"]["mae"])
         assert result.scores["test"] != result.scores["test_r0.50"]
+
+
+def test_token_ids_alone_train_as_they_do_beside_text_features(bert):
+    content = make_content()
+    drop_keys("text")(content)
+    results = [
+        train(make_cell("lmf", FINETUNED), with_text(dataset, FINETUNED, None), CPU, text_model=bert)
+        for dataset in (read(content), read(make_content()))
+    ]
+    assert results[0].status == "complete"
+    assert results[0].scores == results[1].scores
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)

@@ -191,7 +191,7 @@ def test_an_occlusion_curve_needs_two_ratios_and_runs_that_all_but_rare_methods_
     data = occlusion.data(replace(study, frame=study.frame[~rare]))
     assert (data.loc[data["method"] == "mixup", "n"] == 0).all()
     assert (data.loc[data["method"] != "mixup", "n"] == 6).all()
-    said = "Not shown on synthetic_mosi, because most of their trainings are missing: mixup."
+    said = "Not shown on synthetic MOSI, because most of their trainings are missing: Mixup."
     assert said in occlusion.caption(data)
     # Runs of two environments are no block.
     moved = (study.frame["method"] == "none") & (study.frame["seed"] == 1112)
@@ -204,7 +204,7 @@ def test_an_occlusion_curve_needs_two_ratios_and_runs_that_all_but_rare_methods_
     copy = study.frame[study.frame["method"] == "none"].assign(method="twin", variant="twin", label="twin")
     frame = pd.concat([study.frame, copy.assign(cell_id=copy["cell_id"] + "-twin")])
     caption = occlusion.caption(occlusion.data(replace(study, frame=frame)))
-    assert "Exactly equal on synthetic_mosi, so that their lines coincide: none, twin." in caption
+    assert "Exactly equal on synthetic MOSI, so that their lines coincide: none, twin." in caption
     assert occlusion.data(small(ratios=(0.0,), train_ratios=())).empty
     assert set(occlusion.data(small(ratios=(0.0,)))["protocol"]) == {"train"}
     assert set(occlusion.data(small(train_ratios=()))["protocol"]) == {"test"}
@@ -285,7 +285,7 @@ def test_ranks_and_shares_are_those_of_a_loop_and_a_method_without_rank_is_named
     rare = study.frame["method"] == "mixup"
     rare &= (study.frame["backbone"] != "tfn") | (study.frame["dataset"] != TWO[0])
     data = ranking.data(replace(study, frame=study.frame[~rare]))
-    assert "Not ranked, because absent from most blocks: mixup." in ranking.caption(data)
+    assert "Not ranked, because absent from most blocks: Mixup." in ranking.caption(data)
     assert "mixup" not in set(data.loc[data["panel"] == "profile", "method"])
 
 
@@ -365,7 +365,7 @@ def test_the_pair_with_most_settings_is_shown_and_the_others_named():
     shown = data[data["shown"]].groupby("sweep")["backbone"].unique()
     expected = {"alpha": ["lmf"], "delta": ["misa"], "heads": ["misa"], "xi": ["misa"]}
     assert {name: list(backbones) for name, backbones in shown.items()} == expected
-    assert "There are also sweeps for tfn on synthetic_mosi" in sweeps.caption(data)
+    assert "There are also sweeps for TFN on synthetic MOSI" in sweeps.caption(data)
 
 
 def test_settings_off_the_grid_are_drawn_as_points(monkeypatch):

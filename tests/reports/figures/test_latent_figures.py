@@ -177,7 +177,7 @@ def test_figure1_says_what_is_missing():
     assert methods["note"].to_dict() == dict.fromkeys(shown, "") | notes
     assert methods.loc["manifold_mixup", "n_mixed"] == 0
     assert set(data[data["kind"] != "method"]["method"]) == shown
-    assert "none, mixup (no latents kept), manifold_mixup, powmix" in latents.FIGURE.caption(data)
+    assert "none, Mixup (no latents kept), Manifold Mixup, PowMix" in latents.FIGURE.caption(data)
 
 
 def test_figure2_is_the_batch_in_the_order_of_labels(study):

@@ -48,12 +48,12 @@ def said_of(study):
 def test_each_method_has_a_sentence_with_one_verdict(gain, word):
     study = gains(small(3, "none", "mixup", "powmix"), "mixup", gain)
     said = said_of(gains(study, "powmix", 0.0, spread=0.05))
-    assert f"synthetic_mosi, test MAE: mixup is {word} than none: {gain:+.3f} ({gain:+.3f} to" in said
-    assert "Undecided against none: powmix " in said, "after the verdict on mixup"
+    assert f"synthetic MOSI, test MAE: Mixup is {word} than none: {gain:+.3f} ({gain:+.3f} to" in said
+    assert "Undecided against none: PowMix " in said, "after the verdict on mixup"
     assert "6 backbones, 3 seeds, 60 clips of 10 videos" in said
     table = comparison_table(study)
     [row] = [
-        r for group in table.parts[0].groups for r in group if r[1].text == "mixup" and r[2].text == "MAE"
+        r for group in table.parts[0].groups for r in group if r[1].text == "Mixup" and r[2].text == "MAE"
     ]
     assert row[6].text == word
     assert [value.text for value in row[10:14]] == (
@@ -66,14 +66,14 @@ def test_a_margin_calls_methods_equal_and_another_baseline_has_its_own_sentences
     study = gains(study, "powmix", 0.3)
     study = dataclasses.replace(study, margins={"mae": 0.02}, baselines=("none", "mixup"))
     said = said_of(study)
-    assert "mixup and none are equal within 0.02: +0.005 (" in said
-    assert re.search(r"synthetic_mosi, test MAE: powmix is better than mixup: \+0\.29\d \(", said)
-    assert "none and mixup are equal within 0.02: -0.005 (" in said
+    assert "Mixup and none are equal within 0.02: +0.005 (" in said
+    assert re.search(r"synthetic MOSI, test MAE: PowMix is better than Mixup: \+0\.29\d \(", said)
+    assert "none and Mixup are equal within 0.02: -0.005 (" in said
     tables = summary.comparison_tables(study, summary.compare_methods(study))
     assert [table.name for table in tables] == ["comparison", "comparison_mixup"]
-    assert tables[1].title.startswith("Each method against mixup")
+    assert tables[1].title.startswith("Each method against Mixup")
     names = [{row[1].text for group in table.parts[0].groups for row in group} for table in tables]
-    assert names == [{"mixup", "powmix"}, {"none", "powmix"}]
+    assert names == [{"Mixup", "PowMix"}, {"none", "PowMix"}]
     columns = pd.read_csv(io.StringIO(tables[0].csv)).columns
     assert {"low_seeds", "high_seeds", "low", "high", "verdict"} <= set(columns)
 
@@ -88,17 +88,17 @@ class ShakenClips(type(STILL)):
 
 def test_videos_can_undo_what_seeds_show_and_then_no_number_of_seeds_decides():
     study = gains(small(3, "none", "mixup"), "mixup", 0.1)
-    assert "mixup is better than none" in said_of(study)
+    assert "Mixup is better than none" in said_of(study)
     shaken = dataclasses.replace(study, clips=ShakenClips())
     said = said_of(shaken)
-    assert "synthetic_mosi, test MAE: undecided against none: mixup +0.100 (-0." in said
+    assert "synthetic MOSI, test MAE: undecided against none: Mixup +0.100 (-0." in said
     assert "With 80% probability this study finds gains of " in said
     assert "With any number of seeds these 60 clips of 10 videos show no gains below " in said
     [row] = [r for group in comparison_table(shaken).parts[0].groups for r in group if r[2].text == "MAE"]
     assert row[4].text.startswith("-0.")
     assert row[5].text.startswith("+0.")
     unknown = said_of(dataclasses.replace(study, clips=None))
-    assert "undecided against none: mixup +0.100. A verdict needs the predictions of all runs" in unknown
+    assert "undecided against none: Mixup +0.100. A verdict needs the predictions of all runs" in unknown
 
 
 def few_strata(study, method, backbones):
@@ -111,8 +111,8 @@ def test_a_method_does_not_win_by_the_backbones_that_it_lacks():
     """powmix gains 0.3 on one backbone, mixup 0.1 on all six."""
     study = small(3, "none", "mixup", "powmix")
     said = said_of(few_strata(gains(gains(study, "mixup", 0.1), "powmix", 0.3), "powmix", SIX[:1]))
-    assert "test MAE: mixup is better than none: +0.100" in said
-    assert "powmix (on only 1 backbone) is better than none: +0.3" in said
+    assert "test MAE: Mixup is better than none: +0.100" in said
+    assert "PowMix (on only 1 backbone) is better than none: +0.3" in said
 
 
 def test_holm_counts_what_is_tested():
@@ -137,7 +137,7 @@ def test_the_summary_says_how_often_a_run_beats_one_of_the_baseline(seeds, told)
     rows = study.scores().query("metric == 'mae' and split == 'test'")
     pairs = rows[rows["method"] == "mixup"].merge(rows[rows["method"] == "none"], on=["dataset", "backbone"])
     chance = (pairs["value_x"] < pairs["value_y"]).mean()
-    assert (f"too narrow for few seeds): mixup {chance:.2f} (" in said) == told
+    assert (f"too narrow for few seeds): Mixup {chance:.2f} (" in said) == told
 
 
 def test_noise_and_few_seeds_claim_nothing():
@@ -154,7 +154,7 @@ def test_noise_and_few_seeds_claim_nothing():
     study = gains(small(5, "none", "mixup", "powmix"), "powmix", 0.0, spread=0.05)
     lost = (study.frame["method"] == "mixup") & (study.frame["seed"] > 1112)
     said = said_of(dataclasses.replace(study, frame=study.frame[~lost]))
-    assert "mixup has 2 seeds: a verdict needs three. With 80% probability" in said
+    assert "Mixup has 2 seeds: a verdict needs three. With 80% probability" in said
     study = small(1, "none", "mixup")
     rows = [row for group in comparison_table(study).parts[0].groups for row in group]
     assert all(value.text == "–" for row in rows for value in (row[4], row[5], *row[7:10]))
@@ -182,7 +182,7 @@ def test_data_on_another_scale_have_a_table_of_their_own():
     [part] = tables["other_scales"].parts
     heads = [column.title for column in part.columns]
     assert heads[4:] == ["MAE ↓", "RMSE ↓", "Corr ↑", "Spearman ↑", "CCC ↑", "R² ↑"]
-    for name, datasets in (("other_scales", {"likert"}), ("table2_mosi_mosei", {"synthetic_mosi"})):
+    for name, datasets in (("other_scales", {"likert"}), ("table2_mosi_mosei", {"synthetic MOSI"})):
         rows = [row for part in tables[name].parts for group in part.groups for row in group]
         assert {row[0].text for row in rows} == datasets
     alone = make_study(2, ("synthetic_mosi",), ("tfn",), samples=False, sweeps=False)

@@ -65,7 +65,7 @@ def test_a_whole_table_and_verdict_by_hand():
         flat=False,
         states={"complete": 2, "pruned": 1, "failed": 1},
         sentence=(
-            "delta on misa, synthetic_mosi: 2 different settings over 2 seeds are too few to tell a "
+            "delta on MISA, synthetic MOSI: 2 different settings over 2 seeds are too few to tell a "
             "difference from noise: try more (seeds=[...]). The permutation test runs over the 2 settings "
             "trained to their end. On the validation split, the best setting is delta=0.1 (valid loss "
             "0.455); the default, delta=0, has valid loss 0.550. On the test split, the best setting "
@@ -153,7 +153,7 @@ def test_what_did_not_complete_has_no_rank_however_good_it_was_and_is_counted():
     found = verdict(sweep)
     assert (found.best, found.value, found.default_value, found.p) == (None, None, None, None)
     assert found.sentence == (
-        "delta on misa, synthetic_mosi: no trial is complete. "
+        "delta on MISA, synthetic MOSI: no trial is complete. "
         "Of 3 settings 1 pruned and 2 failed (first reason: loss is not finite at 0.6)."
     )
 

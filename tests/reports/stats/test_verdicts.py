@@ -16,7 +16,7 @@ NAN = math.nan
 
 
 def said_of(sweep):
-    return sentence(sweep).removeprefix("delta on misa, synthetic_mosi: ")
+    return sentence(sweep).removeprefix("delta on MISA, synthetic MOSI: ")
 
 
 def test_whole_sentences_of_one_setting_of_none_and_of_equal_ones():

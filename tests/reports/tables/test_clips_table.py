@@ -6,6 +6,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
+from reports.names import dataset_name, method_name
 from reports.tables.clips import clip_numbers, clip_table
 from reports.tables.table import DASH
 from tests.support.scores import CLIPS, STILL, DrawnErrors
@@ -30,11 +31,12 @@ def test_shares_are_those_of_the_rows_per_clip():
     rows = [row for part in table.parts for group in part.groups for row in group]
     assert [(row[0].text, row[1].text) for row in rows] == [
         (dataset, method)
-        for dataset in ("synthetic_sims", "synthetic_mosi")
-        for method in ("powmix", "mixup")
+        for dataset in ("synthetic SIMS", "synthetic MOSI")
+        for method in ("PowMix", "Mixup")
     ]
     for row in rows:
-        own = numbers[(numbers["dataset"] == row[0].text) & (numbers["method"] == row[1].text)]
+        named = numbers["dataset"].map(dataset_name), numbers["method"].map(method_name)
+        own = numbers[(named[0] == row[0].text) & (named[1] == row[1].text)]
         videos = own.groupby("video")["gain"].mean()
         assert row[2].order == pytest.approx(own["gain"].mean())
         assert row[3].text == f"{100 * (own['gain'] > 0).mean():.1f}"

@@ -38,9 +38,9 @@ def test_the_objective_is_shown_with_its_direction_and_no_sweep_writes_no_file(t
 GOLDEN = """\
 ### Study s: sweep delta (synthetic stand-in data)
 
-#### ms\\_mix with misa on synthetic\\_mosi
+#### MS-Mix with MISA on synthetic MOSI
 
-delta on misa, synthetic\\_mosi: the setting matters beyond the noise between seeds: some are better than \
+delta on MISA, synthetic MOSI: the setting matters beyond the noise between seeds: some are better than \
 others (p = 0.0083; 5 settings, 2 seeds). On the validation split, the best setting is delta=0.2 (valid \
 loss 0.455); the default, delta=0, has valid loss 0.550. On the test split, the best setting (delta=0.2) has \
 MAE 0.555, the default 0.650 (difference -0.095, 95% interval over seeds -0.159 to -0.031, for other \
@@ -61,8 +61,8 @@ def test_files_start_as_written_by_hand_and_hold_the_same_settings_in_any_order_
     assert rows[0] == "| 1 | 0.2 | 2 | 0.455 ± 0.064 | 0.555 ± 0.064 | 0.500 ± 0.000 |  |"
     assert rows[4].endswith("| 0.500 ± 0.000 | default |")
     assert rows[5:] == ["| – | 0.8 | 0 | – | – | – | failed |"]
-    caption = "Study s: sweep delta, ms\\_mix with misa on synthetic\\_mosi (synthetic stand-in data).\n"
-    said = "delta on misa, synthetic\\_mosi: the setting matters"
+    caption = "Study s: sweep delta, MS-Mix with MISA on synthetic MOSI (synthetic stand-in data).\n"
+    said = "delta on MISA, synthetic MOSI: the setting matters"
     assert f"\\caption{{{caption}{said}" in latex
     objectives = pd.read_csv(io.StringIO(numbers))["objective_value"]
     assert objectives.tolist()[:5] == sorted(SMALL.mean(axis=0))
@@ -91,7 +91,7 @@ def test_hostile_names_leave_neither_the_folder_nor_their_cell(tmp_path):
     assert [path.suffix for path in files] == [".csv", ".md", ".tex"]
     shown, markdown = r"../a b\|c\_d\*e&lt;f&gt;&amp;g r\`s\`", files[1].read_text()
     assert f"### Study {shown}: sweep {shown} (" in markdown
-    assert f"#### ms\\_mix with {shown} on {shown}\n" in markdown
+    assert f"#### MS-Mix with {shown} on {shown}\n" in markdown
     assert f"| Rank | {shown} | Seeds |" in markdown
     assert f"| 1 | {shown} | 1 |" in markdown
     escaped = r"../a b\textbar{}c\_d*e\textless{}f\textgreater{}\&g r`s`".replace("*", "{*}")

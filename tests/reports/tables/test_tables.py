@@ -9,6 +9,7 @@ import pytest
 
 from harness.metrics import METRICS
 from reports.frame import SCORES
+from reports.names import method_name
 from reports.tables.seed_means import ablation_numbers, main_numbers, occlusion_numbers
 from tests.support.scores import STILL, SwingingClips
 from tests.support.studies import as_latex, as_markdown, as_table
@@ -60,9 +61,9 @@ GOLDEN_MARKDOWN = """\
 
 | Dataset | Backbone | Method | n | Acc-2 ↑ | Acc-3 ↑ | Acc-5 ↑ | F1 ↑ | MAE ↓ | Corr ↑ |
 | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
-| mine | tfn | none | 2 | A | A | A | A | <u>0.450 ± 0.071</u> | 0.250 ± - †1/2 |
-| mine | tfn | ms\\_mix | 2 | B | B | B | B | <u>0.550 ± 0.071</u> | 0.500 ± 0.000 |
-| mine | tfn | ms\\_mix{delta:0.4} | 2 | A | A | A | A | 0.800 ± 0.000 | - |
+| mine | TFN | none | 2 | A | A | A | A | <u>0.450 ± 0.071</u> | 0.250 ± - †1/2 |
+| mine | TFN | MS-Mix | 2 | B | B | B | B | <u>0.550 ± 0.071</u> | 0.500 ± 0.000 |
+| mine | TFN | MS-Mix{delta:0.4} | 2 | A | A | A | A | 0.800 ± 0.000 | - |
 
 - Test split; mean ± standard deviation over n seeds; accuracies and F1 in percent.
 - ↑ higher is better, ↓ lower is better.
@@ -86,10 +87,8 @@ def test_the_files_are_those_worked_out_by_hand():
         assert latex.startswith("% needs \\usepackage{booktabs}\n")
         none, own = r"\underline{60.00 $\pm$ 14.14}", r"0.800 $\pm$ 0.000"
         best = rf"{none} & \underline{{0.450 $\pm$ 0.071}} & 0.250 $\pm$ -- \dag{{}}1/2 \\"
-        assert f"mine & tfn & none & 2 & {none} & {none} & {none} & {best}\n" in latex
-        assert (
-            f"ms\\_mix\\{{delta:0.4\\}} & 2 & {none} & {none} & {none} & {none} & {own} & -- \\\\\n" in latex
-        )
+        assert f"mine & TFN & none & 2 & {none} & {none} & {none} & {best}\n" in latex
+        assert f"MS-Mix\\{{delta:0.4\\}} & 2 & {none} & {none} & {none} & {none} & {own} & -- \\\\\n" in latex
 
 
 @pytest.mark.parametrize(
@@ -117,10 +116,10 @@ def test_a_hole_in_the_matrix_shows():
     assert len(hole) == len(METRICS["sims"])
     assert (hole[["n", "undefined", "seeds"]] == 0).all(axis=None)
     text = as_markdown(numbers)
-    assert ["mine", "lmf", "mixup", "0", *["\u2013"] * 6] in table(text)
+    assert ["mine", "LMF", "Mixup", "0", *["\u2013"] * 6] in table(text)
     assert "no complete cell" in text
     assert "no spread" not in text
-    alone = next(row for row in table(text) if row[1:3] == ["lmf", "none"])
+    alone = next(row for row in table(text) if row[1:3] == ["LMF", "none"])
     assert not any("**" in cell for cell in alone), "a method without a rival is not the best"
 
 
@@ -133,7 +132,9 @@ def test_undefined_values_are_counted_and_never_win():
     }
     parts = [rows(m, {**all_metrics(0.5, 0.6), "corr": corr}) for m, (corr, _) in shown.items()]
     text = as_markdown(of(*parts))
-    assert {row[2]: row[-1] for row in table(text)} == {m: wanted for m, (_, wanted) in shown.items()}
+    assert {row[2]: row[-1] for row in table(text)} == {
+        method_name(m): wanted for m, (_, wanted) in shown.items()
+    }
     assert "undefined for k of n" in text
 
 
@@ -143,13 +144,13 @@ def test_marks_say_where_three_seeds_are_better_or_worse_than_none():
     found = table(as_markdown(of(*parts)))
     # Student's t of two degrees of freedom: differences of mixup are 1.1, of powmix -1.1 ± 4.3 * 0.1 / √3.
     marks = {row[2]: "".join(sign for sign in row[4] + row[8] if sign in "⁺⁻⁼") for row in found}
-    assert marks == {"none": "", "mixup": "⁺⁻", "powmix": "⁻⁺", "x": ""}
+    assert marks == {"none": "", "Mixup": "⁺⁻", "PowMix": "⁻⁺", "x": ""}
     bold = {row[2]: [k for k, cell in enumerate(row) if "**" in cell] for row in found}
-    assert bold == {"none": [], "mixup": [4, 5, 6, 7, 9], "powmix": [8], "x": []}, "the best that are better"
+    assert bold == {"none": [], "Mixup": [4, 5, 6, 7, 9], "PowMix": [8], "x": []}, "the best that are better"
     unknown = as_markdown(main_numbers(frame(*parts), KINDS))
     assert not any(sign in unknown for sign in (" ⁺ |", " ⁻ |", "**")), "without predictions there are none"
     wide = main_numbers(frame(*parts), KINDS, clips=STILL, margins={"acc2": 2.0})
-    assert {row[2]: row[4][-1] for row in table(as_markdown(wide))}["powmix"] == "⁼"
+    assert {row[2]: row[4][-1] for row in table(as_markdown(wide))}["PowMix"] == "⁼"
 
 
 def test_what_reads_equal_is_marked_equal_and_two_results_for_one_seed_are_pointed_out():
@@ -234,11 +235,11 @@ def test_occlusion_has_a_group_per_protocol_and_ratio():
     assert list(numbers.columns[:5]) == ["dataset", "backbone", *conditions, "method"]
     assert [row[2:7] for row in table(as_markdown(numbers))] == [
         ["test", "0", "none", "2", "<u>55.00 ± 7.07</u>"],
-        ["test", "0", "mixup", "2", "<u>45.00 ± 7.07</u>"],
+        ["test", "0", "Mixup", "2", "<u>45.00 ± 7.07</u>"],
         ["test", "0.3", "none", "2", "<u>25.00 ± 7.07</u>"],
-        ["test", "0.3", "mixup", "2", "<u>15.00 ± 7.07</u>"],
+        ["test", "0.3", "Mixup", "2", "<u>15.00 ± 7.07</u>"],
         ["train", "0.3", "none", "1", "45.00 ± \u2013"],
-        ["train", "0.3", "mixup", "0", "\u2013"],
+        ["train", "0.3", "Mixup", "0", "\u2013"],
     ]
     clean = numbers[(numbers["occlusion_protocol"] == "test") & (numbers["occlusion_ratio"] == 0)]
     same = clean.drop(columns=conditions).reset_index(drop=True)
