@@ -211,7 +211,7 @@ def test_questions_in_bulk(uri):
 
 
 def claim_all(uri, go, out):
-    """Claim each cell as soon as all processes are ready, and write which ones it got."""
+    """Claim each cell as soon as all processes are ready, and write the claimed ones."""
     ledger = Ledger(uri, "study")
     os.write(out, b"ready\n")
     os.read(go, 1)

@@ -84,7 +84,7 @@ def draw(folders, count, seed):
     for package, folder in folders.items():
         print(f"{package}: making mutants and looking which tests reach them", flush=True)
         copy_tree(folder, package)
-        # No mutant has this name: mutmut stops when it knows which tests reach which function.
+        # No mutant has this name, so mutmut only finds which tests reach which function.
         mutmut(folder, "run", "none")
         if not (folder / "mutants" / "mutmut-stats.json").exists():
             sys.exit(f"The tests of {package} failed without any mutant; {folder / 'mutmut.log'} says why.")

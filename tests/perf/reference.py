@@ -114,7 +114,7 @@ class Attention(nn.Module):
 
 
 class Layer(nn.Module):
-    """Pre-norm attention, to the source or to itself where it is None, and feed-forward."""
+    """Pre-norm attention, to the source or, without one, to itself; then feed-forward."""
 
     def __init__(self, width, dropout):
         super().__init__()

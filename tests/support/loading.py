@@ -19,7 +19,7 @@ GUARDED = {
     "torch.load": ("weights_only", "True"),
 }
 HARMLESS = {"pickle.dump", "pickle.dumps", "pickle.Pickler", "pickle.PicklingError", "pickle.PickleError"}
-# Methods of Hugging Face, of whatever class.
+# Methods of any Hugging Face class that load files.
 METHODS = {"from_pretrained": ("trust_remote_code", "False")}
 
 

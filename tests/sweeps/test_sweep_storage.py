@@ -214,7 +214,7 @@ def test_opening_silences_optuna(journal):
     assert [str(warning.message) for warning in caught] == ["another"]
 
 
-# Records as Optuna 3 wrote them, with a key that no version knows, and one of a program that writes its own.
+# Records of Optuna 3, with an unknown key, and a record of an unknown type.
 X_IN_3 = '{"name": "FloatDistribution", "attributes": {"step": null, "low": 0.0, "high": 1.0, "log": false}}'
 OTHER_RECORDS = [
     {"op_code": 0, "study_name": "s", "directions": [1]},

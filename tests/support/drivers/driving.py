@@ -32,7 +32,7 @@ MATRIX = [
     "report=false",  # drawing takes longer than training here; tests of reports ask for one
 ]
 CELLS = 12
-MARK = f"MSA_TEST_MARK_{os.getpid()}"  # tests that run beside these have another one
+MARK = f"MSA_TEST_MARK_{os.getpid()}"  # parallel test processes have other marks
 PROGRAM = ("-m", "harness.benchmark")
 
 
