@@ -110,7 +110,7 @@ def row(kind, size, stage, ending, detail, peak):
 
 
 def sentence(text):
-    """Whether a refusal can be shown: one line, not too long, nothing that a terminal obeys."""
+    """Whether an error message is printable: one short line without control characters."""
     return text.isprintable() and len(text) < 1500
 
 

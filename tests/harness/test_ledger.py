@@ -216,7 +216,7 @@ def claim_all(uri, go, out):
     os.write(out, b"ready\n")
     os.read(go, 1)
     os.write(out, " ".join(cell for cell in map(str, range(50)) if ledger.claim(cell)).encode() + b"\n")
-    signal.pause()  # claims of a process that has ended fall
+    signal.pause()  # claims of an ended process expire
 
 
 def test_racing_processes_claim_each_cell_once(uri, ended):

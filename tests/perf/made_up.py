@@ -77,7 +77,7 @@ def drawn_result(cell):
 def store_runs(tracker, results, **tags):
     """Write complete runs of cells; tags: of all of them, as the provenance is.
 
-    Of curves only the last point is written, and files only where there are predictions or samples.
+    Only the last point of each curve is written, and files only for predictions or samples.
     """
     engine, tables = sa.create_engine(tracker.uri), sa.MetaData()
     tables.reflect(engine)

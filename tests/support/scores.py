@@ -32,7 +32,7 @@ def world(methods=("a", "b", "none"), backbones=("misa", "mult"), seeds=3, datas
 
 
 def of_gains(gains, method="a", dataset="mosi", backbone="misa", moves=None):
-    """Pairs with these gains, one a seed; moves: of each gain by each video, none by default."""
+    """Return pairs with these gains, one per seed; moves: effect of each video on each gain."""
     rows = [(dataset, backbone, method, seed, gain, gain) for seed, gain in enumerate(gains)]
     moves = [np.zeros(VIDEOS)] * len(rows) if moves is None else list(moves)
     return pd.DataFrame(rows, columns=list(PAIRS)).assign(moves=pd.Series(moves, dtype=object))

@@ -18,7 +18,7 @@ def rates(made: BackboneSettings, base: float, losses) -> list[float]:
 
 
 def of_torch(base: float, losses, patience: int) -> list[float]:
-    """What `ReduceLROnPlateau` does with them."""
+    """Return the rates of `ReduceLROnPlateau` for these losses."""
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=base)
     scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=patience)
     seen = [base]

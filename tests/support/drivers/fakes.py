@@ -121,7 +121,7 @@ class FakeTracker:
 
 
 class FakeLedger:
-    """`Ledger` in a dict: cell_id -> [owner, state]; a claim falls with its owner."""
+    """`Ledger` in a dict: cell_id -> [owner, state]; a claim expires with its owner."""
 
     exclusive = Ledger.exclusive
 
