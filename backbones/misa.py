@@ -159,7 +159,7 @@ class Discriminator(nn.Module):
     def forward(self, shared: Mapping[str, Tensor]) -> Tensor:
         """Compute the mean cross-entropy. Shape: shared[m] (n, d) -> scalar."""
         x = torch.cat([shared[m] for m in MODALITIES])
-        # Has the value of x and the gradient of -reverse_grad_weight * x.
+        # This has the value of x and the gradient of -reverse_grad_weight * x.
         x = x.detach() - self.reverse_grad_weight * (x - x.detach())
         target = torch.arange(len(MODALITIES), device=x.device).repeat_interleave(len(x) // len(MODALITIES))
         return F.cross_entropy(self.layers(x), target)

@@ -136,7 +136,7 @@ def _explained_variance(predictions: np.ndarray, labels: np.ndarray) -> float:
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
-    """Return ranks from 1, ties with the mean of theirs. Shape: (N,) -> (N,) float64."""
+    """Return ranks from 1; ties get the mean of their ranks. Shape: (N,) -> (N,) float64."""
     _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     return (last - (counts - 1) / 2)[place]

@@ -101,7 +101,7 @@ class ReleasedPredictor(IntensityPredictor):
         if valid is None:
             valid = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
         attended = self._attend(x, valid)
-        # Taken in parts, because a test split would need more memory than a training batch.
+        # Process in parts, because a test split would need more memory than a training batch.
         parts = x.split(max(MOST_NUMBERS // attended.numel(), 1))
         mean = torch.cat([self._mean_sums(part, attended, valid) for part in parts])  # (B, T, D)
         steps = self.scale * torch.tanh(self.output(mean)[..., 0])  # (B, T)

@@ -88,7 +88,7 @@ class StudyClips:
         return SplitClips.of(np.empty(0, str), np.empty(0)) if found is None else found[0]
 
     def without_predictions(self, runs: Iterable[Run]) -> int:
-        """Count those of the runs whose predictions are missing, or of other clips than most."""
+        """Count the runs whose predictions are missing, or are of other clips than those of most runs."""
         known = {run_id for _, predictions in self._splits.values() for run_id in predictions}
         return sum(run.run_id not in known for run in runs)
 

@@ -17,7 +17,7 @@ from reports.stats.comparison import BASELINE
 from reports.study import Study
 
 STUDIED = "ms_mix"
-PLAIN = re.compile(r"[\w.=,\[\]]*")  # needs no quotes, within make's either
+PLAIN = re.compile(r"[\w.=,\[\]]*")  # texts that need no quotes, even inside those of make
 LOCATING = ("study", "var_dir", "tracking.uri")
 # Settings that a sweep does not accept, or that would give it cells of its own.
 NOT_OF_SWEEPS = (
@@ -29,7 +29,7 @@ NOT_OF_SWEEPS = (
 def again(study: Study, changes: Mapping[str, str] | None = None) -> str:
     """Return the command of the last request with some settings changed, and with tests on clean data."""
     request, changes = _request(study), dict(changes or {})
-    if "datasets" in changes:  # which may have no tokens for a text encoder
+    if "datasets" in changes:  # the new ones may have no tokens for a text encoder
         request = {k: v for k, v in request.items() if k != "text" and not k.startswith("bert.")}
     if "methods" in changes:
         request.pop("matrix", None)
@@ -157,7 +157,7 @@ def _command(
 ) -> str:
     """Return ``make TARGET ...`` if that is enough, else ``python -m MODULE ...``.
 
-    first: those of the settings that stand before the study's name, or in make's ARGS.
+    first: the settings that stand before the study's name, or in make's ARGS.
     """
     shown, rest = ([f"{k}={v}" for k, v in settings.items() if (k in first) == own] for own in (True, False))
     plain = PLAIN_NAME.fullmatch(study.name) and all(map(PLAIN.fullmatch, shown))

@@ -16,7 +16,7 @@ from tests.support.browser import NO_BROWSER, browser_programs
 
 ALLOWED_SKIPS = Path(__file__).with_name("allowed_skips.txt")
 
-# Variables by which a person changes what these programs do; a home has such settings too.
+# Environment variables that change the programs' behaviour; a home folder also holds such settings.
 OWN_SETTINGS = ("FORCE_COLOR", "NO_COLOR", "LANGUAGE", "PYTHONWARNINGS", "MLFLOW_TRACKING_", "RAY_AUTH_")
 OWN_SETTINGS += ("PYTHONDONTWRITEBYTECODE", "RAY_ADDRESS", "HF_", "SLURM_", "XDG_")
 
@@ -44,7 +44,7 @@ def pytest_configure(config):
     home = tempfile.TemporaryDirectory(prefix="home-", ignore_cleanup_errors=True)
     config.add_cleanup(home.cleanup)
     os.environ.update(LC_ALL="C.UTF-8", TZ="UTC", COLUMNS="80", LINES="24", HOME=home.name)
-    # Modules that are compiled once save each process of a test a second.
+    # Cached bytecode saves each process of a test a second.
     sys.dont_write_bytecode = False
     for name in list(os.environ):
         if name.startswith(OWN_SETTINGS):
@@ -52,7 +52,7 @@ def pytest_configure(config):
 
 
 def pytest_sessionstart(session):
-    """One thread for each process of the tests, which are as many as there are cores."""
+    """Give each test process one thread, because there are as many processes as cores."""
     import torch
 
     torch.set_num_threads(1)
@@ -68,7 +68,7 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_collection_finish(session):
-    """What thousands of tests and their libraries are made of need not be looked at for garbage again."""
+    """Exclude the objects of tests and libraries from garbage collection, which would scan them often."""
     gc.collect()
     gc.freeze()
 
@@ -103,7 +103,7 @@ def _unlisted(reporter):
 
 @pytest.fixture(autouse=True)
 def own_signals():
-    """What commands and workers do to signals in a test reaches neither later tests nor their processes."""
+    """Restore signal handlers that commands and workers change in a test."""
     hook, before = sys.unraisablehook, {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
     yield
     sys.unraisablehook = hook
@@ -113,7 +113,7 @@ def own_signals():
 
 @pytest.fixture(params=["packed", "padded"])
 def layout(request, monkeypatch):
-    """Sequences lie as they do where there is much, and where there is little (`backbones.cpu.attention`)."""
+    """Test both layouts of sequences: of large and of small batches (`backbones.cpu.attention`)."""
     from backbones.cpu import attention
 
     monkeypatch.setattr(attention, "SMALL", 0 if request.param == "packed" else 10**9)

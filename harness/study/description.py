@@ -47,7 +47,7 @@ def describe(plan: Plan) -> str:
 def matrix_text(plan: Plan, arguments: Sequence[str], known: str | None = None) -> str:
     """Return a request as JSON: command ``arguments``, ``columns``, ``cells`` (rows) and ``earlier`` (rows).
 
-    known: this text of the requests before. ``earlier``: their cells, if this request has none of the same
+    known: this text of earlier requests. ``earlier``: their cells, if this request has none of the same
     data set, backbone, method and training ratio.
     """
     cells = [_request_row(plan, cell) for cell in plan.cells]
@@ -139,7 +139,7 @@ def describe_dataset(data: CachedDataset) -> dict[str, Any]:
 
     Per split: numbers of clips and videos (None if the ids do not name videos), mean and standard deviation
     of the labels, shares of labels below, at and above neutral, median and 95% quantile of the lengths.
-    ``test_lengths``: id of each test clip -> steps of its text, by which a report sorts clips. ``absent``:
+    ``test_lengths``: id of each test clip -> steps of its text, by which reports sort clips. ``absent``:
     the modalities that the data set lacks; there only if it lacks one.
     """
     dataset = load_dataset(data.folder)

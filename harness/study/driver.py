@@ -228,7 +228,7 @@ class Driver:
             if not (self.retry_changed and changes({**cell_tags(cell), **result.environment})):
                 self.outcome.reused += self._log(cell, result)
                 return
-            # Otherwise it would stay in the place of the new result, as one of the same cell.
+            # `put` keeps an intact result of the same cell, so the old one must go first.
             self.writer.unlogged.drop(cell.cell_id)
         self._started[cell.cell_id] = time.time()
         self.display.started(cell)

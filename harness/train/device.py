@@ -54,7 +54,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 def total_bytes(device: torch.device) -> int:
-    """Return the bytes of a GPU's memory."""
+    """Return the size of a GPU's memory in bytes."""
     start_device(device)
     return int(torch.cuda.mem_get_info(device)[1])
 

@@ -64,7 +64,7 @@ def train(
             return Result("paused", curves=training.curves)
         valid_loss = _next_epoch(cell, training, splits, epoch)
         # NOTE[DIFF] this is the loss of the whole split, unrounded. MMSA averages the means of shuffled
-        # batches, so clips of a smaller last one weigh more, and rounds to four digits: small gains are none.
+        # batches, so clips of a small last batch weigh more, and rounds to four digits, hiding small gains.
         if valid_loss < training.best_loss:
             training.keep_best(epoch, valid_loss)
         elif epoch - training.best_epoch >= rules.early_stop:

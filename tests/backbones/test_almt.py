@@ -29,7 +29,7 @@ SMALL |= {"embedding_heads": 2, "text_heads": 1, "hyper_heads": 3, "fusion_heads
 
 
 def slow_layer(p, target, source, heads):
-    """Every row of the target asks the source; then the MLP with its exact GELU."""
+    """Let every row of the target attend to the source, then apply the MLP with its exact GELU."""
     asked, keys, values = (
         [slow_linear(p, f"attention.{part}", slow_norm(p, f"attention.{part}_norm", row)) for row in rows]
         for part, rows in (("query", target), ("key", source), ("value", source))
@@ -44,7 +44,7 @@ def slow_layer(p, target, source, heads):
 
 
 def slow_embedding(p, steps, heads):
-    """The tokens and the given steps through one layer; the first tokens of what comes out."""
+    """Pass tokens and steps through one layer; return the first tokens of the output."""
     rows = [*p["tokens"], *(slow_linear(p, "linear", step) for step in steps)]
     rows = [row + position for row, position in zip(rows, p["positions"], strict=False)]
     return slow_layer(below(p, "layer"), rows, rows, heads)[: len(p["tokens"])]

@@ -1,4 +1,4 @@
-"""Attention in chunks against the padded one, its masks and gradients; dropout's cheap masks."""
+"""Compare chunked attention, its masks and gradients with padded attention; test dropout's cheap masks."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ def problems(draw):
 @given(problems(), st.sampled_from([1, 3, 128]))
 @settings(max_examples=80, deadline=None)
 def test_packed_and_padded_attention_agree(problem, block):
-    """Values at valid steps and the gradients of everything that goes in; padding holds rubbish."""
+    """Return values at valid steps and the gradients of all inputs; padding holds arbitrary numbers."""
     targets, sources, (steps, keys), reach, n_heads, chunk = problem
     torch.manual_seed(0)
     lengths = [torch.tensor(targets), torch.tensor(sources)]
@@ -86,7 +86,7 @@ def test_chunks_cover_every_valid_query_once_and_every_key_that_it_sees(problem,
 
 @pytest.mark.parametrize(("reach", "chunk"), [(None, 8), (1, 10**6)])
 def test_gradients_with_dropout_are_those_of_the_same_masks(reach, chunk, monkeypatch):
-    """The backward pass draws every mask once more: finite differences see one function."""
+    """The backward pass redraws the same masks, so finite differences agree with it."""
     monkeypatch.setattr(attention, "CHUNK", chunk)
     torch.manual_seed(0)
     x, y = torch.randn(3, 4, 4), torch.randn(3, 5, 4)
@@ -154,7 +154,7 @@ def test_a_seed_gives_the_same_mask_and_each_call_another():
 
 
 def test_entries_of_a_mask_are_independent():
-    """No bit of a word leans to one side, and neighbours agree as often as chance has it."""
+    """Every bit of a word is unbiased, and neighbouring bits are independent."""
     mask = Masks(0.5, 3).next((100_000, 4), torch.float32)
     assert (mask.mean(0) - 0.5).abs().max() < 0.008  # 5 standard deviations
     for lag in (1, 2, 3, 4):

@@ -193,7 +193,7 @@ def test_cuda_agrees_with_the_cpu(name):
     check_gradients(backbone)
 
 
-# The mix point: shape of the latents of 5 clips, width of what is fused, cap on mixed examples
+# The mix point: shape of the latents of 5 clips, width of the fused state, cap on mixed examples
 SEQUENCES = {"text": (5, 5, 50), "audio": (5, 3, 50), "vision": (5, 2, 50)}
 VECTORS = {
     "tfn": ((32, 32, 128), 64, 32),
@@ -262,7 +262,7 @@ def test_normalisation_of_a_single_example():
 
 
 def longer_backbone(backbone, steps: int):
-    """The same network for sequences with more padding; tables of positions go on."""
+    """Return the same network for sequences with more padding, with longer position tables."""
     sizes = dataclasses.replace(
         SHAPES["plain"], steps={m: n + steps for m, n in SHAPES["plain"].steps.items()}
     )
@@ -283,7 +283,7 @@ def longer_backbone(backbone, steps: int):
     ],
 )
 def test_what_padding_changes(name, pool, padding):
-    """Neither more padding nor what stands in it changes anything, unless it is read or counted."""
+    """Neither more padding nor its content changes the output, unless the model reads padding."""
     sizes, settings = SHAPES["plain"], {} if pool is None else {"pool": pool}
     backbone = moved(small_backbone(name, sizes, padding=padding, **settings)).eval()
     batch = make_batch(sizes, 6, seed=3)

@@ -7,7 +7,7 @@ from backbones.cpu import lstm
 
 
 def test_packed_and_padded_texts_agree(monkeypatch):
-    """The state at the last valid step and all gradients, whatever stands in the padding."""
+    """The state at the last valid step and all gradients, whatever the padding holds."""
     torch.manual_seed(0)
     subnet = TextSubnet(6, 5, 4, "valid").double()
     lengths = torch.tensor([3, 7, 1, 5])

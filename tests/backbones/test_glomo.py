@@ -31,7 +31,7 @@ DROPOUTS = [f.name for f in dataclasses.fields(GLoMoSettings) if f.name.endswith
 
 
 def make_glomo(sizes, **settings) -> GLoMo:
-    """A small GLoMo whose every weight has moved, the gates' zeros too."""
+    """Return a small GLoMo with no weight at its initial value, including the gates' zeros."""
     return moved(make_backbone("glomo", sizes, **SMALL | settings), 0.2).eval()
 
 
@@ -56,7 +56,7 @@ def slow_experts(p, x, top_k):
 
 
 def slow_modality(backbone, m, steps, length):
-    """Coarse vector, and the experts' of the fine map. steps: those that are read."""
+    """Return the coarse vector and the experts' vectors of the fine map. steps: the valid steps."""
     s, p = backbone.settings, below(parameters_of(backbone), f"branches.{m}")
     if m == "text":
         width = p["coarse.weight"].shape[1]
@@ -150,7 +150,7 @@ def gates_of(clean, deviation, noise, k):
 
 
 def test_gates_worked_by_hand():
-    """The noise times its deviation turns the choice."""
+    """The noise, scaled by its deviation, changes the choice of experts."""
     _, gates = gates_of([[math.log(9), 0.0, -50.0]], [[1.0, 0.5, 25.0]], [[0.0, -2.0, 2.0]], 2)
     np.testing.assert_allclose(gates, [[0.9, 0, 0.1]], atol=1e-12)
 
@@ -186,7 +186,7 @@ def test_combining_overflows_nowhere():
     outputs = torch.tensor([[500.0, -900.0, 3.0], [800.0, -500.0, 4.0], [9e4, 9e4, 9e4]])[..., None]
     outputs = outputs.double().requires_grad_()
     made = combine(noisy_top_k(logits.double(), torch.ones(3, 3), torch.zeros(3, 3), 2).log, outputs)
-    wanted = torch.tensor([500 + math.log(2), -800.0, 3.0], dtype=torch.float64)  # equal terms, one, one
+    wanted = torch.tensor([500 + math.log(2), -800.0, 3.0], dtype=torch.float64)  # two equal terms, then one
     torch.testing.assert_close(made[:, 0], wanted)
     made.sum().backward()
     assert logits.grad.isfinite().all()

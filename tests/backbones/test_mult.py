@@ -26,7 +26,7 @@ SMALL = {"latent_dim": 6, "n_heads": 2, "n_layers": 2, **KERNELS}
 
 
 def small_mult(sizes=None, **settings) -> MulT:
-    """A narrow MulT without dropout, in double precision, its parameters moved from where they start."""
+    """A narrow MulT without dropout, in double precision, with parameters off their initial values."""
     backbone = make_backbone("mult", sizes or make_sizes(), **SMALL | NO_DROPOUT | settings)
     return moved(backbone).double().eval()
 

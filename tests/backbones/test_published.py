@@ -1,4 +1,4 @@
-"""Published settings: none stays open, and they are the collected ones of the reference implementations."""
+"""Published settings are complete and equal those of the reference implementations."""
 
 import dataclasses
 import json
@@ -24,7 +24,7 @@ def same(*names):
     return {name: name for name in names}
 
 
-# Our name -> the reference's, where the values are equal as they stand.
+# Our name -> the reference's name, for values that need no conversion.
 NAMES = {
     "tfn": same("text_out", "post_fusion_dim"),
     "lmf": same("rank", "factor_lr", "weight_decay"),
@@ -74,7 +74,7 @@ NAMES = {
         "balance_weight": "moe_load_balance_weight",
     },
 }
-# Lists of the reference, ours taken apart.
+# Lists in the reference that are separate settings here.
 LISTS = {
     "tfn": lambda s: {
         "hidden_dims": [s.text_hidden, s.audio_hidden, s.vision_hidden],
@@ -88,7 +88,7 @@ LISTS = {
     "almt": lambda s: {"embedding_heads": [s.embedding_heads] * 3, "embedding_depth": [1, 1, 1]},
     "glomo": lambda s: {"granularity": dict.fromkeys(MODALITIES, s.granularity)},
 }
-# What the reference fixes in code, or does otherwise than it lists: see the cards.
+# Values that the reference fixes in code, or that differ from its lists: see the cards.
 RULES = {
     "tfn": {"optimizer": "adam", "weight_decay": 0},
     "lmf": {"optimizer": "adam"},

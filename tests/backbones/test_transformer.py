@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("layout")
 @pytest.mark.parametrize(("target_steps", "source_steps"), [(5, None), (5, 3), (3, 5), (1, 4), (4, 1)])
 @pytest.mark.parametrize("band", [False, True])
 def test_an_encoder_equals_loops(target_steps, source_steps, band):
-    """Heads of 5 and of 1, with and without the band, no step of padding."""
+    """Test heads of width 5 and 1, with and without the band, without padding."""
     torch.manual_seed(0)
     for n_heads in (1, 2, 10):
         encoder = moved(TransformerEncoder(10, n_heads, 2, Dropouts(), band=band)).double().eval()
@@ -61,7 +61,7 @@ def test_attention_weights_are_dropped_out():
 
 
 def test_input_hidden_units_and_residuals_are_dropped_out():
-    """Without positions of zero in them, x + dropout(f(x)) - x is dropout(f(x))."""
+    """Subtracting x from x + dropout(f(x)) leaves dropout(f(x)), as no position is zero."""
     encoder = TransformerEncoder(8, 2, 1, Dropouts(relu=0.5, residual=0.5, embed=0.5)).double()
     layer, seen = encoder.layers[0], {}
     for part in ("attention", "norm_2", "widen", "narrow", ""):

@@ -44,7 +44,7 @@ PACKAGES = ("torch", "mlflow", "sqlalchemy")
 
 
 class Lane:
-    """One of the two drivers, started again whenever it ends."""
+    """One of the two drivers, restarted whenever it ends."""
 
     def __init__(self, var, name):
         self.var, self.name = var, name
@@ -115,7 +115,7 @@ def strike(lanes, generator, until, counts):
 
 
 def attend(lane, current, counts, last=False):
-    """Start a driver that ended: again where cells failed, else in the next round; returns that round."""
+    """Restart a driver in the same round if cells failed, else in the next; return the round."""
     status = lane.driver.poll()
     if status is None:
         return current
@@ -131,7 +131,7 @@ def attend(lane, current, counts, last=False):
 
 
 def count_cells(var, rounds):
-    """What stands in the store at the end."""
+    """Return the contents of the store at the end."""
     found = {"cells": 0, "duplicates": 0, "missing": 0, "unfinished": 0, "spooled": 0}
     for number in range(rounds):
         settings = round_settings(number)

@@ -83,9 +83,9 @@ def run(folder, *arguments):
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory):
-    """The project with the toy."""
+    """Return a copy of the project with the toy method."""
     folder = tmp_path_factory.mktemp("copy")
-    # What mypy knows of unchanged files saves it a minute.
+    # mypy's cache of unchanged files saves a minute.
     if (ROOT / ".mypy_cache").is_dir():
         shutil.copytree(ROOT / ".mypy_cache", folder / ".mypy_cache")
     listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]

@@ -1,4 +1,4 @@
-"""Sentences that say what to do are true: what is advised is typed, and the refusal is gone.
+"""Advice in error messages is true: after following it, the error is gone.
 
 The commands that a report advises are followed in `tests/reports/test_commands.py`.
 """
@@ -32,7 +32,7 @@ def check_sweeping(*arguments):
 
 
 MINE = "methods=[none]", "device=cpu"
-# What is refused -> what the sentence advises -> what is typed instead; a list of arguments stands for all.
+# Invalid argument -> the advice in the message -> the argument to use instead; a list replaces all arguments.
 BENCHMARK = {
     "train=3": ("as in train.max_epochs=VALUE", "train.max_epochs=3"),
     "dataset=x": ("as in dataset.mosi.like=VALUE", "dataset.mosi.like=mosi"),

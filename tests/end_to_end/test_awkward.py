@@ -1,4 +1,4 @@
-"""Awkward feature files, the whole way: trained on, or refused in one sentence; no number is made up."""
+"""Unusual feature files, end to end: each is trained on or refused in one sentence; no score is invented."""
 
 import contextlib
 import math
@@ -25,7 +25,7 @@ from tests.support.awkward import REFUSED, TRAINED, write
 HUGE = {"1e30"}  # training may diverge on these, and says where
 # MISA's recurrent layers are as wide as their input: 4,000,000,000 weights here.
 TOO_WIDE = {("vision 10,000 wide", "misa")}
-# Once read, these files are like any other one.
+# After reading, these files equal valid ones.
 FORMS = {"labels (N, 1)", "labels whole", "labels a list", "labels objects", "no time axis", "further keys"}
 FORMS |= {"features whole", "tokens", "tokens masked", "ids numbers", "ids bytes", "ids hostile", "one video"}
 
@@ -38,7 +38,7 @@ def settings(var, path):
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    """Composed once, which takes longer than training here."""
+    """Compose the configuration once, because that takes longer than training here."""
     return load_benchmark(settings(tmp_path_factory.mktemp("var"), "x"))
 
 
@@ -55,7 +55,7 @@ def assert_honest(result):
 @pytest.mark.parametrize("count", [2, pytest.param(len(BACKBONES), marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", TRAINED)
 def test_it_is_trained_on(name, count, config, tmp_path, capsys, monkeypatch):
-    """Without a warning, by backbones and methods in turn; by one where only the form is awkward."""
+    """Backbones and methods take turns and train without warnings; one pair if only the format is unusual."""
     monkeypatch.setattr("harness.train.networks.memory_bytes", lambda device: 16e9)
     path = write(TRAINED[name](), tmp_path)
     assert data(["check", str(path)]) == 0
@@ -100,7 +100,7 @@ def test_it_is_refused_in_one_sentence(name, config, tmp_path, capsys):
     "name", ["labels zero", *(pytest.param(n, marks=pytest.mark.soak) for n in ("1 clip in each", "1e30"))]
 )
 def test_it_is_reported(name, var_dir, tmp_path, capfd):
-    """All methods, occluded in testing and training; what is undefined is no number in export or report."""
+    """Test all methods, occluded in testing and training; undefined scores are NaN in export and report."""
     path = write(TRAINED[name](), tmp_path)
     more = ["study=s", "launcher=inline", "backbones=[lmf,misa]", "occlusion.protocols=[test,train]"]
     assert benchmark([*settings(var_dir, path), *more]) == (1 if name in HUGE else 0)

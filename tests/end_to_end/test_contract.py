@@ -1,4 +1,4 @@
-"""The contract of imports in pyproject.toml notices imports that point up, or in a circle, and new rooms."""
+"""The contract of imports in pyproject.toml notices upward and circular imports, and new packages."""
 
 import shutil
 import subprocess

@@ -80,7 +80,7 @@ def test_it_is_exported_to_the_same_bytes_and_goes_on_where_it_was(earlier, as_s
     said = " ".join(capsys.readouterr().out.split())
     told = f"results of version {STORED}, but this program computes version {RESULTS_VERSION}"
     assert (told in said) == (STORED != RESULTS_VERSION)
-    # Three columns came since.
+    # Later versions added three columns.
     numbers = pd.read_csv(out, dtype=str).drop(columns=[*IDENTITY, "resolved"])
     pd.testing.assert_frame_equal(numbers, pd.read_csv(earlier / "s.csv", dtype=str))
     before = pd.read_parquet(earlier / "s.parquet")
@@ -99,7 +99,7 @@ def test_it_is_exported_to_the_same_bytes_and_goes_on_where_it_was(earlier, as_s
 
 
 def test_its_results_are_not_those_of_this_version(earlier, capsys):
-    """Each cell is to be trained again, beside the old results."""
+    """Each cell is planned again, and the old results stay."""
     before = runs(earlier, "cell")
     assert benchmark([f"var_dir={earlier}", *SETTINGS, "methods=[none]", "seeds=[1111]"]) == 1
     said = " ".join(capsys.readouterr().out.split())

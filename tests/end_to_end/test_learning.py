@@ -18,7 +18,7 @@ from tests.support.drivers.driving import exported
 
 pytestmark = pytest.mark.slow
 
-# As many clips as the full set, sequences and widths of the quick one: what two cores train in a minute.
+# As many clips as the full set, sequences and widths of the quick one: two cores train them in a minute.
 CLIPS = 2199
 EPOCHS = 14
 FLOOR = 0.3

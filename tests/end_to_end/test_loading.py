@@ -1,4 +1,4 @@
-"""No source file loads what could carry code, but for the two that are named here."""
+"""No source file calls an unsafe loader, except the two files named here."""
 
 import pytest
 

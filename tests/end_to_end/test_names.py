@@ -1,4 +1,4 @@
-"""Names come from anywhere: as paths they stay in their folder, and where they are shown they stay texts."""
+"""Names are untrusted: paths made of them stay in their folder, and displayed names are escaped."""
 
 import re
 from pathlib import PurePosixPath
@@ -38,7 +38,7 @@ SEEN = r"[^\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]*"
 
 
 def refusal(call, *arguments):
-    """What a call says against its arguments; empty where nothing."""
+    """Return the error message of a call, or an empty string."""
     try:
         call(*arguments)
     except UserError as error:
@@ -61,7 +61,7 @@ def test_a_name_is_one_component_below_its_folder(name):
     said = refusal(check_name, name, "study", "study")
     assert re.fullmatch(SEEN, said)
     if not said:
-        # MLflow reads the place of artifacts as a link, and decodes it.
+        # MLflow parses the artifact location as a URI, and decodes it.
         assert unquote(safe) not in ("", ".", "..")
         assert "/" not in unquote(safe)
 

@@ -1,4 +1,4 @@
-"""What a study reaches: nothing outside of its folder, and no network, whatever names and ids it is given."""
+"""A study touches nothing outside its folder and no network, whatever its names and ids are."""
 
 import hashlib
 import json
@@ -52,7 +52,7 @@ def place(tmp_path):
 
 
 def run(place, module, *arguments):
-    """Run a command of the project; returns what it said."""
+    """Run a command of the project and return its output."""
     path = os.pathsep.join([str(place / "watch"), str(ROOT)])
     more = {"PYTHONPATH": path, "HOME": str(place / "home"), "SEEN": str(place / "seen")}
     command = [sys.executable, "-m", module, f"var_dir={place / 'var'}", *arguments]

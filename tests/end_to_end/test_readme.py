@@ -1,4 +1,4 @@
-"""The README's commands are run, and what it names exists."""
+"""The README's commands run, and all files that it names exist."""
 
 import re
 import shlex

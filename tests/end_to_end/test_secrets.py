@@ -1,4 +1,4 @@
-"""Addresses hold passwords: none comes to light, however wrong the address or whoever speaks of it."""
+"""Passwords in addresses are never shown, however wrong the address and whatever library reports it."""
 
 import io
 import os
@@ -48,7 +48,7 @@ def addresses():
     for form in FORMS:
         for scheme in SCHEMES if "{scheme}" in form else SCHEMES[:1]:
             for password in AWKWARD:
-                # What follows three slashes is a path.
+                # After three slashes, the rest is a path.
                 if not (scheme in ("sqlite", "file") and "//{" in form and password.startswith("/")):
                     yield form.format(scheme=scheme, password=password)
 
@@ -60,7 +60,7 @@ def test_no_password_is_shown_in_any_form_of_an_address(password, form, scheme, 
     assert SECRET not in redact(uri)
     for said in (f"bad {uri!s}.", f"bad {uri!r}.", f'for "me" with {password}', f"me:{written(password)}"):
         if repr(uri) in said and "\\" in repr(uri):
-            continue  # what it spells out is not the password as it was given
+            continue  # the decoded password differs from the password as typed
         assert SECRET not in without_secrets(said, uri)
 
 

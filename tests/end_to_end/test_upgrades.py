@@ -1,4 +1,4 @@
-"""What another version has written: shown as such and never mixed in, or refused with what to do."""
+"""Results of another version are shown as such and never mixed in, or refused with advice."""
 
 import functools
 
@@ -61,7 +61,7 @@ def copied(trained, tmp_path):
 
 @pytest.fixture
 def said(capsys):
-    """What was printed since, with lines as they were broken put together."""
+    """Return the output since the last call, with wrapped lines joined."""
     return lambda: " ".join(capsys.readouterr().out.split())
 
 
@@ -81,7 +81,7 @@ def test_a_study_of_an_older_version_goes_on_beside_its_old_results(copied, said
     assert set(after["cell_id"]).isdisjoint(before["cell_id"])
     assert after["cell_id"].nunique() == CELLS
     said()
-    # Whoever goes on is told each time, and nothing is trained again.
+    # Each resume prints the message, and nothing is trained again.
     assert run(var, *FEW) == 0
     shown = said()
     assert kept in shown
@@ -107,7 +107,7 @@ def test_an_export_holds_one_version_and_counts_the_others(copied, said):
     assert set(frame["method"]) == {"none"}
     assert frame["cell_id"].nunique() == 2
     assert set(predictions["cell_id"]) == set(frame["cell_id"])
-    # The arithmetic is the same here, so that the numbers tell that nothing else was left out.
+    # The arithmetic is equal here, so equal numbers show that nothing else was left out.
     same = older[older["method"] == "none"].reset_index(drop=True)
     # The settings include the version.
     own = ("cell_id", "configuration", "resolved")
@@ -150,7 +150,7 @@ def test_failures_of_another_version_are_not_listed(copied):
 
 
 def test_trials_of_one_version_are_shown(copied, trained, said):
-    """A sweep goes on only with its own version; one that was begun anew has trials of the same numbers."""
+    """A sweep resumes only with its own version; a new sweep has the same trial numbers."""
     tracker = tracker_of(copied(OLDER, RESULTS_VERSION))
     cells = tracker.complete()
     for number, version in enumerate((OLDER, RESULTS_VERSION)):

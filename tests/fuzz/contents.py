@@ -70,7 +70,7 @@ def replace_value(generator, parts, key):
 
 
 def cast(array, dtype):
-    """The array in another dtype; the unused bytes of long doubles are zero, and not what memory held."""
+    """The array in another dtype; the unused bytes of long doubles are zero, not leftover memory."""
     made = np.zeros(np.shape(array), dtype)
     with np.errstate(all="ignore"):
         made[...] = array
@@ -163,6 +163,6 @@ def change_content(generator, content):
         change = replace_value
     try:
         change(generator, parts, key)
-    # Some changes do not go with what an earlier one left.
+    # Some changes cannot follow an earlier one.
     except (ValueError, TypeError, OverflowError, IndexError, SystemError):
         parts[key] = strange(generator)

@@ -15,7 +15,7 @@ PROTOCOLS = (2, 3, 4, 5)
 
 
 def aligned(parts):
-    """As many steps in every modality."""
+    """Give every modality the same number of steps."""
     for m in MODALITIES:
         parts[m] = np.ones((len(parts["id"]), 6, parts[m].shape[2]), np.float32)
         parts[m][:, 4:] = 0

@@ -1,4 +1,4 @@
-"""Changes to valid pickles: of their bytes, their instructions and of what they hold.
+"""Changes to valid pickles: of their bytes, their instructions and their contents.
 
 Each takes a generator (`random.Random`) and a valid file.
 """
@@ -32,7 +32,7 @@ def cut(generator, content):
 
 
 def move_blocks(generator, content):
-    """Remove, repeat or insert a block, or go on with another file."""
+    """Remove, repeat or insert a block, or append the rest of another file."""
     start, end = sorted(generator.randrange(2, len(content)) for _ in range(2))
     other = generator.choice(list(corpus().values()))
     choices = (
@@ -45,7 +45,7 @@ def move_blocks(generator, content):
 
 
 def write_number(generator, content):
-    """Write a huge number somewhere, as a size or a shape would stand there."""
+    """Overwrite some bytes with a huge number, encoded like a size or a shape."""
     number = generator.choice((*programs.HUGE, 0, 1))
     form = generator.choice(("<I", "<Q", ">I", "<i"))
     data = struct.pack(form, number % 2 ** (31 if form == "<i" else 8 * struct.calcsize(form)))
@@ -150,7 +150,7 @@ def nest_deeply(generator, pieces):
 
 
 def bomb_memory(generator, pieces):
-    """Few bytes that stand for many: memos, calls that copy, lists in lists, sets."""
+    """Insert a few bytes that expand to many: memos, calls that copy, nested lists, sets."""
     times = generator.choice((100, 3000, 30_000))
     many = generator.choice((times, 1_500_000))
     text = programs.constant("a" * 100_000)
@@ -182,7 +182,7 @@ def bomb_memory(generator, pieces):
 
 def change_values(generator, _):
     """A file that pickle itself writes, of a content with something wrong in it."""
-    # Copies of long doubles have bytes that nobody has set, and a case must not depend on those.
+    # Copies of long doubles have uninitialised bytes, on which a case must not depend.
     name = generator.choice([name for name in contents() if name != "long double"])
     content = {split: dict(parts) for split, parts in contents()[name].items()}
     for _ in range(generator.choice((1, 1, 2))):

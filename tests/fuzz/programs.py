@@ -72,7 +72,7 @@ def name(module, attribute):
 
 
 def call(module, attribute, arguments):
-    """A program that pushes what a call gives."""
+    """Return a program that pushes the result of a call."""
     return name(module, attribute) + b"(" + constants(arguments) + b"tR"
 
 
@@ -97,7 +97,7 @@ CALLS = (
 
 
 def nested_arrays(depth):
-    """Arrays of objects within one another; freeing them takes the C stack of whoever lets them."""
+    """Arrays of objects within one another; freeing them recursively overflows the C stack."""
     return b"N" + (KEEP + ARRAY + GET + b"atb") * depth
 
 

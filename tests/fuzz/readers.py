@@ -1,4 +1,4 @@
-"""What the fuzzer runs: the reader of MMSA files, those of stored files, and broken ones to be found out."""
+"""Readers under test: of MMSA files, of stored files, and broken readers that the fuzzer must detect."""
 
 import os
 import pickle
@@ -19,7 +19,7 @@ from tests.fuzz.layouts import mutate_layout
 from tests.fuzz.mutations import mutate
 from tests.harness.data.test_mmsa import check_contract
 
-# How far the reading came, by the words of the refusal, and by the function that refused it.
+# Stages of reading, by the words of the error message and by the function that raised it.
 PICKLE_STAGES = {
     "not a pickle": "no pickle",
     "is empty": "no pickle",
@@ -121,7 +121,7 @@ def stored(folder):
 
 
 def both(folder):
-    """Return a maker of MMSA files under even numbers, and of stored files under odd ones."""
+    """Return a factory of MMSA files for even numbers, and of stored files for odd numbers."""
     makers = mmsa(folder), stored(folder)
     return lambda generator, number: makers[number % 2](generator, number // 2)
 
@@ -131,7 +131,7 @@ def in_turn(makers):
 
 
 def broken(folder):
-    """Return a maker of cases of readers that must be found out, one after another."""
+    """Return a factory of cases of the broken readers, one after another."""
     return in_turn([mmsa(folder, read) for read, _ in BROKEN.values()])
 
 
@@ -139,7 +139,7 @@ def mumble(_):
     raise UserError("endless " * 500)
 
 
-# Readers that must be found out, and how they end; a child goes down with each of the last two.
+# Broken readers and the expected outcome; each of the last two kills its child process.
 BROKEN = {
     "run": (lambda path: pickle.loads(path.read_bytes()), "payload"),
     "canary": (lambda path: Path("canary").touch(), "payload"),

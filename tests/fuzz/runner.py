@@ -51,7 +51,7 @@ WATCHED = """
 
 
 class Watch:
-    """Notices what a case does beside its answer; a reader may write next to the files that it reads."""
+    """Detects side effects of a case; a reader may write next to the files that it reads."""
 
     def __init__(self, folder, files):
         self.folder, self.files, self.events, self.on = folder, str(files), [], False
@@ -110,7 +110,7 @@ def row(kind, size, stage, ending, detail, peak):
 
 
 def sentence(text):
-    """Whether a refusal can be shown: one line, not too long, nothing that a terminal obeys."""
+    """Whether an error message is printable: one short line without control characters."""
     return text.isprintable() and len(text) < 1500
 
 
@@ -126,7 +126,7 @@ def serve(reader, seed, first, last):
         os.chdir(empty)
         make = READERS[reader](Path(files))
         watch = Watch(Path(empty), files)
-        # What is imported or kept at first is not the cases'.
+        # Memory of imports and caches does not count for the cases.
         for number in range(0 if reader == "broken" else WARM):
             judge(make(random.Random(f"warm {number}"), number), watch)
         gc.collect()
@@ -144,7 +144,7 @@ def serve(reader, seed, first, last):
 
 
 def run_cases(reader, seed, cases, case_s=CASE_S):
-    """What became of each of the cases (a range), one dict after another."""
+    """Yield the outcome of each case (a range) as a dict."""
     number = cases.start
     while number < cases.stop:
         for result in results_of_child(reader, seed, number, cases.stop, case_s):
@@ -153,7 +153,7 @@ def run_cases(reader, seed, cases, case_s=CASE_S):
 
 
 def results_of_child(reader, seed, first, last, case_s):
-    """The rows of one child, and at the end, if need be, how it went down."""
+    """Yield the rows of one child and, if it died, a last row that says how."""
     command = [sys.executable, "-m", "tests.fuzz.runner", reader, str(seed), str(first), str(last)]
     with tempfile.TemporaryFile() as errors:
         child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=os.environ | ENVIRONMENT)

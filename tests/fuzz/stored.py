@@ -1,4 +1,4 @@
-"""The project's own stored files, what reads them, and what may come of it once they were changed."""
+"""The project's stored files, their readers, and the permitted outcomes of reading changed files."""
 
 import functools
 import hashlib
@@ -95,7 +95,7 @@ def seal(content):
 
 
 def read_unlogged(folder):
-    """As they are, then with sums as if they had been written so."""
+    """Yield the files unchanged, then with checksums that match the change."""
     unlogged, place = UnloggedResults(folder), folder / CELL.cell_id
     assert whole_result(unlogged.get(CELL.cell_id))
     if place.is_dir():
@@ -204,7 +204,7 @@ def head(text):
 
 @functools.cache
 def impostors():
-    """Other things that may lie under the name of a stored file, some of which carry code."""
+    """Return other contents under the name of a stored file, some of which carry code."""
     code, objects = Call(os.mkdir, CANARY), np.empty(1, object)
     objects[0] = code
     bomb = io.BytesIO()

@@ -19,7 +19,7 @@ from tests.harness.data.test_mmsa import check_contract
 
 
 def test_the_corpus_is_valid(tmp_path):
-    """Else the fuzzer would show nothing: in every protocol, under old names and new."""
+    """Unchanged files must be valid in every protocol, under old and new names."""
     for content in list(corpus().values())[::3]:
         path = tmp_path / "file.pkl"
         path.write_bytes(content)
@@ -35,7 +35,7 @@ def cases():
 
 
 def test_some_cases_end_well_and_reach_every_part_of_the_reader(cases):
-    """Neither all are refused at the door nor all harmless."""
+    """Cases reach every stage: not all fail at the first check, and not all are harmless."""
     assert [said for said in cases[0] if said["ending"] in BAD] == []
     found = summarize(cases[0])
     assert set(found["by_change"]) == set(MUTATIONS)
@@ -70,7 +70,7 @@ def test_some_stored_files_end_well(cases):
 
 
 def test_broken_readers_are_found_out():
-    """The cases after one at which a child went down are run all the same."""
+    """Cases after a child's crash still run."""
     found = list(run_cases("broken", 1, range(len(BROKEN)), case_s=5))
     assert [said["case"] for said in found] == list(range(len(BROKEN)))
     ends = dict(zip(BROKEN, [said["ending"] for said in found], strict=True))

@@ -1,4 +1,4 @@
-"""The whole way: command -> cells -> MLflow -> export, with resume, reuse, kills and two drivers."""
+"""End to end: command -> cells -> MLflow -> export, with resume, reuse, kills and two drivers."""
 
 import json
 import os
@@ -101,7 +101,7 @@ def test_processes_and_order_change_no_bit(train_study, finished_study, var_dir,
         given = ["profile=quick", "train.max_epochs=1"]
         reference = train_study(*given, f"backbones=[{','.join(BACKBONES)}]")
     given += ["seeds=[1112,1111]", f"backbones=[{','.join(backbones)}]"]
-    # What is last in the export is trained first.
+    # The last cell of the export is trained first.
     assert run(var_dir, *given, "methods=['ms_mix{delta:0.4,sal:false}']") == 0
     assert run(var_dir, *given, "jobs=2", launcher="processes") == 0
     assert_each_cell_once(var_dir, reference, CELLS // 2 * len(backbones))
@@ -130,13 +130,13 @@ def unreported(finished_study):
 
 
 def build_report(var, capsys):
-    """Build it; returns what each of its files holds."""
+    """Build the report; return the content of each file."""
     assert build.main([f"var_dir={var}", "study=s"]) == 0
     return {Path(name): Path(name).read_bytes() for name in capsys.readouterr().out.split()}
 
 
 def test_report_files(unreported, capsys, monkeypatch):
-    """With a figure that has data and one that has none, as drawing takes longer than all else."""
+    """Draw only one figure with data and one without, because drawing takes longest."""
     monkeypatch.setattr("reports.page.report.FIGURES", (*FIGURES[-1:], sweeps.FIGURE))
     folder = unreported / "reports" / "s"
     contents = build_report(unreported, capsys)
@@ -214,7 +214,7 @@ def test_nothing_left_gives_an_undefined_correlation_with_its_reason(var_dir, tm
 
 @pytest.mark.slow
 def test_a_killed_driver_resumes(finished_study, var_dir):
-    """Killed in mid-matrix: what was done stays, the rest is trained, nothing twice."""
+    """After a kill in mid-matrix, complete cells stay and the others are trained once."""
     driver = start(var_dir, "resume", jobs=1)
     wait_for_cells(driver, 3)
     kill(driver, "resume")
@@ -225,7 +225,7 @@ def test_a_killed_driver_resumes(finished_study, var_dir):
 
 @pytest.mark.slow
 def test_a_driver_killed_in_its_first_seconds_resumes(finished_study, tmp_path):
-    """From nothing: databases and caches are killed in mid-creation too."""
+    """Start from an empty folder: kills also interrupt the creation of databases and caches."""
     for delay in (1.0, 2.5, 4.0, 5.5):
         driver = start(tmp_path / "var", "first")
         time.sleep(delay)
@@ -236,7 +236,7 @@ def test_a_driver_killed_in_its_first_seconds_resumes(finished_study, tmp_path):
 
 @pytest.mark.slow
 def test_two_drivers_share_a_study(finished_study, var_dir):
-    """One of them is this process, and both train inline, so that they begin at once."""
+    """One driver is this process, and both train inline, so that they begin at once."""
     driver = start(var_dir, "driver", "launcher=inline")
     wait_for(driver, lambda line: line.startswith("synthetic_mosi"))
     assert run(var_dir) == 0
@@ -245,7 +245,7 @@ def test_two_drivers_share_a_study(finished_study, var_dir):
 
 
 def test_a_tag_that_two_drivers_set_at_once(var_dir, monkeypatch):
-    """MLflow lets one of them fail; asked again, it changes the tag that is there now."""
+    """MLflow fails for one of them; its retry changes the existing tag."""
     tracker = Tracker(None, var_dir, "s")
     tracker.describe("before")
     set_tag, calls = tracker.client.set_tag, []

@@ -1,4 +1,4 @@
-"""Numbers belong to the code that computed them: hashes of code, and what a study does when they change."""
+"""Hashes of the code that computed a result, and the behaviour of a study when they change."""
 
 import json
 
@@ -28,13 +28,13 @@ STUDY = ("backbones=[lmf]", "methods=[none,mixup]", "occlusion.ratios=[0]")
 
 @pytest.fixture(scope="module")
 def hashes():
-    """Hashes of every class as its code is."""
+    """Return the hash of the current code of every class."""
     return {name: code_hash(cls) for name, cls in CLASSES.items()}
 
 
 @pytest.fixture
 def edit(monkeypatch):
-    """A function that replaces a text in a module, as this program reads it."""
+    """Return a function that replaces a text in a module's source as the program reads it."""
     texts, read = {}, harness.code.source
 
     def clear():
@@ -92,7 +92,7 @@ def test_every_class_is_hashed_with_its_base():
 
 @pytest.fixture
 def trained(monkeypatch):
-    """The cells that were trained; their number is how often they were trained so far."""
+    """The cells trained so far, in order, with repetitions."""
     cells = []
 
     def train(cell, *rest):
@@ -121,7 +121,7 @@ def test_an_edited_method_is_not_reported_with_old_numbers(edit, trained, var_di
     assert not cells
     assert "trained: mixup (2 cells). They count as done; retry=changed trains them anew." in said
     assert rows() == {1111: 1, 1112: 1}
-    # A seed of the new code stands alone, in the terminal as in the report and the export.
+    # Terminal, report and export show only the seed of the new code.
     assert study(seeds="1111,1112,1113")[0] == [("none", 1113), ("mixup", 1113)]
     assert rows() == {1113: 1}
     file = var_dir / "numbers.csv"
@@ -130,11 +130,11 @@ def test_an_edited_method_is_not_reported_with_old_numbers(edit, trained, var_di
     assert set(numbers["seed"][numbers["method"] == "mixup"]) == {1113}
     said = capsys.readouterr()
     assert "Results of other code are left out: mixup (2 cells)." in said.out + said.err
-    # No other study takes the old numbers.
+    # No other study reuses the old numbers.
     assert study(name="other")[0] == [("mixup", 1111), ("mixup", 1112)]
     assert study("retry=changed", seeds="1111,1112,1113")[0] == []
     assert rows() == {1111: 2, 1112: 2, 1113: 1}
-    # What the code computed before it was edited is there again when the edit is taken back.
+    # Undoing the edit restores the old results.
     edit("methods.mixup", "alpha: float = 2.0", "alpha: float = 1.0")
     assert study()[0] == []
     assert rows() == {1111: 1, 1112: 1}

@@ -1,4 +1,4 @@
-"""An interrupt that Python drops is a sentence; every other dropped exception is reported as ever."""
+"""An interrupt that Python drops prints a sentence; other dropped exceptions are reported as usual."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Claims: one owner each, falling when the owner is gone or silent; databases: whole or absent."""
+"""Claims have one owner, and expire when it is dead or silent; databases are complete or absent."""
 
 import contextlib
 import itertools
@@ -29,7 +29,7 @@ ELSEWHERE = Process("another host", 1, 1)
 
 
 class Clock:
-    """Seconds that pass only when told."""
+    """A clock that advances only on command."""
 
     now = 0.0
 
@@ -51,7 +51,7 @@ def uri(request):
 
 @pytest.fixture
 def ended():
-    """A process that has ended, as others saw it while it ran."""
+    """The identity of a process that has ended."""
     child = subprocess.Popen(["sleep", "60"])
     process = process_of(child.pid)
     child.kill()
@@ -116,7 +116,7 @@ class ThreeDrivers(RuleBasedStateMachine):
 def test_three_drivers(uri):
     studies = map(str, itertools.count())
     examples = 15 if sqlite_path(uri) else 6
-    # Databases answer too slowly for Hypothesis's own idea of a slow test.
+    # Databases answer too slowly for Hypothesis's default deadline.
     short = settings(
         deadline=None, max_examples=examples, stateful_step_count=15, suppress_health_check=HealthCheck
     )
@@ -211,16 +211,16 @@ def test_questions_in_bulk(uri):
 
 
 def claim_all(uri, go, out):
-    """Claim each cell as soon as all processes are ready, and write which ones it got."""
+    """Claim each cell as soon as all processes are ready, and write the claimed ones."""
     ledger = Ledger(uri, "study")
     os.write(out, b"ready\n")
     os.read(go, 1)
     os.write(out, " ".join(cell for cell in map(str, range(50)) if ledger.claim(cell)).encode() + b"\n")
-    signal.pause()  # claims of a process that has ended fall
+    signal.pause()  # claims of an ended process expire
 
 
 def test_racing_processes_claim_each_cell_once(uri, ended):
-    """A dead driver had claimed every second one."""
+    """A dead driver holds claims on every second cell."""
     dead = Ledger(uri, "study", process=ended)
     assert all(dead.claim(str(i)) for i in range(0, 50, 2))
     dead._idle.close()  # an open SQLite file must not be inherited

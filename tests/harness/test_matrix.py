@@ -47,7 +47,7 @@ CELL = Cell(
 
 
 def test_known_ids_and_seeds_stay():
-    """Stored results carry them: a change of the id means that all are trained again."""
+    """Stored results carry these ids: if an id changes, its cell is trained again."""
     assert CELL.cell_id == "9631d0e1da9a0f01"
     assert seed_for(1111, "mixing", 1, 2) == 3806424939642225790, "a change calls for a new results version"
 
@@ -102,7 +102,7 @@ def file(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ids(file, tmp_path_factory):
-    """The ids that some arguments plan."""
+    """Return the ids of the cells that these arguments plan."""
     var = tmp_path_factory.mktemp("plans") / "var"
     asked = ["datasets=[mine,synthetic_mosi]", "dataset.synthetic_mosi.clips=12", "backbones=[tfn,lmf]"]
     more = ["methods=[none,ms_mix]", "seeds=[1,2]", "occlusion.ratios=[0,0.5]", f"dataset.mine.path={file}"]
@@ -199,7 +199,7 @@ words = st.sampled_from(["append", "replace", "padded_mean", "a b", "null", "tru
 )
 def test_a_readable_variant_can_be_given_back_to_the_command(name, given_settings):
     label = name + readable_settings(given_settings)
-    # By repr, as types are kept too.
+    # Compare by repr, because types must match too.
     assert repr(split_variant(label)) == repr((name, dict(sorted(given_settings.items()))))
     assert split_list("methods", f"[none,'{label}']") == ["none", label]
 

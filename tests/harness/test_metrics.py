@@ -100,7 +100,7 @@ def plain_score(kind, predictions, labels):
 @example(pair=(np.array([0.1, -0.1, 0.7, -0.7]), np.float32([0.1, -0.1, 0.7, -0.7])))
 @example(pair=(np.float32([0.5, 1.5, 2.5, -0.5, -2.5]), np.float32([0, 2, 2, 0, -2])))
 @settings(deadline=None, max_examples=50)
-@pytest.mark.filterwarnings("ignore")  # scikit-learn's and SciPy's, for what is nearly constant
+@pytest.mark.filterwarnings("ignore")  # warnings of scikit-learn and SciPy about nearly constant input
 def test_equals_the_definitions_computed_one_by_one(kind, pair):
     scores = score(kind, *pair)
     assert list(scores.values) == list(METRICS[kind])

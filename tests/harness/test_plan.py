@@ -1,4 +1,4 @@
-"""From a request to its cells: what is planned, and the one sentence for every request that is wrong."""
+"""From a request to its cells: the plan, and one sentence for every invalid request."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def bad(tmp_path_factory):
 
 @pytest.fixture
 def refused(tmp_path, monkeypatch, capsys):
-    """Run a command that must fail before any work: its sentence."""
+    """Run a command that must fail before any work; return its message."""
     workplace = tmp_path / "workplace"
     workplace.mkdir()
     monkeypatch.chdir(workplace)
@@ -92,7 +92,7 @@ def refused(tmp_path, monkeypatch, capsys):
     return run
 
 
-# Requests that are wrong
+# Invalid requests
 
 UNKNOWN = {
     "methods=[none,ms_mx]": "Unknown method 'ms_mx'; allowed: … Did you mean 'ms_mix'?",
@@ -386,7 +386,7 @@ def test_a_plan_is_described_in_words(plan):
     for expected in ("4 cells", "synthetic stand-in", *named):
         assert expected in text
     assert "synthetic" not in describe(plan(*SMALL, "datasets=[mosi]"))
-    # Stores refuse long texts: with thousands of seeds named a study could not even begin.
+    # Stores reject long texts, so a study must not list thousands of seeds.
     text = describe(plan(*SMALL, f"seeds={list(range(2 * MOST_NAMES))}"))
     assert "Seeds: 0, 1, 2, " in text
     assert f", {MOST_NAMES - 1} and {MOST_NAMES} more. Tests at" in text

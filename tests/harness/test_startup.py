@@ -1,4 +1,4 @@
-"""How commands start and end: what help and a mistake cost in imports, and the last words."""
+"""Start and end of commands: imports for help and for invalid requests, and closing messages."""
 
 import contextlib
 import gc
@@ -12,7 +12,7 @@ from harness.cli import importing, unused_address
 from tests.perf.cells import COMMANDS
 
 HEAVY = ("torch", "mlflow", "optuna", "pandas", "matplotlib", "scipy", "sklearn", "pyarrow", "sqlalchemy")
-# Runs commands as `python -m` does, and tells of each its status, what it said, and the modules it took.
+# Runs commands as `python -m` does, and reports the exit status, output and imported modules of each.
 PROGRAM = """
 import contextlib, io, json, runpy, sys
 import harness.cli

@@ -1,4 +1,4 @@
-"""AdvMixUp: the masks it finds, and all that finding them must leave alone."""
+"""AdvMixUp: the masks, and the state that computing them must not change."""
 
 import copy
 

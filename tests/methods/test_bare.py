@@ -29,7 +29,7 @@ def modules_of(*distributions):
 
 
 class Allowed:
-    """Lets no other modules be imported."""
+    """Blocks the import of all other modules."""
 
     def __init__(self, names):
         self.names = names

@@ -1,4 +1,4 @@
-"""The card of every method and backbone: a module docstring that says the same things in the same places."""
+"""The card of every method and backbone: a module docstring with a fixed structure."""
 
 import inspect
 import sys

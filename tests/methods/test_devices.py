@@ -1,4 +1,4 @@
-"""Methods make nothing on another device than that of the latents, and give no warnings.
+"""Methods create tensors only on the latents' device, and give no warnings.
 
 The device is "meta", which has shapes and no numbers: an operation with a tensor of the CPU fails there, as
 it would on a GPU, and so does reading a number.

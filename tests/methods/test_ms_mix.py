@@ -84,7 +84,7 @@ fractions = st.one_of(st.sampled_from([0.0, LARGEST]), st.floats(0, LARGEST, wid
 @settings(deadline=None, max_examples=80)
 @given(st.integers(2, 6), st.data())
 def test_chosen_pairs_are_candidates(size, data):
-    """In the order of their keys, or, where they are too few, each at its fraction of them."""
+    """Take candidates in the order of their keys or, if they are too few, each by its drawn fraction."""
     every = list(itertools.combinations(range(size), 2))
     candidate = data.draw(arrays.arrays(bool, len(every)))
     seed = data.draw(st.integers(0, 1000))

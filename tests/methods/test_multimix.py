@@ -1,4 +1,4 @@
-"""MultiMix: Dirichlet draws at every alpha, members, and what is left of the labels."""
+"""MultiMix: Dirichlet draws at every alpha, members, and the spread of mixed labels."""
 
 import numpy as np
 import pytest

@@ -104,7 +104,7 @@ def test_each_modality_has_weights_of_its_own():
 
 
 def slow_agreement(latents: Latents, modality: str) -> list[float]:
-    """c of each example, from pooled steps and a cosine written out."""
+    """c of each example, from pooled steps and an explicit cosine."""
     pooled = []
     for row, values in enumerate(array(latents.values[modality])):
         if modality in latents.lengths:

@@ -1,4 +1,4 @@
-"""Settings that are refused, in whole sentences, and those at a bound, which are not."""
+"""Invalid settings raise whole sentences; settings at a bound are valid."""
 
 import re
 

@@ -33,7 +33,7 @@ WITHOUT = ["--ignore", "tests/methods/test_bare.py"]
 SOURCES = ["backbones", "methods", "harness", "reports", "sweeps"]
 SUMMARY, VERDICTS = (Path(__file__).with_name(name) for name in ("summary.md", "verdicts.yaml"))
 WANTED = 0.93
-# Exit codes of mutmut's workers. A mutant has 15 times as long as its tests take without it.
+# Exit codes of mutmut's workers. A mutant's timeout is 15 times the duration of its tests without it.
 FAILED, TIMEOUT = {1, 3}, {24, -24, 36, 152, 255}
 
 
@@ -73,7 +73,7 @@ def exit_codes(folder):
 
 
 def change(folder, mutant):
-    """A mutant as the lines that it takes away and those that it puts there."""
+    """Return the lines that a mutant removes and the lines that it adds."""
     lines = mutmut(folder, "show", mutant).splitlines()
     body = [line for line in lines if line[:1] in "-+" and line[:3] not in ("---", "+++")]
     return "\n".join(line[0] + " " + line[1:].strip() for line in body)
@@ -84,7 +84,7 @@ def draw(folders, count, seed):
     for package, folder in folders.items():
         print(f"{package}: making mutants and looking which tests reach them", flush=True)
         copy_tree(folder, package)
-        # No mutant has this name: mutmut stops when it knows which tests reach which function.
+        # No mutant has this name, so mutmut only finds which tests reach which function.
         mutmut(folder, "run", "none")
         if not (folder / "mutants" / "mutmut-stats.json").exists():
             sys.exit(f"The tests of {package} failed without any mutant; {folder / 'mutmut.log'} says why.")

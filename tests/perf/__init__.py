@@ -1,1 +1,1 @@
-"""What the harness costs beside the arithmetic: measured, and held against bounds."""
+"""Measurements of the harness's overhead beside the arithmetic, compared with bounds."""

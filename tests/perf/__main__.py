@@ -1,4 +1,4 @@
-"""``python -m tests.perf``: how fast the benchmark is on this machine, held against its bounds.
+"""``python -m tests.perf``: measure the benchmark's speed on this machine, and compare it with bounds.
 
 Writes ``perf.md``, ``perf.json`` and ``perf.png`` below ``var/perf``. Exit status: 0; 1 where a bound is
 broken; 2 the request is wrong.
@@ -81,7 +81,7 @@ def stored_data(var_dir):
 def write(sections, folder, base=None):
     """Write table, JSON and plot; a comparison gets files of its own.
 
-    Sections that were not measured now stay from the last time, if it was with the same torch and cores.
+    Other sections are kept from the last report, if it had the same torch and cores.
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / ("compare.json" if base else "perf.json")
@@ -97,7 +97,7 @@ def write(sections, folder, base=None):
 
 
 def earlier_sections(file, machine):
-    """Return the sections of an earlier report of the same machine; none where there is no such report."""
+    """Return the sections of an earlier report of the same machine; empty without one."""
     try:
         stored = json.loads(file.read_text(encoding="utf-8"))
         parts = stored["parts"] if stored["machine"] == machine else []

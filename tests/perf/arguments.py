@@ -1,4 +1,4 @@
-"""Options of the commands here: a wrong one is one sentence with the nearest name, and exit status 2."""
+"""Options of the commands here: an invalid one gives a sentence with the nearest name and exit status 2."""
 
 import argparse
 

@@ -24,12 +24,12 @@ class Measurement:
 
     @property
     def share(self):
-        """The share of its bound that the number takes: above 1 the bound is broken."""
+        """The number as a share of its bound; above 1, the bound is exceeded."""
         return self.bound / self.value if self.least else self.value / self.bound
 
     @property
     def holds(self):
-        """Whether the number keeps its bound; NaN keeps none."""
+        """Whether the number is within its bound; False for NaN."""
         return self.bound is None or self.share <= 1
 
 
@@ -62,7 +62,7 @@ def markdown(sections):
 
 
 def draw(sections, file):
-    """Draw a panel per section, a bar per bound: how much of it is taken. Without bounds, draw no plot."""
+    """Draw a panel per section, and a bar per bound with the share used. Without bounds, draw no plot."""
     bounded = {s.title: [row for row in s.rows if row.bound is not None][::-1] for s in sections}
     panels = {title: rows for title, rows in bounded.items() if rows}
     if not panels:

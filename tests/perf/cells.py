@@ -1,4 +1,4 @@
-"""What a cell and a trial cost beside their training, how soon a command answers and how soon it trains."""
+"""Overhead of a cell and a trial beside their training, and startup times of commands."""
 
 import itertools
 import tempfile

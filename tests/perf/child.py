@@ -68,7 +68,7 @@ def main(function, arguments):
     """Serve measurements until the standard input ends."""
     module, name = function.split(":")
     measure = getattr(importlib.import_module(module), name)
-    # What libraries print must not end up between the answers.
+    # The output of libraries must not mix with the answers.
     answers, sys.stdout = sys.stdout, sys.stderr
     print("{}", file=answers, flush=True)
     for line in sys.stdin:

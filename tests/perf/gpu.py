@@ -154,7 +154,7 @@ def check_pair(backbone, method, options, crews, mps_variables=None):
             for packed in [check[key] for key in ("packed", "packed_mps") if key in check]:
                 for n, pace in packed.items():
                     packed[n] = {"steps_per_s": pace, "busy": check["kernel_ms"] / 1e3 * pace}
-    # A GPU's memory may be too small for one of them.
+    # A GPU's memory may be too small for one mode.
     except (RuntimeError, UserError) as error:
         check["error"] = line_with_type(error)
     return check

@@ -1,4 +1,4 @@
-"""Agreement of single steps on a device with the CPU's.
+"""Agreement of single training steps on a device with those on the CPU.
 
 Each step starts from the CPU's weights and optimizer state, because thresholds and signs in some methods
 amplify rounding errors from step to step. Dropout is off, random numbers are drawn on the CPU, and Adam's
@@ -44,7 +44,7 @@ def agreement(cell, options, change=lambda steps: None):
 
 
 def weight_difference(expected, actual):
-    """Return how far two trainings' weights differ, by the learning rate: the largest RMS of a tensor."""
+    """Return the largest RMS difference of a tensor between two trainings, in units of the learning rate."""
     found = 0.0
     for first, second in zip(expected.optimizer.param_groups, actual.optimizer.param_groups, strict=True):
         for a, b in zip(first["params"], second["params"], strict=True):

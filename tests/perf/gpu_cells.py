@@ -1,8 +1,8 @@
 """Cells of the GPU check, through the launcher that users run: each must train, and repeat its bits.
 
 Two worker processes share the device. Both run a cell at once, and then again, so that results are equal
-twice in one process, in two processes, and beside other work. Where a GPU's order of sums is free, two runs
-must end well only.
+twice in one process, in two processes, and beside other work. If the order of sums on a GPU varies, two runs
+must only succeed.
 """
 
 import contextlib
@@ -93,7 +93,7 @@ def checked(pool, cell, options, check):
 
 
 def run(pool, jobs):
-    """Return the outcomes of jobs, as many of which run at once as there are workers."""
+    """Return the outcomes of jobs, which run with one job per worker at a time."""
     outcomes, size = [], min(pool.slots, len(jobs))
     for start in range(0, len(jobs), size):
         for job in jobs[start : start + size]:
@@ -104,7 +104,7 @@ def run(pool, jobs):
 
 
 def digest(result):
-    """Hash what must repeat: scores, curves without times, predictions bit for bit."""
+    """Hash what must be reproducible: scores, curves without times, and predictions."""
     curves = {name: values for name, values in result.curves.items() if not name.endswith("_s")}
     scores = {name: dict(values) for name, values in result.scores.items()}
     numbers = repr((sorted(scores.items()), sorted(curves.items()))).encode()

@@ -60,7 +60,7 @@ def estimated_hours(measured, epochs=EPOCHS, methods=METHODS):
 
 
 def _packed(measured, backbone):
-    """Return what processes do together with another method of the backbone; of one alone without any."""
+    """Return speeds by number of processes, of any method of the backbone; of one process without any."""
     found = [
         pair["packed"] for pair in measured["pairs"] if pair["backbone"] == backbone and "packed" in pair
     ]

@@ -77,7 +77,7 @@ def drawn_result(cell):
 def store_runs(tracker, results, **tags):
     """Write complete runs of cells; tags: of all of them, as the provenance is.
 
-    Of curves only the last point is written, and files only where there are predictions or samples.
+    Only the last point of each curve is written, and files only for predictions or samples.
     """
     engine, tables = sa.create_engine(tracker.uri), sa.MetaData()
     tables.reflect(engine)
@@ -117,7 +117,7 @@ def _rows_of(tracker, cell, result, more, number):
 
 
 def store_claims(uri, study, cells):
-    """Let the ledger call cells done, as the driver that trained them would; uri: of the ledger."""
+    """Mark cells as done in the ledger at ``uri``, as the driver that trained them would."""
     engine = open_engine(uri)
     owner = {"study": study, "owner": uuid.uuid4().hex, "state": DONE, **vars(this_process())}
     with engine.begin() as connection:

@@ -1,4 +1,4 @@
-"""TFN, LMF and MulT in plain, unoptimised PyTorch, to measure this project's training steps against.
+"""TFN, LMF and MulT in plain, unoptimised PyTorch, as the baseline for this project's training speed.
 
 The same models as `backbones`, at the sizes published for MOSI, as a paper's code has them: padded
 sequences throughout, attention as two products with a mask, a softmax and a dropout on the whole matrix of
@@ -114,7 +114,7 @@ class Attention(nn.Module):
 
 
 class Layer(nn.Module):
-    """Pre-norm attention, to the source or to itself where it is None, and feed-forward."""
+    """Pre-norm attention, to the source or, without one, to itself; then feed-forward."""
 
     def __init__(self, width, dropout):
         super().__init__()

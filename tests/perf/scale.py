@@ -1,7 +1,7 @@
-"""What large studies cost: planning, going on with what is done, exporting and reporting.
+"""Cost of large studies: planning, resuming, exporting and reporting.
 
 Each is a command in a process of its own, which makes its peak memory its own. The stored studies are made
-up (`made_up`), on SQLite. An exponent is that of the CPU time beyond what a few cells take.
+up (`made_up`), on SQLite. Exponents describe the growth of the CPU time beyond what a few cells take.
 """
 
 import tempfile

@@ -108,7 +108,7 @@ def rate(action, device, seconds):
 
 
 def steps_per_s(steps, seconds):
-    """Measure training steps per second, with what a training does at the end of an epoch."""
+    """Measure training steps per second, including the work at the end of an epoch."""
     size = EPOCH_STEPS if seconds else 1
     return rate(lambda: steps.train(size), steps.device, seconds)
 

@@ -1,4 +1,4 @@
-"""The cells of the GPU check, with the CPU in place of a GPU: a failure is a sentence with its command."""
+"""The cells of the GPU check, run on the CPU: each failure is a sentence with its command."""
 
 import dataclasses
 from argparse import Namespace
@@ -63,7 +63,7 @@ def test_more_memory_than_packing_assumes_is_a_failure():
 
 @pytest.mark.slow
 def test_all_kinds_of_cells_through_two_workers(tmp_path):
-    """As on a GPU, but for the device: two processes, occlusion, a text encoder."""
+    """Run the cells of the GPU check on the CPU: two processes, occlusion, a text encoder."""
     save_dataset(generate(SyntheticSettings("synthetic_mosi"))[0], tmp_path / "data")
     chosen = {"backbones": ("lmf",), "methods": ("ms_mix",), "kinds": tuple(gpu_cells.KINDS)}
     found = gpu_cells.check_cells(Namespace(data=str(tmp_path / "data"), device="cpu", **chosen))

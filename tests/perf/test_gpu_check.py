@@ -167,7 +167,7 @@ def test_a_wrong_training_disagrees(options, wrong):
 
 
 def test_each_step_starts_from_the_cpus_state(options):
-    """A difference does not grow over the steps, where thresholds would exaggerate it."""
+    """Each step starts from the CPU's state, so thresholds do not amplify a difference."""
     cell, found = without_dropout(make_cell("lmf", "ms_mix")), []
 
     def nudge(steps):
@@ -206,7 +206,7 @@ def test_without_dropout_and_with_host_draws_the_device_draws_nothing(data, back
     with gpu_agreement.HostDraws():
         first, second = (training(cell, data, "cpu").run(1) for _ in range(2))
     assert torch.equal(first, second)
-    if backbone != "glomo":  # whose gates draw noise, on the host here
+    if backbone != "glomo":  # its gates draw noise, here on the host
         network = training(cell, data, "cpu")
         torch.manual_seed(0)
         state = torch.get_rng_state()

@@ -1,4 +1,4 @@
-"""The hours of the paper profile, from measurements that are made up."""
+"""The hours of the paper profile, from made-up measurements."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The speed report measures what trains, holds bounds and compares in turns. No test judges a clock."""
+"""The speed report measures training, checks bounds and alternates between sides. No test judges a clock."""
 
 import contextlib
 import inspect
@@ -100,7 +100,7 @@ def test_the_parts_of_a_step_make_it_up(data):
 
 
 def test_a_step_divides_into_parts_that_do_not_overlap(data, monkeypatch):
-    """Mixing runs within the losses, and drawing before them."""
+    """Mixing is timed with the losses, and drawing before them."""
     spent = {"data": 2.0, "losses": 10.0, "mixing": 4.0, "draw": 2.0, "backward": 6.0, "optimizer": 1.0}
     monkeypatch.setattr(subjects, "watched", lambda **calls: contextlib.nullcontext(spent))
     times = subjects.ours(data, "lmf", steps=1)

@@ -28,7 +28,7 @@ MANY = 10 * scale.FEW
 def filled(new_var):
     """Studies that are done, of few and of more cells, by their numbers of cells."""
     folders = {scale.FEW: new_var(), MANY: new_var()}
-    # The second data set is a link, as generating it takes longer than all else.
+    # The second data set is a link, because generating it takes longest.
     (folders[MANY] / "cache").symlink_to(folders[scale.FEW] / "cache")
     for cells, folder in folders.items():
         scale.fill(folder, cells)
@@ -37,7 +37,7 @@ def filled(new_var):
 
 @pytest.fixture
 def statements():
-    """Every statement that any database of this process is given from now on."""
+    """Record every SQL statement of this process from now on."""
     texts = []
 
     def note(connection, cursor, statement, *_):
@@ -105,7 +105,7 @@ def test_the_papers_matrix_is_read_as_runs_of_trainings(var_dir, monkeypatch):
     assert arrays["mixed_text"].shape == (made_up.SAMPLE, made_up.WIDTH)
 
 
-# Nothing is asked cell by cell
+# No query is per cell
 
 
 def count(statements, command, arguments):

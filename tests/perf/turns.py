@@ -135,7 +135,7 @@ def steps(data):
 
 
 def _fitting(children, method):
-    """Return how many steps fit into the budget, by a first one."""
+    """Return how many steps fit into the budget, estimated from one step."""
     step_s = max(child.ask(method=method, steps=1)["step_s"] for child in children)
     return max(LEAST_STEPS, min(MOST_STEPS, int(BUDGET_S / step_s)))
 

@@ -1,4 +1,4 @@
-"""Feature files in MMSA's format that are awkward in one way each; small, so that all can be trained on."""
+"""Small feature files in MMSA's format, each unusual in one way."""
 
 import pickle
 from zlib import crc32
@@ -14,7 +14,7 @@ LABELS = "regression_labels"
 
 
 def content(train=12, valid=6, test=6, steps=STEPS, widths=WIDTHS):
-    """A file that nothing is wrong with, as a dict."""
+    """Return a valid file as a dict."""
     draw, found = np.random.default_rng(1), {}
     for split, n in zip(SPLITS, (train, valid, test), strict=True):
         found[split] = {m: draw.normal(size=(n, steps[m], widths[m])).astype(np.float32) for m in MODALITIES}
@@ -62,7 +62,7 @@ def with_tokens(mask, steps=5):
 
 
 def with_more():
-    """The file with keys that nobody asked for."""
+    """Return the file with unknown keys."""
     found = content()
     for part in found.values():
         part |= {"raw_text": ["a"] * len(part["id"]), 3: None, "regression_labels_T": part[LABELS]}

@@ -1,4 +1,4 @@
-"""Pages as tests read them: their text, or what Debian's Chromium makes of it, without a window.
+"""Pages for tests: their text, or as rendered by Debian's Chromium without a window.
 
 Nothing is downloaded for it.
 """
@@ -68,7 +68,7 @@ def browser_programs():
 def chromium(folder, width=1280):
     """A browser with a profile of its own in a folder."""
     program, driver = browser_programs()
-    # Selenium's manager looks for drivers in the network as soon as it is asked.
+    # Selenium's manager would search the network for drivers.
     os.environ["SE_OFFLINE"] = "true"
     options = webdriver.ChromeOptions()
     options.binary_location = program
@@ -77,7 +77,7 @@ def chromium(folder, width=1280):
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     browser = webdriver.Chrome(options=options, service=Service(driver))
     try:
-        # What the first, empty tab asked for is none of a test's.
+        # Requests of the first, empty tab belong to no test.
         browser.get("about:blank")
         requested(browser)
         yield browser
@@ -114,5 +114,5 @@ def find(browser, selector):
 
 
 def until(browser, holds):
-    """Wait for what happens in another process; returns what holds."""
+    """Poll a condition on another process; return its first true value."""
     return WebDriverWait(browser, 90).until(lambda _: holds())

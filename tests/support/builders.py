@@ -1,4 +1,4 @@
-"""What the tests of methods, backbones and training steps are made from."""
+"""Builders of inputs for the tests of methods, backbones and training steps."""
 
 import functools
 import itertools
@@ -89,7 +89,7 @@ def arrays_of(draw: Draw) -> dict[str, torch.Tensor]:
 
 
 def drawn(method: Method, batch: Batch, seed: int = 0) -> Draw | None:
-    """What a method draws for a batch."""
+    """Return a method's draw for a batch."""
     return method.draw(np.random.default_rng(seed), batch.labels.numpy())
 
 

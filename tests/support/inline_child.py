@@ -16,7 +16,7 @@ class InlineChild(contextlib.AbstractContextManager):
         pass
 
     def begin(self, **request):
-        # What cannot be written as JSON cannot be asked of a process either.
+        # A process accepts only arguments that JSON can represent.
         self.request = json.loads(json.dumps(self._arguments)) | json.loads(json.dumps(request))
 
     def end(self):

@@ -13,13 +13,13 @@ FUNCTIONS = {
     *("pandas.read_pickle", "pandas.read_hdf", "numpy.lib.format.read_array", "numpy.lib.npyio.NpzFile"),
     *("runpy.run_path", "runpy.run_module", "builtins.eval", "builtins.exec", "eval", "exec", "__import__"),
 }
-# Functions that load objects too unless they are told not to: by which argument.
+# Functions that load objects unless an argument forbids it -> that argument.
 GUARDED = {
     "numpy.load": ("allow_pickle", "False"),
     "torch.load": ("weights_only", "True"),
 }
 HARMLESS = {"pickle.dump", "pickle.dumps", "pickle.Pickler", "pickle.PicklingError", "pickle.PickleError"}
-# Methods of Hugging Face, of whatever class.
+# Methods of any Hugging Face class that load files.
 METHODS = {"from_pretrained": ("trust_remote_code", "False")}
 
 
@@ -41,7 +41,7 @@ def unsafe_loads(text):
 
 
 def imported(tree):
-    """What the names of a module stand for, wherever they are imported."""
+    """Return local name -> full name of everything that a module imports."""
     names = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

@@ -1,7 +1,7 @@
 """Twenty steps of training for every backbone with every method, kept in ``golden/loss_traces/METHOD.json``.
 
 A change of arithmetic shows there, so it needs a new results version: ``--update`` adds missing traces, and
-replaces those that are there only after `RESULTS_VERSION` was raised.
+replaces existing ones only after `RESULTS_VERSION` was raised.
 """
 
 import dataclasses
@@ -72,7 +72,7 @@ def difference(one: list[float], other: list[float]) -> float:
 
 
 def check(stored: dict, method: str, losses: dict[str, list[float]]) -> None:
-    """Fail with what to do where a backbone's trace is missing or differs from the stored one."""
+    """Fail with advice if a backbone's trace is missing or differs from the stored one."""
     version = stored["results_version"]
     assert version == RESULTS_VERSION, (
         f"The stored loss traces are of results version {version}, and the code's is {RESULTS_VERSION}; "

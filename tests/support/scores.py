@@ -25,14 +25,14 @@ def scores_of(rows):
 
 
 def world(methods=("a", "b", "none"), backbones=("misa", "mult"), seeds=3, datasets=("mosi", "sims"), seed=0):
-    """Noise, and method a better by 1 everywhere."""
+    """Return noise, with method a better by 1 everywhere."""
     rng = np.random.default_rng(seed)
     grid = itertools.product(datasets, backbones, methods, range(seeds))
     return scores_of([score(m, rng.normal(0, 0.1) + (m == "a"), d, b, s) for d, b, m, s in grid])
 
 
 def of_gains(gains, method="a", dataset="mosi", backbone="misa", moves=None):
-    """Pairs with these gains, one a seed; moves: of each gain by each video, none by default."""
+    """Return pairs with these gains, one per seed; moves: effect of each video on each gain."""
     rows = [(dataset, backbone, method, seed, gain, gain) for seed, gain in enumerate(gains)]
     moves = [np.zeros(VIDEOS)] * len(rows) if moves is None else list(moves)
     return pd.DataFrame(rows, columns=list(PAIRS)).assign(moves=pd.Series(moves, dtype=object))

@@ -1,4 +1,4 @@
-"""Layers of the backbones in loops over one clip's valid steps, and what the backbones' tests share."""
+"""Layers of the backbones as loops over one clip's valid steps, and helpers of the backbones' tests."""
 
 import dataclasses
 import itertools
@@ -17,7 +17,7 @@ Steps = list[np.ndarray] | np.ndarray
 
 
 def moved(module: nn.Module, by: float = 0.3) -> nn.Module:
-    """The module with every trained parameter moved from where it starts."""
+    """Return the module with every trained parameter off its initial value."""
     torch.manual_seed(3)
     with torch.no_grad():
         for parameter in module.parameters():

@@ -263,7 +263,7 @@ def make_trials(seeds=2) -> pd.DataFrame:
 
 
 def describe(dataset: str) -> dict:
-    """What is known of a data set, as `harness.study.description.describe_dataset` gives it."""
+    """Return the description of a data set, as `harness.study.description.describe_dataset` gives it."""
     scale = 1.0 if dataset.endswith("sims") else 3.0
     shares = {"label_mean": 0.1, "label_std": scale / 2, "negative": 0.4, "neutral": 0.1, "positive": 0.5}
     lengths = {m: {"median": 10.0, "p95": 15.0} for m in MODALITIES}

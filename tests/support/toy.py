@@ -1,4 +1,4 @@
-"""A network so small that a slow loop can train it too, and short training rules."""
+"""A network that a slow loop can train too, and short training rules."""
 
 import torch
 

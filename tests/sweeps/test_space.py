@@ -1,4 +1,4 @@
-"""Search spaces: what their files hold, what they make of a cell, and what a wrong file is told."""
+"""Search spaces: their files, their effect on a cell, and the errors for invalid files."""
 
 import dataclasses
 import itertools

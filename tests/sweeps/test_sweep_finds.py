@@ -1,4 +1,4 @@
-"""Sweeps find what is there, and nothing where nothing is: worlds whose best delta is known."""
+"""Sweeps find a known best delta, and find none if there is none."""
 
 import json
 import pickle
@@ -40,7 +40,7 @@ def verdict_of(var):
     ],
 )
 def test_the_best_delta_is_found(var_dir, world, best, worst, capsys):
-    """By the validation split, with the test split agreeing though nobody asked it."""
+    """The validation split chooses the setting; the test split agrees."""
     trials = sweep(var_dir, world(2), "param=delta", SEEDS, "report=false")
     by_test = trials.sort_values("metrics/test/mae")
     chosen = (trials["params"].iloc[0], by_test["params"].iloc[0], trials["params"].iloc[-1])

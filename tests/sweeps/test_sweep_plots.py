@@ -106,7 +106,7 @@ def test_a_plot_that_fails_costs_no_other(tmp_path, monkeypatch):
     assert all("valid" in text for _, _, text in page.scripts.values()), "the objective is on the axes"
     assert "plot_intermediate_values is left out: <first> line." in page.texts("p")
     assert html.escape("<first>") in page.raw
-    # A storage that fails is no plot that fails.
+    # An error of the storage is not an error of a plot.
     study = study_of(TWO)
     monkeypatch.setattr(study._storage, "get_all_trials", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):

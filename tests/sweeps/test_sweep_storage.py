@@ -25,7 +25,7 @@ from tests.support.drivers.postgres import PASSWORD, USER, free_port
 
 X = {"x": FloatDistribution(0, 1)}
 FORK = multiprocessing.get_context("fork")
-NO_FILE = Path("/proc/journal")  # where nothing can be made
+NO_FILE = Path("/proc/journal")  # a path at which no file can be created
 
 
 def hold(path, held):
@@ -187,9 +187,9 @@ def test_damage_in_mid_use_is_a_failure_of_the_store_and_a_journal_moved_away_do
     with pytest.raises(StoreError, match="No such file"), answers(journal):
         tell(study, 1)
     assert not journal.exists()
-    with journal.with_name(journal.name + LOCK_ENDING).open() as lock:  # what was not got is not held
+    with journal.with_name(journal.name + LOCK_ENDING).open() as lock:  # a failed call frees the lock
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    # One that cannot be there is one sentence.
+    # An impossible path gives one sentence.
     lock, folder = journal.with_name(journal.name + LOCK_ENDING), journal.parent
     for path, reason in ((folder, "Is a directory"), (lock / "journal", "File exists")):
         with pytest.raises(UserError) as caught:
@@ -214,7 +214,7 @@ def test_opening_silences_optuna(journal):
     assert [str(warning.message) for warning in caught] == ["another"]
 
 
-# Records as Optuna 3 wrote them, with a key that no version knows, and one of a program that writes its own.
+# Records of Optuna 3, with an unknown key, and a record of an unknown type.
 X_IN_3 = '{"name": "FloatDistribution", "attributes": {"step": null, "low": 0.0, "high": 1.0, "log": false}}'
 OTHER_RECORDS = [
     {"op_code": 0, "study_name": "s", "directions": [1]},

@@ -139,7 +139,7 @@ def test_pruning_leaves_the_rest_as_it_is(var_dir, tmp_path, new_var):
         assert all(c in cells for c in ids) == (trial["state"] == "complete")
         assert max(inner[int(trial["trial"])].intermediate_values, default=1) in (1, 2)
     assert not list((var_dir / "checkpoints").rglob("*.npz"))
-    # Trained at one go, as the sweep without pruning does, those that went on have the same numbers.
+    # Without pauses, as in the sweep without pruning, the surviving trials have the same numbers.
     other = new_var(tmp_path / "plain")
     plain = trials_of(var_dir).query("state == 'complete'").drop_duplicates("params")
     variants = ["'ms_mix" + readable_settings(json.loads(params)) + "'" for params in plain["params"]]

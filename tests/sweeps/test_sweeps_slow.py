@@ -18,7 +18,7 @@ from tests.support.drivers.sweeping import (
 )
 
 pytestmark = pytest.mark.slow
-SLOWER = ["train.max_epochs=12"]  # long enough to be met in mid-training
+SLOWER = ["train.max_epochs=12"]  # long enough to be killed in mid-training
 DELTA = ["param=delta", "report=false", *SLOWER]
 
 
@@ -68,7 +68,7 @@ def test_a_killed_worker_costs_its_trial_a_retry_within_the_run(var_dir, referen
 
 @pytest.mark.soak
 def test_tpe_with_pruning_survives_kills(var_dir):
-    """A budget is spent exactly, whoever dies."""
+    """The budget is spent exactly, whichever process dies."""
     asked = ["param=all", "sweep.trials=12", "report=false", *SLOWER]
     options = {"program": PROGRAM, "matrix": SMALL}
     for after in (3, 7):

@@ -1,4 +1,4 @@
-"""Searches and their supply against stores in memory: no trial is lost or repeated, whoever dies when."""
+"""Searches with stores in memory: no trial is lost or repeated, whenever a driver dies."""
 
 import contextlib
 import dataclasses
@@ -90,7 +90,7 @@ class Sweep:
         return summary
 
     def begin(self, owner="me", retry_diverged=False, **changes):
-        """A driver's supply, begun."""
+        """Return a driver's queue, begun."""
         tags = self.tags
         places = {"checkpoints": self.checkpoints, "labels": lambda cell: tags}
         writer = make_writer(self.memory, self.folder, owner, **places)
@@ -108,7 +108,7 @@ class Sweep:
         return study.get_trials(deepcopy=False)
 
     def ended(self):
-        """Settings with their values, of the trials that nobody tried again."""
+        """Return settings and values of the trials that were not retried."""
         return [(t.params, t.value) for t in self.supply.searches[0].ended()]
 
 
@@ -223,7 +223,7 @@ def test_a_cell_that_failed_is_tried_again_and_its_trial_with_it(tmp_path):
     assert [(t.values, t.reason) for t in failed] == [({"delta": 0.6}, "worker died (signal 9: killed)")]
     assert len(summary.failed) == 1
     assert len(sweep.ended()) == 4
-    # The next call tries it again, as one does with a failed cell; it had died three times already.
+    # The next call retries the trial like a failed cell, although it died three times.
     sweep.drive("next")
     assert sorted(params["delta"] for params, value in sweep.ended() if value is not None) == list(DELTAS)
     assert len(sweep.memory.complete()) == 8

@@ -1,4 +1,4 @@
-"""From the command line to a typed configuration: what is accepted, what is refused, and with which words."""
+"""From the command line to a typed configuration: accepted and rejected arguments, and error messages."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ def changed(*arguments: str) -> DictConfig:
 
 
 def refusal(*arguments: str, load=None) -> str:
-    """The sentence with which the arguments are refused."""
+    """Return the error message for these arguments."""
     return refused(lambda: load(arguments) if load else apply(UNTOUCHED, parse(arguments)))
 
 
 def refused(call) -> str:
-    """The sentence with which a call is refused."""
+    """Return the error message of a call."""
     with pytest.raises(UserError) as caught:
         call()
     return one_line(caught.value)
@@ -321,7 +321,7 @@ def test_what_is_given_wins_over_the_sweeps_own(key):
         assert list(load_sweep(arguments)[key]) == value
     for name in {"datasets", "backbones", "seeds"} - {key}:
         assert load_sweep([f"{key}={text}"])[name] == load_sweep([])[name]
-    # Where the benchmark has its own default, it keeps it.
+    # A default of the benchmark stays.
     assert load_benchmark([f"sweep.{key}={text}"])[key] == load_benchmark([])[key]
 
 

@@ -53,7 +53,7 @@ WORDS = ("replace", "mse", "split_mse", "cosine", "batch", "adamw", "plateau", "
 
 
 def other_values(settings_of, name, generator):
-    """Values that a field may take, by the type of its own; not all of them are allowed."""
+    """Return values of the field's type, not all of them valid."""
     value = getattr(settings_of, name)
     if isinstance(value, bool):
         return [not value]
@@ -78,7 +78,7 @@ def shaken(settings_of, generator):
 
 
 def refusal(function, *arguments) -> str:
-    """The one sentence with which it is refused."""
+    """Return the error message, which must be one sentence."""
     with pytest.raises(UserError) as caught:
         function(*arguments)
     message = str(caught.value)
@@ -341,7 +341,7 @@ def test_only_combinations_with_a_file_take_its_settings(plan, tune, tmp_path):
         label = tuned_label(cell.method)
         tags[wanted[-1].cell_id] = {"tuned": digests[path], "tuned_backbone": "true", "label": label}
         if cell.method == "powmix":
-            wanted.append(cell)  # powmix{} stays as it was, beside the tuned powmix
+            wanted.append(cell)  # powmix{} is unchanged, beside the tuned powmix
     assert {cell.cell_id for cell in tuned.cells} == {cell.cell_id for cell in wanted}
     others = [[cell for cell in cells if cell.method != "powmix"] for cells in (tuned.cells, wanted)]
     assert others[0] == others[1]
@@ -388,7 +388,7 @@ def test_what_is_given_cannot_be_tuned_as_well(plan, tune, tmp_path):
         assert message == f"{key} is given, but {str(path)!r} sets it too; leave out one of them."
     allowed = ("method.ms_mix.alpha=0.5", "backbone.lmf.learning_rate=0.1", "backbone.tfn.text_out=3")
     assert plan("methods=[powmix,ms_mix]", tuned, *allowed).tags
-    # A file that is not used is in nobody's way.
+    # An unused file causes no error.
     for unused in ("methods=[none]", "methods=['powmix{n_ratio:2.0}']"):
         assert not plan(unused, tuned, "method.powmix.alpha=0.5", "backbone.tfn.learning_rate=0.1").tags
     assert not plan("methods=[powmix]", "backbones=[lmf]", tuned, "method.powmix.alpha=0.5").tags

@@ -1,4 +1,4 @@
-"""How many workers share a GPU, from made up memory and cores; the memory of a worker."""
+"""How many workers share a GPU, from made-up memory and cores; the memory of a worker."""
 
 from types import SimpleNamespace
 
@@ -28,8 +28,8 @@ GIB = 2**30
         (None, None, [81 * GIB], 9 * GIB, 16, 8),  # not all of it
         (None, None, [80 * GIB, 20 * GIB], 9 * GIB, 16, 4),  # that of the fullest GPU
         (None, None, [80 * GIB, 80 * GIB], 9 * GIB, 32, 16),
-        (None, None, [2 * GIB], 9 * GIB, 16, 1),  # one is tried all the same
-        (None, 3, [2 * GIB], 0, 2, 3),  # what was asked for
+        (None, None, [2 * GIB], 9 * GIB, 16, 1),  # one worker is tried anyway
+        (None, 3, [2 * GIB], 0, 2, 3),  # as requested
         (None, 3, [2 * GIB] * 4, 0, 2, 12),
         (5, 3, [2 * GIB] * 4, 0, 2, 5),
     ],

@@ -1,4 +1,4 @@
-"""Launchers: the same outcomes wherever work is done, a fault costs its cell, nobody is left behind."""
+"""Launchers: equal outcomes from all, a fault costs only its cell, and no process is left."""
 
 import contextlib
 import os
@@ -155,7 +155,7 @@ def test_a_worker_is_replaced_only_after_an_error_on_the_device(launch, text, sa
     ],
 )
 def test_work_that_cannot_be_imported_or_preloaded(tmp_path, monkeypatch, launch, preload, later, outcome):
-    """An import that fails is the job's reason; what cannot preload still gets its job."""
+    """A failed import is the job's error; a worker whose preload fails still gets its job."""
     name = f"fragile_work_{outcome[0]}"
     module = tmp_path / f"{name}.py"
     module.write_text(f"{preload}def run(job):\n    return 1\n")

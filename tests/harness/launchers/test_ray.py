@@ -43,14 +43,14 @@ from tests.support.paths import ROOT
 from tests.sweeps.test_sweeps_slow import SLOWER, begin, wait_for_trials
 
 pytestmark = pytest.mark.slow
-LONGER = ["train.max_epochs=15", "train.patience=15"]  # to be met in mid-training
+LONGER = ["train.max_epochs=15", "train.patience=15"]  # so that faults strike in mid-training
 FEWER, FEW = ["methods=[none,ms_mix]"], 8
 SERVING = ("raylet", "gcs_server", "ray::run", "ray::IDLE")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def network():
-    """Ray advertises itself on the loopback, and there is nothing else."""
+    """Ray advertises only loopback addresses."""
     with loopback_only() as alone:
         yield alone
 
@@ -78,7 +78,7 @@ def begin_study(var, mark, cluster, *more, **environment):
 
 
 def assert_once(var):
-    """The few cells, each once."""
+    """Every cell of the small matrix is complete exactly once."""
     cells = [r.tags["cell_id"] for r in Tracker(None, var, "s", create=False).runs()]
     assert len(cells) == len(set(cells)) == FEW
 
@@ -105,7 +105,7 @@ def test_a_worker_is_killed_and_a_node_is_lost_in_mid_matrix(var_dir, undisturbe
 
 
 def test_the_head_is_lost(var_dir, undisturbed, cluster):
-    """Ray would end the driver after a minute; it says so itself before."""
+    """The driver reports the lost head before Ray would end it after a minute."""
     driver = begin_study(var_dir, "head", cluster)
     wait_for_cells(driver, 3)
     cluster.close()
@@ -148,7 +148,7 @@ def test_a_local_cluster_ends_with_its_driver_and_listens_on_the_loopback_alone(
     try:
         eventually(lambda: not any(n.startswith(SERVING) for n in names_of("first").values()))
     finally:
-        kill_marked("first")  # Ray's agents may stay, which serve nobody any more.
+        kill_marked("first")  # Idle agents of Ray may stay.
     finish(start(var_dir, "second", "launcher=ray", *LONGER, *FEWER, **home), "second")
     assert_once(var_dir)
     assert not (tmp_path / ".ray").exists(), "its token is of one run"
@@ -208,7 +208,7 @@ def test_the_readmes_way_to_a_cluster(var_dir, tmp_path, network):
                 arguments += small
             elif arguments[0] == "-m":
                 arguments.append(f"var_dir={var_dir}")
-            log = (tmp_path / "log").open("w+")  # not a pipe, which what it starts would hold open
+            log = (tmp_path / "log").open("w+")  # not a pipe, which child processes would hold open
             done = subprocess.run([program, *arguments], env=environment, stdout=log, stderr=log, timeout=200)
             log.seek(0)
             assert done.returncode == 0, log.read()

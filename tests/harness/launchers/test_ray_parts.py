@@ -85,7 +85,7 @@ def test_places(node, cpus, gpus, expected):
 
 
 class NoRay:
-    """What `RayLauncher` calls, in memory: nodes without room, tasks that end when told."""
+    """A fake of what `RayLauncher` calls: nodes without room, tasks that end on command."""
 
     def __init__(self):
         self.room, self.sent, self.results, self.left = 1, [], {}, False
@@ -135,7 +135,7 @@ def test_a_cluster_without_room_or_gpu_says_so_and_is_left(settings, reason, mon
 
 
 def test_workers_on_the_drivers_disk_write_checkpoints_there(monkeypatch, tmp_path):
-    """They do where its folder is; in a fresh study nothing else has made it by then."""
+    """Workers need the checkpoints' folder, which nothing else creates in a new study."""
     ray = NoRay()
     launcher = ray.launcher(monkeypatch)
     launcher._task = SimpleNamespace(remote=lambda *given: ray.sent.append(given))
@@ -179,7 +179,7 @@ def test_an_end_that_ray_decides_while_it_starts_is_an_interrupt(monkeypatch):
 
 
 def test_ray_sets_the_mode_of_its_token_where_it_was_imported_before(monkeypatch):
-    """It read the mode as it was imported, and would refuse its own processes."""
+    """Ray reads the mode when it is imported, and would then reject its own processes."""
     seen = {}
     fake = SimpleNamespace(init=lambda **how: seen.update(os.environ))
     monkeypatch.setattr(os, "environ", {})
@@ -249,7 +249,7 @@ def test_the_cache_of_a_node_is_in_its_home(monkeypatch):
 
 @pytest.fixture
 def worker(monkeypatch):
-    """A worker of its own: nothing prepared, nothing broken, and it does not really leave."""
+    """Reset the worker's state, and replace its exit."""
     left = []
     monkeypatch.setattr(ray_task, "_READY", [])
     monkeypatch.setattr(ray_task, "_BROKEN", [])
@@ -285,7 +285,7 @@ def visible_gpus(job):
 
 
 def test_a_worker_stays_with_the_gpus_of_its_first_job(worker, monkeypatch):
-    """CUDA binds a process to them; with other GPUs the driver sends the job again, to another worker."""
+    """CUDA binds a process to its first GPUs; for other GPUs the driver sends the job to another worker."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert do(visible_gpus, Job("x", "", "cuda"))[0].result is None
     monkeypatch.setattr(ray_task, "_VISIBLE", [])
@@ -327,7 +327,7 @@ def test_a_job_reads_what_was_shipped(worker, tmp_path, monkeypatch):
 
 
 def test_a_paused_training_goes_on_from_its_checkpoint_on_another_node(worker, tmp_path):
-    """Where the driver's disk is out of reach, it goes with the answer and comes with the job."""
+    """If a node cannot reach the driver's disk, the checkpoint travels with the answer and the next job."""
     save_dataset(DATASET, tmp_path / "data")
     far = tmp_path / "not" / "here" / "cell.npz"
     job = Job(make_cell(), str(tmp_path / "data"), "cpu", checkpoint=str(far))
@@ -340,7 +340,7 @@ def test_a_paused_training_goes_on_from_its_checkpoint_on_another_node(worker, t
     assert left is None
     assert_same(resumed.result, whole)
     again, _ = do(run_job, job, b"no checkpoint at all")
-    assert_same(again.result, whole)  # a bad one costs only time
+    assert_same(again.result, whole)  # a damaged checkpoint costs only time
     near = tmp_path / "cell.npz"
     outcome, checkpoint = do(run_job, replace(job, checkpoint=str(near), pause_after=1))
     assert (outcome.result.status, checkpoint) == ("paused", None)

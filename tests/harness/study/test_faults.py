@@ -1,4 +1,4 @@
-"""What goes wrong around a study: after each fault nothing is lost, counted twice or half-logged."""
+"""Faults during a study: after each, nothing is lost, counted twice or half-logged."""
 
 import math
 import os
@@ -40,7 +40,7 @@ def finished(undisturbed, tmp_path):
 
 @pytest.fixture
 def sentence(capsys):
-    """The one line with which a command refused to go on."""
+    """Return the error message of a command, which must be one line."""
 
     def read():
         lines = capsys.readouterr().err.strip().splitlines()
@@ -121,7 +121,7 @@ def test_a_file_in_the_place_of_the_folder(tmp_path, sentence):
 
 
 def test_no_room_to_write(var_dir, undisturbed, capsys):
-    """Files that cannot grow stand for a full disk: the store fails, the spool still has room."""
+    """A limit on file size simulates a full disk: the store fails, the spool still has room."""
     shutil.copytree(undisturbed / "cache", var_dir / "cache")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))
@@ -142,7 +142,7 @@ def test_no_room_to_write(var_dir, undisturbed, capsys):
 
 
 def test_a_report_that_is_interrupted_or_cannot_be_written(finished, sentence, capsys, monkeypatch):
-    """The cells are safe; the next start, which trains nothing, builds it."""
+    """The cells are stored; the next start builds the report without training."""
     monkeypatch.setattr("harness.train.loop.train", None)
     monkeypatch.setattr("reports.page.report.FIGURES", ())
     with monkeypatch.context() as patch:
@@ -166,7 +166,7 @@ def test_a_report_that_is_interrupted_or_cannot_be_written(finished, sentence, c
 
 
 def test_an_allocation_that_fails(var_dir, undisturbed, capsys, monkeypatch):
-    """Where nobody tells beforehand what memory there is."""
+    """The memory check is off, so that the allocation itself fails."""
     monkeypatch.setattr("harness.train.networks.memory_bytes", lambda device: 2**63)
     huge = ["backbones=[lmf,tfn]", "backbone.tfn.text_hidden=3000000", "backbone.tfn.text_out=3000000"]
     assert run(var_dir, "methods=[none,mixup]", *huge) == 1
@@ -182,7 +182,7 @@ def test_an_allocation_that_fails(var_dir, undisturbed, capsys, monkeypatch):
 
 @pytest.mark.slow
 def test_a_killed_worker_costs_its_cell(var_dir, undisturbed, capsys, monkeypatch):
-    """Killed on its first job; the cell fails with the reason, the others end, the next start finishes."""
+    """The worker is killed on its first job: its cell fails with a reason, and the next start finishes."""
     submit, killed = ProcessLauncher.submit, []
 
     def submit_and_kill(launcher, job):

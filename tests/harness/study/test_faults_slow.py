@@ -54,7 +54,7 @@ def test_stopped_at_random_moments(var_dir, finished_study, number):
         try:
             driver.wait(20)
         except subprocess.TimeoutExpired:
-            press()  # Python drops one that strikes in a destructor
+            press()  # Python drops an interrupt in a destructor
         output = finish(driver, mark, status=driver.wait(60), seconds=60)
         # Python ends itself with SIGINT, for the shell 130 too, where the first signal met an exec of text,
         # such as a named tuple being made by an import, although it was handled.
@@ -87,7 +87,7 @@ def locked(path):
 
 @pytest.mark.parametrize("name", ["mlflow.db", pytest.param("ledger.db", marks=pytest.mark.soak)])
 def test_a_locked_database_is_waited_for(var_dir, finished_study, name):
-    """Locked for longer than SQLite and its clients wait by themselves (20 and 30 s)."""
+    """The lock outlasts the timeouts of SQLite and its clients (20 and 30 s)."""
     # A mark of its own: both run at once where tests are spread over processes.
     driver = start(var_dir, f"lock-{name}", jobs=1)
     wait_for_cells(driver, 3)
@@ -201,7 +201,7 @@ def small_disk(tmp_path):
 
 
 def fill(folder):
-    """Leave no block free; returns the file that takes the room."""
+    """Fill the disk; return the file that fills it."""
     filler = folder / "filler"
     with filler.open("wb", buffering=0) as file:
         for size in (65536, 512):
@@ -226,7 +226,7 @@ def test_a_full_disk_is_waited_for(small_disk, finished_study, new_var):
 
 
 def test_a_read_only_disk(small_disk, finished_study):
-    """Before anything is there, and with a finished study."""
+    """Test an empty folder, and one with a finished study."""
     var = small_disk / "var"
     for reason in ("Read-only file system", ""):
         subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)

@@ -96,7 +96,7 @@ def test_a_file_of_another_form_is_no_result(tmp_path, name, content):
 
 
 def write_earlier(path, **changes):
-    """A result that waits as earlier versions wrote it."""
+    """An unlogged result in the format of earlier versions."""
     fields = {
         **{"status": "complete", "scores": {"test": {"mae": 0.5}}, "undefined": {}, "cell": {}, "curves": {}},
         **{"environment": {"device": "cpu"}, "reason": ""},

@@ -1,4 +1,4 @@
-"""Unlogged results, retries, writer and driver against stores in memory that fail, or lose their driver."""
+"""Unlogged results, retries, writer and driver with stores in memory that fail or lose their driver."""
 
 import contextlib
 import dataclasses
@@ -114,7 +114,7 @@ def test_a_damaged_file_is_not_waited_for(clock, reason):
 
 
 def test_a_result_that_cannot_be_kept_is_said_so(tmp_path):
-    """The second wait finds that there is room again."""
+    """At the second wait, the disk has room again."""
     place, told = tmp_path / "spool", []
     place.write_text("")
 
@@ -166,7 +166,7 @@ def test_killed_at_every_store_call(tmp_path, when):
         assert_whole(memory, folder)
         assert set(memory.handed_out.values()) == {1}
         if next(calls) <= place:
-            break  # the first one was not struck
+            break  # the first call did not fail
     assert place > 20
 
 
@@ -194,7 +194,7 @@ def test_killed_over_and_over(seed, chance):
 )
 @pytest.mark.parametrize("when", ["before_call", "after_call"])
 def test_a_store_that_answers_late_costs_nothing(tmp_path, memory, name, when):
-    """The call is made again, whether it was lost on its way there or on its way back."""
+    """The call is retried, whether the request or the answer was lost."""
     setattr(memory, when, fails(2, StoreError("away"), name))
     assert make_driver(memory, tmp_path).run().trained == len(CELLS)
     assert_whole(memory, tmp_path)
@@ -252,7 +252,7 @@ def test_a_lost_claim_is_waited_for_and_its_result_kept(tmp_path, memory):
 
 
 def test_what_killed_drivers_left_unfinished_is_gone_when_all_is_done(tmp_path, memory):
-    """One was killed before; another one lost its claims, and is killed while it writes, at the very end."""
+    """One driver was killed before; another lost its claims, and is killed during its last write."""
     checkpoints, folder = tmp_path / "checkpoints", tmp_path / "spool"
 
     def leave(number):
@@ -312,7 +312,7 @@ def test_an_unlogged_divergence_is_no_result(tmp_path, memory):
     outcome = make_driver(memory, tmp_path, results=DIVERGING).run()
     assert set(outcome.failed) == {SECOND}
     assert (outcome.trained, outcome.reused) == (len(CELLS) - 1, 0)
-    # As a driver leaves it that is killed after it has logged the divergence.
+    # A driver that is killed after it logged the divergence leaves this file.
     UnloggedResults(tmp_path).put(CELLS[1], DIVERGING[SECOND])
     assert make_driver(memory, tmp_path, "second", RESULTS, retry=True).run().complete
     assert_whole(memory, tmp_path)
@@ -371,7 +371,7 @@ def test_a_failed_cell_is_given_back_with_its_reason(tmp_path, memory):
 
 @pytest.mark.parametrize("strikes", [1, 4, 6, 9, 15, 18])
 def test_an_interrupt_while_results_are_put_on_disk_loses_none(tmp_path, monkeypatch, memory, strikes):
-    """Of those that the launcher has handed out nobody else knows."""
+    """Results that the launcher handed out exist nowhere else."""
     driver, sync, synced = make_driver(memory, tmp_path), os.fsync, itertools.count(1)
 
     def strike(file):

@@ -1,4 +1,4 @@
-"""A var_dir that is moved, copied, or reached by another path: its artifacts are those that lie in it."""
+"""A var_dir that is moved, copied, or reached by another path uses the artifacts inside it."""
 
 import shutil
 
@@ -20,7 +20,7 @@ def results(var):
 
 @pytest.fixture
 def original(finished_study, tmp_path):
-    """A finished study in a folder that may be moved; its name has what addresses escape."""
+    """A finished study in a folder that may be moved; its name needs escaping in addresses."""
     return copy_study(finished_study, tmp_path / "a%20 b#ü")
 
 

@@ -1,4 +1,4 @@
-"""Databases that another version has made: opened, or refused with what to do and left as they are."""
+"""Databases of another version are opened, or rejected unchanged with advice."""
 
 import contextlib
 import shlex

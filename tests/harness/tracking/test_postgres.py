@@ -1,4 +1,4 @@
-"""One study on a real PostgreSQL: claims, drivers here and elsewhere, a server that goes and comes."""
+"""One study on a real PostgreSQL: claims, local and remote drivers, a server that restarts."""
 
 import itertools
 import random
@@ -39,7 +39,7 @@ from tests.support.drivers.jobs import eventually
 from tests.support.drivers.postgres import USER, free_port
 from tests.support.paths import ROOT
 
-# A driver whose process, as the others see it, runs on another machine.
+# A driver that appears to run on another machine.
 ELSEWHERE = """
 import sys
 import harness.claims.ledger
@@ -114,7 +114,7 @@ def test_a_connection_that_was_ended_is_replaced(postgres, postgres_server):
 
 
 def test_while_the_server_is_away_no_claim_falls(postgres, postgres_server):
-    """Its owner could not beat, however long that was."""
+    """Without the server, the owner cannot send heartbeats, so the claim must not expire."""
     uri, clock = postgres(), Clock()
     far = Ledger(uri, "study", process=OTHER_HOST)
     near = Ledger(uri, "study", stale_s=60, clock=clock)
@@ -160,7 +160,7 @@ def uri(postgres, mlflow_template):
 
 @pytest.fixture
 def drive(tmp_path):
-    """Starts drivers with one worker each, and ends those that a failed test left."""
+    """Yield a function that starts drivers with one worker each; end all drivers after the test."""
     started = []
 
     def start_one(uri, *more, var=tmp_path / "var", stale_s=600, **options):
@@ -214,7 +214,7 @@ def assert_password_nowhere(server, uri, var, *texts):
 def test_two_drivers_from_an_empty_database(
     drive, postgres, postgres_server, tmp_path, finished_study, capfd, monkeypatch
 ):
-    """They create all tables together; passwords come to light nowhere."""
+    """Both drivers create tables at once; no password is shown."""
     uri, var = postgres(), tmp_path / "var"
     drivers = [drive(uri), drive(uri)]
     texts = [driver.communicate(timeout=300)[0] for driver in drivers]
@@ -253,7 +253,7 @@ def test_the_server_restarts_in_mid_matrix(drive, uri, postgres_server, tmp_path
     for count, how in ((2, signal.SIGINT), (9, signal.SIGQUIT)):
         said += wait_for_cells(driver, count)
         [worker] = workers_of(driver.pid)
-        # Anybody on the machine may read the first, and what a worker starts inherits the second.
+        # Any local user can read arguments, and child processes inherit the environment.
         for name in ("cmdline", "environ"):
             assert b"s3cret" not in Path("/proc", str(worker), name).read_bytes()
         postgres_server.stop(how)
@@ -302,7 +302,7 @@ def test_any_reason_can_be_logged(uri, tmp_path):
 
 
 def test_a_claim_lost_between_the_last_look_and_the_end(uri, tmp_path, monkeypatch):
-    """The run that is complete by then does not stay so: the new owner's will be."""
+    """The old run does not stay complete, because the new owner completes its own."""
     clock, cell = Clock(), make_cell()
     far = Ledger(uri, "s", process=OTHER_HOST)
     near = Ledger(uri, "s", clock=clock)

@@ -1,4 +1,4 @@
-"""What a training starts from: batches, initial weights, the optimizer; and what a few of its steps do."""
+"""The start of a training: batches, initial weights, the optimizer, and the first steps."""
 
 import copy
 import dataclasses

@@ -67,7 +67,7 @@ def train_with_kills(cell, path, device=CPU):
     """Train, killed after every epoch; returns the result and the number of kills."""
     for kills in itertools.count():
         for seed in (random.seed, np.random.seed, torch.manual_seed):
-            seed(kills + 99)  # elsewhere than an undisturbed training is
+            seed(kills + 99)  # a random state that differs from an undisturbed training's
         try:
             checkpoint = checkpoint_of(cell, path, kind=KillsAfterEachWrite, device=device)
             return train(cell, DATASET, device, checkpoint=checkpoint), kills

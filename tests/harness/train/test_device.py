@@ -1,4 +1,4 @@
-"""What a cell asks of CUDA, and in which order, against a fake `torch.cuda`; seeds."""
+"""Calls of a cell to CUDA, and their order, with a fake `torch.cuda`; seeds."""
 
 from types import SimpleNamespace
 

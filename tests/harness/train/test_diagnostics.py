@@ -56,7 +56,7 @@ def slow_values(steps):
 
 
 def slow_distance(mixed, clean, rows):
-    """Mean over modalities of: nearest clean one of each row, over the median between clean ones."""
+    """Divide each row's nearest clean distance by the median among clean rows; average over modalities."""
     ratios = []
     for m, x in mixed.vectors().items():
         x, z = x.detach().double().numpy(), clean.vectors()[m].detach().double().numpy()

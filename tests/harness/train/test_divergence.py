@@ -1,4 +1,4 @@
-"""What is said of a training that diverges, and where it is noticed."""
+"""Messages about a training that diverges, and where it is detected."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Scores of a trained network: of which clips, under which names."""
+"""Scores of a trained network: their clips and names."""
 
 import math
 

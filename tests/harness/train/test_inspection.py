@@ -94,7 +94,7 @@ def test_stored_arrays_are_small():
 
 
 def test_an_explanation_is_asked_for_on_the_device_and_once():
-    """A device without numbers: nothing is read back from a method that explains nothing."""
+    """The device "meta" has no numbers: nothing is read back for a method without explanations."""
     cell, network, _, split = make_parts("lmf", "mixup")
     seen = []
 

@@ -133,7 +133,7 @@ def test_a_changed_trace_is_kept_until_the_version_is_raised_and_a_missing_one_a
 @pytest.mark.soak
 @pytest.mark.parametrize("capability", ["default", "avx2"])
 def test_other_vector_instructions_change_less_than_a_tenth_of_what_is_noticed(capability):
-    """Every backbone with every method, on this processor; one that lacks the instructions uses its own."""
+    """Test every backbone with every method; a processor without AVX2 uses the instructions that it has."""
     environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", PRINT], env=environment, check=True, capture_output=True, text=True

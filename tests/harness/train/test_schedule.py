@@ -18,7 +18,7 @@ def rates(made: BackboneSettings, base: float, losses) -> list[float]:
 
 
 def of_torch(base: float, losses, patience: int) -> list[float]:
-    """What `ReduceLROnPlateau` does with them."""
+    """Return the rates of `ReduceLROnPlateau` for these losses."""
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=base)
     scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=patience)
     seen = [base]
@@ -58,7 +58,7 @@ def test_warm_up_and_cosine(epochs, warmup, base):
     rising = round(warmup * epochs)
     seen = rates(made, base, [1.0] * (epochs - 1))
     for done, rate in enumerate(seen):
-        # Its first epoch would change nothing, so the warm-up is one step ahead.
+        # The usual schedule's first epoch changes nothing, so this warm-up is one step ahead.
         step = done + 1 if done < rising else done
         assert rate == pytest.approx(base * half_cosine(step, rising, epochs))
     assert all(0 < rate <= base for rate in seen)

@@ -1,4 +1,4 @@
-"""Splits on their device, and the measured peak of memory, with a GPU that is only told of."""
+"""Splits on their device, and the measured peak of memory, with a fake GPU."""
 
 import dataclasses
 import resource

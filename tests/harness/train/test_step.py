@@ -234,7 +234,7 @@ def test_a_backbone_caps_the_mixed_examples(layer, most, monkeypatch):
 
 
 def test_a_cap_is_named_once(monkeypatch, caplog):
-    """For each backbone and cap, however many examples were mixed; the number stated is the cap."""
+    """Test each backbone and cap with any number of mixed examples; the warning states the cap."""
     toy = Toy().eval()
     method = method_for("manifold_mixup", toy)
     _warn_of_cap.cache_clear()

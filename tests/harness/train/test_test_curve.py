@@ -58,7 +58,7 @@ def test_the_training_has_the_same_bits_with_and_without(plain):
 
 
 def test_whatever_the_curve_says_nothing_follows(plain):
-    """A curve that is best where it should not be changes neither the best epoch nor the end."""
+    """A misleading test curve changes neither the best epoch nor the end."""
     values = iter([0.0, 9.0, math.nan, 3.0, -5.0])
     cheated, weights = trained(scores=lambda *_: {"test_mae": next(values)}, test_curve=True)
     assert repr(without_curve(cheated)[:3]) == repr(without_curve(plain[0])[:3])

@@ -110,7 +110,7 @@ def test_accumulation_and_clipping_equal_a_slow_loop(
 
 @pytest.mark.parametrize("rule", [{"gradient_accumulation": 2}, {"grad_clip": 0.05}, {"max_grad_norm": 0.1}])
 def test_each_rule_changes_the_training(rule):
-    """Otherwise the comparison above would say nothing about it."""
+    """If a rule changed nothing, the comparison above would not test it."""
     dataset = make_dataset(SIZES, (13, 5, 5))
     plain, other = (
         weights_of(trained_by_the_loop(make_cell(rules(batch_size=3, **given)), dataset, 2))

@@ -54,7 +54,7 @@ class NoCallWaits(TorchFunctionMode):
 
 @contextlib.contextmanager
 def no_waiting():
-    """Refuse all that would wait for a GPU, in the ways that are not the CPU's own."""
+    """Reject every operation that would wait for a GPU."""
     with pytest.MonkeyPatch.context() as elsewhere, NoCallWaits(), NoOperationWaits():
         elsewhere.setattr(cpu, "on_cpu", lambda x: False)
         elsewhere.setattr("methods.base._assert_convex", lambda weights: None)

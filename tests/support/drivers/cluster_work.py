@@ -1,6 +1,6 @@
 """Work that an existing cluster is given, and drivers of it as processes of their own.
 
-It imports what is shipped alone: the nodes know no other module of the tests.
+It imports only shipped modules, because nodes have no other module of the tests.
 """
 
 import json
@@ -18,7 +18,7 @@ from harness.launchers.ray import RayLauncher
 
 
 def read(job):
-    """What a job finds where its paths lead, and where the code lies that runs it."""
+    """Return the contents of a job's paths, and the location of the code that runs it."""
     found = [Path(job.data, "deep/file").read_text(), Path(job.truth).read_text(), job.text_model]
     return job.data, found, harness.__file__
 
@@ -56,7 +56,7 @@ def in_a_process(function, *given, **named):
     from tests.support.drivers.driving import environment_of
 
     call = json.dumps([function, given, named])
-    # Elsewhere, for Ray also has workers look for modules where the driver stands.
+    # Use another folder, because Ray adds the driver's working directory to the workers' module path.
     options = {"capture_output": True, "text": True, "timeout": 120, "cwd": tempfile.gettempdir()}
     # With the token of a cluster that another test runs, the nodes could not call the driver back.
     done = subprocess.run([sys.executable, __file__, call], env=environment_of("driver"), **options)

@@ -40,7 +40,7 @@ def loopback_only():
 
 
 def names_of(mark):
-    """What the programs are called that carry a mark, by process."""
+    """Return process id -> program name of the processes that carry a mark."""
     names = {}
     for pid in marked_processes(mark):
         with contextlib.suppress(OSError, IndexError):
@@ -95,7 +95,7 @@ class Cluster:
         raise RuntimeError("".join(said))
 
     def cache(self, node):
-        """Where a node keeps what was shipped to it: as if it had a disk of its own."""
+        """Return the node's own cache of shipped files, as if it had a disk of its own."""
         return self.folder / f"{node}-cache"
 
     def workers(self, node):
@@ -103,7 +103,7 @@ class Cluster:
         return [pid for pid, name in names_of(node).items() if name.startswith("ray::run")]
 
     def lose(self, node):
-        """A node goes without a word."""
+        """Kill a node without notice."""
         kill_marked(node)
         self.nodes[node].wait()
         self.nodes[node].stdout.close()

@@ -1,4 +1,4 @@
-"""What the tests of whole studies share: a small matrix, drivers as processes, and a look at what is left."""
+"""Code shared by tests of whole studies: a small matrix, drivers as processes, checks of the store."""
 
 import os
 import shutil
@@ -32,7 +32,7 @@ MATRIX = [
     "report=false",  # drawing takes longer than training here; tests of reports ask for one
 ]
 CELLS = 12
-MARK = f"MSA_TEST_MARK_{os.getpid()}"  # tests that run beside these have another one
+MARK = f"MSA_TEST_MARK_{os.getpid()}"  # parallel test processes have other marks
 PROGRAM = ("-m", "harness.benchmark")
 
 
@@ -59,7 +59,7 @@ def copy_study(var, to):
 
 
 def comparable(frame):
-    """All but what may differ between two runs of the same cells."""
+    """Return an export without columns that may differ between two runs of the same cells."""
     return frame[~frame["metric"].isin(TIMINGS)].drop(columns=["study", "run_id"]).reset_index(drop=True)
 
 
@@ -71,7 +71,7 @@ def comparable_bytes(path):
 
 
 def environment_of(mark, **more):
-    """What a process is started with: its mark, and no token of a Ray cluster that this one runs."""
+    """Return a process's environment: with its mark, without the token of this process's Ray cluster."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH_")}
     return {**own, MARK: mark, **more}
 
@@ -108,7 +108,7 @@ def workers_of(pid):
 
 
 def wait_until_gone(mark, seconds=60.0):
-    """What is left of the marked processes after some time."""
+    """Return the marked processes that still run after some time."""
     deadline = time.monotonic() + seconds
     while (left := marked_processes(mark)) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -152,7 +152,7 @@ def kill(driver, mark):
 
 
 def finish(driver, mark, status=0, seconds=300):
-    """Wait for a driver's end; returns what it said."""
+    """Wait for a driver's end; return its output."""
     output, _ = driver.communicate(timeout=seconds)
     assert driver.returncode == status, output
     assert "Traceback" not in output, output

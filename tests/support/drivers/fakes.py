@@ -1,4 +1,4 @@
-"""Stores, launcher and display in memory, which fail, or lose their driver, at any call."""
+"""In-memory stores, launcher and display that can fail, or kill their driver, at any call."""
 
 import dataclasses
 import itertools
@@ -37,7 +37,7 @@ class Killed(BaseException):
 
 
 class Memory:
-    """What survives a driver: MLflow's runs, the ledger's claims, and who lives."""
+    """State that outlives a driver: MLflow's runs, the ledger's claims, and the living drivers."""
 
     def __init__(self):
         self.runs, self.claims, self.alive, self.trials = {}, {}, set(), []
@@ -121,7 +121,7 @@ class FakeTracker:
 
 
 class FakeLedger:
-    """`Ledger` in a dict: cell_id -> [owner, state]; a claim falls with its owner."""
+    """`Ledger` in a dict: cell_id -> [owner, state]; a claim expires with its owner."""
 
     exclusive = Ledger.exclusive
 
@@ -225,7 +225,7 @@ class Silent:
 
 
 def fake_clock(monkeypatch):
-    """A clock that only sleeping moves, for driver, writer and retries."""
+    """A clock that only `sleep` advances, for driver, writer and retries."""
     now = SimpleNamespace(s=0.0, slept=[])
 
     def sleep(seconds):

@@ -53,8 +53,8 @@ def die(number):
 
 def die_with_heir(_):
     if os.fork() == 0:
-        os.closerange(1, 3)  # else whoever reads the tests' output would wait for it
-        time.sleep(90)  # longer than anybody waits for an outcome
+        os.closerange(1, 3)  # otherwise a reader of the tests' output would wait for it
+        time.sleep(90)  # longer than the tests' timeouts
         os._exit(0)
     die(signal.SIGKILL)
 
@@ -64,7 +64,7 @@ def unpicklable(_):
 
 
 class Treacherous:
-    """Can be pickled, and raises wherever it is read."""
+    """An object that can be pickled, but raises when it is unpickled."""
 
     def __init__(self, _=None):
         pass
@@ -131,7 +131,7 @@ def assert_outcomes(launcher, seed=0):
 
 
 def assert_unsent(launcher):
-    """What cannot be sent, in either direction, is the reason; other jobs go on."""
+    """A job or result that cannot be pickled fails with that reason; other jobs continue."""
     jobs = [job("square", 2), job("unpicklable"), job("Treacherous")]
     jobs += [Job(cell, "", "cpu") for cell in (Treacherous(), lambda: None)]
     outcomes = outcomes_of(launcher, jobs)

@@ -1,4 +1,4 @@
-"""What the tests of whole sweeps share: a small one, and a look at what it left in MLflow and Optuna."""
+"""Code shared by tests of whole sweeps: a small sweep, and its records in MLflow and Optuna."""
 
 import json
 
@@ -36,7 +36,7 @@ def values_of(var, uri=None):
 
 
 def optuna_study(var, sweep="delta", uri=None):
-    """The study as Optuna keeps it."""
+    """Return Optuna's study."""
     storage = open_storage(uri, var / "optuna" / "s" / f"{sweep}.journal")
     return optuna.load_study(study_name=f"s/{sweep}/tfn/synthetic_mosi", storage=storage)
 
