@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 
 from harness.data.dataset import SPLITS
-from harness.data.layouts.embeddings import WORD_IDS
-from harness.data.layouts.names import as_text, name_clips
+from harness.data.layouts.names import WORD_IDS, as_text, name_clips
 from harness.data.memory_limit import MemoryLimit
 from harness.errors import UserError
 

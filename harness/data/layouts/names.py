@@ -1,4 +1,4 @@
-"""Clip names of the form ``video$_$clip``, made of what other layouts call a clip."""
+"""Names that other layouts give to clips, made ``video$_$clip``, and a key that layouts share."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from harness.data.dataset import AFTER_VIDEO
+
+WORD_IDS = "word_ids"  # key of a split: a list of ids per clip
 
 _CLIP_OF_VIDEO = re.compile(r"(.+)_(\d{1,6})")
 _SEGMENT = re.compile(r"(.+)\[(\d{1,6})\]")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from backbones.batch import MODALITIES
-from harness.data.layouts.embeddings import WORD_IDS
+from harness.data.layouts.names import WORD_IDS
 from harness.data.mmsa.split import LABELS, MmsaSplit
 
 TOKENS = "text_bert"

@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from harness.data.layouts.names import WORD_IDS
 from harness.data.memory_limit import MemoryLimit
 from harness.data.mmsa.split import NoNumbersError, as_numbers
 from harness.data.npy import map_array, read_npz
 from harness.errors import UserError, file_error, printable
-
-WORD_IDS = "word_ids"  # of a split: a list of ids per clip
 
 
 def embed_words(content: object, path: Path, file: str, memory: MemoryLimit) -> tuple[object, str]:
