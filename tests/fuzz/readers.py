@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.data.labels import LabelScale
+from harness.data.layouts import hdf5
+from harness.data.layouts.hdf5_arrays import arrays_of
 from harness.data.memory_limit import SPARE, TIMES
+from harness.data.mmsa import contents
 from harness.data.mmsa.reader import read_mmsa
 from harness.data.mmsa.resplit import SplitChoice
 from harness.data.summary import summary_lines
@@ -77,8 +80,14 @@ def mmsa(folder, read=lambda path: read_mmsa(path, LabelScale(3.0)), change=muta
     return make
 
 
+def read_hdf5(path):
+    """Read an HDF5 file in this process, so that the fuzzer sees what would end a process of its own."""
+    return hdf5._nested(arrays_of(path))
+
+
 def layouts(folder):
     """Return a maker of cases of files in the layouts that are not MMSA's own; every fourth one as folds."""
+    contents.read_hdf5 = read_hdf5
     own = mmsa(folder, change=mutate_layout)
     folds = mmsa(folder, lambda path: read_mmsa(path, LabelScale(3.0), SplitChoice(fold=1)), mutate_layout)
     return in_turn([own, own, own, folds])

@@ -65,7 +65,7 @@ def test_every_point_of_the_grid_is_one_trial_the_mean_of_its_cells_and_is_repor
             assert trial[f"metrics/{name}"] == pytest.approx(mean, rel=1e-12)
     text = (finished / "reports" / "s" / "tables" / "sweep_delta.md").read_text()
     assert "synthetic stand-in data" in text
-    assert "delta on tfn" in text
+    assert "delta on TFN" in text
     folder = "sweeps/delta/tfn-synthetic_mosi"
     assert [path.name for path in (finished / "reports" / "s" / folder).iterdir()] == ["plots.html"]
     tracker = tracker_of(finished)
