@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from backbones import BACKBONES
-from backbones.base import KINDS, resolve_settings
 from harness.config.compose import report_settings
 from harness.config.schema import ReportSettings
 from harness.databases import redact
 from harness.matrix import RESULTS_VERSION
 from harness.study.description import DATASETS_FILE, request_rows, twins
-from harness.tracking.tags import flatten, label_of
-from harness.tracking.tracker import SWEEP, Run, Tracker
+from harness.tracking.tags import label_of
+from harness.tracking.tracker import SWEEP, Run
 from harness.tracking.versions import version_of
+from reports import notices
 from reports.clips import StudyClips
 from reports.frame import (
     complete_cells,
@@ -29,10 +28,9 @@ from reports.frame import (
     metric_kinds,
     named,
     shown_cells,
-    version_notes,
 )
 from reports.mlflow_links import LOCAL, Links
-from reports.names import backbone_name, dataset_name
+from reports.names import dataset_name
 from reports.selection import left_out_sentence, requests_of
 from reports.stats.clips import ClipErrors
 from reports.stats.comparison import BASELINE, clean
@@ -44,7 +42,6 @@ from reports.trials import load_trials
 SAMPLE_KEYS = ("dataset", "backbone", "method", "seed", "run_id", "cell_id")
 OUTCOMES = ("cell", "state", "reason", "run_id", "dataset", "backbone", "method", "seed", "requested")
 STATES = ("done", "failed", "diverged", "missing")
-PREFIX = "backbone_settings."
 
 
 def _no_samples(run_id: str) -> dict[str, np.ndarray]:
@@ -149,7 +146,7 @@ class Study:
         # Entries of earlier versions do not say which modalities are absent.
         absent = {entry["name"]: entry.get("absent", ()) for entry in self.datasets}
         lacking = [name for name in dict.fromkeys(names) if absent.get(name)]
-        parts += [f"{name} without {' and '.join(absent[name])}" for name in lacking]
+        parts += [f"{dataset_name(name)} without {' and '.join(absent[name])}" for name in lacking]
         return f" ({'; '.join(parts)})" if parts else ""
 
 
@@ -181,13 +178,13 @@ def load_study(runs: StudyRuns, settings: ReportSettings | None = None) -> Study
         sampled=_sampled(shown.values()),
         samples=lambda run_id: dict(tracker.load(by_id[run_id]).samples),
         facts=_facts(shown.values()),
-        settings=_settings(tracker, shown.values(), datasets),
+        settings=notices.unpublished_settings(tracker, shown.values(), datasets),
         warnings=[
-            *_versions(runs),
+            *notices.versions(runs),
             *filter(None, [left_out_sentence(len(cells) - len(shown))]),
-            *_lost(tracker, shown.values()),
-            *_without_predictions(clips, shown.values()),
-            *_cut_short(tracker, shown.values()),
+            *notices.lost(tracker, shown.values()),
+            *notices.without_predictions(clips, shown.values()),
+            *notices.cut_short(tracker, shown.values()),
         ],
         description=tracker.description(),
         request=arguments,
@@ -268,22 +265,6 @@ def _facts(cells: Iterable[Run]) -> dict[str, str]:
     return {name: ", ".join(sorted(filter(None, texts))) for name, texts in values.items()}
 
 
-def _versions(runs: StudyRuns) -> list[str]:
-    """Return warnings about other results versions in the matrix and in each sweep."""
-    sweeps = sorted({trial.tags["sweep"] for trial in runs.trials()})
-    return [sentence for sweep in (None, *sweeps) for sentence in version_notes(runs, sweep)]
-
-
-def _lost(tracker: Tracker, cells: Collection[Run]) -> list[str]:
-    """Return a warning if the artifacts of some runs no longer exist."""
-    lost = tracker.lost(cells)
-    return [
-        f"The artifacts of {len(lost)} of {len(cells)} runs are gone ({run.artifact_uri} does not exist); "
-        "their predictions and latents cannot be shown."
-        for run in lost[:1]
-    ]
-
-
 def _clips(runs: StudyRuns, shown: Iterable[Run], trials: pd.DataFrame) -> StudyClips:
     """Return the clips of the runs that are shown, and of those that verdicts on sweeps compare."""
     compared = compared_runs(trials)
@@ -291,67 +272,3 @@ def _clips(runs: StudyRuns, shown: Iterable[Run], trials: pd.DataFrame) -> Study
     used |= {run.run_id: run for run in shown}
     kinds = {run.tags["dataset"]: run.tags["metrics"] for run in used.values()}
     return StudyClips(used.values(), kinds, runs.predictions)
-
-
-def _without_predictions(clips: StudyClips, runs: Collection[Run]) -> list[str]:
-    """Return a warning if some runs have no predictions of the usual clips."""
-    missing = clips.without_predictions(runs)
-    if not missing:
-        return []
-    return [
-        f"{missing} of {len(runs)} runs have no predictions of the clips that the others were tested on; "
-        "their comparisons are undecided, because intervals for other clips need them."
-    ]
-
-
-def _cut_short(tracker: Tracker, cells: Iterable[Run]) -> list[str]:
-    """Return warnings for backbones of which most trainings had their best epoch at the epoch limit."""
-    groups: dict[tuple[str, str, str], list[Run]] = {}
-    for run in cells:
-        key = (run.tags["backbone"], run.tags["dataset"], run.tags.get("configuration", ""))
-        groups.setdefault(key, []).append(run)
-    last: dict[tuple[str, str], list[bool]] = {}
-    settings = tracker.parameters_of([runs[0].run_id for runs in groups.values()])
-    for (backbone, dataset, _), runs in groups.items():
-        most = float(settings.get(runs[0].run_id, {}).get(f"{PREFIX}max_epochs", "inf"))
-        at_end = [run.metrics.get("cell/best_epoch", 0.0) >= most for run in runs]
-        last.setdefault((backbone, dataset), []).extend(at_end)
-    return [
-        f"{backbone_name(backbone)} on {dataset_name(dataset)}: {sum(at_end)} of {len(at_end)} trainings "
-        "were still improving at the limit of epochs; longer training may change the ranking of methods."
-        for (backbone, dataset), at_end in sorted(last.items())
-        if 2 * sum(at_end) > len(at_end)
-    ]
-
-
-def _settings(tracker: Tracker, cells: Iterable[Run], datasets: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return a sentence for each backbone whose settings (of one run) differ from the published ones."""
-    like = {entry["name"]: entry["like"] for entry in datasets if "like" in entry}
-    first: dict[tuple[str, str], Run] = {}
-    for run in cells:
-        first.setdefault((run.tags["backbone"], run.tags["dataset"]), run)
-    names: dict[tuple[str, str], list[str]] = {}
-    for (backbone, dataset), run in sorted(first.items()):
-        base = backbone.partition("[")[0]
-        if base in BACKBONES and dataset in like:
-            # Published results of a dataset have its own settings, whatever this study took it for.
-            kind = dataset if dataset in KINDS else like[dataset]
-            changes = _changes(tracker.parameters(run.run_id), base, kind)
-            names.setdefault((backbone, ", ".join(changes)), []).append(dataset)
-    return [
-        f"{backbone_name(backbone)} on {', '.join(map(dataset_name, on))}: {changes}."
-        for (backbone, changes), on in names.items()
-        if changes
-    ]
-
-
-def _changes(parameters: Mapping[str, str], backbone: str, like: str) -> list[str]:
-    """List a run's settings that differ from the published ones: ``lr 0.1 (0.001)``."""
-    entry = BACKBONES[backbone]
-    published = dict(sorted(flatten(vars(resolve_settings(entry, entry.Settings(), like))).items()))
-    ours = {name: parameters.get(f"{PREFIX}{name}", str(value)) for name, value in published.items()}
-    if parameters.get("text.encoder") == "bert" and parameters.get("text.finetune") == "True":
-        published |= {f"text.{name}": value for name, value in entry.published_text.items()}
-        # Earlier versions had no weight decay of the encoder.
-        ours |= {f"text.{name}": parameters.get(f"text.{name}", "0.0") for name in entry.published_text}
-    return [f"{name} {ours[name]} ({value})" for name, value in published.items() if ours[name] != str(value)]

@@ -83,7 +83,7 @@ def panel(data: pd.DataFrame, ax: Axes, labels: list[str]) -> None:
     ax.set_ylim(step * len(places) - (1 + _GAP) / 2, -(1 + _GAP) / 2)
     ax.set_xlim(*limits)
     ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-    ax.set_xlabel("gain in MAE over none (label units; better →)")
+    ax.set_xlabel("gain in MAE over none (better →)")
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
 

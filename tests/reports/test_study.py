@@ -16,11 +16,11 @@ from harness.study.description import CODE_FILE, DATASETS_FILE, MATRIX_FILE
 from reports import commands
 from reports.figures import latents
 from reports.figures import ranks as rank_figure
+from reports.notices import PREFIX, unpublished_settings
 from reports.page import summary
 from reports.page.report import all_tables
 from reports.stats import comparison
 from reports.stats.ranking import ranks
-from reports.study import PREFIX, _settings
 from reports.tables.cost import cost_numbers
 from reports.tables.datasets import dataset_numbers, dataset_table
 from tests.support.drivers.driving import exported, run
@@ -133,7 +133,7 @@ def changes_of(backbone, dataset, like, **text):
     values |= {f"text.{name}": str(value) for name, value in text.items()}
     run = SimpleNamespace(run_id="1", tags={"backbone": backbone, "dataset": dataset})
     tracker = SimpleNamespace(parameters=lambda run_id: values)
-    return _settings(tracker, [run], [{"name": dataset, "like": like}])
+    return unpublished_settings(tracker, [run], [{"name": dataset, "like": like}])
 
 
 def test_settings_of_sims_are_told_where_they_are_not_those_of_sims_v2():
@@ -173,11 +173,11 @@ def test_titles_name_absent_modalities():
         {**e, **({"absent": ["text", "vision"]} if e["name"] == "mosi" else {})} for e in study.datasets
     ]
     study = dataclasses.replace(study, datasets=lacking)
-    assert study.stand_in(["mosi"]) == " (mosi without text and vision)"
-    assert study.stand_in(["sims", "mosi"]) == " (mosi without text and vision)"
+    assert study.stand_in(["mosi"]) == " (CMU-MOSI without text and vision)"
+    assert study.stand_in(["sims", "mosi"]) == " (CMU-MOSI without text and vision)"
     assert study.stand_in(["sims"]) == ""
     titles = [table.title for table in all_tables(study, summary.compare_methods(study))]
-    told = [title.split(":")[0].split(" (")[0] for title in titles if "mosi without text and vision" in title]
+    told = [title.split(":")[0].split(" (")[0] for title in titles if "MOSI without text and vision" in title]
     assert {"Each method against none", "Table 1", "Table 2", "Table 5"} <= set(told)
 
 
