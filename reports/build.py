@@ -20,7 +20,7 @@ from harness.cli import asks_for_help, importing, leave
 if TYPE_CHECKING:
     from harness.config.schema import ReportSettings
     from harness.tracking.tracker import Tracker
-    from reports.study_runs import StudyRuns
+    from reports.runs.study_runs import StudyRuns
 
 HELP = """\
 usage: python -m reports.build study=NAME [KEY=VALUE ...]
@@ -46,7 +46,7 @@ def write_report(tracker: Tracker, settings: ReportSettings | None = None) -> li
     """
     from harness.files import locked
     from harness.study.session import lock_of
-    from reports.study_runs import StudyRuns
+    from reports.runs.study_runs import StudyRuns
 
     check_claims(settings)
     folder = tracker.folder("reports")
@@ -73,7 +73,7 @@ def check_claims(settings: ReportSettings | None) -> None:
 def build(runs: StudyRuns, folder: Path, settings: ReportSettings | None = None) -> list[Path]:
     """Write a study's report into a folder, created if missing, and return its files."""
     from reports.page.report import write
-    from reports.study import load_study
+    from reports.runs.study import load_study
 
     return write(load_study(runs, settings), folder)
 
@@ -127,7 +127,7 @@ def state_hash(runs: StudyRuns, settings: ReportSettings | None = None) -> str:
 def _claims_text(runs: StudyRuns, settings: ReportSettings | None) -> str:
     """Return the user's claims; empty without a file, or if it cannot be read."""
     from harness.config.compose import path_of
-    from reports.study import settings_of
+    from reports.runs.study import settings_of
 
     claims = settings_of(runs, settings).claims
     try:

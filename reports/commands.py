@@ -13,8 +13,8 @@ from harness.cli import PLAIN_NAME
 from harness.config.grammar import split_list
 from harness.config.tuned import tuned_label
 from reports.names import base_method
+from reports.runs.study import Study
 from reports.stats.comparison import BASELINE
-from reports.study import Study
 
 STUDIED = "ms_mix"
 PLAIN = re.compile(r"[\w.=,\[\]]*")  # texts that need no quotes, even inside those of make

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from harness.config.schema import ReportConfig
     from harness.tracking.tracker import Tracker
-    from reports.study_runs import StudyRuns
+    from reports.runs.study_runs import StudyRuns
 
 T = TypeVar("T")
 
@@ -75,9 +75,9 @@ def _export(config: ReportConfig, tracker: Tracker) -> Iterator[str]:
     from harness.config.compose import path_of
 
     with importing():
-        from reports.frame import complete_cells, shown_cells, version_notes
-        from reports.selection import left_out_sentence
-        from reports.study_runs import StudyRuns
+        from reports.runs.frame import complete_cells, shown_cells, version_notes
+        from reports.runs.selection import left_out_sentence
+        from reports.runs.study_runs import StudyRuns
 
     runs = StudyRuns(tracker)
     sweeps = _sweeps(config, runs)
@@ -101,7 +101,7 @@ def _export(config: ReportConfig, tracker: Tracker) -> Iterator[str]:
 def _sweeps(config: ReportConfig, runs: StudyRuns) -> list[str | None]:
     """Return the names of the sweeps to export; [None]: the matrix. Raises UserError."""
     from harness.errors import UserError
-    from reports.frame import sweep_names
+    from reports.runs.frame import sweep_names
 
     if not config.sweeps:
         return [config.sweep or None]
@@ -115,7 +115,7 @@ def _sweeps(config: ReportConfig, runs: StudyRuns) -> list[str | None]:
 
 def _only_sweeps(runs: StudyRuns) -> Iterator[str]:
     """Yield a sentence if the study has trials of sweeps, but no cell of a matrix."""
-    from reports.frame import complete_cells, sweep_names
+    from reports.runs.frame import complete_cells, sweep_names
 
     names = sweep_names(runs)
     if names and not complete_cells(runs):
@@ -130,8 +130,8 @@ def export_frame(
     """Return the frame that is exported; parameters as those of `prediction_tables`."""
     import pandas as pd
 
-    from reports.frame import EXPORT, TRIAL, load_frame
-    from reports.selection import requests_of
+    from reports.runs.frame import EXPORT, TRIAL, load_frame
+    from reports.runs.selection import requests_of
 
     requests = requests_of(runs.matrix())
     frame = pd.concat([load_frame(runs, sweep, requests) for sweep in sweeps], ignore_index=True)
@@ -157,7 +157,7 @@ def prediction_tables(
     import pyarrow as pa
 
     from harness.tracking.artifacts import to_table
-    from reports.frame import complete_cells, shown_cells
+    from reports.runs.frame import complete_cells, shown_cells
 
     select = complete_cells if hidden else shown_cells
     cells = {cell_id: run for sweep in sweeps for cell_id, run in select(runs, sweep).items()}

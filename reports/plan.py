@@ -14,8 +14,8 @@ from harness.cli import asks_for_help, importing, leave
 
 if TYPE_CHECKING:
     from harness.config.schema import ReportConfig
+    from reports.runs.study import Study
     from reports.stats.noise import Noise
-    from reports.study import Study
 
 HELP = """\
 usage: python -m reports.plan study=NAME gain=0.02 [KEY=VALUE ...]
@@ -44,8 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UserError(f"gain must be a positive number, as in gain=0.02, got {config.gain}.")
         with importing():
             from harness.tracking.tracker import Tracker
-            from reports.study import load_study
-            from reports.study_runs import StudyRuns
+            from reports.runs.study import load_study
+            from reports.runs.study_runs import StudyRuns
 
         tracker = Tracker(config.tracking.uri, path_of(config.var_dir), str(config.study), create=False)
         study = load_study(StudyRuns(tracker, tracker.var_dir / "cache"), config.report)

@@ -21,9 +21,9 @@ from sweeps.trials import Trials
 
 def conclude(config: Any, plan: Plan, tracker: Tracker, trials: Trials) -> Iterator[str]:
     """Write tuned settings, plots and the report, and yield sentences for the user."""
+    from reports.runs.study import load_study
+    from reports.runs.study_runs import StudyRuns
     from reports.stats.settings import verdicts
-    from reports.study import load_study
-    from reports.study_runs import StudyRuns
 
     study = load_study(StudyRuns(tracker, tracker.var_dir / "cache"), config.report)
     own = study.trials[study.trials["sweep"] == trials.sweep]

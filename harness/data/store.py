@@ -17,7 +17,7 @@ import numpy as np
 from backbones.batch import MODALITIES
 from harness.data.dataset import SPLITS, Dataset, Split
 from harness.data.labels import LabelScale
-from harness.data.npy import map_array
+from harness.data.strict.npy import map_array
 from harness.errors import UserError, file_error, printable
 from harness.files import load_json, new_folder, replacing, sync
 

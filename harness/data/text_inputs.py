@@ -9,7 +9,7 @@ import numpy as np
 
 from backbones.text import TextSettings
 from harness.data.dataset import Dataset
-from harness.data.npy import map_array
+from harness.data.strict.npy import map_array
 from harness.errors import UserError, printable
 
 

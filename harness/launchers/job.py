@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from harness.code import code_tags
-from harness.data.npy import read_npz
 from harness.data.store import load_dataset
+from harness.data.strict.npy import read_npz
 from harness.data.text_inputs import with_text
 from harness.errors import UserError, printable
 from harness.launchers.base import Job

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness.data.memory_limit import MemoryLimit
-from harness.data.npy import read_npz
+from harness.data.strict.memory_limit import MemoryLimit
+from harness.data.strict.npy import read_npz
 from harness.errors import printable
 from harness.matrix import Cell
 from harness.train.result import Predictions, Result

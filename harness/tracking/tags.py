@@ -58,7 +58,7 @@ class Trial:
 
     @property
     def tags(self) -> dict[str, str]:
-        """Tags of the trial's run; `reports.trials` reads them."""
+        """Tags of the trial's run; `reports.runs.trials` reads them."""
         base = self.base
         return {
             "kind": "trial",

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from harness.code import code_tags
-from harness.data.npy import check_npz
+from harness.data.strict.npy import check_npz
 from harness.files import UNFINISHED, load_json, remove_files_of, replacing
 from harness.matrix import Cell
 from harness.train.device import device_name

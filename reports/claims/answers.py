@@ -26,11 +26,11 @@ from reports.claims.claim import (
 from reports.claims.kinds import TESTS, Evidence, without
 from reports.figures.latents import COMPONENTS, load_samples, sampled_runs
 from reports.figures.projection import fit_projection, kl_estimate, stacked
-from reports.frame import named
 from reports.names import METRIC_NAMES, component_name, dataset_name, method_name
+from reports.runs.frame import named
+from reports.runs.study import Study
 from reports.stats.comparison import BASELINE
 from reports.stats.intervals import FEWEST
-from reports.study import Study
 
 FILE = "claims.json"
 TABLE = "claims"

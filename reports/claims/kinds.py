@@ -34,7 +34,7 @@ class Evidence:
     """What claims are tested on.
 
     rows: tidy frame of cells that were trained on clean input, with ``method`` as in tables; see
-    `reports.frame.named`. clips: what predictions say of the test clips. divergence: methods -> frame of
+    `reports.runs.frame.named`. clips: what predictions say of the test clips. divergence: methods -> frame of
     KL(mixed || clean), with the columns dataset, backbone, method and kl.
     """
 

@@ -18,11 +18,11 @@ from matplotlib.path import Path
 from backbones.batch import MODALITIES
 from harness.train.inspection import correlation
 from reports import commands
-from reports.figures import style
-from reports.figures.base import Command, Figure
 from reports.figures.latents import load_samples, rounded, sampled_runs
+from reports.figures.parts import style
+from reports.figures.parts.base import Command, Figure
 from reports.names import base_method, proper_name
-from reports.study import Study
+from reports.runs.study import Study
 
 COLUMNS = ("dataset", "backbone", "seed", "method", "kind", "name", "i", "j", "value")
 LOSSES = ("total", "task", "mixed", "penalty", "auxiliary")

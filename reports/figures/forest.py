@@ -13,13 +13,13 @@ from matplotlib.figure import Figure as Drawing
 from matplotlib.ticker import MaxNLocator
 
 from reports import commands
-from reports.figures import style
-from reports.figures.base import Command, Figure
-from reports.figures.blocks import count_range
+from reports.figures.parts import style
+from reports.figures.parts.base import Command, Figure
+from reports.figures.parts.blocks import count_range
 from reports.names import METRIC_NAMES
+from reports.runs.study import Study
 from reports.stats.comparison import BOUNDS, clean, intervals, overall, paired
 from reports.stats.intervals import FEWEST
-from reports.study import Study
 
 METRICS = ("mae", "corr")
 UNITS = {"mae": "label units; ", "corr": ""}

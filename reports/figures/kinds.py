@@ -10,14 +10,14 @@ from matplotlib.figure import Figure as Drawing
 from matplotlib.ticker import MaxNLocator
 
 from reports import commands
-from reports.figures import style
-from reports.figures.base import Command, Figure
-from reports.figures.blocks import count_range
 from reports.figures.forest import ALL, axis_limits, draw_gain
+from reports.figures.parts import style
+from reports.figures.parts.base import Command, Figure
+from reports.figures.parts.blocks import count_range
 from reports.names import dataset_name
+from reports.runs.study import Study
 from reports.stats.intervals import FEWEST
 from reports.stats.kinds import BY_KIND, gains_by_kind, kinds_of_clips
-from reports.study import Study
 
 COLUMNS = ("dataset", *BY_KIND)
 _ACROSS = 2  # data sets side by side; names of kinds are long

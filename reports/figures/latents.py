@@ -16,8 +16,8 @@ from matplotlib.lines import Line2D
 
 from harness.errors import StoreError
 from reports import commands
-from reports.figures import style
-from reports.figures.base import Command, Figure
+from reports.figures.parts import style
+from reports.figures.parts.base import Command, Figure
 from reports.figures.projection import (
     NEIGHBOURS,
     Projection,
@@ -29,9 +29,9 @@ from reports.figures.projection import (
     stacked,
     standardised,
 )
-from reports.frame import is_ablation
 from reports.names import proper_name
-from reports.study import SAMPLE_KEYS, Study
+from reports.runs.frame import is_ablation
+from reports.runs.study import SAMPLE_KEYS, Study
 
 KEYS = ("dataset", "backbone", "seed", "method", "kind")
 COLUMNS = (*KEYS, "x", "y", "label", "n_clean", "n_mixed", "kl", "components", "share_x", "share_y", "note")

@@ -15,11 +15,11 @@ from matplotlib.lines import Line2D
 
 from backbones.batch import MODALITIES
 from reports import commands
-from reports.figures import style
-from reports.figures.base import Command, Figure
-from reports.figures.blocks import SUMMARY, omissions, over_blocks, training_counts
-from reports.frame import is_ablation, named
-from reports.study import Study
+from reports.figures.parts import style
+from reports.figures.parts.base import Command, Figure
+from reports.figures.parts.blocks import SUMMARY, omissions, over_blocks, training_counts
+from reports.runs.frame import is_ablation, named
+from reports.runs.study import Study
 
 COLUMNS = ("panel", "dataset", "metric", "part", "what", "method", *SUMMARY)
 PARTS = (*MODALITIES, "label")
@@ -42,7 +42,7 @@ def data(study: Study) -> pd.DataFrame:
     """Return a row per panel, data set, metric and method, for training on clean input.
 
     ``part`` is the modality or "label"; ``what`` is the quantile or the variable of the correlation. The
-    columns ``SUMMARY`` are as in `reports.figures.blocks`.
+    columns ``SUMMARY`` are as in `reports.figures.parts.blocks`.
     """
     frame = study.frame
     rows = frame[frame["split"].isin(["epoch", "mechanism"]) & (frame["occlusion_protocol"] == "test")]

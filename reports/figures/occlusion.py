@@ -11,11 +11,11 @@ from matplotlib.ticker import MaxNLocator
 
 from harness.metrics import DIRECTION
 from reports import commands
-from reports.figures import style
-from reports.figures.base import Command, Figure
-from reports.figures.blocks import SUMMARY, equal_lines, omissions, over_blocks, training_counts
+from reports.figures.parts import style
+from reports.figures.parts.base import Command, Figure
+from reports.figures.parts.blocks import SUMMARY, equal_lines, omissions, over_blocks, training_counts
 from reports.names import METRIC_NAMES
-from reports.study import Study
+from reports.runs.study import Study
 
 METRIC = "mae"
 COLUMNS = ("dataset", "protocol", "ratio", "method", "metric", *SUMMARY)

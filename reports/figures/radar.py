@@ -14,11 +14,11 @@ from matplotlib.figure import Figure as Drawing
 
 from harness.metrics import DIRECTION, METRICS
 from reports import commands
-from reports.figures import style
-from reports.figures.base import Command, Figure
-from reports.figures.blocks import SUMMARY, equal_lines, omissions, over_blocks, training_counts
+from reports.figures.parts import style
+from reports.figures.parts.base import Command, Figure
+from reports.figures.parts.blocks import SUMMARY, equal_lines, omissions, over_blocks, training_counts
 from reports.names import METRIC_NAMES, proper_name
-from reports.study import Study
+from reports.runs.study import Study
 
 COLUMNS = ("dataset", "metric", "method", "scaled", *SUMMARY)
 INNER = 0.25

@@ -14,14 +14,14 @@ from matplotlib.figure import Figure as Drawing
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from reports import commands
-from reports.figures import style
-from reports.figures.base import Command, Figure
-from reports.figures.blocks import count_range
+from reports.figures.parts import style
+from reports.figures.parts.base import Command, Figure
+from reports.figures.parts.blocks import count_range
 from reports.names import proper_name
+from reports.runs.study import Study
 from reports.stats.intervals import performance_profile
 from reports.stats.permutation import LEVEL
 from reports.stats.ranking import Ranks, ranks
-from reports.study import Study
 
 METRIC, BASELINE = "mae", "none"
 RANKS = ("rank", "blocks", "blocks_left_out", "p", "difference", "cliques")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from reports.figures import batch, forest, kinds, latents, mechanism, occlusion, radar, ranks, sweeps, tsne
-from reports.figures.base import Figure
+from reports.figures.parts.base import Figure
 
 FIGURES: tuple[Figure, ...] = (
     latents.FIGURE,

@@ -21,13 +21,13 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLoc
 
 from harness.metrics import DIRECTION
 from reports import commands
-from reports.figures import style
-from reports.figures.base import Command, Figure
-from reports.figures.blocks import count_range
+from reports.figures.parts import style
+from reports.figures.parts.base import Command, Figure
+from reports.figures.parts.blocks import count_range
 from reports.names import METRIC_NAMES, proper_name
+from reports.runs.study import Study
 from reports.stats.intervals import FEWEST
 from reports.stats.settings import GROUP, LEVEL, settings_table, verdicts
-from reports.study import Study
 
 METHOD = "ms_mix"
 COLUMNS = (

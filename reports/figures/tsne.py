@@ -15,12 +15,12 @@ from matplotlib.lines import Line2D
 from threadpoolctl import threadpool_limits
 
 from reports import commands
-from reports.figures import style
-from reports.figures.base import Command, Figure
 from reports.figures.latents import KINDS, PLACE, load_samples, rounded, sampled_runs
+from reports.figures.parts import style
+from reports.figures.parts.base import Command, Figure
 from reports.figures.projection import bounded_perplexity, scaling, stacked, standardised, tsne
 from reports.names import proper_name
-from reports.study import Study
+from reports.runs.study import Study
 
 COLUMNS = ("dataset", "backbone", "seed", "method", "kind", "x", "y", "label", "perplexity")
 PREFERRED = ("ms_mix", "powmix")

@@ -11,7 +11,7 @@ import pandas as pd
 from reports.claims.answers import TABLE, Answer, against_name, part_metric, places
 from reports.claims.claim import NOT_TESTED, SUPPORTED, UNDECIDED, Part
 from reports.names import dataset_name, method_name, signed
-from reports.study import Study
+from reports.runs.study import Study
 from reports.tables.table import BEST, DASH, OTHER, Column, Table, Value
 from reports.tables.table import Part as TablePart
 

@@ -22,7 +22,7 @@ from harness.errors import visible
 from reports.page.claims import ClaimRow
 from reports.page.picture import EDGE, NAMES, Picture
 from reports.page.picture import WIDTH as PICTURE
-from reports.study import STATES
+from reports.runs.study import STATES
 from reports.tables.table import BEST, SECOND, Column, Part, Table, Value
 
 LIMIT = 9_500_000
@@ -67,7 +67,7 @@ class Failure:
 class Report:
     """The contents of a page as plain text.
 
-    synthetic: suffix of the title, see `reports.study.Study.stand_in`. counts: state -> number of cells.
+    synthetic: suffix of the title, see `reports.runs.study.Study.stand_in`. counts: state -> number of cells.
     requested_note: text below the counts. summary: sentences. notes: headings and their sentences.
     claims: a row per claim. decisions: what would decide claims, in words, as a command, and the ids of these
     claims. pictures: of the gains, one per metric. runs_link: address of all runs of the study. ui: command

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from reports.names import METRIC_NAMES, dataset_name, method_name, signed
+from reports.runs.study import Study
 from reports.stats.comparison import BASELINE, clean, paired
-from reports.study import Study
 from reports.tables.seed_means import place
 
 WIDTH, NAMES, EDGE = 640, 150, 12

@@ -15,8 +15,8 @@ from methods import METHODS
 from reports import commands
 from reports.claims import answers as claims
 from reports.claims.reader import read_claims
-from reports.figures import style
-from reports.figures.base import Figure
+from reports.figures.parts import style
+from reports.figures.parts.base import Figure
 from reports.figures.registry import FIGURES
 from reports.names import backbone_name, dataset_name
 from reports.page import summary
@@ -24,7 +24,7 @@ from reports.page.claims import claim_rows, claims_table
 from reports.page.departures import departures
 from reports.page.html import Failure, PageFigure, Report, page
 from reports.page.picture import pictures
-from reports.study import OUTCOMES, Study
+from reports.runs.study import OUTCOMES, Study
 from reports.tables import sweeps
 from reports.tables.clips import clip_table
 from reports.tables.cost import cost_table

@@ -12,11 +12,11 @@ from harness.files import safe_name
 from reports import commands
 from reports.names import METRIC_NAMES, method_name, proper_name, signed
 from reports.page.verdicts import by_dataset, p_text
+from reports.runs.study import Study
 from reports.stats import comparison
 from reports.stats.comparison import BASELINE, VERDICTS
 from reports.stats.permutation import LEVEL
 from reports.stats.ranking import ranks
-from reports.study import Study
 from reports.tables.seed_means import place
 from reports.tables.table import BEST, OTHER, Column, Part, Table, Value
 

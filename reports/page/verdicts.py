@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 from reports.names import dataset_name, method_name, signed
+from reports.runs.study import Study
 from reports.stats.intervals import FEWEST
-from reports.study import Study
 from reports.tables.seed_means import place
 
 Row = Mapping[Any, Any]

@@ -1,7 +1,7 @@
 """Statistics of a sweep: settings ranked by their objective, a permutation test, and verdicts in words.
 
-All functions are pure; their input is the tidy frame of trials, see `reports.trials`. Verdicts on the test
-split need ``clips``, the predictions of the runs, and ``margins``, see `reports.stats.comparison`.
+All functions are pure; their input is the tidy frame of trials, see `reports.runs.trials`. Verdicts on the
+test split need ``clips``, the predictions of the runs, and ``margins``, see `reports.stats.comparison`.
 """
 
 from __future__ import annotations

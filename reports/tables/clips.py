@@ -10,8 +10,8 @@ import pandas as pd
 from harness.data.dataset import videos_of
 from reports import commands
 from reports.names import dataset_name, method_name, signed
+from reports.runs.study import Study
 from reports.stats.kinds import BY_CLIP, gains_by_clip
-from reports.study import Study
 from reports.tables.seed_means import place
 from reports.tables.table import DASH, Column, Part, Table, Value
 

@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 
 from reports import commands
-from reports.frame import is_ablation, named
 from reports.names import proper_name
+from reports.runs.frame import is_ablation, named
+from reports.runs.study import Study
 from reports.stats.comparison import BASELINE
 from reports.stats.intervals import t_interval
-from reports.study import Study
 from reports.tables.scores import no_cells
 from reports.tables.seed_means import place
 from reports.tables.table import DASH, Column, Part, Table, Value

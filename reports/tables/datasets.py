@@ -14,7 +14,7 @@ from harness.data.labels import interval
 from harness.study.description import twins_sentence
 from reports import commands
 from reports.names import dataset_name
-from reports.study import Study
+from reports.runs.study import Study
 from reports.tables.seed_means import place
 from reports.tables.table import DASH, Column, Part, Table, Value
 

@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 
 from harness.metrics import DIRECTION
-from reports.frame import named
 from reports.names import METRIC_NAMES, backbone_name, dataset_name, method_name
-from reports.study import Study
+from reports.runs.frame import named
+from reports.runs.study import Study
 from reports.tables.published import KEYS, of_backbones, published
 from reports.tables.scores import format_score, heading
 from reports.tables.seed_means import place

@@ -8,8 +8,8 @@ from importlib import resources
 
 import pandas as pd
 
+from reports.runs.study import Study
 from reports.stats.comparison import BASELINE
-from reports.study import Study
 
 LABEL = "none (published)"
 KEYS = ("dataset", "backbone", "method", "metric")

@@ -15,10 +15,10 @@ import pandas as pd
 from harness.config.tuned import tuned_label
 from harness.metrics import DIRECTION, METRICS
 from methods import METHODS
-from reports.frame import is_ablation
 from reports.names import METRIC_NAMES, base_method, proper_name
+from reports.runs.frame import is_ablation
+from reports.runs.study import Study
 from reports.stats.comparison import BASELINE
-from reports.study import Study
 from reports.tables.published import SOURCE, published_numbers
 from reports.tables.seed_means import CONDITIONS
 from reports.tables.table import BEST, DASH, OTHER, SECOND, Column, Part, Table, Value

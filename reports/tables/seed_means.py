@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from harness.metrics import METRICS
-from reports.frame import check_frame, is_ablation, named
+from reports.runs.frame import check_frame, is_ablation, named
 from reports.stats.comparison import BASELINE, Clips, intervals, paired_everywhere
 
 CONDITIONS = ("occlusion_protocol", "occlusion_ratio")
@@ -25,7 +25,7 @@ def main_numbers(
     """Average the test scores of clean input over seeds.
 
     Args:
-        frame: the tidy frame (see `reports.frame.load_frame`) of one study.
+        frame: the tidy frame (see `reports.runs.frame.load_frame`) of one study.
         kind_of: data set -> kind of metrics, a key of ``harness.metrics.METRICS``.
         order: names of data sets, backbones and methods that come first, in this order; other names follow
             alphabetically, ``none`` before other methods and variants after their method.
@@ -35,8 +35,8 @@ def main_numbers(
     Returns:
         One row per (data set, backbone, method, metric) in the order of the table, with the columns
         ``dataset, backbone, method, kind, metric, mean, std, n, undefined, seeds, verdict``. Methods have the
-        names of `reports.frame.named`; ``attrs["outdated"]`` and ``attrs["superseded"]`` count cells that it
-        leaves out. Ablations are left out, see `ablation_numbers`. The mean is over ``n`` defined values;
+        names of `reports.runs.frame.named`; ``attrs["outdated"]`` and ``attrs["superseded"]`` count the cells
+        left out. Ablations are left out, see `ablation_numbers`. The mean is over ``n`` defined values;
         ``undefined`` values are NaN; ``seeds`` counts distinct seeds. A combination without results has 0 in
         all three. ``verdict``: that of the comparison with `none`, "" for `none` itself.
 

@@ -15,6 +15,7 @@ import pandas as pd
 
 from harness.files import safe_name
 from reports.names import proper_name
+from reports.runs.study import Study
 from reports.stats.intervals import FEWEST
 from reports.stats.settings import (
     ENDS,
@@ -27,7 +28,6 @@ from reports.stats.settings import (
     value_text,
     verdict,
 )
-from reports.study import Study
 from reports.tables.table import DASH, Column, Part, Table, Value
 
 NOTES = (

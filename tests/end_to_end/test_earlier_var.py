@@ -18,7 +18,7 @@ from harness.matrix import RESULTS_VERSION, Cell
 from harness.tracking.tracker import Tracker
 from reports.build import main as build
 from reports.export import main as export
-from reports.frame import IDENTITY
+from reports.runs.frame import IDENTITY
 from sweeps.run import main as sweep
 from tests.support.paths import GOLDEN
 

@@ -20,7 +20,7 @@ from harness.plan import make_plan
 from harness.study.display import LiveDisplay, show_datasets
 from harness.tracking.tracker import Tracker
 from reports.export import main as export
-from reports.figures import style
+from reports.figures.parts import style
 from reports.mlflow_links import LOCAL, Links
 from reports.page.html import Failure, Report, page
 from reports.tables.markup import LATEX

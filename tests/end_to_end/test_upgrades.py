@@ -11,10 +11,10 @@ from harness.tracking.tags import Trial
 from harness.tracking.tracker import Tracker
 from methods import METHODS
 from reports import build, export
-from reports.frame import load_frame
-from reports.study import load_study
-from reports.study_runs import StudyRuns
-from reports.trials import load_trials
+from reports.runs.frame import load_frame
+from reports.runs.study import load_study
+from reports.runs.study_runs import StudyRuns
+from reports.runs.trials import load_trials
 from tests.support.drivers.driving import comparable, copy_study, exported, run
 
 OLDER, NEWER = RESULTS_VERSION - 1, RESULTS_VERSION + 1

@@ -11,7 +11,7 @@ from collections import Counter
 from importlib import metadata
 from pathlib import Path
 
-from harness.data.memory_limit import SPARE, TIMES
+from harness.data.strict.memory_limit import SPARE, TIMES
 from tests.fuzz.runner import BAD, CASE_S, GOOD, run_cases
 from tests.fuzz.stored import TARGETS
 

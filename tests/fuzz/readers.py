@@ -12,10 +12,10 @@ from pathlib import Path
 from harness.data.labels import LabelScale
 from harness.data.layouts import hdf5
 from harness.data.layouts.hdf5_arrays import arrays_of
-from harness.data.memory_limit import SPARE, TIMES
 from harness.data.mmsa import contents
 from harness.data.mmsa.reader import read_mmsa
 from harness.data.mmsa.resplit import SplitChoice
+from harness.data.strict.memory_limit import SPARE, TIMES
 from harness.data.summary import summary_lines
 from harness.errors import UserError
 from tests.fuzz.layouts import mutate_layout

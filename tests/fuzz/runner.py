@@ -28,7 +28,7 @@ import traceback
 import warnings
 from pathlib import Path
 
-from harness.data.memory_limit import SPARE, TIMES
+from harness.data.strict.memory_limit import SPARE, TIMES
 from tests.support.paths import ROOT
 
 GOOD = ("accepted", "refused")

@@ -18,8 +18,8 @@ import yaml
 
 from backbones.text import BertSettings
 from harness.config.tuned import read_tuned
-from harness.data.npy import read_npz
 from harness.data.store import file_fingerprint, load_dataset, save_dataset
+from harness.data.strict.npy import read_npz
 from harness.data.text_inputs import with_text
 from harness.errors import UserError
 from harness.launchers.job import _truth

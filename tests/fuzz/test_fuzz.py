@@ -71,7 +71,7 @@ def test_some_stored_files_end_well(cases):
 
 def test_broken_readers_are_found_out():
     """Cases after a child's crash still run."""
-    found = list(run_cases("broken", 1, range(len(BROKEN)), case_s=5))
+    found = list(run_cases("broken", 1, range(len(BROKEN)), case_s=10))
     assert [said["case"] for said in found] == list(range(len(BROKEN)))
     ends = dict(zip(BROKEN, [said["ending"] for said in found], strict=True))
     assert ends == {name: ending for name, (_, ending) in BROKEN.items()}

@@ -22,7 +22,7 @@ from harness.tracking.tracker import Tracker
 from reports import build, export, ui
 from reports.figures import sweeps
 from reports.figures.registry import FIGURES
-from reports.frame import EXPORT
+from reports.runs.frame import EXPORT
 from tests.support.drivers.driving import (
     CELLS,
     assert_each_cell_once,

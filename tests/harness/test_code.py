@@ -15,8 +15,8 @@ from harness.tracking.tracker import Tracker
 from harness.train.result import Result
 from methods import METHODS
 from reports.export import main as export
-from reports.frame import load_frame
-from reports.study_runs import StudyRuns
+from reports.runs.frame import load_frame
+from reports.runs.study_runs import StudyRuns
 from sweeps.run import main as sweep
 from tests.support.cells import make_cell
 from tests.support.drivers.driving import run

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from matplotlib.figure import Figure
 
-from reports.figures.style import styled
+from reports.figures.parts.style import styled
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from harness.plan import make_plan
 from harness.tracking.tags import result_tags
 from harness.tracking.tracker import Tracker
 from reports.export import main as export
-from reports.study import load_study
-from reports.study_runs import StudyRuns
+from reports.runs.study import load_study
+from reports.runs.study_runs import StudyRuns
 from tests.perf import made_up, scale
 
 MANY = 10 * scale.FEW

@@ -14,8 +14,8 @@ from reports.figures.registry import FIGURES
 from reports.page import summary
 from reports.page.html import page
 from reports.page.report import _report, all_tables
-from reports.study import load_study
-from reports.study_runs import StudyRuns
+from reports.runs.study import load_study
+from reports.runs.study_runs import StudyRuns
 from reports.tables.table import Table
 from reports.ui import main as ui
 from sweeps.run import main as sweep

@@ -13,7 +13,7 @@ from harness.tracking.tags import Trial
 from harness.tracking.tracker import Tracker
 from harness.train.result import Predictions, Result
 from reports import export
-from reports.frame import EXPORT, SCORES, TRIAL, load_frame, metric_kinds
+from reports.runs.frame import EXPORT, SCORES, TRIAL, load_frame, metric_kinds
 from reports.tables.seed_means import main_numbers, occlusion_numbers
 from tests.support.cells import make_cell, with_changes
 from tests.support.studies import as_latex, as_markdown, score_rows

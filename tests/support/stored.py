@@ -1,8 +1,8 @@
 """The stored study of `tests/reports/conftest.py`, opened."""
 
 from harness.tracking.tracker import Tracker
-from reports.study import load_study
-from reports.study_runs import StudyRuns
+from reports.runs.study import load_study
+from reports.runs.study_runs import StudyRuns
 
 FEW = ("methods=[none,mixup,ms_mix]", "backbones=[lmf]", "seeds=[1111,1112]")
 CELLS = 6

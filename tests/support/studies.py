@@ -15,12 +15,12 @@ from backbones.batch import MODALITIES
 from harness.config.tuned import tuned_label
 from harness.matrix import method_label
 from harness.metrics import METRICS
-from reports.frame import SCORES
 from reports.mlflow_links import LOCAL, Links
-from reports.study import OUTCOMES, SAMPLE_KEYS, Study
+from reports.runs.frame import SCORES
+from reports.runs.study import OUTCOMES, SAMPLE_KEYS, Study
+from reports.runs.trials import COLUMNS as TRIAL_COLUMNS
 from reports.tables.scores import score_table
 from reports.tables.table import Table, to_latex, to_markdown
-from reports.trials import COLUMNS as TRIAL_COLUMNS
 from tests.support.scores import CLIPS, DrawnErrors
 
 KINDS = {"synthetic_mosi": "mosi", "synthetic_mosei": "mosei", "synthetic_sims": "sims", "likert": "score"}

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from reports.runs.trials import load_trials
 from reports.stats.settings import settings_table, verdicts
-from reports.trials import load_trials
 
 SMALL = np.array([[0.50, 0.46, 0.41, 0.44, 0.49], [0.60, 0.57, 0.50, 0.55, 0.58]])
 

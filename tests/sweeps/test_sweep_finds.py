@@ -6,9 +6,9 @@ import pickle
 import pytest
 
 from harness.tracking.tracker import Tracker
+from reports.runs.study import load_study
+from reports.runs.study_runs import StudyRuns
 from reports.stats.settings import verdicts
-from reports.study import load_study
-from reports.study_runs import StudyRuns
 from sweeps.run import main
 from tests.support.delta_worlds import SETTINGS, islands, noise, plain
 from tests.support.drivers.sweeping import trials_of

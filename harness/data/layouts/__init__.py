@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.data.layouts.examples import read_examples
 from harness.data.layouts.mult import read_mult
-from harness.data.memory_limit import MemoryLimit
+from harness.data.strict.memory_limit import MemoryLimit
 
 # A function takes an unpickled dict, the file's name and its memory limit. It returns MMSA's dict (split ->
 # key -> arrays or lists, unchecked) or None for another layout, and raises UserError for a damaged one.

@@ -16,7 +16,7 @@ import numpy as np
 
 from harness.data.dataset import SPLITS
 from harness.data.layouts.names import WORD_IDS, as_text, name_clips
-from harness.data.memory_limit import MemoryLimit
+from harness.data.strict.memory_limit import MemoryLimit
 from harness.errors import UserError
 
 _FORM = "((words, visual, acoustic), label, id)"

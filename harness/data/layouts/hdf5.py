@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from harness.data.memory_limit import MemoryLimit
-from harness.data.npy import read_npz
+from harness.data.strict.memory_limit import MemoryLimit
+from harness.data.strict.npy import read_npz
 from harness.errors import UserError, file_error, printable
 
 TIMEOUT_S = 600.0

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.data.memory_limit import MemoryLimit, TooLargeError
+from harness.data.strict.memory_limit import MemoryLimit, TooLargeError
 from harness.errors import UserError, printable
 
 _FILTERS = (1, 2, 3, 4, 32000)  # deflate, shuffle, fletcher32, szip; lzf of h5py

@@ -15,7 +15,7 @@ import numpy as np
 
 from harness.data.dataset import AFTER_VIDEO, SPLITS
 from harness.data.layouts.names import as_text, name_clips
-from harness.data.memory_limit import MemoryLimit
+from harness.data.strict.memory_limit import MemoryLimit
 
 LABELS = "regression_labels"
 # MulT's key -> MMSA's; a key of MMSA's that is there stays.

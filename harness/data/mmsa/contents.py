@@ -5,11 +5,11 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
-from harness.data.file_kinds import HDF5, ZIP, describe_zip
 from harness.data.layouts.hdf5 import read_hdf5
 from harness.data.layouts.npz import nest_arrays
 from harness.data.mmsa.unpickle import load_pickle
-from harness.data.npy import read_npz
+from harness.data.strict.file_kinds import HDF5, ZIP, describe_zip
+from harness.data.strict.npy import read_npz
 from harness.errors import UserError, file_error, printable
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from harness.data.layouts.names import WORD_IDS
-from harness.data.memory_limit import MemoryLimit
 from harness.data.mmsa.split import NoNumbersError, as_numbers
-from harness.data.npy import map_array, read_npz
+from harness.data.strict.memory_limit import MemoryLimit
+from harness.data.strict.npy import map_array, read_npz
 from harness.errors import UserError, file_error, printable
 
 

@@ -6,7 +6,7 @@ import contextlib
 import re
 from collections.abc import Iterator
 
-from harness.data.memory_limit import TooLargeError
+from harness.data.strict.memory_limit import TooLargeError
 from harness.errors import UserError
 
 _MAX_CHARACTERS = 900

@@ -19,7 +19,6 @@ from backbones.batch import MODALITIES
 from harness.data.dataset import SPLITS, Dataset, Split
 from harness.data.labels import LabelScale
 from harness.data.layouts import recognise
-from harness.data.memory_limit import MemoryLimit
 from harness.data.mmsa.align import align
 from harness.data.mmsa.arrays import absent_array, absent_modalities, read_array, read_lengths, read_tokens
 from harness.data.mmsa.contents import load_content
@@ -28,6 +27,7 @@ from harness.data.mmsa.ids import name_rows, read_ids
 from harness.data.mmsa.problems import Problems
 from harness.data.mmsa.resplit import OWN_SPLITS, SplitChoice
 from harness.data.mmsa.split import LABELS, MmsaSplit, Notes, list_names, printable_names
+from harness.data.strict.memory_limit import MemoryLimit
 from harness.errors import UserError, nearest
 
 CLASSES = "classification_labels"

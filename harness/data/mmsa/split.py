@@ -10,7 +10,7 @@ from typing import Any, SupportsInt
 import numpy as np
 
 from backbones.batch import MODALITIES
-from harness.data.memory_limit import MemoryLimit
+from harness.data.strict.memory_limit import MemoryLimit
 from harness.errors import UserError, nearest, printable
 
 # (modality, change, unit) -> counts, one text per split

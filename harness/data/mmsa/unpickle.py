@@ -17,8 +17,6 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from harness.data.file_kinds import HEAD_BYTES, describe, describe_objects
-from harness.data.memory_limit import MemoryLimit
 from harness.data.mmsa.safe_globals import (
     SAFE_GLOBALS,
     SETS,
@@ -30,6 +28,8 @@ from harness.data.mmsa.safe_globals import (
     plain_keys,
     reconstruct,
 )
+from harness.data.strict.file_kinds import HEAD_BYTES, describe, describe_objects
+from harness.data.strict.memory_limit import MemoryLimit
 from harness.errors import UserError, file_error, printable
 
 PROTOCOLS = range(2, 6)

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from backbones.batch import MODALITIES
-from harness.data import memory_limit
 from harness.data.labels import LabelScale
 from harness.data.mmsa.reader import read_mmsa
 from harness.data.mmsa.unpickle import load_pickle
+from harness.data.strict import memory_limit
 from harness.errors import UserError
 from tests.fuzz import programs
 from tests.fuzz.contents import endless, nested_objects, no_text, shared, shared_arrays

@@ -10,9 +10,9 @@ import pytest
 
 from harness.data.dataset import SPLITS
 from harness.data.labels import LabelScale
-from harness.data.memory_limit import TooLargeError
 from harness.data.mmsa.reader import read_mmsa
 from harness.data.mmsa.resplit import OWN_SPLITS, SplitChoice
+from harness.data.strict.memory_limit import TooLargeError
 from harness.errors import UserError
 from tests.harness.data.layout_files import hdf5, layout_bytes, make_clips, mult_mosi
 

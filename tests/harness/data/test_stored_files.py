@@ -13,9 +13,9 @@ import yaml
 from transformers import BertConfig, BertModel
 
 from harness.config.safe_yaml import MOST_YAML, load_yaml
-from harness.data.npy import check_npz, map_array, read_npz
 from harness.data.pretrained import find_model
 from harness.data.store import load_dataset, save_dataset
+from harness.data.strict.npy import check_npz, map_array, read_npz
 from harness.errors import UserError
 from harness.train.checkpoint import Checkpoint, serialize
 from tests.fuzz.programs import CANARY

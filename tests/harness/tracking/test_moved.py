@@ -7,8 +7,8 @@ import pytest
 from harness.tracking.tracker import Tracker
 from reports.build import main as report
 from reports.export import main as export
-from reports.study import load_study
-from reports.study_runs import StudyRuns
+from reports.runs.study import load_study
+from reports.runs.study_runs import StudyRuns
 from tests.support.drivers.driving import CELLS, copy_study, exported, run
 
 STUDY = ("backbones=[lmf]", "methods=[none,mixup]", "occlusion.ratios=[0]", "train.max_epochs=1")

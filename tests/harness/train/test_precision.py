@@ -35,7 +35,7 @@ from harness.train.splits import load_splits
 from harness.train.step import step_losses
 from methods import METHODS
 from methods.base import interpolate
-from reports.frame import environment
+from reports.runs.frame import environment
 from tests.perf.gpu_cells import random_bert
 from tests.support.builders import PAIRS, make_batch, make_sizes, small_backbone, small_cell
 

@@ -13,7 +13,7 @@ from reports.claims.answers import answers, answers_json
 from reports.claims.reader import read_claims
 from reports.page.claims import claim_rows, claims_table
 from reports.page.html import Report, page
-from reports.study_runs import StudyRuns
+from reports.runs.study_runs import StudyRuns
 from tests.reports.claims.test_reader import text
 from tests.support.browser import Reader
 from tests.support.drivers.driving import Tracker

@@ -13,8 +13,9 @@ from scipy.stats import t, ttest_1samp
 
 from harness.metrics import DIRECTION
 from reports import commands
-from reports.figures import forest, kinds, mechanism, occlusion, radar, style, sweeps
+from reports.figures import forest, kinds, mechanism, occlusion, radar, sweeps
 from reports.figures import ranks as ranking
+from reports.figures.parts import style
 from reports.page.report import place
 from reports.stats.comparison import clean
 from tests.support.studies import empty_study, make_study

@@ -18,7 +18,8 @@ from sklearn.decomposition import PCA
 from backbones.batch import MODALITIES
 from harness.errors import StoreError
 from reports import commands
-from reports.figures import batch, latents, style, tsne
+from reports.figures import batch, latents, tsne
+from reports.figures.parts import style
 from reports.figures.projection import kl_estimate
 from tests.support.paths import ROOT
 from tests.support.studies import empty_study, harm, make_samples, make_study, with_samples

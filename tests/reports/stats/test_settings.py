@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
+from reports.runs.trials import load_trials
 from reports.stats.settings import Verdict, identical_columns, ranked, settings_table, value_text, verdicts
-from reports.trials import load_trials
 from tests.support.sweeps import SMALL, Sweep, delta_sweep, table_of, verdict
 
 NAN = math.nan

@@ -6,9 +6,9 @@ import math
 import numpy as np
 import pytest
 
+from reports.runs.trials import load_trials
 from reports.stats.permutation import permutation_p
 from reports.stats.settings import compared_runs, verdicts
-from reports.trials import load_trials
 from tests.support.scores import STILL, SwingingClips
 from tests.support.sweeps import SMALL, Sweep, delta_sweep, sentence, table_of, verdict
 

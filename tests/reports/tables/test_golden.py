@@ -13,8 +13,8 @@ from reports.figures.registry import FIGURES
 from reports.mlflow_links import LOCAL, Links
 from reports.page import summary
 from reports.page.report import all_tables, write
+from reports.runs.study import Study
 from reports.stats.settings import verdicts
-from reports.study import Study
 from reports.tables.table import to_latex, to_markdown
 from tests.support.paths import GOLDEN
 from tests.support.scores import STILL
@@ -67,7 +67,7 @@ def test_the_tables_are_the_committed_ones_whatever_the_order_of_rows(update):
 
 
 def test_every_figure_and_the_page_of_it(tmp_path, monkeypatch):
-    monkeypatch.setattr("reports.figures.style.ENDINGS", ("svg",))
+    monkeypatch.setattr("reports.figures.parts.style.ENDINGS", ("svg",))
     study = golden_study()
     write(study, tmp_path)
     page = (tmp_path / "index.html").read_text()

@@ -78,7 +78,7 @@ def test_only_runs_of_the_same_method_on_real_data_count():
 
 def test_nothing_but_this_table_shows_the_best_test_epoch(tmp_path, monkeypatch):
     """With test curves, all other files of the report keep their bytes, and so do the other tables."""
-    monkeypatch.setattr("reports.figures.style.ENDINGS", ("svg",))
+    monkeypatch.setattr("reports.figures.parts.style.ENDINGS", ("svg",))
     monkeypatch.setattr(report, "FIGURES", report.FIGURES[-3:])
     plain = golden_study()
     tests = plain.frame[(plain.frame["split"] == "test") & (plain.frame["occlusion_ratio"] == 0)]

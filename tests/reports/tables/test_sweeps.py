@@ -9,9 +9,9 @@ import pandas as pd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reports.runs.trials import load_trials
 from reports.tables.sweeps import file_name, sweep_tables
 from reports.tables.table import write_table
-from reports.trials import load_trials
 from tests.support.studies import empty_study
 from tests.support.sweeps import SMALL, Sweep, delta_sweep
 

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from harness.metrics import METRICS
-from reports.frame import SCORES
 from reports.names import method_name
+from reports.runs.frame import SCORES
 from reports.tables.seed_means import ablation_numbers, main_numbers, occlusion_numbers
 from tests.support.scores import STILL, SwingingClips
 from tests.support.studies import as_latex, as_markdown, as_table

@@ -8,8 +8,8 @@ import pytest
 
 from harness.errors import StoreError
 from harness.train.result import Predictions
-from reports.clips import SplitClips, StudyClips
-from reports.predictions import load_predictions
+from reports.runs.clips import SplitClips, StudyClips
+from reports.runs.predictions import load_predictions
 from reports.stats.clips import video_moves
 
 IDS = np.array(["a$_$0", "a$_$1", "b$_$0", "c$_$0", "c$_$1", "c$_$2"])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reports.figures import style
+from reports.figures.parts import style
 from reports.names import proper_name
 from reports.stats.intervals import stratified_interval
 

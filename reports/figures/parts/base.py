@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 from matplotlib.figure import Figure as Drawing
 
-from reports.study import Study
+from reports.runs.study import Study
 
 Command = Callable[[str], str]
 """Returns the shell command of a sweep of the study, see `reports.commands.sweep`."""

@@ -17,9 +17,9 @@ from harness.tracking.codes import of_one_code
 from harness.tracking.tags import label_of
 from harness.tracking.tracker import SWEEP, Run
 from harness.tracking.versions import chosen, shown_sentences, version_of
-from reports.selection import Requests, left_out, requests_of
+from reports.runs.selection import Requests, left_out, requests_of
+from reports.runs.study_runs import RunSource, StudyRuns
 from reports.stats.settings import STATES
-from reports.study_runs import RunSource, StudyRuns
 
 COLUMNS = (
     *("study", "dataset", "backbone", "method", "settings", "seed", "occlusion_protocol", "occlusion_ratio"),
@@ -39,7 +39,7 @@ WATCHED = {"epoch": "mix_", "mechanism": ""}
 IDENTITY = ("data_fingerprint", "configuration")
 """Columns that identify the data and all settings of a cell but its seed and occlusion ratios."""
 EXPORT = (*COLUMNS[:-2], *IDENTITY, *COLUMNS[-2:], "resolved")
-"""Columns of the export, in order; ``resolved``: see `reports.study_runs.StudyRuns.resolved`."""
+"""Columns of the export, in order; ``resolved``: see `reports.runs.study_runs.StudyRuns.resolved`."""
 TRIAL = ("sweep", "trial")
 """Columns that identify a trial, within a data set and backbone; the export of sweeps ends with them."""
 EXTRA = ("label", "variant", "tuned", "tuned_backbone", "outdated", "superseded", "environment", *IDENTITY)
@@ -61,7 +61,7 @@ def load_frame(source: RunSource, sweep: str | None = None, requests: Requests |
     ``superseded``, see `left_out`; ``environment``: device, torch, results version, precision; `IDENTITY`.
     ``attrs["sweeps"]`` is true if the frame is empty although the study has trials of sweeps.
 
-    requests: see `reports.selection`; None: nothing is known of them.
+    requests: see `reports.runs.selection`; None: nothing is known of them.
     sweep: load the cells of this sweep's trials; ``settings`` then includes the trial's parameters, a cell
     has rows for each distinct value of it, and the columns `TRIAL` follow (of equal trials: the first
     complete, else pruned, else failed one). None: load all cells except those trained only for sweeps.

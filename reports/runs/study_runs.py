@@ -25,7 +25,7 @@ from harness.tracking.codes import one_per_cell
 from harness.tracking.tags import settings_tree
 from harness.tracking.tracker import Run, Tracker
 from harness.train.result import Predictions
-from reports.predictions import load_predictions
+from reports.runs.predictions import load_predictions
 
 Numbers = dict[str, dict[str, float]]
 NAMED = (*APART, "dataset", "backbone", "method", "fingerprint")

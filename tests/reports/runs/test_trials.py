@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from reports.trials import COLUMNS, load_trials
+from reports.runs.trials import COLUMNS, load_trials
 from tests.support.sweeps import Sweep, table_of
 
 NAN = math.nan

@@ -15,9 +15,9 @@ from typing import Any
 import pandas as pd
 
 from harness.tracking.tracker import Run
-from reports.frame import of_one_version, trial_order
+from reports.runs.frame import of_one_version, trial_order
+from reports.runs.study_runs import RunSource
 from reports.stats.settings import GROUP
-from reports.study_runs import RunSource
 
 TRIAL = ("trial", "state", "reason", "params", "default", "objective", "objective_value", "synthetic")
 COLUMNS = (*GROUP, *TRIAL, "seed", "split", "metric", "value", "run_id")

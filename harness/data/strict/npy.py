@@ -20,7 +20,7 @@ from typing import IO, Literal
 
 import numpy as np
 
-from harness.data.memory_limit import MemoryLimit
+from harness.data.strict.memory_limit import MemoryLimit
 from harness.errors import printable
 
 _MAGIC = b"\x93NUMPY\x01\x00"

@@ -9,10 +9,10 @@ from backbones import BACKBONES
 from backbones.base import KINDS, resolve_settings
 from harness.tracking.tags import flatten
 from harness.tracking.tracker import Run, Tracker
-from reports.clips import StudyClips
-from reports.frame import version_notes
 from reports.names import backbone_name, dataset_name
-from reports.study_runs import StudyRuns
+from reports.runs.clips import StudyClips
+from reports.runs.frame import version_notes
+from reports.runs.study_runs import StudyRuns
 
 PREFIX = "backbone_settings."
 

@@ -13,7 +13,7 @@ from harness.data.dataset import videos_of
 from harness.metrics import METRICS
 from harness.tracking.tracker import Run
 from harness.train.result import Predictions
-from reports.predictions import split_key
+from reports.runs.predictions import split_key
 from reports.stats.clips import ClipErrors, absolute_errors, video_moves
 
 

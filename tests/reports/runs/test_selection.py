@@ -7,10 +7,10 @@ import pytest
 
 from harness.train.result import Result
 from reports.export import main as export
-from reports.frame import load_frame
-from reports.selection import left_out, requests_of
-from reports.study import load_study
-from reports.study_runs import StudyRuns
+from reports.runs.frame import load_frame
+from reports.runs.selection import left_out, requests_of
+from reports.runs.study import load_study
+from reports.runs.study_runs import StudyRuns
 from tests.support.drivers.driving import Tracker, run
 
 STUDY = ("backbones=[lmf]", "occlusion.ratios=[0]")

@@ -4,7 +4,7 @@ import math
 
 from harness.tracking.tags import KEPT_TAGS
 from harness.tracking.tracker import Tracker
-from reports.study_runs import StudyRuns
+from reports.runs.study_runs import StudyRuns
 from tests.support.stored import tracker_of
 
 

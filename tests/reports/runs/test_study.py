@@ -16,9 +16,9 @@ from harness.study.description import CODE_FILE, DATASETS_FILE, MATRIX_FILE
 from reports import commands
 from reports.figures import latents
 from reports.figures import ranks as rank_figure
-from reports.notices import PREFIX, unpublished_settings
 from reports.page import summary
 from reports.page.report import all_tables
+from reports.runs.notices import PREFIX, unpublished_settings
 from reports.stats import comparison
 from reports.stats.ranking import ranks
 from reports.tables.cost import cost_numbers

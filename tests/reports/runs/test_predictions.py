@@ -11,7 +11,7 @@ from harness.errors import StoreError
 from harness.tracking.tracker import PREDICTIONS_FILE, Tracker
 from reports import export
 from reports.export import prediction_schema, prediction_tables, write_predictions
-from reports.study_runs import StudyRuns
+from reports.runs.study_runs import StudyRuns
 
 SCHEMA = prediction_schema()
 

@@ -19,9 +19,11 @@ from harness.study.description import DATASETS_FILE, request_rows, twins
 from harness.tracking.tags import label_of
 from harness.tracking.tracker import SWEEP, Run
 from harness.tracking.versions import version_of
-from reports import notices
-from reports.clips import StudyClips
-from reports.frame import (
+from reports.mlflow_links import LOCAL, Links
+from reports.names import dataset_name
+from reports.runs import notices
+from reports.runs.clips import StudyClips
+from reports.runs.frame import (
     complete_cells,
     is_ablation,
     load_frame,
@@ -29,15 +31,13 @@ from reports.frame import (
     named,
     shown_cells,
 )
-from reports.mlflow_links import LOCAL, Links
-from reports.names import dataset_name
-from reports.selection import left_out_sentence, requests_of
+from reports.runs.selection import left_out_sentence, requests_of
+from reports.runs.study_runs import StudyRuns
+from reports.runs.trials import load_trials
 from reports.stats.clips import ClipErrors
 from reports.stats.comparison import BASELINE, clean
 from reports.stats.kinds import ErrorSource, clip_pairs
 from reports.stats.settings import compared_runs
-from reports.study_runs import StudyRuns
-from reports.trials import load_trials
 
 SAMPLE_KEYS = ("dataset", "backbone", "method", "seed", "run_id", "cell_id")
 OUTCOMES = ("cell", "state", "reason", "run_id", "dataset", "backbone", "method", "seed", "requested")
@@ -52,8 +52,8 @@ def _no_samples(run_id: str) -> dict[str, np.ndarray]:
 class Study:
     """The data of a study.
 
-    frame: tidy frame of the matrix, see `reports.frame.load_frame`. kinds: data set -> kind of metrics.
-    trials: frame of the sweeps' trials, see `reports.trials.COLUMNS`. outcomes: a row per cell that was
+    frame: tidy frame of the matrix, see `reports.runs.frame.load_frame`. kinds: data set -> kind of metrics.
+    trials: frame of the sweeps' trials, see `reports.runs.trials.COLUMNS`. outcomes: a row per cell that was
     requested or has a run, with the columns ``OUTCOMES``; ``state`` is one of ``STATES``, ``requested`` is
     whether the last call of the benchmark requested the cell. datasets: description of each data set, see
     `harness.study.description.describe_dataset`. synthetic: names of synthetic data sets. sampled: the runs

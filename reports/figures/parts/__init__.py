@@ -1,0 +1,1 @@
+"""What figures share: their interface, styles, and blocks that several draw."""
