@@ -33,6 +33,7 @@ from reports.tables.places import place_table
 from reports.tables.scores import score_table
 from reports.tables.seed_means import ablation_numbers, main_numbers, occlusion_numbers
 from reports.tables.table import Table, write_table
+from reports.tables.videos import video_table
 
 PAGE = "index.html"
 FOLDERS = ("tables", "figures", "data")
@@ -99,6 +100,7 @@ def all_tables(study: Study, comparison: pd.DataFrame) -> list[Table]:
         cost_table(study, ORDER),
         score_table(occlusion, "occlusion", occlusion_title, study, commands.occluded(study)),
         clip_table(study, ORDER),
+        video_table(study, ORDER),
     ]
 
 
