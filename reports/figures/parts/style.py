@@ -221,6 +221,8 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
             warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from font")
             for path, ending in zip(paths, ENDINGS, strict=True):
                 figure.savefig(path, metadata=metadata[ending])
+                # One layout serves all three; computing it takes as long as drawing.
+                figure.set_layout_engine("none")
     finally:
         plt.close(figure)
     return paths
