@@ -19,7 +19,14 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from harness.config.grammar import parse, parse_value, split_variant
-from harness.config.schema import Config, DatasetConfig, ReportConfig, ReportSettings, SweepCommand
+from harness.config.schema import (
+    CollectConfig,
+    Config,
+    DatasetConfig,
+    ReportConfig,
+    ReportSettings,
+    SweepCommand,
+)
 from harness.databases import redact, without_secrets
 from harness.errors import UserError, one_line, unknown
 from harness.metrics import DIRECTION
@@ -57,9 +64,21 @@ def load_sweep(arguments: Sequence[str]) -> Config:
 
 def load_report(arguments: Sequence[str]) -> ReportConfig:
     """Compose the configuration of a report command; raises UserError."""
-    config = OmegaConf.structured(ReportConfig)
-    apply(config, parse(arguments))
+    config: ReportConfig = _of_study(ReportConfig, arguments)
     _check_report(config.report)
+    return config
+
+
+def load_collect(arguments: Sequence[str]) -> CollectConfig:
+    """Compose the configuration of `harness.collect`; raises UserError."""
+    config: CollectConfig = _of_study(CollectConfig, arguments)
+    return config
+
+
+def _of_study(schema: type[Any], arguments: Sequence[str]) -> Any:
+    """Compose the configuration of a command on a study that exists; raises UserError."""
+    config = OmegaConf.structured(schema)
+    apply(config, parse(arguments))
     if not config.study:
         raise UserError("The study is missing; give study=NAME.")
     return config

@@ -202,6 +202,7 @@ class Config:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     ledger: LedgerConfig = field(default_factory=LedgerConfig)
     launcher: LauncherConfig = field(default_factory=LauncherConfig)
+    shard: str | None = None
     sweep: SweepConfig = field(default_factory=SweepConfig)
     dataset: dict[str, DatasetConfig] = field(default_factory=dict)
     method: dict[str, Any] = field(default_factory=dict)
@@ -214,6 +215,16 @@ class SweepCommand(Config):
 
     param: str | None = None
     tune: str | None = None
+
+
+@dataclass
+class CollectConfig:
+    """Configuration of `harness.collect`."""
+
+    study: str = ""
+    var_dir: str = "var"
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    ledger: LedgerConfig = field(default_factory=LedgerConfig)
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from rich import markup
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     # Commands import this module before they check the request, so its import must be fast.
     from harness.matrix import Cell
     from harness.plan import Plan
-    from harness.study.driver import StudyOutcome
 
 
 class LiveDisplay:
@@ -137,7 +136,14 @@ def mean_and_spread(values: Iterable[float]) -> str:
     return f"{defined.mean():.3f}{spread}{mark}"
 
 
-def failure_table(outcome: StudyOutcome) -> Table:
+class Failures(Protocol):
+    """Cells that have no result, of a number of cells."""
+
+    total: int
+    failed: dict[str, tuple[Cell, str]]
+
+
+def failure_table(outcome: Failures) -> Table:
     """Return a table of the cells without a result, with reasons."""
     table = Table(
         title=f"{len(outcome.failed)} of {outcome.total} cells have no result", title_justify="left"
