@@ -26,10 +26,12 @@ if TYPE_CHECKING:
     from harness.tracking.tracker import Tracker
 
 HELP = """\
-usage: python -m harness.benchmark [KEY=VALUE ...]
+usage: python -m harness.benchmark [FILE.yaml] [KEY=VALUE ...] [--dry-run]
 
 Trains methods x backbones x datasets x seeds, skips cells that have a result, and builds the report.
 
+  FILE.yaml                         the same settings in a file; those of the command line win
+  --dry-run                         print what would be trained, and how long it takes by what was measured
   profile=quick|paper               a small study, or the full matrix
   datasets=[mosi] data_root=DIR     MMSA feature files below DIR
   datasets=[mine] dataset.mine.path=FILE dataset.mine.like=mosi|mosei|sims
@@ -56,6 +58,9 @@ Trains methods x backbones x datasets x seeds, skips cells that have a result, a
 Settings and defaults: harness/conf/config.yaml; for methods and backbones: python -m harness.catalog"""
 
 
+DRY_RUN = "--dry-run"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     return run_command(_run, sys.argv[1:] if arguments is None else arguments, HELP)
@@ -64,7 +69,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str]) -> int:
     with importing():
         from harness.config.compose import given_keys, load_benchmark
+        from harness.config.study_file import expand
 
+        dry = DRY_RUN in arguments
+        arguments = expand([text for text in arguments if text != DRY_RUN])
         config = load_benchmark(arguments)
         from harness.shards.part import parse_shard
 
@@ -80,9 +88,21 @@ def _run(arguments: Sequence[str]) -> int:
     # Training takes hours, and an invalid file of claims would end it without a report.
     check_claims(config.report)
     show_datasets(console, plan)
+    if dry:
+        return _show_plan(config, plan, console)
     if shard is not None:
         return _train_shard(config, plan, shard, console, arguments)
     return _drive(config, plan, console, arguments)
+
+
+def _show_plan(config: Any, plan: Plan, console: Console) -> int:
+    """Print what the command would train, and return the exit status."""
+    from harness.config.compose import var_path
+    from harness.study.dry_run import show_plan
+
+    stored = config.tracking.uri is not None or (var_path(config) / "mlflow.db").exists()
+    show_plan(console, plan, config, stored)
+    return 0
 
 
 def _drive(config: Any, plan: Plan, console: Console, arguments: Sequence[str]) -> int:

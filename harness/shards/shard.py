@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from harness.config.compose import path_of, var_path
+from harness.config.compose import path_of, resolved_study_file, var_path
 from harness.errors import StoreError
 from harness.files import safe_name
 from harness.launchers.base import Job, Launcher
@@ -57,7 +57,8 @@ def train_shard(
     var_dir = var_path(config)
     folder = shard_folder(var_dir, plan.study)
     # A shard's name is no part of the request that all shards share.
-    write_request(folder, announcement(plan, [text for text in arguments if not text.startswith("shard=")]))
+    shared = [text for text in arguments if not text.startswith("shard=")]
+    write_request(folder, announcement(plan, shared, resolved_study_file(config)))
     checkpoints = (var_dir / "checkpoints" / safe_name(plan.study)).absolute()
     results = UnloggedResults(folder)
     return ShardDriver(
@@ -101,7 +102,7 @@ class ShardDriver:
         cells = self.shard.of(self.plan.cells)
         pending = deque(cell for cell in cells if not self._has_result(cell))
         outcome = ShardOutcome(len(cells), len(cells) - len(pending))
-        self.display.begin(outcome.total, outcome.done_before)
+        self.display.begin(outcome.total, outcome.done_before, pending)
         tags = provenance()
         started: dict[str, float] = {}
         while pending or started:

@@ -138,7 +138,8 @@ def _result(folder: Path) -> Result:
 def _announcement(stored: Any) -> Announcement:
     """Rebuild an announcement; raises one of `DAMAGE` where its form is not that of `write_request`."""
     said = Announcement(**stored)
-    texts = [said.description, *(said.arguments or ()), *said.code["code"], *said.code["texts"].values()]
+    texts = [said.description, said.study_file, *(said.arguments or ())]
+    texts += [*said.code["code"], *said.code["texts"].values()]
     if said.arguments is None or not all(isinstance(text, str) for text in texts):
         raise ValueError("a text is missing")
     for row in said.rows:

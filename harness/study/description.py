@@ -21,7 +21,7 @@ from harness.matrix import Cell
 from harness.plan import Plan
 from methods import METHODS
 
-DATASETS_FILE, MATRIX_FILE, CODE_FILE = "datasets.json", "matrix.json", "code.json"
+DATASETS_FILE, MATRIX_FILE, CODE_FILE, STUDY_FILE = "datasets.json", "matrix.json", "code.json", "study.yaml"
 MATRIX_COLUMNS = ("cell_id", "cell", "dataset", "backbone", "method", "seed", "train_ratio")
 MOST_NAMES = 50  # of each kind: stores limit a description to 8,000 characters or more
 
@@ -52,6 +52,7 @@ class Announcement:
 
     datasets: name -> see `describe_dataset`. code: see `code_of`. arguments: of the command, if the plan's
     cells are the study's matrix. rows: of ``MATRIX_COLUMNS``, one per cell. description: a paragraph.
+    study_file: the resolved settings, see `harness.config.study_file`.
     """
 
     datasets: Mapping[str, Any]
@@ -59,6 +60,7 @@ class Announcement:
     arguments: Sequence[str] | None = None
     rows: Sequence[Sequence[Any]] = ()
     description: str | None = None
+    study_file: str | None = None
 
     def files(self, known: Callable[[str], str | None]) -> dict[str, str]:
         """Return file name -> text. known: returns the stored text of a file, with which this is merged."""
@@ -68,18 +70,18 @@ class Announcement:
         }
         if self.arguments is not None:
             files[MATRIX_FILE] = matrix_text(self.rows, self.arguments, known(MATRIX_FILE))
-        return files
+        return files | ({STUDY_FILE: self.study_file} if self.study_file is not None else {})
 
 
-def announcement(plan: Plan, arguments: Sequence[str] | None) -> Announcement:
-    """Describe a plan. arguments: of the command, if the plan's cells are the study's matrix."""
+def announcement(plan: Plan, arguments: Sequence[str] | None, study_file: str | None = None) -> Announcement:
+    """Describe a plan. arguments, study_file: of the command, if the plan's cells are the study's matrix."""
     datasets = {name: describe_dataset(data) for name, data in plan.datasets.items()}
     if arguments is None:
         return Announcement(datasets, code_of(plan))
     # Only addresses are redacted: a path may contain an @.
     shown = [redact(argument) if "://" in argument else argument for argument in arguments]
     rows = [_request_row(plan, cell) for cell in plan.cells]
-    return Announcement(datasets, code_of(plan), shown, rows, describe(plan))
+    return Announcement(datasets, code_of(plan), shown, rows, describe(plan), study_file)
 
 
 def matrix_text(rows: Sequence[Sequence[Any]], arguments: Sequence[str], known: str | None = None) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.claims.ledger import Ledger
+from harness.config.compose import resolved_study_file
 from harness.databases import sqlite_uri
 from harness.files import locked
 from harness.launchers.base import Launcher
@@ -53,7 +54,8 @@ class Session:
         checkpoints = tracker.folder("checkpoints").absolute()
         job_of = jobs_of(config, self.plan, self.device, tracker.var_dir, checkpoints, self.display.say)
         with open_ledger(config, tracker, self.display, unlogged) as ledger:
-            announce(tracker, announcement(self.plan, self.arguments if request else None))
+            said = announcement(self.plan, self.arguments, resolved_study_file(config)) if request else None
+            announce(tracker, said or announcement(self.plan, None))
             writer = Writer(tracker, ledger, unlogged, provenance(), checkpoints, labels)
             return Driver(
                 make_queue(writer),
