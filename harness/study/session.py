@@ -10,8 +10,9 @@ from typing import Any
 
 from harness.claims.ledger import Ledger
 from harness.config.compose import resolved_study_file
-from harness.databases import sqlite_uri
-from harness.files import locked
+from harness.databases import sqlite_path, sqlite_uri
+from harness.errors import UserError
+from harness.files import locked, network_disk
 from harness.launchers.base import Launcher
 from harness.matrix import Cell
 from harness.plan import Plan
@@ -79,7 +80,24 @@ def open_ledger(
     retry = Retry(config.tracking.patience_s, display.trouble, unlogged.state)
     with Ledger(uri, tracker.study, **times) as ledger, tracker.retrying(retry):
         ledger.retry = retry
+        _check_disk((uri, tracker.uri), ledger, display)
         yield ledger
+
+
+def _check_disk(uris: Sequence[str], ledger: Ledger, display: LiveDisplay) -> None:
+    """Warn of databases in files on a network disk; raise UserError if another host uses them, too."""
+    paths = [path for uri in uris if (path := sqlite_path(uri)) is not None]
+    found = [(path, kind) for path in paths if (kind := network_disk(path))]
+    if not found:
+        return
+    path, kind = found[0]
+    reason = f"{str(path)!r} lies on a network disk ({kind}), on which SQLite is not safe between machines"
+    advice = (
+        "use shards (shard=1/4, then python -m harness.collect), or a server (tracking.uri=, ledger.uri=)"
+    )
+    if ledger.works_elsewhere():
+        raise UserError(f"Another machine works on this study, and {reason}; {advice}.")
+    display.say(f"{reason}. Use this study from one machine at a time; for several, {advice}.")
 
 
 def announce(tracker: Tracker, said: Announcement) -> None:
