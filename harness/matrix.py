@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from backbones.base import BackboneSettings
+from backbones.batch import MODALITIES
 from backbones.text import TextSettings
 from methods.base import MethodSettings
 
@@ -22,6 +23,8 @@ APART = ("seed", "ratios", "train_ratio")
 # Fields that came later, with the values that cells had before: they count only where they differ, so that
 # the ids of earlier cells stay.
 LATER = {"label_center": 0.0, "standardize": False, "test_curve": False}
+# The same for the settings of methods.
+LATER_SETTINGS = {"only": list(MODALITIES)}
 # A word that YAML reads as a string, not as a number, a boolean or null.
 PLAIN_WORD = re.compile(r"(?!(?:true|false|null|nan|inf)$)[a-z][a-z_]*")
 
@@ -108,9 +111,14 @@ def _fields(settings: Any) -> dict[str, Any]:
     return {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
 
 
+def _identifying(settings: Any) -> dict[str, Any]:
+    """Return the fields of settings, without those that came later and have no effect."""
+    return {k: v for k, v in _fields(settings).items() if k not in LATER_SETTINGS or v != LATER_SETTINGS[k]}
+
+
 def _digest(values: Mapping[str, Any]) -> str:
     """Return the hash of values, which may include dataclasses, as 16 hex digits."""
-    text = json.dumps(values, sort_keys=True, default=_fields)
+    text = json.dumps(values, sort_keys=True, default=_identifying)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

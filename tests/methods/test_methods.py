@@ -167,7 +167,7 @@ def test_mixing_is_a_function_of_its_arguments(name):
 def test_mixed_rows_are_not_all_clean_rows(name):
     latents, labels = make_latents("vectors", 9), make_labels(9, 3.0)
     mixed = run_method(make_method(name), latents, labels)
-    for m in MODALITIES:
+    for m in MODALITIES if name != "av_mc" else ("audio", "vision"):
         nearest = torch.cdist(mixed.latents.values[m], latents.values[m]).min(1).values
         assert (nearest > 1e-3).sum() >= len(mixed) / 3
 

@@ -76,7 +76,12 @@ def test_each_method_and_each_figure_has_a_space_and_methods_the_same_ranges():
         assert space.name == name
         assert (space.method, space.sampler) == (("ms_mix", "grid") if name in GRIDS else (name, "tpe"))
         settings = METHODS[space.method].Settings
-        fields = {f.name for f in dataclasses.fields(settings)} - {*settings.components, "mode", "mix_loss"}
+        fields = {f.name for f in dataclasses.fields(settings)} - {
+            *settings.components,
+            "mode",
+            "mix_loss",
+            "only",
+        }
         assert set(space.settings) <= fields
         # Only xi2 * beta enters the loss, and xi2 is varied.
         assert name != "ms_mix" or set(space.settings) == fields - {"beta"}

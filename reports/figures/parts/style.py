@@ -27,20 +27,21 @@ ENDINGS = ("pdf", "svg", "png")
 POLARITY = {"negative": "#2166ac", "neutral": "#8c8c8c", "positive": "#b2182b"}
 """Sign of a label -> colour, distinguishable with all common kinds of colour blindness."""
 
-# The palette of Okabe and Ito (2008), grey, and a colour of Paul Tol's palettes.
+# The palette of Okabe and Ito (2008), grey, and colours of Paul Tol's palettes.
 _COLOURS = {
     "none": "#000000",
     "duplicate": "#7f7f7f",
     "mixup": "#e69f00",
     "manifold_mixup": "#56b4e9",
     "c_mixup": "#a89a00",
+    "av_mc": "#332288",
     "multimix": "#009e73",
     "advmixup": "#882255",
     "powmix": "#0072b2",
     "ms_mix": "#d55e00",
     "ms_mix_released": "#cc79a7",
 }
-_FURTHER = ("#332288", "#117733", "#aa4499", "#44aa99", "#661100", "#6699cc")
+_FURTHER = ("#117733", "#aa4499", "#44aa99", "#661100", "#6699cc")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
 _DASHES = ("-", "--", ":", "-.")
 _ACROSS = 4  # data sets side by side
