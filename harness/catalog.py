@@ -62,9 +62,7 @@ def text() -> Iterator[str]:
 def _wrapped(title: str, settings: dict[str, Any]) -> list[str]:
     from harness.matrix import readable_settings
 
-    # Commas within a list stay without a space, so that a setting can be copied to the command line.
-    parts = [readable_settings({name: value})[1:-1] for name, value in sorted(settings.items())]
-    line = ", ".join(parts) or "none"
+    line = readable_settings(settings).strip("{}").replace(",", ", ") or "none"
     return textwrap.wrap(f"  {title:<9} {line}", 110, subsequent_indent=" " * 12, break_long_words=False)
 
 

@@ -17,7 +17,6 @@ by adversarial training. This project chose the rest: the draw and clipping of l
 with its size and bound, eval mode, the weight of the label, and the layer.
 NOTE[DIFF] eta = eps by default, so the bound has an effect only if one of them is changed.
 NOTE[DIFF] `mode: append` by default for all methods.
-NOTE[DIFF] with `only`, the ascent step sees all modalities mixed; the others then keep their own example.
 """
 
 from __future__ import annotations

@@ -7,8 +7,7 @@ losses. All interpolation of labels and latents is done by `interpolate`.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple
 
@@ -33,31 +32,26 @@ class MethodSettings:
     xi1 (paper: \\xi_1): weight of the mixed loss, >= 0. mode: "append" adds the mixed loss to the clean loss,
     "replace" trains on mixed examples only. mix_loss: criterion for mixed examples; "backbone" and "mse" use
     the mixed label, "split_mse" is the weighted sum of squared errors to the members' labels. only: the
-    modalities that are mixed, by default all; see `keep_own`.
+    modalities that are mixed, None: all. In each of the others a mixed example equals its first member, so
+    that its weights are exactly 1 and 0; the label is mixed as it would be without this setting.
     """
 
     components: ClassVar[tuple[str, ...]] = ()
     xi1: float = 0.7
     mode: str = "append"
     mix_loss: str = "backbone"
-    only: list[str] = field(default_factory=lambda: list(MODALITIES))
+    only: list[str] | None = None
 
     def __post_init__(self) -> None:
-        self._check_only()
         check_not_negative(self, "xi1")
         check(self, "mode", self.mode in MODES, f"one of {', '.join(MODES)}")
         check(self, "mix_loss", self.mix_loss in MIX_LOSSES, f"one of {', '.join(MIX_LOSSES)}")
-
-    def _check_only(self) -> None:
-        """Check the modalities to mix, and put them in the order of `MODALITIES`."""
-        unknown = [m for m in self.only if m not in MODALITIES]
-        close = [c for m in unknown for c in difflib.get_close_matches(str(m), MODALITIES, n=1, cutoff=0.5)]
-        hint = f"; the nearest is {close[0]!r}" if close else ""
-        if unknown or not self.only:
-            allowed = "a non-empty list of text, audio and vision"
-            raise ValueError(f"only must be {allowed}, got {list(self.only)!r}{hint}")
-        # Equal sets must be equal settings, because a cell's id is a hash of its settings.
-        object.__setattr__(self, "only", [m for m in MODALITIES if m in self.only])
+        if self.only is not None:
+            known = bool(self.only) and set(self.only) <= set(MODALITIES)
+            check(self, "only", known, f"a non-empty list of {', '.join(MODALITIES)}, or null")
+            # One order and one word for "all", so that equal settings are one cell.
+            chosen = [modality for modality in MODALITIES if modality in self.only]
+            object.__setattr__(self, "only", chosen if len(chosen) < len(MODALITIES) else None)
 
 
 class Draw(NamedTuple):
@@ -137,6 +131,8 @@ class Method(nn.Module):
         self.settings = settings
         self.widths = dict(widths)
         self.label_scale = label_scale
+        if settings.only is not None:
+            self.register_forward_hook(_keep_own)
 
     def draw(self, generator: np.random.Generator, labels: np.ndarray) -> Draw | None:
         """Draw pairs and weights for a batch; return None to mix nothing. Shape: labels (B,)."""
@@ -147,9 +143,7 @@ class Method(nn.Module):
     ) -> Mixed:
         """Mix latents (B rows) and labels (B,), deterministically given the drawn arrays.
 
-        By default, the drawn "indices" and "weights" apply to all modalities and the label. Methods need not
-        look at the setting ``only``: the loop applies it to the result (`keep_own`), and leaves the label's
-        weights as they are.
+        By default, the drawn "indices" and "weights" apply to all modalities and the label.
         """
         return mix(latents, labels, draw["indices"], draw["weights"])
 
@@ -160,6 +154,22 @@ class Method(nn.Module):
     def explain(self, latents: Latents, labels: Tensor, draw: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return tensors by name for the figures, for one batch at layer 1; empty for most methods."""
         return {}
+
+
+def _keep_own(method: Method, arguments: tuple[Any, ...], mixed: Mixed) -> Mixed:
+    """Undo the mixing of the modalities that are not in ``only``: each row is its first member again."""
+    latents: Latents = arguments[0]
+    first, made = mixed.indices[:, 0], mixed.latents
+    kept = [m for m in latents.values if m not in method.settings.only]
+
+    def own(mixtures: Mapping[str, Tensor], clean: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {**mixtures, **{m: x[first] for m, x in clean.items() if m in kept}}
+
+    values = own(made.values, latents.values)
+    rows = Latents(values, own(made.lengths, latents.lengths), own(made.kept, latents.kept))
+    one_hot = torch.zeros_like(mixed.label_weights)
+    one_hot[:, 0] = 1
+    return replace(mixed, latents=rows, weights={**mixed.weights, **dict.fromkeys(kept, one_hot)})
 
 
 def interpolate(values: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
@@ -218,33 +228,6 @@ def mix(
     )
     mixed_labels = interpolate(labels, indices, label_weights)
     return Mixed(mixed, mixed_labels, labels.new_zeros(()), indices, weights, label_weights)
-
-
-def keep_own(mixed: Mixed, latents: Latents, only: Sequence[str]) -> Mixed:
-    """Undo the mixing of all modalities but ``only``: they keep the first member, with weights 1 and 0.
-
-    The training loop applies this to the result of every method. Labels, label weights and the penalty stay
-    as the method made them. latents: those from which the examples were mixed, at layer 0 or 1.
-    """
-    kept = [m for m in latents.values if m not in only]
-    if not kept:
-        return mixed
-    assert "fused" not in kept, "a fused representation has no modalities"
-    own, alone = mixed.indices[:, 0], torch.zeros_like(mixed.label_weights)
-    alone[:, 0] = 1
-
-    def chosen(made: Mapping[str, Tensor], clean: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {m: clean[m][own] if m in kept else x for m, x in made.items()}
-
-    made = replace(
-        mixed.latents,
-        values=chosen(mixed.latents.values, latents.values),
-        lengths=chosen(mixed.latents.lengths, latents.lengths),
-        kept=chosen(mixed.latents.kept, latents.kept),
-    )
-    return replace(
-        mixed, latents=made, weights={m: alone if m in kept else w for m, w in mixed.weights.items()}
-    )
 
 
 def _present(weights: Tensor) -> Tensor:

@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from backbones.batch import MODALITIES
 from backbones.settings import check, check_not_negative
 from methods.base import Draw, Method, MethodSettings, draw_beta, draw_permutation_pairs, pair_weights
 
@@ -36,10 +35,8 @@ class ManifoldMixupSettings(MethodSettings):
         check_not_negative(self, "alpha")
         eligible = bool(self.layers) and set(self.layers) <= {0, 1, 2}
         check(self, "layers", eligible, "a non-empty list of 0, 1 and 2")
-        apart = len(self.only) == len(MODALITIES) or 2 not in self.layers
-        check(
-            self, "layers", apart, "without 2 (the fused representation) where only some modalities are mixed"
-        )
+        # At layer 2, the modalities are one representation.
+        check(self, "layers", self.only is None or 2 not in self.layers, "a list of 0 and 1 with only")
 
 
 class ManifoldMixup(Method):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from backbones.base import Backbone
 from backbones.batch import Batch, Latents, concatenate
-from methods.base import Draw, Method, MethodSettings, Mixed, Network, keep_own
+from methods.base import Draw, Method, MethodSettings, Mixed, Network
 
 LOGGER = logging.getLogger(__name__)
 
@@ -80,17 +80,12 @@ def mix_batch(backbone: Backbone, method: Method, latents: Latents, labels: Tens
     arrays = {k: torch.from_numpy(a).to(device, non_blocking=True) for k, a in draw.arrays.items()}
     predict = functools.partial(_predict_latents, backbone, labels)
     network = Network(predict, CRITERIA[backbone.settings.criterion])
-    mixed = keep_own(method(latents, labels, arrays, network), latents, _mixed_modalities(method, draw))
+    mixed: Mixed = method(latents, labels, arrays, network)
     most = backbone.max_mixed_per_batch(len(labels))
     if most is not None and len(mixed) > most:
         _warn_of_cap(backbone.name, most)
         mixed = mixed.first(most)
     return mixed
-
-
-def _mixed_modalities(method: Method, draw: Draw) -> Sequence[str]:
-    """Return the keys of the latents that are mixed at the drawn layer."""
-    return ["fused"] if draw.layer == 2 else method.settings.only
 
 
 def _predict_latents(backbone: Backbone, labels: Tensor, latents: Latents) -> Tensor:

@@ -85,7 +85,6 @@ class Report:
     figures: Sequence[PageFigure] = ()
     failures: Sequence[Failure] = ()
     notes: Sequence[tuple[str, Sequence[str]]] = ()
-    study_file: str = ""
     facts: Mapping[str, str] = field(default_factory=dict)
     runs_link: str = ""
     ui: str = ""
@@ -93,6 +92,7 @@ class Report:
     decisions: Sequence[tuple[str, str, Sequence[str]]] = ()
     pictures: Sequence[Picture] = ()
     table_files: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    study_file: str = ""
 
 
 @dataclass(frozen=True)

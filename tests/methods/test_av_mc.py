@@ -1,41 +1,42 @@
-"""AV-MC mixes audio alone or vision alone."""
-
-from __future__ import annotations
+"""AV-MC against a slow loop: audio alone in the first rows, vision alone in the others."""
 
 import numpy as np
 import pytest
 import torch
 
-from tests.support.builders import arrays_of, make_labels, make_latents, make_method
+from tests.support.builders import array, arrays_of, make_labels, make_latents, make_method
 
 
-def mixed_by(seed=0, **settings):
-    """Return the draw and the mixed examples of a batch of 40."""
-    method, labels = make_method("av_mc", **settings), make_labels(40, 3.0)
-    draw = method.draw(np.random.default_rng(seed), labels.numpy())
-    return draw, method(make_latents("vectors", 40, 0, torch.float32), labels, arrays_of(draw))
-
-
-def test_one_modality_is_mixed_and_the_label_with_it():
-    draw, mixed = mixed_by()
-    audio = torch.from_numpy(draw.arrays["modality"] == 0)
-    assert 0 < audio.sum() < 40
-    own = torch.tensor([1.0, 0.0])
-    assert (mixed.weights["text"] == own).all()
-    for m, chosen in {"audio": audio, "vision": ~audio}.items():
-        assert torch.equal(mixed.weights[m][chosen], mixed.label_weights[chosen])
-        assert (mixed.weights[m][~chosen] == own).all()
-
-
-def test_each_modality_has_its_own_lambda_and_partners():
-    draw, _ = mixed_by()
-    modality = draw.arrays["modality"]
-    assert len(np.unique(draw.arrays["weights"][:, 0])) == 2
-    for k in (0, 1):
-        assert len(np.unique(draw.arrays["indices"][modality == k, 1])) == (modality == k).sum()
-
-
-@pytest.mark.parametrize(("only", "k"), [(["audio"], 0), (["text", "vision"], 1)])
-def test_a_single_modality_can_be_chosen(only, k):
-    draw, _ = mixed_by(only=only)
-    assert (draw.arrays["modality"] == k).all()
+@pytest.mark.parametrize(("only", "sets"), [(None, ["audio", "vision"]), (["text", "vision"], ["vision"])])
+@pytest.mark.parametrize("kind", ["vectors", "sequences"])
+def test_each_set_mixes_one_modality_with_its_own_partners(only, sets, kind):
+    n, latents, labels = 5, make_latents(kind, 5), make_labels(5, 3.0)
+    method = make_method("av_mc", kind, only=only)
+    draw = method.draw(np.random.default_rng(3), labels.numpy())
+    mixed = method(latents, labels, arrays_of(draw))
+    assert len(mixed) == n * len(sets)
+    rows = iter(range(len(mixed)))
+    partners, lambdas = [], []
+    for modality in sets:
+        order, shares = [], set()
+        for own in range(n):
+            row = next(rows)
+            first, other = draw.arrays["indices"][row]
+            share = float(draw.arrays["weights"][row, 0])
+            assert first == own
+            order.append(int(other))
+            shares.add(share)
+            assert mixed.labels[row].item() == pytest.approx(
+                share * labels[own].item() + (1 - share) * labels[other].item(), abs=1e-5
+            )
+            for m, values in latents.values.items():
+                x = array(values)
+                wanted = share * x[own] + (1 - share) * x[other] if m == modality else x[own]
+                np.testing.assert_allclose(array(mixed.latents.values[m])[row], wanted, atol=1e-5)
+                assert m == modality or torch.equal(mixed.latents.values[m][row], values[own])
+        assert sorted(order) == list(range(n))
+        assert len(shares) == 1
+        partners.append(order)
+        lambdas += shares
+    assert len(set(lambdas)) == len(sets), "each set draws its own"
+    assert len({tuple(order) for order in partners}) == len(sets)

@@ -27,7 +27,7 @@ ENDINGS = ("pdf", "svg", "png")
 POLARITY = {"negative": "#2166ac", "neutral": "#8c8c8c", "positive": "#b2182b"}
 """Sign of a label -> colour, distinguishable with all common kinds of colour blindness."""
 
-# The palette of Okabe and Ito (2008), grey, and colours of Paul Tol's palettes.
+# The palette of Okabe and Ito (2008), grey, and a colour of Paul Tol's palettes.
 _COLOURS = {
     "none": "#000000",
     "duplicate": "#7f7f7f",
