@@ -7,6 +7,7 @@ losses. All interpolation of labels and latents is done by `interpolate`.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple
@@ -48,7 +49,9 @@ class MethodSettings:
         check(self, "mix_loss", self.mix_loss in MIX_LOSSES, f"one of {', '.join(MIX_LOSSES)}")
         if self.only is not None:
             known = bool(self.only) and set(self.only) <= set(MODALITIES)
-            check(self, "only", known, f"a non-empty list of {', '.join(MODALITIES)}, or null")
+            words = [c for m in self.only for c in difflib.get_close_matches(str(m), MODALITIES, 1, 0.5)]
+            nearest = f" (nearest: {words[0]!r})" if words else ""
+            check(self, "only", known, f"a non-empty list of {', '.join(MODALITIES)}, or null{nearest}")
             # One order and one word for "all", so that equal settings are one cell.
             chosen = [modality for modality in MODALITIES if modality in self.only]
             object.__setattr__(self, "only", chosen if len(chosen) < len(MODALITIES) else None)
