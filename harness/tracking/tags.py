@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.code import BACKBONE_CODE, METHOD_CODE
 from harness.config.tuned import tuned_label
-from harness.matrix import Cell, readable_settings
+from harness.matrix import Cell, ratio_text, readable_settings
 from harness.train.result import Result
 
 MAX_TAG, MAX_PARAM = 4000, 6000
@@ -111,6 +111,16 @@ def cell_tags(cell: Cell) -> dict[str, str]:
     }
 
 
+def description(cell: Cell, study: str) -> str:
+    """Return a sentence on a cell's run, for its page in the MLflow UI."""
+    occluded = f", trained at occlusion ratio {ratio_text(cell.train_ratio)}" if cell.train_ratio else ""
+    what = (
+        f"`{cell.method_label}` with `{cell.backbone_label}` on `{cell.dataset}`, seed {cell.seed}{occluded}"
+    )
+    where = f"`index.html`, among the artifacts of the run `study {study}`"
+    return f"{what}: one training of study `{study}`. Its row in the report is in {where}."
+
+
 def label_of(tags: Mapping[str, str]) -> str:
     """Return the name of a cell's method in tables; runs of earlier versions lack the tag ``label``."""
     return tags.get(LABEL) or (tuned_label(tags["method"]) if "tuned" in tags else tags["variant"])
@@ -164,7 +174,9 @@ def view_state() -> str:
     """Return the shared view of a study's cells in the MLflow UI: filter, order and columns, as JSON."""
     tags = ("dataset", "backbone", "variant", "seed", "occlusion_protocol", "train_ratio")
     metrics = ("test/mae", "test/corr", "valid/loss", "cell/epoch_s")
-    columns = [f"tags.`{name}`" for name in tags] + [f"metrics.`{name}`" for name in metrics]
+    # The UI shows attributes before metrics, and tags after them.
+    columns = ["attributes.`Dataset`", *(f"tags.`{name}`" for name in tags)]
+    columns += [f"metrics.`{name}`" for name in metrics]
     state = {
         "searchFilter": "tags.kind = 'cell'",
         "orderByKey": "metrics.`test/mae`",

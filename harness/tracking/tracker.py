@@ -16,10 +16,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
-from mlflow.entities import Metric, Param, RunInfo
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunInfo
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+from mlflow.utils.validation import MAX_DATASET_DIGEST_SIZE
 
 from harness.errors import StoreError, UserError, one_line
 from harness.matrix import Cell
@@ -36,6 +38,7 @@ from harness.tracking.tags import (
     Trial,
     cell_tags,
     curve_points,
+    description,
     numbers,
     parameters,
     result_tags,
@@ -280,8 +283,10 @@ class Tracker(Store):
         return first
 
     def _start(self, cell: Cell, tags: Mapping[str, str], started: float) -> RunInfo:
-        all_tags = {**cell_tags(cell), **tags}
-        return self.client.create_run(self.experiment_id, int(started * 1000), all_tags, cell.run_name).info
+        all_tags = {**cell_tags(cell), NOTE: description(cell, self.study), **tags}
+        info = self.client.create_run(self.experiment_id, int(started * 1000), all_tags, cell.run_name).info
+        self.client.log_inputs(info.run_id, [_dataset_of(cell)])
+        return info
 
     def _log(self, run_id: str, settings: Mapping[str, str], metrics: Sequence[Metric]) -> None:
         """Log parameters and metrics in as few calls as MLflow's limits allow."""
@@ -290,6 +295,19 @@ class Tracker(Store):
             most = METRICS_PER_CALL - len(params[:PARAMS_PER_CALL])  # parameters count, too
             self.client.log_batch(run_id, left[:most], params[:PARAMS_PER_CALL])
             params, left = params[PARAMS_PER_CALL:], left[most:]
+
+
+def _dataset_of(cell: Cell) -> DatasetInput:
+    """Return a cell's data set as an input of its run; equal digests are the same data."""
+    scale = {"label_scale": cell.label_scale, "label_center": cell.label_center, "metrics": cell.metrics}
+    data = Dataset(
+        cell.dataset,
+        cell.fingerprint[:MAX_DATASET_DIGEST_SIZE],
+        source_type="features",
+        source=json.dumps({"fingerprint": cell.fingerprint}),
+        profile=json.dumps(scale),
+    )
+    return DatasetInput(data, [InputTag(MLFLOW_DATASET_CONTEXT, "training")])
 
 
 @contextmanager

@@ -97,7 +97,10 @@ def test_the_ui_shows_the_studys_cells(served, browser, var):
     until(browser, lambda: f"{CELLS} matching runs" in text_of(browser))
     every = {f"synthetic_mosi/{b}/{m}/seed{s}" for b in BACKBONES for m in METHODS for s in (1111, 1112)}
     assert until(browser, names) <= every
-    until(browser, lambda: all(column in text_of(browser) for column in ("test/mae", "backbone", "variant")))
+    until(
+        browser,
+        lambda: all(column in text_of(browser) for column in ("Dataset", "test/mae", "backbone", "variant")),
+    )
     # The list behind a mean of the report.
     page = unescape((var / "reports" / "s" / "index.html").read_text())
     links = set(re.findall(r'href="([^"]*searchFilter=[^"]*)"', page))
