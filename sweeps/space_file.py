@@ -26,24 +26,39 @@ import yaml
 from harness.config.compose import path_of
 from harness.config.safe_yaml import check_keys_once, compose_yaml, load_yaml, reason_of
 from harness.errors import UserError, unknown
+from harness.plugins import plugin_of
 from methods import METHODS
+from methods.base import Method
 from sweeps.space import FACTORS, Choices, Range, Space, field_types, is_number, sampler_value, typed
 
 FOLDER = Path(__file__).parent / "spaces"
 PARAMS = ("delta", "xi", "alpha", "heads", "all")  # the first four are shown in Figure 4
-SPACES = (*PARAMS, *METHODS)
 SAMPLERS = ("grid", "tpe")
 KEYS = ("method", "sampler", "settings", "backbone")
 MAX_COMBINATIONS = 10_000  # combinations to check; others are checked when they are applied
 
 
 def load_space(name: str) -> Space:
-    """Load a search space by a name in `SPACES` or by a path to a .yaml or .yml file; raises UserError."""
+    """Load a search space by a name in `PARAMS`, a method, or the path of a YAML file; raises UserError."""
     if name.endswith((".yaml", ".yml")):
         return read_space(path_of(name))
-    if name not in SPACES:
-        raise unknown("search space", name, SPACES)
+    if name not in (*PARAMS, *METHODS):
+        raise unknown("search space", name, (*PARAMS, *METHODS))
+    if name in METHODS and (plugin := plugin_of(METHODS[name])) is not None:
+        return _plugin_space(METHODS[name], Path(plugin.file))
     return read_space(FOLDER / f"{'ms_mix' if name == 'all' else name}.yaml")
+
+
+def _plugin_space(method: type[Method], file: Path) -> Space:
+    """Read the search space of a plugin's method: of its class, or of the YAML file beside it."""
+    content = getattr(method, "space", None)
+    if content is None:
+        beside = [file.with_name(f"{method.name}.yaml"), file.with_suffix(".yaml")]
+        return read_space(next((path for path in beside if path.exists()), beside[0]))
+    try:
+        return _space(method.name, {"method": method.name, "sampler": "tpe", **content})
+    except UserError as error:
+        raise UserError(f"Search space of {method.name} in {file}: {error}") from None
 
 
 def read_space(path: Path) -> Space:

@@ -18,6 +18,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from harness import plugins
 from harness.config.grammar import parse, parse_value, split_variant
 from harness.config.schema import Config, DatasetConfig, ReportConfig, ReportSettings, SweepCommand
 from harness.databases import redact, without_secrets
@@ -140,7 +141,10 @@ def _compose(schema_of: type[Config], arguments: Sequence[str]) -> Any:
         if value not in GROUPS[key]:
             raise unknown(key, value, GROUPS[key])
     _check_keys(schema_of, pairs)
-    config = copy.deepcopy(_defaults(schema_of, tuple(groups.items())))  # type: ignore[arg-type]
+    # Before the schema, which has the settings of every registered method and backbone.
+    plugins.use(parse_value("plugins", dict(pairs).get("plugins", "")))
+    defaults = _defaults(schema_of, tuple(groups.items()), plugins.loaded())  # type: ignore[arg-type]
+    config = copy.deepcopy(defaults)
     apply(config, [(key, value) for key, value in pairs if key not in GROUPS])
     _check_report(config.report)
     config.study = config.study or groups.get("profile", "benchmark")
@@ -150,8 +154,13 @@ def _compose(schema_of: type[Config], arguments: Sequence[str]) -> Any:
 
 
 @functools.cache
-def _defaults(schema_of: type[Config], groups: tuple[tuple[str, str], ...]) -> DictConfig:
-    """Compose the YAML files of the given groups, with the types of all settings."""
+def _defaults(
+    schema_of: type[Config], groups: tuple[tuple[str, str], ...], own: tuple[plugins.Plugin, ...]
+) -> DictConfig:
+    """Compose the YAML files of the given groups, with the types of all settings.
+
+    own: the plugins in use, which are part of the cache's key.
+    """
     with initialize_config_module("harness.conf", version_base="1.3"):
         composed = compose("config", [f"{key}={value}" for key, value in groups])
     config = OmegaConf.merge(_schema(schema_of, composed.dataset), composed)

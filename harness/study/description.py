@@ -17,6 +17,7 @@ from harness.data.prepare import CachedDataset
 from harness.data.store import load_dataset
 from harness.matrix import Cell
 from harness.plan import Plan
+from harness.plugins import facts
 from methods import METHODS
 
 DATASETS_FILE, MATRIX_FILE, CODE_FILE = "datasets.json", "matrix.json", "code.json"
@@ -94,7 +95,7 @@ def code_text(plan: Plan, known: str | None) -> str:
     """The code of the plan's methods and backbones and that stored before (``known``), as JSON.
 
     ``code``: hash of the code -> its ``name`` and ``modules``, each with the hash of its text. ``texts``: the
-    hash of a text -> the text.
+    hash of a text -> the text. ``plugins``: name -> `harness.plugins.facts` and hash, if there are any.
     """
     stored = json.loads(known or '{"code": {}, "texts": {}}')
     classes = {
@@ -105,6 +106,8 @@ def code_text(plan: Plan, known: str | None) -> str:
         texts = sources(cls)
         hashes = {module: hashlib.sha256(text.encode()).hexdigest()[:16] for module, text in texts.items()}
         stored["code"][code_hash(cls)] = {"name": name, "modules": hashes}
+        if own := facts(cls):
+            stored.setdefault("plugins", {})[name] = {**own, "hash": code_hash(cls)}
         stored["texts"] |= {hashes[module]: text for module, text in texts.items()}
     return json.dumps(stored, sort_keys=True, indent=1, ensure_ascii=False)
 
