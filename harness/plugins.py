@@ -73,6 +73,23 @@ def plugin_of(cls: type) -> Plugin | None:
     return next((plugin for plugin, classes in _LOADED.items() if cls in classes), None)
 
 
+def classes() -> list[type[Any]]:
+    """Return the classes of all plugins in use."""
+    return [cls for some in _LOADED.values() for cls in some]
+
+
+def file_of(cls: type) -> str:
+    """Return the path of a plugin's file by one of its classes."""
+    plugin = plugin_of(cls)
+    assert plugin is not None, "a class of a plugin"
+    return plugin.file
+
+
+def registered() -> set[str]:
+    """Return the names of all methods and backbones."""
+    return {name for kind in _bases() for name in _registry(kind)}
+
+
 def use(names: Iterable[str]) -> None:
     """Put exactly these plugins, file paths or entry points, into the registries; raises UserError."""
     load(read(name) for name in dict.fromkeys(names))

@@ -163,15 +163,6 @@ def test_mixing_is_a_function_of_its_arguments(name):
     assert torch.equal(first.labels, second.labels)
 
 
-@over_random
-def test_mixed_rows_are_not_all_clean_rows(name):
-    latents, labels = make_latents("vectors", 9), make_labels(9, 3.0)
-    mixed = run_method(make_method(name), latents, labels)
-    for m in MODALITIES:
-        nearest = torch.cdist(mixed.latents.values[m], latents.values[m]).min(1).values
-        assert (nearest > 1e-3).sum() >= len(mixed) / 3
-
-
 @over_methods
 def test_the_first_mixed_examples(name):
     latents, labels = make_latents("sequences", 9), make_labels(9, 3.0)
