@@ -17,7 +17,8 @@ PYTHON := .venv/bin/python
 export MLFLOW_DISABLE_TELEMETRY := true
 export RAY_USAGE_STATS_ENABLED := 0
 
-SETTINGS = profile=$(PROFILE) 'study=$(STUDY)' \
+NAMED = $(if $(filter %.yaml %.yml,$(STUDY)),'$(STUDY)','study=$(STUDY)')
+SETTINGS = $(if $(filter %.yaml %.yml,$(STUDY)),,profile=$(PROFILE)) $(NAMED) \
 	$(if $(DATA_ROOT),'data_root=$(DATA_ROOT)') $(if $(JOBS),jobs=$(JOBS)) $(ARGS)
 
 .DEFAULT_GOAL := help
@@ -25,7 +26,7 @@ SETTINGS = profile=$(PROFILE) 'study=$(STUDY)' \
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
-	@echo "Variables: PROFILE=quick|paper STUDY=name DATA_ROOT=dir JOBS=n ARGS='KEY=VALUE ...'"
+	@echo "Variables: PROFILE=quick|paper STUDY=name|file.yaml DATA_ROOT=dir JOBS=n ARGS='KEY=VALUE ...'"
 	@echo "           PARAM=delta|xi|alpha|heads|all (sweep) METHOD=name (tune) BASE=rev (perf)"
 	@echo "           PART=folder (test) LATEST=1 (setup) GAIN=0.02 (plan)"
 
@@ -50,16 +51,16 @@ tune: .venv/.ready ## tune METHOD=name on the validation split; the benchmark us
 	@$(PYTHON) -m sweeps.run $(if $(METHOD),tune=$(METHOD)) $(SETTINGS)
 
 report: .venv/.ready ## rebuild figures, tables and page from the runs in MLflow, without training
-	@$(PYTHON) -m reports.build 'study=$(STUDY)' $(ARGS)
+	@$(PYTHON) -m reports.build $(NAMED) $(ARGS)
 
 check: .venv/.ready ## check a method or backbone of your own: FILE=my_mix.py
 	@$(PYTHON) -m harness.check $(if $(FILE),'$(FILE)')
 
 plan: .venv/.ready ## say how many seeds a study needs to find GAIN=0.02 in test MAE, from the runs so far
-	@$(PYTHON) -m reports.plan 'study=$(STUDY)' 'gain=$(GAIN)' $(ARGS)
+	@$(PYTHON) -m reports.plan $(NAMED) 'gain=$(GAIN)' $(ARGS)
 
 ui: .venv/.ready ## serve the MLflow UI on 127.0.0.1:5000 and print the link to the study
-	@$(PYTHON) -m reports.ui 'study=$(STUDY)' $(ARGS)
+	@$(PYTHON) -m reports.ui $(NAMED) $(ARGS)
 
 pictures: .venv/.ready ## renew the README's pictures from the report of the quick study (needs Chromium)
 	@$(PYTHON) -m tests.support.pictures var/reports/quick

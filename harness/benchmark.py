@@ -7,6 +7,7 @@ interrupted. Heavy modules are imported inside functions, so that ``--help`` ans
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,14 +21,17 @@ if TYPE_CHECKING:
     from harness.launchers.base import Launcher
     from harness.matrix import Cell
     from harness.plan import Plan
+    from harness.shards.part import Shard
     from harness.study.driver import StudyOutcome
     from harness.tracking.tracker import Tracker
 
 HELP = """\
-usage: python -m harness.benchmark [KEY=VALUE ...]
+usage: python -m harness.benchmark [FILE.yaml] [KEY=VALUE ...] [--dry-run]
 
 Trains methods x backbones x datasets x seeds, skips cells that have a result, and builds the report.
 
+  FILE.yaml                         the same settings in a file; those of the command line win
+  --dry-run                         print what would be trained, and how long it takes by what was measured
   profile=quick|paper               a small study, or the full matrix
   datasets=[mosi] data_root=DIR     MMSA feature files below DIR
   datasets=[mine] dataset.mine.path=FILE dataset.mine.like=mosi|mosei|sims
@@ -43,6 +47,8 @@ Trains methods x backbones x datasets x seeds, skips cells that have a result, a
   launcher=inline|processes|ray jobs=N device=auto|cpu|cuda var_dir=DIR
   launcher.address=HOST:PORT launcher.gpus_per_cell=0.25
                                     with launcher=ray: an existing cluster (default: start one here)
+  shard=1/4 | shard=slurm           train every 4th cell, or the part of a SLURM array task, without MLflow;
+                                    python -m harness.collect study=NAME logs the results of all parts
   jobs_per_gpu=N precision=fp32|tf32|bf16 compile=true|false
   method.NAME.KEY=VALUE backbone.NAME.KEY=VALUE
   plugins=[my_mix.py]               methods and backbones of your own, see methods/README.md
@@ -53,6 +59,9 @@ Trains methods x backbones x datasets x seeds, skips cells that have a result, a
 Settings and defaults: harness/conf/config.yaml; for methods and backbones: python -m harness.catalog"""
 
 
+DRY_RUN = "--dry-run"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     return run_command(_run, sys.argv[1:] if arguments is None else arguments, HELP)
@@ -61,8 +70,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str]) -> int:
     with importing():
         from harness.config.compose import given_keys, load_benchmark
+        from harness.config.study_file import expand
 
+        dry = DRY_RUN in arguments
+        arguments = expand([text for text in arguments if text != DRY_RUN])
         config = load_benchmark(arguments)
+        from harness.shards.part import parse_shard
+
+        shard = None if config.shard is None else parse_shard(config.shard, os.environ)
         from harness.plan import make_plan
         from harness.study.display import show_datasets
         from reports.build import check_claims
@@ -74,7 +89,21 @@ def _run(arguments: Sequence[str]) -> int:
     # Training takes hours, and an invalid file of claims would end it without a report.
     check_claims(config.report)
     show_datasets(console, plan)
+    if dry:
+        return _show_plan(config, plan, console)
+    if shard is not None:
+        return _train_shard(config, plan, shard, console, arguments)
     return _drive(config, plan, console, arguments)
+
+
+def _show_plan(config: Any, plan: Plan, console: Console) -> int:
+    """Print what the command would train, and return the exit status."""
+    from harness.config.compose import var_path
+    from harness.study.dry_run import show_plan
+
+    stored = config.tracking.uri is not None or (var_path(config) / "mlflow.db").exists()
+    show_plan(console, plan, config, stored)
+    return 0
 
 
 def _drive(config: Any, plan: Plan, console: Console, arguments: Sequence[str]) -> int:
@@ -97,6 +126,31 @@ def _drive(config: Any, plan: Plan, console: Console, arguments: Sequence[str]) 
     browse = shell_command("ui", "reports.ui", plan.study, tracker.located())
     console.print(f"Browse the runs with `{browse}`.", markup=False, highlight=False, soft_wrap=True)
     return 0 if outcome.complete else 1
+
+
+def _train_shard(
+    config: Any,
+    plan: Plan,
+    shard: Shard,
+    console: Console,
+    arguments: Sequence[str],
+) -> int:
+    """Train a shard's cells, print what became of them and return the exit status."""
+    with importing():
+        from harness.shards.shard import collect_command, train_shard
+        from harness.study.display import LiveDisplay, failure_table
+
+    launcher, device = open_launcher(config, shard.of(plan.cells), plan.folders())
+    with contextlib.closing(launcher), LiveDisplay(console) as display:
+        outcome = train_shard(config, plan, shard, device, launcher, display, arguments)
+    done = outcome.total - len(outcome.failed)
+    cells = f"{done} of the {outcome.total} cells of shard {shard} of study {plan.study!r}"
+    console.print(f"{cells} have a result.", markup=False)
+    if outcome.failed:
+        console.print(failure_table(outcome))
+    advice = f"Log the results of all shards with `{collect_command(config)}`."
+    console.print(advice, markup=False, highlight=False, soft_wrap=True)
+    return 1 if outcome.failed else 0
 
 
 def _train(

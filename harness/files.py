@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 import uuid
@@ -21,6 +22,11 @@ except ModuleNotFoundError:
     sys.exit(2)
 
 UNFINISHED = ".tmp"
+MOUNTS = Path("/proc/self/mountinfo")
+NETWORK_DISKS = {
+    *("nfs", "nfs4", "lustre", "gpfs", "beegfs", "ceph", "afs", "cifs", "smb3"),
+    *("fuse.glusterfs", "fuse.sshfs"),
+}
 MAX_NAME = 200  # bytes; file systems allow 255
 
 
@@ -90,6 +96,24 @@ def load_json(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def network_disk(path: Path, mounts: Path = MOUNTS) -> str:
+    """Return the kind of network file system that a path lies on, such as ``nfs4``; empty for a local disk.
+
+    mounts: the mount table of this process; where there is none, no disk is known.
+    """
+    place = path.resolve()
+    kind, length = "", -1
+    with contextlib.suppress(OSError):
+        for line in mounts.read_text(errors="replace").splitlines():
+            before, _, after = line.partition(" - ")
+            # Spaces and the like are written in octal.
+            point = re.sub(r"\\([0-7]{3})", lambda sign: chr(int(sign[1], 8)), before.split()[4])
+            # Of two mounts on one folder, the later one is seen.
+            if place.is_relative_to(point) and len(point) >= length:
+                kind, length = after.split()[0], len(point)
+    return kind if kind in NETWORK_DISKS else ""
 
 
 @contextlib.contextmanager

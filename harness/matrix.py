@@ -19,9 +19,9 @@ from methods.base import MethodSettings
 RESULTS_VERSION = 3
 FEATURES = TextSettings()
 APART = ("seed", "ratios", "train_ratio")
-# Fields that came later, with the values that cells had before: they count only where they differ, so that
-# the ids of earlier cells stay.
-LATER = {"label_center": 0.0, "standardize": False, "test_curve": False}
+# Fields of cells and settings that came later, with the values that cells had before: they count only where
+# they differ, so that the ids of earlier cells stay.
+LATER = {"label_center": 0.0, "standardize": False, "test_curve": False, "only": None}
 # A word that YAML reads as a string, not as a number, a boolean or null.
 PLAIN_WORD = re.compile(r"(?!(?:true|false|null|nan|inf)$)[a-z][a-z_]*")
 
@@ -74,7 +74,7 @@ class Cell:
 
     def identity(self) -> dict[str, Any]:
         """Return the fields that identify the cell, without those that came later and have no effect."""
-        return {k: v for k, v in _fields(self).items() if k not in LATER or v != LATER[k]}
+        return _counted(self)
 
     @property
     def protocol(self) -> str:
@@ -108,9 +108,14 @@ def _fields(settings: Any) -> dict[str, Any]:
     return {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
 
 
+def _counted(settings: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass without those that came later and have no effect."""
+    return {k: v for k, v in _fields(settings).items() if k not in LATER or v != LATER[k]}
+
+
 def _digest(values: Mapping[str, Any]) -> str:
     """Return the hash of values, which may include dataclasses, as 16 hex digits."""
-    text = json.dumps(values, sort_keys=True, default=_fields)
+    text = json.dumps(values, sort_keys=True, default=_counted)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -140,6 +145,8 @@ def readable_settings(settings: Mapping[str, Any]) -> str:
     def value_text(value: Any) -> str:
         if isinstance(value, str) and PLAIN_WORD.fullmatch(value):
             return value
+        if isinstance(value, list):
+            return "[" + ",".join(map(value_text, value)) + "]"
         return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
     return "{" + ",".join(f"{name}:{value_text(value)}" for name, value in sorted(settings.items())) + "}"

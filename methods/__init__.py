@@ -12,6 +12,7 @@ from methods.duplicate import Duplicate
 from methods.mixup import Mixup
 from methods.manifold_mixup import ManifoldMixup
 from methods.c_mixup import CMixup
+from methods.av_mc import AVMC
 from methods.multimix import MultiMix
 from methods.advmixup import AdvMixUp
 from methods.powmix import PowMix

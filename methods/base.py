@@ -7,14 +7,16 @@ losses. All interpolation of labels and latents is done by `interpolate`.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
-from backbones.batch import Latents
+from backbones.batch import MODALITIES, Latents
 from backbones.precision import full_precision
 from backbones.settings import check, check_not_negative
 
@@ -30,18 +32,29 @@ class MethodSettings:
 
     xi1 (paper: \\xi_1): weight of the mixed loss, >= 0. mode: "append" adds the mixed loss to the clean loss,
     "replace" trains on mixed examples only. mix_loss: criterion for mixed examples; "backbone" and "mse" use
-    the mixed label, "split_mse" is the weighted sum of squared errors to the members' labels.
+    the mixed label, "split_mse" is the weighted sum of squared errors to the members' labels. only: the
+    modalities that are mixed, None: all. In each of the others a mixed example equals its first member, so
+    that its weights are exactly 1 and 0; the label is mixed as it would be without this setting.
     """
 
     components: ClassVar[tuple[str, ...]] = ()
     xi1: float = 0.7
     mode: str = "append"
     mix_loss: str = "backbone"
+    only: list[str] | None = None
 
     def __post_init__(self) -> None:
         check_not_negative(self, "xi1")
         check(self, "mode", self.mode in MODES, f"one of {', '.join(MODES)}")
         check(self, "mix_loss", self.mix_loss in MIX_LOSSES, f"one of {', '.join(MIX_LOSSES)}")
+        if self.only is not None:
+            known = bool(self.only) and set(self.only) <= set(MODALITIES)
+            words = [c for m in self.only for c in difflib.get_close_matches(str(m), MODALITIES, 1, 0.5)]
+            nearest = f" (nearest: {words[0]!r})" if words else ""
+            check(self, "only", known, f"a non-empty list of {', '.join(MODALITIES)}, or null{nearest}")
+            # One order and one word for "all", so that equal settings are one cell.
+            chosen = [modality for modality in MODALITIES if modality in self.only]
+            object.__setattr__(self, "only", chosen if len(chosen) < len(MODALITIES) else None)
 
 
 class Draw(NamedTuple):
@@ -121,6 +134,8 @@ class Method(nn.Module):
         self.settings = settings
         self.widths = dict(widths)
         self.label_scale = label_scale
+        if settings.only is not None:
+            self.register_forward_hook(_keep_own)
 
     def draw(self, generator: np.random.Generator, labels: np.ndarray) -> Draw | None:
         """Draw pairs and weights for a batch; return None to mix nothing. Shape: labels (B,)."""
@@ -142,6 +157,22 @@ class Method(nn.Module):
     def explain(self, latents: Latents, labels: Tensor, draw: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return tensors by name for the figures, for one batch at layer 1; empty for most methods."""
         return {}
+
+
+def _keep_own(method: Method, arguments: tuple[Any, ...], mixed: Mixed) -> Mixed:
+    """Undo the mixing of the modalities that are not in ``only``: each row is its first member again."""
+    latents: Latents = arguments[0]
+    first, made = mixed.indices[:, 0], mixed.latents
+    kept = [m for m in latents.values if m not in method.settings.only]
+
+    def own(mixtures: Mapping[str, Tensor], clean: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {**mixtures, **{m: x[first] for m, x in clean.items() if m in kept}}
+
+    values = own(made.values, latents.values)
+    rows = Latents(values, own(made.lengths, latents.lengths), own(made.kept, latents.kept))
+    one_hot = torch.zeros_like(mixed.label_weights)
+    one_hot[:, 0] = 1
+    return replace(mixed, latents=rows, weights={**mixed.weights, **dict.fromkeys(kept, one_hot)})
 
 
 def interpolate(values: Tensor, indices: Tensor, weights: Tensor) -> Tensor:

@@ -35,6 +35,8 @@ class ManifoldMixupSettings(MethodSettings):
         check_not_negative(self, "alpha")
         eligible = bool(self.layers) and set(self.layers) <= {0, 1, 2}
         check(self, "layers", eligible, "a non-empty list of 0, 1 and 2")
+        # At layer 2, the modalities are one representation.
+        check(self, "layers", self.only is None or 2 not in self.layers, "a list of 0 and 1 with only")
 
 
 class ManifoldMixup(Method):

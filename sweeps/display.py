@@ -52,7 +52,7 @@ class SweepDisplay(LiveDisplay):
             line = f"{self.done}/{self.total} {where}{short(trial.values)}: {value}; {so_far} {left}"
             self.console.print(escape(line), soft_wrap=True, highlight=False)
 
-    def begin(self, total: int, done: int) -> None:
+    def begin(self, total: int, done: int, left: Iterable[Cell] = ()) -> None:
         """Do nothing: the display counts trials, not cells."""
 
     def started(self, cell: Cell) -> None:

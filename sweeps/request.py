@@ -34,8 +34,13 @@ def check_request(config: Any, space: Space, keys: Collection[str]) -> None:
     for key in without_effect:
         if key in keys:
             raise UserError(f"{key} has no effect on the sweep {sweep_name(config)!r}; remove it.")
-    if config.evaluate.test_curve:
-        raise UserError("A sweep chooses by the validation split alone; remove evaluate.test_curve=true.")
+    for present, reason, setting in (
+        (config.shard is not None, "chooses its next cells by the results so far", f"shard={config.shard}"),
+        (config.evaluate.test_curve, "chooses by the validation split alone", "evaluate.test_curve=true"),
+        (config.tuned is not None, "cannot start from tuned settings", "tuned=DIR"),
+    ):
+        if present:
+            raise UserError(f"A sweep {reason}; remove {setting}.")
     allowed = sorted({"loss", *(name for names in METRICS.values() for name in names)})
     if sweep.objective not in allowed:
         raise unknown("sweep.objective", sweep.objective, allowed)
@@ -47,8 +52,6 @@ def check_request(config: Any, space: Space, keys: Collection[str]) -> None:
         if not 0 < share < 1:
             raise UserError(f"sweep.prune_at must hold fractions of the epochs in (0, 1), got {share}.")
     check_name(sweep_name(config), "sweep.name", "sweep")
-    if config.tuned is not None:
-        raise UserError("A sweep cannot start from tuned settings; remove tuned=DIR.")
 
 
 def sweep_name(config: Any) -> str:

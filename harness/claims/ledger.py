@@ -154,6 +154,20 @@ class Ledger:
             claimed.update(row.cell_id for row in self._rows(*others) if not self._expired(row))
         return claimed
 
+    def works_elsewhere(self) -> bool:
+        """Return whether a driver on another host works on this study; waits for three of its heartbeats."""
+        before, until = self._beats_elsewhere(), self._clock() + 3 * self._beat_s
+        while before and self._clock() < until:
+            time.sleep(self._beat_s / 2)
+            if self._beats_elsewhere() - before:
+                return True
+        return False
+
+    @retried
+    def _beats_elsewhere(self) -> set[tuple[str, int]]:
+        rows = self._rows(CLAIMS.c.state == WORKING, CLAIMS.c.host != self._process.host)
+        return {(row.owner, row.beat) for row in rows}
+
     def beat(self) -> None:
         """Send one heartbeat."""
         self._execute(sa.update(CLAIMS).where(*self._own()).values(beat=next(self._beats)))

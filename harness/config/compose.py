@@ -19,15 +19,22 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from harness import plugins
-from harness.config.grammar import parse, parse_value, split_variant
-from harness.config.schema import Config, DatasetConfig, ReportConfig, ReportSettings, SweepCommand
+from harness.config.grammar import Placed, located, parse, parse_value, split_variant
+from harness.config.schema import (
+    CollectConfig,
+    Config,
+    DatasetConfig,
+    ReportConfig,
+    ReportSettings,
+    SweepCommand,
+)
+from harness.config.study_file import OPEN_GROUPS, expand, study_file_text
 from harness.databases import redact, without_secrets
 from harness.errors import UserError, one_line, unknown
 from harness.metrics import DIRECTION
 
 GROUPS = {"profile": ("quick", "paper"), "launcher": ("inline", "processes", "ray")}
 MATRICES = ("full", "ablation")
-OPEN_GROUPS = ("dataset", "method", "backbone")  # the names in them come from files and registries
 
 
 def load_benchmark(arguments: Sequence[str]) -> Config:
@@ -58,9 +65,29 @@ def load_sweep(arguments: Sequence[str]) -> Config:
 
 def load_report(arguments: Sequence[str]) -> ReportConfig:
     """Compose the configuration of a report command; raises UserError."""
-    config = OmegaConf.structured(ReportConfig)
-    apply(config, parse(arguments))
+    config: ReportConfig = _of_study(ReportConfig, arguments)
     _check_report(config.report)
+    return config
+
+
+def load_collect(arguments: Sequence[str]) -> CollectConfig:
+    """Compose the configuration of `harness.collect`; raises UserError."""
+    config: CollectConfig = _of_study(CollectConfig, arguments)
+    return config
+
+
+def _of_study(schema: type[Any], arguments: Sequence[str]) -> Any:
+    """Compose the configuration of a command on a study that exists; raises UserError."""
+    config = OmegaConf.structured(schema)
+    # A study file also holds what other commands read.
+    known = [
+        (key, text)
+        for key, text in _pairs(expand(arguments))
+        if not isinstance(text, Placed) or key.split(".")[0] in config
+    ]
+    apply(config, known)
+    if config.plugins:
+        plugins.use(config.plugins)
     if not config.study:
         raise UserError("The study is missing; give study=NAME.")
     return config
@@ -74,6 +101,13 @@ def report_settings(arguments: Sequence[str]) -> ReportSettings:
     return config.report
 
 
+def resolved_study_file(config: Config) -> str:
+    """Return a study file from which a benchmark's configuration comes again, without its profile."""
+    whole = copy.deepcopy(config)
+    whole.matrix = "full"  # the methods of an ablation are listed
+    return study_file_text(whole, _defaults(Config, (), plugins.loaded()))
+
+
 def given_keys(arguments: Sequence[str]) -> set[str]:
     """Return the keys of ``KEY=VALUE`` arguments; raises UserError."""
     return {key for key, _ in parse(arguments)}
@@ -82,18 +116,23 @@ def given_keys(arguments: Sequence[str]) -> set[str]:
 def apply(config: DictConfig, pairs: Iterable[tuple[str, str]]) -> None:
     """Set ``(key, text)`` pairs in a typed configuration; an unknown dataset name adds a dataset."""
     for key, text in pairs:
-        parts = key.split(".")
-        if parts[0] == "dataset" and len(parts) > 2 and "dataset" in config:
-            with open_dict(config.dataset):
-                config.dataset.setdefault(parts[1], DatasetConfig())
-        margin = parts[:2] == ["report", "equal_within"] and len(parts) == 3
-        _check_key(config, parts[: 2 if margin else None], group=margin)
-        value = parse_value(key, text)
-        try:
-            OmegaConf.update(config, key, value, merge=True, force_add=margin)
-        except (OmegaConfBaseException, ValueError) as error:
-            reason = without_secrets(one_line(error), text)
-            raise UserError(f"{key}={redact(text)!r} is not allowed: {reason}.") from None
+        with located(text):
+            _apply(config, key, text)
+
+
+def _apply(config: DictConfig, key: str, text: str) -> None:
+    parts = key.split(".")
+    if parts[0] == "dataset" and len(parts) > 2 and "dataset" in config:
+        with open_dict(config.dataset):
+            config.dataset.setdefault(parts[1], DatasetConfig())
+    margin = parts[:2] == ["report", "equal_within"] and len(parts) == 3
+    _check_key(config, parts[: 2 if margin else None], group=margin)
+    value = parse_value(key, text)
+    try:
+        OmegaConf.update(config, key, value, merge=True, force_add=margin)
+    except (OmegaConfBaseException, ValueError) as error:
+        reason = without_secrets(one_line(error), text)
+        raise UserError(f"{key}={redact(text)!r} is not allowed: {reason}.") from None
 
 
 def settings_of(config: DictConfig, kind: str, name: str, changes: dict[str, Any]) -> Any:
@@ -138,8 +177,9 @@ def _compose(schema_of: type[Config], arguments: Sequence[str]) -> Any:
     pairs = _pairs(arguments)
     groups = {key: value for key, value in pairs if key in GROUPS}
     for key, value in groups.items():
-        if value not in GROUPS[key]:
-            raise unknown(key, value, GROUPS[key])
+        with located(value):
+            if value not in GROUPS[key]:
+                raise unknown(key, value, GROUPS[key])
     _check_keys(schema_of, pairs)
     # Before the schema, which has the settings of every registered method and backbone.
     plugins.use(parse_value("plugins", dict(pairs).get("plugins", "")))
@@ -219,10 +259,11 @@ def _ablation(methods: Iterable[str]) -> list[str]:
 def _check_keys(schema_of: type[Config], pairs: Iterable[tuple[str, str]]) -> None:
     """Raise UserError for a key that the schema rules out without the registries."""
     schema = OmegaConf.structured(schema_of)
-    for key, _ in pairs:
+    for key, text in pairs:
         parts = key.split(".")
         if key not in GROUPS and parts[0] not in OPEN_GROUPS and parts[:2] != ["report", "equal_within"]:
-            _check_key(schema, parts)
+            with located(text):
+                _check_key(schema, parts)
 
 
 def _check_key(config: DictConfig, parts: list[str], group: bool = False) -> None:

@@ -5,8 +5,9 @@ Values follow Hydra's grammar, except that keys for text (names, paths, URIs) ta
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -34,28 +35,57 @@ BRACKETS = {"{": "}", "[": "]", "(": ")"}
 SCALARS = (str, int, float, type(None))
 
 
+class Placed(str):
+    """A text that knows its place in a file."""
+
+    def __new__(cls, text: str, place: str) -> Placed:
+        """Build it from a text and its file and line."""
+        placed = super().__new__(cls, text)
+        placed.place = place
+        return placed
+
+    place: str
+
+
+@contextlib.contextmanager
+def located(text: str) -> Iterator[None]:
+    """Begin the errors of a text with its place in a file, if it has one."""
+    try:
+        yield
+    except UserError as error:
+        if isinstance(text, Placed):
+            raise UserError(f"{text.place}: {error}") from None
+        raise
+
+
 def parse(arguments: Sequence[str]) -> list[tuple[str, str]]:
     """Split ``KEY=VALUE`` arguments; raises UserError, also for Hydra's settings and for interpolations."""
     pairs = []
     for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if not equals or not KEY.fullmatch(key):
-            raise UserError(
-                f"Cannot parse {redact(argument)!r}; give settings as KEY=VALUE, e.g. seeds=[1111,1112]."
-            )
-        if key == "hydra" or key.startswith("hydra."):
-            raise UserError(f"{key!r} is a setting of Hydra, which cannot be changed here; leave it out.")
-        if "${" in value:
-            raise UserError(
-                f"{redact(argument)!r} contains '${{...}}'; interpolations are not allowed, give the value."
-            )
-        pairs.append((key, value))
+        with located(argument):
+            key, value = _pair(argument)
+        pairs.append((key, Placed(value, argument.place) if isinstance(argument, Placed) else value))
     return pairs
+
+
+def _pair(argument: str) -> tuple[str, str]:
+    key, equals, value = argument.partition("=")
+    if not equals or not KEY.fullmatch(key):
+        raise UserError(
+            f"Cannot parse {redact(argument)!r}; give settings as KEY=VALUE, e.g. seeds=[1111,1112]."
+        )
+    if key == "hydra" or key.startswith("hydra."):
+        raise UserError(f"{key!r} is a setting of Hydra, which cannot be changed here; leave it out.")
+    if "${" in value:
+        raise UserError(
+            f"{redact(argument)!r} contains '${{...}}'; interpolations are not allowed, give the value."
+        )
+    return key, value
 
 
 def parse_value(key: str, text: str) -> Any:
     """Parse the value of a setting; a list may also be written ``a`` or ``a,b``; raises UserError."""
-    value = text if TEXT_KEYS.fullmatch(key) else _elements_or_value(key, text)
+    value = str(text) if TEXT_KEYS.fullmatch(key) else _elements_or_value(key, text)
     if not is_plain(value):
         raise _unreadable(key, text)
     return value

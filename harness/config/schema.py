@@ -206,6 +206,7 @@ class Config:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     ledger: LedgerConfig = field(default_factory=LedgerConfig)
     launcher: LauncherConfig = field(default_factory=LauncherConfig)
+    shard: str | None = None
     sweep: SweepConfig = field(default_factory=SweepConfig)
     dataset: dict[str, DatasetConfig] = field(default_factory=dict)
     method: dict[str, Any] = field(default_factory=dict)
@@ -221,6 +222,17 @@ class SweepCommand(Config):
 
 
 @dataclass
+class CollectConfig:
+    """Configuration of `harness.collect`."""
+
+    study: str = ""
+    plugins: list[str] = field(default_factory=list)
+    var_dir: str = "var"
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    ledger: LedgerConfig = field(default_factory=LedgerConfig)
+
+
+@dataclass
 class ReportConfig:
     """Configuration of `reports.build`, `reports.export`, `reports.plan` and `reports.ui`.
 
@@ -230,6 +242,7 @@ class ReportConfig:
     """
 
     study: str | None = None
+    plugins: list[str] = field(default_factory=list)
     var_dir: str = "var"
     tracking: UriConfig = field(default_factory=UriConfig)
     out: str | None = None

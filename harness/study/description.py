@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,13 @@ from harness.code import code_hash, sources
 from harness.data.dataset import Dataset, Split
 from harness.data.prepare import CachedDataset
 from harness.data.store import load_dataset
+from harness.databases import redact
 from harness.matrix import Cell
 from harness.plan import Plan
 from harness.plugins import facts
 from methods import METHODS
 
-DATASETS_FILE, MATRIX_FILE, CODE_FILE = "datasets.json", "matrix.json", "code.json"
+DATASETS_FILE, MATRIX_FILE, CODE_FILE, STUDY_FILE = "datasets.json", "matrix.json", "code.json", "study.yaml"
 MATRIX_COLUMNS = ("cell_id", "cell", "dataset", "backbone", "method", "seed", "train_ratio")
 MOST_NAMES = 50  # of each kind: stores limit a description to 8,000 characters or more
 
@@ -45,36 +47,67 @@ def describe(plan: Plan) -> str:
     )
 
 
-def matrix_text(plan: Plan, arguments: Sequence[str], known: str | None = None) -> str:
+@dataclass(frozen=True)
+class Announcement:
+    """What a study's run of kind "study" stores of a plan.
+
+    datasets: name -> see `describe_dataset`. code: see `code_of`. arguments: of the command, if the plan's
+    cells are the study's matrix. rows: of ``MATRIX_COLUMNS``, one per cell. description: a paragraph.
+    study_file: the resolved settings, see `harness.config.study_file`.
+    """
+
+    datasets: Mapping[str, Any]
+    code: Mapping[str, Any]
+    arguments: Sequence[str] | None = None
+    rows: Sequence[Sequence[Any]] = ()
+    description: str | None = None
+    study_file: str | None = None
+
+    def files(self, known: Callable[[str], str | None]) -> dict[str, str]:
+        """Return file name -> text. known: returns the stored text of a file, with which this is merged."""
+        files = {
+            DATASETS_FILE: datasets_text(self.datasets, known(DATASETS_FILE)),
+            CODE_FILE: code_text(self.code, known(CODE_FILE)),
+        }
+        if self.arguments is not None:
+            files[MATRIX_FILE] = matrix_text(self.rows, self.arguments, known(MATRIX_FILE))
+        return files | ({STUDY_FILE: self.study_file} if self.study_file is not None else {})
+
+
+def announcement(plan: Plan, arguments: Sequence[str] | None, study_file: str | None = None) -> Announcement:
+    """Describe a plan. arguments, study_file: of the command, if the plan's cells are the study's matrix."""
+    datasets = {name: describe_dataset(data) for name, data in plan.datasets.items()}
+    if arguments is None:
+        return Announcement(datasets, code_of(plan))
+    # Only addresses are redacted: a path may contain an @.
+    shown = [redact(argument) if "://" in argument else argument for argument in arguments]
+    rows = [_request_row(plan, cell) for cell in plan.cells]
+    return Announcement(datasets, code_of(plan), shown, rows, describe(plan), study_file)
+
+
+def matrix_text(rows: Sequence[Sequence[Any]], arguments: Sequence[str], known: str | None = None) -> str:
     """Return a request as JSON: command ``arguments``, ``columns``, ``cells`` (rows) and ``earlier`` (rows).
 
     known: this text of earlier requests. ``earlier``: their cells, if this request has none of the same
     data set, backbone, method and training ratio.
     """
-    cells = [_request_row(plan, cell) for cell in plan.cells]
+    cells = [dict(zip(MATRIX_COLUMNS, row, strict=True)) for row in rows]
     before = json.loads(known or "{}")
     named = {combination(row) for row in cells}
-    rows = [*request_rows(before, "earlier"), *request_rows(before, "cells")]
-    earlier = [row for row in rows if combination(row) not in named]
+    stored = [*request_rows(before, "earlier"), *request_rows(before, "cells")]
+    earlier = [row for row in stored if combination(row) not in named]
     matrix = {
         "arguments": list(arguments),
         "columns": MATRIX_COLUMNS,
-        "cells": [list(row.values()) for row in cells],
+        "cells": [list(row) for row in rows],
         "earlier": [list(row.values()) for row in earlier],
     }
     return json.dumps(matrix, ensure_ascii=False)
 
 
-def _request_row(plan: Plan, cell: Cell) -> dict[str, Any]:
-    values = (
-        cell.cell_id,
-        cell.run_name,
-        cell.dataset,
-        cell.backbone_label,
-        plan.method_label(cell),
-        cell.seed,
-    )
-    return dict(zip(MATRIX_COLUMNS, (*values, cell.train_ratio), strict=True))
+def _request_row(plan: Plan, cell: Cell) -> tuple[Any, ...]:
+    names = cell.dataset, cell.backbone_label, plan.method_label(cell)
+    return cell.cell_id, cell.run_name, *names, cell.seed, cell.train_ratio
 
 
 def request_rows(matrix: Mapping[str, Any], part: str) -> list[dict[str, Any]]:
@@ -91,13 +124,13 @@ def combination(row: Mapping[str, Any]) -> tuple[str, str, str, float]:
     return row["dataset"], row["backbone"], row["method"], float(row["train_ratio"])
 
 
-def code_text(plan: Plan, known: str | None) -> str:
-    """The code of the plan's methods and backbones and that stored before (``known``), as JSON.
+def code_of(plan: Plan) -> dict[str, dict[str, Any]]:
+    """Return the code of the plan's methods and backbones.
 
     ``code``: hash of the code -> its ``name`` and ``modules``, each with the hash of its text. ``texts``: the
     hash of a text -> the text. ``plugins``: name -> `harness.plugins.facts` and hash, if there are any.
     """
-    stored = json.loads(known or '{"code": {}, "texts": {}}')
+    found: dict[str, dict[str, Any]] = {"code": {}, "texts": {}}
     classes = {
         **{c.method: METHODS[c.method] for c in plan.cells},
         **{c.backbone: BACKBONES[c.backbone] for c in plan.cells},
@@ -105,17 +138,24 @@ def code_text(plan: Plan, known: str | None) -> str:
     for name, cls in classes.items():
         texts = sources(cls)
         hashes = {module: hashlib.sha256(text.encode()).hexdigest()[:16] for module, text in texts.items()}
-        stored["code"][code_hash(cls)] = {"name": name, "modules": hashes}
+        found["code"][code_hash(cls)] = {"name": name, "modules": hashes}
         if own := facts(cls):
-            stored.setdefault("plugins", {})[name] = {**own, "hash": code_hash(cls)}
-        stored["texts"] |= {hashes[module]: text for module, text in texts.items()}
-    return json.dumps(stored, sort_keys=True, indent=1, ensure_ascii=False)
+            found.setdefault("plugins", {})[name] = {**own, "hash": code_hash(cls)}
+        found["texts"] |= {hashes[module]: text for module, text in texts.items()}
+    return found
 
 
-def datasets_text(plan: Plan, known: str | None) -> str:
-    """Return the plan's datasets, merged into the stored JSON ``known``, as a JSON list sorted by name."""
-    entries = {entry["name"]: entry for entry in json.loads(known or "[]")}
-    entries |= {name: describe_dataset(data) for name, data in plan.datasets.items()}
+def code_text(code: Mapping[str, Any], known: str | None) -> str:
+    """Return code, see `code_of`, and that stored before (``known``), as JSON."""
+    stored = json.loads(known or '{"code": {}, "texts": {}}')
+    parts = {**stored, **code}
+    merged = {part: {**stored.get(part, {}), **code.get(part, {})} for part in parts}
+    return json.dumps(merged, sort_keys=True, indent=1, ensure_ascii=False)
+
+
+def datasets_text(datasets: Mapping[str, Any], known: str | None) -> str:
+    """Return datasets, merged into the stored JSON ``known``, as a JSON list sorted by name."""
+    entries = {entry["name"]: entry for entry in json.loads(known or "[]")} | dict(datasets)
     return json.dumps([entries[name] for name in sorted(entries)], indent=1, ensure_ascii=False)
 
 

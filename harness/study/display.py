@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from rich import markup
@@ -14,20 +14,23 @@ from rich.table import Table
 
 from harness.errors import visible
 from harness.study.description import twins, twins_sentence
+from harness.study.forecast import Forecast, Pair, duration
 
 if TYPE_CHECKING:
     # Commands import this module before they check the request, so its import must be fast.
     from harness.matrix import Cell
     from harness.plan import Plan
-    from harness.study.driver import StudyOutcome
 
 
 class LiveDisplay:
-    """A progress bar with the remaining time, estimated from the cells trained so far."""
+    """A progress bar with the remaining time, by the cells of a data set and backbone that ended so far."""
 
     def __init__(self, console: Console, unit: str = "cells") -> None:
         self.console = console
-        self.total = self.done = self.done_before = 0
+        self.total = self.done = self.done_before = self.workers = 0
+        self.left: dict[str, Pair] = {}
+        self.running: dict[str, float] = {}
+        self.forecast = Forecast()
         self.since = time.monotonic()
         self.progress = Progress(
             TextColumn(unit),
@@ -48,19 +51,26 @@ class LiveDisplay:
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
 
-    def begin(self, total: int, done: int) -> None:
-        """Set the number of cells, and how many of them are done already."""
+    def begin(self, total: int, done: int, left: Iterable[Cell] = ()) -> None:
+        """Set the number of cells, and how many of them are done already. left: the others, if known."""
+        self.left = {cell.cell_id: _pair(cell) for cell in left}
         self.total, self.done, self.done_before, self.since = total, done, done, time.monotonic()
         self.progress.update(self.task, total=total, completed=done)
 
     def started(self, cell: Cell) -> None:
         """Show the cell that started last."""
+        self.running[cell.cell_id] = time.monotonic()
+        self.workers = max(self.workers, len(self.running))
         self.progress.update(self.task, now=escape(cell.run_name))
 
     def ended(self, cell: Cell, note: str) -> None:
         """Count a cell that ended; note: its error, or empty."""
         self.done += 1
-        left = f"{self._left_s():.0f} s left" if self.done < self.total else ""
+        self.left.pop(cell.cell_id, None)
+        since = self.running.pop(cell.cell_id, None)
+        if since is not None and not note:
+            self.forecast.measured(_pair(cell), time.monotonic() - since)
+        left = self._left() if self.done < self.total else ""
         self.progress.update(self.task, completed=self.done, left=left)
         if note:
             self.console.print(f"[red]failed[/red] {escape(cell.run_name)}: {escape(note)}", soft_wrap=True)
@@ -79,9 +89,20 @@ class LiveDisplay:
         """Print a message above the progress bar."""
         self.console.print(escape(sentence), style="yellow", soft_wrap=True)
 
+    def _left(self) -> str:
+        """Return the time that is left, at least that of cells like those that ended."""
+        if not self.left:
+            return f"{duration(self._left_s())} left"
+        seconds, whole = self.forecast.left(self.left.values())
+        return f"{'' if whole else 'more than '}{duration(seconds / max(1, self.workers))} left"
+
     def _left_s(self) -> float:
         pace = (time.monotonic() - self.since) / max(1, self.done - self.done_before)
         return pace * (self.total - self.done)
+
+
+def _pair(cell: Cell) -> Pair:
+    return cell.dataset, cell.backbone_label
 
 
 def escape(text: str) -> str:
@@ -137,7 +158,14 @@ def mean_and_spread(values: Iterable[float]) -> str:
     return f"{defined.mean():.3f}{spread}{mark}"
 
 
-def failure_table(outcome: StudyOutcome) -> Table:
+class Failures(Protocol):
+    """Cells that have no result, of a number of cells."""
+
+    total: int
+    failed: dict[str, tuple[Cell, str]]
+
+
+def failure_table(outcome: Failures) -> Table:
     """Return a table of the cells without a result, with reasons."""
     table = Table(
         title=f"{len(outcome.failed)} of {outcome.total} cells have no result", title_justify="left"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -30,8 +30,8 @@ RUNNING = "tags.kind = 'cell' and attributes.status = 'RUNNING'"
 class Display(Protocol):
     """A display of the driver's progress."""
 
-    def begin(self, total: int, done: int) -> None:
-        """Show a study of ``total`` cells, of which ``done`` are done already."""
+    def begin(self, total: int, done: int, left: Iterable[Cell] = ()) -> None:
+        """Show a study of ``total`` cells, of which ``done`` are done already. left: the others, if known."""
 
     def started(self, cell: Cell) -> None:
         """Show that a cell was submitted to a worker."""
@@ -111,7 +111,7 @@ class Driver:
         self._report_other_versions()
         self._fetch()
         self._report_other_code()
-        self.display.begin(self.outcome.total, self.outcome.total - len(self._pending))
+        self.display.begin(self.outcome.total, self.outcome.total - len(self._pending), self._pending)
         if self._pending or self.queue.open:
             elsewhere = self.tracker.complete(everywhere=True)
             self._train({cell_id: run for cell_id, run in elsewhere.items() if not changes(run.tags)})

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.claims.ledger import Ledger
-from harness.data.pretrained import text_states
-from harness.databases import redact, sqlite_uri
-from harness.files import locked
-from harness.launchers.base import Job, Launcher
-from harness.matrix import Cell, first_seeds
+from harness.config.compose import resolved_study_file
+from harness.databases import sqlite_path, sqlite_uri
+from harness.errors import UserError
+from harness.files import locked, network_disk
+from harness.launchers.base import Launcher
+from harness.matrix import Cell
 from harness.plan import Plan
 from harness.retry import Retry
-from harness.study.description import (
-    CODE_FILE,
-    DATASETS_FILE,
-    MATRIX_FILE,
-    code_text,
-    datasets_text,
-    describe,
-    matrix_text,
-)
+from harness.study.description import Announcement, announcement
 from harness.study.display import LiveDisplay
 from harness.study.driver import Driver, StudyOutcome
+from harness.study.jobs import jobs_of
 from harness.study.queue import CellQueue
 from harness.study.unlogged import UnloggedResults
 from harness.study.writer import Writer
@@ -56,14 +51,12 @@ class Session:
         labels: see `Writer`. request: whether the plan's cells are the study's matrix, see `announce`.
         """
         config, tracker = self.config, self.tracker
-        uri = config.ledger.uri or sqlite_uri(tracker.var_dir / "ledger.db")
-        times = {"beat_s": config.ledger.beat_s, "stale_s": config.ledger.stale_s}
         unlogged = UnloggedResults(tracker.folder("spool"))
-        retry = Retry(config.tracking.patience_s, self.display.trouble, unlogged.state)
-        job_of, checkpoints = self._jobs(), tracker.folder("checkpoints").absolute()
-        with Ledger(uri, self.plan.study, **times) as ledger, tracker.retrying(retry):
-            ledger.retry = retry
-            announce(tracker, self.plan, self.arguments if request else None)
+        checkpoints = tracker.folder("checkpoints").absolute()
+        job_of = jobs_of(config, self.plan, self.device, tracker.var_dir, checkpoints, self.display.say)
+        with open_ledger(config, tracker, self.display, unlogged) as ledger:
+            said = announcement(self.plan, self.arguments, resolved_study_file(config)) if request else None
+            announce(tracker, said or announcement(self.plan, None))
             writer = Writer(tracker, ledger, unlogged, provenance(), checkpoints, labels)
             return Driver(
                 make_queue(writer),
@@ -76,54 +69,41 @@ class Session:
                 retry_changed=config.retry == "changed" or not request,
             ).run()
 
-    def _jobs(self) -> Callable[[Cell], Job]:
-        """Return the function that builds a cell's job."""
-        config, plan = self.config, self.plan
-        checkpoints = self.tracker.folder("checkpoints").absolute()
-        folders = {name: str(data.folder.absolute()) for name, data in plan.datasets.items()}
-        states, sampled = self._text_states(), first_seeds(plan.cells)
 
-        def job_of(cell: Cell) -> Job:
-            return Job(
-                cell,
-                data=folders[cell.dataset],
-                device=self.device,
-                resident=config.data.resident,
-                checkpoint=str(checkpoints / f"{cell.cell_id}.npz"),
-                checkpoint_s=config.cell.checkpoint_s,
-                text_model=None if plan.text_model is None else str(plan.text_model.folder.absolute()),
-                text_states=states.get((cell.dataset, cell.backbone)),
-                sample=cell.cell_id in sampled,
-                # The truth is in a separate file, because a training must not read it.
-                truth=f"{folders[cell.dataset]}.truth.npz",
-            )
-
-        return job_of
-
-    def _text_states(self) -> Mapping[tuple[str, str], str]:
-        """Return the folders of a frozen text encoder's states, by (dataset, backbone); empty without one."""
-        plan, threads = self.plan, self.config.cell.threads
-        if plan.text_model is None or plan.cells[0].text.finetune:
-            return {}
-        cache, say = self.tracker.var_dir / "cache", self.display.say
-        return text_states(plan.text_model, plan.datasets, plan.cells, self.device, threads, cache, say)
+@contextlib.contextmanager
+def open_ledger(
+    config: Any, tracker: Tracker, display: LiveDisplay, unlogged: UnloggedResults
+) -> Iterator[Ledger]:
+    """Open the ledger of the tracker's study; within the block, both retry what fails, and say so."""
+    uri = config.ledger.uri or sqlite_uri(tracker.var_dir / "ledger.db")
+    times = {"beat_s": config.ledger.beat_s, "stale_s": config.ledger.stale_s}
+    retry = Retry(config.tracking.patience_s, display.trouble, unlogged.state)
+    with Ledger(uri, tracker.study, **times) as ledger, tracker.retrying(retry):
+        ledger.retry = retry
+        _check_disk((uri, tracker.uri), ledger, display)
+        yield ledger
 
 
-def announce(tracker: Tracker, plan: Plan, request: Sequence[str] | None) -> None:
-    """Store the descriptions of the plan's datasets with the study's run.
+def _check_disk(uris: Sequence[str], ledger: Ledger, display: LiveDisplay) -> None:
+    """Warn of databases in files on a network disk; raise UserError if another host uses them, too."""
+    paths = [path for uri in uris if (path := sqlite_path(uri)) is not None]
+    found = [(path, kind) for path in paths if (kind := network_disk(path))]
+    if not found:
+        return
+    path, kind = found[0]
+    reason = f"{str(path)!r} lies on a network disk ({kind}), on which SQLite is not safe between machines"
+    advice = (
+        "use shards (shard=1/4, then python -m harness.collect), or a server (tracking.uri=, ledger.uri=)"
+    )
+    if ledger.works_elsewhere():
+        raise UserError(f"Another machine works on this study, and {reason}; {advice}.")
+    display.say(f"{reason}. Use this study from one machine at a time; for several, {advice}.")
 
-    request: arguments of the command, if the plan's cells are the study's matrix, which is then stored too.
-    """
+
+def announce(tracker: Tracker, said: Announcement) -> None:
+    """Store the description of a plan with the study's run."""
     with locked(lock_of(tracker)):
-        files = {
-            DATASETS_FILE: datasets_text(plan, tracker.study_file(DATASETS_FILE)),
-            CODE_FILE: code_text(plan, tracker.study_file(CODE_FILE)),
-        }
-        if request is not None:
-            # Only addresses are redacted: a path may contain an @.
-            arguments = [redact(argument) if "://" in argument else argument for argument in request]
-            files[MATRIX_FILE] = matrix_text(plan, arguments, tracker.study_file(MATRIX_FILE))
-        tracker.announce(files, None if request is None else describe(plan))
+        tracker.announce(said.files(tracker.study_file), said.description)
 
 
 def lock_of(tracker: Tracker) -> Path:

@@ -81,7 +81,10 @@ class UnloggedResults:
                 sync(path)
 
     def _stored(self, cell_id: str) -> Result | None:
-        for path, read in ((self.folder / cell_id, _read), (self.folder / f"{cell_id}.json", _read_earlier)):
+        for path, read in (
+            (self.folder / cell_id, read_waiting),
+            (self.folder / f"{cell_id}.json", _read_earlier),
+        ):
             try:
                 if path.exists():
                     return read(path)
@@ -100,7 +103,8 @@ def _sums(folder: Path) -> str:
     return "".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in paths)
 
 
-def _read(folder: Path) -> Result:
+def read_waiting(folder: Path) -> Result:
+    """Read an unlogged result from its folder; raises one of `DAMAGE`."""
     if (folder / SUMS_FILE).read_text() != _sums(folder):
         raise ValueError("its checksums do not match")
     return _with_origin(read_result(folder), load_json((folder / WAITING_FILE).read_bytes()))

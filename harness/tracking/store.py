@@ -68,6 +68,10 @@ def request(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P
     return retried(answers(method))
 
 
+class UnknownStudy(UserError):
+    """A study that the store does not hold."""
+
+
 class Store:
     """The experiment of one study.
 
@@ -123,7 +127,7 @@ class Store:
         experiment = self.client.get_experiment_by_name(self.study)
         if experiment is None and not create:
             names = [e.name for e in self.client.search_experiments()]
-            raise UserError(f"There is no study {self.study!r} in this store.{nearest(self.study, names)}")
+            raise UnknownStudy(f"There is no study {self.study!r} in this store.{nearest(self.study, names)}")
         if experiment is None:
             # Without an explicit artifact location, MLflow would write below the working directory.
             local = "://" not in self.uri or is_database(self.uri)

@@ -71,7 +71,8 @@ class Report:
     requested_note: text below the counts. summary: sentences. notes: headings and their sentences.
     claims: a row per claim. decisions: what would decide claims, in words, as a command, and the ids of these
     claims. pictures: of the gains, one per metric. runs_link: address of all runs of the study. ui: command
-    that starts MLflow's UI. table_files: name of a table -> ending -> relative address.
+    that starts MLflow's UI. study_file: address of the settings. table_files: name of a table -> ending ->
+    relative address.
     """
 
     title: str
@@ -91,6 +92,7 @@ class Report:
     decisions: Sequence[tuple[str, str, Sequence[str]]] = ()
     pictures: Sequence[Picture] = ()
     table_files: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    study_file: str = ""
 
 
 @dataclass(frozen=True)

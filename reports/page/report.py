@@ -11,6 +11,7 @@ from threadpoolctl import threadpool_limits
 
 from backbones import BACKBONES
 from harness.cli import shell_command
+from harness.study.description import STUDY_FILE
 from methods import METHODS
 from reports import commands
 from reports.claims import answers as claims
@@ -33,6 +34,7 @@ from reports.tables.places import place_table
 from reports.tables.scores import score_table
 from reports.tables.seed_means import ablation_numbers, main_numbers, occlusion_numbers
 from reports.tables.table import Table, write_table
+from reports.tables.videos import video_table
 
 PAGE = "index.html"
 FOLDERS = ("tables", "figures", "data")
@@ -73,10 +75,11 @@ def write(study: Study, folder: Path) -> list[Path]:
     )
     (folder / claims.FILE).write_text(claims.answers_json(answers, study), encoding="utf-8")
     (folder / PAGE).write_text(page(report), encoding="utf-8")
+    (folder / STUDY_FILE).write_text(study.study_file, encoding="utf-8")
     files = {path for name in FOLDERS for path in (folder / name).iterdir() if not path.is_dir()}
     for stale in files - set(paths):
         stale.unlink()
-    return [folder / PAGE, folder / claims.FILE, *paths]
+    return [folder / PAGE, folder / claims.FILE, folder / STUDY_FILE, *paths]
 
 
 def all_tables(study: Study, comparison: pd.DataFrame) -> list[Table]:
@@ -103,6 +106,7 @@ def all_tables(study: Study, comparison: pd.DataFrame) -> list[Table]:
         cost_table(study, order()),
         score_table(occlusion, "occlusion", occlusion_title, study, commands.occluded(study)),
         clip_table(study, order()),
+        video_table(study, order()),
     ]
 
 
@@ -181,6 +185,7 @@ def _report(
         notes=_notes(study),
         facts=study.facts,
         runs_link=study.links.study(),
+        study_file=STUDY_FILE if study.study_file else "",
         ui=shell_command("ui", "reports.ui", study.name, study.located),
         table_files={**files, **sweeps.page_files(study, folder)},
     )

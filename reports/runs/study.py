@@ -15,7 +15,7 @@ from harness.config.compose import report_settings
 from harness.config.schema import ReportSettings
 from harness.databases import redact
 from harness.matrix import RESULTS_VERSION
-from harness.study.description import CODE_FILE, DATASETS_FILE, request_rows, twins
+from harness.study.description import CODE_FILE, DATASETS_FILE, STUDY_FILE, request_rows, twins
 from harness.tracking.tags import label_of
 from harness.tracking.tracker import SWEEP, Run
 from harness.tracking.versions import version_of
@@ -64,7 +64,8 @@ class Study:
     description in MLflow. request: arguments of the last call of the benchmark. located: settings that tell
     commands where the study's store is. clips: what predictions say of the test clips, None: nothing is
     known. baselines: the methods that all are compared with. margins: metric -> gains that count as equal.
-    claims: path of the user's claims, or None.
+    claims: path of the user's claims, or None. study_file: the last request's settings as a study file; empty
+    for studies of earlier versions.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Study:
     baselines: Sequence[str] = (BASELINE,)
     margins: Mapping[str, float] = field(default_factory=dict)
     claims: str | None = None
+    study_file: str = ""
 
     def scores(self) -> pd.DataFrame:
         """Return scores of the test split without ablations: columns ``SCORES``, methods as in tables.
@@ -195,6 +197,7 @@ def load_study(runs: StudyRuns, settings: ReportSettings | None = None) -> Study
         baselines=tuple(dict.fromkeys(filter(None, (BASELINE, settings.baseline)))),
         margins=dict(settings.equal_within),
         claims=settings.claims,
+        study_file=tracker.study_file(STUDY_FILE) or "",
         located=tuple(tracker.located()),
     )
 

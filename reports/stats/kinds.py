@@ -11,11 +11,13 @@ import pandas as pd
 from harness.metrics import SIMS_EDGES, binned
 from reports.stats.clips import ClipErrors, mean_moves
 from reports.stats.comparison import BASELINE, BOUNDS, Clips, overall, paired
+from reports.stats.intervals import t_half_width
 
 METRIC = "mae"
 COUNTS = ("n", "seeds", "strata")
 BY_KIND = ("group", "kind", "clips", "videos", "method", "gain", *BOUNDS, "verdict", *COUNTS)
 BY_CLIP = ("method", "clip", "label", "gain", "better", "n")
+BY_VIDEO = ("method", "video", "clips", "gain", "low_seeds", "high_seeds", "n")
 # Upper bounds of all bins but the last, each of which belongs to its bin, and names of the bins.
 _MOSI = (
     (-1.0, -1e-30, 0.0, 1.0),
@@ -119,6 +121,49 @@ def gains_by_clip(pairs: pd.DataFrame, clips: ClipErrors) -> pd.DataFrame:
         columns |= {"gain": np.mean(strata, axis=0), "better": (gains[own] > 0).sum(axis=0)}
         parts.append(pd.DataFrame(columns)[list(BY_CLIP)])
     return pd.concat(parts[1:] or parts, ignore_index=True)
+
+
+def gains_by_video(pairs: pd.DataFrame, clips: ClipErrors) -> pd.DataFrame:
+    """Return a row per method and video: mean over backbones of its mean gain over seeds, with an interval.
+
+    The 95% interval is for these clips: Student's t of the mean over backbones, whose seeds are independent.
+    It is NaN without two seeds, and without spread. There is none for other clips, since a video is one draw.
+    ``video`` is its number in ``clips.videos``.
+    """
+    sums, sizes = _sums_by_video(_stacked(pairs, clips), clips.videos)
+    gains, parts = sums / sizes, [pd.DataFrame(columns=list(BY_VIDEO))]
+    methods, backbones = pairs["method"].to_numpy(), pairs["backbone"].to_numpy()
+    for method in sorted(set(methods)):
+        own = methods == method
+        strata = [gains[own & (backbones == name)] for name in sorted(set(backbones[own]))]
+        mean = np.mean([part.mean(axis=0) for part in strata], axis=0)
+        half = _half_width(strata)
+        columns = {"method": method, "video": np.arange(len(sizes)), "clips": sizes, "gain": mean}
+        columns |= {"low_seeds": mean - half, "high_seeds": mean + half, "n": int(own.sum())}
+        parts.append(pd.DataFrame(columns)[list(BY_VIDEO)])
+    return pd.concat(parts[1:] or parts, ignore_index=True)
+
+
+def _sums_by_video(values: np.ndarray, videos: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return each video's sum of values and number of clips. Shape: (rows, videos), (videos,)."""
+    belongs = videos[:, None] == np.arange(videos.max(initial=-1) + 1)
+    return values @ belongs, belongs.sum(axis=0)
+
+
+def _half_width(strata: list[np.ndarray]) -> np.ndarray:
+    """Return half the width of the t interval of the mean over strata of their means; NaN without spread.
+
+    Shape:
+        strata: (seeds, columns) each. Output: (columns,).
+    """
+    spread = [part.var(axis=0, ddof=1) / len(part) for part in strata if len(part) > 1]
+    freedom = sum(len(part) - 1 for part in strata)
+    if not spread:
+        return np.full(strata[0].shape[1], np.nan)
+    error = np.sqrt(np.sum(spread, axis=0)) / len(strata)
+    # `t_half_width` divides by the root of n and takes n - 1 degrees of freedom.
+    half = t_half_width(error * np.sqrt(freedom + 1), np.full(error.shape, freedom + 1))
+    return np.where(half > 1e-9, half, np.nan)
 
 
 def _stacked(pairs: pd.DataFrame, clips: ClipErrors) -> np.ndarray:

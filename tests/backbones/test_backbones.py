@@ -165,12 +165,8 @@ def test_bfloat16_autocast(name):
     torch.testing.assert_close(rough.float(), backbone(batch), atol=0.1, rtol=0.1)
 
 
-@pytest.mark.parametrize(
-    "name",
-    # The compiler takes a minute for each of the larger ones; TFN is trained in a compiled study.
-    [n if n == "lmf" else pytest.param(n, marks=pytest.mark.soak) for n in BACKBONES],
-)
-@pytest.mark.slow
+@over_backbones
+@pytest.mark.soak  # the compiler takes a minute for each; TFN is trained compiled in a slow test
 def test_compiled(name):
     sizes = make_sizes()
     backbone, batch = trained(small_backbone(name, sizes), sizes), make_batch(sizes, 5)

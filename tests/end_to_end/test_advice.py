@@ -76,6 +76,7 @@ SWEEPS = {
     "param=delta occlusion.train_ratios=[0.5]": ("train_ratios has no effect", "param=delta"),
     "param=delta matrix=ablation": ("leave out matrix=ablation", "param=delta"),
     "param=delta tuned=x": ("remove tuned=DIR", "param=delta"),
+    "param=delta shard=1/2": ("remove shard=", "param=delta"),
 }
 REPORTS = {
     "var_dir=var": ("give study=NAME", "study=NAME"),

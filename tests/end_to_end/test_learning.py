@@ -53,7 +53,10 @@ def silent(dataset, kept):
 @pytest.mark.parametrize(
     "name",
     # The longest of them.
-    [pytest.param(n, marks=pytest.mark.soak) if n in ("mult", "misa", "glomo") else n for n in BACKBONES],
+    [
+        pytest.param(n, marks=pytest.mark.soak) if n in ("mult", "misa", "almt", "glomo") else n
+        for n in BACKBONES
+    ],
 )
 def test_audio_and_vision_add_to_text(dataset, name):
     settings = small_backbone(name, make_sizes()).settings

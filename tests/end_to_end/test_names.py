@@ -171,7 +171,7 @@ def test_no_command_of_latex_comes_from_a_name(name):
 
 @pytest.mark.parametrize("name", [name for name in HOSTILE if visible(name) == name and len(name) < 50])
 def test_the_terminal_shows_a_name_as_it_stands(name, capsys):
-    console, cell = make_console(), SimpleNamespace(run_name=name)
+    console, cell = make_console(), SimpleNamespace(run_name=name, cell_id="0")
     data = SimpleNamespace(name=name, source=name, fingerprint="f", synthetic=False, notes=[name])
     show_datasets(console, SimpleNamespace(datasets={name: data}, notes=[name]))
     display = LiveDisplay(console)

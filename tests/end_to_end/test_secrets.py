@@ -19,7 +19,7 @@ from harness.databases import redact, without_secrets
 from harness.errors import StoreError, UserError
 from harness.launchers.cluster import check_address
 from harness.plan import make_plan
-from harness.study.description import MATRIX_FILE
+from harness.study.description import MATRIX_FILE, announcement
 from harness.study.session import announce
 from harness.tracking.tracker import Tracker
 from reports import build, export, ui
@@ -146,7 +146,7 @@ def test_the_request_is_kept_without_passwords_and_with_its_paths(tmp_path):
     plan = make_plan(load_benchmark([f"var_dir={tmp_path}", "dataset.synthetic_mosi.clips=30"]))
     tracker = SimpleNamespace(var_dir=tmp_path, folder=tmp_path.joinpath, study_file=lambda name: None)
     tracker.announce = lambda announced, description: files.update(announced)
-    announce(tracker, plan, [path, *secret])
+    announce(tracker, announcement(plan, [path, *secret]))
     assert SECRET not in "".join(files.values())
     assert path in files[MATRIX_FILE]
 

@@ -69,6 +69,7 @@ def test_some_stored_files_end_well(cases):
     assert {said["ending"] for said in cases[1]} == set(GOOD)
 
 
+@pytest.mark.slow
 def test_broken_readers_are_found_out():
     """Cases after a child's crash still run."""
     found = list(run_cases("broken", 1, range(len(BROKEN)), case_s=10))

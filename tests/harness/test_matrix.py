@@ -61,8 +61,20 @@ def test_the_id_is_the_hash_of_all_fields_as_plain_json(registry):
         later = {"label_center": 3.0, "standardize": True, "test_curve": True}
         for name in later:  # which cells of earlier versions have not
             del fields[name]
+        del fields["method_settings"]["only"]
         assert cell.cell_id == _hash(fields)
         assert dataclasses.replace(cell, **later).cell_id == _hash({**fields, **later})
+
+
+def test_a_method_of_some_modalities_is_a_cell_of_its_own():
+    every = (None, ("text",), ("vision", "text"), ("text", "vision"), ("text", "audio", "vision"))
+    settings = {only: METHODS["mixup"].Settings(only=only and list(only)) for only in every}
+    mixed = {only: dataclasses.replace(CELL, method_settings=one) for only, one in settings.items()}
+    ids = {only: cell.cell_id for only, cell in mixed.items()}
+    assert len(set(ids.values())) == 3
+    assert ids["vision", "text"] == ids["text", "vision"]
+    assert ids["text", "audio", "vision"] == ids[None]
+    assert mixed["vision", "text"].method_label.endswith("{only:[text,vision]}")
 
 
 def _hash(fields):

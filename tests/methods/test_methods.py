@@ -35,6 +35,9 @@ over_kinds = pytest.mark.parametrize("kind", MAKES)
 over_sizes = pytest.mark.parametrize(("kind", "n"), list(zip(MAKES, (2, 3, 9), strict=True)))
 
 
+# Sets of mixed examples per batch
+SETS = {"av_mc": 2}
+
 # The contract, over the registry
 
 
@@ -69,7 +72,7 @@ def test_contract(name, kind, n, scale, dtype, seed, data):
     arrays = arrays_of(draw)
     mixed = method(latents, labels, arrays, plain_network())
     check_mixed(mixed, latents, labels, not extrapolates(name, latents))
-    assert len(mixed) == n or (name == "powmix" and 1 <= len(mixed) <= n)
+    assert len(mixed) == SETS.get(name, 1) * n or (name == "powmix" and 1 <= len(mixed) <= n)
     assert not mixed.labels.requires_grad
     if type(method).forward is Method.forward:
         assert torch.equal(mixed.indices, arrays["indices"])
@@ -161,6 +164,28 @@ def test_mixing_is_a_function_of_its_arguments(name):
         assert torch.equal(first.latents.values[m], second.latents.values[m])
         assert torch.equal(latents.values[m], before[m])
     assert torch.equal(first.labels, second.labels)
+
+
+@over_methods
+@over_kinds
+@pytest.mark.parametrize("only", [["audio"], ["vision", "text"], ["audio", "vision"]])
+def test_modalities_that_are_not_mixed_stay_the_first_members(name, kind, only):
+    """Bit for bit; mixed modalities, label and penalty are those without the setting."""
+    latents, labels = occluded(make_latents(kind, 6), 0), make_labels(6, 3.0)
+    whole = run_method(make_method(name, kind), latents, labels)
+    mixed = run_method(make_method(name, kind, only=only), latents, labels)
+    check_mixed(mixed, latents, labels, not extrapolates(name, latents))
+    first = mixed.indices[:, 0]
+    for m in MODALITIES:
+        if m not in only:
+            assert torch.equal(mixed.latents.values[m], latents.values[m][first])
+            assert (mixed.weights[m][:, 0] == 1).all()
+            assert not mixed.weights[m][:, 1:].any()
+        elif name not in SETS:
+            assert torch.equal(mixed.latents.values[m], whole.latents.values[m])
+    if name not in SETS:
+        assert torch.equal(mixed.labels, whole.labels)
+        assert torch.equal(mixed.penalty, whole.penalty)
 
 
 @over_methods

@@ -14,6 +14,10 @@ REFUSED = [
     ("mixup", "xi1", -0.5, POSITIVE),
     ("mixup", "mode", "add", MODE),
     ("mixup", "mix_loss", "l1", "one of backbone, mse, split_mse"),
+    ("mixup", "only", [], "a non-empty list of text, audio, vision, or null"),
+    ("mixup", "only", ["video"], "a non-empty list of text, audio, vision, or null (nearest: 'vision')"),
+    ("av_mc", "only", ["text"], "a list with audio or vision, or null"),
+    ("av_mc", "alpha", -1.0, POSITIVE),
     ("mixup", "alpha", -1.0, POSITIVE),
     ("manifold_mixup", "alpha", -1.0, POSITIVE),
     ("manifold_mixup", "layers", [], "a non-empty list of 0, 1 and 2"),
@@ -87,3 +91,8 @@ def test_a_method_without_a_draw_says_so_and_has_nothing_to_explain():
     with pytest.raises(NotImplementedError, match=r"^Method does not draw$"):
         method.draw(np.random.default_rng(0), np.zeros(2))
     assert method.intensities(None) == method.explain(None, None, None) == {}
+
+
+def test_an_unknown_modality_is_refused_with_the_nearest():
+    with pytest.raises(ValueError, match=r"only must be .*\(nearest: 'vision'\), got \['visio'\]"):
+        METHODS["mixup"].Settings(only=["visio"])

@@ -34,13 +34,14 @@ _COLOURS = {
     "mixup": "#e69f00",
     "manifold_mixup": "#56b4e9",
     "c_mixup": "#a89a00",
+    "av_mc": "#332288",
     "multimix": "#009e73",
     "advmixup": "#882255",
     "powmix": "#0072b2",
     "ms_mix": "#d55e00",
     "ms_mix_released": "#cc79a7",
 }
-_FURTHER = ("#332288", "#117733", "#aa4499", "#44aa99", "#661100", "#6699cc")
+_FURTHER = ("#117733", "#aa4499", "#44aa99", "#661100", "#6699cc")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
 _DASHES = ("-", "--", ":", "-.")
 _ACROSS = 4  # data sets side by side
@@ -223,6 +224,8 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
             warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from font")
             for path, ending in zip(paths, ENDINGS, strict=True):
                 figure.savefig(path, metadata=metadata[ending])
+                # One layout serves all three; computing it takes as long as drawing.
+                figure.set_layout_engine("none")
     finally:
         plt.close(figure)
     return paths

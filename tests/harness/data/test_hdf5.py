@@ -89,7 +89,11 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("case", REFUSED)
+# Each case starts a process.
+@pytest.mark.parametrize(
+    "case",
+    [name if name == "external link" else pytest.param(name, marks=pytest.mark.slow) for name in REFUSED],
+)
 def test_what_is_no_plain_array_is_refused(case, tmp_path):
     edit, message = REFUSED[case]
     with pytest.raises(UserError, match=re.escape(message)) as caught:

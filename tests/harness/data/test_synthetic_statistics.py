@@ -201,8 +201,14 @@ def test_quick_probes_on_average_over_twenty_seeds(name):
     ("name", "aligned"),
     [
         ("synthetic_mosi", True),
-        ("synthetic_sims", False),
-        *(pytest.param("synthetic_mosei", aligned, marks=pytest.mark.soak) for aligned in (False, True)),
+        *(
+            pytest.param(name, aligned, marks=pytest.mark.soak)
+            for name, aligned in (
+                ("synthetic_sims", False),
+                ("synthetic_mosei", False),
+                ("synthetic_mosei", True),
+            )
+        ),
     ],
 )
 def test_full_probes_have_the_intended_strength(name, aligned):

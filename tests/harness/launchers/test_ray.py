@@ -191,7 +191,7 @@ def test_the_readmes_way_to_a_cluster(var_dir, tmp_path, network):
     places = {"HEAD": "127.0.0.1", "HERE": "127.0.0.1", "STORE": server.create(), "HOME": str(tmp_path)}
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = environment_of(mark, **places, PATH=path)
-    small = [*SMALL, "backbones=[lmf]", "train.max_epochs=1", f"var_dir={var_dir}"]
+    small = [*SMALL, "backbones=[lmf]", "train.max_epochs=1", "report=false", f"var_dir={var_dir}"]
     try:
         mark_of_blocks = "<!-- run by tests/harness/launchers/test_ray.py -->\n```sh\n(.*?)```"
         blocks = re.findall(

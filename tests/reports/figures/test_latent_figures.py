@@ -95,7 +95,7 @@ def test_a_whole_study_is_shown_by_the_first_seed_of_one_pair_and_no_other_run_i
     assert 0 < path.stat().st_size < 1e6
 
 
-@pytest.mark.slow
+@pytest.mark.soak  # a slow test compares the bytes of the whole report
 def test_the_bytes_are_the_same_in_another_process(tmp_path):
     code = f"import sys; from {__name__} import digest; print(digest(sys.argv[1]))"
     (tmp_path / "other").mkdir()

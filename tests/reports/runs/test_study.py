@@ -12,7 +12,7 @@ from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from backbones import BACKBONES
 from backbones.base import resolve_settings
 from harness.matrix import RESULTS_VERSION
-from harness.study.description import CODE_FILE, DATASETS_FILE, MATRIX_FILE
+from harness.study.description import CODE_FILE, DATASETS_FILE, MATRIX_FILE, STUDY_FILE
 from reports import commands
 from reports.figures import latents
 from reports.figures import ranks as rank_figure
@@ -100,7 +100,7 @@ def test_data_sets_are_described_and_those_of_earlier_requests_stay(var):
 
 def test_the_same_announcement_is_stored_once(var, monkeypatch):
     tracker = tracker_of(var)
-    files = {name: tracker.study_file(name) for name in (DATASETS_FILE, MATRIX_FILE, CODE_FILE)}
+    files = {name: tracker.study_file(name) for name in (DATASETS_FILE, MATRIX_FILE, CODE_FILE, STUDY_FILE)}
     stored = []
     monkeypatch.setattr(LocalArtifactRepository, "log_artifacts", lambda *given: stored.append(given))
     tracker.announce(files, tracker.description())

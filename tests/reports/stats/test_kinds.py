@@ -5,11 +5,12 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import t
 
 from harness.metrics import METRICS, score
 from reports.stats.clips import ClipErrors, absolute_errors, mean_moves, video_moves
 from reports.stats.intervals import stratified_interval
-from reports.stats.kinds import clip_pairs, gains_by_clip, gains_by_kind, kinds_of_clips
+from reports.stats.kinds import clip_pairs, gains_by_clip, gains_by_kind, gains_by_video, kinds_of_clips
 from reports.stats.noise import noise_of, other_clips
 from tests.support.scores import score as row
 from tests.support.scores import scores_of
@@ -90,6 +91,34 @@ def test_gains_on_clips_are_those_of_a_double_loop():
         assert (one["better"], one["n"], one["label"]) == (better, 8, pytest.approx(LABELS[k]))
 
 
+def test_gains_on_videos_are_those_of_a_double_loop():
+    scores, clips = world()
+    found = gains_by_video(clip_pairs(scores, clips), clips)
+    assert found["video"].tolist() == [0, 1, 2, 3, 4] * 2
+    for video, method in itertools.product(range(5), ("mixup", "powmix")):
+        means, variances = [], []
+        for backbone in BACKBONES:
+            gains = []
+            for seed in SEEDS:
+                own, other = (clips.errors[f"{backbone}-{name}-{seed}"] for name in (method, "none"))
+                gains.append(np.mean([other[k] - own[k] for k in range(len(IDS)) if VIDEOS[k] == video]))
+            means.append(np.mean(gains))
+            variances.append(np.var(gains, ddof=1) / len(gains))
+        half = t.ppf(0.975, 2 * (len(SEEDS) - 1)) * np.sqrt(sum(variances)) / len(BACKBONES)
+        [one] = found[(found["method"] == method) & (found["video"] == video)].to_dict("records")
+        assert (one["clips"], one["n"]) == ((video == VIDEOS).sum(), 8)
+        mean = np.mean(means)
+        ends = one["gain"], one["low_seeds"], one["high_seeds"]
+        assert ends == pytest.approx((mean, mean - half, mean + half))
+
+
+def test_one_seed_gives_no_interval_on_a_video():
+    scores, clips = world()
+    found = gains_by_video(clip_pairs(scores[scores["seed"] == 0], clips), clips)
+    assert found["gain"].notna().all()
+    assert found[["low_seeds", "high_seeds"]].isna().all(axis=None)
+
+
 def test_the_kind_that_a_method_improves_is_found_and_no_other():
     """Errors of mixup are lower on strong positive labels alone, as much higher on strong negative ones."""
 
@@ -159,6 +188,7 @@ def test_pairs_without_predictions_are_left_out():
     for found in (
         gains_by_kind(pairs, nothing, kinds_of_clips("mosi", LABELS)),
         gains_by_clip(pairs, nothing),
+        gains_by_video(pairs, nothing),
     ):
         assert isinstance(found, pd.DataFrame)
         assert found.empty

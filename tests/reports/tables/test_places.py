@@ -76,6 +76,7 @@ def test_only_runs_of_the_same_method_on_real_data_count():
     assert pd.read_csv(io.StringIO(table.csv))["source"].tolist() == ["MMSA"]
 
 
+@pytest.mark.slow
 def test_nothing_but_this_table_shows_the_best_test_epoch(tmp_path, monkeypatch):
     """With test curves, all other files of the report keep their bytes, and so do the other tables."""
     monkeypatch.setattr("reports.figures.parts.style.ENDINGS", ("svg",))
