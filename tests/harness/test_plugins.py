@@ -12,6 +12,9 @@ from backbones import BACKBONES
 from harness import catalog, plugins
 from harness.benchmark import main as benchmark
 from harness.code import code_hash
+from harness.collect import main as collect
+from harness.config.compose import load_benchmark, resolved_study_file
+from harness.config.study_file import expand
 from harness.errors import UserError
 from harness.launchers.base import Job
 from harness.launchers.worker import pack_job, read_job
@@ -264,3 +267,26 @@ def test_a_plugin_has_an_ablation_and_a_sweep_of_a_file(own):
     assert benchmark([*matrix, "matrix=ablation", "methods=[my_ms]"]) == 0
     assert len(Tracker(None, own / "var", "s").complete()) == 8
     assert sweep([*matrix, f"param={own / 'some.yaml'}"]) == 0
+
+
+def test_a_study_file_names_plugins_and_its_resolved_form_does_too(own):
+    file = own / "study.yaml"
+    file.write_text(f"plugins: ['{own / 'my_mix.py'}']\nmethods: [none, my_mix: {{alpha: 0.5}}]\n")
+    config = load_benchmark(expand([str(file)]))
+    again = own / "again.yaml"
+    again.write_text(resolved_study_file(config))
+    assert load_benchmark(expand([str(again)])).plugins == config.plugins == [str(own / "my_mix.py")]
+    assert list(METHODS)[-1] == "my_mix"
+
+
+@pytest.mark.slow
+def test_shards_with_plugins_are_collected(own, capsys):
+    var = f"var_dir={own / 'var'}"
+    matrix = [*SMALL, var, "study=s", given(own), "backbones=[my_lmf]", "methods=[none,my_mix]"]
+    assert benchmark([*matrix, "shard=1/1"]) == 0
+    plugins.load(())
+    assert collect(["study=s", var, given(own)]) == 0
+    assert len(Tracker(None, own / "var", "s").complete()) == 2
+    plugins.load(())
+    assert build([var, "study=s"]) == 0
+    assert "My Mix" in (own / "var" / "reports" / "s" / "index.html").read_text()
