@@ -54,11 +54,25 @@ def _plugin_space(method: type[Method], file: Path) -> Space:
     content = getattr(method, "space", None)
     if content is None:
         beside = [file.with_name(f"{method.name}.yaml"), file.with_suffix(".yaml")]
-        return read_space(next((path for path in beside if path.exists()), beside[0]))
+        path = next((path for path in beside if path.exists()), None)
+        if path is None:
+            raise UserError(
+                f"{method.name} has no search space; write {beside[0]}, or a class attribute 'space' "
+                f"in {file} (see sweeps/space_file.py)."
+            )
+        return _of(method.name, read_space(path), path)
     try:
-        return _space(method.name, {"method": method.name, "sampler": "tpe", **content})
+        space = _space(method.name, {"method": method.name, "sampler": "tpe", **content})
     except UserError as error:
         raise UserError(f"Search space of {method.name} in {file}: {error}") from None
+    return _of(method.name, space, file)
+
+
+def _of(method: str, space: Space, file: Path) -> Space:
+    """Return the space if it is one of the method; raises UserError."""
+    if space.method != method:
+        raise UserError(f"The search space in {file} must be one of method {method}, got {space.method}.")
+    return space
 
 
 def read_space(path: Path) -> Space:

@@ -97,6 +97,16 @@ def test_the_search_space_stands_beside_the_file_or_in_the_class(own):
     assert load_space("my_mix").settings["alpha"].low == 0.25
 
 
+def test_a_search_space_that_is_missing_or_of_another_method_is_refused(own):
+    plugins.use([str(own / "my_mix.py")])
+    (own / "my_mix.yaml").write_text(SPACE.replace("my_mix", "mixup"))
+    with pytest.raises(UserError, match=f"in {own / 'my_mix.yaml'} must be one of method my_mix, got mixup."):
+        load_space("my_mix")
+    (own / "my_mix.yaml").unlink()
+    with pytest.raises(UserError, match=f"no search space; write {own / 'my_mix.yaml'}, or a class"):
+        load_space("my_mix")
+
+
 def test_an_edit_changes_the_hash_and_a_comment_does_not(own):
     file, hashes = own / "my_mix.py", []
     text = file.read_text()
