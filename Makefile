@@ -22,7 +22,7 @@ SETTINGS = $(if $(filter %.yaml %.yml,$(STUDY)),,profile=$(PROFILE)) $(NAMED) \
 	$(if $(DATA_ROOT),'data_root=$(DATA_ROOT)') $(if $(JOBS),jobs=$(JOBS)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup constraints benchmark sweep tune report plan ui pictures perf gpu-check lint test test-slow soak mutants
+.PHONY: help setup constraints benchmark sweep tune report check plan ui pictures perf gpu-check lint test test-slow soak mutants
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -52,6 +52,9 @@ tune: .venv/.ready ## tune METHOD=name on the validation split; the benchmark us
 
 report: .venv/.ready ## rebuild figures, tables and page from the runs in MLflow, without training
 	@$(PYTHON) -m reports.build $(NAMED) $(ARGS)
+
+check: .venv/.ready ## check a method or backbone of your own: FILE=my_mix.py
+	@$(PYTHON) -m harness.check $(if $(FILE),'$(FILE)')
 
 plan: .venv/.ready ## say how many seeds a study needs to find GAIN=0.02 in test MAE, from the runs so far
 	@$(PYTHON) -m reports.plan $(NAMED) 'gain=$(GAIN)' $(ARGS)

@@ -51,6 +51,7 @@ Trains methods x backbones x datasets x seeds, skips cells that have a result, a
                                     python -m harness.collect study=NAME logs the results of all parts
   jobs_per_gpu=N precision=fp32|tf32|bf16 compile=true|false
   method.NAME.KEY=VALUE backbone.NAME.KEY=VALUE
+  plugins=[my_mix.py]               methods and backbones of your own, see methods/README.md
   report.baseline=mixup report.equal_within.mae=0.02
                                     compare with mixup, too; gains within 0.02 count as equal
   report.claims=FILE                test claims of your own, see reports/claims/reader.py

@@ -1,5 +1,6 @@
-"""``python -m harness.catalog [--markdown]``: list every method and backbone with file, paper and settings.
+"""``python -m harness.catalog [--markdown] [plugins=[FILE.py]]``: list methods and backbones.
 
+Each has its file, paper and settings.
 With ``--markdown``, print the tables of the README instead.
 """
 
@@ -15,7 +16,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from harness.cli import end, importing
+from harness.cli import end, importing, run_command
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -26,8 +27,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m harness.catalog", description=__doc__, allow_abbrev=False
     )
     parser.add_argument("--markdown", action="store_true", help="print the tables of the README")
-    make = markdown if parser.parse_args(arguments).markdown else text
-    print("\n".join(make()))
+    parser.add_argument("plugins", nargs="?", metavar="plugins=[FILE.py]", help="list these plugins, too")
+    given = parser.parse_args(arguments)
+    return run_command(lambda _: _print(given.markdown, given.plugins or ""), (), "")
+
+
+def _print(as_markdown: bool, plugins: str) -> int:
+    """Print the catalogue with the classes of plugins."""
+    from harness.config.grammar import parse_value
+    from harness.errors import UserError
+    from harness.plugins import use
+
+    if plugins and not plugins.startswith("plugins="):
+        raise UserError(f"Cannot parse {plugins!r}; give files with methods as plugins=[my_mix.py].")
+    use(parse_value("plugins", plugins.removeprefix("plugins=")))
+    print("\n".join(markdown() if as_markdown else text()))
     return 0
 
 

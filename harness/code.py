@@ -1,7 +1,8 @@
 """Hashes of the code of methods and backbones, which tell results of edited code from current ones.
 
 The hash of a class covers its module and all modules of `PACKAGES` that this module imports, directly or
-indirectly; comments, docstrings and formatting do not affect it. It does not cover the training loop, for
+indirectly; comments, docstrings and formatting do not affect it. For a plugin these are its file and what it
+imports of `PACKAGES`, or of its own package if it is installed. It does not cover the training loop, for
 which `RESULTS_VERSION` stands.
 """
 
@@ -12,11 +13,12 @@ import functools
 import hashlib
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
 from backbones import BACKBONES
+from harness import plugins
 from harness.matrix import Cell
 from methods import METHODS
 
@@ -38,7 +40,9 @@ def code_hash(cls: type) -> str:
 
 @functools.cache
 def _code_hash(module: str) -> str:
-    parts = [[name, _plain(_tree(name))] for name in modules(module)]
+    # The name of a plugin's module depends on its comments.
+    names = {name: "plugin" if name.startswith(plugins.PREFIX) else name for name in modules(module)}
+    parts = [[label, _plain(_tree(name))] for name, label in names.items()]
     return hashlib.sha256(repr(parts).encode("utf-8", "backslashreplace")).hexdigest()[:16]
 
 
@@ -50,7 +54,7 @@ def modules(module: str) -> list[str]:
         name = names.pop()
         if name not in known:
             known.add(name)
-            names += _imported(name, _tree(name))
+            names += _imported(name, _tree(name), {*PACKAGES, module.partition(".")[0]})
     return sorted(known)
 
 
@@ -61,7 +65,8 @@ def sources(cls: type) -> dict[str, str]:
 
 def source(module: str) -> str:
     """Return the source text of an imported module."""
-    return Path(str(sys.modules[module].__file__)).read_text(encoding="utf-8")
+    text = plugins.source(sys.modules[module])
+    return Path(str(sys.modules[module].__file__)).read_text(encoding="utf-8") if text is None else text
 
 
 @functools.cache
@@ -69,8 +74,8 @@ def _tree(module: str) -> ast.Module:
     return ast.parse(source(module))
 
 
-def _imported(module: str, tree: ast.Module) -> Iterator[str]:
-    """Yield the modules of `PACKAGES` in a module's import statements."""
+def _imported(module: str, tree: ast.Module, packages: Container[str]) -> Iterator[str]:
+    """Yield the modules of ``packages`` in a module's import statements."""
     package = str(sys.modules[module].__package__)
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -81,7 +86,7 @@ def _imported(module: str, tree: ast.Module) -> Iterator[str]:
             names = [full if (full := f"{base}.{a.name}") in sys.modules else base for a in node.names]
         else:
             continue
-        yield from (name for name in names if name.partition(".")[0] in PACKAGES and name in sys.modules)
+        yield from (name for name in names if name.partition(".")[0] in packages and name in sys.modules)
 
 
 def _plain(node: Any) -> Any:

@@ -17,6 +17,7 @@ Logs the results of shards (python -m harness.benchmark shard=1/4 ...) to MLflow
 often as you like, also while shards still run. Files stay where they are.
 
   from=DIR                          a folder of results, or a copied var_dir; default: var_dir/shards/NAME
+  plugins=[my_mix.py]               those of the shards
   var_dir=DIR tracking.uri=URI ledger.uri=URI
                                     the study's stores, as for python -m harness.benchmark"""
 

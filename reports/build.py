@@ -29,6 +29,7 @@ Writes figures, tables and the page of a study below var/reports, from its runs 
 
   study=NAME                        name of the study, as passed to the benchmark
   var_dir=DIR tracking.uri=URI      location of its results (default: var)
+  plugins=[my_mix.py]               needed only for claims about a method of a plugin
   report.baseline=mixup             compare with this method, too
   report.equal_within.mae=0.02      gains that count as equal
   report.claims=FILE                claims of your own, see reports/claims/reader.py

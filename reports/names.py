@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from backbones import BACKBONES
 from methods import METHODS
 
@@ -28,6 +31,31 @@ METRIC_NAMES = {
 DATASET_NAMES = {"mosi": "CMU-MOSI", "mosei": "CMU-MOSEI", "sims": "CH-SIMS", "simsv2": "CH-SIMS v2"}
 
 
+_PLUGINS: dict[str, Mapping[str, str]] = {}
+
+
+def remember_plugins(plugins: Mapping[str, Mapping[str, str]]) -> None:
+    """Use titles and colours stored with a study for its plugins, whose files may be gone.
+
+    plugins: name -> ``kind``, ``title``, ``colour`` (may be absent), see `harness.plugins.facts`.
+    """
+    _PLUGINS.clear()
+    _PLUGINS.update(plugins)
+
+
+def plugin_colour(name: str) -> str | None:
+    """Return the colour of a method from a plugin; None if it gave none, and for shipped methods."""
+    return _PLUGINS.get(name, {}).get("colour")
+
+
+def _title(name: str, kind: str, registry: Mapping[str, Any]) -> str | None:
+    """Return the title of a method or backbone; None for an unknown name."""
+    if name in registry:
+        return str(registry[name].title)
+    stored = _PLUGINS.get(name, {})
+    return stored["title"] if stored.get("kind") == kind else None
+
+
 def base_method(label: str) -> str:
     """Return the method of a variant: ``ms_mix`` for ``ms_mix[sass]{delta:0.4}``."""
     return label.partition("{")[0].partition("[")[0]
@@ -41,12 +69,11 @@ def signed(value: float) -> str:
 def method_name(label: str) -> str:
     """Return a method as people know it: ``MS-Mix{delta:0.4}`` for ``ms_mix{delta:0.4}``.
 
-    A name without an entry in the registry stays as it is.
+    A name that is neither in the registry nor stored as a plugin stays as it is.
     """
     base = base_method(label)
-    if base not in METHODS:
-        return label
-    return METHODS[base].title.removesuffix(" (reconstruction)") + label[len(base) :]
+    title = _title(base, "method", METHODS)
+    return label if title is None else title.removesuffix(" (reconstruction)") + label[len(base) :]
 
 
 def proper_name(name: str) -> str:
@@ -62,7 +89,8 @@ def component_name(name: str) -> str:
 def backbone_name(label: str) -> str:
     """Return a backbone as people know it: ``MISA[bert]`` for ``misa[bert]``."""
     base = base_method(label)
-    return BACKBONES[base].title + label[len(base) :] if base in BACKBONES else label
+    title = _title(base, "backbone", BACKBONES)
+    return label if title is None else title + label[len(base) :]
 
 
 def dataset_name(name: str) -> str:

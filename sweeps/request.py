@@ -65,7 +65,8 @@ def sweep_name(config: Any) -> str:
 def left_out(config: Any, arguments: Sequence[str]) -> Iterator[str]:
     """Yield sentences about the backbones and datasets of the profile that the sweep does not cover."""
     profile = [argument for argument in arguments if argument.startswith("profile=")]
-    whole, keys = load_benchmark(profile), given_keys(arguments)
+    own = [argument for argument in arguments if argument.startswith("plugins=")]  # stay in use
+    whole, keys = load_benchmark([*profile, *own]), given_keys(arguments)
     for kind in ("backbones", "datasets"):
         others = [name for name in getattr(whole, kind) if name not in config[kind]]
         if others and profile and kind not in keys:

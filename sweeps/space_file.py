@@ -26,24 +26,53 @@ import yaml
 from harness.config.compose import path_of
 from harness.config.safe_yaml import check_keys_once, compose_yaml, load_yaml, reason_of
 from harness.errors import UserError, unknown
+from harness.plugins import plugin_of
 from methods import METHODS
+from methods.base import Method
 from sweeps.space import FACTORS, Choices, Range, Space, field_types, is_number, sampler_value, typed
 
 FOLDER = Path(__file__).parent / "spaces"
 PARAMS = ("delta", "xi", "alpha", "heads", "all")  # the first four are shown in Figure 4
-SPACES = (*PARAMS, *METHODS)
 SAMPLERS = ("grid", "tpe")
 KEYS = ("method", "sampler", "settings", "backbone")
 MAX_COMBINATIONS = 10_000  # combinations to check; others are checked when they are applied
 
 
 def load_space(name: str) -> Space:
-    """Load a search space by a name in `SPACES` or by a path to a .yaml or .yml file; raises UserError."""
+    """Load a search space by a name in `PARAMS`, a method, or the path of a YAML file; raises UserError."""
     if name.endswith((".yaml", ".yml")):
         return read_space(path_of(name))
-    if name not in SPACES:
-        raise unknown("search space", name, SPACES)
+    if name not in (*PARAMS, *METHODS):
+        raise unknown("search space", name, (*PARAMS, *METHODS))
+    if name in METHODS and (plugin := plugin_of(METHODS[name])) is not None:
+        return _plugin_space(METHODS[name], Path(plugin.file))
     return read_space(FOLDER / f"{'ms_mix' if name == 'all' else name}.yaml")
+
+
+def _plugin_space(method: type[Method], file: Path) -> Space:
+    """Read the search space of a plugin's method: of its class, or of the YAML file beside it."""
+    content = getattr(method, "space", None)
+    if content is None:
+        beside = [file.with_name(f"{method.name}.yaml"), file.with_suffix(".yaml")]
+        path = next((path for path in beside if path.exists()), None)
+        if path is None:
+            raise UserError(
+                f"{method.name} has no search space; write {beside[0]}, or a class attribute 'space' "
+                f"in {file} (see sweeps/space_file.py)."
+            )
+        return _of(method.name, read_space(path), path)
+    try:
+        space = _space(method.name, {"method": method.name, "sampler": "tpe", **content})
+    except UserError as error:
+        raise UserError(f"Search space of {method.name} in {file}: {error}") from None
+    return _of(method.name, space, file)
+
+
+def _of(method: str, space: Space, file: Path) -> Space:
+    """Return the space if it is one of the method; raises UserError."""
+    if space.method != method:
+        raise UserError(f"The search space in {file} must be one of method {method}, got {space.method}.")
+    return space
 
 
 def read_space(path: Path) -> Space:

@@ -18,6 +18,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from harness import plugins
 from harness.config.grammar import Placed, located, parse, parse_value, split_variant
 from harness.config.schema import (
     CollectConfig,
@@ -85,6 +86,8 @@ def _of_study(schema: type[Any], arguments: Sequence[str]) -> Any:
         if not isinstance(text, Placed) or key.split(".")[0] in config
     ]
     apply(config, known)
+    if config.plugins:
+        plugins.use(config.plugins)
     if not config.study:
         raise UserError("The study is missing; give study=NAME.")
     return config
@@ -102,7 +105,7 @@ def resolved_study_file(config: Config) -> str:
     """Return a study file from which a benchmark's configuration comes again, without its profile."""
     whole = copy.deepcopy(config)
     whole.matrix = "full"  # the methods of an ablation are listed
-    return study_file_text(whole, _defaults(Config, ()))
+    return study_file_text(whole, _defaults(Config, (), plugins.loaded()))
 
 
 def given_keys(arguments: Sequence[str]) -> set[str]:
@@ -178,7 +181,10 @@ def _compose(schema_of: type[Config], arguments: Sequence[str]) -> Any:
             if value not in GROUPS[key]:
                 raise unknown(key, value, GROUPS[key])
     _check_keys(schema_of, pairs)
-    config = copy.deepcopy(_defaults(schema_of, tuple(groups.items())))  # type: ignore[arg-type]
+    # Before the schema, which has the settings of every registered method and backbone.
+    plugins.use(parse_value("plugins", dict(pairs).get("plugins", "")))
+    defaults = _defaults(schema_of, tuple(groups.items()), plugins.loaded())  # type: ignore[arg-type]
+    config = copy.deepcopy(defaults)
     apply(config, [(key, value) for key, value in pairs if key not in GROUPS])
     _check_report(config.report)
     config.study = config.study or groups.get("profile", "benchmark")
@@ -188,8 +194,13 @@ def _compose(schema_of: type[Config], arguments: Sequence[str]) -> Any:
 
 
 @functools.cache
-def _defaults(schema_of: type[Config], groups: tuple[tuple[str, str], ...]) -> DictConfig:
-    """Compose the YAML files of the given groups, with the types of all settings."""
+def _defaults(
+    schema_of: type[Config], groups: tuple[tuple[str, str], ...], own: tuple[plugins.Plugin, ...]
+) -> DictConfig:
+    """Compose the YAML files of the given groups, with the types of all settings.
+
+    own: the plugins in use, which are part of the cache's key.
+    """
     with initialize_config_module("harness.conf", version_base="1.3"):
         composed = compose("config", [f"{key}={value}" for key, value in groups])
     config = OmegaConf.merge(_schema(schema_of, composed.dataset), composed)

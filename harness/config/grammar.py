@@ -20,7 +20,7 @@ TEXT_KEYS = re.compile(
     r"study|var_dir|data_root|tuned|out|predictions|report\.claims|bert\.model|tracking\.uri|ledger\.uri|launcher\.address"
     r"|dataset\.[^.]+\.(path|file_\w+)|param|tune|sweep|sweep\.(param|tune|name|storage|tuned_dir)"
 )
-NAME_LISTS = ("methods", "backbones", "datasets", "sweep.backbones", "sweep.datasets")
+NAME_LISTS = ("methods", "backbones", "datasets", "plugins", "sweep.backbones", "sweep.datasets")
 VALUE_LISTS = (
     "seeds",
     "occlusion.ratios",

@@ -172,7 +172,10 @@ class SweepConfig:
 
 @dataclass
 class Config:
-    """Configuration of the benchmark; tuned: a folder, see `harness.config.tuned`."""
+    """Configuration of the benchmark; tuned: a folder, see `harness.config.tuned`.
+
+    plugins: files with methods and backbones, see `harness.plugins`.
+    """
 
     study: str | None = None
     var_dir: str = "var"
@@ -181,6 +184,7 @@ class Config:
     datasets: list[str] = field(default_factory=list)
     backbones: list[str] = field(default_factory=list)
     methods: list[str] = field(default_factory=list)
+    plugins: list[str] = field(default_factory=list)
     seeds: list[int] = field(default_factory=list)
     size: str = "quick"
     text: str = "features"
@@ -222,6 +226,7 @@ class CollectConfig:
     """Configuration of `harness.collect`."""
 
     study: str = ""
+    plugins: list[str] = field(default_factory=list)
     var_dir: str = "var"
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     ledger: LedgerConfig = field(default_factory=LedgerConfig)
@@ -237,6 +242,7 @@ class ReportConfig:
     """
 
     study: str | None = None
+    plugins: list[str] = field(default_factory=list)
     var_dir: str = "var"
     tracking: UriConfig = field(default_factory=UriConfig)
     out: str | None = None

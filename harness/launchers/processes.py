@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-import pickle
 import signal
 import sys
 import threading
@@ -31,6 +30,7 @@ from harness.launchers.worker import (
     breaks_worker,
     from_bytes,
     name_of,
+    pack_job,
     preload,
     to_bytes,
 )
@@ -60,14 +60,14 @@ class ProcessLauncher:
     def submit(self, job: Job) -> None:
         """Send the job to an idle worker, or to a new one."""
         try:
-            payload = pickle.dumps(job)
+            payload = pack_job(job)
         except Exception as error:
             reason = f"the job cannot be sent to a worker: {line_with_type(error)}"
             self._outcomes.append(Outcome(job, None, reason))
             return
         worker = self._idle_worker()
         if worker.device is not None:
-            payload = pickle.dumps(replace(job, device=worker.device))
+            payload = pack_job(replace(job, device=worker.device))
         worker.take(job, payload)
 
     def wait(self, timeout_s: float) -> list[Outcome]:

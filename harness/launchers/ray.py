@@ -9,7 +9,6 @@ an existing cluster, each node receives the code and the jobs' input files once,
 from __future__ import annotations
 
 import contextlib
-import pickle
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from harness.interrupts import interrupts_held
 from harness.launchers.base import Job, Outcome, Work, attempt
 from harness.launchers.cluster import Cluster, connect, connection_error, keep_handlers, places
 from harness.launchers.ray_task import REFUSED, bytes_of, get_ready, run
-from harness.launchers.worker import from_bytes, name_of
+from harness.launchers.worker import from_bytes, name_of, pack_job
 
 CELLS_PER_PLACE = 2  # one running and one queued, so that no place is idle
 LOOK_S = 5.0  # seconds between checks of the cluster
@@ -148,7 +147,7 @@ class RayLauncher:
                 name: self._parcel(path) for name, path in paths.items() if path and Path(path).exists()
             }
             checkpoint = bytes_of(job.checkpoint)
-        payload = pickle.dumps(replace(job, device=self.device))
+        payload = pack_job(replace(job, device=self.device))
         return self._task.remote(self._work, payload, checkpoint, tuple(parcels), *parcels.values())
 
     def _parcel(self, path: str) -> Any:

@@ -12,6 +12,7 @@ import sys
 from dataclasses import replace
 from typing import Any
 
+from harness import plugins
 from harness.cli import importing
 from harness.launchers.base import Job, Outcome, Work, attempt
 
@@ -53,9 +54,16 @@ def answer(payload: bytes, work: str) -> Outcome:
     return attempt(lambda: resolve(work)(read_job(payload)))
 
 
+def pack_job(job: Job) -> bytes:
+    """Pickle a job with the code of the plugins in use, so that a worker needs none of their files."""
+    return pickle.dumps((plugins.loaded(), pickle.dumps(job)))
+
+
 def read_job(payload: bytes) -> Job:
-    """Return the job that the driver pickled."""
-    job = pickle.loads(payload)  # noqa: S301  (written by our driver)
+    """Return the job that `pack_job` pickled; register its plugins first, whose classes the job holds."""
+    own, content = pickle.loads(payload)  # noqa: S301  (written by our driver)
+    plugins.load(own)
+    job = pickle.loads(content)  # noqa: S301
     assert isinstance(job, Job)
     return job
 

@@ -19,6 +19,7 @@ from harness.data.store import load_dataset
 from harness.databases import redact
 from harness.matrix import Cell
 from harness.plan import Plan
+from harness.plugins import facts
 from methods import METHODS
 
 DATASETS_FILE, MATRIX_FILE, CODE_FILE, STUDY_FILE = "datasets.json", "matrix.json", "code.json", "study.yaml"
@@ -127,7 +128,7 @@ def code_of(plan: Plan) -> dict[str, dict[str, Any]]:
     """Return the code of the plan's methods and backbones.
 
     ``code``: hash of the code -> its ``name`` and ``modules``, each with the hash of its text. ``texts``: the
-    hash of a text -> the text.
+    hash of a text -> the text. ``plugins``: name -> `harness.plugins.facts` and hash, if there are any.
     """
     found: dict[str, dict[str, Any]] = {"code": {}, "texts": {}}
     classes = {
@@ -138,6 +139,8 @@ def code_of(plan: Plan) -> dict[str, dict[str, Any]]:
         texts = sources(cls)
         hashes = {module: hashlib.sha256(text.encode()).hexdigest()[:16] for module, text in texts.items()}
         found["code"][code_hash(cls)] = {"name": name, "modules": hashes}
+        if own := facts(cls):
+            found.setdefault("plugins", {})[name] = {**own, "hash": code_hash(cls)}
         found["texts"] |= {hashes[module]: text for module, text in texts.items()}
     return found
 
@@ -145,7 +148,8 @@ def code_of(plan: Plan) -> dict[str, dict[str, Any]]:
 def code_text(code: Mapping[str, Any], known: str | None) -> str:
     """Return code, see `code_of`, and that stored before (``known``), as JSON."""
     stored = json.loads(known or '{"code": {}, "texts": {}}')
-    merged = {part: {**stored[part], **code[part]} for part in ("code", "texts")}
+    parts = {**stored, **code}
+    merged = {part: {**stored.get(part, {}), **code.get(part, {})} for part in parts}
     return json.dumps(merged, sort_keys=True, indent=1, ensure_ascii=False)
 
 

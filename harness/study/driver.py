@@ -17,7 +17,7 @@ from harness.launchers.base import Job, Launcher
 from harness.matrix import Cell
 from harness.study.queue import CellQueue
 from harness.study.writer import Writer
-from harness.tracking.codes import changed_sentence, changes, of_one_code
+from harness.tracking.codes import changed_sentence, changes, of_one_code, plugin_changes
 from harness.tracking.tags import cell_tags, numbers
 from harness.tracking.tracker import Run
 from harness.tracking.versions import kept_sentence, version_of
@@ -78,7 +78,8 @@ class Driver:
     Args:
         job_of: builds the job of a cell.
         retry_diverged: retrain cells that diverged in an earlier run.
-        retry_changed: retrain cells whose method or backbone has changed since, see `harness.code`.
+        retry_changed: retrain cells whose method or backbone has changed since, see `harness.code`;
+            those of a changed plugin are always retrained.
     """
 
     queue: CellQueue
@@ -182,11 +183,12 @@ class Driver:
         # The ledger is read first: a run is complete in MLflow before its claim says so.
         done_claims = self.ledger.done()
         done, diverged_runs = self.tracker.complete(), self.tracker.diverged()
-        if self.retry_changed:
-            done, diverged_runs = (
-                {cell_id: run for cell_id, run in runs.items() if not changes(run.tags)}
-                for runs in (done, diverged_runs)
-            )
+        # Shipped code has RESULTS_VERSION; of a plugin, only the hash tells that it was edited.
+        changed = changes if self.retry_changed else plugin_changes
+        done, diverged_runs = (
+            {cell_id: run for cell_id, run in runs.items() if not changed(run.tags)}
+            for runs in (done, diverged_runs)
+        )
         diverged = {
             cell_id: run.tags.get("reason", "")
             for cell_id, run in diverged_runs.items()

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from backbones import BACKBONES
 from harness.code import BACKBONE_CODE, METHOD_CODE, code_hash
+from harness.plugins import plugin_of
 from harness.tracking.reader import Run
 from methods import METHODS
 
@@ -33,6 +34,11 @@ def current(part: Part) -> str | None:
 def changes(tags: Mapping[str, str]) -> list[str]:
     """Return the names of a run's method and backbone whose code has changed since the run."""
     return [part[1] for part, value in hashes(tags).items() if current(part) not in (None, value)]
+
+
+def plugin_changes(tags: Mapping[str, str]) -> list[str]:
+    """Return the names in `changes` that come from a plugin."""
+    return [name for name in changes(tags) if plugin_of(METHODS.get(name) or BACKBONES[name]) is not None]
 
 
 def one_per_cell(runs: Iterable[Run]) -> dict[str, Run]:

@@ -39,11 +39,15 @@ from reports.tables.videos import video_table
 PAGE = "index.html"
 FOLDERS = ("tables", "figures", "data")
 REAL = ("mosi", "mosei", "sims", "simsv2")
-ORDER = (*REAL, *(f"synthetic_{name}" for name in REAL), *BACKBONES, *METHODS)
 READING = (
     "The numbers in the MS-Mix paper's tables were not available: Tables 1 to 5 follow our reading of their "
     "structure and hold this study's results."
 )
+
+
+def order() -> tuple[str, ...]:
+    """Return the names of data sets, backbones and methods in the order of tables; plugins come last."""
+    return (*REAL, *(f"synthetic_{name}" for name in REAL), *BACKBONES, *METHODS)
 
 
 def write(study: Study, folder: Path) -> list[Path]:
@@ -62,12 +66,12 @@ def write(study: Study, folder: Path) -> list[Path]:
             page_figure, figure_paths = _write_figure(figure, study, folder)
             figures.append(page_figure)
             paths += figure_paths
-    report = _report(study, summary.sentences(study, comparison, ORDER), tables, figures, folder)
+    report = _report(study, summary.sentences(study, comparison, order()), tables, figures, folder)
     report = replace(
         report,
         claims=claim_rows(answers, study),
         decisions=claims.decisions(answers),
-        pictures=pictures(study, comparison, ORDER),
+        pictures=pictures(study, comparison, order()),
     )
     (folder / claims.FILE).write_text(claims.answers_json(answers, study), encoding="utf-8")
     (folder / PAGE).write_text(page(report), encoding="utf-8")
@@ -82,27 +86,27 @@ def all_tables(study: Study, comparison: pd.DataFrame) -> list[Table]:
     """Return the report's tables except those of sweeps. comparison: see `summary.compare_methods`."""
     frame, kinds, name = study.frame, study.kinds, f"study {study.name}"
     judged = study.clips, study.margins
-    main = main_numbers(frame, kinds, ORDER, *judged)
+    main = main_numbers(frame, kinds, order(), *judged)
     sims, other = main["kind"] == "sims", main["kind"] == "score"
     mosi_title = f"Table 2: results in the metrics of MOSI and MOSEI, {name}"
     sims_title = f"Table 3: results in the metrics of CH-SIMS, {name}"
-    ablation = ablation_numbers(frame, kinds, ORDER, *judged)
+    ablation = ablation_numbers(frame, kinds, order(), *judged)
     ablation_title = f"Table 4: ablation of the components of a method, {name}"
-    occlusion = _occluded(occlusion_numbers(frame, kinds, ORDER, *judged))
+    occlusion = _occluded(occlusion_numbers(frame, kinds, order(), *judged))
     occlusion_title = f"Results under occlusion, {name}"
     fill_mosi, fill_sims = commands.of_kinds(study, ("mosi", "mosei")), commands.of_kinds(study, ("sims",))
     return [
-        *summary.comparison_tables(study, comparison, ORDER),
-        dataset_table(study, ORDER),
+        *summary.comparison_tables(study, comparison, order()),
+        dataset_table(study, order()),
         score_table(_part(main, ~sims & ~other), "table2_mosi_mosei", mosi_title, study, fill_mosi),
         score_table(_part(main, sims), "table3_sims", sims_title, study, fill_sims),
         *_without_classes(_part(main, other), study),
         score_table(ablation, "table4_ablation", ablation_title, study, commands.ablation(study)),
-        *place_table(study, ORDER),
-        cost_table(study, ORDER),
+        *place_table(study, order()),
+        cost_table(study, order()),
         score_table(occlusion, "occlusion", occlusion_title, study, commands.occluded(study)),
-        clip_table(study, ORDER),
-        video_table(study, ORDER),
+        clip_table(study, order()),
+        video_table(study, order()),
     ]
 
 

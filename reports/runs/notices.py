@@ -17,6 +17,12 @@ from reports.runs.study_runs import StudyRuns
 PREFIX = "backbone_settings."
 
 
+def plugins(stored: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Return a sentence that names file and code hash of each plugin of the study."""
+    named = ", ".join(f"{name} ({own['file']}, {own['hash']})" for name, own in sorted(stored.items()))
+    return [f"From plugins, with file and code hash: {named}."] if named else []
+
+
 def versions(runs: StudyRuns) -> list[str]:
     """Return warnings about other results versions in the matrix and in each sweep."""
     sweeps = sorted({trial.tags["sweep"] for trial in runs.trials()})

@@ -15,12 +15,12 @@ from harness.config.compose import report_settings
 from harness.config.schema import ReportSettings
 from harness.databases import redact
 from harness.matrix import RESULTS_VERSION
-from harness.study.description import DATASETS_FILE, STUDY_FILE, request_rows, twins
+from harness.study.description import CODE_FILE, DATASETS_FILE, STUDY_FILE, request_rows, twins
 from harness.tracking.tags import label_of
 from harness.tracking.tracker import SWEEP, Run
 from harness.tracking.versions import version_of
 from reports.mlflow_links import LOCAL, Links
-from reports.names import dataset_name
+from reports.names import dataset_name, remember_plugins
 from reports.runs import notices
 from reports.runs.clips import StudyClips
 from reports.runs.frame import (
@@ -158,6 +158,8 @@ def load_study(runs: StudyRuns, settings: ReportSettings | None = None) -> Study
     settings: of the report; None: those of the last request.
     """
     tracker = runs.tracker
+    plugins = json.loads(tracker.study_file(CODE_FILE) or "{}").get("plugins", {})
+    remember_plugins(plugins)
     cells, shown = complete_cells(runs), shown_cells(runs)
     stored = json.loads(tracker.study_file(DATASETS_FILE) or "[]")
     datasets = [entry for entry in stored if "splits" in entry]  # absent in studies of an older version
@@ -182,6 +184,7 @@ def load_study(runs: StudyRuns, settings: ReportSettings | None = None) -> Study
         facts=_facts(shown.values()),
         settings=notices.unpublished_settings(tracker, shown.values(), datasets),
         warnings=[
+            *notices.plugins(plugins),
             *notices.versions(runs),
             *filter(None, [left_out_sentence(len(cells) - len(shown))]),
             *notices.lost(tracker, shown.values()),

@@ -18,8 +18,10 @@ from harness.errors import UserError
 from harness.matrix import Cell
 from methods import METHODS
 from sweeps.space import Range, Space
-from sweeps.space_file import FOLDER, SPACES, load_space, read_space
+from sweeps.space_file import FOLDER, PARAMS, load_space, read_space
 from tests.support.builders import quick_settings
+
+SPACES = (*PARAMS, *METHODS)
 
 SCALES = {"mosi": 3.0, "mosei": 3.0, "sims": 1.0}
 FILES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
@@ -386,7 +388,7 @@ def test_a_name_that_is_neither_known_nor_a_files_is_told_the_known_ones(tmp_pat
         assert str(error.value).startswith(f"Search space {Path(name).expanduser()}: There is no such file; ")
         assert str(error.value).endswith("; give another path, or one of param=delta|xi|alpha|heads|all.")
     monkeypatch.setattr("sweeps.space_file.METHODS", {**METHODS, "new": METHODS["mixup"]})
-    monkeypatch.setattr("sweeps.space_file.SPACES", (*SPACES, "new"))
+    monkeypatch.setitem(METHODS, "new", METHODS["none"])
     with pytest.raises(
         UserError, match=r"new\.yaml: There is no such file; write it like the others in this folder"
     ):

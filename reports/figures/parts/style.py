@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from reports.names import base_method, proper_name
+from reports.names import base_method, plugin_colour, proper_name
 
 COLUMN, PAGE = 3.4, 7.0
 """Widths in inches of a column and of a page of a two-column paper."""
@@ -79,6 +79,8 @@ def colour(label: str, labels: Sequence[str] = ()) -> str:
     labels: all methods of the figure; needed only for methods that are not part of this project.
     """
     base = base_method(label)
+    if (given := plugin_colour(base)) is not None:
+        return given
     others = sorted({base_method(name) for name in (*labels, label)} - set(_COLOURS))
     return _COLOURS[base] if base in _COLOURS else _FURTHER[others.index(base) % len(_FURTHER)]
 

@@ -23,7 +23,7 @@ from harness.launchers.cluster import Cluster, connect, places
 from harness.launchers.job import run_job
 from harness.launchers.ray import RayLauncher
 from harness.launchers.shipping import node_cache, read_parcel, write_parcel
-from harness.launchers.worker import from_bytes, name_of, to_bytes
+from harness.launchers.worker import from_bytes, name_of, pack_job, to_bytes
 from tests.harness.train.test_checkpoint import DATASET, assert_same, make_cell
 
 
@@ -261,7 +261,7 @@ def worker(monkeypatch):
 
 def do(work, job, checkpoint=None, **parcels):
     """The outcome of a task, as the driver reads it, and the checkpoint that comes with it."""
-    task = (name_of(work), pickle.dumps(job), checkpoint, tuple(parcels), *parcels.values())
+    task = (name_of(work), pack_job(job), checkpoint, tuple(parcels), *parcels.values())
     answer, left = ray_task.run(*task)
     return answer if answer == ray_task.REFUSED else from_bytes(answer, job), left
 

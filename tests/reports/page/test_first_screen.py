@@ -16,7 +16,7 @@ from reports.page import summary
 from reports.page.claims import ClaimRow, claim_rows, claims_table
 from reports.page.html import page
 from reports.page.picture import Mark, Picture, pictures
-from reports.page.report import ORDER
+from reports.page.report import order
 from tests.reports.page.test_page import HOSTILE, opened, sample
 from tests.support.browser import Reader, chromium, console, find, media, resize
 from tests.support.studies import make_study
@@ -32,7 +32,7 @@ def shown_report():
         base,
         claims=claim_rows(found, study),
         decisions=decisions(found),
-        pictures=pictures(study, gains, ORDER),
+        pictures=pictures(study, gains, order()),
         tables=[*base.tables, claims_table(found, study)],
     )
 

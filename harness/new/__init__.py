@@ -1,0 +1,1 @@
+"""Templates of plugins: ``python -m harness.new method NAME``."""
