@@ -31,7 +31,7 @@ def var(train_study):
 
 @pytest.fixture
 def browser(tmp_path):
-    with chromium(tmp_path / "profile", 1900) as browser:
+    with chromium(tmp_path / "profile", 2600) as browser:
         yield browser
 
 
