@@ -155,7 +155,10 @@ def _module(plugin: Plugin) -> ModuleType:
     """Import a plugin's code; raises UserError with file and line."""
     name = plugin.module
     if name in sys.modules:
-        return sys.modules[name]
+        known = sys.modules[name]
+        if plugin.text is not None:
+            known.__file__ = plugin.place  # the same text may have been read from another file before
+        return known
     try:
         if plugin.text is None:
             return importlib.import_module(name)

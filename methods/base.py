@@ -8,7 +8,7 @@ losses. All interpolation of labels and latents is done by `interpolate`.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple
 
@@ -48,8 +48,9 @@ class MethodSettings:
         check(self, "mode", self.mode in MODES, f"one of {', '.join(MODES)}")
         check(self, "mix_loss", self.mix_loss in MIX_LOSSES, f"one of {', '.join(MIX_LOSSES)}")
         if self.only is not None:
-            known = bool(self.only) and set(self.only) <= set(MODALITIES)
-            words = [c for m in self.only for c in difflib.get_close_matches(str(m), MODALITIES, 1, 0.5)]
+            given = list(self.only) if isinstance(self.only, Sequence) else []
+            known = bool(given) and set(given) <= set(MODALITIES)
+            words = [c for m in given for c in difflib.get_close_matches(str(m), MODALITIES, 1, 0.5)]
             nearest = f" (nearest: {words[0]!r})" if words else ""
             check(self, "only", known, f"a non-empty list of {', '.join(MODALITIES)}, or null{nearest}")
             # One order and one word for "all", so that equal settings are one cell.

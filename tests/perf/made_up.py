@@ -17,7 +17,7 @@ from harness.claims.table import CLAIMS, DONE, open_engine
 from harness.launchers.base import Job
 from harness.metrics import METRICS
 from harness.tracking.artifacts import write_result
-from harness.tracking.tags import cell_tags, numbers, parameters, result_tags
+from harness.tracking.tags import NOTE, cell_tags, description, numbers, parameters, result_tags
 from harness.train.inspection import SAMPLE
 from harness.train.result import Predictions, Result
 
@@ -105,7 +105,13 @@ def _rows_of(tracker, cell, result, more, number):
     yield "runs", {**run, "status": "FINISHED", "start_time": now, "end_time": now}
     scores = numbers(result)
     pairs = {
-        "tags": {**cell_tags(cell), **more, **result_tags(result), "mlflow.runName": cell.run_name},
+        "tags": {
+            **cell_tags(cell),
+            NOTE: description(cell, tracker.study),
+            **more,
+            **result_tags(result),
+            "mlflow.runName": cell.run_name,
+        },
         "params": parameters(dataclasses.asdict(cell)),
         "metrics": scores,
         "latest_metrics": scores | {f"epoch/{name}": curve[-1] for name, curve in result.curves.items()},

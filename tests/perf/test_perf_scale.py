@@ -60,6 +60,8 @@ def test_they_are_as_logged_ones(filled, var_dir):
     result, tags = made_up.lean_result(first), {"git_commit": "0" * 40}
     logged, stored = Tracker(None, var_dir, "logged"), Tracker(None, var_dir, "made")
     logged.finish(logged.log(first, result, tags), result)
+    # Both describe their runs as of one study.
+    stored.study = logged.study
     made_up.store_runs(stored, [(first, result)], **tags)
     [one], [other] = (list(tracker.complete().values()) for tracker in (logged, stored))
     assert one.tags == other.tags
