@@ -23,7 +23,7 @@ MISSING = "No data set whose ids name videos has runs with predictions of both a
 NOTES = (
     "Gain in MAE over none on the clips of a video, in units of the labels: mean over backbones of the mean "
     "difference over seeds. Better, worse: videos whose 95% interval over seeds (Student's t, for these "
-    "clips) excludes 0. By chance: how many of them would be expected if the method changed nothing.",
+    "clips) excludes 0. By chance: how many of both together to expect if the method changed nothing.",
     "A video shows one speaker, in most data sets. n: pairs of runs. The CSV has a row per video and method. "
     "Smallest and largest gain of many videos are far from 0 by chance, too.",
 )
