@@ -17,20 +17,26 @@ import numpy as np
 from harness.data.dataset import SPLITS
 from harness.data.layouts.names import WORD_IDS, as_text, name_clips
 from harness.data.strict.memory_limit import MemoryLimit
-from harness.errors import UserError
+from harness.errors import UserError, printable
 
 _FORM = "((words, visual, acoustic), label, id)"
 _COST_OF_EXAMPLE = 1024
 
 
 def read_examples(content: dict[Any, Any], file: str, memory: MemoryLimit) -> dict[Any, Any] | None:
-    """Turn lists of examples into lists of clips under MMSA's keys; the split dev is valid."""
+    """Turn lists of examples into lists of clips under MMSA's keys; the split dev is valid.
+
+    The lists may be other splits, such as folds, if each begins with an example.
+    """
     splits = dict(content)
     if "valid" not in splits and "dev" in splits:
         splits["valid"] = splits.pop("dev")
-    if not all(isinstance(splits.get(split), (list, tuple)) and splits[split] for split in SPLITS):
+    lists = {name: rows for name, rows in splits.items() if isinstance(rows, (list, tuple)) and rows}
+    if not all(split in lists for split in SPLITS) and not (
+        len(lists) == len(splits) and lists and all(_is_example(rows[0]) for rows in lists.values())
+    ):
         return None
-    clips = {split: _clips(splits[split], f"{file}: {split}", memory) for split in SPLITS}
+    clips = {name: _clips(rows, f"{file}: {printable(name, 60)}", memory) for name, rows in lists.items()}
     _name_clips(list(clips.values()), memory)
     return clips
 
@@ -38,7 +44,7 @@ def read_examples(content: dict[Any, Any], file: str, memory: MemoryLimit) -> di
 def _clips(examples: list[Any] | tuple[Any, ...], where: str, memory: MemoryLimit) -> dict[str, Any]:
     memory.take(_COST_OF_EXAMPLE * len(examples))
     for number, example in enumerate(examples):
-        if not (_has_items(example, 3, 3) and _has_items(example[0], 3, 8)):
+        if not _is_example(example):
             raise UserError(f"{where}[{number}] must be an example {_FORM}, got a {type(example).__name__}.")
     clips: dict[str, Any] = {
         "regression_labels": [_label(e[1], f"{where}[{number}]") for number, e in enumerate(examples)],
@@ -50,6 +56,10 @@ def _clips(examples: list[Any] | tuple[Any, ...], where: str, memory: MemoryLimi
         if all(isinstance(clip, np.ndarray) and clip.ndim == 2 for clip in clips[modality]):
             clips[f"{modality}_lengths"] = [len(clip) for clip in clips[modality]]
     return clips
+
+
+def _is_example(value: Any) -> bool:
+    return _has_items(value, 3, 3) and _has_items(value[0], 3, 8)
 
 
 def _has_items(value: Any, least: int, most: int) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.data.dataset import AFTER_VIDEO, SPLITS
+from harness.data.dataset import AFTER_VIDEO
 from harness.data.layouts.names import as_text, name_clips
 from harness.data.strict.memory_limit import MemoryLimit
 
@@ -21,20 +21,23 @@ LABELS = "regression_labels"
 # MulT's key -> MMSA's; a key of MMSA's that is there stays.
 _RENAMED = {"labels": LABELS, "segments": "id", "segment": "id"}
 _COST_OF_NAME = 512
+_ALL = "all"
 
 
 def read_mult(content: dict[Any, Any], file: str, memory: MemoryLimit) -> dict[Any, Any] | None:
     """Rename the keys of MulT's layout, take the sentiment of its labels, and join the columns of its ids."""
-    found = [content[split] for split in SPLITS if isinstance(content.get(split), dict)]
-    if not any(_is_mult(parts) for parts in found):
+    # Folds have other names than splits, and a file without splits is one dict of arrays.
+    flat = not any(isinstance(parts, dict) for parts in content.values())
+    splits = {_ALL: content} if flat else content
+    if not any(_is_mult(parts) for parts in splits.values() if isinstance(parts, dict)):
         return None
-    splits = {name: _rename(parts) if name in SPLITS else parts for name, parts in content.items()}
-    parts = [splits[split] for split in SPLITS if isinstance(splits.get(split), dict)]
+    splits = {name: _rename(parts) for name, parts in splits.items()}
+    parts = [one for one in splits.values() if isinstance(one, dict)]
     rows = [_rows(one.get("id"), memory) for one in parts]
     if all(row is not None for row in rows):
         for one, names in zip(parts, _name([row or [] for row in rows]), strict=True):
             one["id"] = names
-    return splits
+    return splits[_ALL] if flat else splits
 
 
 def _is_mult(parts: dict[Any, Any]) -> bool:

@@ -20,7 +20,8 @@ def as_text(value: Any) -> str | None:
         return value.decode("utf-8", "replace")
     if isinstance(value, str):
         return str(value)
-    return repr(value) if isinstance(value, float) else None
+    # numpy's own repr of a float64 names its type.
+    return repr(float(value)) if isinstance(value, float) else None
 
 
 def name_clips(names: Sequence[str]) -> list[str] | None:

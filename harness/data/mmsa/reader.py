@@ -76,7 +76,9 @@ def _read_labels(raw: MmsaSplit) -> np.ndarray:
         # Arrays of no columns may declare any number of rows.
         if array.ndim == 2 and array.size and np.isin(array, (0, 1)).all() and (array.sum(1) == 1).all():
             raise raw.error(LABELS, f"is one-hot, of shape {array.shape}, like classes; {_ONLY_SCORES}")
-        raise raw.error(LABELS, f"has shape {array.shape}; it must be (clips,), one sentiment score per clip")
+        mosei = ", such as the first of CMU-MOSEI's seven columns" * (array.shape[1:] == (7,))
+        only = f"it must be (clips,), one sentiment score per clip{mosei}"
+        raise raw.error(LABELS, f"has shape {array.shape}; {only}")
     labels = array.reshape(-1).astype(np.float64)
     if len(labels) == 0:
         raise UserError(f"{raw.file}: split {raw.split!r} is empty; every split needs at least one clip.")

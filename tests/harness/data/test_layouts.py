@@ -12,6 +12,7 @@ from harness.data.dataset import SPLITS
 from harness.data.labels import LabelScale
 from harness.data.layouts.names import name_clips
 from harness.data.mmsa.reader import LABELS, read_mmsa
+from harness.data.mmsa.resplit import SplitChoice
 from harness.errors import UserError
 from tests.harness.data.layout_files import LAYOUT_NAMES, PICKLED, layout_bytes, make_clips
 from tests.harness.data.test_mmsa import check_contract
@@ -79,6 +80,52 @@ def test_a_clip_in_two_lists_of_examples_is_found_whatever_the_other_ids(tmp_pat
     content["test"][:2] = [(*content["test"][0][:2], "train_1"), (*content["test"][1][:2], "other")]
     with pytest.raises(UserError, match="clip 'train_1' is in both 'train' and 'test'"):
         read_bytes(pickle.dumps(content, 4), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["mult_mosi", "mult_mosei", "examples"])
+def test_folds_of_another_layout_are_read(name, tmp_path):
+    content = PICKLED[name](*make_clips())
+    content = dict(zip(("fold2", "fold1", "fold0"), content.values(), strict=True))
+    path = tmp_path / "file.pkl"
+    path.write_bytes(pickle.dumps(content, 4))
+    dataset = read_mmsa(path, LabelScale(3.0), SplitChoice(fold=2))
+    whole = read_bytes(layout_bytes(name), tmp_path)
+    for fold, split in (("test", "test"), ("valid", "train"), ("train", "valid")):
+        assert dataset.splits[fold].ids.tolist() == whole.splits[split].ids.tolist()
+        assert dataset.splits[fold].labels.tobytes() == whole.splits[split].labels.tobytes()
+
+
+def test_a_valid_share_is_drawn_from_lists_of_examples(tmp_path):
+    content = PICKLED["examples"](*make_clips())
+    del content["dev"]
+    path = tmp_path / "file.pkl"
+    path.write_bytes(pickle.dumps(content, 4))
+    dataset = read_mmsa(path, LabelScale(3.0), SplitChoice(valid_share=0.3))
+    assert len(dataset.splits["train"]) + len(dataset.splits["valid"]) == len(content["train"])
+
+
+def test_a_table_splits_one_dict_of_mult(tmp_path):
+    content = PICKLED["mult_mosi"](*make_clips())
+    whole = read_bytes(layout_bytes("mult_mosi"), tmp_path)
+    flat = {key: np.concatenate([parts[key] for parts in content.values()]) for key in content["train"]}
+    rows = [f"{name},{split}" for split in SPLITS for name in whole.splits[split].ids.tolist()]
+    (tmp_path / "splits.csv").write_text("\n".join(["id,split", *rows]))
+    path = tmp_path / "file.pkl"
+    path.write_bytes(pickle.dumps(flat, 4))
+    dataset = read_mmsa(path, LabelScale(3.0), SplitChoice(table=tmp_path / "splits.csv"))
+    for split in SPLITS:
+        assert dataset.splits[split].ids.tolist() == whole.splits[split].ids.tolist()
+        assert dataset.splits[split].labels.tobytes() == whole.splits[split].labels.tobytes()
+
+
+def test_starts_that_are_numbers_of_numpy_name_clips(tmp_path):
+    content = PICKLED["mult_mosei"](*make_clips())
+    for split, parts in content.items():
+        ids = np.empty((len(parts["id"]), 3), object)
+        for row in range(len(ids)):
+            ids[row] = f"{split}Video", np.float64(row + 0.5), np.float64(row + 1)
+        parts["id"] = ids
+    assert read_bytes(pickle.dumps(content, 4), tmp_path).splits["train"].ids[1] == "trainVideo$_$1.5"
 
 
 @pytest.mark.parametrize("key", ["segments", "id"])

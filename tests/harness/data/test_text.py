@@ -287,6 +287,20 @@ def test_a_study_in_processes_equals_one_inline(var_dir, new_var, bert, capsys):
     assert set(numbers["backbone"]) == {"lmf[bert,frozen]"}
 
 
+@pytest.mark.parametrize("finetune", ["true", "false"])
+def test_a_file_with_token_ids_alone_trains(finetune, tmp_path, bert, capsys):
+    content = make_content(seed=1)
+    for parts in content.values():
+        del parts["text"]
+    path = tmp_path / "tokens.pkl"
+    path.write_bytes(pickle.dumps(content))
+    cells = ["datasets=[mine]", f"dataset.mine.path={path}", "backbones=[lmf]", "methods=[none]", "seeds=[1]"]
+    more = ["text=bert", f"bert.model={bert}", f"bert.finetune={finetune}", "train.max_epochs=1"]
+    driving = ["launcher=inline", "report=false", f"var_dir={tmp_path / 'var'}"]
+    assert main([*cells, *more, *driving]) == 0
+    assert "text is there as token ids only, for text=bert" in capsys.readouterr().out
+
+
 def test_the_model_is_part_of_a_cells_identity(tmp_path, bert):
     other = save_bert(tmp_path / "other", hidden_dropout_prob=0.2)
 
