@@ -97,17 +97,18 @@ def _notes(table: Table) -> list[str]:
 
 
 def to_latex(table: Table) -> str:
-    """Format a table as LaTeX: one ``table*`` (package booktabs) per part, captioned with title and notes."""
-    parts = [_latex(table, part) for part in table.parts] or [_latex(table, None)]
+    """Format a table as LaTeX: a ``table*`` (package booktabs) per part, with a label and notes below it."""
+    parts = [_latex(table, part, k) for k, part in enumerate(table.parts)] or [_latex(table, None, 0)]
     return "% needs \\usepackage{booktabs}\n" + "\n".join(parts)
 
 
-def _latex(table: Table, part: Part | None) -> str:
+def _latex(table: Table, part: Part | None, number: int) -> str:
     title = part.title if part and part.title else table.title
     # LaTeX numbers tables itself.
-    texts = [f"{NUMBERED.sub('', title)}.", *([part.text] if part and part.text else []), *_notes(table)]
-    caption = map(LATEX.text, texts)
-    lines = ["\\begin{table*}", "\\centering", "\\caption{" + "\n".join(caption) + "}"]
+    sentence = NUMBERED.sub("", title)
+    caption = LATEX.text(f"{sentence[:1].upper()}{sentence[1:]}.")
+    label = f"tab:{table.name}{f'-{number + 1}' if number else ''}".replace("_", "-")
+    lines = ["\\begin{table*}", "\\centering", f"\\caption{{{caption}}}", f"\\label{{{label}}}"]
     if part:
         header = _latex_row([LATEX.text(column.title) for column in part.columns])
         groups = [[[_written(value, LATEX) for value in row] for row in group] for group in part.groups]
@@ -116,6 +117,9 @@ def _latex(table: Table, part: Part | None) -> str:
         lines += ["\\scriptsize", "\\setlength{\\tabcolsep}{2pt}", f"\\begin{{tabular}}{{{columns}}}"]
         lines += ["\\toprule", header, "\\midrule", "\n\\addlinespace\n".join(bodies)]
         lines += ["\\bottomrule", "\\end{tabular}"]
+    if notes := [*([part.text] if part and part.text else []), *_notes(table)]:
+        below = "\n".join(map(LATEX.text, notes))
+        lines += ["\\par\\smallskip", f"\\parbox{{\\textwidth}}{{\\footnotesize {below}}}"]
     return "\n".join([*lines, "\\end{table*}"]) + "\n"
 
 

@@ -61,9 +61,10 @@ def test_files_start_as_written_by_hand_and_hold_the_same_settings_in_any_order_
     assert rows[0] == "| 1 | 0.2 | 2 | 0.455 ± 0.064 | 0.555 ± 0.064 | 0.500 ± 0.000 |  |"
     assert rows[4].endswith("| 0.500 ± 0.000 | default |")
     assert rows[5:] == ["| – | 0.8 | 0 | – | – | – | failed |"]
-    caption = "Study s: sweep delta, MS-Mix with MISA on synthetic MOSI (synthetic stand-in data).\n"
+    caption = "Study s: sweep delta, MS-Mix with MISA on synthetic MOSI (synthetic stand-in data)."
     said = "delta on MISA, synthetic MOSI: the setting matters"
-    assert f"\\caption{{{caption}{said}" in latex
+    assert f"\\caption{{{caption}}}\n\\label{{tab:sweep-delta}}\n" in latex
+    assert said in latex.partition("\\end{tabular}")[2]
     objectives = pd.read_csv(io.StringIO(numbers))["objective_value"]
     assert objectives.tolist()[:5] == sorted(SMALL.mean(axis=0))
     sweep.runs.reverse()

@@ -183,7 +183,7 @@ def test_names_are_escaped():
     escaped = r"a\_b\textbar{}c\&\textless{}x\textgreater{} 50\%\$\#\textasciicircum{}"
     escaped += r"\textasciitilde{}\textbackslash{}{[}{*}"
     assert f"mine & {escaped} & none & 1 &" in as_latex(numbers, name)
-    assert rf"\caption{{{escaped}." in as_latex(numbers, name)
+    assert rf"\caption{{{escaped[0].upper()}{escaped[1:]}." in as_latex(numbers, name)
     assert pd.read_csv(io.StringIO(as_table(numbers).csv))["backbone"].unique() == [name]
 
 
