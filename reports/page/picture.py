@@ -132,7 +132,8 @@ def _limits(gains: pd.DataFrame, dots: Sequence[float]) -> tuple[float, float]:
     columns = gains[["gain", "low", "high", "low_seeds", "high_seeds"]].to_numpy(float)
     ends = np.clip(np.append(columns, dots), -_WIDEST * most, _WIDEST * most)
     low, high = min(float(np.nanmin(ends)), 0.0), max(float(np.nanmax(ends)), 0.0)
-    margin = 0.04 * (high - low)
+    # If all gains are 0, any axis around 0 will do.
+    margin = 0.04 * (high - low) or most
     return low - margin, high + margin
 
 

@@ -65,6 +65,15 @@ def test_everything_is_inside_and_rows_do_not_touch():
         assert 3 <= len(picture.ticks) <= 12
 
 
+def test_gains_that_are_all_0_are_drawn_at_0():
+    """Methods that change no score, such as those of a study without training steps."""
+    same = gains(small(2, "none", "mixup"), "mixup", 0.0, spread=0.0)
+    [picture] = [picture for picture in drawn(same) if picture.metric == "mae"]
+    assert [mark.x for mark in picture.marks] == [picture.zero]
+    assert {x for mark in picture.marks for x in mark.dots} == {picture.zero}
+    assert "0" in {text for _, text in picture.ticks}
+
+
 def test_without_uncertainty_only_points_are_drawn():
     for picture in drawn(small(1, "none", "mixup")):
         [mark] = picture.marks
