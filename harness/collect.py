@@ -44,10 +44,9 @@ def _run(arguments: Sequence[str]) -> int:
     tracker = Tracker(config.tracking.uri, var_dir, config.study)
     with LiveDisplay(console) as display:
         outcome = collect(config, tracker, found, display)
-    console.print(
-        f"Logged {outcome.reused} cells of study {config.study!r}; {outcome.done_before} were logged before.",
-        markup=False,
-    )
+    counts = f"{outcome.done_before} were logged before"
+    counts += f"; {len(outcome.failed)} diverged" if outcome.failed else ""
+    console.print(f"Logged {outcome.reused} cells of study {config.study!r}; {counts}.", markup=False)
     if left := missing(tracker):
         console.print(left, markup=False, highlight=False, soft_wrap=True)
     build = shell_command("report", "reports.build", config.study, tracker.located())

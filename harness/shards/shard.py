@@ -13,6 +13,7 @@ from typing import Any
 from harness.config.compose import path_of, resolved_study_file, var_path
 from harness.errors import StoreError
 from harness.files import safe_name
+from harness.interrupts import interrupts_held
 from harness.launchers.base import Job, Launcher
 from harness.matrix import Cell
 from harness.plan import Plan
@@ -111,14 +112,16 @@ class ShardDriver:
                 started[cell.cell_id] = time.time()
                 self.display.started(cell)
                 self.launcher.submit(self.job_of(cell))
-            for one in self.launcher.wait(POLL_S):
-                result, cell = one.result, one.job.cell
-                since = started.pop(cell.cell_id)
-                if result is not None:
-                    labels = self.plan.tags.get(cell.cell_id, {})
-                    result = replace(result, tags={**tags, **labels}, started=since)
-                    self.retry(partial(self._write, cell, result))
-                self._count(outcome, cell, result, one.error or "")
+            ended = self.launcher.wait(POLL_S)
+            with interrupts_held():
+                for one in ended:
+                    result, cell = one.result, one.job.cell
+                    since = started.pop(cell.cell_id)
+                    if result is not None:
+                        labels = self.plan.tags.get(cell.cell_id, {})
+                        result = replace(result, tags={**tags, **labels}, started=since)
+                        self.retry(partial(self._write, cell, result))
+                    self._count(outcome, cell, result, one.error or "")
         return outcome
 
     def _has_result(self, cell: Cell) -> bool:

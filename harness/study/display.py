@@ -14,7 +14,7 @@ from rich.table import Table
 
 from harness.errors import visible
 from harness.study.description import twins, twins_sentence
-from harness.study.forecast import Forecast, Pair, duration
+from harness.study.forecast import Forecast, Pair, duration, pair_of
 
 if TYPE_CHECKING:
     # Commands import this module before they check the request, so its import must be fast.
@@ -53,7 +53,7 @@ class LiveDisplay:
 
     def begin(self, total: int, done: int, left: Iterable[Cell] = ()) -> None:
         """Set the number of cells, and how many of them are done already. left: the others, if known."""
-        self.left = {cell.cell_id: _pair(cell) for cell in left}
+        self.left = {cell.cell_id: pair_of(cell) for cell in left}
         self.total, self.done, self.done_before, self.since = total, done, done, time.monotonic()
         self.progress.update(self.task, total=total, completed=done)
 
@@ -69,7 +69,7 @@ class LiveDisplay:
         self.left.pop(cell.cell_id, None)
         since = self.running.pop(cell.cell_id, None)
         if since is not None and not note:
-            self.forecast.measured(_pair(cell), time.monotonic() - since)
+            self.forecast.measured(pair_of(cell), time.monotonic() - since)
         left = self._left() if self.done < self.total else ""
         self.progress.update(self.task, completed=self.done, left=left)
         if note:
@@ -90,19 +90,16 @@ class LiveDisplay:
         self.console.print(escape(sentence), style="yellow", soft_wrap=True)
 
     def _left(self) -> str:
-        """Return the time that is left, at least that of cells like those that ended."""
+        """Return the time that is left for cells like those that ended, and the number of the others."""
         if not self.left:
             return f"{duration(self._left_s())} left"
-        seconds, whole = self.forecast.left(self.left.values())
-        return f"{'' if whole else 'more than '}{duration(seconds / max(1, self.workers))} left"
+        seconds, unknown = self.forecast.left(self.left.values())
+        more = f", and {unknown} cells of unknown time" if unknown else ""
+        return f"{duration(seconds / max(1, self.workers))} left{more}"
 
     def _left_s(self) -> float:
         pace = (time.monotonic() - self.since) / max(1, self.done - self.done_before)
         return pace * (self.total - self.done)
-
-
-def _pair(cell: Cell) -> Pair:
-    return cell.dataset, cell.backbone_label
 
 
 def escape(text: str) -> str:

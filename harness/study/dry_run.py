@@ -10,9 +10,10 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.config.compose import var_path
+from harness.launchers.processes import usable_cores
 from harness.plan import Plan
 from harness.study.display import escape
-from harness.study.forecast import Forecast, Pair, duration
+from harness.study.forecast import Forecast, duration, pair_of
 from harness.tracking.reader import Run
 from harness.tracking.store import UnknownStudy
 from harness.tracking.tracker import Tracker
@@ -26,9 +27,13 @@ def show_plan(console: Console, plan: Plan, config: Any, stored: bool) -> None:
         if "cell/wall_s" in run.metrics:
             forecast.measured((run.tags["dataset"], run.tags["backbone"]), run.metrics["cell/wall_s"])
     console.print(plan_table(plan, runs, forecast))
-    workers = max(1, config.jobs or 1)
-    for sentence in sentences(plan, runs, forecast, workers):
+    for sentence in sentences(plan, runs, forecast, _workers(config)):
         console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+
+
+def _workers(config: Any) -> int:
+    """Return how many cells this machine trains at once, on CPUs."""
+    return 1 if config.launcher.name == "inline" else config.jobs or usable_cores()
 
 
 def _runs(config: Any, study: str) -> Mapping[str, Run]:
@@ -46,9 +51,9 @@ def plan_table(plan: Plan, runs: Mapping[str, Run], forecast: Forecast) -> Table
         table.add_column(column, overflow="fold")
     for column in ("seeds", "cells", "done", "left", "time per cell"):
         table.add_column(column, justify="right")
-    pairs = dict.fromkeys(map(_pair, plan.cells))
+    pairs = dict.fromkeys(map(pair_of, plan.cells))
     for pair in pairs:
-        cells = [cell for cell in plan.cells if _pair(cell) == pair]
+        cells = [cell for cell in plan.cells if pair_of(cell) == pair]
         done = sum(cell.cell_id in runs for cell in cells)
         methods = dict.fromkeys(plan.method_label(cell) for cell in cells)
         seconds = forecast.seconds(pair)
@@ -60,18 +65,15 @@ def plan_table(plan: Plan, runs: Mapping[str, Run], forecast: Forecast) -> Table
 
 def sentences(plan: Plan, runs: Mapping[str, Run], forecast: Forecast, workers: int) -> Iterator[str]:
     """Yield how many cells are left, and how long they take with so many workers."""
-    left = [_pair(cell) for cell in plan.cells if cell.cell_id not in runs]
+    left = [pair_of(cell) for cell in plan.cells if cell.cell_id not in runs]
     yield f"{len(left)} of {len(plan.cells)} cells would be trained."
-    seconds, whole = forecast.left(left)
+    seconds, unmeasured = forecast.left(left)
     shown = duration(math.ceil(seconds / workers))
     by = "one worker" if workers == 1 else f"{workers} workers"
     if left and seconds:
-        yield f"They take {'' if whole else 'more than '}{shown} with {by}, by the cells measured so far."
-    if left and not whole:
+        least = "more than " if unmeasured else ""
+        yield f"They take {least}{shown} with {by}, by the cells measured so far."
+    if unmeasured:
         unknown = [pair for pair in dict.fromkeys(left) if forecast.seconds(pair) is None]
         names = ", ".join(f"{backbone} on {dataset}" for dataset, backbone in unknown)
         yield f"Not measured yet: {names}; train one seed to know, as in seeds=[{plan.cells[0].seed}]."
-
-
-def _pair(cell: Any) -> Pair:
-    return cell.dataset, cell.backbone_label

@@ -5,9 +5,19 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from statistics import fmean
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    # Displays import this module before the request is checked, so its import must be fast.
+    from harness.matrix import Cell
 
 Pair = tuple[str, str]
 """A data set and a backbone, by which the time of a cell differs most."""
+
+
+def pair_of(cell: Cell) -> Pair:
+    """Return the data set and backbone of a cell."""
+    return cell.dataset, cell.backbone_label
 
 
 class Forecast:
@@ -24,15 +34,12 @@ class Forecast:
         """Return the mean time of the pair's cells; None if none ended."""
         return fmean(self._seconds[pair]) if pair in self._seconds else None
 
-    def left(self, pairs: Iterable[Pair]) -> tuple[float, bool]:
-        """Return the seconds of these cells, and whether all of their pairs were measured.
-
-        Cells of pairs without a measurement do not count.
-        """
+    def left(self, pairs: Iterable[Pair]) -> tuple[float, int]:
+        """Return the seconds of the cells whose pair was measured, and the number of the other cells."""
         counts = Counter(pairs)
         times = {pair: self.seconds(pair) for pair in counts}
         known = sum(counts[pair] * seconds for pair, seconds in times.items() if seconds is not None)
-        return known, None not in times.values()
+        return known, sum(counts[pair] for pair, seconds in times.items() if seconds is None)
 
 
 def duration(seconds: float) -> str:

@@ -75,11 +75,13 @@ def write(study: Study, folder: Path) -> list[Path]:
     )
     (folder / claims.FILE).write_text(claims.answers_json(answers, study), encoding="utf-8")
     (folder / PAGE).write_text(page(report), encoding="utf-8")
-    (folder / STUDY_FILE).write_text(study.study_file, encoding="utf-8")
+    if study.study_file:  # studies of earlier versions have none
+        (folder / STUDY_FILE).write_text(study.study_file, encoding="utf-8")
+        paths.append(folder / STUDY_FILE)
     files = {path for name in FOLDERS for path in (folder / name).iterdir() if not path.is_dir()}
     for stale in files - set(paths):
         stale.unlink()
-    return [folder / PAGE, folder / claims.FILE, folder / STUDY_FILE, *paths]
+    return [folder / PAGE, folder / claims.FILE, *paths]
 
 
 def all_tables(study: Study, comparison: pd.DataFrame) -> list[Table]:

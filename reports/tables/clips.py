@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -34,13 +34,27 @@ def clip_table(study: Study, order: Sequence[str] = ()) -> Table:
     numbers, title = clip_numbers(study, order), TITLE + study.stand_in(list(study.clip_pairs))
     if numbers.empty:
         return Table(NAME, title, [], [MISSING], fill=commands.compared(study))
-    columns = [Column(head, k >= TEXTS) for k, head in enumerate(HEADS)]
+    csv = numbers.to_csv(index=False, lineterminator="\n", float_format="%.6g")
+    return Table(NAME, title, [by_method(study, numbers, HEADS, _row)], NOTES, csv)
+
+
+def by_method(
+    study: Study,
+    numbers: pd.DataFrame,
+    heads: Sequence[str],
+    row_of: Callable[[str, str, pd.DataFrame, str], list[Value]],
+) -> Part:
+    """Build a row per data set and method, a group per data set.
+
+    numbers: in the table's order. heads: of columns; the first two are texts. row_of: builds a row from data
+    set, method, their numbers and the link to their runs.
+    """
+    columns = [Column(head, k >= TEXTS) for k, head in enumerate(heads)]
     groups: dict[str, list[list[Value]]] = {}
     for (dataset, method), rows in numbers.groupby(["dataset", "method"], sort=False):
         link = study.links.behind({"dataset": dataset, "method": method})
-        groups.setdefault(str(dataset), []).append(_row(str(dataset), str(method), rows, link))
-    csv = numbers.to_csv(index=False, lineterminator="\n", float_format="%.6g")
-    return Table(NAME, title, [Part(columns, list(groups.values()))], NOTES, csv)
+        groups.setdefault(str(dataset), []).append(row_of(str(dataset), str(method), rows, link))
+    return Part(columns, list(groups.values()))
 
 
 def clip_numbers(study: Study, order: Sequence[str] = ()) -> pd.DataFrame:

@@ -12,12 +12,12 @@ from reports import commands
 from reports.names import dataset_name, method_name, signed
 from reports.runs.study import Study
 from reports.stats.kinds import BY_VIDEO, gains_by_video
+from reports.tables.clips import by_method
 from reports.tables.seed_means import place
-from reports.tables.table import DASH, Column, Part, Table, Value
+from reports.tables.table import DASH, Table, Value
 
 NAME, TITLE = "videos", "Videos (speakers) that each method improves"
 HEADS = ("Dataset", "Method", "Videos", "Better", "Worse", "By chance", "Smallest gain", "Largest gain", "n")
-TEXTS = 2  # columns of text before the numbers
 COLUMNS = ("dataset", *BY_VIDEO)
 MISSING = "No data set whose ids name videos has runs with predictions of both a method and none."
 NOTES = (
@@ -35,13 +35,8 @@ def video_table(study: Study, order: Sequence[str] = ()) -> Table:
     title = TITLE + study.stand_in(list(dict.fromkeys(numbers["dataset"])))
     if numbers.empty:
         return Table(NAME, title, [], [MISSING], fill=commands.compared(study))
-    columns = [Column(head, k >= TEXTS) for k, head in enumerate(HEADS)]
-    groups: dict[str, list[list[Value]]] = {}
-    for (dataset, method), rows in numbers.groupby(["dataset", "method"], sort=False):
-        link = study.links.behind({"dataset": dataset, "method": method})
-        groups.setdefault(str(dataset), []).append(_row(str(dataset), str(method), rows, link))
     csv = numbers.to_csv(index=False, lineterminator="\n", float_format="%.6g")
-    return Table(NAME, title, [Part(columns, list(groups.values()))], NOTES, csv)
+    return Table(NAME, title, [by_method(study, numbers, HEADS, _row)], NOTES, csv)
 
 
 def video_numbers(study: Study, order: Sequence[str] = ()) -> pd.DataFrame:

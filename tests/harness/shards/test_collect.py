@@ -161,6 +161,15 @@ def test_tags_of_a_file_do_not_replace_those_of_its_cell(var, finished_study):
         assert stored.tags["seed"] in ("1111", "1112")
 
 
+def test_a_training_that_diverged_is_logged_and_counted(var, capsys):
+    folder, *_ = results(var)
+    change(folder, RESULT_FILE, lambda r: {**r, "status": "diverged", "reason": "loss is NaN in epoch 1"})
+    collected(var)
+    said = capsys.readouterr().out
+    assert f"Logged {CELLS - 1} cells of study 's'; 0 were logged before; 1 diverged." in said
+    assert list(Tracker(None, var, "s", create=False).diverged()) == [folder.name]
+
+
 def test_a_cell_that_no_request_asks_for_is_left_out(var, capsys):
     [request] = (var / "shards" / "s").glob("request-*.json")
     stored = json.loads(request.read_text())

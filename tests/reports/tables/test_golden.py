@@ -74,4 +74,6 @@ def test_every_figure_and_the_page_of_it(tmp_path, monkeypatch):
     assert all(figure.title in page for figure in FIGURES)
     assert "diverged" in page
     assert "not finite after epoch 3" in page
+    assert "study.yaml" not in page
+    assert not (tmp_path / "study.yaml").exists(), "a study of an earlier version has no such file"
     assert all(verdict.best is not None for verdict in verdicts(study.trials))
