@@ -9,13 +9,16 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.cli import importing, leave, make_console, run_command, shell_command, unused_address
 from harness.launchers.choose import open_launcher
 
 if TYPE_CHECKING:
+    import pandas as pd
     from rich.console import Console
 
     from harness.launchers.base import Launcher
@@ -67,13 +70,58 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_command(_run, sys.argv[1:] if arguments is None else arguments, HELP)
 
 
+def run(*files: str | Path, **settings: Any) -> pd.DataFrame:
+    """Run or resume a study as the command does; return all its numbers, as ``reports.export`` gives them.
+
+    files: study files. settings: those of the command line, with nested settings as dicts, as in
+    ``train={"max_epochs": 2}``, or under their dotted names, as in ``**{"train.max_epochs": 2}``. Warns of
+    cells without a result.
+
+    Raises:
+        UserError: the request is invalid, with the sentence that the command prints.
+        StoreError: the tracking store or the ledger does not answer; the same call resumes.
+    """
+    with importing():
+        from harness.config.study_file import arguments_of, expand
+
+    arguments = expand(arguments_of(files, settings))
+    config, plan, shard, console = _request(arguments)
+    if shard is not None:
+        from harness.errors import UserError
+
+        raise UserError(
+            f"shard={config.shard} trains a part of a study, whose numbers python -m harness.collect logs; "
+            "leave shard out, or use python -m harness.benchmark."
+        )
+    tracker, outcome = _drive(config, plan, console, arguments)
+    if outcome.failed:
+        count = f"{len(outcome.failed)} of {outcome.total} cells of study {plan.study!r} have no result"
+        warnings.warn(f"{count}; the table above has the reasons.", stacklevel=3)
+    from reports.build import tidy_frame
+
+    return tidy_frame(tracker)
+
+
 def _run(arguments: Sequence[str]) -> int:
     with importing():
-        from harness.config.compose import given_keys, load_benchmark
         from harness.config.study_file import expand
 
-        dry = DRY_RUN in arguments
-        arguments = expand([text for text in arguments if text != DRY_RUN])
+    dry = DRY_RUN in arguments
+    arguments = expand([text for text in arguments if text != DRY_RUN])
+    config, plan, shard, console = _request(arguments)
+    if dry:
+        return _show_plan(config, plan, console)
+    if shard is not None:
+        return _train_shard(config, plan, shard, console, arguments)
+    _, outcome = _drive(config, plan, console, arguments)
+    return 0 if outcome.complete else 1
+
+
+def _request(arguments: Sequence[str]) -> tuple[Any, Plan, Shard | None, Console]:
+    """Check a request and plan its cells; return configuration, plan, shard (if it asks for one), console."""
+    with importing():
+        from harness.config.compose import given_keys, load_benchmark
+
         config = load_benchmark(arguments)
         from harness.shards.part import parse_shard
 
@@ -89,11 +137,7 @@ def _run(arguments: Sequence[str]) -> int:
     # Training takes hours, and an invalid file of claims would end it without a report.
     check_claims(config.report)
     show_datasets(console, plan)
-    if dry:
-        return _show_plan(config, plan, console)
-    if shard is not None:
-        return _train_shard(config, plan, shard, console, arguments)
-    return _drive(config, plan, console, arguments)
+    return config, plan, shard, console
 
 
 def _show_plan(config: Any, plan: Plan, console: Console) -> int:
@@ -106,8 +150,10 @@ def _show_plan(config: Any, plan: Plan, console: Console) -> int:
     return 0
 
 
-def _drive(config: Any, plan: Plan, console: Console, arguments: Sequence[str]) -> int:
-    """Run the plan, print its results and return the exit status."""
+def _drive(
+    config: Any, plan: Plan, console: Console, arguments: Sequence[str]
+) -> tuple[Tracker, StudyOutcome]:
+    """Run the plan, print its results, and return the tracker of the study and the outcome."""
     launcher, device = open_launcher(config, plan.cells, plan.folders())
     with contextlib.closing(launcher):
         tracker, outcome = _train(config, plan, device, launcher, console, arguments)
@@ -125,7 +171,7 @@ def _drive(config: Any, plan: Plan, console: Console, arguments: Sequence[str]) 
         console.print(f"Report: {tracker.folder('reports') / 'index.html'}", markup=False, soft_wrap=True)
     browse = shell_command("ui", "reports.ui", plan.study, tracker.located())
     console.print(f"Browse the runs with `{browse}`.", markup=False, highlight=False, soft_wrap=True)
-    return 0 if outcome.complete else 1
+    return tracker, outcome
 
 
 def _train_shard(

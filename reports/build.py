@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 from harness.cli import asks_for_help, importing, leave
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from harness.config.schema import ReportSettings
     from harness.tracking.tracker import Tracker
     from reports.runs.study_runs import StudyRuns
@@ -61,6 +63,14 @@ def write_report(tracker: Tracker, settings: ReportSettings | None = None) -> li
             tracker.attach(folder)
             remember(runs, folder, files, state)
         return files
+
+
+def tidy_frame(tracker: Tracker) -> pd.DataFrame:
+    """Return the numbers of a study's matrix, with the columns of the export."""
+    from reports.runs.numbers import export_frame
+    from reports.runs.study_runs import StudyRuns
+
+    return export_frame(StudyRuns(tracker)).reset_index(drop=True)
 
 
 def check_claims(settings: ReportSettings | None) -> None:

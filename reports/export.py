@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, TypeVar
 from harness.cli import asks_for_help, importing, leave
 
 if TYPE_CHECKING:
-    import pandas as pd
     import pyarrow as pa
 
     from harness.config.schema import ReportConfig
@@ -36,7 +35,6 @@ Writes all numbers of a study, unrounded, and the predictions of all its cells; 
   sweep=NAME                        export the cells of this sweep's trials instead of the matrix
   sweeps=true                       export the cells of the trials of all sweeps
   var_dir=DIR tracking.uri=URI      location of its results (default: var)"""
-EXPORTED = ("valid", "test", "cell")
 ROWS = 2**18  # predictions per write, and so the minimum size of a row group
 
 
@@ -76,6 +74,7 @@ def _export(config: ReportConfig, tracker: Tracker) -> Iterator[str]:
 
     with importing():
         from reports.runs.frame import complete_cells, shown_cells, version_notes
+        from reports.runs.numbers import export_frame
         from reports.runs.selection import left_out_sentence
         from reports.runs.study_runs import StudyRuns
 
@@ -122,26 +121,6 @@ def _only_sweeps(runs: StudyRuns) -> Iterator[str]:
         one = f"{shlex.quote(f'sweep={names[0]}')} exports {'those of one' if names[1:] else 'them'}"
         every = ", sweeps=true those of all" if names[1:] else ""
         yield f"Study {runs.study!r} holds only trials of {', '.join(names)}: {one}{every}."
-
-
-def export_frame(
-    runs: StudyRuns, sweeps: Sequence[str | None] = (None,), hidden: bool = False
-) -> pd.DataFrame:
-    """Return the frame that is exported; parameters as those of `prediction_tables`."""
-    import pandas as pd
-
-    from reports.runs.frame import EXPORT, TRIAL, load_frame
-    from reports.runs.selection import requests_of
-
-    requests = requests_of(runs.matrix())
-    frame = pd.concat([load_frame(runs, sweep, requests) for sweep in sweeps], ignore_index=True)
-    frame = frame.assign(shown=~frame["superseded"].astype(bool))
-    frame = frame[frame["split"].isin(EXPORTED) & (frame["shown"] | hidden)]
-    used = set(frame["run_id"])
-    resolved = runs.resolved(run for run in runs.complete().values() if run.run_id in used)
-    frame = frame.assign(resolved=frame["run_id"].map(resolved))
-    columns = [*(["shown"] if hidden else []), *EXPORT, *(name for name in TRIAL if name in frame.columns)]
-    return frame[columns]
 
 
 def prediction_tables(

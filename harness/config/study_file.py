@@ -50,6 +50,36 @@ def expand(arguments: Sequence[str]) -> list[str]:
     return settings
 
 
+def arguments_of(files: Sequence[str | Path], settings: Mapping[str, Any]) -> list[str]:
+    """Return study files, and then Python values, as arguments of a command; raises UserError.
+
+    settings: key -> value; a dict holds the settings of a group.
+    """
+    for file in files:
+        if not is_study_file(str(file)):
+            raise UserError(f"A study file ends in .yaml, got {str(file)!r}; give settings as KEY=VALUE.")
+    try:
+        tree = compose_yaml(yaml.safe_dump(_plain(settings), allow_unicode=True).encode())
+    except yaml.representer.RepresenterError as error:
+        kind = type(error.args[-1]).__name__
+        raise UserError(f"A setting must be a number, text, list or dict, got a value of {kind!r}.") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(f"The settings cannot be read ({reason_of(error)}).") from None
+    assert isinstance(tree, yaml.MappingNode)
+    return [*map(str, files), *(f"{key}={value}" for key, value, _ in _settings(tree, "", Path()))]
+
+
+def _plain(value: Any) -> Any:
+    """Return a value with YAML's own types in place of paths, ranges, and the numbers and arrays of numpy."""
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple | range):
+        return [_plain(inner) for inner in value]
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return str(value) if isinstance(value, Path) else value
+
+
 def read_study_file(path: Path) -> list[Placed]:
     """Return the settings of a file as ``KEY=VALUE``, each with its file and line; raises UserError."""
     try:
@@ -82,12 +112,10 @@ def _settings(node: yaml.MappingNode, prefix: str, path: Path) -> Iterator[tuple
             yield from _settings(value, f"{key}.", path)
         elif isinstance(value, yaml.SequenceNode):
             yield key, f"[{','.join(map(_element, value.value))}]", line
-        else:
-            yield (
-                key,
-                value.value if TEXT_KEYS.fullmatch(key) and not _is_null(value) else _scalar(value),
-                line,
-            )
+        elif not TEXT_KEYS.fullmatch(key):
+            yield key, _scalar(value), line
+        elif not _is_null(value):  # every text is read as it stands, so null is left out
+            yield key, value.value, line
 
 
 def _element(node: yaml.Node) -> str:

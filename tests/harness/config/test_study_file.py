@@ -34,7 +34,7 @@ def write(tmp_path):
         ("seeds: 1", ["seeds=1"]),
         ("train: {max_epochs: 3, patience: null}", ["train.max_epochs=3", "train.patience=null"]),
         ("train.max_epochs: 3", ["train.max_epochs=3"]),
-        ("tuned: ~", ["tuned=null"]),
+        ("tuned: ~", []),  # tuned=null would name a folder
         ("report: no", ["report=false"]),
         ("compile: true", ["compile=true"]),
         ("methods: [none, ms_mix: {delta: 0.4, sal: false}]", ["methods=[none,ms_mix{delta:0.4,sal:false}]"]),
