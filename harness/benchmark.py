@@ -47,6 +47,7 @@ Trains methods x backbones x datasets x seeds, skips cells that have a result, a
   occlusion.ratios=[0,0.5] occlusion.protocols=[test,train]
   evaluate.test_curve=true          score the test split after every epoch, to show what choosing by it adds
   tuned=DIR                         settings found by python -m sweeps.run tune=METHOD
+  keep=weights                      store each cell's best weights, for python -m harness.predict
   launcher=inline|processes|ray jobs=N device=auto|cpu|cuda var_dir=DIR
   launcher.address=HOST:PORT launcher.gpus_per_cell=0.25
                                     with launcher=ray: an existing cluster (default: start one here)
@@ -165,6 +166,11 @@ def _drive(
     console.print(closing_table(plan, outcome.comparable()))
     if outcome.failed:
         console.print(failure_table(outcome))
+    without = sum(run.tags.get("weights") != "true" for run in outcome.runs.values()) if config.keep else 0
+    if without:
+        advice = "to train them again, delete their runs in MLflow, or give another study=NAME"
+        reason = f"have no weights, because they were trained without keep=weights; {advice}."
+        console.print(f"{without} cells {reason}", markup=False, soft_wrap=True)
     # An earlier driver may have trained all cells but died before it finished the report.
     if config.report.build:
         write_report(tracker, config.report)

@@ -45,6 +45,7 @@ def check_request(config: Config) -> None:
             "study='Default' is MLflow's own experiment, with artifacts of its own; use another name."
         )
     _check_tuned(config)
+    _check_keep(config)
 
 
 def check_name(name: str, key: str, kind: str, most: int = MAX_STUDY_BYTES) -> None:
@@ -76,6 +77,7 @@ def _check_names(config: Config) -> None:
         "occlusion protocol": (config.occlusion.protocols, PROTOCOLS),
         "granularity": ([config.occlusion.granularity], GRANULARITIES),
         "value of retry": ([config.retry or "diverged"], ["diverged", "changed"]),
+        "value of keep": ([config.keep or "weights"], ["weights"]),
         "value of data.resident": ([config.data.resident], ["auto", "device", "host"]),
         "value of text": ([config.text], ENCODERS),
         "size": ([config.size], SIZES),
@@ -122,6 +124,16 @@ def _check_launcher(config: Config) -> None:
         )
     if share is not None and config.jobs_per_gpu is not None:
         raise UserError("jobs_per_gpu and launcher.gpus_per_cell exclude each other; give one of them.")
+
+
+def _check_keep(config: Config) -> None:
+    if config.keep is None:
+        return
+    scaled = [name for name in config.datasets if config.dataset[name].standardize]
+    if scaled or config.text != "features":
+        key = f"dataset.{scaled[0]}.standardize=true" if scaled else f"text={config.text}"
+        # Kept weights hold neither the statistics of the training split nor the text encoder.
+        raise UserError(f"keep=weights does not work with {key}, because predictions need plain features.")
 
 
 def _check_tuned(config: Config) -> None:

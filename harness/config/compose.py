@@ -24,6 +24,7 @@ from harness.config.schema import (
     CollectConfig,
     Config,
     DatasetConfig,
+    PredictConfig,
     ReportConfig,
     ReportSettings,
     SweepCommand,
@@ -76,8 +77,27 @@ def load_collect(arguments: Sequence[str]) -> CollectConfig:
     return config
 
 
+def load_predict(arguments: Sequence[str]) -> PredictConfig:
+    """Compose the configuration of `harness.predict`; raises UserError."""
+    config: PredictConfig = _of_stored(PredictConfig, arguments)
+    for key, value in (("run", "RUN_ID"), ("data", "FILE"), ("out", "FILE.csv")):
+        if not config[key]:  # type: ignore[index]
+            raise UserError(f"The setting {key!r} is missing; give {key}={value}.")
+    if config.device not in ("cpu", "cuda"):
+        raise unknown("device", config.device, ("cpu", "cuda"))
+    return config
+
+
 def _of_study(schema: type[Any], arguments: Sequence[str]) -> Any:
     """Compose the configuration of a command on a study that exists; raises UserError."""
+    config = _of_stored(schema, arguments)
+    if not config.study:
+        raise UserError("The study is missing; give study=NAME.")
+    return config
+
+
+def _of_stored(schema: type[Any], arguments: Sequence[str]) -> Any:
+    """Compose the configuration of a command that trains nothing; raises UserError."""
     config = OmegaConf.structured(schema)
     # A study file also holds what other commands read.
     known = [
@@ -88,8 +108,6 @@ def _of_study(schema: type[Any], arguments: Sequence[str]) -> Any:
     apply(config, known)
     if config.plugins:
         plugins.use(config.plugins)
-    if not config.study:
-        raise UserError("The study is missing; give study=NAME.")
     return config
 
 

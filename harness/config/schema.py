@@ -196,6 +196,7 @@ class Config:
     precision: str = "fp32"
     compile: bool = False
     retry: str | None = None
+    keep: str | None = None
     report: ReportSettings = field(default_factory=ReportSettings)
     tuned: str | None = None
     occlusion: OcclusionConfig = field(default_factory=OcclusionConfig)
@@ -219,6 +220,19 @@ class SweepCommand(Config):
 
     param: str | None = None
     tune: str | None = None
+
+
+@dataclass
+class PredictConfig:
+    """Configuration of `harness.predict`; run: id of a run; data: a feature file; out: a CSV file."""
+
+    run: str | None = None
+    data: str | None = None
+    out: str | None = None
+    plugins: list[str] = field(default_factory=list)
+    device: str = "cpu"
+    var_dir: str = "var"
+    tracking: UriConfig = field(default_factory=UriConfig)
 
 
 @dataclass

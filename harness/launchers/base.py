@@ -23,7 +23,8 @@ class Job:
     checkpoint_s: minimum seconds between writes of it, None: write it only to pause. text_model: folder of a
     pretrained text encoder; text_states: folder of its hidden states, if it is frozen. pause_after: epoch
     after which an unfinished training saves its checkpoint and stops. sample: also store latents for figures.
-    truth: file with the ground truth of a synthetic dataset, for mechanism checks.
+    truth: file with the ground truth of a synthetic dataset, for mechanism checks. keep_weights: also return
+    the best weights.
     """
 
     cell: Any
@@ -37,6 +38,7 @@ class Job:
     sample: bool = False
     truth: str | None = None
     pause_after: int | None = None
+    keep_weights: bool = False
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def run_job(job: Job) -> Result:
     try:
         dataset = with_text(load_dataset(Path(job.data)), cell.text, _path(job.text_states))
         checkpoint, text_model = _checkpoint(job, device), _path(job.text_model)
-        inspection = Inspection(job.sample, _truth(job.truth))
+        inspection = Inspection(job.sample, _truth(job.truth), job.keep_weights)
         result = train(cell, dataset, device, job.resident, checkpoint, text_model, inspection)
     except Diverged as error:
         result = Result("diverged", reason=str(error))

@@ -72,6 +72,7 @@ def train_shard(
         Retry(config.tracking.patience_s, display.trouble, results.state),
         retry_diverged=config.retry == "diverged",
         retry_changed=config.retry == "changed",
+        keep_weights=config.keep is not None,
     ).run()
 
 
@@ -86,6 +87,7 @@ class ShardDriver:
     """The training of a shard's cells; `run` may be called once.
 
     retry_diverged, retry_changed: train cells again that have such a result, see `harness.study.driver`.
+    keep_weights: train cells again whose result lacks weights.
     """
 
     plan: Plan
@@ -97,6 +99,7 @@ class ShardDriver:
     retry: Retry
     retry_diverged: bool = False
     retry_changed: bool = False
+    keep_weights: bool = False
 
     def run(self) -> ShardOutcome:
         """Train the shard's cells that have no result yet, and return the outcome."""
@@ -131,6 +134,7 @@ class ShardDriver:
             return False
         again = self.retry_diverged and result.status == "diverged"
         again = again or (self.retry_changed and bool(changes({**cell_tags(cell), **result.environment})))
+        again = again or (self.keep_weights and result.lacks_weights)
         if again:
             self.results.drop(cell.cell_id)
         return not again

@@ -18,7 +18,7 @@ from harness.matrix import Cell
 from harness.study.queue import CellQueue
 from harness.study.writer import Writer
 from harness.tracking.codes import changed_sentence, changes, of_one_code, plugin_changes
-from harness.tracking.tags import cell_tags, numbers
+from harness.tracking.tags import cell_tags, numbers, result_tags
 from harness.tracking.tracker import Run
 from harness.tracking.versions import kept_sentence, version_of
 from harness.train.result import Result
@@ -80,6 +80,7 @@ class Driver:
         retry_diverged: retrain cells that diverged in an earlier run.
         retry_changed: retrain cells whose method or backbone has changed since, see `harness.code`;
             those of a changed plugin are always retrained.
+        keep_weights: retrain cells whose result is elsewhere, and lacks weights.
     """
 
     queue: CellQueue
@@ -89,6 +90,7 @@ class Driver:
     job_of: Callable[[Cell], Job]
     retry_diverged: bool = False
     retry_changed: bool = False
+    keep_weights: bool = False
 
     def __post_init__(self) -> None:
         self.tracker, self.ledger = self.writer.tracker, self.writer.ledger
@@ -227,7 +229,8 @@ class Driver:
             return
         result = self.writer.find(cell, elsewhere)
         if result is not None:
-            if not (self.retry_changed and changes({**cell_tags(cell), **result.environment})):
+            stale = self.retry_changed and changes({**cell_tags(cell), **result.environment})
+            if not (stale or (self.keep_weights and result.lacks_weights)):
                 self.outcome.reused += self._log(cell, result)
                 return
             # `put` keeps an intact result of the same cell, so the old one must go first.
@@ -268,7 +271,7 @@ class Driver:
             self._deferred.append(cell)
             return False
         if result.status == "complete":
-            self._complete(cell, Run("", "", {**cell_tags(cell), **result.environment}, numbers(result)))
+            self._complete(cell, Run("", "", {**cell_tags(cell), **result_tags(result)}, numbers(result)))
             self.display.ended(cell, "")
             return True
         self._diverged[cell.cell_id] = result.reason

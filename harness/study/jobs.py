@@ -38,6 +38,7 @@ def jobs_of(
             sample=cell.cell_id in sampled,
             # The truth is in a separate file, because a training must not read it.
             truth=f"{folders[cell.dataset]}.truth.npz",
+            keep_weights=config.keep is not None,
         )
 
     return job_of

@@ -67,6 +67,7 @@ class Session:
                 retry_diverged=config.retry == "diverged",
                 # A trial averages its seeds at once, so all of them need the same code.
                 retry_changed=config.retry == "changed" or not request,
+                keep_weights=config.keep is not None,
             ).run()
 
 

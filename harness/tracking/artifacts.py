@@ -1,4 +1,4 @@
-"""The artifacts of a result: its metrics, its cell, a table of test predictions, and arrays for figures."""
+"""The artifacts of a result: metrics, cell, test predictions, arrays for figures, and kept weights."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from harness.data.strict.npy import read_npz
 from harness.errors import printable
 from harness.matrix import Cell
 from harness.train.result import Predictions, Result
+from harness.train.weights import unpack
 
 RESULT_FILE, CONFIG_FILE = "result.json", "config.json"
-PREDICTIONS_FILE, SAMPLES_FILE = "predictions.parquet", "samples.npz"
+PREDICTIONS_FILE, SAMPLES_FILE, WEIGHTS_FILE = "predictions.parquet", "samples.npz", "weights.safetensors"
 
 SCHEMA = pa.schema(
     {"id": pa.string(), "occlusion_ratio": pa.float64(), "label": pa.float32(), "prediction": pa.float32()}
@@ -35,6 +36,8 @@ def write_result(cell: Cell, result: Result, folder: Path) -> None:
         pq.write_table(to_table(result.predictions), folder / PREDICTIONS_FILE)
     if result.samples:
         np.savez_compressed(folder / SAMPLES_FILE, allow_pickle=False, **result.samples)
+    if result.weights is not None:
+        (folder / WEIGHTS_FILE).write_bytes(result.weights)
 
 
 def read_result(folder: Path) -> Result:
@@ -47,7 +50,11 @@ def read_result(folder: Path) -> Result:
     table, arrays = folder / PREDICTIONS_FILE, folder / SAMPLES_FILE
     predictions = read_predictions(table) if table.exists() else None
     samples = read_npz(arrays) if arrays.exists() else {}
-    return Result.from_json((folder / RESULT_FILE).read_text(), predictions, samples)
+    kept = folder / WEIGHTS_FILE
+    weights = kept.read_bytes() if kept.exists() else None
+    if weights is not None:
+        unpack(weights)  # raises ValueError if the file is damaged
+    return Result.from_json((folder / RESULT_FILE).read_text(), predictions, samples, weights)
 
 
 def to_table(predictions: Predictions) -> pa.Table:

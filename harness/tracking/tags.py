@@ -146,6 +146,7 @@ def result_tags(result: Result) -> dict[str, str]:
         # This tag counts only once the run is FINISHED, which the writer sets last.
         **({"complete": "true"} if result.status == "complete" else {}),
         **({"samples": "true"} if result.samples else {}),
+        **({"weights": "true"} if result.weights is not None else {}),
     }
     return tags | ({"reason": storable(result.reason)} if result.reason else {})
 

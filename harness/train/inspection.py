@@ -28,10 +28,14 @@ SAMPLE = 512
 
 @dataclass(frozen=True)
 class Inspection:
-    """Options of `inspect`; sample: store latents; truth: ground truth of the test split (`Clips.truth`)."""
+    """Options of `inspect`; sample: store latents; truth: ground truth of the test split (`Clips.truth`).
+
+    weights: also keep the best weights, see `harness.train.weights`.
+    """
 
     sample: bool = False
     truth: Mapping[str, np.ndarray] | None = None
+    weights: bool = False
 
 
 def inspect(

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from backbones.base import Backbone
+from backbones.base import Backbone, Sizes
 from harness.data.dataset import Dataset
 from harness.data.occlusion import occlude
 from harness.matrix import Cell
@@ -32,6 +32,7 @@ from harness.train.seeds import generator_for, seed_for
 from harness.train.splits import Splits, load_splits
 from harness.train.state import TrainingState
 from harness.train.step import Losses, Watch, step_losses
+from harness.train.weights import pack
 from methods.base import Method
 
 
@@ -79,6 +80,9 @@ def train(
     if inspection is not None:
         samples, scores = inspect(cell, training, splits, inspection)
         result = replace(result, samples=samples, scores={**result.scores, **scores})
+        if inspection.weights:
+            sizes = Sizes(dataset.widths(), dataset.steps(), cell.label_scale)
+            result = replace(result, weights=pack(cell, sizes, training.backbone.state_dict()))
     return replace(result, environment={"resumed_after_epoch": str(resumed_after)} if resumed_after else {})
 
 

@@ -64,7 +64,7 @@ def _check_split(content: dict[Any, Any], split: str, file: str, advice: str) ->
         raise UserError(f"{file}: split {split!r} is {kind}; it must be a dict with {LABELS} and features.")
 
 
-def _read_labels(raw: MmsaSplit) -> np.ndarray:
+def read_labels(raw: MmsaSplit) -> np.ndarray:
     """Read labels as (N,) float64; raises UserError for labels that are no scores."""
     if LABELS not in raw.content and CLASSES in raw.content:
         reason = f"has no {LABELS!r}, and {CLASSES!r} cannot replace it; {_ONLY_SCORES}."
@@ -113,13 +113,13 @@ def _read_split(
     return Split(ids, features, lengths, labels, tokens)
 
 
-def _read_splits(raw: Mapping[str, MmsaSplit], file: str, scale: LabelScale) -> dict[str, Split]:
+def read_splits(raw: Mapping[str, MmsaSplit], file: str, scale: LabelScale) -> dict[str, Split]:
     """Read all splits; raises UserError with all that is wrong with them."""
     problems = Problems(file)
     labels: dict[str, np.ndarray] = {}
     for name, split in raw.items():
         with problems.collected():
-            labels[name] = _read_labels(split)
+            labels[name] = read_labels(split)
     absent: Container[str] = ()
     with problems.collected():
         absent = absent_modalities(raw)
@@ -143,7 +143,7 @@ def _read_splits(raw: Mapping[str, MmsaSplit], file: str, scale: LabelScale) -> 
 
 def _check_widths(splits: Mapping[str, Split], file: str) -> None:
     for modality in MODALITIES:
-        widths = {split: splits[split].features[modality].shape[2] for split in SPLITS}
+        widths = {split: splits[split].features[modality].shape[2] for split in splits}
         if len(set(widths.values())) > 1:
             sizes = ", ".join(f"{split} {width}" for split, width in widths.items())
             raise UserError(f"{file}: the width of {modality} differs between splits ({sizes}).")
@@ -151,7 +151,7 @@ def _check_widths(splits: Mapping[str, Split], file: str) -> None:
 
 def _check_leakage(splits: Mapping[str, Split], file: str) -> None:
     seen: dict[str, str] = {}
-    for split in SPLITS:
+    for split in splits:
         names = splits[split].ids.tolist()
         for name in names:
             if name in seen:
@@ -168,7 +168,7 @@ def _pad(raw: MmsaSplit, array: np.ndarray, steps: int, axis: int) -> np.ndarray
     return np.pad(array, missing)
 
 
-def _equal_steps(splits: Mapping[str, Split], raw: Mapping[str, MmsaSplit]) -> dict[str, Split]:
+def equal_steps(splits: Mapping[str, Split], raw: Mapping[str, MmsaSplit]) -> dict[str, Split]:
     """Pad every split to the largest T_m of the three; drop tokens unless all splits have them."""
     steps = {m: max(split.features[m].shape[1] for split in splits.values()) for m in MODALITIES}
     with_tokens = all(split.tokens is not None for split in splits.values())
@@ -227,7 +227,7 @@ def _read(
     content, drawn = choice.apply(content, file)
     contents = _split_contents(content, file, choice)
     raw = {split: MmsaSplit(file, split, contents[split], notes, memory) for split in SPLITS}
-    splits = _read_splits(raw, file, scale)
-    aligned = _equal_steps(align(splits, raw), raw)
+    splits = read_splits(raw, file, scale)
+    aligned = equal_steps(align(splits, raw), raw)
     sentences = (f"{m} {what} ({unit}: {', '.join(counts)})." for (m, what, unit), counts in notes.items())
     return Dataset(aligned, float(scale.size), (*known, *drawn, *sentences), float(scale.center))
