@@ -24,7 +24,7 @@ from methods import METHODS
 
 PACKAGES = ("backbones", "methods")
 METHOD_CODE, BACKBONE_CODE = "method_code", "backbone_code"
-"""Tags of a run with the code hashes of its method and its backbone."""
+"""Names of the run tags that hold the code hashes of method and backbone."""
 
 
 def code_tags(cell: Cell) -> dict[str, str]:

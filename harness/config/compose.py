@@ -258,12 +258,20 @@ def _ablation(methods: Iterable[str]) -> list[str]:
 
 def _check_keys(schema_of: type[Config], pairs: Iterable[tuple[str, str]]) -> None:
     """Raise UserError for a key that the schema rules out without the registries."""
-    schema = OmegaConf.structured(schema_of)
+    schema = _bare_schema(schema_of)  # type: ignore[arg-type]
     for key, text in pairs:
         parts = key.split(".")
         if key not in GROUPS and parts[0] not in OPEN_GROUPS and parts[:2] != ["report", "equal_within"]:
             with located(text):
                 _check_key(schema, parts)
+
+
+@functools.cache
+def _bare_schema(schema_of: type[Config]) -> DictConfig:
+    """Return the schema without the settings of datasets, methods and backbones; it must not be changed."""
+    schema = OmegaConf.structured(schema_of)
+    assert isinstance(schema, DictConfig)
+    return schema
 
 
 def _check_key(config: DictConfig, parts: list[str], group: bool = False) -> None:

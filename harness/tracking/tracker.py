@@ -80,7 +80,7 @@ class Tracker(Store):
         return [dataclasses.replace(run, metrics=numbers[run.run_id]) for run in runs]
 
     def outline(self) -> list[Run] | None:
-        """Return all complete runs of this study without metrics, earliest first; None for a server."""
+        """Return all complete runs of this study, metrics not loaded, earliest first; None for a server."""
         return None if self._engine() is None else self._without_numbers([self.experiment_id])
 
     @request

@@ -86,7 +86,7 @@ def read_hdf5(path):
 
 
 def layouts(folder):
-    """Return a maker of cases of files in the layouts that are not MMSA's own; every fourth one as folds."""
+    """Return a maker of cases: files in other layouts than MMSA's; every fourth is read as folds."""
     contents.read_hdf5 = read_hdf5
     own = mmsa(folder, change=mutate_layout)
     folds = mmsa(folder, lambda path: read_mmsa(path, LabelScale(3.0), SplitChoice(fold=1)), mutate_layout)

@@ -22,7 +22,7 @@ def _unloaded():
 
 
 def faults(cls, rules):
-    """Return the broken rules' faults by sentence, hints included."""
+    """Map the sentence of each broken rule to its fault, hints included."""
     return {verdict.rule.sentence: verdict.fault for verdict in verdicts(cls, rules, "") if verdict.fault}
 
 

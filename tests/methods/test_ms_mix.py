@@ -155,7 +155,7 @@ def slow_intensity(predictor: IntensityPredictor, x: np.ndarray, length: int) ->
 
 
 def perturbed(predictor: IntensityPredictor) -> IntensityPredictor:
-    """Larger weights everywhere, so that no part of it is close to the identity."""
+    """Add noise to all weights, so that no layer is close to the identity."""
     torch.manual_seed(5)
     with torch.no_grad():
         for parameter in predictor.parameters():

@@ -39,7 +39,7 @@ WIDTH = 8
 
 
 def save_bert(folder, **changes):
-    """A random BERT that reads bert-base-uncased's ids."""
+    """Save a randomly initialised BERT for the ids of bert-base-uncased; return its folder."""
     torch.manual_seed(0)
     sizes = {"hidden_size": WIDTH, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 16}
     BertModel(BertConfig(**sizes, **changes)).save_pretrained(folder)
