@@ -7,6 +7,7 @@ import signal
 import sys
 import tempfile
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import hypothesis
@@ -123,9 +124,13 @@ def layout(request, monkeypatch):
 @pytest.fixture(scope="session")
 def store_template(tmp_path_factory):
     """An MLflow database with its tables: creating one takes seconds, copying it does not."""
+    import mlflow.store.db.utils as mlflow_databases
+
     from harness.databases import create_sqlite
     from harness.tracking.store import create_tables
 
+    # For each file that it opens MLflow reads its 67 migrations anew.
+    mlflow_databases._get_latest_schema_revision = cache(mlflow_databases._get_latest_schema_revision)
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
     create_sqlite(path, create_tables)
     return path
