@@ -117,7 +117,7 @@ def checkpoint(left, tmp_path):
 LONG = {"max_epochs": 8, "early_stop": 8}
 COSINE = {"schedule": "warmup_cosine", "warmup": 0.4, "gradient_accumulation": 2}
 STOPPED = {"max_epochs": 60}
-QUICK = ("lmf", "tfn", "misa")  # backbones of few operations
+QUICK = ("lmf", "tfn", "misa")  # the others have layers of attention, which are several times as slow
 
 
 @pytest.mark.parametrize(
