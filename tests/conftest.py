@@ -22,7 +22,7 @@ OWN_SETTINGS = ("FORCE_COLOR", "NO_COLOR", "LANGUAGE", "PYTHONWARNINGS", "MLFLOW
 OWN_SETTINGS += ("PYTHONDONTWRITEBYTECODE", "RAY_ADDRESS", "HF_", "SLURM_", "XDG_")
 
 # Every run draws the same examples, whatever the machine; `make soak` asks for the profile "random".
-hypothesis.settings.register_profile("random", deadline=None, print_blob=True, max_examples=200)
+hypothesis.settings.register_profile("random", deadline=None, print_blob=True, max_examples=100)
 hypothesis.settings.register_profile("fixed", deadline=None, derandomize=True, database=None, max_examples=30)
 hypothesis.settings.load_profile("fixed")
 
