@@ -129,7 +129,7 @@ def test_bad_requests_get_one_sentence(tmp_path, capsys, arguments, said):
 
 def test_pruning_leaves_the_rest_as_it_is(var_dir, tmp_path, new_var):
     """The trials that go on have the numbers that they have without pauses."""
-    settings = ["train.max_epochs=4", "sweep.trials=5", "seeds=[1111]", "report=false"]
+    settings = ["train.max_epochs=4", "sweep.trials=8", "seeds=[1111]", "report=false"]
     assert sweep(var_dir, *settings, "sweep.prune_at=[0.25,0.5]", param="all") == 0
     trials = trials_of(var_dir)
     assert set(trials["state"]) == {"complete", "pruned"}
