@@ -128,6 +128,7 @@ def study_file_text(config: Any, defaults: Any) -> str:
     mine, usual = (OmegaConf.to_container(one) for one in (config, defaults))
     assert isinstance(mine, dict)
     assert isinstance(usual, dict)
+    mine["matrix"] = "full"  # the methods of an ablation are listed
     fresh = dataclasses.asdict(DatasetConfig())
     usual["dataset"] = {name: usual["dataset"].get(name, fresh) for name in mine["dataset"]}
     kept = {key: mine.pop(key) for key in _ALWAYS}

@@ -136,7 +136,10 @@ def test_an_encoder_without_segments(tmp_path):
     assert encode_tokens(encoder.model, torch.from_numpy(make_tokens(3)), 1).shape == (3, 7, WIDTH)
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize(
+    "backbone",
+    [pytest.param(name, marks=() if name in ("lmf", "misa") else pytest.mark.slow) for name in BACKBONES],
+)
 def test_every_backbone_trains_with_either(backbone, bert, tmp_path):
     dataset, layers = make_dataset(), BACKBONES[backbone].text_layers
     states = states_of(dataset, bert, layers, tmp_path)
