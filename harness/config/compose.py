@@ -278,12 +278,6 @@ def _ablation(methods: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(labels))
 
 
-@functools.cache
-def _bare_schema(schema_of: type[Config]) -> DictConfig:
-    """Build the schema without the settings of methods and backbones; do not change it."""
-    return OmegaConf.structured(schema_of)
-
-
 def _check_keys(schema_of: type[Config], pairs: Iterable[tuple[str, str]]) -> None:
     """Raise UserError for a key that the schema rules out without the registries."""
     schema = _bare_schema(schema_of)  # type: ignore[arg-type]
