@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from backbones import BACKBONES
 from backbones.text import ENCODERS
 from harness.config.compose import var_path
-from harness.config.grammar import split_variant
+from harness.config.grammar import split_backbone, split_variant
 from harness.config.schema import Config
 from harness.data.occlusion import GRANULARITIES
 from harness.data.synthetic.statistics import SIZES
@@ -72,7 +72,7 @@ def _check_datasets(config: Config) -> None:
 def _check_names(config: Config) -> None:
     methods = [split_variant(text)[0] for text in config.methods]
     names_by_kind: dict[str, tuple[Iterable[str], Iterable[str]]] = {
-        "backbone": (config.backbones, BACKBONES),
+        "backbone": ([split_backbone(text)[0] for text in config.backbones], BACKBONES),
         "method": (methods, METHODS),
         "occlusion protocol": (config.occlusion.protocols, PROTOCOLS),
         "granularity": ([config.occlusion.granularity], GRANULARITIES),

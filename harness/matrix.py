@@ -21,7 +21,7 @@ FEATURES = TextSettings()
 APART = ("seed", "ratios", "train_ratio")
 # Fields of cells and settings that came later, with the values that cells had before: they count only where
 # they differ, so that the ids of earlier cells stay.
-LATER = {"label_center": 0.0, "standardize": False, "test_curve": False, "only": None}
+LATER = {"label_center": 0.0, "standardize": False, "test_curve": False, "only": None, "backbone_changes": ""}
 # A word that YAML reads as a string, not as a number, a boolean or null.
 PLAIN_WORD = re.compile(r"(?!(?:true|false|null|nan|inf)$)[a-z][a-z_]*")
 
@@ -36,6 +36,7 @@ class Cell:
     train_ratio: occlusion ratio of the training split. max_batches: maximum number of batches per epoch and
     per evaluation, or None. threads: CPU threads. deterministic, precision, compile: see
     `harness.train.arithmetic`. test_curve: whether the test split is scored after every epoch, too.
+    backbone_changes: the settings of a variant, as its name has them, ``{learning_rate:0.0005}``.
     """
 
     dataset: str
@@ -61,6 +62,7 @@ class Cell:
     label_center: float = 0.0
     standardize: bool = False
     test_curve: bool = False
+    backbone_changes: str = ""
 
     @cached_property
     def cell_id(self) -> str:
@@ -88,8 +90,8 @@ class Cell:
 
     @property
     def backbone_label(self) -> str:
-        """The backbone with its text encoder, e.g. ``misa[bert]``."""
-        return self.backbone + self.text.label
+        """The backbone with its text encoder and its changed settings, e.g. ``misa[bert]{dropout:0.2}``."""
+        return self.backbone + self.text.label + self.backbone_changes
 
     @cached_property
     def method_label(self) -> str:
@@ -123,6 +125,11 @@ def differences(settings: Any) -> dict[str, Any]:
     """Return the fields of a dataclass that differ from their defaults."""
     default = type(settings)()
     return {name: value for name, value in _fields(settings).items() if value != getattr(default, name)}
+
+
+def base_name(label: str) -> str:
+    """Return the method or backbone of a label: ``tfn`` for ``tfn[bert]{batch_size:9}``."""
+    return label.partition("{")[0].partition("[")[0]
 
 
 def method_label(method: str, changes: Mapping[str, Any], components: Sequence[str]) -> str:

@@ -13,14 +13,14 @@ from backbones.base import resolve_settings, resolve_text
 from backbones.text import BertSettings, TextSettings
 from harness.checks import check_request
 from harness.config.compose import path_of, settings_of, var_path
-from harness.config.grammar import split_variant
+from harness.config.grammar import split_backbone, split_variant
 from harness.config.schema import OcclusionConfig
 from harness.config.tuned import Tuned, read_tuned, tuned_label
 from harness.config.tuned_lookup import TunedLookup
 from harness.data.prepare import CachedDataset, prepare
 from harness.data.pretrained import TextModel, check_tokens, find_model
 from harness.errors import UserError
-from harness.matrix import Cell, unique
+from harness.matrix import Cell, readable_settings, unique
 from harness.tracking.tags import LABEL
 
 # The occlusion ratios of one training's evaluations, and the ratio of the training itself.
@@ -58,7 +58,7 @@ def make_plan(config: Any, user_keys: Collection[str] = ()) -> Plan:
     """
     check_request(config)
     # All checks that need no data come before the data are prepared, which takes longer.
-    backbones = {name: settings_of(config, "backbone", name, {}) for name in config.backbones}
+    backbones = {text: _backbone(config, text) for text in config.backbones}
     methods = {text: _method(config, text) for text in config.methods}
     lookup = TunedLookup({} if config.tuned is None else read_tuned(path_of(config.tuned)), user_keys)
     occlusions = list(_occlusions(config.occlusion))
@@ -74,16 +74,19 @@ def make_plan(config: Any, user_keys: Collection[str] = ()) -> Plan:
     cells: list[Cell] = []
     tags: dict[str, Mapping[str, str]] = {}
     for data, backbone, method in itertools.product(datasets.values(), backbones, methods):
-        file = lookup.file(method, backbone, backbone + text.label, data.name, data.fingerprint)
-        pair = ((backbone, backbones[backbone]), methods[method])
+        name, changes, settings = backbones[backbone]
+        # A variant has settings of its own, as that of a method has.
+        where = (method, name, name + text.label, data.name, data.fingerprint)
+        file = None if changes else lookup.file(*where)
+        pair = ((name, settings), methods[method])
         if file is not None:
-            pair = _tuned(config, backbone, method, file)
-        combination = list(_cells(_cell(config, data, *pair, text), occlusions, seeds))
+            pair = _tuned(config, name, method, file)
+        first = replace(_cell(config, data, *pair, text), backbone_changes=readable_settings(changes))
+        combination = list(_cells(first, occlusions, seeds))
         cells += combination
         if file is not None:
             before, after = (
-                resolve_settings(BACKBONES[backbone], settings, data.like)
-                for settings in (backbones[backbone], pair[0][1])
+                resolve_settings(BACKBONES[name], one, data.like) for one in (settings, pair[0][1])
             )
             file_tags = {
                 "tuned": file.digest,
@@ -131,6 +134,17 @@ def _tuned(config: Any, backbone: str, method: str, file: Tuned) -> tuple[tuple[
 def _method(config: Any, text: str) -> tuple[str, Any]:
     name, changes = split_variant(text)
     return name, settings_of(config, "method", name, changes)
+
+
+def _backbone(config: Any, text: str) -> tuple[str, dict[str, Any], Any]:
+    """Return the name of a backbone or of its variant, the settings it changes, and all its settings."""
+    name, changes = split_backbone(text)
+    usual, settings = (settings_of(config, "backbone", name, part) for part in ({}, changes))
+    # Settings that equal those of the backbone make no variant.
+    changes = {
+        key: getattr(settings, key) for key in changes if getattr(settings, key) != getattr(usual, key)
+    }
+    return name, changes, settings
 
 
 def _occlusions(config: OcclusionConfig) -> Iterator[Occlusion]:

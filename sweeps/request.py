@@ -29,6 +29,7 @@ def space_of(config: Any) -> Space:
 def check_request(config: Any, space: Space, keys: Collection[str]) -> None:
     """Raise UserError if a setting is invalid or has no effect. keys: the settings that the user passed."""
     sweep = config.sweep
+    _refuse_variants(config)
     without_effect = ["methods", "occlusion.protocols", "occlusion.train_ratios"]
     without_effect += ["sweep.trials", "sweep.prune_at"] if space.sampler == "grid" else []
     for key in without_effect:
@@ -52,6 +53,15 @@ def check_request(config: Any, space: Space, keys: Collection[str]) -> None:
         if not 0 < share < 1:
             raise UserError(f"sweep.prune_at must hold fractions of the epochs in (0, 1), got {share}.")
     check_name(sweep_name(config), "sweep.name", "sweep")
+
+
+def _refuse_variants(config: Any) -> None:
+    for text in config.backbones:
+        if "{" in text:
+            raise UserError(
+                f"A sweep takes backbones without settings, got {text!r}; give backbone.NAME.KEY=VALUE, or a "
+                "search space over the setting."
+            )
 
 
 def sweep_name(config: Any) -> str:

@@ -140,6 +140,20 @@ def split_variant(text: str) -> tuple[str, dict[str, Any]]:
     return name, {**switched, **{str(key): value for key, value in settings.items()}}
 
 
+def split_backbone(text: str) -> tuple[str, dict[str, Any]]:
+    """Split ``name{key:value}`` into a backbone's name and its settings; raises UserError."""
+    name, brace, rest = text.partition("{")
+    if not brace:
+        return text, {}
+    try:
+        settings = _hydra_value("backbones", brace + rest)
+    except UserError:
+        settings = None
+    if not isinstance(settings, dict) or not settings or not all(map(is_plain, settings.values())):
+        raise UserError(f"Cannot parse the variant {text!r}; write it like 'tfn{{learning_rate:0.0005}}'.")
+    return name.strip(), {str(key): value for key, value in settings.items()}
+
+
 def _components_off(text: str, method: str, inner: str) -> dict[str, Any]:
     """Return the components to switch off; ``inner`` lists the ones that stay on, as ``a,b]``."""
     from methods import METHODS

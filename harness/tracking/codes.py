@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from backbones import BACKBONES
 from harness.code import BACKBONE_CODE, METHOD_CODE, code_hash
+from harness.matrix import base_name
 from harness.plugins import plugin_of
 from harness.tracking.reader import Run
 from methods import METHODS
@@ -19,7 +20,7 @@ def hashes(tags: Mapping[str, str]) -> dict[Part, str]:
     """Return the code hashes of a run's method and backbone; runs of earlier versions have none."""
     parts = {
         ("method", tags.get("method", "")): tags.get(METHOD_CODE),
-        ("backbone", tags.get("backbone", "").partition("[")[0]): tags.get(BACKBONE_CODE),
+        ("backbone", base_name(tags.get("backbone", ""))): tags.get(BACKBONE_CODE),
     }
     return {part: value for part, value in parts.items() if value}
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from backbones import BACKBONES
 from backbones.base import KINDS, resolve_settings
+from harness.matrix import base_name
 from harness.tracking.tags import flatten
 from harness.tracking.tracker import Run, Tracker
 from reports.names import backbone_name, dataset_name
@@ -80,7 +81,7 @@ def unpublished_settings(
         first.setdefault((run.tags["backbone"], run.tags["dataset"]), run)
     names: dict[tuple[str, str], list[str]] = {}
     for (backbone, dataset), run in sorted(first.items()):
-        base = backbone.partition("[")[0]
+        base = base_name(backbone)
         if base in BACKBONES and dataset in like:
             # Published results of a dataset have its own settings, whatever this study took it for.
             kind = dataset if dataset in KINDS else like[dataset]

@@ -28,7 +28,7 @@ from harness.train.result import Predictions
 from reports.runs.predictions import load_predictions
 
 Numbers = dict[str, dict[str, float]]
-NAMED = (*APART, "dataset", "backbone", "method", "fingerprint")
+NAMED = (*APART, "dataset", "backbone", "backbone_changes", "method", "fingerprint")
 """Settings of a cell that have columns of their own in the export."""
 
 

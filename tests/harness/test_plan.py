@@ -22,6 +22,7 @@ from harness.config.compose import load_benchmark
 from harness.data.dataset import SPLITS
 from harness.data.export import export, raw_mmsa
 from harness.data.synthetic import SyntheticSettings
+from harness.errors import UserError
 from harness.plan import make_plan
 from harness.study.description import MOST_NAMES, describe
 from harness.train.arithmetic import resolve_device
@@ -389,3 +390,41 @@ def test_a_plan_is_described_in_words(plan):
     text = describe(plan(*SMALL, f"seeds={list(range(2 * MOST_NAMES))}"))
     assert "Seeds: 0, 1, 2, " in text
     assert f", {MOST_NAMES - 1} and {MOST_NAMES} more. Tests at" in text
+
+
+def test_a_variant_of_a_backbone_is_a_row_of_its_own(plan):
+    plain = plan(*SMALL, "backbones=[tfn]").cells
+    both = plan(*SMALL, "backbones=[tfn,tfn{learning_rate:5e-4,batch_size:9}]").cells
+    assert [cell.backbone_label for cell in both] == ["tfn", "tfn{batch_size:9,learning_rate:0.0005}"]
+    assert both[0].cell_id == plain[0].cell_id
+    assert both[1].backbone == "tfn"
+    assert (both[1].backbone_settings.learning_rate, both[1].backbone_settings.batch_size) == (5e-4, 9)
+    assert both[1].configuration != both[0].configuration
+
+
+def test_settings_that_change_nothing_make_no_variant(plan):
+    usual = BACKBONES["tfn"].Settings().criterion
+    cells = plan(*SMALL, f"backbones=[tfn,tfn{{criterion:{usual}}}]").cells
+    assert [cell.backbone_label for cell in cells] == ["tfn"]
+
+
+def test_a_variant_starts_from_the_settings_of_its_backbone(plan):
+    cells = plan(*SMALL, "backbones=[tfn{learning_rate:0.02}]", "backbone.tfn.batch_size=7").cells
+    assert (cells[0].backbone_settings.batch_size, cells[0].backbone_settings.learning_rate) == (7, 0.02)
+    assert cells[0].backbone_label == "tfn{learning_rate:0.02}"
+
+
+@pytest.mark.parametrize(
+    ("backbone", "sentence"),
+    [
+        ("tfm{batch_size:2}", "Did you mean 'tfn'"),
+        ("tfn{batch_sise:2}", "Did you mean 'batch_size'"),
+        ("tfn{batch_size}", "write it like 'tfn{learning_rate:0.0005}'"),
+        ("tfn{}", "write it like"),
+        ("tfn{batch_size:0}", "batch_size"),
+        ("tfn{batch_size:[1,[2]]}", "write it like"),
+    ],
+)
+def test_a_bad_variant_of_a_backbone_is_one_sentence(backbone, sentence, plan):
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        plan(*SMALL, f"backbones=[{backbone}]")
