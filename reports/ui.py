@@ -23,7 +23,7 @@ Serves the MLflow UI on 127.0.0.1 until Ctrl-C, and prints the link that opens t
   var_dir=DIR tracking.uri=URI      location of its results (default: var)"""
 
 MAX_PORT = 65535
-# By default MLflow starts four servers and eight runners of background jobs, which no page of a study uses: 2 GB.
+# By default MLflow starts four servers and eight runners of background jobs, which no study needs: 2 GB.
 SMALL = {"MLFLOW_WORKERS": "1", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 

@@ -68,7 +68,7 @@ for program, few, arguments in json.loads(sys.argv[1]):
 
 
 def run(place, calls):
-    """Run commands of the project and return their output; calls: (program, whether few figures, arguments)."""
+    """Run the project's commands and return their output; calls: (program, few figures, arguments)."""
     path = os.pathsep.join([str(place / "watch"), str(ROOT)])
     more = {"PYTHONPATH": path, "HOME": str(place / "home"), "SEEN": str(place / "seen")}
     calls = [(program, few, [f"var_dir={place / 'var'}", *arguments]) for program, few, arguments in calls]
