@@ -4,9 +4,9 @@ What it computes, with D = token_dim and n = tokens. Each modality (B, T_m, D_m)
 n learned tokens are prepended, learned positions (n + T_m, D) are added, and the tokens attend to the
 sequence in one transformer layer: (B, n, D). Text gets additional positions and hyper_layers - 1 more layers;
 all hyper_layers text states are used. The hyper-modality, n learned tokens, is updated once per text state:
-the state gives the queries, audio and vision give keys and values, each with its own projections. In a last
-transformer, one token, which is also prepended to the source, attends to the hyper-modality in fusion_layers
-layers, which gives (B, D); the head is linear. Attention normalises query, key and value separately; their
+the state gives the queries, audio and vision give keys and values, each with its own projections. In a final
+transformer of fusion_layers layers, one token attends to itself and to the hyper-modality, giving (B, D);
+the head is linear. Attention normalises query, key and value separately; their
 projections have no bias. There is no dropout.
 
 Mix point (layer 1): the n tokens of each modality, (B, n, D), without lengths. Layer 2: the fusion's first

@@ -186,7 +186,7 @@ class TextBranch(nn.Module):
         self.granularity, self.padding = settings.granularity, settings.padding
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode the states of one or two text layers, concatenated with the last layer at the end."""
+        """Encode the states of one or two text layers, side by side in width, the last one at the end."""
         width = self.coarse.in_features
         before, last = x[..., :width], x[..., -width:]
         if self.padding == "reference":

@@ -24,7 +24,7 @@ from methods import METHODS
 
 PACKAGES = ("backbones", "methods")
 METHOD_CODE, BACKBONE_CODE = "method_code", "backbone_code"
-"""Tags of a run with the code hashes of its method and its backbone."""
+"""Names of the run tags that hold the code hashes of method and backbone."""
 
 
 def code_tags(cell: Cell) -> dict[str, str]:
@@ -74,18 +74,21 @@ def _tree(module: str) -> ast.Module:
     return ast.parse(source(module))
 
 
+@functools.cache
+def _import_statements(tree: ast.Module) -> list[ast.Import | ast.ImportFrom]:
+    return [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
 def _imported(module: str, tree: ast.Module, packages: Container[str]) -> Iterator[str]:
     """Yield the modules of ``packages`` in a module's import statements."""
     package = str(sys.modules[module].__package__)
-    for node in ast.walk(tree):
+    for node in _import_statements(tree):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
+        else:
             base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
             # `from package import name` imports a submodule or a name defined in the package's __init__.
             names = [full if (full := f"{base}.{a.name}") in sys.modules else base for a in node.names]
-        else:
-            continue
         yield from (name for name in names if name.partition(".")[0] in packages and name in sys.modules)
 
 

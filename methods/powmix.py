@@ -47,8 +47,9 @@ from methods.multimix import MultiMixSettings, draw_mixtures, members_per_mixtur
 class PowMixSettings(MultiMixSettings):
     """Settings of PowMix in addition to those of MultiMix.
 
-    n_ratio: number (with random_n: maximum) of mixed examples per clean example, > 0. max_subset: maximum
-    number of members of a mixture with dynamic, at least 2. The boolean settings switch the components.
+    n_ratio: number (with random_n: maximum) of mixed examples per clean example, > 0. max_subset: with
+    dynamic, the maximum number of members of a mixture, at least 2. The boolean settings switch the
+    components.
     """
 
     components = ("random_n", "reweight", "anisotropic", "dynamic", "cross_modal_labels")

@@ -99,7 +99,7 @@ def of_kinds(study: Study, kinds: Collection[str]) -> str:
 def sampled(study: Study, *methods: str) -> str:
     """Return the command that trains these methods (default: any) and stores a sample of their latents."""
     changes = _with_methods(study, methods)
-    done = {base_method(name) for name in study.frame["variant"]}
+    done = {base_method(name) for name in study.frame["variant"].unique()}
     if done & set(methods) if methods else done:
         # Finished cells are not trained again, and the first seed stores the sample.
         seeds = _asked(study, "seed") or list(study.frame["seed"].unique())

@@ -142,7 +142,7 @@ class Search:
 
     @retried
     def report(self, trial: optuna.Trial, loss: float, epoch: int) -> bool:
-        """Report a validation loss after an epoch; return True if the pruner or another driver ended it."""
+        """Report a trial's validation loss; return True if the pruner or another driver ended the trial."""
         try:
             with answers(self.address):
                 trial.report(-loss if self.budget.maximised else loss, epoch)

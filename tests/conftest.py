@@ -7,6 +7,7 @@ import signal
 import sys
 import tempfile
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import hypothesis
@@ -21,8 +22,8 @@ OWN_SETTINGS = ("FORCE_COLOR", "NO_COLOR", "LANGUAGE", "PYTHONWARNINGS", "MLFLOW
 OWN_SETTINGS += ("PYTHONDONTWRITEBYTECODE", "RAY_ADDRESS", "HF_", "SLURM_", "XDG_")
 
 # Every run draws the same examples, whatever the machine; `make soak` asks for the profile "random".
-hypothesis.settings.register_profile("random", deadline=None, print_blob=True)
-hypothesis.settings.register_profile("fixed", deadline=None, derandomize=True, database=None)
+hypothesis.settings.register_profile("random", deadline=None, print_blob=True, max_examples=100)
+hypothesis.settings.register_profile("fixed", deadline=None, derandomize=True, database=None, max_examples=30)
 hypothesis.settings.load_profile("fixed")
 
 
@@ -123,9 +124,13 @@ def layout(request, monkeypatch):
 @pytest.fixture(scope="session")
 def store_template(tmp_path_factory):
     """An MLflow database with its tables: creating one takes seconds, copying it does not."""
+    import mlflow.store.db.utils as mlflow_databases
+
     from harness.databases import create_sqlite
     from harness.tracking.store import create_tables
 
+    # For each file that it opens MLflow reads its 67 migrations anew.
+    mlflow_databases._get_latest_schema_revision = cache(mlflow_databases._get_latest_schema_revision)
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
     create_sqlite(path, create_tables)
     return path

@@ -36,7 +36,7 @@ def make_latents(kind: str, n: int, dtype: torch.dtype = torch.float32) -> Laten
 
 
 def make_labels(n: int) -> Tensor:
-    """Make labels in [-3, 3], far and near neighbours among them."""
+    """Make labels in [-3, 3], of which some are close to each other and some far apart."""
     return torch.from_numpy(np.random.default_rng(n).uniform(-SCALE, SCALE, n).astype(np.float32))
 
 

@@ -1,4 +1,4 @@
-"""Detection of calls that wait for the device, which can cost more than a small method's arithmetic."""
+"""Detection of calls that wait for the device: waiting can cost more than a small method's arithmetic."""
 
 from __future__ import annotations
 

@@ -6,10 +6,10 @@ dataclasses of methods and backbones.
 
 from __future__ import annotations
 
-import copy
 import functools
 import itertools
 import math
+import pickle
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -103,9 +103,7 @@ def report_settings(arguments: Sequence[str]) -> ReportSettings:
 
 def resolved_study_file(config: Config) -> str:
     """Return a study file from which a benchmark's configuration comes again, without its profile."""
-    whole = copy.deepcopy(config)
-    whole.matrix = "full"  # the methods of an ablation are listed
-    return study_file_text(whole, _defaults(Config, (), plugins.loaded()))
+    return study_file_text(config, _defaults(Config, ()))
 
 
 def given_keys(arguments: Sequence[str]) -> set[str]:
@@ -183,8 +181,7 @@ def _compose(schema_of: type[Config], arguments: Sequence[str]) -> Any:
     _check_keys(schema_of, pairs)
     # Before the schema, which has the settings of every registered method and backbone.
     plugins.use(parse_value("plugins", dict(pairs).get("plugins", "")))
-    defaults = _defaults(schema_of, tuple(groups.items()), plugins.loaded())  # type: ignore[arg-type]
-    config = copy.deepcopy(defaults)
+    config = _defaults(schema_of, tuple(groups.items()))
     apply(config, [(key, value) for key, value in pairs if key not in GROUPS])
     _check_report(config.report)
     config.study = config.study or groups.get("profile", "benchmark")
@@ -193,19 +190,26 @@ def _compose(schema_of: type[Config], arguments: Sequence[str]) -> Any:
     return config
 
 
+def _defaults(schema_of: type[Config], groups: tuple[tuple[str, str], ...]) -> DictConfig:
+    """Compose the YAML files of the given groups, with the types of all settings."""
+    pickled = _pickled_defaults(schema_of, groups, plugins.loaded())  # type: ignore[arg-type]
+    # Copying a configuration takes eight times as long as reading its pickle.
+    defaults: DictConfig = pickle.loads(pickled)  # noqa: S301
+    return defaults
+
+
 @functools.cache
-def _defaults(
+def _pickled_defaults(
     schema_of: type[Config], groups: tuple[tuple[str, str], ...], own: tuple[plugins.Plugin, ...]
-) -> DictConfig:
-    """Compose the YAML files of the given groups, with the types of all settings.
+) -> bytes:
+    """Return `_defaults`, pickled.
 
     own: the plugins in use, which are part of the cache's key.
     """
     with initialize_config_module("harness.conf", version_base="1.3"):
         composed = compose("config", [f"{key}={value}" for key, value in groups])
     config = OmegaConf.merge(_schema(schema_of, composed.dataset), composed)
-    assert isinstance(config, DictConfig)
-    return config
+    return pickle.dumps(config)
 
 
 def _pairs(arguments: Sequence[str]) -> list[tuple[str, str]]:
@@ -256,14 +260,28 @@ def _ablation(methods: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(labels))
 
 
+@functools.cache
+def _bare_schema(schema_of: type[Config]) -> DictConfig:
+    """Build the schema without the settings of methods and backbones; do not change it."""
+    return OmegaConf.structured(schema_of)
+
+
 def _check_keys(schema_of: type[Config], pairs: Iterable[tuple[str, str]]) -> None:
     """Raise UserError for a key that the schema rules out without the registries."""
-    schema = OmegaConf.structured(schema_of)
+    schema = _bare_schema(schema_of)  # type: ignore[arg-type]
     for key, text in pairs:
         parts = key.split(".")
         if key not in GROUPS and parts[0] not in OPEN_GROUPS and parts[:2] != ["report", "equal_within"]:
             with located(text):
                 _check_key(schema, parts)
+
+
+@functools.cache
+def _bare_schema(schema_of: type[Config]) -> DictConfig:
+    """Return the schema without the settings of datasets, methods and backbones; it must not be changed."""
+    schema = OmegaConf.structured(schema_of)
+    assert isinstance(schema, DictConfig)
+    return schema
 
 
 def _check_key(config: DictConfig, parts: list[str], group: bool = False) -> None:

@@ -123,11 +123,12 @@ def _is_null(node: yaml.Node) -> bool:
 def study_file_text(config: Any, defaults: Any) -> str:
     """Return a study file with the settings that differ from the defaults, but not where the study runs.
 
-    What is compared is always named. Settings of other data sets, backbones and methods are left out.
+    It always names data sets, backbones, methods and seeds, and has no settings of any others.
     """
     mine, usual = (OmegaConf.to_container(one) for one in (config, defaults))
     assert isinstance(mine, dict)
     assert isinstance(usual, dict)
+    mine["matrix"] = "full"  # the methods of an ablation are listed
     fresh = dataclasses.asdict(DatasetConfig())
     usual["dataset"] = {name: usual["dataset"].get(name, fresh) for name in mine["dataset"]}
     kept = {key: mine.pop(key) for key in _ALWAYS}

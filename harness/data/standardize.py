@@ -53,7 +53,7 @@ def standardize(dataset: Dataset) -> Dataset:
     """
     for modality in MODALITIES:
         scale = feature_scale(dataset.splits["train"], modality)
-        # Rounding leaves a constant feature a tiny deviation.
+        # Rounding gives a constant feature a tiny standard deviation.
         constant = scale.std <= 1e-6 * np.abs(scale.mean)
         std = np.where(constant, 1.0, scale.std)
         for split in dataset.splits.values():

@@ -59,7 +59,7 @@ def run(
 
 
 def _bound_elsewhere() -> bool:
-    """Return whether Ray assigned other GPUs than this worker's first job had; if so, the worker leaves."""
+    """Return whether Ray assigned other GPUs than to this worker's first job; if so, the worker exits."""
     # Ray sets this variable for each task, but CUDA reads it only once:
     # https://github.com/ray-project/ray/issues/3245
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -146,7 +146,7 @@ def code_of(plan: Plan) -> dict[str, dict[str, Any]]:
 
 
 def code_text(code: Mapping[str, Any], known: str | None) -> str:
-    """Return code, see `code_of`, and that stored before (``known``), as JSON."""
+    """Merge code (see `code_of`) into the stored JSON ``known``, and return JSON."""
     stored = json.loads(known or '{"code": {}, "texts": {}}')
     parts = {**stored, **code}
     merged = {part: {**stored.get(part, {}), **code.get(part, {})} for part in parts}

@@ -1,4 +1,4 @@
-"""What a command would train: cells by data set and backbone, those done, and the time of the others."""
+"""Preview of a command: cells by data set and backbone, how many are done, and the time of the others."""
 
 from __future__ import annotations
 

@@ -70,9 +70,11 @@ def from_table(table: pa.Table) -> Predictions:
     distinct, counts = np.unique(ratios, return_counts=True)
     if len(distinct) > MOST_RATIOS or len(set(counts.tolist())) > 1:
         raise ValueError("its rows do not form a table of predictions")
-    values = {float(r): table["prediction"].to_numpy()[ratios == r] for r in distinct}
-    first = ratios == ratios[0]
-    return Predictions(np.array(table["id"].to_pylist())[first], table["label"].to_numpy()[first], values)
+    # Rows are in the order of clips within each ratio, whatever the order of the ratios.
+    by_ratio = table["prediction"].to_numpy()[np.argsort(ratios, kind="stable")].reshape(len(distinct), -1)
+    first = table.filter(pa.array(ratios == ratios[0]))
+    values = dict(zip(distinct.tolist(), by_ratio, strict=True))
+    return Predictions(np.array(first["id"].to_pylist()), first["label"].to_numpy(), values)
 
 
 def read_predictions(path: Path) -> Predictions:

@@ -80,7 +80,7 @@ class Tracker(Store):
         return [dataclasses.replace(run, metrics=numbers[run.run_id]) for run in runs]
 
     def outline(self) -> list[Run] | None:
-        """Return all complete runs of this study without metrics, earliest first; None for a server."""
+        """Return all complete runs of this study, metrics not loaded, earliest first; None for a server."""
         return None if self._engine() is None else self._without_numbers([self.experiment_id])
 
     @request
@@ -201,7 +201,7 @@ class Tracker(Store):
         digest = hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
         run = self._study_run()
         if run.tags.get("announced") == digest and all(
-            self.study_file(name) == text for name, text in files.items()
+            self._text(run, name) == text for name, text in files.items()
         ):
             return
         with tempfile.TemporaryDirectory() as folder:
@@ -222,9 +222,14 @@ class Tracker(Store):
     def study_file(self, name: str) -> str | None:
         """Return a text file that is stored with the run of kind "study"; None if it is missing."""
         run = next(self.runs(STUDY), None)
-        if run is None or name not in {file.path for file in self._files(run).list_artifacts()}:
+        return None if run is None else self._text(run, name)
+
+    def _text(self, run: Run, name: str) -> str | None:
+        """Return a text file that is stored with a run; None if it is missing."""
+        files = self._files(run)
+        if name not in {file.path for file in files.list_artifacts()}:
             return None
-        path = Path(self._files(run).download_artifacts(name))
+        path = Path(files.download_artifacts(name))
         return path.read_text(encoding="utf-8", errors="surrogateescape")
 
     @request

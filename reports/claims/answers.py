@@ -176,7 +176,7 @@ def _other_name(label: str, claim: Claim) -> str:
 
 
 def part_metric(part: Part) -> str:
-    """Return the name of a part's metric for people."""
+    """Return the metric of a part as a reader knows it."""
     if part.metric.startswith("intensity_"):
         _, modality, what = part.metric.split("_")
         return f"correlation of {modality} intensity with {INTENSITIES[what]}"

@@ -107,9 +107,9 @@ def panel(data: pd.DataFrame, ax: Axes, places: dict[tuple[str, str], float], st
 
 
 def axis_limits(data: pd.DataFrame) -> tuple[float, float]:
-    """Return the limits of a metric's axis: the longest bars, but at most 3 times the largest gain.
+    """Return the limits of a metric's axis: the longest bars, but at most 3 times the largest usual gain.
 
-    Outliers, such as the gain of a failed training, may lie outside.
+    Outliers, such as the gain of a failed training, may lie outside the limits.
     """
     gains = data["gain"].abs()
     usual = gains.quantile(0.9)

@@ -153,4 +153,5 @@ FIGURE = Figure(
     draw=draw,
     missing="No finished run of a mixing method has stored latents that can be read.",
     fill=lambda study: commands.sampled(study, *PREFERRED),
+    beside=True,
 )

@@ -1,4 +1,4 @@
-"""The picture of the first screen: each method's gain over `none`, pooled over backbones, per data set.
+"""The chart at the top of the page: each method's gain over `none`, pooled over backbones, per data set.
 
 `pictures` computes places in pixels; the template draws them as SVG, and the page's script shows the numbers.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,7 +56,8 @@ def write(study: Study, folder: Path) -> list[Path]:
     for name in FOLDERS:
         (folder / name).mkdir(parents=True, exist_ok=True)
     # With several threads, sums could differ in the last bits.
-    with threadpool_limits(1):
+    with threadpool_limits(1), ThreadPoolExecutor() as threads:
+        beside = {figure.name: threads.submit(figure.data, study) for figure in FIGURES if figure.beside}
         comparison = summary.compare_methods(study)
         answers = claims.answers(study, read_claims(study.claims))
         tables = [*all_tables(study, comparison), claims_table(answers, study)]
@@ -63,7 +65,8 @@ def write(study: Study, folder: Path) -> list[Path]:
         paths = [path for table in every for path in write_table(table, folder / "tables")]
         figures = []
         for figure in FIGURES:
-            page_figure, figure_paths = _write_figure(figure, study, folder)
+            data = beside[figure.name].result() if figure.beside else figure.data(study)
+            page_figure, figure_paths = _write_figure(figure, data, study, folder)
             figures.append(page_figure)
             paths += figure_paths
     report = _report(study, summary.sentences(study, comparison, order()), tables, figures, folder)
@@ -131,9 +134,10 @@ def _part(numbers: pd.DataFrame, mask: pd.Series) -> pd.DataFrame:
     return part
 
 
-def _write_figure(figure: Figure, study: Study, folder: Path) -> tuple[PageFigure, list[Path]]:
+def _write_figure(
+    figure: Figure, data: pd.DataFrame, study: Study, folder: Path
+) -> tuple[PageFigure, list[Path]]:
     """Write a figure and its data, and return the page's figure and the files."""
-    data = figure.data(study)
     title = figure.title + place(data) + study.stand_in(list(dict.fromkeys(data["dataset"])))
     csv = folder / "data" / f"{figure.name}.csv"
     csv.write_text(data.to_csv(index=False, lineterminator="\n", float_format="%.10g"), encoding="utf-8")
@@ -170,7 +174,7 @@ def _report(
     figures: Sequence[PageFigure],
     folder: Path,
 ) -> Report:
-    datasets = list(dict.fromkeys([*study.frame["dataset"], *study.trials["dataset"]]))
+    datasets = list(dict.fromkeys([*study.frame["dataset"].unique(), *study.trials["dataset"].unique()]))
     files = {
         table.name: {end: f"tables/{table.name}.{end}" for end in ("csv", "md", "tex")} for table in tables
     }
@@ -229,7 +233,7 @@ def _real_data(study: Study) -> list[str]:
 
 def _environments(study: Study) -> list[tuple[str, list[str]]]:
     """Return a note on the environments if there are several devices, versions or precisions."""
-    names = sorted(set(study.frame["environment"]))
+    names = sorted(study.frame["environment"].unique())
     if len(names) < 2:
         return []
     warning = "Means in the tables mix environments; comparisons with none pair results of the same one."

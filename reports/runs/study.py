@@ -105,7 +105,7 @@ class Study:
     @functools.cached_property
     def twins(self) -> dict[str, str]:
         """Data set of the frame -> the earlier data set that holds the same data."""
-        present = set(self.frame["dataset"])
+        present = set(self.frame["dataset"].unique())
         return twins({e["name"]: e["fingerprint"] for e in self.datasets if e["name"] in present})
 
     @functools.cached_property

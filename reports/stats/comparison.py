@@ -156,10 +156,10 @@ def overall(
 
     ``gain`` is the mean of the strata's means. Its interval over seeds is the `stratified_interval`, NaN
     without spread, see `intervals`. The verdict needs three seeds in every stratum. ``p`` is Wilcoxon's
-    over the means of strata, NaN without an interval. It exceeds 0.05 with fewer than six strata, and assumes
-    that strata are independent, although backbones share a test split. ``p_holm`` is adjusted for the methods
-    of a dataset. ``n`` counts pairs, ``seeds`` distinct seeds. `OUTLOOK` is NaN without the interval for
-    other clips, and ``halving_seeds`` infinite where no number of seeds halves it.
+    p-value over the means of strata, NaN without an interval. It exceeds 0.05 with fewer than six strata, and
+    assumes that strata are independent, although backbones share a test split. ``p_holm`` is adjusted for the
+    methods of a dataset. ``n`` counts pairs, ``seeds`` distinct seeds. `OUTLOOK` is NaN without the interval
+    for other clips, and ``halving_seeds`` infinite where no number of seeds halves it.
     """
     margin = (margins or {}).get(pairs.attrs.get("metric", ""))
     groups = pairs.groupby(["dataset", "method"], observed=True)

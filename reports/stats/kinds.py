@@ -126,7 +126,7 @@ def gains_by_clip(pairs: pd.DataFrame, clips: ClipErrors) -> pd.DataFrame:
 def gains_by_video(pairs: pd.DataFrame, clips: ClipErrors) -> pd.DataFrame:
     """Return a row per method and video: mean over backbones of its mean gain over seeds, with an interval.
 
-    The 95% interval is for these clips: Student's t of the mean over backbones, whose seeds are independent.
+    The 95% interval holds the clips fixed: Student's t for the mean over backbones with independent seeds.
     It is NaN without two seeds, and without spread. There is none for other clips, since a video is one draw.
     ``video`` is its number in ``clips.videos``.
     """

@@ -128,7 +128,7 @@ def verdict(seeds: int, low: float, high: float, margin: float | None = None) ->
 def _correction(shares: np.ndarray) -> tuple[float, float]:
     """Return scale and degrees of freedom of the sum of squared moves (Bell and McCaffrey 2002).
 
-    The scale makes it unbiased for videos of unequal size; with V equal videos they are V / (V - 1), V - 1.
+    The scale makes the sum unbiased for unequal videos; V equal videos give V / (V - 1) and V - 1.
     Both follow from the traces of A and A A, where A = C' diag(w^2) C and C = I - 1 w', with w the shares.
     """
     w = shares[shares > 0]

@@ -54,7 +54,7 @@ def cost_table(study: Study, order: Sequence[str] = ()) -> Table:
         "Cells that ran side by side shared the machine, so compare seconds only within a study. Peak "
         "memory on the CPU is that of a worker's process, which keeps the memory of earlier cells; on a GPU "
         "it is that of the cell's tensors.",
-        f"Measured on: {'; '.join(sorted(set(study.frame['environment'])))}.",
+        f"Measured on: {'; '.join(sorted(study.frame['environment'].unique()))}.",
     ]
     return Table(NAME, title, parts, notes, numbers.to_csv(index=False, lineterminator="\n"))
 

@@ -102,7 +102,7 @@ def _part(trials: pd.DataFrame, title: str, study: Study) -> Part:
 
 
 def _texts(row: Mapping[Any, Any], settings: list[str]) -> list[str]:
-    """Return the cells of a row as plain text."""
+    """Return the entries of a row as plain text."""
     rank = DASH if pd.isna(row["rank"]) else str(row["rank"])
     marks = ["default"] * row["default"] + [row["state"]] * (row["state"] != "complete")
     return [rank, *settings, str(row["seeds"]), *(_figure(row, name) for name in FIGURES), ", ".join(marks)]

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from backbones.cpu import attention
@@ -39,7 +39,6 @@ def problems(draw):
 
 
 @given(problems(), st.sampled_from([1, 3, 128]))
-@settings(max_examples=80, deadline=None)
 def test_packed_and_padded_attention_agree(problem, block):
     """Return values at valid steps and the gradients of all inputs; padding holds arbitrary numbers."""
     targets, sources, (steps, keys), reach, n_heads, chunk = problem
@@ -66,7 +65,6 @@ def test_packed_and_padded_attention_agree(problem, block):
 
 
 @given(problems(), st.sampled_from([1, 3, 128]))
-@settings(max_examples=150, deadline=None)
 def test_chunks_cover_every_valid_query_once_and_every_key_that_it_sees(problem, block):
     targets, sources, _, reach, n_heads, chunk = problem
     with pytest.MonkeyPatch.context() as patch:

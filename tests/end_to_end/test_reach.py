@@ -40,7 +40,7 @@ sys.addaudithook(see)
 
 @pytest.fixture
 def place(tmp_path):
-    """A folder with a file of hostile ids, a home and a working directory of its own, and a watcher."""
+    """A folder with a file of hostile ids, separate home and working directories, and an audit hook."""
     found = content()
     for split, part in found.items():
         part["id"] = [f"{IDS[row % len(IDS)]}{split}{row}" for row in range(len(part["id"]))]

@@ -57,7 +57,7 @@ def write_number(generator, content):
 
 
 def declare_sizes(generator, pieces):
-    """Declare more data than follow."""
+    """Declare more data than there are."""
     places = places_of(pieces, programs.SIZED)
     for place in generator.sample(places, min(len(places), generator.randint(1, 3))):
         operation, piece = pieces[place]
@@ -181,7 +181,7 @@ def bomb_memory(generator, pieces):
 
 
 def change_values(generator, _):
-    """A file that pickle itself writes, of a content with something wrong in it."""
+    """Make one or two wrong changes to a valid content, and pickle it."""
     # Copies of long doubles have uninitialised bytes, on which a case must not depend.
     name = generator.choice([name for name in contents() if name != "long double"])
     content = {split: dict(parts) for split, parts in contents()[name].items()}

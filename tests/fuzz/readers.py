@@ -86,7 +86,7 @@ def read_hdf5(path):
 
 
 def layouts(folder):
-    """Return a maker of cases of files in the layouts that are not MMSA's own; every fourth one as folds."""
+    """Return a maker of cases: files in other layouts than MMSA's; every fourth is read as folds."""
     contents.read_hdf5 = read_hdf5
     own = mmsa(folder, change=mutate_layout)
     folds = mmsa(folder, lambda path: read_mmsa(path, LabelScale(3.0), SplitChoice(fold=1)), mutate_layout)
@@ -129,10 +129,10 @@ def stored(folder):
     return in_turn([one_kind(name, target) for name, target in TARGETS.items()])
 
 
-def both(folder):
-    """Return a factory of MMSA files for even numbers, and of stored files for odd numbers."""
-    makers = mmsa(folder), stored(folder)
-    return lambda generator, number: makers[number % 2](generator, number // 2)
+def every(folder):
+    """Return a maker of a case of an MMSA file, one of a stored file and two of other layouts, in turn."""
+    makers = mmsa(folder), stored(folder), *[layouts(folder)] * 2
+    return lambda generator, number: makers[number % 4](generator, number // 4)
 
 
 def in_turn(makers):
@@ -159,4 +159,4 @@ BROKEN = {
     "crash": (lambda path: os.kill(os.getpid(), signal.SIGSEGV), "crashed"),
     "hang": (lambda path: time.sleep(3600), "hung"),
 }
-READERS = {"mmsa": mmsa, "layouts": layouts, "stored": stored, "both": both, "broken": broken}
+READERS = {"mmsa": mmsa, "layouts": layouts, "stored": stored, "every": every, "broken": broken}

@@ -39,7 +39,7 @@ ENVIRONMENT |= {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
 CASE_S = 20
 START_S = 120
 ADDRESS_SPACE = 2**30
-WARM = 11
+WARM = 24
 WATCHED = """
     os.system os.exec os.posix_spawn os.fork os.spawn subprocess.Popen pty.spawn os.mkdir os.rename os.remove
     os.rmdir os.symlink os.link os.chmod shutil.copytree shutil.rmtree shutil.copyfile socket.connect

@@ -22,7 +22,7 @@ def _unloaded():
 
 
 def faults(cls, rules):
-    """Return the broken rules' faults by sentence, hints included."""
+    """Map the sentence of each broken rule to its fault, hints included."""
     return {verdict.rule.sentence: verdict.fault for verdict in verdicts(cls, rules, "") if verdict.fault}
 
 
@@ -41,7 +41,12 @@ def test_none_keeps_the_rules_but_the_hints():
     assert not [v for v in verdicts(METHODS["none"], methods.RULES, "") if v.failed]
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+QUICK = ("lmf", "misa", "tfn")  # the others have layers of attention, which are several times as slow
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in BACKBONES]
+)
 def test_shipped_backbones_keep_the_rules(name):
     assert not faults(BACKBONES[name], backbones.RULES)
 

@@ -317,11 +317,12 @@ def fill(uri):
 
 
 def check(path):
-    assert {entry.name for entry in path.parent.iterdir()} <= {path.name, path.with_suffix(".lock").name}
     with contextlib.closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         assert connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (TABLES,)
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    # Connections that close at once may leave side files, which the last to close removes.
+    assert {entry.name for entry in path.parent.iterdir()} <= {path.name, path.with_suffix(".lock").name}
 
 
 def test_creations_that_fail_or_are_killed_leave_no_database(tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import statistics
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy.stats import pearsonr, spearmanr
@@ -99,7 +99,6 @@ def plain_score(kind, predictions, labels):
 @example(pair=(np.float32([0.1, -0.1, 0.7, -0.7, 0]), np.float32([0.1, -0.1, 0.7, -0.7, -0.0])))
 @example(pair=(np.array([0.1, -0.1, 0.7, -0.7]), np.float32([0.1, -0.1, 0.7, -0.7])))
 @example(pair=(np.float32([0.5, 1.5, 2.5, -0.5, -2.5]), np.float32([0, 2, 2, 0, -2])))
-@settings(deadline=None, max_examples=50)
 @pytest.mark.filterwarnings("ignore")  # warnings of scikit-learn and SciPy about nearly constant input
 def test_equals_the_definitions_computed_one_by_one(kind, pair):
     scores = score(kind, *pair)

@@ -13,7 +13,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from backbones import BACKBONES
@@ -277,7 +277,6 @@ some_ratios = st.lists(st.sampled_from([0.0, -0.0, 0.1, 0.3, 0.5, 1.0]), min_siz
 SMALL_CONFIG = load_benchmark(SMALL)
 
 
-@settings(deadline=None, max_examples=40)
 @given(
     ratios=some_ratios,
     train_ratios=st.none() | some_ratios,

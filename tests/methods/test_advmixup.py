@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from backbones import BACKBONES
@@ -64,7 +64,6 @@ def slow_masks(
     return masks
 
 
-@settings(deadline=None, max_examples=40)
 @given(
     st.sampled_from(MAKES),
     st.sampled_from([1, 2, 3, 9]),

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from methods.c_mixup import draw_partners, partner_probabilities
@@ -28,7 +28,6 @@ def slow_probabilities(labels: list[float], sigma: float) -> np.ndarray:
     return table
 
 
-@settings(deadline=None, max_examples=150)
 @given(st.lists(finite, min_size=1, max_size=9), sigmas)
 def test_probabilities_equal_a_loop(labels, sigma):
     made = partner_probabilities(np.array(labels, np.float32), sigma)
@@ -79,7 +78,6 @@ class Extreme:
         return np.full(n, self.value)
 
 
-@settings(deadline=None, max_examples=50)
 @given(st.lists(finite, min_size=1, max_size=9), sigmas, st.sampled_from([0.0, 0.5, 1 - 2**-53]))
 def test_a_partner_is_never_impossible(labels, sigma, value):
     probabilities = partner_probabilities(np.array(labels, np.float32), sigma)

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from backbones.batch import MODALITIES, Latents, concatenate
@@ -50,7 +50,6 @@ def occluded(latents: Latents, seed: int) -> Latents:
 
 
 @over_methods
-@settings(deadline=None, max_examples=30)
 @given(
     st.sampled_from(MAKES),
     st.sampled_from([1, 2, 3, 4, 9]),
@@ -258,7 +257,6 @@ def test_default_settings_are_the_published_ones(name):
     assert all(getattr(made, component) for component in made.components)
 
 
-@settings(deadline=None, max_examples=60)
 @given(st.integers(1, 5), st.integers(0, 6), st.integers(1, 5), st.integers(0, 2), st.integers(0, 99))
 def test_interpolate_equals_a_loop(batch, n, members, extra, seed):
     generator = np.random.default_rng(seed)

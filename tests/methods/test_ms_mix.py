@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy.stats import entropy
@@ -81,7 +81,6 @@ LARGEST = 1 - 2.0**-24
 fractions = st.one_of(st.sampled_from([0.0, LARGEST]), st.floats(0, LARGEST, width=32))
 
 
-@settings(deadline=None, max_examples=80)
 @given(st.integers(2, 6), st.data())
 def test_chosen_pairs_are_candidates(size, data):
     """Take candidates in the order of their keys or, if they are too few, each by its drawn fraction."""
@@ -155,7 +154,7 @@ def slow_intensity(predictor: IntensityPredictor, x: np.ndarray, length: int) ->
 
 
 def perturbed(predictor: IntensityPredictor) -> IntensityPredictor:
-    """Larger weights everywhere, so that no part of it is close to the identity."""
+    """Add noise to all weights, so that no layer is close to the identity."""
     torch.manual_seed(5)
     with torch.no_grad():
         for parameter in predictor.parameters():

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from backbones.batch import MODALITIES, Latents
@@ -48,7 +48,6 @@ def slow_candidates(similarity: dict[tuple[int, int], float], delta: float, n: i
     return set(sorted(similarity, key=lambda pair: -similarity[pair])[: 2 * n])
 
 
-@settings(deadline=None, max_examples=100)
 @given(
     st.integers(2, 9),
     st.integers(1, 12),
@@ -89,7 +88,6 @@ def slow_kl(intensity: np.ndarray, labels: np.ndarray) -> float:
     return sum(p * math.log(p / q) for p, q in zip(shares(labels), shares(intensity), strict=True))
 
 
-@settings(deadline=None, max_examples=40)
 @given(
     st.sampled_from(MAKES),
     st.sampled_from([2, 3, 4, 9]),

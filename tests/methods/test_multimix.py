@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import beta, kstest
 
@@ -13,7 +13,6 @@ from tests.support.builders import make_labels, make_method
 ALPHAS = [0.0, 5e-324, 1e-300, 1e-5, 0.1, 0.5, 1.0, 2.0, 100.0, 1e5, 1e300]
 
 
-@settings(deadline=None, max_examples=150)
 @given(st.sampled_from(ALPHAS), st.integers(1, 5), st.integers(1, 9), st.integers(0, 99), st.data())
 def test_dirichlet_rows_are_weights_of_present_members(alpha, n, k, seed, data):
     members = np.array(data.draw(st.lists(st.integers(1, k), min_size=n, max_size=n)))

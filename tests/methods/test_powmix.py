@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from backbones.batch import MODALITIES, Latents
@@ -122,7 +122,6 @@ def slow_weights(given_weights: np.ndarray, indices: np.ndarray, c: list[float])
     return made
 
 
-@settings(deadline=None, max_examples=40)
 @given(
     st.sampled_from(MAKES),
     st.sampled_from([1, 2, 3, 9]),

@@ -102,7 +102,7 @@ def trials(_=None):
 
 
 def trial_ms(folder, pruned, count=TRIALS):
-    """Measure ms per trial of a sweep by TPE beside its trainings: Optuna, MLflow, ledger and driver."""
+    """Measure what a trial of TPE costs without its trainings, in ms: Optuna, MLflow, ledger and driver."""
     config = load_sweep(["param=all", *_quick(folder, "trials"), f"sweep.trials={count}"])
     config.methods = ["ms_mix"]
     if not pruned:

@@ -18,7 +18,7 @@ EPOCHS = {"tfn": 20, "lmf": 20, "mult": 20, "misa": 20, "almt": 60, "glomo": 20}
 
 
 def estimated_hours(measured, epochs=EPOCHS, methods=METHODS):
-    """Estimate the hours of the paper profile's matrix on the measured GPU.
+    """Estimate the hours that profile=paper takes on the measured GPU.
 
     Args:
         measured: the content of ``gpu_check.json``. epochs: of a training, by backbone.

@@ -103,13 +103,13 @@ def paper_cells(folder, count):
 
 
 def fill_paper(tracker, count):
-    """Store so many runs of the paper's matrix."""
+    """Store ``count`` runs of the paper's matrix."""
     cells = paper_cells(tracker.var_dir, count)
     store_runs(tracker, ((cell, drawn_result(cell)) for cell in cells))
 
 
 def reports(_=None, count=RUNS):
-    """Measure the first report of a study with so many runs, and another with nothing new."""
+    """Measure the first report of a study of ``count`` runs, and one more with nothing new."""
     how = f"The report of a study of {count} runs, with the start of its process."
     part = Section("reports", "What a report costs", how)
     with tempfile.TemporaryDirectory() as folder:

@@ -28,7 +28,7 @@ MANY = 10 * scale.FEW
 def filled(new_var):
     """Studies that are done, of few and of more cells, by their numbers of cells."""
     folders = {scale.FEW: new_var(), MANY: new_var()}
-    # The second data set is a link, because generating it takes longest.
+    # The studies share a cache by a link, because generating the data set takes longest.
     (folders[MANY] / "cache").symlink_to(folders[scale.FEW] / "cache")
     for cells, folder in folders.items():
         scale.fill(folder, cells)

@@ -33,7 +33,7 @@ BUDGET_S, MOST_STEPS, LEAST_STEPS = 1.5, 20, 2
 ARITHMETIC = ("forward", "method", "backward", "optimizer")
 STEP_PARTS = ("data", *ARITHMETIC, "rest")
 
-# Most percent of a step that a method's own work may take; AdvMixUp runs the network once more to attack it.
+# Maximum share of a step that a method's own work may take, in percent; AdvMixUp's attack needs another pass.
 OWN_WORK, OWN_WORK_OF = 10.0, {"ms_mix": 15.0, "ms_mix_released": 15.0, "advmixup": None}
 METHOD_ROUNDS = 15
 

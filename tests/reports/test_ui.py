@@ -1,4 +1,4 @@
-"""`make ui`: the port, the link, and that no address shows."""
+"""`make ui`: the port, the link, and that the store's address stays hidden."""
 
 import os
 import socket

@@ -53,7 +53,7 @@ def without(key, **instead):
 
 
 def with_tokens(mask, steps=5):
-    """The file with token ids of three words, and their attention mask."""
+    """The content with three token ids per clip and the attention mask."""
     found = content()
     for part in found.values():
         part["text_bert"] = np.zeros((len(part["id"]), 3, steps), np.float32)

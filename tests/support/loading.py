@@ -54,7 +54,7 @@ def imported(tree):
 
 
 def scoped(tree, scope=""):
-    """All nodes with the dotted name of the function or class that they stand in."""
+    """Yield each node and the dotted name of the function or class that encloses it."""
     for node in ast.iter_child_nodes(tree):
         inner = scope
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):

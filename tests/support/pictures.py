@@ -1,6 +1,6 @@
 """The README's pictures, from a report: ``python -m tests.support.pictures FOLDER``.
 
-Chromium shows the report's first screen; Figure 8 is the one that the report wrote. Both are made small.
+Chromium shows the report's first screen; Figure 8 is copied from the report. Both are made small.
 """
 
 import subprocess

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 from collections.abc import Sequence
@@ -124,6 +125,7 @@ def empty_study() -> Study:
     return make_study(seeds=0, datasets=(), sweeps=False)
 
 
+@functools.cache
 def labels(method, settings, tuned=False):
     """The columns of a frame that name a method with settings (JSON) as the plan of its cell does."""
     components = ("sass", "sig", "sal") if method == "ms_mix" else ()

@@ -148,12 +148,14 @@ def slow(*values):
     return pytest.param(*values, marks=pytest.mark.slow)
 
 
-def failing_sweeps(folder, space, when, error_of):
+def failing_sweeps(folder, space, when, error_of, step):
     """Sweeps of which one store call each fails, before or after it did its work, with a list for its name.
+
+    It is every ``step``th call; the slow tests take each.
 
     In the end every setting ended once, the one without the sweep among them, and no cell was trained twice.
     """
-    for place in itertools.count(1):
+    for place in itertools.count(1, step):
         sweep, calls, names = Sweep(folder / str(place), space, FEW), itertools.count(1), []
 
         def strike(name, place=place, calls=calls, names=names):
@@ -174,19 +176,20 @@ def failing_sweeps(folder, space, when, error_of):
 
 
 @pytest.mark.parametrize(
-    ("space", "when"), [(THREE, "after_call"), pytest.param(TPE, "before_call", marks=pytest.mark.slow)]
+    ("space", "when", "step"),
+    [(THREE, "after_call", 3), slow(THREE, "after_call", 1), slow(TPE, "before_call", 1)],
 )
-def test_killed_at_every_store_call(tmp_path, space, when):
+def test_killed_at_every_store_call(tmp_path, space, when, step):
     """Every setting of a grid ends exactly once, a budget is spent exactly, and no cell is trained twice."""
     kills = 0
-    for sweep, names in failing_sweeps(tmp_path, space, when, lambda name: Killed):
+    for sweep, names in failing_sweeps(tmp_path, space, when, lambda name: Killed, step):
         with contextlib.suppress(Killed):
             sweep.drive("first")
         kills += len(names)
         sweep.memory.alive.clear()
         setattr(sweep.memory, when, lambda name: None)
         sweep.drive("second")
-    assert kills > 50
+    assert kills > 50 / step
 
 
 def test_killed_over_and_over(tmp_path):
@@ -371,11 +374,12 @@ def test_two_drivers_share_a_search(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("space", "when"), [pytest.param(THREE, "before_call", marks=pytest.mark.slow), (TPE, "after_call")]
+    ("space", "when", "step"),
+    [slow(THREE, "before_call", 1), (TPE, "after_call", 3), slow(TPE, "after_call", 1)],
 )
-def test_an_error_at_any_call_is_waited_out(tmp_path, space, when):
+def test_an_error_at_any_call_is_waited_out(tmp_path, space, when, step):
     names, gone = set(), {name: optuna.exceptions.StorageInternalError for name in WRITES}
-    errors = failing_sweeps(tmp_path, space, when, lambda name: gone.get(name, StoreError)("gone"))
+    errors = failing_sweeps(tmp_path, space, when, lambda name: gone.get(name, StoreError)("gone"), step)
     for sweep, failed in errors:
         sweep.drive()
         names.update(failed)

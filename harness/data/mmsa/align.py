@@ -73,7 +73,7 @@ class _Padded:
 def align(splits: Mapping[str, Split], raw: Mapping[str, MmsaSplit]) -> dict[str, Split]:
     """Left-align and clean features and tokens of all splits in place; return splits with final lengths.
 
-    The input's valid steps may be anywhere, and its lengths are those in the file. raw: takes the notes.
+    The input's valid steps may be anywhere, and its lengths are those in the file. raw: receives the notes.
 
     Raises:
         UserError: A modality has no finite value in any valid step.

@@ -15,7 +15,7 @@ from harness.errors import UserError, file_error, printable
 
 
 def embed_words(content: object, path: Path, file: str, memory: MemoryLimit) -> tuple[object, str]:
-    """Return the content with ``text`` made of ``word_ids``, and a note.
+    """Look up ``word_ids`` as ``text``; return the content and a note.
 
     Word i is row i of the (words, width) matrix in the .npy or .npz file at ``path``.
 

@@ -1,4 +1,4 @@
-"""One answer for a file: what is wrong with it, collected before it is refused."""
+"""All errors that are found in a file, which are raised together as one UserError."""
 
 from __future__ import annotations
 

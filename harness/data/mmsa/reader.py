@@ -189,9 +189,10 @@ def _equal_steps(splits: Mapping[str, Split], raw: Mapping[str, MmsaSplit]) -> d
 def read_mmsa(
     path: str | Path, scale: LabelScale, choice: SplitChoice = OWN_SPLITS, embeddings: Path | None = None
 ) -> Dataset:
-    """Read a feature file with labels on a scale; its `notes` describe the cleaning. choice: its splits.
+    """Read a feature file; the data set's `notes` list what was cleaned.
 
-    embeddings: a .npy or .npz file whose rows are the text features of word ids (`embed_words`).
+    choice: of the splits. embeddings: a .npy or .npz file whose rows are the text features of word ids
+    (`embed_words`).
 
     The attention mask gives the valid steps of text. For audio and vision, `*_lengths` give them, unless
     these only mark the first zero step and cut clips. Without lengths, a modality that is aligned with text

@@ -22,10 +22,10 @@ _MAX_TABLE = 2**26  # bytes
 
 @dataclass(frozen=True)
 class SplitChoice:
-    """Which splits to make of a file; setting: how the user types one, with {} for its name.
+    """How a file is split. setting: pattern of an option as the user types it, with {} for its last part.
 
     valid_share: draw this share of the training videos, with the seed, as the validation split. table: a CSV
-    file with the columns id and split. fold: this split tests, the next one validates, all others train.
+    file with the columns id and split. fold: this fold is the test split, the next one valid, the rest train.
     """
 
     valid_share: float | None = None

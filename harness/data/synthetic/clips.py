@@ -155,7 +155,7 @@ def make_clips(settings: SyntheticSettings, split: str) -> Clips:
 
 
 def _videos(settings: SyntheticSettings, split: str, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draw id and video index of each clip, (N,) each; the last video is cut to the number of clips."""
+    """Draw sizes of videos up to N clips in all; return the id and video index of each clip, (N,) each."""
     rng = settings.generator(f"{split}/videos")
     percentiles = VIDEO_CLIPS_QUICK if settings.size == "quick" else settings.statistics.clips_per_video
     sizes = np.rint(_from_percentiles(rng, percentiles, count)).astype(np.int64)

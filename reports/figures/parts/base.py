@@ -23,6 +23,8 @@ class Figure:
     and to write as CSV, with a column ``dataset``; empty if there is nothing to show. draw: pure function of
     data, title and a `Command`; the same data give the same bytes. missing: sentence shown if there are no
     data. fill: function of the study that returns the command that produces them, see `reports.commands`.
+    beside: whether the data are computed in a thread while the tables are made, because they take seconds and
+    release Python's lock.
     """
 
     name: str
@@ -32,3 +34,4 @@ class Figure:
     draw: Callable[[pd.DataFrame, str, Command], Drawing]
     missing: str
     fill: Callable[[Study], str]
+    beside: bool = False

@@ -29,8 +29,8 @@ def over_blocks(rows: pd.DataFrame) -> Iterator[dict[str, Any]]:
     Yields:
         A dict per method, in the order of figures: ``method`` and the keys ``SUMMARY``. ``mean`` is the
         unweighted mean over backbones of means over seeds. ``low`` and ``high`` are NaN with one seed or
-        without spread. ``n`` is the number of blocks used, 0 for methods that are left out, ``blocks`` the
-        number of blocks in which any method has a value, ``backbones`` the number of backbones used.
+        without spread. ``n`` counts the blocks used (0 for methods left out), ``blocks`` those in which any
+        method has a value, and ``backbones`` the backbones used.
     """
     finite = rows[np.isfinite(rows["value"].to_numpy(float))]
     keys = ["backbone", "environment", "seed"]

@@ -183,7 +183,6 @@ def test_a_study_that_looks_like_a_value_stays_text():
 awkward_text = st.text(min_size=1) | st.text("=,'[({#~;$\"\\%&!*?:@é数😀 a1", min_size=1)
 
 
-@settings(deadline=None)
 @given(text=awkward_text)
 def test_text_keys_keep_every_character(text):
     assume("${" not in text and text != "???")
@@ -207,7 +206,6 @@ variants = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(
     elements=st.lists(names | variants, min_size=1, max_size=5),
     quote=st.sampled_from(["", "'", '"']),

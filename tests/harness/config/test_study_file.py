@@ -141,6 +141,7 @@ def test_the_resolved_file_needs_no_profile(more):
 
 
 def test_a_study_stores_its_resolved_file_and_a_dry_run_trains_nothing(var_dir, write, capsys, monkeypatch):
+    monkeypatch.setattr("reports.page.report.FIGURES", ())
     path = write(
         "study: s\nprofile: quick\ndatasets: [synthetic_mosi]\nmethods: [none, mixup]\nbackbones: [lmf]"
     )

@@ -16,7 +16,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import yaml
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -121,7 +121,6 @@ def test_settings_of_every_kind_come_back_bit_for_bit(tmp_path, method, backbone
     assert len(found.backbone) >= 5
 
 
-@settings(deadline=None, max_examples=60)
 @given(rate=st.floats(0, allow_infinity=False), sigma=st.none() | st.floats(0), xi1=st.floats(0, 1e300))
 def test_every_float_comes_back_bit_for_bit(tmp_path_factory, rate, sigma, xi1):
     folder = tmp_path_factory.mktemp("tuned")
@@ -225,7 +224,6 @@ def test_broken_files_are_refused_by_name(file, old, new):
     assert re.match(".*".join(map(re.escape, words.split("…"))), message)
 
 
-@settings(deadline=None, max_examples=150)
 @example(b"")
 @example(b"\x00")
 @given(

@@ -133,7 +133,7 @@ def trained(var, path, *typed):
 
 @pytest.mark.parametrize("method", ["c_mixup", pytest.param("ms_mix", marks=pytest.mark.slow)])
 def test_a_shifted_scale_trains_the_same_network_and_gives_back_its_own_units(method, content, tmp_path):
-    """The labels are multiples of 1/16, which no shift rounds."""
+    """The labels are multiples of 1/16, so that shifting them is exact."""
     typed = [f"methods=[{method}]", "dataset.mine.metrics=score", "dataset.mine.label_scale=3"]
     results = []
     for shift in (0, 4):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from backbones.batch import MODALITIES
@@ -126,7 +126,6 @@ def audio_of(dataset, clip, name="train"):
     return dataset.splits[name].features["audio"][clip, :, 0].tolist()
 
 
-@settings(deadline=None, max_examples=40)
 @given(st.integers(0, 10**6), st.booleans(), st.booleans(), st.booleans())
 def test_sequences_are_found_and_left_aligned(seed, in_front, with_lengths, with_tokens):
     content, truth = make_file(seed, in_front, with_lengths, with_tokens)

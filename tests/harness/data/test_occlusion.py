@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -96,7 +96,6 @@ some_ratios = st.floats(0, 1, width=32)
 some_epochs = st.none() | st.integers(0, 10_000)
 
 
-@settings(deadline=None, max_examples=60)
 @given(
     names=st.tuples(st.text(max_size=5), st.sampled_from(["train", "test"]), st.integers(-5, 5)),
     index=some_clips,
@@ -116,7 +115,6 @@ def test_against_the_slow_implementation(names, index, steps, widths, ratio, epo
         assert torch.equal(found.dropped[m], valid_of(batch, m) & (features[m] == 0).all(2))
 
 
-@settings(deadline=None)
 @given(
     ratios=st.tuples(some_ratios, some_ratios).map(sorted),
     granularity=st.sampled_from(GRANULARITIES),

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from backbones.batch import MODALITIES
@@ -34,7 +34,6 @@ any_settings = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=40)
 @given(any_settings)
 def test_the_dataset_keeps_its_contract_and_the_truth_explains_it(wanted):
     dataset, truth = generate(wanted)

@@ -39,7 +39,7 @@ WIDTH = 8
 
 
 def save_bert(folder, **changes):
-    """A random BERT that reads bert-base-uncased's ids."""
+    """Save a randomly initialised BERT for the ids of bert-base-uncased; return its folder."""
     torch.manual_seed(0)
     sizes = {"hidden_size": WIDTH, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 16}
     BertModel(BertConfig(**sizes, **changes)).save_pretrained(folder)
@@ -136,7 +136,10 @@ def test_an_encoder_without_segments(tmp_path):
     assert encode_tokens(encoder.model, torch.from_numpy(make_tokens(3)), 1).shape == (3, 7, WIDTH)
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize(
+    "backbone",
+    [pytest.param(name, marks=() if name in ("lmf", "misa") else pytest.mark.slow) for name in BACKBONES],
+)
 def test_every_backbone_trains_with_either(backbone, bert, tmp_path):
     dataset, layers = make_dataset(), BACKBONES[backbone].text_layers
     states = states_of(dataset, bert, layers, tmp_path)

@@ -65,7 +65,7 @@ def test_collected_results_are_those_of_one_run(var, finished_study, capsys):
     assert f"Logged 0 cells of study 's'; {CELLS} were logged before." in capsys.readouterr().out
     assert run(var) == 0
     assert f"All {CELLS} cells of study 's' are done." in capsys.readouterr().out
-    assert_each_cell_once(var, finished_study)
+    assert len(list(Tracker(None, var, "s", create=False).runs())) == CELLS
 
 
 def test_a_shard_trains_what_it_lacks_alone(sharded, tmp_path, monkeypatch, capsys):
@@ -79,15 +79,14 @@ def test_a_shard_trains_what_it_lacks_alone(sharded, tmp_path, monkeypatch, caps
     assert run(tmp_path / "var", "shard=2/3") == 0
 
 
-def test_what_is_missing_is_said_and_trained(var, finished_study, capsys):
-    for folder in results(var)[:3]:
+def test_what_is_missing_is_said(var, capsys):
+    """That a later start trains it is shown with the spoilt results below."""
+    for folder in results(var)[3:]:
         shutil.rmtree(folder)
     collected(var)
     said = capsys.readouterr().out
-    assert f"3 of the {CELLS} cells of its last request have no result yet" in said
+    assert f"{CELLS - 3} of the {CELLS} cells of its last request have no result yet" in said
     assert "shard=" not in said
-    assert run(var) == 0
-    assert_each_cell_once(var, finished_study)
 
 
 def test_results_of_several_folders_count_once(var, sharded, finished_study, tmp_path):
@@ -162,23 +161,29 @@ def test_tags_of_a_file_do_not_replace_those_of_its_cell(var, finished_study):
 
 
 def test_a_training_that_diverged_is_logged_and_counted(var, capsys):
-    folder, *_ = results(var)
+    folder, *rest = results(var)
+    for other in rest[2:]:
+        shutil.rmtree(other)
     change(folder, RESULT_FILE, lambda r: {**r, "status": "diverged", "reason": "loss is NaN in epoch 1"})
     collected(var)
     said = capsys.readouterr().out
-    assert f"Logged {CELLS - 1} cells of study 's'; 0 were logged before; 1 diverged." in said
+    assert "Logged 2 cells of study 's'; 0 were logged before; 1 diverged." in said
     assert list(Tracker(None, var, "s", create=False).diverged()) == [folder.name]
 
 
 def test_a_cell_that_no_request_asks_for_is_left_out(var, capsys):
     [request] = (var / "shards" / "s").glob("request-*.json")
     stored = json.loads(request.read_text())
+    cells = {row[0] for row in stored["rows"][:3]}
     stored["rows"] = stored["rows"][1:]
     request.write_text(json.dumps(stored))
+    for folder in results(var):
+        if folder.name not in cells:
+            shutil.rmtree(folder)
     collected(var, status=1)
     said = capsys.readouterr().out
     assert said.count("No request in ") == 1
-    assert f"Logged {CELLS - 1} cells" in said
+    assert "Logged 2 cells" in said
 
 
 @pytest.mark.parametrize(

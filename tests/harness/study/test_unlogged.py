@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.study.unlogged import UnloggedResults, write_sums
@@ -44,7 +44,6 @@ results = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=40)
 @given(result=results)
 def test_a_result_comes_back_bit_for_bit(result):
     """NaN equals NaN, arrays are equal bit for bit but for the sign of NaN."""
@@ -67,7 +66,6 @@ def test_a_result_comes_back_bit_for_bit(result):
             assert x.dtype.kind == "U" or (np.signbit(x) == np.signbit(y))[~np.isnan(x)].all()
 
 
-@settings(deadline=None, max_examples=30)
 @given(data=st.data(), cut=st.booleans())
 def test_a_damaged_result_is_none(data, cut):
     with tempfile.TemporaryDirectory() as folder:

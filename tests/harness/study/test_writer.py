@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import StoreError
@@ -170,7 +170,6 @@ def test_killed_at_every_store_call(tmp_path, when):
     assert place > 20
 
 
-@settings(deadline=None, max_examples=30)
 @given(seed=st.integers(0, 2**32), chance=st.floats(0.01, 0.3))
 def test_killed_over_and_over(seed, chance):
     generator = np.random.default_rng(seed)

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import BertConfig, BertModel
 
@@ -59,7 +59,6 @@ def train_steps(backbone, method, seeds, clips):
     return torch.nn.ModuleList([backbone, method]).state_dict()
 
 
-@settings(deadline=None, max_examples=100)
 @given(st.integers(1, 200), st.integers(1, 70), st.integers(0, 9))
 def test_batches(clips, size, seed):
     order = np.random.default_rng(seed).permutation(clips)

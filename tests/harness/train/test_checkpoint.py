@@ -117,13 +117,18 @@ def checkpoint(left, tmp_path):
 LONG = {"max_epochs": 8, "early_stop": 8}
 COSINE = {"schedule": "warmup_cosine", "warmup": 0.4, "gradient_accumulation": 2}
 STOPPED = {"max_epochs": 60}
+QUICK = ("lmf", "tfn", "misa")  # the others have layers of attention, which are several times as slow
 
 
 @pytest.mark.parametrize(
     ("rules", "options"),
     [
         *(
-            ({}, {"backbone": backbone, "method": method, "ratios": (0.0, 0.5)})
+            pytest.param(
+                {},
+                {"backbone": backbone, "method": method, "ratios": (0.0, 0.5)},
+                marks=() if backbone in QUICK else pytest.mark.slow,
+            )
             for backbone, method in zip(BACKBONES, MIXING[-len(BACKBONES) :], strict=True)
         ),
         ({"optimizer": "adamw", "weight_decay": 0.1, "criterion": "mse"}, {"train_ratio": 0.4}),

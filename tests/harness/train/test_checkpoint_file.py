@@ -65,7 +65,7 @@ def test_every_kind_of_tensor_survives_bit_for_bit(tmp_path):
     assert not same_bits(found | {"scalar": torch.tensor(7.5)}, given)
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(state=states)
 def test_states_survive_bit_for_bit(state, tmp_path):
     assert same_bits(saved(tmp_path / "c.npz", state).load(), state)
@@ -87,7 +87,7 @@ def small_file(tmp_path_factory):
     return path.read_bytes()
 
 
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_damaged_file_is_never_taken_for_a_state(small_file, tmp_path, data):
     damaged = bytearray(small_file)

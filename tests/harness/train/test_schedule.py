@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from backbones.base import BackboneSettings
@@ -36,7 +36,6 @@ LOSSES = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=150)
 @given(LOSSES, st.integers(1, 6), st.sampled_from([1.0, 0.3, 2e-5, 1.1e-8, 0.0]))
 def test_plateaus_are_those_of_torch(losses, patience, base):
     made = rules(schedule="plateau", plateau_patience=patience)
@@ -51,7 +50,6 @@ def half_cosine(step: int, warmup: int, total: int) -> float:
     return max(0.0, 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-@settings(deadline=None, max_examples=200)
 @given(st.integers(1, 300), st.floats(0, 0.99), st.floats(1e-6, 1))
 def test_warm_up_and_cosine(epochs, warmup, base):
     made = rules(schedule="warmup_cosine", warmup=warmup, max_epochs=epochs)

@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from backbones import BACKBONES
@@ -171,7 +171,6 @@ def test_a_diverged_network_shows_in_the_loss(method_name):
     assert not step_losses(backbone, method, batch, drawn(method, batch)).total.isfinite()
 
 
-@settings(deadline=None, max_examples=50)
 @given(st.lists(st.booleans(), max_size=6))
 def test_the_mixed_loss_is_the_mean_over_what_counts(counted):
     labels, lam = torch.linspace(-3, 3, 6), torch.rand(len(counted), 1)

@@ -66,7 +66,7 @@ def test_whatever_the_curve_says_nothing_follows(plain):
 
 
 def test_each_point_is_the_score_of_its_epoch():
-    """A training that ends after each epoch evaluates the same test split, where that epoch is the best."""
+    """A training that ends after its best epoch has the test scores of the test curve there."""
     curved, _ = trained(test_curve=True)
     best = int(curved.cell["best_epoch"])
     for metric, value in curved.scores["test"].items():

@@ -216,7 +216,7 @@ def test_the_loop_follows_the_schedule(recorded, monkeypatch, schedule):
     ],
 )
 def test_early_stopping_by_hand(monkeypatch, losses, patience, best, epochs):
-    """An equal loss is no lower one; the weights of the best epoch are evaluated."""
+    """An equal loss is no improvement; the weights of the best epoch are evaluated."""
     predicted, predict = [], loop.predict
 
     def remember(*given):

@@ -25,7 +25,7 @@ cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"
 
 
 class NoOperationWaits(TorchDispatchMode):
-    """Refuses operations that read numbers back or whose shapes depend on values, in backward passes too."""
+    """Refuse operations that wait for the device or whose shapes depend on values, backward, too."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name, kwargs = func.overloadpacket.__name__, kwargs or {}

@@ -201,7 +201,10 @@ def test_figure2_is_the_batch_in_the_order_of_labels(study):
     assert kinds["loss"].set_index("name")["value"].to_dict() == pytest.approx(losses, rel=1e-5)
 
 
-@pytest.mark.parametrize("kept", ["", "indices", "intensity", "lambda", "losses"])
+@pytest.mark.parametrize(
+    "kept",
+    ["", "lambda", *(pytest.param(k, marks=pytest.mark.slow) for k in ("indices", "intensity", "losses"))],
+)
 def test_figure2_of_partial_batches(kept):
     def change(method, arrays):
         needed = ("batch_labels", "batch_similarity")

@@ -18,7 +18,7 @@ from reports.page.html import page
 from reports.page.picture import Mark, Picture, pictures
 from reports.page.report import order
 from tests.reports.page.test_page import HOSTILE, opened, sample
-from tests.support.browser import Reader, chromium, console, find, media, resize
+from tests.support.browser import Reader, console, find, media, resize
 from tests.support.studies import make_study
 
 
@@ -42,17 +42,12 @@ def report():
     return shown_report()
 
 
-@pytest.fixture(scope="module")
-def started(tmp_path_factory):
-    with chromium(tmp_path_factory.mktemp("profile"), 1400) as browser:
-        yield browser
-
-
 @pytest.fixture
 def browser(started, report, tmp_path):
     resize(started, 1400)
     media(started)
-    return opened(started, tmp_path, report)
+    yield opened(started, tmp_path, report)
+    started.execute_script("localStorage.clear()")
 
 
 def bottom(browser, selector):

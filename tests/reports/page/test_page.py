@@ -15,7 +15,7 @@ from selenium.webdriver.common.keys import Keys
 from reports.page import html as module
 from reports.page.html import Failure, PageFigure, Report, page
 from reports.tables.table import BEST, SECOND, Column, Part, Table, Value
-from tests.support.browser import Reader, chromium, console, find, media, requested, resize, until
+from tests.support.browser import Reader, console, find, media, requested, resize, until
 
 ROWS = 300
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="504pt" height="216pt"><circle r="9"/></svg>'
@@ -193,12 +193,6 @@ def test_colours_are_far_enough_apart_to_read():
         del colours["line"]  # lines only part what stands apart anyway
         for (name, colour), ground in itertools.product(colours.items(), grounds):
             assert max(ground / colour, colour / ground) >= (3 if name == "edge" else 4.5), (scheme, name)
-
-
-@pytest.fixture(scope="module")
-def started(tmp_path_factory):
-    with chromium(tmp_path_factory.mktemp("browser")) as browser:
-        yield browser
 
 
 @pytest.fixture

@@ -97,7 +97,7 @@ def test_rows_have_the_settings_that_they_were_trained_with(ask, var_dir, monkey
     ask("mixup", "1,2", "train.max_epochs=3")
     monkeypatch.setattr("harness.tracking.tracker.BATCH", 2)
     ask("mixup{alpha:1.0},mixup{alpha:0.5}", "1,2", "train.max_epochs=4", "train.max_batches=7")
-    if server:  # whose database cannot be read
+    if server:  # its database cannot be read
         monkeypatch.setattr(Tracker, "_engine", lambda self: None)
     rows = exported(var_dir, "all=true")
     assert rows.groupby("configuration")["resolved"].nunique().tolist() == [1, 1, 1]

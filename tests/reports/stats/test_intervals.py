@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import mannwhitneyu, norm, ttest_1samp
 from scipy.stats import t as student
@@ -24,7 +24,6 @@ VALUES = st.lists(st.floats(-10, 10), min_size=2, max_size=8)
 
 
 @given(defined=VALUES, holes=st.integers(0, 3))
-@settings(deadline=None)
 def test_mean_and_std_equal_the_standard_library(defined, holes):
     wanted = (statistics.fmean(defined), statistics.stdev(defined), len(defined))
     assert mean_and_std(np.array(defined + [NAN] * holes)) == pytest.approx(wanted, abs=1e-12)
@@ -39,7 +38,6 @@ def test_one_value_has_no_spread_and_none_has_no_mean():
 
 
 @given(values=VALUES.filter(lambda values: len(set(values)) > 1))
-@settings(deadline=None, max_examples=50)
 def test_t_interval_equals_that_of_scipy(values):
     wanted = ttest_1samp(values, 0).confidence_interval(0.95)
     assert t_interval(np.array([*values, NAN])) == pytest.approx(tuple(wanted), abs=1e-9)
@@ -84,7 +82,6 @@ def test_stratified_interval_equals_a_bootstrap_written_as_a_loop():
     shift=st.integers(-5, 5),
     scale=st.sampled_from([0.5, 2, 8]),
 )
-@settings(deadline=None, max_examples=60)
 def test_stratified_interval_ignores_orders_and_names_and_moves_with_the_values(parts, order, shift, scale):
     values, strata = long(parts)
     bounds = np.array(stratified_interval(values / 10, strata, resamples=99))
@@ -163,7 +160,6 @@ def test_interval_of_improvement_equals_a_bootstrap_written_as_a_loop():
 
 
 @given(seed=st.integers(0, 99), shift=st.integers(-5, 5))
-@settings(deadline=None, max_examples=30)
 def test_improvement_ignores_orders_and_levels_and_turns_with_the_sides(seed, shift):
     rng = np.random.default_rng(seed)
     x, y = rng.integers(0, 5, size=(3, 4)).astype(float), rng.integers(0, 5, size=(2, 4)).astype(float)
@@ -194,7 +190,6 @@ def test_profile_equals_counting_and_its_band_a_bootstrap_written_as_a_loop():
 
 
 @given(seed=st.integers(0, 99))
-@settings(deadline=None, max_examples=30)
 def test_profile_falls_within_its_band_whatever_the_order(seed):
     rng = np.random.default_rng(seed)
     scores, taus = rng.normal(size=(4, 3)), np.linspace(-2, 2, 9)

@@ -6,7 +6,7 @@ import statistics
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import friedmanchisquare
 
@@ -19,7 +19,6 @@ SCORES = st.lists(st.lists(st.integers(0, 4), min_size=4, max_size=4), min_size=
 
 
 @given(scores=SCORES.filter(lambda rows: any(len(set(row)) > 1 for row in rows)))
-@settings(deadline=None, max_examples=60)
 def test_friedman_equals_that_of_scipy_and_ranks_equal_counting(scores):
     average, statistic, p = friedman(np.array(scores, float))
     wanted = friedmanchisquare(*np.array(scores).T)
@@ -61,7 +60,6 @@ def test_nemenyi_equals_the_table_of_demsar(monkeypatch):
     average=st.lists(st.sampled_from([1, 1.5, 2, 2.25, 3, 4, 5.5]), min_size=1, max_size=7).map(sorted),
     steps=st.integers(1, 9),
 )
-@settings(deadline=None)
 def test_cliques_equal_a_search_of_all_sets(average, steps):
     """Sets of two methods or more that fit into the difference and into no larger such set."""
     fitting = [

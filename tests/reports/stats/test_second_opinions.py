@@ -32,7 +32,7 @@ def bayesian_verdict(gains, margin=None):
     """The most probable word of baycomp's signed-rank test over videos if it is sure, else "undecided"."""
     from baycomp import two_on_multiple
 
-    options = {"rope": margin or 0, "random_state": 0, "nsamples": 4000}
+    options = {"rope": margin or 0, "random_state": 0, "nsamples": 1000}
     found = two_on_multiple(gains.mean(axis=0), np.zeros(VIDEOS), **options)
     words = ("better", "equal", "worse")
     sure = [word for word, probability in zip(words, found, strict=True) if probability > SURE]

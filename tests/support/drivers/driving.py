@@ -1,5 +1,6 @@
 """Code shared by tests of whole studies: a small matrix, drivers as processes, checks of the store."""
 
+import functools
 import os
 import shutil
 import signal
@@ -47,6 +48,12 @@ def exported(var, study="s", *more):
     given = [f"var_dir={var}", f"study={study}", f"out={out}", f"predictions={predictions}", *more]
     assert export.main(given) == 0
     return pd.read_csv(out), pd.read_parquet(predictions)
+
+
+@functools.cache
+def _reference(var):
+    """`exported` of a study that does not change any more."""
+    return exported(var)
 
 
 def copy_study(var, to):
@@ -123,7 +130,7 @@ def assert_each_cell_once(var, reference, cells=CELLS, more=()):
     assert len(complete) == len(set(complete)) == cells
     assert not list(tracker.runs("attributes.status = 'RUNNING'"))
     assert not list(tracker.folder("spool").glob("*"))
-    (mine, my_clips), (theirs, their_clips) = exported(var, "s", *more), exported(reference)
+    (mine, my_clips), (theirs, their_clips) = exported(var, "s", *more), _reference(reference)
     pd.testing.assert_frame_equal(comparable(mine), comparable(theirs), check_exact=True)
     pd.testing.assert_frame_equal(my_clips, their_clips, check_exact=True)
 
