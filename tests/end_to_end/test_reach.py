@@ -51,11 +51,28 @@ def place(tmp_path):
     return tmp_path
 
 
-def run(place, module, *arguments):
-    """Run a command of the project and return its output."""
+# All commands in one process, because importing takes longer than training. The first study's report has
+# every figure, and those of the others one with data and one that names a command.
+USE = """
+import json, sys
+from harness.benchmark import main as benchmark
+from reports.figures import sweeps
+from reports.page import report
+from sweeps.run import main as sweep
+for program, few, arguments in json.loads(sys.argv[1]):
+    if few:
+        report.FIGURES = (*report.FIGURES[-1:], sweeps.FIGURE)
+    if status := {"benchmark": benchmark, "sweep": sweep}[program](arguments):
+        sys.exit(status)
+"""
+
+
+def run(place, calls):
+    """Run the project's commands and return their output; calls: (program, few figures, arguments)."""
     path = os.pathsep.join([str(place / "watch"), str(ROOT)])
     more = {"PYTHONPATH": path, "HOME": str(place / "home"), "SEEN": str(place / "seen")}
-    command = [sys.executable, "-m", module, f"var_dir={place / 'var'}", *arguments]
+    calls = [(program, few, [f"var_dir={place / 'var'}", *arguments]) for program, few, arguments in calls]
+    command = [sys.executable, "-c", USE, json.dumps(calls)]
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW", "RAY"))}
     done = subprocess.run(command, cwd=place / "work", env={**kept, **more}, capture_output=True, text=True)
     said = done.stdout + done.stderr
@@ -79,14 +96,15 @@ def test_hostile_names_all_the_way_to_the_report(place):
     before = outside(place)
     small = ["datasets=[mine]", f"dataset.mine.path={place / 'awkward.pkl'}", "backbones=[lmf]"]
     small += ["profile=quick", "train.max_epochs=1"]
-    processes = ["methods=[none,ms_mix]", "seeds=[1,2]", "jobs=2"]
+    swept = ["param=alpha", f"sweep.name={SWEEP}", f"study={STUDIES[0]}", "seeds=[1,2]", "launcher=inline"]
+    processes = ["methods=[none,ms_mix]", "seeds=[1,2]", "jobs=2", "report=false"]
+    inline = ["methods=[none]", "seeds=[1]", "launcher=inline"]
+    calls = [("benchmark", False, [*small, f"study={STUDIES[0]}", *processes])]
+    calls += [("sweep", False, [*small, *swept])]
+    calls += [("benchmark", True, [*small, f"study={study}", *inline]) for study in STUDIES[1:]]
+    said = re.sub(r"\s+", " ", run(place, calls))
     for study in STUDIES:
-        first = study == STUDIES[0]  # its report is that of the sweep
-        more = [*processes, "report=false"] if first else ["methods=[none]", "seeds=[1]", "launcher=inline"]
-        said = run(place, "harness.benchmark", *small, f"study={study}", *more)
-        assert f"Study {study[:9]}".replace("\u202e", r"\u202e") in re.sub(r"\s+", " ", said)
-    swept = ["param=alpha", f"sweep.name={SWEEP}", f"study={STUDIES[0]}"]
-    run(place, "sweeps.run", *small, "seeds=[1,2]", "jobs=2", *swept)
+        assert f"Study {study[:9]}".replace("\u202e", r"\u202e") in said
     assert outside(place) == before
     assert {path.name for path in home.iterdir()} <= {".cache", ".config"}, "what libraries keep"
     assert not (place / "seen").exists(), (place / "seen").read_text()

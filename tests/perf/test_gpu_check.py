@@ -123,7 +123,7 @@ def test_it_needs_torch_and_numpy_only():
 
 
 @each_backbone
-@pytest.mark.parametrize("method", ["ms_mix", "advmixup"])
+@pytest.mark.parametrize("method", ["ms_mix", pytest.param("advmixup", marks=pytest.mark.soak)])
 def test_a_rounding_error_stays_within_the_tolerance(options, backbone, method):
     def round_off(steps):
         generator = torch.Generator().manual_seed(0)

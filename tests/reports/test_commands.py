@@ -68,15 +68,15 @@ def test_commands_of_empty_parts_are_accepted(bare):
 @pytest.mark.slow
 def test_commands_fill_what_is_empty(bare, tmp_path, capsys):
     var = copy_study(bare, tmp_path / "moved")
-    steps = 0
-    while holes := {n: c for n, c in empty_parts(load(var)).items() if "sweeps.run" not in c}:
+    steps, empty = 0, empty_parts(load(var))
+    while holes := {n: c for n, c in empty.items() if "sweeps.run" not in c}:
         command = next(iter(holes.values()))
         assert type_in(command) == 0, command
-        left = empty_parts(load(var))
-        assert not {name for name, same in holes.items() if same == command} & set(left), command
+        empty = empty_parts(load(var))
+        assert not {name for name, same in holes.items() if same == command} & set(empty), command
         steps += 1
     assert steps <= 6
-    assert list(empty_parts(load(var))) == ["figure4_sweeps"]
+    assert list(empty) == ["figure4_sweeps"]
     assert not list((bare / "reports").glob("*")), "the commands are of the study as it lies now"
 
 

@@ -14,7 +14,7 @@ from reports import ui
 def test_the_ui_prints_the_link_and_hides_the_address(stored, capsys, monkeypatch):
     called = []
     monkeypatch.setattr(ui.os, "execv", lambda *given: called.append(given))
-    monkeypatch.setattr(ui.os, "environ", {})
+    monkeypatch.setattr(ui.os, "environ", {"MLFLOW_WORKERS": "3"})
     monkeypatch.setattr(ui.os, "fork", lambda: 1)
     monkeypatch.setattr(ui.os, "wait", lambda: None)
     with socket.create_server(("127.0.0.1", 0)) as other:
@@ -30,6 +30,8 @@ def test_the_ui_prints_the_link_and_hides_the_address(stored, capsys, monkeypatc
     assert said in capsys.readouterr().out
     assert not any("sqlite" in part for part in command)
     assert ui.os.environ["MLFLOW_BACKEND_STORE_URI"].endswith("mlflow.db")
+    assert ui.os.environ["MLFLOW_WORKERS"] == "3", "a user's own setting stays"
+    assert ui.os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
 
 
 def test_it_waits_until_a_port_answers_or_its_process_has_ended():

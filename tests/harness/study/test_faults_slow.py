@@ -140,6 +140,7 @@ class Server:
         options += ["--artifacts-destination", str(self.folder / "server_artifacts")]
         self.process = subprocess.Popen(
             [sys.executable, "-m", "mlflow", "server", *options],
+            env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
             stdout=self.log,
             stderr=self.log,
             start_new_session=True,

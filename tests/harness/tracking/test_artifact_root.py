@@ -1,6 +1,7 @@
 """A study whose artifacts this machine cannot write is refused before anything is trained."""
 
 import contextlib
+import os
 import socket
 import subprocess
 import sys
@@ -63,7 +64,9 @@ def serving(folder, *options):
         port = probe.getsockname()[1]
     store = f"--backend-store-uri={sqlite_uri(folder / 'mlflow.db')}"
     command = [sys.executable, "-m", "mlflow", "server", store, f"--port={port}", "--workers=1", *options]
-    server = subprocess.Popen(command, cwd=folder, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    quiet = dict(stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    server = subprocess.Popen(command, cwd=folder, env=environment, **quiet)
     try:
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and socket.socket().connect_ex(("127.0.0.1", port)):

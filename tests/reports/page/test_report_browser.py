@@ -115,6 +115,7 @@ def test_the_ui_shows_the_studys_cells(served, browser, var):
     members = [psutil.Process(group), *psutil.Process(group).children(recursive=True)]
     ports = [port.laddr for member in members for port in member.net_connections() if port.status == "LISTEN"]
     assert set(ports) == {("127.0.0.1", 5000)}, "nothing but this machine can reach it"
+    assert len(members) <= 3, "one server, and no runners of background jobs"
     for member in members:
         assert member.environ()["MLFLOW_DISABLE_TELEMETRY"] == "true"
         assert "mlflow.db" not in " ".join(member.cmdline()), "an address may hold a password"

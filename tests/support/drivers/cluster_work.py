@@ -24,9 +24,10 @@ def read(job):
 
 
 def see_gpus(job):
-    """The device that a job is to use, and the GPUs that Ray shows it."""
+    """The device that a job is to use, the GPUs that Ray shows it, the process, its start and end in s."""
+    start = time.monotonic()
     time.sleep(0.5)
-    return job.device, os.environ.get("CUDA_VISIBLE_DEVICES"), os.getpid()
+    return job.device, os.environ.get("CUDA_VISIBLE_DEVICES"), os.getpid(), start, time.monotonic()
 
 
 def drive(address, work, jobs=None, gpus_per_cell=None, **paths):
