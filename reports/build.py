@@ -1,7 +1,7 @@
 """``python -m reports.build study=NAME``: write a study's report from its runs in MLflow, without training.
 
-The report's folder holds ``index.html``, ``tables/`` (CSV, Markdown, LaTeX), ``figures/`` (PDF, SVG, PNG) and
-``data/`` (a CSV per figure). The same runs give the same bytes.
+The report's folder holds ``index.html``, ``tables/`` (CSV, Markdown, LaTeX), ``figures/`` (PDF, SVG, PNG),
+``data/`` (a CSV per figure) and ``paper/`` (all for a paper in LaTeX). The same runs give the same bytes.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from reports.page import summary
 from reports.page.claims import claim_rows, claims_table
 from reports.page.departures import departures
 from reports.page.html import Failure, PageFigure, Report, page
+from reports.page.paper import write_paper
 from reports.page.picture import pictures
 from reports.runs.study import OUTCOMES, Study
 from reports.tables import sweeps
@@ -43,6 +44,11 @@ REAL = ("mosi", "mosei", "sims", "simsv2")
 READING = (
     "The numbers in the MS-Mix paper's tables were not available: Tables 1 to 5 follow our reading of their "
     "structure and hold this study's results."
+)
+
+PAPER = (
+    "The folder paper beside this page holds tables and figures in LaTeX (main.tex), a macro for each number "
+    "(results.tex), and the command that repeats the study (README.md)."
 )
 
 
@@ -76,6 +82,7 @@ def write(study: Study, folder: Path) -> list[Path]:
         decisions=claims.decisions(answers),
         pictures=pictures(study, comparison, order()),
     )
+    papers = write_paper(study, every, figures, folder)
     (folder / claims.FILE).write_text(claims.answers_json(answers, study), encoding="utf-8")
     (folder / PAGE).write_text(page(report), encoding="utf-8")
     if study.study_file:  # studies of earlier versions have none
@@ -84,7 +91,7 @@ def write(study: Study, folder: Path) -> list[Path]:
     files = {path for name in FOLDERS for path in (folder / name).iterdir() if not path.is_dir()}
     for stale in files - set(paths):
         stale.unlink()
-    return [folder / PAGE, folder / claims.FILE, *paths]
+    return [folder / PAGE, folder / claims.FILE, *paths, *papers]
 
 
 def all_tables(study: Study, comparison: pd.DataFrame) -> list[Table]:
@@ -208,7 +215,7 @@ def _failures(study: Study) -> list[Failure]:
 
 def _notes(study: Study) -> list[tuple[str, list[str]]]:
     """Return headings and sentences of the section Notes."""
-    notes = [("How to read the tables", [READING]), *_environments(study)]
+    notes = [("How to read the tables", [READING]), ("For a paper", [PAPER]), *_environments(study)]
     if study.settings:
         head = "Settings of backbones that differ from the published ones (in parentheses)"
         notes.append((head, list(study.settings)))
