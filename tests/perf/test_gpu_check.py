@@ -122,8 +122,14 @@ def test_it_needs_torch_and_numpy_only():
 # Agreement
 
 
-@each_backbone
-@pytest.mark.parametrize("method", ["ms_mix", pytest.param("advmixup", marks=pytest.mark.soak)])
+@pytest.mark.parametrize(
+    ("backbone", "method"),
+    [
+        pytest.param(b, method, marks=() if b == "lmf" else mark)
+        for method, mark in (("ms_mix", pytest.mark.slow), ("advmixup", pytest.mark.soak))
+        for b in BACKBONES
+    ],
+)
 def test_a_rounding_error_stays_within_the_tolerance(options, backbone, method):
     def round_off(steps):
         generator = torch.Generator().manual_seed(0)
