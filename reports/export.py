@@ -1,5 +1,7 @@
 """``python -m reports.export study=NAME out=FILE.csv predictions=FILE.parquet``: export unrounded numbers.
 
+``curves=FILE.parquet`` has the losses of each training after each epoch.
+
 With sweep=NAME, the export has the cells of this sweep's trials, ``settings`` includes the sweep's
 parameters, and columns name sweep and trial; sweeps=true exports those of all sweeps. Otherwise cells that
 were trained only for sweeps are left out. All cells of the matrix, and of a sweep, have the same results
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from harness.config.schema import ReportConfig
-    from harness.tracking.tracker import Tracker
+    from harness.tracking.tracker import Run, Tracker
     from reports.runs.study_runs import StudyRuns
 
 T = TypeVar("T")
@@ -28,9 +30,10 @@ T = TypeVar("T")
 HELP = """\
 usage: python -m reports.export study=NAME out=FILE.csv predictions=FILE.parquet
 
-Writes all numbers of a study, unrounded, and the predictions of all its cells; give one file or both.
+Writes all numbers of a study, unrounded, and the predictions of all its cells; give one file or more.
 
   study=NAME                        name of the study, as passed to the benchmark
+  curves=FILE.parquet               losses of each training after each epoch
   all=true                          export what the report leaves out, too, with a column "shown"
   sweep=NAME                        export the cells of this sweep's trials instead of the matrix
   sweeps=true                       export the cells of the trials of all sweeps
@@ -49,13 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         config = load_report(arguments)
-        if config.out is None and config.predictions is None:
-            raise UserError("Nothing to export; give out=FILE.csv, predictions=FILE.parquet or both.")
-        if str(config.predictions).lower().endswith((".csv", ".tsv", ".txt")):
-            raise UserError(
-                f"Predictions are written as Parquet, got predictions={config.predictions}; give a name like "
-                "predictions=clips.parquet."
-            )
+        _check_files(config)
         with importing():
             from harness.tracking.tracker import Tracker
 
@@ -66,6 +63,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"Error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _check_files(config: ReportConfig) -> None:
+    """Raise UserError if no file is named, or a text file for what is written as Parquet."""
+    from harness.errors import UserError
+
+    if config.out is None and config.predictions is None and config.curves is None:
+        raise UserError(
+            "Nothing to export; give out=FILE.csv, predictions=FILE.parquet, curves=FILE.parquet or several."
+        )
+    for key, example in (("predictions", "clips"), ("curves", "losses")):
+        name = getattr(config, key)
+        if str(name).lower().endswith((".csv", ".tsv", ".txt")):
+            raise UserError(
+                f"{key.title()} are written as Parquet, got {key}={name}; give a name like "
+                f"{key}={example}.parquet."
+            )
 
 
 def _export(config: ReportConfig, tracker: Tracker) -> Iterator[str]:
@@ -95,6 +109,21 @@ def _export(config: ReportConfig, tracker: Tracker) -> Iterator[str]:
         tables = prediction_tables(runs, sweeps, config.all)
         rows = _write(path_of(config.predictions), lambda path: write_predictions(tables, path))
         yield f"{config.predictions}: {rows} predictions"
+    if config.curves is not None:
+        yield _export_curves(config.curves, runs, sweeps, config.all)
+
+
+def _export_curves(name: str, runs: StudyRuns, sweeps: Sequence[str | None], hidden: bool) -> str:
+    """Write the file of losses, and return a sentence for the user."""
+    from harness.config.compose import path_of
+    from reports.runs.curves import curve_table
+
+    cells = _cells(runs, sweeps, hidden)
+    frame = curve_table(cells.values(), runs.curves(cells.values()))
+    _write(path_of(name), lambda path: frame.to_parquet(path, index=False))
+    lost = len(cells) - frame["cell_id"].nunique()
+    without = f"; {lost} cells store none" if lost else ""
+    return f"{name}: {len(frame)} epochs of {frame['cell_id'].nunique()} cells{without}"
 
 
 def _sweeps(config: ReportConfig, runs: StudyRuns) -> list[str | None]:
@@ -123,6 +152,15 @@ def _only_sweeps(runs: StudyRuns) -> Iterator[str]:
         yield f"Study {runs.study!r} holds only trials of {', '.join(names)}: {one}{every}."
 
 
+def _cells(runs: StudyRuns, sweeps: Sequence[str | None], hidden: bool) -> dict[str, Run]:
+    """Return the cells to export, ordered by cell id; parameters as those of `prediction_tables`."""
+    from reports.runs.frame import complete_cells, shown_cells
+
+    select = complete_cells if hidden else shown_cells
+    cells = {cell_id: run for sweep in sweeps for cell_id, run in select(runs, sweep).items()}
+    return dict(sorted(cells.items()))
+
+
 def prediction_tables(
     runs: StudyRuns, sweeps: Sequence[str | None] = (None,), hidden: bool = False
 ) -> Iterator[pa.Table]:
@@ -136,11 +174,8 @@ def prediction_tables(
     import pyarrow as pa
 
     from harness.tracking.artifacts import to_table
-    from reports.runs.frame import complete_cells, shown_cells
 
-    select = complete_cells if hidden else shown_cells
-    cells = {cell_id: run for sweep in sweeps for cell_id, run in select(runs, sweep).items()}
-    for cell_id, run in sorted(cells.items()):
+    for cell_id, run in _cells(runs, sweeps, hidden).items():
         stored = to_table(runs.tracker.predictions(run))
         n, protocol = len(stored), run.tags["occlusion_protocol"]
         trained = pa.repeat(float(run.tags["train_ratio"]), n)

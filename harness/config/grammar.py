@@ -17,7 +17,7 @@ from harness.databases import redact
 from harness.errors import UserError, unknown
 
 TEXT_KEYS = re.compile(
-    r"study|run|data|var_dir|data_root|tuned|out|predictions|report\.claims|bert\.model|tracking\.uri|ledger\.uri|launcher\.address"
+    r"study|run|data|var_dir|data_root|tuned|out|predictions|curves|report\.claims|bert\.model|tracking\.uri|ledger\.uri|launcher\.address"
     r"|dataset\.[^.]+\.(path|file_\w+)|param|tune|sweep|sweep\.(param|tune|name|storage|tuned_dir)"
 )
 NAME_LISTS = ("methods", "backbones", "datasets", "plugins", "sweep.backbones", "sweep.datasets")

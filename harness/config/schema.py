@@ -250,9 +250,9 @@ class CollectConfig:
 class ReportConfig:
     """Configuration of `reports.build`, `reports.export`, `reports.plan` and `reports.ui`.
 
-    out, predictions: files to write. sweep: export the cells of this sweep's trials, not the study's matrix.
-    sweeps: export those of all sweeps. all: export the cells that a report leaves out, too. port: of the UI;
-    default: 5000, or the next free one. gain, metric: what a planned study is to find.
+    out, predictions, curves: files to write. sweep: export the cells of this sweep's trials, not the study's
+    matrix. sweeps: export those of all sweeps. all: export the cells that a report leaves out, too. port: of
+    the UI; default: 5000, or the next free one. gain, metric: what a planned study is to find.
     """
 
     study: str | None = None
@@ -261,6 +261,7 @@ class ReportConfig:
     tracking: UriConfig = field(default_factory=UriConfig)
     out: str | None = None
     predictions: str | None = None
+    curves: str | None = None
     sweep: str | None = None
     sweeps: bool = False
     port: int | None = None

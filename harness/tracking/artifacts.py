@@ -57,6 +57,11 @@ def read_result(folder: Path) -> Result:
     return Result.from_json((folder / RESULT_FILE).read_text(), predictions, samples, weights)
 
 
+def read_curves(path: Path) -> dict[str, list[float]]:
+    """Read only the curves of a file of `write_result`; raises as `read_result` does."""
+    return dict(Result.from_json(path.read_text(), None).curves)
+
+
 def to_table(predictions: Predictions) -> pa.Table:
     """Return a table with a row per clip and ratio: id, occlusion_ratio, label, prediction."""
     ratios = sorted(predictions.values)

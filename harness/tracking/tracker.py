@@ -25,7 +25,14 @@ from mlflow.utils.validation import MAX_DATASET_DIGEST_SIZE
 
 from harness.errors import StoreError, UserError, one_line
 from harness.matrix import Cell
-from harness.tracking.artifacts import PREDICTIONS_FILE, read_predictions, read_result, write_result
+from harness.tracking.artifacts import (
+    PREDICTIONS_FILE,
+    RESULT_FILE,
+    read_curves,
+    read_predictions,
+    read_result,
+    write_result,
+)
 from harness.tracking.codes import one_per_cell
 from harness.tracking.reader import BATCH, Run, complete_cells, last_numbers, parameters_of
 from harness.tracking.store import Store, answers, request
@@ -176,11 +183,23 @@ class Tracker(Store):
     @answers
     def predictions(self, run: Run) -> Predictions:
         """Read only the predictions of a stored result, which must have some."""
-        if self.lost([run]):
-            raise StoreError(f"the artifacts of run {run.run_id} are gone: {run.artifact_uri} does not exist")
-        stored = Path(self._files(run).download_artifacts(PREDICTIONS_FILE))
+        stored = self._file(run, PREDICTIONS_FILE)
         with _whole(run):
             return read_predictions(stored)
+
+    @answers
+    def curves(self, run: Run) -> dict[str, list[float]]:
+        """Read only the curves of a stored result: name -> a value per epoch."""
+        # MLflow returns the history of one metric of one run per call.
+        stored = self._file(run, RESULT_FILE)
+        with _whole(run):
+            return read_curves(stored)
+
+    def _file(self, run: Run, name: str) -> Path:
+        """Return the path of an artifact on this machine; raises StoreError if the artifacts are gone."""
+        if self.lost([run]):
+            raise StoreError(f"the artifacts of run {run.run_id} are gone: {run.artifact_uri} does not exist")
+        return Path(self._files(run).download_artifacts(name))
 
     def lost(self, runs: Iterable[Run]) -> list[Run]:
         """Return the runs whose folder of artifacts should lie on this machine and does not exist."""

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from reports.figures import batch, forest, kinds, latents, mechanism, occlusion, radar, ranks, sweeps, tsne
+from reports.figures import (
+    batch,
+    curves,
+    forest,
+    kinds,
+    latents,
+    mechanism,
+    occlusion,
+    radar,
+    ranks,
+    sweeps,
+    tsne,
+)
 from reports.figures.parts.base import Figure
 
 FIGURES: tuple[Figure, ...] = (
@@ -16,4 +28,5 @@ FIGURES: tuple[Figure, ...] = (
     forest.FIGURE,
     mechanism.FIGURE,
     kinds.FIGURE,
+    curves.FIGURE,
 )

@@ -23,6 +23,7 @@ from reports.mlflow_links import LOCAL, Links
 from reports.names import dataset_name, remember_plugins
 from reports.runs import notices
 from reports.runs.clips import StudyClips
+from reports.runs.curves import epochs
 from reports.runs.frame import (
     complete_cells,
     is_ablation,
@@ -48,6 +49,10 @@ def _no_samples(run_id: str) -> dict[str, np.ndarray]:
     raise KeyError(run_id)
 
 
+def _no_curves(run_ids: Sequence[str]) -> pd.DataFrame:
+    return epochs({})
+
+
 @dataclass(frozen=True)
 class Study:
     """The data of a study.
@@ -58,12 +63,13 @@ class Study:
     whether the last call of the benchmark requested the cell. datasets: description of each data set, see
     `harness.study.description.describe_dataset`. synthetic: names of synthetic data sets. sampled: the runs
     that store samples, with the columns ``SAMPLE_KEYS``; ``method`` as in tables. samples: run_id -> arrays,
-    see `harness.train.inspection.sample_latents`. facts: name -> value of the page's footer (versions).
-    settings: sentences about settings that differ from the published ones. warnings: sentences about results
-    of other versions and about trainings that were still improving at their end. description: the study's
-    description in MLflow. request: arguments of the last call of the benchmark. located: settings that tell
-    commands where the study's store is. clips: what predictions say of the test clips, None: nothing is
-    known. baselines: the methods that all are compared with. margins: metric -> gains that count as equal.
+    see `harness.train.inspection.sample_latents`. curves: run ids -> losses, see `epochs`. facts: name ->
+    value of the page's footer (versions). settings: sentences about settings that differ from the published
+    ones. warnings: sentences about results of other versions and about trainings that were still improving
+    at their end. description: the study's description in MLflow. request: arguments of the last call of the
+    benchmark. located: settings that tell commands where the study's store is. clips: what predictions say
+    of the test clips, None: nothing is known. baselines: the methods that all are compared with. margins:
+    metric -> gains that count as equal.
     claims: path of the user's claims, or None. study_file: the last request's settings as a study file; empty
     for studies of earlier versions.
     """
@@ -89,6 +95,7 @@ class Study:
     margins: Mapping[str, float] = field(default_factory=dict)
     claims: str | None = None
     study_file: str = ""
+    curves: Callable[[Sequence[str]], pd.DataFrame] = _no_curves
 
     def scores(self) -> pd.DataFrame:
         """Return scores of the test split without ablations: columns ``SCORES``, methods as in tables.
@@ -181,6 +188,7 @@ def load_study(runs: StudyRuns, settings: ReportSettings | None = None) -> Study
         synthetic=_synthetic(datasets, cells.values(), runs.trials()),
         sampled=_sampled(shown.values()),
         samples=lambda run_id: dict(tracker.load(by_id[run_id]).samples),
+        curves=lambda run_ids: epochs(runs.curves(by_id[run_id] for run_id in run_ids)),
         facts=_facts(shown.values()),
         settings=notices.unpublished_settings(tracker, shown.values(), datasets),
         warnings=[

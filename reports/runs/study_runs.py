@@ -25,6 +25,7 @@ from harness.tracking.codes import one_per_cell
 from harness.tracking.tags import settings_tree
 from harness.tracking.tracker import Run, Tracker
 from harness.train.result import Predictions
+from reports.runs.curves import Curves, load_curves
 from reports.runs.predictions import load_predictions
 
 Numbers = dict[str, dict[str, float]]
@@ -94,6 +95,10 @@ class StudyRuns:
     def predictions(self, runs: Iterable[Run]) -> dict[str, Predictions]:
         """Return run_id -> predictions of those runs that have some."""
         return load_predictions(self.tracker, self._cache, runs)
+
+    def curves(self, runs: Iterable[Run]) -> Curves:
+        """Return run_id -> losses after each epoch of those runs that store them."""
+        return load_curves(self.tracker, self._cache, runs)
 
     def _numbers(self, run_ids: list[str]) -> Numbers:
         """Return run_id -> metrics; reads runs that are not in the cache from the store."""

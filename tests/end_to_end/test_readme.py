@@ -46,6 +46,7 @@ def test_marked_commands_run(var_dir, tmp_path, monkeypatch):
         assert COMMANDS[module](arguments) == 0, arguments
     assert (tmp_path / "numbers.csv").exists()
     assert (tmp_path / "clips.parquet").exists()
+    assert (tmp_path / "losses.parquet").exists()
 
 
 def test_every_make_target_named_exists():

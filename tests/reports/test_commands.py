@@ -58,7 +58,7 @@ def type_in(command):
 
 def test_commands_of_empty_parts_are_accepted(bare):
     empty = empty_parts(load(bare))
-    assert len(empty) == 17
+    assert len(empty) == 18
     for command in set(empty.values()):
         _, _, module, *arguments = shlex.split(command)
         compose = {"harness.benchmark": load_benchmark, "sweeps.run": load_sweep}[module]

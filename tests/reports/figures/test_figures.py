@@ -1,4 +1,4 @@
-"""Figures 4 to 10: their numbers against slow loops, and that no study breaks or changes a drawing."""
+"""Figures 4 to 11: their numbers against slow loops, and that no study breaks or changes a drawing."""
 
 import json
 import math
@@ -13,14 +13,14 @@ from scipy.stats import t, ttest_1samp
 
 from harness.metrics import DIRECTION
 from reports import commands
-from reports.figures import forest, kinds, mechanism, occlusion, radar, sweeps
+from reports.figures import curves, forest, kinds, mechanism, occlusion, radar, sweeps
 from reports.figures import ranks as ranking
 from reports.figures.parts import style
 from reports.page.report import place
 from reports.stats.comparison import clean
 from tests.support.studies import empty_study, make_study
 
-FIGURES = [module.FIGURE for module in (sweeps, occlusion, radar, ranking, forest, mechanism, kinds)]
+FIGURES = [module.FIGURE for module in (sweeps, occlusion, radar, ranking, forest, mechanism, kinds, curves)]
 each_figure = pytest.mark.parametrize("figure", FIGURES, ids=lambda figure: figure.name)
 TWO = ("synthetic_mosi", "synthetic_sims")
 
@@ -210,6 +210,42 @@ def test_an_occlusion_curve_needs_two_ratios_and_runs_that_all_but_rare_methods_
     assert occlusion.data(small(ratios=(0.0,), train_ratios=())).empty
     assert set(occlusion.data(small(ratios=(0.0,)))["protocol"]) == {"train"}
     assert set(occlusion.data(small(train_ratios=()))["protocol"]) == {"test"}
+
+
+def test_losses_are_those_of_a_loop():
+    study = with_holes(small(backbones=("tfn", "misa", "almt")))
+    data = curves.data(study)
+    scores = clean(study.scores())
+    runs = scores.drop_duplicates("run_id").to_dict("records")
+    losses = {}
+    for row in study.curves([run["run_id"] for run in runs]).to_dict("records"):
+        losses.setdefault(row["run_id"], []).append(row["valid_loss"])
+    for (dataset, loss, method, seed), part in data.groupby(["dataset", "loss", "method", "seed"]):
+        assert loss in curves.LOSSES
+        assert list(part["epoch"]) == list(range(1, len(part) + 1))
+        own = [
+            run
+            for run in runs
+            if (run["dataset"], run["method"]) == (dataset, method) and seed in ("mean", str(run["seed"]))
+        ]
+        assert len(part) == min(len(losses[run["run_id"]]) for run in own)
+        assert set(part["n"]) == {len(own)}
+        for epoch, value in zip(part["epoch"], part["value"], strict=True):
+            per_backbone = {}
+            for run in own:
+                per_backbone.setdefault(run["backbone"], []).append(losses[run["run_id"]][epoch - 1])
+            assert value == pytest.approx(np.mean([np.mean(values) for values in per_backbone.values()]))
+    assert "only their shape can be compared" in curves.caption(data)
+    assert "Thin lines: single seeds" in curves.caption(data)
+    assert "the first 5 of 6 seeds" in curves.caption(curves.data(small(seeds=6, datasets=TWO[:1])))
+
+
+def test_a_loss_that_no_run_stores_is_said():
+    study = small(datasets=TWO[:1], seeds=2)
+    one = replace(study, curves=lambda ids: study.curves(ids).assign(train_task_loss=math.nan))
+    data, _, _ = drawn(curves.FIGURE, one)
+    assert set(data["loss"]) == {"valid_loss"}
+    assert curves.data(replace(study, curves=lambda ids: study.curves([]))).empty
 
 
 def test_radar_axes_run_from_worst_to_best():
