@@ -6,10 +6,10 @@ dataclasses of methods and backbones.
 
 from __future__ import annotations
 
+import copy
 import functools
 import itertools
 import math
-import pickle
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -121,7 +121,7 @@ def report_settings(arguments: Sequence[str]) -> ReportSettings:
 
 def resolved_study_file(config: Config) -> str:
     """Return a study file from which a benchmark's configuration comes again, without its profile."""
-    return study_file_text(config, _defaults(Config, ()))
+    return study_file_text(config, _defaults(Config, (), plugins.loaded()))
 
 
 def given_keys(arguments: Sequence[str]) -> set[str]:
@@ -199,7 +199,8 @@ def _compose(schema_of: type[Config], arguments: Sequence[str]) -> Any:
     _check_keys(schema_of, pairs)
     # Before the schema, which has the settings of every registered method and backbone.
     plugins.use(parse_value("plugins", dict(pairs).get("plugins", "")))
-    config = _defaults(schema_of, tuple(groups.items()))
+    defaults = _defaults(schema_of, tuple(groups.items()), plugins.loaded())  # type: ignore[arg-type]
+    config = copy.deepcopy(defaults)
     apply(config, [(key, value) for key, value in pairs if key not in GROUPS])
     _check_report(config.report)
     config.study = config.study or groups.get("profile", "benchmark")
@@ -208,26 +209,19 @@ def _compose(schema_of: type[Config], arguments: Sequence[str]) -> Any:
     return config
 
 
-def _defaults(schema_of: type[Config], groups: tuple[tuple[str, str], ...]) -> DictConfig:
-    """Compose the YAML files of the given groups, with the types of all settings."""
-    pickled = _pickled_defaults(schema_of, groups, plugins.loaded())  # type: ignore[arg-type]
-    # Copying a configuration takes eight times as long as reading its pickle.
-    defaults: DictConfig = pickle.loads(pickled)  # noqa: S301
-    return defaults
-
-
 @functools.cache
-def _pickled_defaults(
+def _defaults(
     schema_of: type[Config], groups: tuple[tuple[str, str], ...], own: tuple[plugins.Plugin, ...]
-) -> bytes:
-    """Return `_defaults`, pickled.
+) -> DictConfig:
+    """Compose the YAML files of the given groups, with the types of all settings; must not be changed.
 
     own: the plugins in use, which are part of the cache's key.
     """
     with initialize_config_module("harness.conf", version_base="1.3"):
         composed = compose("config", [f"{key}={value}" for key, value in groups])
     config = OmegaConf.merge(_schema(schema_of, composed.dataset), composed)
-    return pickle.dumps(config)
+    assert isinstance(config, DictConfig)
+    return config
 
 
 def _pairs(arguments: Sequence[str]) -> list[tuple[str, str]]:

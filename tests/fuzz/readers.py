@@ -37,7 +37,7 @@ CONTENT_STAGES = {
     "read_hdf5": "archive",
     "read_examples": "examples",
     "_split_contents": "splits",
-    "_read_labels": "labels",
+    "read_labels": "labels",
     "read_ids": "ids",
     "read_tokens": "tokens",
     "read_array": "features",
