@@ -473,7 +473,7 @@ def test_reports_know_their_own_settings_only():
         assert "study=NAME" in refusal(*arguments, load=load_report)
     for argument in ("datasets=[mosi]", "dataset.x.path=a", "launcher=inline", "profile=quick"):
         message = refusal("study=a", argument, load=load_report)
-        allowed = "all, gain, metric, out, plugins, port, predictions, report, study, sweep, sweeps, tracking"
+        allowed = "all, curves, gain, metric, out, plugins, port, predictions, report, study, sweep, sweeps, tracking"
         assert f"allowed: {allowed}, var_dir" in message
     assert refusal("study=a", "ot=x", load=load_report).endswith("Did you mean 'out'?")
 
