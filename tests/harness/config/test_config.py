@@ -473,8 +473,8 @@ def test_reports_know_their_own_settings_only():
         assert "study=NAME" in refusal(*arguments, load=load_report)
     for argument in ("datasets=[mosi]", "dataset.x.path=a", "launcher=inline", "profile=quick"):
         message = refusal("study=a", argument, load=load_report)
-        allowed = "all, curves, gain, metric, out, plugins, port, predictions, report, study, sweep, sweeps, tracking"
-        assert f"allowed: {allowed}, var_dir" in message
+        allowed = "all, curves, gain, metric, out, plugins, port, predictions, report, study, sweep, sweeps"
+        assert f"allowed: {allowed}, tracking, var_dir" in message
     assert refusal("study=a", "ot=x", load=load_report).endswith("Did you mean 'out'?")
 
 
