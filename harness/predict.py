@@ -130,13 +130,13 @@ def predictions(
         backbone = rebuild(cell, kept, place)
     except ValueError as error:
         raise UserError(f"The weights cannot be used: {error}.") from None
-    resident = {name: ResidentSplit(split, place, center=cell.label_center) for name, split in splits.items()}
+    resident = Splits(
+        {name: ResidentSplit(split, place, center=cell.label_center) for name, split in splits.items()}, {}
+    )
     every = replace(cell, max_batches=None)
     frames = []
     for name, split in splits.items():
-        own, labels = in_own_units(
-            every, predict(every, backbone, Splits(resident, {}), name)[0], Splits(resident, {}), name
-        )
+        own, labels = in_own_units(every, predict(every, backbone, resident, name)[0], resident, name)
         frames.append(pd.DataFrame({"id": split.ids, "split": name, "prediction": own, "label": labels}))
     absent = ["split"] * (set(splits) == {WHOLE}) + ["label"] * (not labelled)
     return pd.concat(frames, ignore_index=True).drop(columns=absent)

@@ -156,9 +156,9 @@ def _sentence(title: str) -> str:
 
 def readme(study: Study, tables: Sequence[Table]) -> str:
     """Return the text on the folder's files and on the command that repeats the study."""
-    stored = f"python -m harness.benchmark {STUDY_FILE}" if study.study_file else commands.again(study)
+    stored = f"python -m harness.benchmark REPORT/{STUDY_FILE}" if study.study_file else commands.again(study)
     where = (
-        f"`{STUDY_FILE}` is beside the report, in the folder above this one: give its path."
+        "REPORT is the folder above this one."
         if study.study_file
         else "This is the last request of the study."
     )

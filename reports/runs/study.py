@@ -65,13 +65,12 @@ class Study:
     that store samples, with the columns ``SAMPLE_KEYS``; ``method`` as in tables. samples: run_id -> arrays,
     see `harness.train.inspection.sample_latents`. curves: run ids -> losses, see `epochs`. facts: name ->
     value of the page's footer (versions). settings: sentences about settings that differ from the published
-    ones. warnings: sentences about results of other versions and about trainings that were still improving
-    at their end. description: the study's description in MLflow. request: arguments of the last call of the
-    benchmark. located: settings that tell commands where the study's store is. clips: what predictions say
-    of the test clips, None: nothing is known. baselines: the methods that all are compared with. margins:
-    metric -> gains that count as equal.
-    claims: path of the user's claims, or None. study_file: the last request's settings as a study file; empty
-    for studies of earlier versions.
+    ones. warnings: sentences about results of other versions and about trainings that were still improving at
+    their end. description: the study's description in MLflow. request: arguments of the last call of the
+    benchmark. located: settings that tell commands where the study's store is. clips: what predictions say of
+    the test clips, None: nothing is known. baselines: the methods that all are compared with. margins: metric
+    -> gains that count as equal. claims: path of the user's claims, or None. study_file: the last request's
+    settings as a study file; empty for studies of earlier versions.
     """
 
     name: str

@@ -180,4 +180,4 @@ def test_files_of_earlier_reports_are_removed_and_others_stay(tmp_path):
     readme = (tmp_path / "paper" / "README.md").read_text()
     assert "make benchmark" in readme
     write_paper(replace(study, study_file="seeds: [1]\n"), [], [], tmp_path)
-    assert "python -m harness.benchmark study.yaml" in (tmp_path / "paper" / "README.md").read_text()
+    assert "python -m harness.benchmark REPORT/study.yaml" in (tmp_path / "paper" / "README.md").read_text()
